@@ -1,0 +1,143 @@
+"""All configuration: the model's (transformers configs) and the memory's (a small checked dataclass).
+
+Plain Python, no torch.nn. Unknown values fail here, with the value and what was expected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from .pyramid import tokens_of_grid
+
+MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
+MEMORY_POLICIES: tuple[str, ...] = get_args(MemoryPolicy)
+
+
+@dataclass(frozen=True)
+class MemoryLevel:
+    """One step of the pyramid."""
+
+    grid: int
+    """Side of the square map a frame is pooled to; the frame then costs grid * grid tokens."""
+    every: int
+    """Each `every`-th frame enters the memory here (the first level that fits takes it)."""
+    capacity: int
+    """Frames the level may hold; 0 switches the level off."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("grid", 1), ("every", 1), ("capacity", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"MemoryLevel.{name} must be an integer >= {least}, got {value!r}")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one frame at this level."""
+        return tokens_of_grid(self.grid)
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Shape and rule of the memory bank. Level 0 is the finest.
+
+    Policies: `pyramid` (evict the older of the most similar neighbours; arXiv 2501.00584), and for
+    comparison `fifo` (evict the oldest of the level), `uniform` (keep frames evenly spread in time),
+    `merge` (average the most similar neighbours), `recent` (the last frames at full grid, no memory).
+    """
+
+    levels: tuple[MemoryLevel, ...]
+    policy: MemoryPolicy = "pyramid"
+    cascade: bool = False
+    """A frame pushed out of a level by a demotion goes on down the pyramid (the paper's text) instead of
+    being dropped (what the published numbers were made with)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if self.policy not in MEMORY_POLICIES:
+            raise ValueError(f"unknown memory policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
+        if not self.levels:
+            raise ValueError("a memory needs at least one level")
+        grids = [level.grid for level in self.levels]
+        if any(finer < coarser for finer, coarser in zip(grids, grids[1:], strict=False)):
+            raise ValueError(f"grids must not grow from level to level (0 is the finest), got {grids}")
+        if self.levels[-1].every != 1:
+            every = tuple(level.every for level in self.levels)
+            raise ValueError(f"the last level must take every frame (every=1), got every={every}")
+        if self.capacity == 0:
+            raise ValueError("every level has capacity 0: the memory would hold nothing")
+
+    @classmethod
+    def pyramid(
+        cls,
+        *,
+        capacities: tuple[int, ...] = (2, 2, 12),
+        grids: tuple[int, ...] = (16, 8, 4),
+        every: tuple[int, ...] = (8, 4, 1),
+        cascade: bool = False,
+        policy: MemoryPolicy = "pyramid",
+    ) -> MemoryConfig:
+        """The published bank: 2 frames of 256 tokens, 2 of 64 and 12 of 16, 832 tokens in all."""
+        if not len(capacities) == len(grids) == len(every):
+            raise ValueError(
+                f"capacities, grids and every need one number a level, got {capacities}, {grids}, {every}"
+            )
+        levels = tuple(MemoryLevel(*numbers) for numbers in zip(grids, every, capacities, strict=True))
+        return cls(levels, policy=policy, cascade=cascade)
+
+    @classmethod
+    def single(cls, policy: MemoryPolicy, *, capacity: int, grid: int) -> MemoryConfig:
+        """One level for the comparison policies: `capacity` frames of grid * grid tokens."""
+        return cls((MemoryLevel(grid, 1, capacity),), policy=policy)
+
+    @classmethod
+    def recent(cls, capacity: int, *, grid: int = 16) -> MemoryConfig:
+        """The last `capacity` frames at full grid: the baseline any memory must beat."""
+        return cls.single("recent", capacity=capacity, grid=grid)
+
+    @classmethod
+    def of_budget(cls, policy: MemoryPolicy, like: MemoryConfig) -> MemoryConfig:
+        """A bank of another policy that costs at most as many tokens as `like`, for fair comparison.
+
+        `recent` keeps full-grid frames; `fifo`, `uniform` and `merge` keep frames of the coarsest grid.
+        """
+        if policy == "pyramid":
+            return replace(like, policy=policy)
+        grid = like.levels[0 if policy == "recent" else -1].grid
+        capacity = like.max_tokens // tokens_of_grid(grid)
+        if capacity == 0:
+            raise ValueError(f"{like.max_tokens} tokens do not hold one frame of {tokens_of_grid(grid)} tokens")
+        return cls.single(policy, capacity=capacity, grid=grid)
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        return tuple(level.grid for level in self.levels)
+
+    @property
+    def every(self) -> tuple[int, ...]:
+        return tuple(level.every for level in self.levels)
+
+    @property
+    def capacities(self) -> tuple[int, ...]:
+        return tuple(level.capacity for level in self.levels)
+
+    @property
+    def capacity(self) -> int:
+        """Frames held at most."""
+        return sum(level.capacity for level in self.levels)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens held at most."""
+        return sum(level.capacity * level.num_tokens for level in self.levels)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:
+        return cls(
+            tuple(MemoryLevel(**level) for level in values["levels"]),
+            policy=values["policy"],
+            cascade=values["cascade"],
+        )
