@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Makes the environment (.venv) and lets the model that ships with the package watch a video and answer a question.
+#   bash shell/quickstart.sh                              the clip that ships with the package
+#   bash shell/quickstart.sh my.mp4 -q "What is this?"    your own: the arguments of `videochat-online chat`
+# Safe to run again, and then fast. Settings (interpreter, package index): see shell/environment.sh.
+set -euo pipefail
+
+# shellcheck source=shell/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+VIDEO=$project_root/videochat_online/pocket/sample.mp4
+QUESTION="What is happening now?"
+
+make_environment
+if [ $# -eq 0 ]; then
+  set -- "$VIDEO" -q "$QUESTION"
+fi
+say "videochat-online chat $*"
+exec "$venv/bin/videochat-online" chat "$@"

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Makes the environment (.venv) with the development tools and runs the tests; arguments go to pytest.
+#   bash shell/test.sh                     all but the slow ones and those that need a GPU
+#   bash shell/test.sh tests/media -m slow
+# Safe to run again, and then fast. Settings (interpreter, package index): see shell/environment.sh.
+set -euo pipefail
+
+# shellcheck source=shell/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+make_environment dev
+say "pytest $*"
+cd "$project_root"
+exec "$python" -m pytest "$@"
