@@ -12,6 +12,8 @@ from .pyramid import tokens_of_grid
 
 MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
 MEMORY_POLICIES: tuple[str, ...] = get_args(MemoryPolicy)
+PUBLISHED_GRID = 16
+"""Side of the map the published encoder gives for a frame (448 px, pixel shuffle 0.5)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class MemoryConfig:
     cascade: bool = False
     """A frame pushed out of a level by a demotion goes on down the pyramid (the paper's text) instead of
     being dropped (what the published numbers were made with)."""
+    scalable: bool = False
+    """Nobody asked for these grids: they are the published proportions for a 16x16 map, and `for_encoder` brings
+    them to the map that a model's encoder gives."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -72,28 +77,34 @@ class MemoryConfig:
         cls,
         *,
         capacities: tuple[int, ...] = (2, 2, 12),
-        grids: tuple[int, ...] = (16, 8, 4),
+        grids: tuple[int, ...] | None = None,
         every: tuple[int, ...] = (8, 4, 1),
         cascade: bool = False,
         policy: MemoryPolicy = "pyramid",
     ) -> MemoryConfig:
-        """The published bank: 2 frames of 256 tokens, 2 of 64 and 12 of 16, 832 tokens in all."""
+        """The published bank: 2 frames of 256 tokens, 2 of 64 and 12 of 16, 832 tokens in all.
+
+        `grids` default to 16, 8, 4, halved again for each further level; left at that, they follow the encoder.
+        """
+        scalable = grids is None
+        if grids is None:
+            grids = tuple(max(1, PUBLISHED_GRID >> level) for level in range(len(capacities)))
         if not len(capacities) == len(grids) == len(every):
             raise ValueError(
                 f"capacities, grids and every need one number a level, got {capacities}, {grids}, {every}"
             )
         levels = tuple(MemoryLevel(*numbers) for numbers in zip(grids, every, capacities, strict=True))
-        return cls(levels, policy=policy, cascade=cascade)
+        return cls(levels, policy=policy, cascade=cascade, scalable=scalable)
 
     @classmethod
-    def single(cls, policy: MemoryPolicy, *, capacity: int, grid: int) -> MemoryConfig:
+    def single(cls, policy: MemoryPolicy, *, capacity: int, grid: int, scalable: bool = False) -> MemoryConfig:
         """One level for the comparison policies: `capacity` frames of grid * grid tokens."""
-        return cls((MemoryLevel(grid, 1, capacity),), policy=policy)
+        return cls((MemoryLevel(grid, 1, capacity),), policy=policy, scalable=scalable)
 
     @classmethod
-    def recent(cls, capacity: int, *, grid: int = 16) -> MemoryConfig:
-        """The last `capacity` frames at full grid: the baseline any memory must beat."""
-        return cls.single("recent", capacity=capacity, grid=grid)
+    def recent(cls, capacity: int, *, grid: int | None = None) -> MemoryConfig:
+        """The last `capacity` frames, at the encoder's full grid by default: the baseline any memory must beat."""
+        return cls.single("recent", capacity=capacity, grid=grid or PUBLISHED_GRID, scalable=grid is None)
 
     @classmethod
     def of_budget(cls, policy: MemoryPolicy, like: MemoryConfig) -> MemoryConfig:
@@ -107,7 +118,20 @@ class MemoryConfig:
         capacity = like.max_tokens // tokens_of_grid(grid)
         if capacity == 0:
             raise ValueError(f"{like.max_tokens} tokens do not hold one frame of {tokens_of_grid(grid)} tokens")
-        return cls.single(policy, capacity=capacity, grid=grid)
+        return cls.single(policy, capacity=capacity, grid=grid, scalable=like.scalable)
+
+    def for_encoder(self, grid: int) -> MemoryConfig:
+        """This memory for an encoder that gives grid x grid maps.
+
+        Grids left at their default keep their proportion to the encoder's map (16, 8, 4 become 8, 4, 2 for an 8x8
+        map); grids that were asked for stay. Raises ValueError where a grid is finer than the map.
+        """
+        levels = self.levels
+        if self.scalable:
+            levels = tuple(replace(level, grid=max(1, level.grid * grid // PUBLISHED_GRID)) for level in levels)
+        if levels[0].grid > grid:
+            raise ValueError(f"memory grids {self.grids} do not fit an encoder that gives {grid}x{grid} maps")
+        return replace(self, levels=levels, scalable=False)
 
     @property
     def grids(self) -> tuple[int, ...]:
@@ -140,4 +164,5 @@ class MemoryConfig:
             tuple(MemoryLevel(**level) for level in values["levels"]),
             policy=values["policy"],
             cascade=values["cascade"],
+            scalable=values.get("scalable", False),
         )
