@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "videochat_online/__init__.py").read_text("utf-8"), re.MULTILINE)
-assert VERSION, "videochat_online/__init__.py must hold a line __version__ = \"...\""
+assert VERSION, 'videochat_online/__init__.py must hold a line __version__ = "..."'
 
 CORE = [
     "torch>=2.6",

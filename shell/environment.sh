@@ -1,6 +1,6 @@
 # Makes the project's environment, .venv; sourced by the scripts beside it.
 #
-#   make_environment        what requirements.txt names, and videochat-online itself (editable)
+#   make_environment core   what requirements.txt names, and videochat-online itself (editable)
 #   make_environment dev    the same and the extra of that name in setup.py
 #
 # Settings, all optional:
@@ -53,46 +53,46 @@ find_python() {
     esac
   done
   if [ -n "$novenv" ]; then
-    fail "Python cannot make environments: its venv or ensurepip module is missing ($(list_found "$novenv"))." \
+    fail "Python cannot make environments: its venv or ensurepip module is missing (${novenv# })." \
       "On Debian and Ubuntu: apt-get install python3-venv. Or name another interpreter: PYTHON=/path/to/python3 bash $0"
   fi
-  fail "Python 3.10 or newer is needed; found: $(list_found "$old")." \
+  fail "Python 3.10 or newer is needed; found:${old:- none that runs (looked for $*)}." \
     "Install one, or name it: PYTHON=/path/to/python3.12 bash $0"
 }
-
-list_found() { if [ -n "$1" ]; then printf '%s' "${1# }"; else printf 'none (looked for: %s)' "${PYTHON:-python3}"; fi; }
 
 # What the installed packages depend on; another value means that they have to be installed again.
 fingerprint() {
   printf '%s\n' "$project_root"
-  cat "$project_root/requirements.txt" "$project_root/setup.py" "$project_root/pyproject.toml"
+  cat "$project_root/requirements.txt" "$project_root/setup.py"
 }
 
-# True where .venv holds the packages of this state of the project, with the extra $1 ("" = none).
+# True where .venv holds the packages of this state of the project, with those of the extra $1.
 is_installed() {
-  local stamp=$venv/.installed-${1:-core}
+  local stamp=$venv/.installed-$1
   [ -f "$stamp" ] && "$python" -c '' 2>/dev/null && [ "$(cat "$stamp")" = "$(fingerprint | cksum)" ]
 }
 
 make_venv() {
-  case $(describe_python "$python") in *" ok") return ;; esac
+  case $(describe_python "$python") in
+    *" ok") "$python" -m pip --version >/dev/null 2>&1 && return ;; # no pip: its making was cut off
+  esac
   find_python
   say "making the environment $venv"
   "$base_python" -m venv --clear "$venv" ||
     fail "$base_python -m venv --clear $venv did not work (see above)."
 }
 
-install_packages() {
-  local target="$project_root${1:+[$1]}" log=$venv/install.log attempt
+# pip install, once more where the network failed.
+pip_install() {
+  local log=$venv/install.log attempt
   for attempt in 1 2; do
-    say "installing requirements.txt and videochat-online${1:+ [$1]} (the first time: some minutes, 1.5 GB and more)"
     rm -f "$log"
-    "$python" -m pip install --log "$log" -r "$project_root/requirements.txt" -e "$target" && return
+    "$python" -m pip install --log "$log" "$@" && return
     is_network_trouble "$log" ||
-      fail "pip could not install the packages (see above; all of it: $log)."
+      fail "pip could not install the packages (see above; all it said: $log)."
     [ "$attempt" = 2 ] || { say "the package index did not answer; trying once more in 5 seconds" && sleep 5; }
   done
-  fail "no network: pip could not reach a package index (see above; all of it: $log)." \
+  fail "no network: pip could not reach a package index (see above; all it said: $log)." \
     "Check the connection, or name an index that can be reached: PIP_INDEX_URL=https://... bash $0"
 }
 
@@ -100,17 +100,21 @@ is_network_trouble() {
   grep -q -i -E 'connection (broken|refused|reset|aborted|to .* (failed|timed out))|ConnectionError|NewConnectionError|ConnectTimeout|ReadTimeout|timed out|name resolution|ProxyError|SSLError|IncompleteRead|network is unreachable' "$1"
 }
 
-# 1. Nothing to do where the stamp matches. 2. An interpreter and .venv. 3. Packages. 4. The stamp.
+# 1. Nothing to do where the stamp matches. 2. An interpreter and .venv. 3. Packages. 4. The stamps.
 make_environment() {
-  local stamp
+  local stamp target=$project_root
   export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 # threads that wait must not take the cores of those that work
-  if is_installed "${1:-}"; then
+  if is_installed "$1"; then
     say "the environment $venv is up to date"
     return
   fi
   make_venv
-  install_packages "${1:-}"
-  for stamp in core "${1:-core}"; do
+  say "installing the packages of requirements.txt (the first time: some minutes, 1.5 GB and more)"
+  pip_install -r "$project_root/requirements.txt"
+  [ "$1" = core ] || target="${project_root}[$1]"
+  say "installing videochat-online ($1)"
+  pip_install -e "$target"
+  for stamp in core "$1"; do
     fingerprint | cksum >"$venv/.installed-$stamp"
   done
 }

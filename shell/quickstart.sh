@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 VIDEO=$project_root/videochat_online/pocket/sample.mp4
 QUESTION="What is happening now?"
 
-make_environment
+make_environment core
 if [ $# -eq 0 ]; then
   set -- "$VIDEO" -q "$QUESTION"
 fi

@@ -1,0 +1,58 @@
+"""What every test stands on: one thread, no network, and the two folders of recorded values.
+
+Fixtures: `golden` (tests/golden, in the repository) and `shared` (../shared, large files; the test skips without it).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Read by torch, OpenMP and huggingface_hub when they are imported, which must not have happened before this file.
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", HF_HUB_OFFLINE="1")
+
+TESTS = Path(__file__).parent
+SHARED = TESTS.parent.parent / "shared"
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """tests/golden: small recorded inputs and outputs."""
+    return TESTS / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """../shared, beside the repository: recorded values and clips too large for it."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the files of {SHARED}, which is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """A test that reaches for another machine fails; servers on this one are allowed."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(LOOPBACK):
+            raise AssertionError(f"tests use no network, but this one connects to {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device, and torch sees none")

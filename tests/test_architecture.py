@@ -1,0 +1,233 @@
+"""Imports point down only, files say what they are, and importing acts on nothing.
+
+The layers are those of the picture in the README. Every import is read from the syntax tree: those inside functions,
+those for type checkers and `import_module("...")` with a literal name count as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "videochat_online"
+
+LAYERS: tuple[set[str], ...] = (
+    {"config", "model_config", "pyramid"},
+    {"media", "prompt", "model"},
+    {"processing", "data", "streaming"},
+    {"training", "evaluation", "shapeworld", "pocket"},
+    {"cli", "__main__", "gradio_demo", "lmms-eval-ovbench"},
+)
+LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
+SAME_LAYER = {
+    ("config", "pyramid"),
+    ("model_config", "config"),
+    ("model_config", "pyramid"),
+    ("data", "processing"),
+    ("streaming", "processing"),
+    ("__main__", "cli"),
+}
+ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below
+FACADE = f"{PACKAGE} itself"  # the public names of videochat_online/__init__.py: for layer 4 and outside
+NEVER = {"torchvision"}  # beside our torch it fails to import and takes transformers with it
+
+
+def project_files(root: Path) -> list[Path]:
+    """Python files of the package and of the programs that stand beside it."""
+    files = [*root.glob("*.py"), *(root / PACKAGE).rglob("*.py"), *(root / "lmms-eval-ovbench").rglob("*.py")]
+    return sorted(path.relative_to(root) for path in files)
+
+
+def unit_of(path: Path) -> str:
+    """Which box of the picture a file is in: media/readers.py -> media, cli.py -> cli."""
+    parts = path.with_suffix("").parts
+    return parts[1] if parts[0] == PACKAGE else parts[0]
+
+
+def imported_modules(path: Path, tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of everything a file imports, names of a `from` import included."""
+    package = path.parent.parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names = (name.value for name in node.args[:1] if isinstance(name, ast.Constant))
+            yield from ((node.lineno, str(name)) for name in names)
+
+
+def target_unit(module: str) -> str | None:
+    """The box an absolute module name is in; None for other people's packages and for our version number."""
+    parts = module.split(".")
+    if parts[0] != PACKAGE:
+        return parts[0] if parts[0] in LAYER else None
+    if parts[1:] == ["__version__"]:
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in LAYER else FACADE
+
+
+def is_allowed(unit: str, target: str) -> bool:
+    if unit == target or (unit, target) in SAME_LAYER:
+        return True
+    if target == FACADE:
+        return LAYER[unit] == len(LAYERS) - 1
+    return LAYER[target] < LAYER[unit] and target in ONLY_BELOW.get(unit, LAYER)
+
+
+def violations(root: Path) -> list[str]:
+    """One line for each broken rule under `root`."""
+    found = []
+    for path in project_files(root):
+        tree = ast.parse((root / path).read_text("utf-8"), str(path))
+        unit = unit_of(path)
+        if tree.body and not ast.get_docstring(tree):
+            found.append(f"{path}: opens without a docstring that says what the file does")
+        if unit not in LAYER and unit not in ("__init__", "setup"):
+            found.append(f"{path}: {unit!r} has no place in LAYERS")
+            continue
+        for line, module in imported_modules(path, tree):
+            target = target_unit(module)
+            if module.split(".")[0] in NEVER:
+                found.append(f"{path}:{line}: imports {module}, which this project keeps out")
+            elif unit in LAYER and target is not None and not is_allowed(unit, target):
+                found.append(f"{path}:{line}: {unit} must not import {target} ({module})")
+    return found
+
+
+def test_the_project_keeps_its_layers():
+    assert project_files(ROOT)
+    assert violations(ROOT) == []
+
+
+BAD = {
+    "upwards": ("model/bank.py", "from ..streaming.session import X", "model must not import streaming"),
+    "sideways": ("media/readers.py", "from ..prompt import messages", "media must not import prompt"),
+    "siblings": ("data/dataset.py", "from videochat_online.streaming import session", "data must not import streaming"),
+    "programs": ("training/run.py", "import videochat_online.evaluation.runner", "training must not import evaluation"),
+    "in a function": ("model/bank.py", "def f():\n    from .. import cli", "model must not import cli"),
+    "for types": ("config.py", "if TYPE_CHECKING:\n    from .model import bank", "config must not import model"),
+    "by name": ("model/a.py", "m = import_module('videochat_online.data.x')", "model must not import data"),
+    "facade": ("streaming/session.py", "from videochat_online import load_model", "streaming must not import"),
+    "shapeworld": ("shapeworld/build.py", "from ..model import videochat", "shapeworld must not import model"),
+    "demo": ("media/live.py", "import gradio_demo", "media must not import gradio_demo"),
+    "torchvision": ("media/transforms.py", "from torchvision import transforms", "keeps out"),
+    "no place": ("utils.py", "import os", "'utils' has no place"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_module_is_found(name: str, tmp_path: Path):
+    path, source, message = BAD[name]
+    write_module(tmp_path, path, f'"""What it does."""\n{source}\n')
+    assert len(found := violations(tmp_path)) == 1
+    assert message in found[0]
+
+
+def test_a_missing_docstring_is_found(tmp_path: Path):
+    write_module(tmp_path, "media/readers.py", "import os\n")
+    expected = "videochat_online/media/readers.py: opens without a docstring that says what the file does"
+    assert violations(tmp_path) == [expected]
+
+
+GOOD = {
+    "media/readers.py": "import decord\nfrom . import sampling\nfrom .sampling import x",
+    "streaming/session.py": "from ..processing import Processor\nfrom .. import __version__, config",
+    "shapeworld/build.py": "from ..media.readers import Frame",
+    "evaluation/benchmarks/ovbench.py": "from ...streaming.session import S\nfrom ..types import T",
+    "cli.py": "from . import load_model\nfrom .evaluation import runner",
+    "media/__init__.py": None,
+}
+
+
+def test_good_modules_pass(tmp_path: Path):
+    for path, source in GOOD.items():
+        write_module(tmp_path, path, "" if source is None else f'"""What it does."""\n{source}\n')
+    assert violations(tmp_path) == []
+
+
+def write_module(root: Path, path: str, source: str) -> None:
+    file = root / PACKAGE / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(source, "utf-8")
+
+
+WATCHED_IMPORT = """
+import importlib, json, os, random, signal, sys, threading
+import numpy, torch, transformers, PIL.Image, transformers.modeling_outputs
+events = []
+def watch(event, args):
+    if event == "open":
+        path, mode, flags = args
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and ".pyc" not in str(path):
+            events.append(f"writes {path}")
+    elif event in {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.fork"}:
+        events.append(f"{event} {args!r}"[:200])
+def state():
+    return {
+        "threads": threading.active_count(),
+        "environment": dict(os.environ),
+        "signals": [str(signal.getsignal(s)) for s in (signal.SIGINT, signal.SIGTERM)],
+        "path": list(sys.path),
+        "torch seed": torch.initial_seed(),
+        "torch random state": hash(torch.get_rng_state().numpy().tobytes()),
+        "random state": hash(random.getstate()),
+        "numpy random state": hash(numpy.random.get_state()[1].tobytes()),
+        "torch threads": torch.get_num_threads(),
+        "torch dtype": str(torch.get_default_dtype()),
+        "gradients": torch.is_grad_enabled(),
+    }
+def start(thread):
+    events.append(f"starts a thread: {thread}")
+    start_thread(thread)
+start_thread, threading.Thread.start = threading.Thread.start, start
+sys.addaudithook(watch)
+before = state()
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+    for key, value in state().items():
+        if value != before[key]:
+            events.append(f"{name} changed the {key}: {before[key]} -> {value}"[:500])
+    before = state()
+print(json.dumps(events))
+"""
+
+
+def effects_of_importing(root: Path, modules: list[str]) -> list[str]:
+    """What importing `modules` did besides defining names: files written, threads, processes, sockets, global state."""
+    command = [sys.executable, "-c", WATCHED_IMPORT, json.dumps(modules)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_acts_on_nothing():
+    paths = [path.with_suffix("") for path in project_files(ROOT) if path.parts[0] == PACKAGE]
+    modules = [".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__"]
+    assert effects_of_importing(ROOT, modules) == []
+
+
+ACTING = {
+    "thread": ("import threading\nthreading.Thread(target=int).start()", "starts a thread"),
+    "environment": ("import os\nos.environ['A_SETTING'] = '1'", "changed the environment"),
+    "seed": ("import torch\ntorch.manual_seed(7)", "changed the torch seed"),
+    "file": ("open('left_behind.txt', 'w').close()", "writes left_behind.txt"),
+    "process": ("import subprocess\nsubprocess.run(['true'])", "subprocess.Popen"),
+}
+
+
+def test_acting_modules_are_found(tmp_path: Path):
+    write_module(tmp_path, "__init__.py", "")
+    for name, (source, _) in ACTING.items():
+        write_module(tmp_path, f"{name}.py", source)
+    found = "\n".join(effects_of_importing(tmp_path, [f"{PACKAGE}.{name}" for name in ACTING]))
+    assert [name for name, (_, message) in ACTING.items() if message not in found] == []
