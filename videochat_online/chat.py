@@ -1,0 +1,183 @@
+"""`videochat-online chat`: watch a video and answer questions about it, at given moments or while it plays."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .model_flags import add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
+
+if TYPE_CHECKING:
+    from .media.readers import VideoReader
+    from .streaming.session import SessionStats, StreamingSession
+
+
+@dataclass
+class AskedAt:
+    """A question from the command line."""
+
+    question: str
+    at: float | None = None
+    """Seconds; None: at the end of the video."""
+
+
+class _AddQuestion(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.questions = [*(namespace.questions or []), AskedAt(values)]
+
+
+class _SetMoment(argparse.Action):
+    """--at belongs to the -q before it."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if not namespace.questions or namespace.questions[-1].at is not None:
+            parser.error("--at SECONDS belongs behind the -q QUESTION it is meant for")
+        namespace.questions[-1].at = values
+
+
+def add_chat_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "chat",
+        help="watch a video and answer questions about it",
+        description="Watch a video frame by frame through the memory and answer questions. With -q the video is watched "
+        "as fast as it goes and each question is asked at its moment; without -q it plays in real time and you type.",
+        epilog='example: videochat-online chat street.mp4 -q "What is the man doing?" --at 12 -q "And now?"',
+    )
+    parser.add_argument("video", help="a video file, a gif, or a folder of images")
+    parser.add_argument("-q", "--question", dest="questions", action=_AddQuestion, metavar="QUESTION", help="may be repeated")
+    parser.add_argument("--at", type=float, action=_SetMoment, metavar="SECONDS", help="when to ask the -q before it (default: at the end)")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames watched a second (default: %(default)s)")
+    parser.add_argument("--speed", type=float, default=1.0, help="how fast it plays while you type (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="length of an answer at most (default: %(default)s)")
+    parser.add_argument("--system-prompt", help="instead of the model's own")
+    parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
+    parser.add_argument("--json", action="store_true", help="print one json document instead of text")
+    add_model_flags(parser)
+    add_memory_flags(parser)
+    parser.set_defaults(run=run_chat, questions=None)
+
+
+def run_chat(options: argparse.Namespace) -> int:
+    """1. open the video 2. load the model 3. watch and ask."""
+    from .media.readers import open_video
+    from .streaming.session import StreamingSession
+
+    with open_video(options.video) as video:
+        questions = _check_moments(options.questions, video)
+        model, processor = load_from_flags(options)
+        if model.config.note:
+            print(f"note: {model.config.note}", file=sys.stderr)
+        session = StreamingSession(
+            model,
+            processor,
+            memory=memory_from_flags(options, model),
+            timestamps=not options.no_timestamps,
+            system_prompt=options.system_prompt,
+        )
+        if questions is None:
+            return _converse(options, session, video)
+        answers = _ask_in_order(options, session, video, questions)
+    if options.json:
+        print(json.dumps({"video": options.video, "model": options.model, "answers": answers}, ensure_ascii=False, indent=1))
+    return 0
+
+
+def _check_moments(questions: list[AskedAt] | None, video: VideoReader) -> list[AskedAt] | None:
+    """The questions in order of time; without a moment they come at the end."""
+    for asked in questions or []:
+        if asked.at is not None and not 0 <= asked.at <= video.duration:
+            raise ValueError(f"--at {asked.at} lies outside the video, which lasts {video.duration:.1f} s")
+    return questions and sorted(questions, key=lambda asked: video.duration if asked.at is None else asked.at)
+
+
+def _ask_in_order(
+    options: argparse.Namespace, session: StreamingSession, video: VideoReader, questions: list[AskedAt]
+) -> list[dict[str, Any]]:
+    from tqdm import tqdm
+
+    from .media.sampling import sample_stream
+    from .streaming.watching import watch
+
+    indices = sample_stream(video.timestamps, options.fps)
+    times = [float(video.timestamps[index]) for index in indices]
+    answers = []
+    with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:
+        shown = 0
+        for asked in questions:
+            until = len(indices) if asked.at is None else sum(time <= asked.at for time in times)
+            watch(session, video, indices[shown:until], on_progress=progress.update)
+            shown = max(shown, until)
+            text = session.ask(asked.question, max_new_tokens=options.max_new_tokens)
+            stats = session.stats()
+            answers.append({"question": asked.question, "at": stats["last_timestamp"], "answer": text, "stats": stats})
+            if not options.json:
+                tqdm.write(f"[{stats['last_timestamp']:.1f} s] {asked.question}\n{text}\n{status_line(stats)}", file=sys.stdout)
+    return answers
+
+
+def _converse(options: argparse.Namespace, session: StreamingSession, video: VideoReader) -> int:
+    """Questions from standard input while the video plays in a thread of its own."""
+    from .media.sampling import sample_stream
+    from .streaming.watching import watch_in_real_time
+
+    stop, failed = threading.Event(), []
+
+    def play() -> None:
+        try:
+            watch_in_real_time(session, video, sample_stream(video.timestamps, options.fps), speed=options.speed, stop=stop)
+            print(f"\n(the video is over after {video.duration:.1f} s; ask on, or leave with Ctrl-D)", file=sys.stderr)
+        except ValueError as error:
+            failed.append(error)
+            print(f"\nvideochat-online: error: {error}", file=sys.stderr)
+
+    player = threading.Thread(target=play, name="videochat-online-player", daemon=True)
+    player.start()
+    print(f"playing {options.video}, {video.duration:.1f} s; type a question, leave with Ctrl-D", file=sys.stderr)
+    try:
+        while (line := _read_line()) is not None:
+            if line.strip():
+                _answer_line(options, session, line.strip())
+    finally:
+        stop.set()
+        player.join()
+    return 2 if failed else 0
+
+
+def _read_line() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
+
+
+def _answer_line(options: argparse.Namespace, session: StreamingSession, question: str) -> None:
+    try:
+        pieces = session.ask_stream(question, max_new_tokens=options.max_new_tokens)
+        if options.json:
+            text = "".join(pieces)
+            stats = session.stats()
+            document = {"question": question, "at": stats["last_timestamp"], "answer": text, "stats": stats}
+            print(json.dumps(document, ensure_ascii=False), flush=True)
+            return
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print(f"\n{status_line(session.stats())}", flush=True)
+    except ValueError as error:  # a question too early, say; the next one may be fine
+        print(f"videochat-online: {error}", file=sys.stderr)
+
+
+def status_line(stats: SessionStats) -> str:
+    """What one answer cost, on one line."""
+    held = "/".join(map(str, stats["frames_held"]))
+    fps, first = stats["encode_fps"], stats["time_to_first_token"]
+    parts = [
+        f"frames seen {stats['frames_seen']}, held {held}",
+        f"{stats['tokens']} visual tokens, {stats['bytes'] / 2**20:.2f} MiB",
+        f"encode {fps:.1f} fps" if fps else "nothing encoded",
+        f"first token after {first:.3f} s" if first is not None else "no token",
+    ]
+    return f"({'; '.join(parts)})"

@@ -1,0 +1,51 @@
+"""`videochat-online`: one command for everything. Parses flags, calls the parts, prints; no logic of its own.
+
+A ValueError is what the user or a file did: it is printed as one line, and the exit status is 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except ValueError as error:
+        print(f"videochat-online: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has enough
+        sys.stderr.close()
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from .bench.commands import add_bench_command
+    from .chat import add_chat_command
+    from .info import add_info_command
+
+    parser = argparse.ArgumentParser(
+        prog="videochat-online",
+        description="Multimodal models that watch a video stream and answer at any moment.",
+        epilog="`videochat-online COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"videochat-online {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_chat_command(commands)
+    add_info_command(commands)
+    add_bench_command(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What a benchmark is: how its annotations become questions, how a reply is judged, and its published settings.
+
+Running, resuming, sharding, scoring and reporting exist once, outside; a benchmark is examples plus a judge.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from ..types import Prediction, Question, Reply, Verdict, VideoTask
+
+Headline = Literal["tasks", "categories", "pooled"]
+
+
+@dataclass(frozen=True)
+class ModeSettings:
+    """Which frames of a video a mode shows."""
+
+    fps: float
+    """Frames taken per second of video."""
+    window: float | None = None
+    """Seconds before a question that are shown; None: from the video's start."""
+    frames: int | None = None
+    """Frames shown at most for one question; None: no bound but the memory's."""
+
+    def __post_init__(self) -> None:
+        for name in ("fps", "window", "frames"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name} must be > 0, got {value!r}")
+
+
+class Benchmark(ABC):
+    """Examples plus a judge."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    headline: ClassVar[Headline]
+    """How sub-task accuracies become the one number: mean of sub-tasks, mean of category means, or pooled."""
+    headline_name: ClassVar[str]
+    max_new_tokens: ClassVar[int]
+    presets: ClassVar[Mapping[str, ModeSettings]]
+    """The published settings of each mode."""
+    system_prompt: str | None = None
+    """Replaces the template's own system text."""
+
+    @abstractmethod
+    def load(self, annotations: Path, *, splits: tuple[str, ...]) -> list[VideoTask]:
+        """Videos with their questions; ValueError names the file and record that do not fit."""
+
+    @abstractmethod
+    def judge(self, question: Question, reply: Reply) -> Verdict:
+        """The answer found in a reply, and whether it is right."""
+
+    def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
+        """What a reader of the scores must know, computed from the questions."""
+        return []

@@ -1,0 +1,180 @@
+"""OVO-Bench (arXiv 2501.05510): backward, real-time and forward tasks, with the authors' prompts and scoring.
+
+Not OVBench: lmms-eval's "ovobench" is this one. Prompts and rules as in the authors' constant.py and
+OVOBenchScore.py; the total is the mean of the three regimes' means over their tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..scoring import commonest_answers, extract_letter
+from ..types import Prediction, Question, Reply, Verdict, VideoTask
+from .base import Benchmark, ModeSettings
+
+REGIMES = {
+    "backward": ("EPM", "HLD", "ASI"),
+    "realtime": ("OJR", "STU", "OCR", "ATR", "ACR", "FPD"),
+    "forward": ("REC", "SSR", "CRR"),
+}
+_REGIME_OF = {task: regime for regime, tasks in REGIMES.items() for task in tasks}
+REFUSAL = "unable to answer"
+
+CHOICE_PROMPT = """
+Question: {}
+Options:
+{}
+
+Respond only with the letter corresponding to your chosen option (e.g., A, B, C).\x20
+Do not include any additional text or explanation in your response.
+"""
+REC_PROMPT = """
+You're watching a video in which people may perform a certain type of action repetively.\x20
+The person performing this kind of action are referred to as 'they' in the following statement.
+You're task is to count how many times have different people in the video perform this kind of action in total.
+One complete motion counts as one.\x20
+Now, answer the following question: {}
+Provide your answer as a single number (e.g., 0, 1, 2, 3…) indicating the total count.
+Do not include any additional text or explanation in your response.
+"""
+SSR_PROMPT = """
+You're watching a tutorial video which contain a sequential of steps.\x20
+The following is one step from the whole procedures:\x20
+{}
+Your task is to determine if the man or woman in the video is currently performing this step.
+Answer only with “Yes” or “No”.
+Do not include any additional text or explanation in your response.
+"""
+CRR_PROMPT = """
+You're responsible of answering questions based on the video content.\x20
+The following question are relevant to the latest frames, i.e. the end of the video.
+{}
+Decide whether existing visual content, especially latest frames, i.e. frames that near the end of the video, \
+provide enough information for answering the question.
+Answer only with “Yes” or “No”.
+Do not include any additional text or explanation in your response.
+"""
+
+
+class OVOBench(Benchmark):
+    """`chunked`: the videos are the authors' chunks (`{id}.mp4`, `{id}_{i}.mp4`), cut at each question's time."""
+
+    name = "ovobench"
+    title = "OVO-Bench"
+    headline = "categories"
+    headline_name = "mean of the three regimes"
+    max_new_tokens = 32
+    presets = {
+        "sliding_window": ModeSettings(fps=1.0, frames=64),
+        "streaming": ModeSettings(fps=1.0),
+        "prefix": ModeSettings(fps=1.0),
+    }
+
+    def __init__(self, *, chunked: bool = False) -> None:
+        self.chunked = chunked
+
+    def load(self, annotations: Path, *, splits: tuple[str, ...] = tuple(_REGIME_OF)) -> list[VideoTask]:
+        """All videos with their questions; `splits` keeps these tasks or regimes only."""
+        wanted = {task for split in splits for task in REGIMES.get(split, (split,))}
+        if unknown := wanted - set(_REGIME_OF):
+            raise ValueError(f"unknown split {sorted(unknown)}, expected regimes or tasks of {REGIMES}")
+        path = annotations / "ovo_bench_new.json" if annotations.is_dir() else annotations
+        if not path.is_file():
+            raise ValueError(f"no OVO-Bench annotations at {path}: expected ovo_bench_new.json")
+        items = json.loads(path.read_text(encoding="utf-8"))
+        videos: dict[str, list[Question]] = defaultdict(list)
+        names: dict[str, tuple[str, ...]] = {}
+        for item in items:
+            if item["task"] not in _REGIME_OF:
+                raise ValueError(f"{path}: item {item['id']} has the unknown task {item['task']!r}")
+            if item["task"] not in wanted:
+                continue
+            for chunk, question in _questions(item, path):
+                key = chunk if self.chunked else item["video"]
+                videos[key].append(question)
+                names[key] = _places(key, self.chunked)
+        return [VideoTask(id=key, video=key, names=names[key], questions=tuple(qs)) for key, qs in videos.items()]
+
+    def judge(self, question: Question, reply: Reply) -> Verdict:
+        """The authors' rules: a substring for letters and Yes / No, all digits together for counts."""
+        text = reply.text
+        if question.kind == "choice":
+            return Verdict(extract_letter(text), question.answer in text)
+        if question.kind == "count":
+            digits = "".join(re.findall(r"\d+", text))
+            return Verdict(digits or None, digits == question.answer)
+        found = [word for word in ("Yes", "No") if word in text] or [{"Y": "Yes", "N": "No"}.get(text)]
+        return Verdict(found[0] if len(found) == 1 else "Yes and No", question.answer in found)
+
+    def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
+        strict = [p.extracted == p.answer for p in predictions if _REGIME_OF[p.task] != "forward"]
+        notes = []
+        if strict:
+            notes.append(
+                "The authors count a letter found anywhere in the reply; by the first stand-alone letter "
+                f"{sum(strict)} of {len(strict)} choice questions are right."
+            )
+        questions = [question for task in tasks for question in task.questions]
+        refusals: dict[str, list[bool]] = defaultdict(list)
+        for question in questions:
+            if question.kind == "choice":
+                refusals[question.task].append(REFUSAL in question.options[ord(question.answer) - ord("A")].lower())
+        for task, share in sorted(refusals.items()):
+            if any(share):
+                notes.append(
+                    f"{task}: {sum(share)} of {len(share)} right answers are a refusal (Unable to answer): "
+                    f"always refusing scores {100 * sum(share) / len(share):.1f}."
+                )
+        always = commonest_answers(p for p in predictions if _REGIME_OF[p.task] == "forward")
+        if always:
+            said = ", ".join(f"{task} {answer}" for task, answer in sorted(always.items()))
+            notes.append(f"The commonest-answer baseline of the forward tasks sees no video and says: {said}.")
+        return notes
+
+
+def _questions(item: dict[str, Any], path: Path) -> list[tuple[str, Question]]:
+    """(name of the chunk file, question) for each moment at which an item is asked."""
+    task, number = item["task"], item["id"]
+    common = {"task": task, "category": _REGIME_OF[task], "source": item["video"].split("/")[0]}
+    if common["category"] != "forward":
+        letters = [chr(ord("A") + i) for i in range(len(item["options"]))]
+        lines = "; ".join(f"{letter}. {text}" for letter, text in zip(letters, item["options"], strict=True)) + ";"
+        if not 0 <= item["gt"] < len(letters):
+            raise ValueError(f"{path}: item {number}: gt {item['gt']!r} is none of {len(letters)} options")
+        question = Question(
+            id=f"{number}",
+            timestamp=float(item["realtime"]),
+            prompt=CHOICE_PROMPT.format(item["question"], lines),
+            answer=letters[item["gt"]],
+            labels=tuple(letters),
+            options=tuple(item["options"]),
+            **common,
+        )
+        return [(f"{number}.mp4", question)]
+    probes = []
+    for i, probe in enumerate(item["test_info"]):
+        prompt = {
+            "REC": lambda: REC_PROMPT.format(f"How many times did they {item['activity']}?"),
+            "SSR": lambda probe=probe: SSR_PROMPT.format(probe["step"]),
+            "CRR": lambda: CRR_PROMPT.format(item["question"]),
+        }[task]()
+        counts = task == "REC"
+        question = Question(
+            id=f"{number}_{i}",
+            timestamp=float(probe["realtime"]),
+            prompt=prompt,
+            answer=str(probe["count"]) if counts else ("Yes" if probe["type"] else "No"),
+            kind="count" if counts else "yes_no",
+            labels=() if counts else ("Yes", "No"),
+            **common,
+        )
+        probes.append((f"{number}_{i}.mp4", question))
+    return probes
+
+
+def _places(name: str, chunked: bool) -> tuple[str, ...]:
+    return (f"chunked_videos/{name}", name) if chunked else (f"src_videos/{name}", name, PurePosixPath(name).name)

@@ -1,0 +1,199 @@
+"""StreamingBench (arXiv 2411.03628): real-time, omni-source, sequential and proactive questions, as published.
+
+Multiple choice is right when the first character is the letter. Sequential questions carry the earlier ones with
+their right answers as text. Proactive questions are polled each second; the poll reveals the words to say.
+Sound is not given to the model, so the omni-source questions are answered from frames alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..types import Poll, Prediction, Question, Reply, Verdict, VideoTask
+from .base import Benchmark, ModeSettings
+
+PARTS = ("real", "omni", "sqa", "proactive")
+POLL_SECONDS_AFTER = 4.0
+"""Polling goes on this long after the right moment."""
+TIME_TOLERANCE = 2.0
+"""Seconds by which a proactive answer may miss the right moment."""
+
+_TASK = (
+    "You are an advanced video question-answering AI assistant. You have been provided with {given} and a "
+    "multiple-choice question related to the video. Your task is to carefully analyze the video and {goal}, choosing "
+    "from the four options provided. Respond with only the letter (A, B, C, or D) of the correct option.\n\n"
+)
+CHOICE_PROMPT = (
+    _TASK.format(given="some frames from the video", goal="provide the best answer to question")
+    + "Question: {}\n\nOptions:\n{}\n\nThe best option is:"
+)
+SEQUENTIAL_PROMPT = (
+    _TASK.format(given="a video", goal="the provided context to answer the question")
+    + "{}\n\nHere is the question. Answer it and don't confuse it with the previous conversation.\n"
+    "Question: {}\n\nOptions:\n{}\n\nThe best option is:"
+)
+CONTEXT_START = (
+    "Here are the contextual information related to the video. "
+    "Please answer the questions based on the contextual information: "
+)
+CONTEXT_ITEM = (
+    "At timestamp {}, the following question and answer occurred: Question: {}; Options: {}; Answer: {}; "
+)
+PROACTIVE_PROMPT = (
+    "You are an advanced image question-answering AI assistant. You have been provided with images and a question "
+    "related to the images. Your task is to carefully analyze the images and provide the answer to the question. You "
+    "need to carefully confirm whether the images content meet the conditions of the question, and then output the "
+    "correct content.\n\nQuestion: {}\n\nThe answer is:\n"
+)
+POLL_QUESTION = '{} Is it the right time to output "{}"? You can only answer yes or no.'
+
+
+class StreamingBench(Benchmark):
+    name = "streamingbench"
+    title = "StreamingBench"
+    headline = "pooled"
+    headline_name = "accuracy over all questions"
+    max_new_tokens = 32
+    presets = {
+        "sliding_window": ModeSettings(fps=1.0, window=60.0, frames=64),
+        "streaming": ModeSettings(fps=1.0),
+        "prefix": ModeSettings(fps=1.0),
+    }
+
+    def load(self, annotations: Path, *, splits: tuple[str, ...] = PARTS) -> list[VideoTask]:
+        """Questions of questions_{real,omni,sqa,proactive}.json below a folder, or of one such file."""
+        if unknown := set(splits) - set(PARTS):
+            raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(PARTS)}")
+        files = [annotations] if annotations.is_file() else sorted(annotations.glob("questions_*.json"))
+        chosen = [(path, _part_of(path)) for path in files if _part_of(path) in splits]
+        if not chosen:
+            raise ValueError(f"no StreamingBench annotations in {annotations}: expected questions_<part>.json")
+        _refuse_two_of_a_part(chosen)
+        return [task for path, part in chosen for task in _load_part(path, part)]
+
+    def judge(self, question: Question, reply: Reply) -> Verdict:
+        if question.kind == "choice":
+            first = reply.text[:1]
+            return Verdict(first if first and first in "ABCD" else None, first == question.answer)
+        if reply.answered_at is None or question.poll is None:
+            return Verdict(None, False)
+        in_time = abs(reply.answered_at - question.poll.due) <= TIME_TOLERANCE
+        return Verdict(f"at {reply.answered_at:.0f}s: {reply.text}", in_time and question.answer in reply.text)
+
+    def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
+        polls = {q.id: q.poll for task in tasks for q in task.questions if q.poll is not None}
+        asked = [(p.answered_at, polls[p.id]) for p in predictions if p.id in polls]
+        notes = []
+        if asked:
+            in_time = sum(at is not None and abs(at - poll.due) <= TIME_TOLERANCE for at, poll in asked)
+            notes.append(
+                f"Proactive: {in_time} of {len(asked)} came within {TIME_TOLERANCE:.0f} s of the right moment. "
+                "Polling tells the model the words to say, so it measures the moment more than the answer."
+            )
+        if any(task.id.startswith("omni/") for task in tasks):
+            notes.append("The omni-source questions were answered without sound.")
+        return notes
+
+
+def seconds(stamp: str) -> float:
+    """`00:03:10` -> 190.0"""
+    total = 0
+    for piece in stamp.split(":"):
+        total = 60 * total + int(piece)
+    return float(total)
+
+
+def _part_of(path: Path) -> str:
+    """`questions_proactive_50.json` -> `proactive`"""
+    return path.stem.removeprefix("questions_").split("_")[0]
+
+
+def _refuse_two_of_a_part(chosen: list[tuple[Path, str]]) -> None:
+    """questions_proactive.json holds questions_proactive_50.json: never count a question twice."""
+    for part in PARTS:
+        paths = [str(path) for path, name in chosen if name == part]
+        if len(paths) > 1:
+            raise ValueError(f"several files of the part {part!r}: name one with --annotations: {', '.join(paths)}")
+
+
+def _load_part(path: Path, part: str) -> list[VideoTask]:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    videos: dict[PurePosixPath, list[Question]] = defaultdict(list)
+    groups = data if part == "sqa" else [[entry] for entry in data]
+    for group in groups:
+        context = ""
+        for entry in group:
+            video = PurePosixPath(entry["video_path"])
+            for row in entry["questions"]:
+                question_id = f"{part}/{video.stem}#q{len(videos[video])}"
+                question, context = _question(row, question_id, part, context)
+                videos[video].append(question)
+    return [
+        VideoTask(id=f"{part}/{path.stem}", video=path.name, names=_places(path, part), questions=tuple(questions))
+        for path, questions in videos.items()
+    ]
+
+
+def _question(row: dict[str, Any], question_id: str, part: str, context: str) -> tuple[Question, str]:
+    """A question, and for sequential ones the context the next one will carry."""
+    common = {"id": question_id, "task": row["task_type"].strip(), "source": part, "category": _category(row, part)}
+    if part == "proactive":
+        return _proactive(row, common), context
+    options = _with_letters(row["options"])
+    lines = "\n".join(options)
+    prompt = CHOICE_PROMPT.format(row["question"], lines)
+    if part == "sqa":
+        prompt = SEQUENTIAL_PROMPT.format(context, row["question"], lines)
+        item = CONTEXT_ITEM.format(row["time_stamp"], row["question"], ", ".join(options), row["answer"])
+        context = (context or CONTEXT_START) + item
+    question = Question(
+        timestamp=seconds(row["time_stamp"]),
+        prompt=prompt,
+        answer=row["answer"],
+        labels=tuple("ABCD"[: len(options)]),
+        options=tuple(option[2:].strip() for option in options),
+        **common,
+    )
+    return question, context
+
+
+def _proactive(row: dict[str, Any], common: dict[str, Any]) -> Question:
+    asked, due = seconds(row["time_stamp"]), seconds(row["ground_truth_time_stamp"])
+    words = row["ground_truth_output"]
+    poll = Poll(
+        prompt=PROACTIVE_PROMPT.format(POLL_QUESTION.format(row["question"], words)),
+        start=asked + 1,
+        end=max(asked + 1, due + POLL_SECONDS_AFTER),
+        due=due,
+    )
+    return Question(
+        timestamp=asked,
+        prompt=PROACTIVE_PROMPT.format(row["question"]),
+        answer=words,
+        kind="proactive",
+        poll=poll,
+        **common,
+    )
+
+
+def _category(row: dict[str, Any], part: str) -> str:
+    """The board's three groups; two tasks of the omni file test context."""
+    if part in ("sqa", "proactive") or row["task_type"].strip().endswith("Context Understanding"):
+        return "Contextual Understanding"
+    return "Real-Time Visual Understanding" if part == "real" else "Omni-Source Understanding"
+
+
+def _with_letters(options: list[str]) -> list[str]:
+    """As the authors do: letters are added where the first option has none."""
+    if options[0].startswith("A."):
+        return list(options)
+    return [f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)]
+
+
+def _places(video: PurePosixPath, part: str) -> tuple[str, ...]:
+    """`./videos/sample_3_real.mp4` lies there after the authors' preprocessing, else as real/sample_3/video.mp4."""
+    sample = "_".join(video.stem.split("_")[:2])
+    return (str(video), f"videos/{video.name}", video.name, f"{part}/{sample}/video{video.suffix}")

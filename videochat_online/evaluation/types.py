@@ -1,0 +1,225 @@
+"""What travels through an evaluation: a video with its questions, the reply to one, its verdict and the line kept of it.
+
+Plain data that checks itself; knows no benchmark, no model and no file format. Times are seconds on
+the video's own clock; a question is never shown a frame later than its timestamp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+Kind = Literal["choice", "yes_no", "count", "proactive"]
+
+
+@dataclass(frozen=True)
+class Poll:
+    """A question that waits for its moment: `prompt` is asked again and again until the model says yes."""
+
+    prompt: str
+    start: float
+    """First time of asking, seconds."""
+    end: float
+    """Last time of asking, seconds."""
+    every: float = 1.0
+    """Seconds between two times of asking."""
+    due: float = 0.0
+    """When the right moment is, seconds."""
+
+    def __post_init__(self) -> None:
+        if self.every <= 0 or self.end < self.start:
+            raise ValueError(f"a poll needs every > 0 and start <= end, got {self.start}..{self.end} every {self.every}")
+
+    def times(self) -> list[float]:
+        """All times of asking, in order."""
+        return [self.start + i * self.every for i in range(int((self.end - self.start) / self.every) + 1)]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question at one moment of one video, in the exact words that are sent to the model."""
+
+    id: str
+    timestamp: float
+    """Seconds; the last frame the model may have seen is not later."""
+    prompt: str
+    """The user's turn, word for word as the benchmark publishes it."""
+    answer: str
+    """The right answer as it is scored: an option's letter, Yes or No, a number, a phrase."""
+    task: str
+    """The sub-task, the finest group that is reported."""
+    category: str
+    source: str
+    kind: Kind = "choice"
+    labels: tuple[str, ...] = ()
+    """The answers one may give, as they are printed in the prompt (`(A)`, `A`, `Yes`); empty: an open answer."""
+    options: tuple[str, ...] = ()
+    """Texts of the options, without their letters."""
+    poll: Poll | None = None
+
+    def __post_init__(self) -> None:
+        if not self.id or not self.prompt.strip():
+            raise ValueError(f"a question needs an id and a prompt, got id={self.id!r}, prompt={self.prompt!r}")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"question {self.id}: unknown kind {self.kind!r}, expected one of {get_args(Kind)}")
+        if not math.isfinite(self.timestamp) or self.timestamp < 0:
+            raise ValueError(f"question {self.id}: timestamp must be seconds >= 0, got {self.timestamp!r}")
+        if self.options and len(self.options) != len(self.labels):
+            raise ValueError(f"question {self.id}: {len(self.options)} options but {len(self.labels)} labels")
+        if self.kind == "choice" and (len(self.answer) != 1 or self.answer not in self.letters):
+            raise ValueError(f"question {self.id}: answer {self.answer!r} is none of the options {self.letters}")
+        if (self.kind == "proactive") != (self.poll is not None):
+            raise ValueError(f"question {self.id}: exactly the proactive questions have a poll, got kind {self.kind!r}")
+
+    @property
+    def letters(self) -> str:
+        """Letters of the options, `ABCD` for four."""
+        return "".join(chr(ord("A") + i) for i in range(len(self.labels)))
+
+    @property
+    def chance(self) -> float:
+        """Probability of a right answer by guessing among the labels; 0 for an open answer."""
+        return 1.0 / len(self.labels) if self.labels else 0.0
+
+    def written(self, number: int) -> tuple[str, ...]:
+        """The ways in which a model may write label `number`: `(B)`, `B`, and with the option's text."""
+        label = self.labels[number]
+        forms = [label, self.letters[number]] if self.kind == "choice" else [label]
+        if self.options:
+            forms.append(f"{label}{'' if label.startswith('(') else '.'} {self.options[number]}")
+        return tuple(dict.fromkeys(forms))
+
+    @property
+    def last_time(self) -> float:
+        """Latest moment of the video this question may need, seconds."""
+        return self.poll.end if self.poll else self.timestamp
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """One video with its questions in the order of time: the unit that is run, resumed and sharded."""
+
+    id: str
+    video: str
+    """Name in reports; intervals resample whole videos by this name."""
+    names: tuple[str, ...]
+    """Where the video may lie below the videos' root, likeliest first (files, or folders of frames)."""
+    questions: tuple[Question, ...]
+    start: float = 0.0
+    """Seconds; earlier frames are not shown."""
+    fps: float | None = None
+    """Frames per second of a folder of frames."""
+    segment_start: float = 0.0
+    """Seconds at which the video begins where only its annotated part is stored (AVA: 900); 0: always whole."""
+    anchor: tuple[str, float] | None = None
+    """(file name of a frame, its seconds): puts a folder that holds more frames than the clip on the clip's clock."""
+
+    def __post_init__(self) -> None:
+        if not self.questions or not self.names:
+            raise ValueError(f"video {self.id!r} needs at least one question and one place to look for it")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"video {self.id!r}: fps must be > 0, got {self.fps!r}")
+        ordered = tuple(sorted(self.questions, key=lambda question: (question.timestamp, question.id)))
+        object.__setattr__(self, "questions", ordered)
+
+    @property
+    def end(self) -> float:
+        """Latest moment any question needs, seconds."""
+        return max(question.last_time for question in self.questions)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for one question, and what it cost."""
+
+    text: str
+    num_frames: int
+    """Frames the model has been shown for this question."""
+    new_frames: int
+    """Of these, frames read and encoded for this question (the rest were kept from earlier ones)."""
+    first_time: float | None
+    """Timestamp of the earliest frame shown, seconds."""
+    last_time: float | None
+    frame_seconds: float
+    """Reading and encoding the new frames."""
+    answer_seconds: float
+    scores: tuple[float, ...] = ()
+    """Log-likelihood of each label, where the answer was chosen by likelihood."""
+    answered_at: float | None = None
+    """Proactive questions: when the model said it was time, seconds."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`extracted` None: no answer could be found in the reply, which counts as wrong and is reported."""
+
+    extracted: str | None
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of predictions.jsonl: everything about one question that a report or a comparison needs."""
+
+    id: str
+    task_id: str
+    video: str
+    task: str
+    category: str
+    source: str
+    timestamp: float
+    answer: str
+    response: str | None
+    """The model's raw words; None where the question could not be asked."""
+    extracted: str | None
+    correct: bool
+    error: str | None = None
+    """Why the question could not be asked (missing or broken video)."""
+    num_frames: int = 0
+    new_frames: int = 0
+    first_time: float | None = None
+    last_time: float | None = None
+    frame_seconds: float = 0.0
+    answer_seconds: float = 0.0
+    scores: tuple[float, ...] = ()
+    answered_at: float | None = None
+
+    @classmethod
+    def of(cls, task: VideoTask, question: Question, reply: Reply, verdict: Verdict) -> Prediction:
+        values = asdict(reply)
+        return cls(
+            **_identity(task, question),
+            response=values.pop("text"),
+            extracted=verdict.extracted,
+            correct=verdict.correct,
+            **values,
+        )
+
+    @classmethod
+    def unanswered(cls, task: VideoTask, question: Question, error: str) -> Prediction:
+        """A question whose video could not be shown: wrong, and never dropped from the denominator."""
+        return cls(**_identity(task, question), response=None, extracted=None, correct=False, error=error)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Prediction:
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            raise ValueError(f"not a prediction: {sorted(set(values) ^ names)} missing or unknown")
+        return cls(**{**values, "scores": tuple(values["scores"])})
+
+
+def _identity(task: VideoTask, question: Question) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "task_id": task.id,
+        "video": task.video,
+        "task": question.task,
+        "category": question.category,
+        "source": question.source,
+        "timestamp": question.timestamp,
+        "answer": question.answer,
+    }

@@ -1,0 +1,128 @@
+"""Where a benchmark's videos lie below a folder, opened on the clock that the questions use.
+
+Archives unpack differently from mirror to mirror, so a video is looked for at its likeliest places first and by
+its name anywhere below the root after that. Knows no model and no question.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..media.readers import MediaError, VideoReader, open_video
+from .types import VideoTask
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SEGMENT_SLACK = 10.0
+"""Seconds: a video that ends this soon after its annotated part begins can only be that part."""
+END_SLACK = 1.0
+"""Seconds a video may be shorter than its last question, for rounded durations."""
+
+
+class VideoLibrary:
+    """Finds videos and folders of frames below `root`. The tree is walked at most once, and only when needed."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise ValueError(f"--videos {root}: no such folder")
+        self.root = root
+
+    def find(self, names: Sequence[str]) -> Path:
+        """The first of `names` that exists, with or without a video suffix, else the only one of that name anywhere.
+
+        MediaError: nothing found, or several and no way to choose.
+        """
+        for name in names:
+            for path in (self.root / name, *(self.root / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES)):
+                if path.exists():
+                    return path
+        last = PurePosixPath(names[-1]).name
+        found = self._by_name.get(last, [])
+        if len(found) > 1:
+            top = PurePosixPath(names[0]).parts[0].lower()
+            found = [p for p in found if top in (part.lower() for part in p.relative_to(self.root).parts)] or found
+        if len(found) == 1:
+            return found[0]
+        what = "not found" if not found else f"found {len(found)} times ({', '.join(map(str, found[:3]))})"
+        raise MediaError(f"{names[0]}: {what} below {self.root}; expected one video or folder of frames of that name")
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """File name, file stem, or folder of frames -> where it lies."""
+        places: dict[str, list[Path]] = defaultdict(list)
+        for path in _media_below(self.root):
+            for name in {path.name, path.stem} if path.suffix.lower() in VIDEO_SUFFIXES else {path.name}:
+                places[name].append(path)
+        return places
+
+
+def _media_below(folder: Path) -> Iterator[Path]:
+    """Video files and folders that hold images, in the order of their names; does not look inside the latter."""
+    subfolders = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.is_dir():
+            subfolders.append(Path(entry.path))
+        elif suffix in VIDEO_SUFFIXES:
+            yield Path(entry.path)
+        elif suffix in IMAGE_SUFFIXES:
+            yield folder
+            return
+    for subfolder in subfolders:
+        yield from _media_below(subfolder)
+
+
+@dataclass(frozen=True)
+class OpenVideo:
+    """A video and the times of its frames on the clock of its questions."""
+
+    reader: VideoReader
+    timestamps: np.ndarray
+    """(num_frames,) float64 seconds, ascending: the start of each frame's display."""
+
+    @property
+    def end(self) -> float:
+        """Seconds at which the last frame's display ends."""
+        return float(self.timestamps[0]) + self.reader.duration
+
+
+def open_task_video(task: VideoTask, library: VideoLibrary) -> OpenVideo:
+    """Find and open the video of `task`. MediaError says what is wrong with it, by name."""
+    path = library.find(task.names)
+    reader = open_video(path, fps=task.fps or 1.0) if path.is_dir() else open_video(path)
+    return OpenVideo(reader, reader.timestamps + _clock_offset(task, path, reader))
+
+
+def _clock_offset(task: VideoTask, path: Path, reader: VideoReader) -> float:
+    """Seconds on the questions' clock at which the first stored frame is shown."""
+    if task.segment_start and reader.duration <= task.segment_start + SEGMENT_SLACK:
+        return task.segment_start
+    if task.anchor and path.is_dir():
+        name, timestamp = task.anchor
+        names = [entry.name for entry in natural_order(path)]
+        if name in names:
+            offset = timestamp - float(reader.timestamps[names.index(name)])
+            return offset if abs(offset) > 0.5 / reader.fps else 0.0
+    return 0.0
+
+
+def check_video(task: VideoTask, library: VideoLibrary) -> str | None:
+    """What keeps the questions of `task` from being asked, or None: missing, empty, broken, too short."""
+    try:
+        video = open_task_video(task, library)
+    except MediaError as error:
+        return str(error)
+    with video.reader:
+        if video.end + END_SLACK < task.end:
+            return f"{task.video}: ends at {video.end:.1f} s, but a question is asked at {task.end:.1f} s"
+        if video.timestamps[0] > task.questions[0].timestamp:
+            first = task.questions[0].timestamp
+            return f"{task.video}: begins at {video.timestamps[0]:.1f} s, but a question is asked at {first:.1f} s"
+    return None

@@ -1,0 +1,94 @@
+"""`videochat-online info`: what a model is made of, read from its config alone (weights are not loaded)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model_config import VideoChatOnlineConfig
+
+PARTS = ("vision_model", "mlp1", "language_model")
+
+
+def add_info_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="print a model's parts, parameters, memory and token counts",
+        description="Print parts, parameters, memory and token counts of a model; only its config.json is read.",
+    )
+    parser.add_argument("model", nargs="?", default="pocket", help="'pocket', a folder, or a hub id (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print json instead of tables")
+    parser.set_defaults(run=run_info)
+
+
+def run_info(options: argparse.Namespace) -> int:
+    facts = describe(read_config(options.model))
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else as_text(options.model, facts))
+    return 0
+
+
+def read_config(name: str) -> VideoChatOnlineConfig:
+    from .model.weights import load_config
+    from .processing import SHIPPED_MODELS
+
+    return load_config(SHIPPED_MODELS.get(name, name))
+
+
+def describe(config: VideoChatOnlineConfig) -> dict[str, Any]:
+    """Counts of a model built on the meta device: no memory is used, whatever its size."""
+    import torch
+
+    from .model.videochat import VideoChatOnline
+
+    with torch.device("meta"):
+        model = VideoChatOnline(config)
+    parameters = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in PARTS}
+    vision, llm, memory = config.vision_config, config.llm_config, config.memory_config
+    heads = getattr(llm, "num_key_value_heads", None) or llm.num_attention_heads
+    head_size = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
+    return {
+        "parameters": {**parameters, "total": sum(parameters.values())},
+        "vision": {
+            "layers": vision.num_hidden_layers, "width": vision.hidden_size, "image_size": config.image_size,
+            "patch_size": vision.patch_size, "grid": config.grid, "channels": config.feature_size,
+        },
+        "language": {"type": llm.model_type, "layers": llm.num_hidden_layers, "width": llm.hidden_size, "vocabulary": llm.vocab_size},
+        "template": config.template,
+        "memory": [
+            {"level": k, "grid": level.grid, "every": level.every, "capacity": level.capacity, "tokens_per_frame": level.num_tokens}
+            for k, level in enumerate(memory.levels)
+        ],
+        "memory_tokens": memory.max_tokens,
+        "memory_values": memory.max_tokens * config.feature_size,
+        "kv_cache_values_per_token": 2 * llm.num_hidden_layers * heads * head_size,
+        "note": config.note,
+    }  # fmt: skip
+
+
+def as_text(name: str, facts: dict[str, Any]) -> str:
+    vision, language = facts["vision"], facts["language"]
+    lines = [name, "", "part             parameters"]
+    lines += [f"{part:16} {count:>13,}" for part, count in facts["parameters"].items()]
+    lines += [
+        "",
+        f"vision    {vision['layers']} layers of {vision['width']}; {vision['image_size']} px in patches of "
+        f"{vision['patch_size']}; gives {vision['grid']}x{vision['grid']} maps of {vision['channels']} channels",
+        f"language  {language['type']}, {language['layers']} layers of {language['width']}, {language['vocabulary']:,} "
+        f"words; template {facts['template']}",
+        "",
+        "level  grid   every  capacity  tokens a frame",
+    ]
+    lines += [
+        f"{row['level']:5}  {row['grid']:>2}x{row['grid']:<2}  {row['every']:5}  {row['capacity']:8}  {row['tokens_per_frame']:14}"
+        for row in facts["memory"]
+    ]
+    cache = facts["kv_cache_values_per_token"]
+    lines += [
+        "",
+        f"memory: at most {facts['memory_tokens']} visual tokens, {facts['memory_values'] * 4 / 2**20:.2f} MiB in float32, "
+        f"{facts['memory_values'] * 2 / 2**20:.2f} MiB in bfloat16",
+        f"KV cache: {cache * 2 / 1024:.1f} KiB a token in bfloat16, {cache * 2 * facts['memory_tokens'] / 2**20:.1f} MiB for a full memory",
+    ]
+    return "\n".join(lines + ([f"note: {facts['note']}"] if facts["note"] else []))

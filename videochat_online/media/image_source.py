@@ -1,0 +1,136 @@
+"""Frames that are images already: a folder or a list of pictures, an animated gif, one still image.
+
+Nothing here is video; PIL reads everything, one picture at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, ImageSequence
+
+from .source import MediaError, VideoReader
+
+IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+A_FOLDER = f"a folder of images ({' '.join(sorted(IMAGE_SUFFIXES))})"
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What PIL raises for files that are no images, or damaged ones."""
+SHORTEST_DELAY = 0.02
+"""Seconds; a gif's shorter (mostly zero) delays mean `USUAL_DELAY`, as in browsers and FFmpeg."""
+USUAL_DELAY = 0.1
+
+ImageSource = str | os.PathLike[str] | Image.Image
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The image as RGB, upright by its EXIF orientation; palettes and greys are expanded, transparency is dropped.
+
+    MediaError if it is missing, empty, broken or no image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MediaError.about(path, "is not a file" if path.exists() else "does not exist", "an image file")
+    try:
+        with Image.open(path) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except BROKEN_IMAGE as error:
+        what = "is empty" if path.stat().st_size == 0 else f"is broken or not an image ({error})"
+        raise MediaError.about(path, what, "an image file") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode as RGB. 16-bit greys are brought to 8 bits (PIL's own conversion would clip them to white)."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sorts 1, 2, 10 as people do.
+
+    >>> sorted(["10.jpg", "2.jpg", "1.jpg"], key=natural_key)
+    ['1.jpg', '2.jpg', '10.jpg']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]
+
+
+def images_of_folder(folder: Path) -> list[Path]:
+    """The folder's image files in natural order, hidden files left out. MediaError if there are none."""
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    if not paths:
+        raise MediaError.about(folder, "holds no images", A_FOLDER)
+    return sorted(paths, key=lambda path: (natural_key(path.name), path.name))
+
+
+class ImageListReader(VideoReader):
+    """Images `fps` a second apart. A file is opened when its frame is read; `size` (W, H) resizes (bicubic)."""
+
+    def __init__(
+        self, name: str, images: Sequence[ImageSource], *, fps: float = 1.0, size: tuple[int, int] | None = None
+    ) -> None:
+        if not images:
+            raise MediaError.about(name, "holds no images", "at least one image")
+        self._images = images
+        self._resize_to = size
+        first = size or _load(images[0]).size
+        num_images = len(images)
+        super().__init__(name, np.arange(num_images) / fps, fps=float(fps), duration=num_images / fps, size=first)
+
+    def _image(self, index: int) -> np.ndarray:
+        try:
+            image = _load(self._images[index])
+        except MediaError as error:
+            raise MediaError(f"{self.name}: frame {index} cannot be read: {error}") from error
+        return _as_array(image, self._resize_to)
+
+
+class AnimationReader(VideoReader):
+    """An image file whose frames have their own delays (gif, webp, png), or that has just one frame.
+
+    Frames of a gif are built on one another: going back starts again from the first.
+    """
+
+    def __init__(self, path: Path, *, size: tuple[int, int] | None = None) -> None:
+        open_image(path)  # says what is wrong, if anything
+        try:
+            self._file = Image.open(path)
+            delays = [_delay(frame) for frame in ImageSequence.Iterator(self._file)]
+        except BROKEN_IMAGE as error:
+            raise MediaError.about(path, f"is broken ({error})", "a complete image file") from error
+        self._resize_to = size
+        times = np.cumsum([0.0, *delays])
+        duration = float(times[-1])
+        super().__init__(
+            str(path), times[:-1], fps=len(delays) / duration, duration=duration, size=size or self._file.size
+        )
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _image(self, index: int) -> np.ndarray:
+        try:
+            self._file.seek(index)
+            return _as_array(to_rgb(self._file), self._resize_to)
+        except BROKEN_IMAGE as error:
+            what = f"frame {index} cannot be decoded ({error})"
+            raise MediaError.about(self.name, what, "a complete image file") from error
+
+
+def _load(image: ImageSource) -> Image.Image:
+    return to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+
+
+def _as_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
+    """uint8 (H, W, 3), the caller's own copy."""
+    return np.array(image if size is None else image.resize(size, Image.Resampling.BICUBIC))
+
+
+def _delay(frame: Image.Image) -> float:
+    """Seconds this frame is shown."""
+    seconds = frame.info.get("duration", 0) / 1000
+    return seconds if seconds >= SHORTEST_DELAY else USUAL_DELAY

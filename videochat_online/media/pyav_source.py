@@ -1,0 +1,132 @@
+"""Frames of a video file through PyAV: seeks to the nearest keyframe before a gap, decodes forward otherwise.
+
+Holds one container and the decoder's own few frames. Pictures pass through the same filter chain that
+decord uses (turn upright, scale bilinear, RGB by the file's own colour space), so they are equal bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .source import MediaError, VideoReader
+from .video_index import VideoIndex, open_stream
+
+if TYPE_CHECKING:
+    from av.filter import Graph
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+UPRIGHT = {0: [], 90: [("transpose", "cclock")], 180: [("hflip", ""), ("vflip", "")], 270: [("transpose", "clock")]}
+"""Filters that turn a picture counter-clockwise by so many degrees."""
+
+
+class PyavReader(VideoReader):
+    """`size` (W, H) scales while decoding; `num_threads` 0 leaves the number to FFmpeg."""
+
+    def __init__(self, index: VideoIndex, *, size: tuple[int, int] | None = None, num_threads: int = 0) -> None:
+        super().__init__(
+            str(index.path),
+            index.timestamps,
+            fps=index.fps,
+            duration=index.duration,
+            size=size or index.size,
+            start_offset=index.start_offset,
+        )
+        self._index = index
+        self._num_threads = num_threads
+        self._restart()
+        self._graph = _rgb_graph(self._stream, self.size, index.rotation)
+
+    def close(self) -> None:
+        self._container.close()
+        self._frames = iter(())
+
+    def _image(self, index: int) -> np.ndarray:
+        self._graph.vpush(self._decoded(index))
+        return self._graph.vpull().to_ndarray()
+
+    def _decoded(self, index: int) -> VideoFrame:
+        """Frame `index`: forward from where the decoder stands, else from a keyframe, else from the one before."""
+        from av.error import FFmpegError
+
+        try:
+            if self._is_ahead(index) and (frame := self._decode_to(index)) is not None:
+                return frame
+            for start in self._starts(index):
+                self._go_to(start)
+                if (frame := self._decode_to(index)) is not None:
+                    return frame
+            reason = "no frame with its time comes out of the decoder"
+        except FFmpegError as error:
+            self._position = self.num_frames  # nothing more comes from here: the next read seeks
+            reason = error.strerror or str(error)
+        raise MediaError.about(self.name, f"frame {index} cannot be decoded ({reason})", "an undamaged file")
+
+    def _is_ahead(self, index: int) -> bool:
+        """Whether decoding on is the shortest way to frame `index`."""
+        return self._position <= index and (not self._index.has_times or self._keyframe_before(index) <= self._position)
+
+    def _keyframe_before(self, index: int) -> int:
+        return int(np.searchsorted(self._index.keyframes, index, side="right")) - 1
+
+    def _starts(self, index: int) -> Iterator[int]:
+        """Frames from which decoding reaches `index`, nearest first."""
+        if not self._index.has_times:
+            yield 0
+            return
+        nearest = self._keyframe_before(index)
+        for position in range(nearest, max(nearest - 2, -1), -1):
+            yield int(self._index.keyframes[position])
+
+    def _go_to(self, start: int) -> None:
+        """Let the decoder begin anew at keyframe `start`."""
+        if start == 0:
+            self._container.close()
+            self._restart()
+        else:
+            self._container.seek(int(self._index.ticks[start]), stream=self._stream)
+            self._frames = self._container.decode(self._stream)
+            self._position = start
+
+    def _restart(self) -> None:
+        self._container, self._stream = open_stream(self._index.path, num_threads=self._num_threads)
+        self._frames: Iterator[VideoFrame] = self._container.decode(self._stream)
+        self._position = 0
+        """Number of the frame that the decoder gives next, where nothing is damaged."""
+
+    def _decode_to(self, index: int) -> VideoFrame | None:
+        """The frame `index`, or None if the decoder passes it by."""
+        for frame in self._frames:
+            number = self._number(frame)
+            if number is None:
+                continue
+            self._position = number + 1
+            if number == index:
+                return frame
+            if number > index:
+                return None
+        self._position = self.num_frames
+        return None
+
+    def _number(self, frame: VideoFrame) -> int | None:
+        """Which frame of the index this is; None for one that the index leaves out."""
+        if not self._index.has_times:
+            return self._position
+        if frame.pts is None:
+            return None
+        number = int(np.searchsorted(self._index.ticks, frame.pts))
+        return number if number < self.num_frames and self._index.ticks[number] == frame.pts else None
+
+
+def _rgb_graph(stream: VideoStream, size: tuple[int, int], rotation: int) -> Graph:
+    """FFmpeg filters: a decoded frame in, an upright RGB picture of `size` (W, H) out."""
+    from av.filter import Graph
+
+    graph = Graph()
+    filters = [*UPRIGHT[rotation], ("scale", f"{size[0]}:{size[1]}:flags=bilinear"), ("format", "rgb24")]
+    nodes = [graph.add(name, arguments) for name, arguments in filters]
+    graph.link_nodes(graph.add_buffer(template=stream), *nodes, graph.add("buffersink")).configure()
+    return graph

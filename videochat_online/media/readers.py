@@ -1,0 +1,84 @@
+"""The one way in: a video file, a gif, a folder or list of images -> frames with their seconds.
+
+Picks the source's kind and decoder; the kinds stand in *_source.py. Streams that have no end are in live.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from PIL import Image
+
+from .image_source import (
+    IMAGE_SUFFIXES,
+    AnimationReader,
+    ImageListReader,
+    ImageSource,
+    images_of_folder,
+    open_image,
+)
+from .source import Frame, MediaError, VideoReader, check_fps, check_size
+from .video_index import index_video
+
+__all__ = ["Backend", "Frame", "MediaError", "VideoReader", "open_image", "open_video"]
+
+Backend = Literal["auto", "decord", "pyav"]
+
+
+def open_video(
+    source: str | os.PathLike[str] | Sequence[ImageSource],
+    *,
+    backend: Backend = "auto",
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    num_threads: int = 0,
+) -> VideoReader:
+    """Frames of a video file, a gif (or other image file), a folder of images in natural order, or a list of images.
+
+    `backend`: "auto" takes decord where it is installed, PyAV otherwise and for files that decord cannot read (logged).
+    `size` (W, H): decode to this size. `fps`: of a folder or a list (default 1); files have times of their own.
+    `num_threads`: of the decoder, 0 = its own choice; give 1 in worker processes.
+    MediaError says what is wrong with a source; ValueError what is wrong with the arguments.
+    """
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    check_size(size)
+    if not isinstance(source, str | os.PathLike):
+        return _open_images("list of images", source, fps, size)
+    path = Path(source).expanduser().absolute()
+    if path.is_dir():
+        return _open_images(str(path), images_of_folder(path), fps, size)
+    if fps is not None:
+        raise ValueError(f"{path}: fps={fps!r} is for folders and lists of images, a file has times of its own")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return AnimationReader(path, size=size)
+    return _open_file(path, backend, size, num_threads)
+
+
+def _open_images(
+    name: str, images: Sequence[ImageSource], fps: float | None, size: tuple[int, int] | None
+) -> VideoReader:
+    kinds = (str, os.PathLike, Image.Image)
+    if not isinstance(images, Sequence) or any(not isinstance(image, kinds) for image in images):
+        raise MediaError.about(name, f"cannot read {images!r:.80}", "a path, or a list of image paths or PIL images")
+    fps = 1.0 if fps is None else fps
+    check_fps(fps)
+    return ImageListReader(name, images, fps=fps, size=size)
+
+
+def _open_file(path: Path, backend: Backend, size: tuple[int, int] | None, num_threads: int) -> VideoReader:
+    has_decord = importlib.util.find_spec("decord") is not None
+    if backend == "decord" and not has_decord:
+        raise ImportError("backend='decord' needs decord: pip install decord (Linux x86-64), or take backend='pyav'")
+    index = index_video(path)
+    if backend == "pyav" or not has_decord:
+        from .pyav_source import PyavReader
+
+        return PyavReader(index, size=size, num_threads=num_threads)
+    from .decord_source import DecordReader
+
+    return DecordReader(index, size=size, num_threads=num_threads, or_pyav=backend == "auto")

@@ -1,0 +1,112 @@
+"""What every source of frames has in common: frames with seconds, read lazily by index.
+
+A source knows its times when it is opened and decodes a picture only when it is asked for one.
+It never keeps decoded pictures, so a 10-hour file needs no more memory than a short one
+(apart from 16 bytes a frame for the times). Not thread-safe: open one reader a thread.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+class MediaError(ValueError):
+    """A file, folder or list that cannot be read as frames."""
+
+    @classmethod
+    def about(cls, source: object, what: str, expected: str) -> MediaError:
+        return cls(f"{source}: {what}; expected {expected}")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a source."""
+
+    image: np.ndarray
+    """uint8 (H, W, 3), RGB."""
+    timestamp: float
+    """Seconds from the source's first frame to the start of this frame's display."""
+    index: int
+    """Number of the frame in the source, counted from 0."""
+
+
+class VideoReader(ABC):
+    """Frames of one source, by index. Subclasses implement `_image`, and `close` if they hold anything."""
+
+    def __init__(
+        self,
+        name: str,
+        timestamps: np.ndarray,
+        *,
+        fps: float,
+        duration: float,
+        size: tuple[int, int],
+        start_offset: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.timestamps = timestamps
+        """float64 (num_frames,), seconds, start of display; the first is 0.0."""
+        self.fps = fps
+        """Mean frames a second."""
+        self.duration = duration
+        """Seconds from the first frame's start to the last frame's end."""
+        self.size = size
+        """(W, H) in pixels of the frames that `read` gives."""
+        self.start_offset = start_offset
+        """Seconds: what the container calls the time of the first frame."""
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.timestamps)
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def read(self, indices: Iterable[int]) -> Iterator[Frame]:
+        """The frames of `indices`, one at a time, in the order asked for.
+
+        Ascending indices decode each frame at most once, and gaps are skipped by seeking. An index may be
+        repeated. ValueError for an index outside the source, MediaError for a frame that cannot be decoded.
+        """
+        frame: Frame | None = None
+        for index in indices:
+            if not 0 <= index < self.num_frames:
+                raise ValueError(f"{self.name}: frame {index} asked for, expected 0 <= index < {self.num_frames}")
+            if frame is None or frame.index != index:
+                frame = Frame(self._image(int(index)), float(self.timestamps[index]), int(index))
+            yield frame
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.read(range(self.num_frames))
+
+    @abstractmethod
+    def _image(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 3) of the valid frame number `index`."""
+
+    def close(self) -> None:
+        """Free what the reader holds; it cannot be read afterwards."""
+        return None
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+
+def check_size(size: tuple[int, int] | None) -> None:
+    """ValueError unless `size` is None or a (width, height) in pixels."""
+    if size is not None and (len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size)):
+        raise ValueError(f"size must be (width, height) in pixels, both >= 1, got {size!r}")
+
+
+def check_fps(fps: float, name: str = "fps") -> None:
+    """ValueError unless `fps` is a finite number above 0."""
+    if not math.isfinite(fps) or fps <= 0:
+        raise ValueError(f"{name} must be a number > 0, got {fps!r}")

@@ -1,0 +1,83 @@
+"""The language model: transformers' own classes, and rotary embeddings that keep no state.
+
+Knows nothing of pictures. Where the rotary frequencies depend on how long the sequence is (LongRoPE of Phi-3-128k,
+dynamic NTK), keys cached at one length are wrong at another; `factor_set` says which lengths go together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM, Phi3ForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from .internlm2 import register_internlm2_layout
+
+LLM_CLASSES: dict[str, type[PreTrainedModel]] = {
+    "phi3": Phi3ForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+    "llama": LlamaForCausalLM,
+    "internlm2": LlamaForCausalLM,
+    "internlm3": LlamaForCausalLM,
+}
+
+
+def factor_set(config: PreTrainedConfig, num_positions: int) -> int:
+    """Names the rotary frequencies in force for a sequence of `num_positions`.
+
+    A cache may be continued from one length to another only where both give the same value. LongRoPE has two sets,
+    dynamic NTK one for every length past the trained one, every other type one in all.
+    """
+    kind = config.rope_parameters["rope_type"]
+    if kind == "longrope":
+        return int(num_positions > config.rope_parameters["original_max_position_embeddings"])
+    if kind == "dynamic":
+        return max(num_positions, config.max_position_embeddings)
+    return 0
+
+
+def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
+    return config.rope_parameters["rope_type"] in ("longrope", "dynamic")
+
+
+class StatelessRope(nn.Module):
+    """Rotary embedding of LongRoPE (arXiv 2402.13753) and dynamic NTK: frequencies follow from this call's positions.
+
+    transformers' own module writes the frequencies of the last call into a buffer, so that two threads at different
+    lengths disturb each other. Numbers are the same.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions (B, N) -> cos and sin (B, N, d), in the dtype of `x`."""
+        frequencies, scale = self._frequencies(position_ids.max() + 1)
+        angles = position_ids[..., None].float() * frequencies
+        angles = torch.cat([angles, angles], dim=-1)
+        return (angles.cos() * scale).to(x.dtype), (angles.sin() * scale).to(x.dtype)
+
+    def _frequencies(self, num_positions: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """(d / 2,) and the scale of cos and sin, without asking the device for the length."""
+        device, kind = num_positions.device, self.config.rope_parameters["rope_type"]
+        compute = ROPE_INIT_FUNCTIONS[kind]
+        if kind == "dynamic":
+            return compute(self.config, device, seq_len=num_positions)
+        line = self.config.rope_parameters["original_max_position_embeddings"]
+        short, scale = compute(self.config, device, seq_len=line)
+        long, _ = compute(self.config, device, seq_len=line + 1)
+        return torch.where(num_positions > line, long, short), scale
+
+
+def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The causal language model of `config`, with random weights."""
+    if config.model_type == "internlm2":
+        register_internlm2_layout()
+    model = LLM_CLASSES[config.model_type](config)
+    if has_length_dependent_rope(config):
+        model.model.rotary_emb = StatelessRope(config)
+    return model

@@ -1,0 +1,228 @@
+"""The whole network: InternViT, connector and language model, in InternVL's checkpoint layout.
+
+Composes; keeps no stream state (streaming/ owns that) and knows no text.
+B batch, N positions of a sequence, T pictures (frames or tiles), C channels of a map, (h, w) its grid, D the language
+model's width. Source: VideoChat-Online, arXiv 2501.00584.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import is_flash_attn_2_available
+
+from ..model_config import VideoChatOnlineConfig
+from .connector import build_connector, pixel_shuffle
+from .keys import check_keys
+from .language_model import build_language_model, factor_set, has_length_dependent_rope
+from .pooling import average_pool
+from .vision_encoder import InternVisionModel
+
+
+class VideoChatOnline(PreTrainedModel, GenerationMixin):
+    """InternVL-style model. State-dict keys: `vision_model.*`, `mlp1.*`, `language_model.*`."""
+
+    config_class = VideoChatOnlineConfig
+    config: VideoChatOnlineConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012 (transformers' own form)
+
+    def __init__(self, config: VideoChatOnlineConfig) -> None:
+        check_attention_installed(config._attn_implementation)
+        super().__init__(config)
+        self.vision_model = InternVisionModel(config.vision_config)
+        self.mlp1 = build_connector(config)
+        self.language_model = build_language_model(config.llm_config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """transformers' from_pretrained, but strict: safetensors only unless `use_safetensors` says otherwise, and
+        CheckpointError where a tensor is missing, unexpected or of the wrong shape."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs = {"use_safetensors": True, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        check_keys(str(pretrained_model_name_or_path), info)
+        return (model, info) if wants_info else model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize the language model's vocabulary; arguments are transformers'."""
+        return self.language_model.resize_token_embeddings(*args, **kwargs)
+
+    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(T, 3, H, W) normalised pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size."""
+        pixel_values = pixel_values.to(self.vision_model.device, self.vision_model.dtype)
+        features = self.vision_model(pixel_values, select_layer=self.config.select_layer).last_hidden_state[:, 1:]
+        height, width = (side // self.config.vision_config.patch_size for side in pixel_values.shape[2:])
+        maps = features.reshape(len(features), height, width, -1)
+        maps = pixel_shuffle(maps, self.config.downsample_ratio, self.config.ps_version)
+        return maps.permute(0, 3, 1, 2)  # (T, C, h, w), channels last in memory
+
+    def project(self, features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+        """Maps (T, C, h, w), or a list of (C, h, w) of any grids -> (num_tokens, D): map after map, row by row."""
+        rows = [frame.flatten(1).transpose(0, 1) for frame in features]
+        weight = self.mlp1[1].weight
+        if not rows:
+            return weight.new_zeros(0, self.config.llm_config.hidden_size)
+        return self.mlp1(torch.cat(rows).to(weight.device, weight.dtype))
+
+    def encode_images(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None) -> torch.Tensor:
+        """(T, 3, H, W) -> (num_tokens, D); picture i average-pooled to image_grids[i] squared, None: not pooled.
+
+        Raises ValueError where there is not one grid for each picture.
+        """
+        if image_grids is not None and len(image_grids) != len(pixel_values):
+            raise ValueError(f"image_grids needs one grid a picture: {len(image_grids)} grids, {len(pixel_values)} pictures")
+        maps = self.encode_frames(pixel_values)
+        if image_grids is None:
+            return self.project(maps)
+        return self.project([average_pool(*pair) for pair in zip(maps, image_grids.tolist(), strict=True)])
+
+    def embed(self, input_ids: torch.Tensor, image_tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, N) ids -> (B, N, D), with `image_tokens` (num_tokens, D) put in order at the <IMG_CONTEXT> positions.
+
+        Raises ValueError with both numbers where tokens and positions differ.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        image_id = self.config.img_context_token_id
+        if image_id is None and image_tokens is not None:
+            raise ValueError("config.img_context_token_id is not set: take the id of <IMG_CONTEXT> from the tokenizer")
+        places = torch.zeros_like(input_ids, dtype=torch.bool) if image_id is None else input_ids == image_id
+        num_places, num_tokens = int(places.sum()), 0 if image_tokens is None else len(image_tokens)
+        if num_places != num_tokens:
+            raise ValueError(
+                f"{num_tokens} image tokens for {num_places} <IMG_CONTEXT> positions (id {image_id}): inserting them "
+                "anyway would shift every picture. The prompt must hold one position for each token of each picture"
+            )
+        if image_tokens is None:
+            return embeds
+        return embeds.masked_scatter(places[..., None], image_tokens.to(embeds.device, embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, N, vocabulary) and, with `labels` (B, N; -100 = not counted), the mean loss of the next token.
+
+        `pixel_values` (T, 3, H, W) holds the pictures of the whole batch in order, `image_grids` (T,) the grid each is
+        pooled to. `attention_mask` is 1 where there is no padding; a 4D mask (packed sequences) and `position_ids` go
+        to the language model as they are. Exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if input_ids is None and pixel_values is not None:
+            raise ValueError("pixel_values need input_ids, whose <IMG_CONTEXT> positions they fill")
+        if inputs_embeds is None:
+            image_tokens = None if pixel_values is None else self.encode_images(pixel_values, image_grids)
+            inputs_embeds = self.embed(input_ids, image_tokens)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor | None = None,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
+        image_tokens: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue a prompt; gives the new ids only, (B, new). Greedy unless told otherwise.
+
+        The prompt is `input_ids` (B, N) with `image_tokens` (see `embed`), or `inputs_embeds` (B, N, D). Other
+        arguments are those of transformers' generate (max_new_tokens, eos_token_id, streamer, past_key_values, ...).
+        A cache may hold the start of the prompt; `inputs_embeds` is the whole prompt all the same.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, image_tokens)
+        if "generation_config" not in kwargs:
+            kwargs.setdefault("do_sample", False)
+        return super().generate(inputs_embeds=inputs_embeds, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """One step of `generate`. Cached keys and new keys always use the same rotary factors: on the step where the
+        factors change with the length (see `factor_set`), the cache is emptied and filled again from the start."""
+        if past_key_values is not None and self._factors_change(past_key_values, kwargs["position_ids"]):
+            past_key_values.reset()
+            inputs_embeds = torch.cat([inputs_embeds, self.get_input_embeddings()(input_ids)], dim=1)
+            next_sequence_length, is_first_iteration = None, True
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    def _factors_change(self, cache: Cache, position_ids: torch.Tensor) -> bool:
+        """Whether this step's positions (B, all so far) take other rotary factors than the keys in the cache."""
+        config, num_cached = self.config.llm_config, cache.get_seq_length()
+        if num_cached == 0 or not has_length_dependent_rope(config):
+            return False
+        before, now = (int(positions.max()) + 1 for positions in (position_ids[..., :num_cached], position_ids))
+        return factor_set(config, before) != factor_set(config, now)
+
+
+def check_attention_installed(attn_implementation: str | None) -> None:
+    """ImportError with the install command where flash-attention was asked for and is not there."""
+    if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ImportError(
+            "attn_implementation 'flash_attention_2' needs a CUDA device and the package flash-attn: "
+            "pip install 'videochat-online[flash]' --no-build-isolation (or use attn_implementation='sdpa')"
+        )
+
+
+# The one act at import: transformers' registries are class lookup tables, and AutoModel can only find this class in
+# a checkpoint of type internvl_chat once it stands there. Nothing but importing this file adds it.
+AutoConfig.register("internvl_chat", VideoChatOnlineConfig, exist_ok=True)
+AutoModel.register(VideoChatOnlineConfig, VideoChatOnline, exist_ok=True)
+AutoModelForCausalLM.register(VideoChatOnlineConfig, VideoChatOnline, exist_ok=True)

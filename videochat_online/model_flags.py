@@ -1,0 +1,76 @@
+"""The flags that choose a model and a memory, the same in every command that runs one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .config import MEMORY_POLICIES, MemoryConfig
+
+if TYPE_CHECKING:
+    from .model.videochat import VideoChatOnline
+    from .processing import Processor
+
+
+def add_model_flags(parser: argparse.ArgumentParser, *, default: str = "pocket") -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", default=default, help="'pocket' (ships with the package), a folder, or a hub id (default: %(default)s)"
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="default: the checkpoint's own on cuda, float32 on the cpu",
+    )
+    group.add_argument(
+        "--attention",
+        default="auto",
+        choices=("auto", "sdpa", "eager", "flash_attention_2"),
+        help="how attention is computed (default: torch's sdpa)",
+    )
+
+
+def load_from_flags(options: argparse.Namespace) -> tuple[VideoChatOnline, Processor]:
+    from .processing import load_model
+
+    return load_model(
+        options.model, device=options.device, dtype=options.dtype, attn_implementation=options.attention
+    )
+
+
+def add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory")
+    group.add_argument(
+        "--memory",
+        type=parse_capacities,
+        metavar="N/N/N",
+        help="frames each level holds, finest first, such as 2/2/12 (default: what the model was made for)",
+    )
+    group.add_argument(
+        "--policy",
+        default="pyramid",
+        choices=MEMORY_POLICIES,
+        help="what leaves a full memory; policies other than pyramid get the same number of tokens (default: %(default)s)",
+    )
+    group.add_argument("--cascade", action="store_true", help="pass displaced frames further down instead of dropping them")
+
+
+def parse_capacities(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers of frames such as 2/2/12, got {text!r}") from error
+
+
+def memory_from_flags(options: argparse.Namespace, model: VideoChatOnline) -> MemoryConfig:
+    """The memory the flags ask for, on the grids of this model."""
+    made_for = model.config.memory_config
+    capacities = options.memory or made_for.capacities
+    if len(capacities) != len(made_for.levels):
+        raise ValueError(f"--memory needs {len(made_for.levels)} numbers for this model, got {len(capacities)}")
+    pyramid = MemoryConfig.pyramid(
+        capacities=capacities, grids=made_for.grids, every=made_for.every, cascade=options.cascade
+    )
+    return MemoryConfig.of_budget(options.policy, pyramid)

@@ -1,0 +1,111 @@
+"""What goes into a model and what comes out: frames to pixels, dialogues to ids, ids to text; and `load_model`.
+
+The one place where pictures, words and model settings meet; streaming/ and data/ both stand on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import VideoChatOnlineConfig
+from .media.transforms import FrameTransform
+from .prompt.messages import Message
+from .prompt.render import Rendered, end_token_ids, render
+from .prompt.templates import Template, get_template
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from .media.transforms import Picture
+    from .model.videochat import VideoChatOnline
+
+SHIPPED_MODELS = {"pocket": Path(__file__).parent / "pocket"}
+"""Models that come with the package, by the name `load_model` knows them by."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Everything beside the weights that a model's numbers depend on. Holds no state of any stream."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    transform: FrameTransform
+
+    def frames(self, frames: Sequence[Picture]) -> torch.Tensor:
+        """PIL images or uint8 arrays (H, W, 3) -> pixel values (T, 3, size, size) float32."""
+        return self.transform.batch(frames)
+
+    def render(self, messages: Sequence[Message], *, generate: bool = False) -> Rendered:
+        """A dialogue as token ids, loss mask and image places; `generate` opens the assistant's next turn."""
+        return render(messages, self.template, self.tokenizer, generate=generate)
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """Ids that end an answer."""
+        return end_token_ids(self.template, self.tokenizer)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids -> text, without marks."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, config: VideoChatOnlineConfig, **hub: Any) -> Processor:
+        """The processor of a model folder or hub id; image size, template and system message come from `config`."""
+        template = get_template(config.template)
+        if config.system_message is not None:
+            template = replace(template, system_message=config.system_message)
+        return cls(load_tokenizer(name, **hub), template, FrameTransform(config.image_size))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer; everything else stands in the model's config.json."""
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a folder or hub id.
+
+    InternLM2 checkpoints name a tokenizer class of their own code; their tokenizer.model is a Llama one and is read so.
+    Raises ValueError where there is none.
+    """
+    from transformers import AutoTokenizer, LlamaTokenizer
+
+    try:
+        settings = Path(name) / "tokenizer_config.json"
+        own_class = json.loads(settings.read_text()).get("tokenizer_class", "") if settings.is_file() else ""
+        if own_class.startswith("InternLM2"):
+            return LlamaTokenizer.from_pretrained(name, **hub)
+        return AutoTokenizer.from_pretrained(name, **hub)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"no tokenizer found in {name}: expected tokenizer.json or tokenizer.model ({error})") from error
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    attn_implementation: str = "auto",
+    **options: Any,
+) -> tuple[VideoChatOnline, Processor]:
+    """Load a model and its processor, ready to answer.
+
+    Args:
+        name: "pocket" (ships with the package), a folder, or a hub id such as "MCG-NJU/VideoChatOnline-4B".
+        device: "auto" takes CUDA where there is one, else the CPU.
+        dtype: "auto" takes the checkpoint's own on CUDA and float32 on the CPU; or "float32", "bfloat16", "float16".
+        attn_implementation: "auto" (torch's SDPA), "sdpa", "eager" or "flash_attention_2".
+        options: `quantization_config`, `device_map`, `allow_pickle`, `revision`, `token`, `cache_dir`, ... passed through.
+
+    Raises ValueError for an unknown name or a checkpoint that does not fit, saying what was tried.
+    """
+    from .model.weights import load_pretrained
+
+    place = SHIPPED_MODELS.get(str(name), name)
+    model = load_pretrained(place, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
+    hub = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
+    return model, Processor.from_pretrained(place, model.config, **hub)

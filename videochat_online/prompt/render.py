@@ -1,0 +1,226 @@
+"""Dialogue -> token ids, loss mask and image places, in one pass; the same for training and generation.
+
+A mark of the template becomes its one id. Everything else is tokenised as plain text, so a user who types
+"<|end|>" or "<IMG_CONTEXT>" has typed text. Knows nothing of frames, features or models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby, takewhile
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from .messages import Message, check_dialogue
+from .templates import IMG_CONTEXT, Piece, Template, lay_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE_INDEX = -100
+"""Label of a token without loss, as torch's cross entropy has it."""
+
+_WHITESPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""Unicode White_Space, which a stripping token swallows; str.strip() alone would also take \\x1c to \\x1f."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt for the model. Raises ValueError where the parts do not fit each other."""
+
+    ids: list[int]
+    loss_mask: list[bool]
+    """One a token: True where the assistant speaks (its words and the end mark)."""
+    image_spans: list[tuple[int, int]]
+    """(start, num_tokens) of each image's run of <IMG_CONTEXT>, in order."""
+    image_token_id: int
+    """Id of <IMG_CONTEXT>; it stands in the spans and nowhere else."""
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.loss_mask):
+            raise ValueError(f"ids and loss_mask differ in length: {len(self.ids)} and {len(self.loss_mask)}")
+        position = 0
+        for start, num_tokens in self.image_spans:
+            run = self.ids[start : start + num_tokens]
+            if start < position or num_tokens < 1 or run != [self.image_token_id] * num_tokens:
+                raise ValueError(
+                    f"image span (start {start}, {num_tokens} tokens) is not a run of image tokens behind the span "
+                    f"before it; the prompt has {len(self.ids)} tokens"
+                )
+            position = start + num_tokens
+        if self.ids.count(self.image_token_id) != self.num_image_tokens:
+            raise ValueError(
+                f"the image spans cover {self.num_image_tokens} image tokens, "
+                f"the prompt holds {self.ids.count(self.image_token_id)}"
+            )
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Rows of visual features the prompt asks for."""
+        return sum(num_tokens for _, num_tokens in self.image_spans)
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids where there is loss, IGNORE_INDEX elsewhere."""
+        return [id_ if loss else IGNORE_INDEX for id_, loss in zip(self.ids, self.loss_mask, strict=True)]
+
+
+def render(
+    messages: Sequence[Message], template: Template, tokenizer: PreTrainedTokenizerBase, *, generate: bool = False
+) -> Rendered:
+    """Write a dialogue as token ids.
+
+    1. The template lays the dialogue out as marks and texts.
+    2. Texts between two marks are tokenised together, as they would be in the whole string.
+    3. A mark is its id; images are counted and their place is noted.
+
+    Args:
+        messages: an optional system message (else the template's own), then user and assistant in turn.
+        generate: end with an opened answer; the last message must then be the user's.
+
+    Raises:
+        ValueError: roles out of order, a tokenizer without the template's marks, a slow tokenizer.
+    """
+    check_dialogue(messages, generate=generate)
+    encoder = _text_encoder(tokenizer, template.marks)
+    writer = _Writer(encoder, ids=list(encoder.prefix), loss_mask=[False] * len(encoder.prefix))
+    for piece in lay_out(messages, template, generate=generate):
+        if piece.is_mark:
+            writer.write_mark(piece)
+        else:
+            writer.run.append(piece)
+    writer.write_run()
+    return Rendered(writer.ids, writer.loss_mask, writer.image_spans, encoder.marks[IMG_CONTEXT].id)
+
+
+def end_token_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer: the template's end mark first, then its stop marks and the tokenizer's end of text."""
+    end = _text_encoder(tokenizer, template.marks).marks[template.end].id
+    backend = _backend(tokenizer)
+    further = [backend.token_to_id(mark) for mark in template.stop_marks] + [tokenizer.eos_token_id]
+    return list(dict.fromkeys([end, *(id_ for id_ in further if id_ is not None)]))
+
+
+def describe(rendered: Rendered, tokenizer: PreTrainedTokenizerBase, *, mark_loss: bool = False) -> str:
+    """The prompt as a reader wants it: a run of n image tokens shortened to {n}, text with loss between « and »."""
+    kinds = [
+        (id_ == rendered.image_token_id, mark_loss and loss)
+        for id_, loss in zip(rendered.ids, rendered.loss_mask, strict=True)
+    ]
+    texts: list[str] = []
+    start = 0
+    for (is_image, has_loss), run in groupby(kinds):
+        ids = rendered.ids[start : start + len(list(run))]
+        decoded = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        text = f"{{{len(ids)}}}" if is_image else decoded
+        texts.append(f"«{text}»" if has_loss else text)
+        start += len(ids)
+    return "".join(texts)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A token of the template, and whether it swallows the whitespace beside it."""
+
+    id: int
+    lstrip: bool
+    rstrip: bool
+
+
+@dataclass(frozen=True)
+class _TextEncoder:
+    """What rendering needs of a tokenizer, apart from the tokenizer itself, whose settings others may change."""
+
+    plain: Tokenizer
+    """Tokenises text and knows no marks; read only, so threads share it."""
+    marks: dict[str, _Mark]
+    prefix: list[int]
+    """Ids that the tokenizer puts before every sequence, such as <s>."""
+
+
+@dataclass
+class _Writer:
+    """A prompt being written: text pieces wait in `run` until the next mark, because they are tokenised together."""
+
+    encoder: _TextEncoder
+    ids: list[int]
+    loss_mask: list[bool]
+    image_spans: list[tuple[int, int]] = field(default_factory=list)
+    run: list[Piece] = field(default_factory=list)
+    last_mark: _Mark | None = None
+
+    def write_mark(self, piece: Piece) -> None:
+        mark = self.encoder.marks[piece.text]
+        self.write_run(next_mark=mark)
+        if piece.text == IMG_CONTEXT:
+            self.image_spans.append((len(self.ids), piece.count))
+        self.ids += [mark.id] * piece.count
+        self.loss_mask += [piece.loss] * piece.count
+        self.last_mark = mark
+
+    def write_run(self, next_mark: _Mark | None = None) -> None:
+        """Tokenise the waiting text. A token has loss if all its characters have, so none of the template's."""
+        text = "".join(piece.text for piece in self.run)
+        has_loss = [piece.loss for piece in self.run for _ in piece.text]
+        self.run.clear()
+        if self.last_mark is not None and self.last_mark.rstrip:
+            text = text.lstrip(_WHITESPACE)
+            has_loss = has_loss[len(has_loss) - len(text) :]
+        if next_mark is not None and next_mark.lstrip:
+            text = text.rstrip(_WHITESPACE)
+        encoding = self.encoder.plain.encode(text, add_special_tokens=False)
+        self.ids += encoding.ids
+        self.loss_mask += [all(has_loss[start:stop]) for start, stop in encoding.offsets]
+
+
+@lru_cache(maxsize=4)
+def _text_encoder(tokenizer: PreTrainedTokenizerBase, mark_names: tuple[str, ...]) -> _TextEncoder:
+    """A private copy of the tokenizer without any added token, made once.
+
+    `encode_special_tokens` would do the same by a setting on the object that every thread shares, and leave added
+    tokens that are not flagged special (Phi-3's </s>) as they are.
+    """
+    state = json.loads(_backend(tokenizer).to_str())
+    added = {token["content"]: _Mark(token["id"], token["lstrip"], token["rstrip"]) for token in state["added_tokens"]}
+    missing = [name for name in mark_names if name not in added]
+    if missing:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} lacks tokens the prompt needs: {', '.join(missing)}; it belongs "
+            "to another template, or they must be added with tokenizer.add_tokens([...], special_tokens=True)"
+        )
+    state |= {"added_tokens": [], "truncation": None, "padding": None}
+    state["pre_tokenizer"] = _as_inner_text(state["pre_tokenizer"])
+    plain = Tokenizer.from_str(json.dumps(state))
+    prefix = _prefix(plain)
+    plain.post_processor = None  # it may cut spaces off the offsets, which say which characters a token holds
+    return _TextEncoder(plain, marks={name: added[name] for name in mark_names}, prefix=prefix)
+
+
+def _as_inner_text(pre_tokenizer: Any) -> Any:
+    """The same, for text that does not stand first (a mark always does): no dummy space before the first word."""
+    if not isinstance(pre_tokenizer, dict):
+        return pre_tokenizer
+    if pre_tokenizer.get("prepend_scheme") == "first":
+        return pre_tokenizer | {"prepend_scheme": "never"}
+    inner = pre_tokenizer.get("pretokenizers")
+    return pre_tokenizer | {"pretokenizers": [_as_inner_text(one) for one in inner]} if inner else pre_tokenizer
+
+
+def _prefix(plain: Tokenizer) -> list[int]:
+    encoding = plain.encode("a")
+    flagged = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+    return [id_ for id_, _ in takewhile(lambda pair: pair[1], flagged)]
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError(
+            f"rendering needs a fast tokenizer (one that keeps a tokenizer.json), got {type(tokenizer).__name__}: load "
+            "the checkpoint's fast one with AutoTokenizer.from_pretrained, or save one beside the weights"
+        )
+    return backend

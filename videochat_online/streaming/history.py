@@ -1,0 +1,58 @@
+"""The dialogue of one stream so far, and how it becomes a prompt: each frame in the turn in which it was seen.
+
+Knows no model and no tokens; frames come as what the memory holds now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..prompt.messages import Message, frame_parts
+
+
+class HeldFrame(Protocol):
+    """What a prompt needs to know of a frame in memory."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def timestamp(self) -> float: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer."""
+
+    question: str
+    answer: str
+    num_seen: int
+    """Frames seen when it was asked: earlier ones belong to this turn or to one before it."""
+    timestamp: float | None
+    """Seconds, of the last frame seen when it was asked."""
+
+
+def dialogue(
+    turns: Sequence[Turn],
+    question: str,
+    frames: Iterable[HeldFrame],
+    *,
+    timestamps: bool,
+    system_prompt: str | None,
+) -> list[Message]:
+    """The prompt of a new question: frames (oldest first) stand in front of the first question asked after them."""
+    waiting = list(frames)
+    messages = [] if system_prompt is None else [Message("system", (system_prompt,))]
+    for turn in turns:
+        shown = [frame for frame in waiting if frame.index < turn.num_seen]
+        waiting = waiting[len(shown) :]
+        messages += [_user_message(shown, turn.question, timestamps), Message("assistant", (turn.answer,))]
+    return [*messages, _user_message(waiting, question, timestamps)]
+
+
+def _user_message(frames: Sequence[HeldFrame], question: str, timestamps: bool) -> Message:
+    lines = frame_parts((f.index, f.timestamp if timestamps else None, f.num_tokens) for f in frames)
+    return Message("user", (*lines, question))
