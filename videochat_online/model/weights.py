@@ -1,0 +1,143 @@
+"""A checkpoint's name -> the model, on its device, in its dtype. One clear error for everything that can be wrong.
+
+Finds the folder (or fetches it from the hub), refuses what could run code, leaves reading to transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+
+from ..model_config import VideoChatOnlineConfig
+from .keys import CheckpointError
+from .videochat import VideoChatOnline
+
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "float32": torch.float32,
+}
+FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+PICKLED = "pytorch_model*.bin"
+
+
+def load_pretrained(
+    name: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    attn_implementation: str = "auto",
+    quantization_config: Any = None,
+    device_map: Any = None,
+    allow_pickle: bool = False,
+) -> VideoChatOnline:
+    """Load a folder or hub id in InternVL's layout, in evaluation mode. Works offline for what was fetched before.
+
+    device: "auto" takes CUDA, else MPS, else the CPU. dtype: "auto" is the checkpoint's own, float32 on the CPU (half
+    precision is many times slower there). attn_implementation: "auto" is sdpa; eager; flash_attention_2.
+    `quantization_config` and `device_map` are transformers'; a device map takes the place of `device`.
+    Raises CheckpointError for anything wrong with the checkpoint, ImportError for a package that is not installed.
+    """
+    if device_map is not None and device != "auto":
+        raise ValueError(f"give a device or a device_map, not both: device={device!r}, device_map={device_map!r}")
+    folder = find_checkpoint(name, allow_pickle=allow_pickle)
+    target = choose_device(device)
+    if device_map is None and target.type != "cpu":
+        device_map = {"": target}
+    options: dict[str, Any] = {} if quantization_config is None else {"quantization_config": quantization_config}
+    try:
+        return VideoChatOnline.from_pretrained(
+            folder,
+            dtype=choose_dtype(dtype, on_cpu=device_map is None),
+            attn_implementation=None if attn_implementation == "auto" else attn_implementation,
+            device_map=device_map,
+            use_safetensors=None if allow_pickle else True,
+            **options,
+        )
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str | torch.dtype, *, on_cpu: bool) -> torch.dtype | str:
+    """What transformers should load as; its "auto" is the dtype in config.json, else that of the tensors."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if on_cpu else "auto"
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}, expected auto or one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def find_checkpoint(name: str | Path, *, allow_pickle: bool = False) -> Path:
+    """The folder of a checkpoint: `name` itself, or the local copy of a hub repository, fetched where needed.
+
+    Raises CheckpointError, saying what was tried, unless it holds a config.json of ours and weights.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _fetch(str(name), allow_pickle)
+    _check_config(folder)
+    _check_weight_files(folder, allow_pickle)
+    return folder
+
+
+def _fetch(name: str, allow_pickle: bool) -> Path:
+    """Download a hub repository (only what a model needs); what was fetched before is used when offline."""
+    tried = f"no model {name!r}: {Path(name).expanduser().absolute()} is no folder"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise CheckpointError(f"{tried}, and a hub id has the form owner/name")
+    patterns = [*FETCHED, PICKLED] if allow_pickle else list(FETCHED)
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise CheckpointError(f"{tried}, and the hub (or its local copy) gave no such repository: {error}") from error
+
+
+def _check_config(folder: Path) -> None:
+    file, expected = folder / "config.json", VideoChatOnlineConfig.model_type
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is no checkpoint: it holds no config.json")
+    try:
+        model_type = json.loads(file.read_text("utf-8")).get("model_type")
+    except ValueError as error:
+        raise CheckpointError(f"{file} is no valid JSON: {error}") from error
+    if model_type != expected:
+        raise CheckpointError(f"{file} describes a model of type {model_type!r}, expected {expected!r}")
+
+
+def _check_weight_files(folder: Path, allow_pickle: bool) -> None:
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        return
+    if index.is_file():
+        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        if absent := sorted(shard for shard in shards if not (folder / shard).is_file()):
+            raise CheckpointError(f"{folder} lacks {len(absent)} of {len(shards)} weight files: {', '.join(absent)}")
+        return
+    pickled = sorted(file.name for file in folder.glob(PICKLED))
+    if not pickled:
+        raise CheckpointError(f"{folder} holds no weights (model.safetensors, or its shards with an index)")
+    if not allow_pickle:
+        raise CheckpointError(
+            f"{folder} holds only pickled weights ({', '.join(pickled)}), which can run code when they are read; "
+            "convert them to safetensors, or pass allow_pickle=True (they are then read with weights_only)"
+        )
