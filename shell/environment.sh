@@ -6,7 +6,7 @@
 # Settings, all optional:
 #   PYTHON                  the interpreter to build on (default: the first python3 that is 3.10 or newer)
 #   PIP_INDEX_URL           pip's own: a package index to use instead of the default one
-#   PIP_EXTRA_INDEX_URL     pip's own: one more index. On Linux the default torch carries CUDA (about 3 GB more);
+#   PIP_EXTRA_INDEX_URL     pip's own: one more index. On Linux the default torch carries CUDA (5 GB, not 1.5);
 #                           name PyTorch's index of CPU wheels here where there is no NVIDIA GPU
 # shellcheck shell=bash
 
@@ -109,7 +109,7 @@ make_environment() {
     return
   fi
   make_venv
-  say "installing the packages of requirements.txt (the first time: some minutes, 1.5 GB and more)"
+  say "installing the packages of requirements.txt (the first time: minutes, 1.5 GB; with CUDA 5 GB)"
   pip_install -r "$project_root/requirements.txt"
   [ "$1" = core ] || target="${project_root}[$1]"
   say "installing videochat-online ($1)"

@@ -21,8 +21,8 @@ PACKAGE = "videochat_online"
 LAYERS: tuple[set[str], ...] = (
     {"config", "model_config", "pyramid"},
     {"media", "prompt", "model"},
-    {"processing", "data", "streaming"},
-    {"training", "evaluation", "shapeworld", "pocket"},
+    {"processing", "model_flags", "data", "streaming"},
+    {"training", "evaluation", "shapeworld", "pocket", "bench", "chat", "info"},
     {"cli", "__main__", "gradio_demo", "lmms-eval-ovbench"},
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
@@ -32,6 +32,7 @@ SAME_LAYER = {
     ("model_config", "pyramid"),
     ("data", "processing"),
     ("streaming", "processing"),
+    ("model_flags", "processing"),
     ("__main__", "cli"),
 }
 ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below

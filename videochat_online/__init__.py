@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .config import MemoryConfig, MemoryLevel, VideoChatOnlineConfig
+    from .config import MemoryConfig, MemoryLevel
     from .media.readers import open_video
     from .model.memory_bank import PyramidMemoryBank
     from .model.videochat import VideoChatOnline
+    from .model_config import VideoChatOnlineConfig
     from .processing import Processor, load_model
     from .streaming.session import StreamingSession
 
@@ -37,7 +38,7 @@ _HOME = {
     "PyramidMemoryBank": ".model.memory_bank",
     "StreamingSession": ".streaming.session",
     "VideoChatOnline": ".model.videochat",
-    "VideoChatOnlineConfig": ".config",
+    "VideoChatOnlineConfig": ".model_config",
     "load_model": ".processing",
     "open_video": ".media.readers",
 }
