@@ -45,7 +45,7 @@ class DecordReader(VideoReader):
         except _decord_errors() as error:
             self._fall_back(f"decord cannot open it ({_first_line(error)})", error)
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._decoder = None
         if self._pyav is not None:
             self._pyav.close()

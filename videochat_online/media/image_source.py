@@ -109,7 +109,7 @@ class AnimationReader(VideoReader):
             str(path), times[:-1], fps=len(delays) / duration, duration=duration, size=size or self._file.size
         )
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._file.close()
 
     def _image(self, index: int) -> np.ndarray:

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-UPRIGHT = {0: [], 90: [("transpose", "cclock")], 180: [("hflip", ""), ("vflip", "")], 270: [("transpose", "clock")]}
+UPRIGHT: dict[int, list[tuple[str, str]]] = {
+    0: [],
+    90: [("transpose", "cclock")],
+    180: [("hflip", ""), ("vflip", "")],
+    270: [("transpose", "clock")],
+}
 """Filters that turn a picture counter-clockwise by so many degrees."""
 
 
@@ -37,12 +42,14 @@ class PyavReader(VideoReader):
         )
         self._index = index
         self._num_threads = num_threads
+        self._frames: Iterator[VideoFrame]
+        self._position: int
+        """Number of the frame that the decoder gives next, where nothing is damaged."""
         self._restart()
         self._graph = _rgb_graph(self._stream, self.size, index.rotation)
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._container.close()
-        self._frames = iter(())
 
     def _image(self, index: int) -> np.ndarray:
         self._graph.vpush(self._decoded(index))
@@ -93,9 +100,8 @@ class PyavReader(VideoReader):
 
     def _restart(self) -> None:
         self._container, self._stream = open_stream(self._index.path, num_threads=self._num_threads)
-        self._frames: Iterator[VideoFrame] = self._container.decode(self._stream)
+        self._frames = self._container.decode(self._stream)
         self._position = 0
-        """Number of the frame that the decoder gives next, where nothing is damaged."""
 
     def _decode_to(self, index: int) -> VideoFrame | None:
         """The frame `index`, or None if the decoder passes it by."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def sample_uniform(num_frames: int, n: int) -> list[int]:
     """
     _check(num_frames=num_frames, n=n)
     edges = np.linspace(0, num_frames, min(n, num_frames) + 1).astype(int).tolist()
-    return [(first + after - 1) // 2 for first, after in zip(edges, edges[1:], strict=False)]
+    return [(first + after - 1) // 2 for first, after in pairwise(edges)]
 
 
 def sample_window(

@@ -37,7 +37,7 @@ class Frame:
 
 
 class VideoReader(ABC):
-    """Frames of one source, by index. Subclasses implement `_image`, and `close` if they hold anything."""
+    """Frames of one source, by index. Subclasses implement `_image`, and `_release` if they hold anything."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class VideoReader(ABC):
         """(W, H) in pixels of the frames that `read` gives."""
         self.start_offset = start_offset
         """Seconds: what the container calls the time of the first frame."""
+        self._is_closed = False
 
     @property
     def num_frames(self) -> int:
@@ -76,6 +77,8 @@ class VideoReader(ABC):
         """
         frame: Frame | None = None
         for index in indices:
+            if self._is_closed:
+                raise ValueError(f"{self.name}: frame {index} asked for, but the reader is closed")
             if not 0 <= index < self.num_frames:
                 raise ValueError(f"{self.name}: frame {index} asked for, expected 0 <= index < {self.num_frames}")
             if frame is None or frame.index != index:
@@ -89,9 +92,13 @@ class VideoReader(ABC):
     def _image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) of the valid frame number `index`."""
 
+    def _release(self) -> None:  # noqa: B027 - most sources hold nothing
+        """Free what the reader holds."""
+
     def close(self) -> None:
         """Free what the reader holds; it cannot be read afterwards."""
-        return None
+        self._is_closed = True
+        self._release()
 
     def __enter__(self) -> VideoReader:
         return self

@@ -82,9 +82,7 @@ def index_video(path: Path) -> VideoIndex:
         time_base, packets = 1 / (rate or Fraction(25)), packets.counted()
     size, rotation = _first_frame(path)
     duration, fps = _duration_and_fps(packets, time_base, rate)
-    return VideoIndex(
-        path, packets.ticks, packets.keyframes, time_base, fps, duration, size, rotation, has_times
-    )
+    return VideoIndex(path, packets.ticks, packets.keyframes, time_base, fps, duration, size, rotation, has_times)
 
 
 def open_stream(path: Path, *, num_threads: int = 0) -> tuple[InputContainer, VideoStream]:
