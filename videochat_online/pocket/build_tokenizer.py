@@ -209,10 +209,11 @@ PROMPTS = (
 
 def corpus() -> Iterator[str]:
     """Every text the tokenizer is trained on, as often as it should count."""
-    words = [*COLOURS, *SHAPES, *SIDES, *OBJECTS, *NUMBERS, *COMMON, *"/".join(ACTIONS).split("/")]
-    for word in dict.fromkeys(words):
-        yield from [f" {word}", f" {word}", word, word.capitalize()] * 20
-    yield from [f" {shape}s" for shape in SHAPES] * 20
+    names = [*COLOURS, *SHAPES, *(f"{shape}s" for shape in SHAPES), *SIDES, *OBJECTS, *NUMBERS, "yes", "no"]
+    weights = [(names, 60, 60, 60), ("/".join(ACTIONS).split("/"), 60, 10, 15), (COMMON, 40, 20, 3)]
+    for words, inside, capitalised, first in weights:
+        for word in words:
+            yield from [f" {word}"] * inside + [word.capitalize()] * capitalised + [word] * first
     yield from SYSTEM_MESSAGES * 30
     yield from fill((*QUESTIONS, *ANSWERS, *PROMPTS), times=60)
 
