@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from itertools import cycle, islice
+from itertools import cycle, islice, repeat
 from pathlib import Path
 from string import Formatter
 
@@ -233,8 +233,8 @@ def fill(sentences: tuple[str, ...], *, times: int) -> Iterator[str]:
         "number": cycle(NUMBERS),
         "digit": cycle("0123456789"),
         "letter": cycle("ABCDE"),
-        "seconds": (f"{next(numbers) / 2:.1f}" for _ in cycle([0])),
-        "box": ("[" + ", ".join(f"{number / 100:.2f}" for number in islice(numbers, 4)) + "]" for _ in cycle([0])),
+        "seconds": (f"{next(numbers) / 2:.1f}" for _ in repeat(None)),
+        "box": ("[" + ", ".join(f"{number / 100:.2f}" for number in islice(numbers, 4)) + "]" for _ in repeat(None)),
     }
     for sentence in sentences:
         for _ in range(times):
