@@ -19,8 +19,8 @@ from .vocabulary import ACTION_NAMES, CELL_CENTRES, COLOUR_NAMES, COLOURS, SHAPE
 Floats = NDArray[np.float32]
 
 SPIN_SPEED = 2.2  # radians a second: a frame every half second shows six different angles
-RAMP_SECONDS = 0.25  # an action is in full view this long after it starts
-GROWTH, STRETCH, FADED, HALO = 1.6, (1.75, 0.62), 0.35, 1.75
+RAMP_SECONDS = 0.25  # an action begins and ends at 0.6 of its strength
+GROWTH, STRETCH, FADED, HALO = 1.6, (1.75, 0.62), 0.4, 1.75
 REACH = 0.2  # half the window around a thing, as a fraction of the frame: nothing of it lies outside
 CHUNK_PIXELS = 2**19
 SPIN, GLOW, GROW, STRETCH_ACT, FADE = range(len(ACTION_NAMES))
@@ -79,7 +79,7 @@ class States:
         part = np.maximum(0, np.searchsorted(track.starts, times, side="right") - 1)
         action = track.actions[part]
         since, left = times - track.starts[part], track.ends[part] - times
-        strength = np.clip(np.minimum(since, left) / RAMP_SECONDS + 0.2, 0, 1) * (action >= 0)
+        strength = np.clip(0.6 + 0.4 * np.minimum(since, left) / RAMP_SECONDS, 0, 1) * (action >= 0)
         colour = np.full(len(times), thing.colours[0][1])
         for start, value in thing.colours[1:]:
             colour[times >= start] = value
@@ -198,7 +198,7 @@ def shape_distance(shape: int, u: Floats, v: Floats) -> Floats:
         return np.maximum(u, np.abs(v)) - 0.84
     if name == "cross":
         w = np.abs(v)
-        return np.minimum(np.maximum(u - 0.32, w - 1.0), np.maximum(u - 1.0, w - 0.32))
+        return np.minimum(np.maximum(u - 0.36, w - 1.0), np.maximum(u - 1.0, w - 0.36))
     return np.maximum(np.abs(u) * 0.894 - v * 0.447 - 0.447, v - 0.8)  # triangle, tip up
 
 

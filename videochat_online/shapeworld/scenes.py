@@ -197,6 +197,13 @@ class Scene:
         """Whether the segment goes behind the wall or comes out from it."""
         return segment.kind == "move" and self.wall in (segment.place, segment.target)
 
+    def behind_wall(self, x: float, y: float) -> bool:
+        """Whether the wall covers a point."""
+        if self.wall < 0:
+            return False
+        wall_x, wall_y = cell_centre(self.wall)
+        return max(abs(x - wall_x), abs(y - wall_y)) < WALL_HALF
+
     def standing(self, thing: Thing, time: float) -> bool:
         """Whether the thing is in full view at its cell: the moments at which place and action are certain."""
         if thing.at(time).kind not in STANDING:

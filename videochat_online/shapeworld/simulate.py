@@ -156,7 +156,7 @@ class _Simulation:
 
     def _actor(self, shape: int, colour: int, cell: int) -> _Actor:
         goal = int(self.rng.integers(len(GOAL_NAMES)))
-        radius = float(self.rng.uniform(0.085, 0.105))
+        radius = float(self.rng.uniform(0.09, 0.11))
         dx, dy = (float(value) for value in self.rng.uniform(-0.035, 0.035, size=2))
         return _Actor(shape, colour, goal, radius, (dx, dy), int(self.rng.integers(NUM_ACTIONS)), cell)
 
