@@ -11,15 +11,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
+from ..media.image_source import IMAGE_SUFFIXES, images_of_folder
 from ..media.readers import MediaError, VideoReader, open_video
 from .types import VideoTask
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SEGMENT_SLACK = 10.0
 """Seconds: a video that ends this soon after its annotated part begins can only be that part."""
 END_SLACK = 1.0
@@ -43,8 +43,8 @@ class VideoLibrary:
             for path in (self.root / name, *(self.root / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES)):
                 if path.exists():
                     return path
-        last = PurePosixPath(names[-1]).name
-        found = self._by_name.get(last, [])
+        last = PurePosixPath(names[-1])
+        found = self._by_name.get(last.name) or self._by_name.get(_without_suffix(last), [])
         if len(found) > 1:
             top = PurePosixPath(names[0]).parts[0].lower()
             found = [p for p in found if top in (part.lower() for part in p.relative_to(self.root).parts)] or found
@@ -58,23 +58,30 @@ class VideoLibrary:
         """File name, file stem, or folder of frames -> where it lies."""
         places: dict[str, list[Path]] = defaultdict(list)
         for path in _media_below(self.root):
-            for name in {path.name, path.stem} if path.suffix.lower() in VIDEO_SUFFIXES else {path.name}:
+            for name in {path.name, _without_suffix(path)}:
                 places[name].append(path)
         return places
 
 
+def _without_suffix(path: PurePath) -> str:
+    """The name without a video's suffix; other dots belong to the name."""
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
+
+
 def _media_below(folder: Path) -> Iterator[Path]:
-    """Video files and folders that hold images, in the order of their names; does not look inside the latter."""
-    subfolders = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        suffix = os.path.splitext(entry.name)[1].lower()
-        if entry.is_dir():
-            subfolders.append(Path(entry.path))
-        elif suffix in VIDEO_SUFFIXES:
-            yield Path(entry.path)
-        elif suffix in IMAGE_SUFFIXES:
-            yield folder
-            return
+    """Video files, and folders that hold images, in the order of their names."""
+    subfolders, images = [], False
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.is_dir():
+                subfolders.append(Path(entry.path))
+            elif suffix in VIDEO_SUFFIXES:
+                yield Path(entry.path)
+            else:
+                images = images or suffix in IMAGE_SUFFIXES
+    if images:
+        yield folder
     for subfolder in subfolders:
         yield from _media_below(subfolder)
 
@@ -106,7 +113,7 @@ def _clock_offset(task: VideoTask, path: Path, reader: VideoReader) -> float:
         return task.segment_start
     if task.anchor and path.is_dir():
         name, timestamp = task.anchor
-        names = [entry.name for entry in natural_order(path)]
+        names = [image.name for image in images_of_folder(path)]
         if name in names:
             offset = timestamp - float(reader.timestamps[names.index(name)])
             return offset if abs(offset) > 0.5 / reader.fps else 0.0

@@ -1,0 +1,178 @@
+"""Models under test: ours through `StreamingSession`, and any image-text-to-text model of transformers.
+
+Both answer to the `Responder` protocol of modes.py; nothing here knows benchmarks or files of predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..config import MemoryConfig
+from ..pyramid import scheduled_level
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.videochat import VideoChatOnline
+    from ..processing import Processor
+    from ..streaming.session import StreamingSession
+
+
+def memory_of_all(num_frames: int, like: MemoryConfig) -> MemoryConfig:
+    """A memory that holds `num_frames` frames, each at the level it enters: nothing is ever forgotten.
+
+    This is how the published sliding window shows its frames.
+    """
+    counts = [0] * len(like.levels)
+    for number in range(num_frames):
+        counts[scheduled_level(number, like.every)] += 1
+    levels = tuple(replace(level, capacity=count) for level, count in zip(like.levels, counts, strict=True))
+    return replace(like, levels=levels, policy="pyramid")
+
+
+class SessionResponder:
+    """Our model with a given memory (None: what the model was made for)."""
+
+    def __init__(self, model: VideoChatOnline, processor: Processor, memory: MemoryConfig | None = None) -> None:
+        self.model, self.processor, self.memory = model, processor, memory
+
+    def open(self, system_prompt: str | None) -> SessionConversation:
+        from ..streaming.session import StreamingSession
+
+        session = StreamingSession(self.model, self.processor, memory=self.memory, system_prompt=system_prompt)
+        return SessionConversation(session)
+
+
+class SessionConversation:
+    def __init__(self, session: StreamingSession) -> None:
+        self.session = session
+
+    def see(self, frames: Sequence[np.ndarray], timestamps: Sequence[float]) -> None:
+        self.session.see_many(frames, timestamps)
+
+    def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
+        return self.session.ask(prompt, max_new_tokens=max_new_tokens, keep=keep, without_frames=True)
+
+    def score_options(self, prompt: str, options: Sequence[str]) -> list[float]:
+        return self.session.score_options(prompt, options, without_frames=True)
+
+
+class TransformersResponder:
+    """Any `AutoModelForImageTextToText` with its `AutoProcessor`: it is shown the newest frames as single images.
+
+    Args:
+        max_frames: frames kept, the newest; such models have no memory of their own.
+        timestamps: name each frame's time before it.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, max_frames: int = 64, timestamps: bool = True) -> None:
+        if max_frames < 1:
+            raise ValueError(f"a model needs at least one frame, got max_frames={max_frames}")
+        if getattr(processor, "chat_template", None) is None:
+            raise ValueError("this model's processor has no chat template, so it cannot be asked")
+        self.model, self.processor = model, processor
+        self.max_frames, self.timestamps = max_frames, timestamps
+
+    @classmethod
+    def load(
+        cls, name: str, *, device: str, dtype: str, attn_implementation: str, max_frames: int
+    ) -> TransformersResponder:
+        """`name`: a folder or hub id. Options as for our own models."""
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        options = {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
+        if dtype == "auto" and device == "cpu":
+            dtype = "float32"
+        try:
+            processor = AutoProcessor.from_pretrained(name)
+            model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name} is no image-text-to-text model of transformers: {error}") from error
+        return cls(model.to(device).eval(), processor, max_frames=max_frames)
+
+    def open(self, system_prompt: str | None) -> TransformersConversation:
+        return TransformersConversation(self, system_prompt)
+
+
+class TransformersConversation:
+    def __init__(self, responder: TransformersResponder, system_prompt: str | None) -> None:
+        self.responder, self.system_prompt = responder, system_prompt
+        self.frames: list[tuple[int, float, np.ndarray]] = []
+        self.num_seen = 0
+        self.turns: list[tuple[str, str]] = []
+
+    def see(self, frames: Sequence[np.ndarray], timestamps: Sequence[float]) -> None:
+        new = [(self.num_seen + i, second, frame) for i, (second, frame) in enumerate(zip(timestamps, frames, strict=True))]
+        self.num_seen += len(new)
+        self.frames = [*self.frames, *new][-self.responder.max_frames :]
+
+    def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
+        import torch
+
+        inputs = self._inputs(prompt)
+        with torch.inference_mode():
+            ids = self.responder.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        new = ids[0, inputs["input_ids"].shape[1] :]
+        text = self.responder.processor.decode(new, skip_special_tokens=True).strip()
+        if keep:
+            self.turns.append((prompt, text))
+        return text
+
+    def score_options(self, prompt: str, options: Sequence[str]) -> list[float]:
+        """Log-likelihood of each option as the beginning of the reply."""
+        return [self._score(self._inputs(prompt), option) for option in options]
+
+    def _score(self, inputs: dict[str, Any], option: str) -> float:
+        import torch
+
+        tokenizer = self.responder.processor.tokenizer
+        ids = tokenizer(option, add_special_tokens=False, return_tensors="pt")["input_ids"].to(inputs["input_ids"].device)
+        longer = {
+            key: self._extended(key, value, ids) if key in ("input_ids", "attention_mask", "token_type_ids") else value
+            for key, value in inputs.items()
+        }
+        with torch.inference_mode():
+            logits = self.responder.model(**longer).logits[0, -ids.shape[1] - 1 : -1]
+        return float(logits.float().log_softmax(-1).gather(-1, ids.T).sum())
+
+    @staticmethod
+    def _extended(key: str, value: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """An input of the prompt, longer by the option: its ids, attended to, of no special type."""
+        import torch
+
+        tail = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}.get(key, torch.zeros_like(ids))
+        return torch.cat([value, tail.to(value.dtype)], dim=1)
+
+    def _inputs(self, prompt: str) -> dict[str, Any]:
+        """Frames in the order of time, then the dialogue so far, then the question."""
+        from PIL import Image
+
+        text = self.responder.processor.apply_chat_template(self._messages(prompt), add_generation_prompt=True)
+        images = [Image.fromarray(frame) for _, _, frame in self.frames] or None
+        inputs = self.responder.processor(text=[text], images=images, return_tensors="pt")
+        model = self.responder.model
+        return {
+            key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+            for key, value in inputs.items()
+        }
+
+    def _messages(self, prompt: str) -> list[dict[str, Any]]:
+        parts: list[dict[str, str]] = []
+        for number, second, _ in self.frames:
+            line = f"Frame{number + 1} at {second:.1f}s: " if self.responder.timestamps else f"Frame{number + 1}: "
+            parts += [{"type": "text", "text": line}, {"type": "image"}, {"type": "text", "text": "\n"}]
+        messages: list[dict[str, Any]] = []
+        if self.system_prompt is not None:
+            messages.append({"role": "system", "content": [{"type": "text", "text": self.system_prompt}]})
+        for question, answer in self.turns:
+            messages.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+            parts = []
+        return [*messages, {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]

@@ -1,0 +1,179 @@
+"""Runs a benchmark: every question asked exactly once, whatever breaks or is killed on the way.
+
+Videos are dealt out to the processes by length; each process appends to a file of its own, and whichever finds all
+questions answered writes the report. Knows no model (a Responder) and no benchmark's details (a Benchmark).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..media.readers import MediaError
+from .benchmarks.base import Benchmark, ModeSettings
+from .modes import Asking, ModeName, Outcomes, Responder, blind, prefix, sliding_window, streaming
+from .predictions import PredictionWriter, rank_file, read_predictions, replace_file, write_merged
+from .types import Prediction, VideoTask
+from .videos import VideoLibrary, check_video, open_task_video
+
+BLIND_FOLDER = "blind"
+CONFIG_FILE = "config.json"
+MODES = {"sliding_window": sliding_window, "streaming": streaming, "prefix": prefix}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process among all; from torchrun's environment."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"RANK must be 0 <= RANK < WORLD_SIZE, got {self.rank} of {self.world_size}")
+
+    @classmethod
+    def from_environment(cls) -> Shard:
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+    def of(self, tasks: Sequence[VideoTask], cost: Callable[[VideoTask], float]) -> list[VideoTask]:
+        """This process's videos: the costliest first, each to the process that has least so far."""
+        loads = [0.0] * self.world_size
+        mine = []
+        for task in sorted(tasks, key=lambda task: (-cost(task), task.id)):
+            rank = loads.index(min(loads))
+            loads[rank] += cost(task)
+            if rank == self.rank:
+                mine.append(task)
+        return mine
+
+
+@dataclass(frozen=True)
+class Run:
+    """One benchmark, one mode, one model, one folder."""
+
+    benchmark: Benchmark
+    tasks: Sequence[VideoTask]
+    mode: ModeName
+    settings: ModeSettings
+    asking: Asking
+    responder: Responder
+    library: VideoLibrary
+    output: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    """What the answers depend on; a folder is never continued with another."""
+    shard: Shard = field(default_factory=Shard.from_environment)
+
+    @property
+    def num_questions(self) -> int:
+        return sum(len(task.questions) for task in self.tasks)
+
+    def cost(self, task: VideoTask) -> float:
+        """Frames that will be shown for a video, about; what the processes share out evenly."""
+        fps = self.settings.fps
+        if self.mode == "streaming":
+            return fps * (task.end - task.start) + len(task.questions)
+        if self.mode == "blind":
+            return float(len(task.questions))
+        window = self.settings.window or float("inf")
+        most = self.settings.frames or float("inf")
+        return sum(min(most, fps * min(window, q.last_time - task.start)) + 1 for q in task.questions)
+
+
+def execute(run: Run, *, resume: bool, progress: Callable[[Prediction], None] | None = None) -> bool:
+    """Ask all questions of this process that have no answer yet. True when no question of any process is open.
+
+    1. look what is there already; 2. ask the rest, a line on disk for each; 3. merge when all is done.
+    """
+    _claim(run, resume)
+    known = read_predictions(run.output)
+    done = {question_id for question_id, prediction in known.items() if prediction.error is None}
+    with PredictionWriter(rank_file(run.output, run.shard.rank, run.shard.world_size)) as writer:
+        for task in run.shard.of(run.tasks, run.cost):
+            if all(question.id in done for question in task.questions):
+                continue
+            for prediction in predict(run, task, done):
+                writer.write(prediction)
+                if progress is not None:
+                    progress(prediction)
+    predictions = read_predictions(run.output)
+    if any(question.id not in predictions for task in run.tasks for question in task.questions):
+        return False
+    write_merged(run.output, predictions.values())
+    return True
+
+
+def predict(run: Run, task: VideoTask, done: Collection[str]) -> Iterator[Prediction]:
+    """A prediction for every question of one video that is not done; a broken video leaves them unanswered."""
+    answered = set(done)
+    try:
+        for question, outcome in _outcomes(run, task, done):
+            answered.add(question.id)
+            if isinstance(outcome, MediaError):
+                yield Prediction.unanswered(task, question, str(outcome))
+            else:
+                yield Prediction.of(task, question, outcome, run.benchmark.judge(question, outcome))
+    except MediaError as error:
+        for question in task.questions:
+            if question.id not in answered:
+                yield Prediction.unanswered(task, question, str(error))
+
+
+def _outcomes(run: Run, task: VideoTask, done: Collection[str]) -> Outcomes:
+    if run.mode == "blind":
+        yield from blind(task, run.responder, run.asking, done)
+        return
+    video = open_task_video(task, run.library)
+    with video.reader:
+        yield from MODES[run.mode](task, video, run.settings, run.responder, run.asking, done)
+
+
+def _claim(run: Run, resume: bool) -> None:
+    """Write the run's config into its folder first, or make sure that the folder belongs to the same run."""
+    path = run.output / CONFIG_FILE
+    config = json.loads(json.dumps(run.config))
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        different = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
+        if different:
+            what = ", ".join(f"{key}: {before.get(key)!r} then, {config.get(key)!r} now" for key in different)
+            raise ValueError(f"{run.output} holds another run ({what}); choose another --output")
+        own = rank_file(run.output, run.shard.rank, run.shard.world_size)
+        if not resume and own.is_file() and own.stat().st_size > 0:
+            raise ValueError(f"{run.output} already holds predictions; add --resume to go on, or choose another --output")
+        return
+    run.output.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+
+
+def check(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:
+    """Everything that would keep questions from being asked: one line a video. Nothing is asked."""
+    return [problem for task in tasks if (problem := check_video(task, library)) is not None]
+
+
+def limited(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
+    """The first videos until `limit` questions are reached, whole sources in turn, so that every source is there."""
+    if limit is None:
+        return list(tasks)
+    if limit < 1:
+        raise ValueError(f"--limit must be >= 1 question, got {limit}")
+    queues: dict[str, list[VideoTask]] = {}
+    for task in tasks:
+        queues.setdefault(task.questions[0].source, []).append(task)
+    chosen: list[VideoTask] = []
+    left = limit
+    while left > 0 and any(queues.values()):
+        for queue in queues.values():
+            if queue and left > 0:
+                task = queue.pop(0)
+                chosen.append(_first_questions(task, left))
+                left -= len(chosen[-1].questions)
+    return chosen
+
+
+def _first_questions(task: VideoTask, most: int) -> VideoTask:
+    return replace(task, questions=task.questions[:most])
