@@ -122,6 +122,10 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     """MemoryConfig as a dict; None: the published capacities at the grids the encoder allows."""
     img_context_token_id: int | None = None
     """Id of <IMG_CONTEXT>; published checkpoints leave it to the tokenizer."""
+    system_message: str | None = None
+    """Instead of the template's own system message."""
+    note: str | None = None
+    """What a user of these weights must know; commands print it."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not isinstance(self.vision_config, VisionConfig):
@@ -145,8 +149,7 @@ class VideoChatOnlineConfig(PreTrainedConfig):
                 f"image size {self.image_size}, patch size {self.vision_config.patch_size} and downsample_ratio "
                 f"{self.downsample_ratio} give no whole grid: {grid}"
             )
-        if self.memory is not None:
-            MemoryConfig.from_dict(self.memory)
+        self.memory_config.for_encoder(self.grid)  # refuses a memory that does not fit
 
     @property
     def image_size(self) -> int:
@@ -159,13 +162,18 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         return int(self.image_size // self.vision_config.patch_size * self.downsample_ratio)
 
     @property
+    def feature_size(self) -> int:
+        """Channels of a frame's map after the pixel shuffle, C."""
+        return self.vision_config.hidden_size * round(1 / self.downsample_ratio) ** 2
+
+    @property
     def memory_config(self) -> MemoryConfig:
-        """The memory this model was made for: `memory`, else each level at half the grid of the one above."""
+        """The memory this model was made for, on its own grids: `memory`, else the published proportions."""
         if self.memory is not None:
-            return MemoryConfig.from_dict(self.memory)
+            return MemoryConfig.from_dict(self.memory).for_encoder(self.grid)
         every = tuple(self.reverse_memory_sample_ratio)
-        grids = tuple(max(self.grid >> level, 1) for level in range(len(every)))
-        return MemoryConfig.pyramid(capacities=(2,) * (len(every) - 1) + (12,), grids=grids, every=every)
+        capacities = (2,) * (len(every) - 1) + (12,)
+        return MemoryConfig.pyramid(capacities=capacities, every=every).for_encoder(self.grid)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's config, which generation and resizing ask for."""
@@ -223,7 +231,9 @@ def _read_rope(rope: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
             rope.setdefault("attention_factor", 0.1 * math.log(scale) + 1.0 if scale > 1 else 1.0)
         kind = "longrope"
     if kind not in ROPE_KEYS:
-        raise ValueError(f"llm_config: unknown rope type {kind!r}, expected one of {', '.join(ROPE_KEYS)} (or su, Phi-3)")
+        raise ValueError(
+            f"llm_config: unknown rope type {kind!r}, expected one of {', '.join(ROPE_KEYS)}, or su for Phi-3"
+        )
     if missing := [key for key in ROPE_KEYS[kind] if rope.get(key) is None]:
         raise ValueError(f"llm_config: rope type {kind!r} needs {', '.join(missing)}, got {rope}")
     return rope

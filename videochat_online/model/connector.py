@@ -31,6 +31,5 @@ def pixel_shuffle(x: torch.Tensor, scale: float = 0.5, version: str = "v2") -> t
 
 def build_connector(config: VideoChatOnlineConfig) -> nn.Sequential:
     """`mlp1`: (num_tokens, C) -> (num_tokens, D), C the encoder's channels after the pixel shuffle."""
-    channels = config.vision_config.hidden_size * round(1 / config.downsample_ratio) ** 2
-    width = config.llm_config.hidden_size
+    channels, width = config.feature_size, config.llm_config.hidden_size
     return nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))

@@ -28,11 +28,14 @@ def check_keys(source: str, loading_info: dict[str, Any]) -> None:
 
     `loading_info` is what transformers reports after loading; shapes are those of the checkpoint, then the model's.
     """
-    shapes = {key: f"{key} {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in loading_info["mismatched_keys"]}
+    shapes = {
+        key: f"{key} {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in loading_info["mismatched_keys"]
+    }
+    misshapen = sorted(shapes)
     missing = sorted(set(loading_info["missing_keys"]) - set(shapes))
     unexpected = sorted(loading_info["unexpected_keys"])
-    parts = (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", [shapes[k] for k in sorted(shapes)]))
-    lines = [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in parts if keys]
-    if lines:
-        message = f"{source} does not hold this model's tensors\n  " + "\n  ".join(lines)
-        raise CheckpointError(message, missing=missing, unexpected=unexpected, misshapen=sorted(shapes))
+    listed = {"missing": missing, "unexpected": unexpected, "of the wrong shape": [shapes[key] for key in misshapen]}
+    parts = [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in listed.items() if keys]
+    if parts:
+        message = f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts)
+        raise CheckpointError(message, missing=missing, unexpected=unexpected, misshapen=misshapen)

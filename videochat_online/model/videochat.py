@@ -29,6 +29,9 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
     config_class = VideoChatOnlineConfig
     config: VideoChatOnlineConfig
+    vision_model: InternVisionModel
+    mlp1: nn.Sequential
+    language_model: PreTrainedModel
     base_model_prefix = ""
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -49,9 +52,10 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         CheckpointError where a tensor is missing, unexpected or of the wrong shape."""
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs = {"use_safetensors": True, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = loaded
         check_keys(str(pretrained_model_name_or_path), info)
-        return (model, info) if wants_info else model
+        return loaded if wants_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -65,9 +69,11 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """Resize the language model's vocabulary; arguments are transformers'."""
-        return self.language_model.resize_token_embeddings(*args, **kwargs)
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Resize the language model's vocabulary, as transformers does."""
+        return self.language_model.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(T, 3, H, W) normalised pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size."""
@@ -81,10 +87,10 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     def project(self, features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Maps (T, C, h, w), or a list of (C, h, w) of any grids -> (num_tokens, D): map after map, row by row."""
         rows = [frame.flatten(1).transpose(0, 1) for frame in features]
-        weight = self.mlp1[1].weight
+        like = next(self.mlp1.parameters())
         if not rows:
-            return weight.new_zeros(0, self.config.llm_config.hidden_size)
-        return self.mlp1(torch.cat(rows).to(weight.device, weight.dtype))
+            return like.new_zeros(0, self.config.llm_config.hidden_size)
+        return self.mlp1(torch.cat(rows).to(like.device, like.dtype))
 
     def encode_images(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None) -> torch.Tensor:
         """(T, 3, H, W) -> (num_tokens, D); picture i average-pooled to image_grids[i] squared, None: not pooled.
@@ -92,7 +98,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         Raises ValueError where there is not one grid for each picture.
         """
         if image_grids is not None and len(image_grids) != len(pixel_values):
-            raise ValueError(f"image_grids needs one grid a picture: {len(image_grids)} grids, {len(pixel_values)} pictures")
+            raise ValueError(f"{len(pixel_values)} pictures came with {len(image_grids)} grids, expected one grid each")
         maps = self.encode_frames(pixel_values)
         if image_grids is None:
             return self.project(maps)
@@ -139,11 +145,11 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if input_ids is None and pixel_values is not None:
-            raise ValueError("pixel_values need input_ids, whose <IMG_CONTEXT> positions they fill")
-        if inputs_embeds is None:
+        if input_ids is not None:
             image_tokens = None if pixel_values is None else self.encode_images(pixel_values, image_grids)
             inputs_embeds = self.embed(input_ids, image_tokens)
+        elif pixel_values is not None:
+            raise ValueError("pixel_values need input_ids, whose <IMG_CONTEXT> positions they fill")
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -171,18 +177,18 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
+        if input_ids is not None:
             inputs_embeds = self.embed(input_ids, image_tokens)
         if "generation_config" not in kwargs:
             kwargs.setdefault("do_sample", False)
-        return super().generate(inputs_embeds=inputs_embeds, **kwargs)
+        return super().generate(inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.LongTensor,
         next_sequence_length: int | None = None,
         past_key_values: Cache | None = None,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
@@ -190,10 +196,11 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         """One step of `generate`. Cached keys and new keys always use the same rotary factors: on the step where the
         factors change with the length (see `factor_set`), the cache is emptied and filled again from the start."""
         if past_key_values is not None and self._factors_change(past_key_values, kwargs["position_ids"]):
+            assert inputs_embeds is not None, "generate hands every prompt on as embeddings"
             past_key_values.reset()
             inputs_embeds = torch.cat([inputs_embeds, self.get_input_embeddings()(input_ids)], dim=1)
             next_sequence_length, is_first_iteration = None, True
-        return super().prepare_inputs_for_generation(
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,
             next_sequence_length=next_sequence_length,
             past_key_values=past_key_values,

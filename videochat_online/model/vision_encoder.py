@@ -36,7 +36,7 @@ class InternRMSNorm(nn.Module):
 
 
 def resize_position_embedding(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(1, 1 + g * g, C) for a square of g patches -> (1, 1 + height * width, C), bicubic; the class token's row stays."""
+    """(1, 1 + g * g, C), g patches a side -> (1, 1 + height * width, C), bicubic; the class token's row stays."""
     side = round((table.shape[1] - 1) ** 0.5)
     if (height, width) == (side, side):
         return table
@@ -175,7 +175,7 @@ class InternVisionModel(PreTrainedModel):
     config: VisionConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -40,17 +40,19 @@ def load_pretrained(
     quantization_config: Any = None,
     device_map: Any = None,
     allow_pickle: bool = False,
+    **hub: Any,
 ) -> VideoChatOnline:
     """Load a folder or hub id in InternVL's layout, in evaluation mode. Works offline for what was fetched before.
 
     device: "auto" takes CUDA, else MPS, else the CPU. dtype: "auto" is the checkpoint's own, float32 on the CPU (half
     precision is many times slower there). attn_implementation: "auto" is sdpa; eager; flash_attention_2.
-    `quantization_config` and `device_map` are transformers'; a device map takes the place of `device`.
+    `quantization_config` and `device_map` are transformers'; a device map takes the place of `device`. `hub` is for
+    huggingface_hub's snapshot_download (revision, token, cache_dir).
     Raises CheckpointError for anything wrong with the checkpoint, ImportError for a package that is not installed.
     """
     if device_map is not None and device != "auto":
         raise ValueError(f"give a device or a device_map, not both: device={device!r}, device_map={device_map!r}")
-    folder = find_checkpoint(name, allow_pickle=allow_pickle)
+    folder = find_checkpoint(name, allow_pickle=allow_pickle, **hub)
     target = choose_device(device)
     if device_map is None and target.type != "cpu":
         device_map = {"": target}
@@ -87,27 +89,34 @@ def choose_dtype(dtype: str | torch.dtype, *, on_cpu: bool) -> torch.dtype | str
     return DTYPES[dtype]
 
 
-def find_checkpoint(name: str | Path, *, allow_pickle: bool = False) -> Path:
+def load_config(name: str | Path, **hub: Any) -> VideoChatOnlineConfig:
+    """The config.json of a folder or hub id; of a repository nothing else is fetched. Raises CheckpointError."""
+    folder = _find_folder(name, ["config.json"], hub)
+    _check_config(folder)
+    return VideoChatOnlineConfig.from_pretrained(folder)
+
+
+def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any) -> Path:
     """The folder of a checkpoint: `name` itself, or the local copy of a hub repository, fetched where needed.
 
     Raises CheckpointError, saying what was tried, unless it holds a config.json of ours and weights.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        folder = _fetch(str(name), allow_pickle)
+    folder = _find_folder(name, [*FETCHED, PICKLED] if allow_pickle else list(FETCHED), hub)
     _check_config(folder)
     _check_weight_files(folder, allow_pickle)
     return folder
 
 
-def _fetch(name: str, allow_pickle: bool) -> Path:
-    """Download a hub repository (only what a model needs); what was fetched before is used when offline."""
-    tried = f"no model {name!r}: {Path(name).expanduser().absolute()} is no folder"
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+def _find_folder(name: str | Path, patterns: list[str], hub: dict[str, Any]) -> Path:
+    """A folder of that name, else a hub repository's files that match; what was fetched before is used offline."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    tried = f"no model {str(name)!r}: {folder.absolute()} is no folder"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise CheckpointError(f"{tried}, and a hub id has the form owner/name")
-    patterns = [*FETCHED, PICKLED] if allow_pickle else list(FETCHED)
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(str(name), allow_patterns=patterns, **hub))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise CheckpointError(f"{tried}, and the hub (or its local copy) gave no such repository: {error}") from error
 
