@@ -110,9 +110,7 @@ def sliding_window(
         if settings.window is not None and not moment.polling:
             seconds = min(seconds, settings.window)
         rate = video.reader.fps
-        indices = sample_window(
-            video.timestamps, moment.time, seconds, settings.fps, settings.frames, video_fps=rate
-        )
+        indices = sample_window(video.timestamps, moment.time, seconds, settings.fps, settings.frames, video_fps=rate)
         return _show(conversation, video, indices, moment)
 
     return _one_by_one(task, responder, asking, done, show)
@@ -253,7 +251,8 @@ def _add_costs(earlier: Reply | None, shown: Reply) -> Reply:
 def _ask(conversation: Conversation, moment: Moment, asking: Asking, shown: Reply) -> Reply:
     """Put the question (or the poll first) and add words and time to `shown`."""
     began = time.perf_counter()
-    question, scores = moment.question, ()
+    question = moment.question
+    scores: tuple[float, ...] = ()
     answered_at = None
     tokens = asking.max_new_tokens
     if moment.polling and question.poll is not None:

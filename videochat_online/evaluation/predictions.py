@@ -64,7 +64,7 @@ def _end_of_last_line(path: Path) -> int:
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
-    """All predictions below `folder`, of every process, by question id; an answer beats an error, then the later line."""
+    """All predictions in `folder`, of every process, by question id. An error gives way to any later line."""
     found: dict[str, Prediction] = {}
     for path in sorted(folder.glob("predictions*.jsonl")):
         for prediction in _read_file(path):

@@ -1,8 +1,4 @@
-"""The report of a finished run: what is known, in json, csv, markdown and a picture, and result.json to submit.
-
-Scores depend on questions and predictions alone, so a run that was killed or shared out gives the same ones;
-what was measured with a clock stands apart under `cost`.
-"""
+"""The report of a finished run as files: json, csv, markdown, a picture, and result.json to submit."""
 
 from __future__ import annotations
 
@@ -19,126 +15,11 @@ from typing import Any
 
 from .benchmarks.base import Benchmark
 from .predictions import replace_file
-from .scoring import Tally, chance_of, commonest_of, headline, headline_of, interval
+from .summary import BLIND, CHANCE, COMMONEST, cost_of, scores_of
 from .types import Prediction, VideoTask
 
-CHANCE, COMMONEST, BLIND = "chance", "commonest_answer", "blind"
 COLUMNS = ("task", "category", "questions", "accuracy", "low", "high", "unanswered", CHANCE, COMMONEST, BLIND)
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "decord", "av")
-
-
-def scores_of(
-    benchmark: Benchmark, tasks: Sequence[VideoTask], predictions: Mapping[str, Prediction], blind: Mapping[str, Prediction]
-) -> dict[str, Any]:
-    """Everything that follows from the answers. `blind` may be empty. All questions of `tasks` count."""
-    questions = {question.id: question for task in tasks for question in task.questions}
-    rows = [predictions[question_id] for question_id in sorted(questions)]
-    model = Tally.of(rows)
-    baselines = {CHANCE: chance_of(rows, questions), COMMONEST: commonest_of(rows)}
-    if blind:
-        baselines[BLIND] = Tally.of([blind[question_id] for question_id in sorted(questions)])
-    drawn = model.resampled()
-    spread = headline(benchmark.headline, *drawn, model.categories)
-    pooled_spread = headline("pooled", *drawn, model.categories)
-    return {
-        "headline": {
-            "what": benchmark.headline_name,
-            **_with_interval(headline_of(model, benchmark.headline), spread),
-            **{name: headline_of(tally, benchmark.headline) for name, tally in baselines.items()},
-        },
-        "pooled": {
-            **_with_interval(headline_of(model, "pooled"), pooled_spread),
-            **{name: headline_of(tally, "pooled") for name, tally in baselines.items()},
-        },
-        "questions": len(rows),
-        "videos": len({row.task_id for row in rows}),
-        "unanswered": _share(row.extracted is None for row in rows),
-        "not_asked": sum(row.error is not None for row in rows),
-        "categories": _categories(model),
-        "sources": {
-            source: {"questions": len(members), "accuracy": _share(row.correct for row in members)}
-            for source, members in _grouped(rows, "source").items()
-        },
-        "tasks": _task_rows(model, drawn, baselines, rows),
-        "problems": _problems(rows),
-        "notes": benchmark.notes(list(tasks), rows),
-    }
-
-
-def _with_interval(value: float, spread: Any) -> dict[str, float]:
-    low, high = interval(spread)
-    return {"accuracy": value, "low": low, "high": high}
-
-
-def _share(values: Any) -> float:
-    listed = [float(value) for value in values]
-    return sum(listed) / len(listed)
-
-
-def _grouped(rows: Sequence[Prediction], field: str) -> dict[str, list[Prediction]]:
-    groups: dict[str, list[Prediction]] = {}
-    for row in sorted(rows, key=lambda row: (getattr(row, field), row.id)):
-        groups.setdefault(getattr(row, field), []).append(row)
-    return groups
-
-
-def _categories(tally: Tally) -> dict[str, dict[str, float]]:
-    """Each category: mean of its sub-tasks (as boards report it), and pooled."""
-    found = {}
-    for name in dict.fromkeys(tally.categories):
-        members = [i for i, category in enumerate(tally.categories) if category == name]
-        count = tally.count[:, members].sum()
-        found[name] = {
-            "questions": int(count),
-            "accuracy": float(tally.accuracies()[members].mean()),
-            "pooled": float(tally.correct[:, members].sum() / count),
-        }
-    return found
-
-
-def _task_rows(
-    tally: Tally, drawn: tuple[Any, Any], baselines: Mapping[str, Tally], rows: Sequence[Prediction]
-) -> list[dict[str, Any]]:
-    members = _grouped(rows, "task")
-    found = []
-    for i, task in enumerate(tally.tasks):
-        present = drawn[1][:, i] > 0
-        low, high = interval(drawn[0][present, i] / drawn[1][present, i])
-        found.append(
-            {
-                "task": task,
-                "category": tally.categories[i],
-                "questions": len(members[task]),
-                "accuracy": float(tally.accuracies()[i]),
-                "low": low,
-                "high": high,
-                "unanswered": _share(row.extracted is None for row in members[task]),
-                **{name: float(baseline.accuracies()[i]) for name, baseline in baselines.items()},
-            }
-        )
-    return found
-
-
-def _problems(rows: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """Videos whose questions could not be asked, by name."""
-    broken: dict[tuple[str, str], int] = {}
-    for row in rows:
-        if row.error is not None:
-            broken[row.task_id, row.error] = broken.get((row.task_id, row.error), 0) + 1
-    return [{"video": video, "questions": n, "error": error} for (video, error), n in sorted(broken.items())]
-
-
-def cost_of(predictions: Sequence[Prediction]) -> dict[str, float | int | None]:
-    """What was measured with a clock, over the questions that were asked. Seconds."""
-    asked = [row for row in predictions if row.error is None]
-    frames = sum(row.new_frames for row in asked)
-    frame_seconds = sum(row.frame_seconds for row in asked)
-    return {
-        "frames": frames,
-        "seconds_per_frame": frame_seconds / frames if frames else None,
-        "seconds_per_question": sum(row.answer_seconds for row in asked) / len(asked) if asked else None,
-        "seconds": frame_seconds + sum(row.answer_seconds for row in asked),
-    }
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
@@ -181,7 +62,8 @@ def write_report(
 ) -> dict[str, Any]:
     """report.json, .csv, .md, .png and result.json in `folder`; returns the report."""
     scores = scores_of(benchmark, tasks, predictions, blind)
-    report = {"benchmark": benchmark.title, "config": dict(config), "scores": scores, "cost": cost_of(list(predictions.values()))}
+    cost = cost_of(list(predictions.values()))
+    report = {"benchmark": benchmark.title, "config": dict(config), "scores": scores, "cost": cost}
     result = {
         "benchmark": benchmark.title,
         "model": config.get("model"),
@@ -230,16 +112,19 @@ def markdown_of(report: Mapping[str, Any]) -> str:
         "| sub-task | questions | accuracy | 95 % | no answer | chance | commonest answer | blind |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    rows = [*scores["tasks"], {**head, "task": "**headline**", "questions": scores["questions"], "unanswered": scores["unanswered"]}]
-    for row in rows:
-        numbers = [row["accuracy"], (row["low"], row["high"]), row["unanswered"], row[CHANCE], row[COMMONEST], row.get(BLIND)]
-        cells = [f"{_percent(n[0])} - {_percent(n[1])}" if isinstance(n, tuple) else _percent(n) for n in numbers]
-        lines.append(f"| {row['task']} | {row['questions']} | {' | '.join(cells)} |")
+    total = {"task": "**headline**", "questions": scores["questions"], "unanswered": scores["unanswered"], **head}
+    for row in [*scores["tasks"], total]:
+        span = f"{_percent(row['low'])} - {_percent(row['high'])}"
+        others = [_percent(row.get(name)) for name in ("unanswered", CHANCE, COMMONEST, BLIND)]
+        lines.append(
+            f"| {' | '.join([row['task'], str(row['questions']), _percent(row['accuracy']), span, *others])} |"
+        )
     lines += ["", f"All questions pooled: {_percent(scores['pooled']['accuracy'])}.", ""]
     lines += _small_table("category", scores["categories"]) + _small_table("source", scores["sources"])
     lines += [f"- {note}" for note in scores["notes"]]
     for problem in scores["problems"]:
-        lines.append(f"- not asked, counted as wrong: {problem['questions']} questions on {problem['video']}: {problem['error']}")
+        what = f"{problem['questions']} questions on {problem['video']}: {problem['error']}"
+        lines.append(f"- not asked, counted as wrong: {what}")
     lines += ["", "## Cost", ""]
     for name in ("seconds_per_frame", "seconds_per_question"):
         value = cost[name]

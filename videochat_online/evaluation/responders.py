@@ -95,7 +95,8 @@ class TransformersResponder:
             model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
         except (OSError, ValueError) as error:
             raise ValueError(f"{name} is no image-text-to-text model of transformers: {error}") from error
-        return cls(model.to(device).eval(), processor, max_frames=max_frames)
+        model.to(torch.device(device))  # type: ignore[arg-type]
+        return cls(model.eval(), processor, max_frames=max_frames)
 
     def open(self, system_prompt: str | None) -> TransformersConversation:
         return TransformersConversation(self, system_prompt)
@@ -109,7 +110,9 @@ class TransformersConversation:
         self.turns: list[tuple[str, str]] = []
 
     def see(self, frames: Sequence[np.ndarray], timestamps: Sequence[float]) -> None:
-        new = [(self.num_seen + i, second, frame) for i, (second, frame) in enumerate(zip(timestamps, frames, strict=True))]
+        new = [
+            (self.num_seen + i, second, frame) for i, (second, frame) in enumerate(zip(timestamps, frames, strict=True))
+        ]
         self.num_seen += len(new)
         self.frames = [*self.frames, *new][-self.responder.max_frames :]
 
@@ -133,7 +136,9 @@ class TransformersConversation:
         import torch
 
         tokenizer = self.responder.processor.tokenizer
-        ids = tokenizer(option, add_special_tokens=False, return_tensors="pt")["input_ids"].to(inputs["input_ids"].device)
+        ids = tokenizer(option, add_special_tokens=False, return_tensors="pt")["input_ids"].to(
+            inputs["input_ids"].device
+        )
         longer = {
             key: self._extended(key, value, ids) if key in ("input_ids", "attention_mask", "token_type_ids") else value
             for key, value in inputs.items()

@@ -84,11 +84,8 @@ class Run:
         return sum(min(most, fps * min(window, q.last_time - task.start)) + 1 for q in task.questions)
 
 
-def execute(run: Run, *, resume: bool, progress: Callable[[Prediction], None] | None = None) -> bool:
-    """Ask all questions of this process that have no answer yet. True when no question of any process is open.
-
-    1. look what is there already; 2. ask the rest, a line on disk for each; 3. merge when all is done.
-    """
+def execute(run: Run, *, resume: bool, progress: Callable[[Prediction], None] | None = None) -> None:
+    """Ask all questions of this process that have no answer yet, with a line on disk for each before the next."""
     _claim(run, resume)
     known = read_predictions(run.output)
     done = {question_id for question_id, prediction in known.items() if prediction.error is None}
@@ -100,11 +97,18 @@ def execute(run: Run, *, resume: bool, progress: Callable[[Prediction], None] | 
                 writer.write(prediction)
                 if progress is not None:
                     progress(prediction)
+
+
+def completed(run: Run) -> dict[str, Prediction] | None:
+    """All predictions, also merged into one file, once no question of any process is open; else None.
+
+    Whichever process finishes last sees all lines, so no process waits for another.
+    """
     predictions = read_predictions(run.output)
     if any(question.id not in predictions for task in run.tasks for question in task.questions):
-        return False
+        return None
     write_merged(run.output, predictions.values())
-    return True
+    return predictions
 
 
 def predict(run: Run, task: VideoTask, done: Collection[str]) -> Iterator[Prediction]:
@@ -144,10 +148,20 @@ def _claim(run: Run, resume: bool) -> None:
             raise ValueError(f"{run.output} holds another run ({what}); choose another --output")
         own = rank_file(run.output, run.shard.rank, run.shard.world_size)
         if not resume and own.is_file() and own.stat().st_size > 0:
-            raise ValueError(f"{run.output} already holds predictions; add --resume to go on, or choose another --output")
+            raise ValueError(
+                f"{run.output} holds predictions already; add --resume to go on, or choose another --output"
+            )
         return
     run.output.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+
+
+def benchmark_of(folder: Path) -> str:
+    """Name of the benchmark whose predictions are in `folder`."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} is not the --output of an evaluation: no {CONFIG_FILE} in it")
+    return json.loads(path.read_text(encoding="utf-8"))["benchmark"]
 
 
 def check(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:

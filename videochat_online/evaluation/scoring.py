@@ -1,4 +1,4 @@
-"""From replies to numbers: finding the answer in a text, accuracies, baselines, intervals and paired differences.
+"""From replies to numbers: finding the answer in a text, accuracies, baselines and intervals.
 
 Knows predictions and questions only. No answer found is wrong and counted; no question is ever left out of a
 denominator. Intervals resample whole videos, since questions about one video are not independent.
@@ -80,7 +80,8 @@ class Tally:
     def resampled(self, num_resamples: int = NUM_RESAMPLES, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
         """(resamples, tasks) right answers and questions, drawing whole videos with replacement."""
         num_videos = len(self.count)
-        weights = np.random.default_rng(seed).multinomial(num_videos, np.full(num_videos, 1 / num_videos), num_resamples)
+        equal = np.full(num_videos, 1 / num_videos)
+        weights = np.random.default_rng(seed).multinomial(num_videos, equal, num_resamples)
         return weights @ self.correct, weights @ self.count
 
 
@@ -131,51 +132,3 @@ def commonest_answers(predictions: Iterable[Prediction]) -> dict[str, str]:
     for prediction in predictions:
         answers.setdefault(prediction.task, Counter())[prediction.answer] += 1
     return {task: min(counts, key=lambda answer: (-counts[answer], answer)) for task, counts in answers.items()}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """B minus A on the same questions, accuracy points in 0..1."""
-
-    name: str
-    num_questions: int
-    accuracy_a: float
-    accuracy_b: float
-    low: float
-    """95 % interval of the difference, videos resampled together for A and B."""
-    high: float
-    only_a: int
-    """Questions only A got right."""
-    only_b: int
-
-    @property
-    def difference(self) -> float:
-        return self.accuracy_b - self.accuracy_a
-
-
-def compare(a: Sequence[Prediction], b: Sequence[Prediction], kind: str) -> list[Difference]:
-    """Paired differences: the headline first, then each sub-task. Both must hold the same questions."""
-    by_id = {prediction.id: prediction for prediction in b}
-    if {prediction.id for prediction in a} != set(by_id):
-        common = len({prediction.id for prediction in a} & set(by_id))
-        raise ValueError(f"not the same questions: {len(a)} in A, {len(b)} in B, {common} in both")
-    pairs = [(first, by_id[first.id]) for first in sorted(a, key=lambda prediction: prediction.id)]
-    tally_a, tally_b = Tally.of([x for x, _ in pairs]), Tally.of([x for x, _ in pairs], [float(y.correct) for _, y in pairs])
-    (drawn_a, count), (drawn_b, _) = tally_a.resampled(), tally_b.resampled()
-    spread = headline(kind, drawn_b, count, tally_a.categories) - headline(kind, drawn_a, count, tally_a.categories)
-    total = _difference("headline", pairs, headline_of(tally_a, kind), headline_of(tally_b, kind), spread)
-    rows = [total]
-    for i, task in enumerate(tally_a.tasks):
-        drawn = count[:, i] > 0
-        spread = (drawn_b[drawn, i] - drawn_a[drawn, i]) / count[drawn, i]
-        members = [(x, y) for x, y in pairs if x.task == task]
-        rows.append(_difference(task, members, tally_a.accuracies()[i], tally_b.accuracies()[i], spread))
-    return rows
-
-
-def _difference(
-    name: str, pairs: Sequence[tuple[Prediction, Prediction]], a: float, b: float, spread: np.ndarray
-) -> Difference:
-    only_a = sum(x.correct and not y.correct for x, y in pairs)
-    only_b = sum(y.correct and not x.correct for x, y in pairs)
-    return Difference(name, len(pairs), float(a), float(b), *interval(spread), only_a, only_b)

@@ -1,4 +1,4 @@
-"""What travels through an evaluation: a video with its questions, the reply to one, its verdict and the line kept of it.
+"""What travels through an evaluation: a video with its questions, a reply, its verdict, the line kept of it.
 
 Plain data that checks itself; knows no benchmark, no model and no file format. Times are seconds on
 the video's own clock; a question is never shown a frame later than its timestamp.
@@ -29,7 +29,7 @@ class Poll:
 
     def __post_init__(self) -> None:
         if self.every <= 0 or self.end < self.start:
-            raise ValueError(f"a poll needs every > 0 and start <= end, got {self.start}..{self.end} every {self.every}")
+            raise ValueError(f"a poll needs every > 0 and start <= end, got {self}")
 
     def times(self) -> list[float]:
         """All times of asking, in order."""

@@ -49,6 +49,10 @@ class Benchmark(ABC):
     """Replaces the template's own system text."""
 
     @abstractmethod
+    def files(self, annotations: Path) -> list[Path]:
+        """The annotation files that `load` reads, of a folder or the one file that was named."""
+
+    @abstractmethod
     def load(self, annotations: Path, *, splits: tuple[str, ...]) -> list[VideoTask]:
         """Videos with their questions; ValueError names the file and record that do not fit."""
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from ..scoring import extract_letter
 from ..types import Question, Reply, Verdict, VideoTask
@@ -104,7 +105,7 @@ class OVBench(Benchmark):
     headline = "tasks"
     headline_name = "mean of the sub-task accuracies"
     max_new_tokens = 128
-    presets = {
+    presets: ClassVar[Mapping[str, ModeSettings]] = {
         "sliding_window": ModeSettings(fps=2.0, window=32.0, frames=64),
         "streaming": ModeSettings(fps=8.0),
         "prefix": ModeSettings(fps=8.0),
@@ -116,12 +117,24 @@ class OVBench(Benchmark):
         self.format_prompt = PROMPTS[prompt]
         self.system_prompt = SYSTEM_PROMPT if prompt == "official" else None
 
+    def files(self, annotations: Path) -> list[Path]:
+        """The flat four, else the hub's ovbench.json, else its parts."""
+        if annotations.is_file():
+            return [annotations]
+        flat = [path for source in SOURCES if (path := annotations / f"{source}.json").is_file()]
+        whole = [path for path in [annotations / "ovbench.json"] if path.is_file()]
+        found = flat or whole or sorted(annotations.glob("ovbench_*.json"))
+        if not found:
+            expected = "ava.json, coin.json, hirest.json, tao.json (flat) or ovbench*.json (streaming)"
+            raise ValueError(f"no OVBench annotations in {annotations}: expected {expected}")
+        return found
+
     def load(self, annotations: Path, *, splits: tuple[str, ...] = SOURCES) -> list[VideoTask]:
         """All videos with their questions; `splits` keeps questions of these sources only."""
         if unknown := set(splits) - set(SOURCES):
             raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(SOURCES)}")
         tasks: list[VideoTask] = []
-        for path in annotation_files(annotations):
+        for path in self.files(annotations):
             records = json.loads(path.read_text(encoding="utf-8"))
             parse = self._streaming_tasks if is_streaming_layout(records, path) else self._flat_tasks
             tasks += parse(records, path)
@@ -144,16 +157,16 @@ class OVBench(Benchmark):
         first = rows[0][1]
         questions = tuple(self._flat_question(source, number, record) for number, record in rows)
         absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
-        folder = str(PurePosixPath(first["image_file"]).parent) if "image_file" in first else None
+        frame = PurePosixPath(first["image_file"]) if "image_file" in first else None
         return VideoTask(
             id=f"{source}/{video}",
             video=video,
-            names=_places(source, video, folder),
+            names=_places(source, video, str(frame.parent) if frame else None),
             questions=questions,
             start=AVA_START if absolute else float(first["start"]),
             fps=float(first["fps"]) if "fps" in first else None,
             segment_start=AVA_START if absolute else 0.0,
-            anchor=(PurePosixPath(first["image_file"]).name, float(first["middle_frame_timestamp"])) if folder else None,
+            anchor=(frame.name, float(first["middle_frame_timestamp"])) if frame else None,
         )
 
     def _flat_question(self, source: str, number: int, record: dict[str, Any]) -> Question:
@@ -209,19 +222,6 @@ class OVBench(Benchmark):
             labels=labels,
             options=tuple(options),
         )
-
-
-def annotation_files(path: Path) -> list[Path]:
-    """The files to read: the flat four, else the hub's ovbench.json, else its parts; or the file that was named."""
-    if path.is_file():
-        return [path]
-    flat = [path / f"{source}.json" for source in SOURCES if (path / f"{source}.json").is_file()]
-    whole = [path / "ovbench.json"] if (path / "ovbench.json").is_file() else []
-    found = flat or whole or sorted(path.glob("ovbench_*.json"))
-    if not found:
-        expected = "ava.json, coin.json, hirest.json, tao.json (flat) or ovbench*.json (streaming)"
-        raise ValueError(f"no OVBench annotations in {path}: expected {expected}")
-    return found
 
 
 def is_streaming_layout(records: Any, path: Path) -> bool:

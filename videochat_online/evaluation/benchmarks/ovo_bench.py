@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from ..scoring import commonest_answers, extract_letter
 from ..types import Prediction, Question, Reply, Verdict, VideoTask
@@ -68,7 +69,7 @@ class OVOBench(Benchmark):
     headline = "categories"
     headline_name = "mean of the three regimes"
     max_new_tokens = 32
-    presets = {
+    presets: ClassVar[Mapping[str, ModeSettings]] = {
         "sliding_window": ModeSettings(fps=1.0, frames=64),
         "streaming": ModeSettings(fps=1.0),
         "prefix": ModeSettings(fps=1.0),
@@ -77,14 +78,18 @@ class OVOBench(Benchmark):
     def __init__(self, *, chunked: bool = False) -> None:
         self.chunked = chunked
 
+    def files(self, annotations: Path) -> list[Path]:
+        path = annotations / "ovo_bench_new.json" if annotations.is_dir() else annotations
+        if not path.is_file():
+            raise ValueError(f"no OVO-Bench annotations at {path}: expected ovo_bench_new.json")
+        return [path]
+
     def load(self, annotations: Path, *, splits: tuple[str, ...] = tuple(_REGIME_OF)) -> list[VideoTask]:
         """All videos with their questions; `splits` keeps these tasks or regimes only."""
         wanted = {task for split in splits for task in REGIMES.get(split, (split,))}
         if unknown := wanted - set(_REGIME_OF):
             raise ValueError(f"unknown split {sorted(unknown)}, expected regimes or tasks of {REGIMES}")
-        path = annotations / "ovo_bench_new.json" if annotations.is_dir() else annotations
-        if not path.is_file():
-            raise ValueError(f"no OVO-Bench annotations at {path}: expected ovo_bench_new.json")
+        [path] = self.files(annotations)
         items = json.loads(path.read_text(encoding="utf-8"))
         videos: dict[str, list[Question]] = defaultdict(list)
         names: dict[str, tuple[str, ...]] = {}
@@ -107,8 +112,8 @@ class OVOBench(Benchmark):
         if question.kind == "count":
             digits = "".join(re.findall(r"\d+", text))
             return Verdict(digits or None, digits == question.answer)
-        found = [word for word in ("Yes", "No") if word in text] or [{"Y": "Yes", "N": "No"}.get(text)]
-        return Verdict(found[0] if len(found) == 1 else "Yes and No", question.answer in found)
+        found = {"Y": ["Yes"], "N": ["No"]}.get(text) or [word for word in ("Yes", "No") if word in text]
+        return Verdict(" and ".join(found) or None, question.answer in found)
 
     def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
         strict = [p.extracted == p.answer for p in predictions if _REGIME_OF[p.task] != "forward"]
@@ -157,16 +162,11 @@ def _questions(item: dict[str, Any], path: Path) -> list[tuple[str, Question]]:
         return [(f"{number}.mp4", question)]
     probes = []
     for i, probe in enumerate(item["test_info"]):
-        prompt = {
-            "REC": lambda: REC_PROMPT.format(f"How many times did they {item['activity']}?"),
-            "SSR": lambda probe=probe: SSR_PROMPT.format(probe["step"]),
-            "CRR": lambda: CRR_PROMPT.format(item["question"]),
-        }[task]()
         counts = task == "REC"
         question = Question(
             id=f"{number}_{i}",
             timestamp=float(probe["realtime"]),
-            prompt=prompt,
+            prompt=_forward_prompt(item, probe),
             answer=str(probe["count"]) if counts else ("Yes" if probe["type"] else "No"),
             kind="count" if counts else "yes_no",
             labels=() if counts else ("Yes", "No"),
@@ -174,6 +174,12 @@ def _questions(item: dict[str, Any], path: Path) -> list[tuple[str, Question]]:
         )
         probes.append((f"{number}_{i}.mp4", question))
     return probes
+
+
+def _forward_prompt(item: dict[str, Any], probe: dict[str, Any]) -> str:
+    if item["task"] == "REC":
+        return REC_PROMPT.format(f"How many times did they {item['activity']}?")
+    return SSR_PROMPT.format(probe["step"]) if item["task"] == "SSR" else CRR_PROMPT.format(item["question"])
 
 
 def _places(name: str, chunked: bool) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from ..types import Poll, Prediction, Question, Reply, Verdict, VideoTask
 from .base import Benchmark, ModeSettings
@@ -39,9 +40,7 @@ CONTEXT_START = (
     "Here are the contextual information related to the video. "
     "Please answer the questions based on the contextual information: "
 )
-CONTEXT_ITEM = (
-    "At timestamp {}, the following question and answer occurred: Question: {}; Options: {}; Answer: {}; "
-)
+CONTEXT_ITEM = "At timestamp {}, the following question and answer occurred: Question: {}; Options: {}; Answer: {}; "
 PROACTIVE_PROMPT = (
     "You are an advanced image question-answering AI assistant. You have been provided with images and a question "
     "related to the images. Your task is to carefully analyze the images and provide the answer to the question. You "
@@ -57,22 +56,26 @@ class StreamingBench(Benchmark):
     headline = "pooled"
     headline_name = "accuracy over all questions"
     max_new_tokens = 32
-    presets = {
+    presets: ClassVar[Mapping[str, ModeSettings]] = {
         "sliding_window": ModeSettings(fps=1.0, window=60.0, frames=64),
         "streaming": ModeSettings(fps=1.0),
         "prefix": ModeSettings(fps=1.0),
     }
 
+    def files(self, annotations: Path) -> list[Path]:
+        if annotations.is_file():
+            return [annotations]
+        return [path for path in sorted(annotations.glob("questions_*.json")) if _part_of(path) in PARTS]
+
     def load(self, annotations: Path, *, splits: tuple[str, ...] = PARTS) -> list[VideoTask]:
         """Questions of questions_{real,omni,sqa,proactive}.json below a folder, or of one such file."""
         if unknown := set(splits) - set(PARTS):
             raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(PARTS)}")
-        files = [annotations] if annotations.is_file() else sorted(annotations.glob("questions_*.json"))
-        chosen = [(path, _part_of(path)) for path in files if _part_of(path) in splits]
+        chosen = [path for path in self.files(annotations) if _part_of(path) in splits]
         if not chosen:
-            raise ValueError(f"no StreamingBench annotations in {annotations}: expected questions_<part>.json")
+            raise ValueError(f"no StreamingBench annotations of {', '.join(splits)} in {annotations}")
         _refuse_two_of_a_part(chosen)
-        return [task for path, part in chosen for task in _load_part(path, part)]
+        return [task for path in chosen for task in _load_part(path, _part_of(path))]
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
         if question.kind == "choice":
@@ -111,10 +114,10 @@ def _part_of(path: Path) -> str:
     return path.stem.removeprefix("questions_").split("_")[0]
 
 
-def _refuse_two_of_a_part(chosen: list[tuple[Path, str]]) -> None:
+def _refuse_two_of_a_part(files: list[Path]) -> None:
     """questions_proactive.json holds questions_proactive_50.json: never count a question twice."""
     for part in PARTS:
-        paths = [str(path) for path, name in chosen if name == part]
+        paths = [str(path) for path in files if _part_of(path) == part]
         if len(paths) > 1:
             raise ValueError(f"several files of the part {part!r}: name one with --annotations: {', '.join(paths)}")
 
