@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import VideoChatOnlineConfig
 from .media.transforms import FrameTransform
+from .model_config import VideoChatOnlineConfig
 from .prompt.messages import Message
 from .prompt.render import Rendered, end_token_ids, render
 from .prompt.templates import Template, get_template

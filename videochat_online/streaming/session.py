@@ -81,7 +81,7 @@ class StreamingSession:
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
         self.model, self.processor = model, processor
-        self.memory = PyramidMemoryBank((memory or model.config.memory).for_encoder(model.config.grid))
+        self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
         self.timestamps, self.system_prompt = timestamps, system_prompt
         self.encode_batch_size = encode_batch_size
         self._state = threading.RLock()  # memory, dialogue, counters
