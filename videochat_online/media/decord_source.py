@@ -7,6 +7,7 @@ pictures arrive here as numpy. With `or_pyav` a file that decord cannot read is 
 from __future__ import annotations
 
 import logging
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from .video_index import VideoIndex
 
 logger = logging.getLogger(__name__)
 
+SEEKABLE_FORMATS = ("mp4", "matroska", "avi", "flv")
+"""Containers (FFmpeg's names) in which decord finds the frame asked for; in MPEG streams it is off by some."""
 NO_GUESSED_FRAMES = 1e-9
 """decord fills frames it cannot decode with their neighbours; with this share of them allowed it fails instead."""
 
@@ -43,7 +46,7 @@ class DecordReader(VideoReader):
         try:
             self._decoder = _open_decord(index, size or (-1, -1), num_threads)
         except _decord_errors() as error:
-            self._fall_back(f"decord cannot open it ({_first_line(error)})", error)
+            self._fall_back("it", error)
 
     def _release(self) -> None:
         self._decoder = None
@@ -56,21 +59,28 @@ class DecordReader(VideoReader):
                 picture = self._decoder[index]
                 return picture.asnumpy() if hasattr(picture, "asnumpy") else np.asarray(picture)
             except _decord_errors() as error:
-                self._fall_back(f"decord cannot decode frame {index} ({_first_line(error)})", error)
+                self._fall_back(f"frame {index}", error)
         assert self._pyav is not None, "_fall_back opens it or raises"
         return self._pyav._image(index)
 
     def _fall_back(self, what: str, error: Exception) -> None:
+        reason = shorten(str(error) or type(error).__name__, width=200)
         if not self._or_pyav:
+            what = f"decord cannot read {what} ({reason})"
             raise MediaError.about(self.name, what, "a file that decord reads, or backend='pyav'") from error
-        logger.warning("%s: %s; reading on with PyAV", self.name, what)
+        logger.warning("%s: decord cannot read %s (%s), PyAV does from here on", self.name, what, reason)
         self._decoder = None
         self._pyav = PyavReader(self._index, size=self.size, num_threads=self._num_threads)
 
 
 def _open_decord(index: VideoIndex, size: tuple[int, int], num_threads: int) -> Any:
+    """decord's own reader. RuntimeError for files in which it would give other frames than those asked for."""
     import decord
 
+    if not any(name in index.format for name in SEEKABLE_FORMATS):
+        raise RuntimeError(f"it seeks inexactly in {index.format} files")
+    if index.times.has_open_groups or not index.times.has_times:
+        raise RuntimeError("it miscounts frames after a seek where groups of pictures are open or have no times")
     decord.logging.set_level(decord.logging.QUIET)
     decoder = decord.VideoReader(
         str(index.path),
@@ -90,7 +100,3 @@ def _decord_errors() -> tuple[type[Exception], ...]:
     import decord
 
     return (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError, StopIteration)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -20,9 +20,9 @@ IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 A_FOLDER = f"a folder of images ({' '.join(sorted(IMAGE_SUFFIXES))})"
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What PIL raises for files that are no images, or damaged ones."""
-SHORTEST_DELAY = 0.02
-"""Seconds; a gif's shorter (mostly zero) delays mean `USUAL_DELAY`, as in browsers and FFmpeg."""
-USUAL_DELAY = 0.1
+SHORTEST_DELAY = 20
+"""Milliseconds; a gif's shorter (mostly zero) delays mean `USUAL_DELAY`, as in browsers and FFmpeg."""
+USUAL_DELAY = 100
 
 ImageSource = str | os.PathLike[str] | Image.Image
 
@@ -90,24 +90,22 @@ class ImageListReader(VideoReader):
 
 
 class AnimationReader(VideoReader):
-    """An image file whose frames have their own delays (gif, webp, png), or that has just one frame.
+    """An image file whose frames have their own delays (gif, webp, png).
 
-    Frames of a gif are built on one another: going back starts again from the first.
+    The frames are built on one another: going back starts again from the first.
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None = None) -> None:
-        open_image(path)  # says what is wrong, if anything
         try:
             self._file = Image.open(path)
             delays = [_delay(frame) for frame in ImageSequence.Iterator(self._file)]
         except BROKEN_IMAGE as error:
             raise MediaError.about(path, f"is broken ({error})", "a complete image file") from error
         self._resize_to = size
-        times = np.cumsum([0.0, *delays])
-        duration = float(times[-1])
-        super().__init__(
-            str(path), times[:-1], fps=len(delays) / duration, duration=duration, size=size or self._file.size
-        )
+        ends = np.cumsum(delays, dtype=np.float64) / 1000
+        times = np.concatenate([[0.0], ends[:-1]])
+        duration = float(ends[-1])
+        super().__init__(str(path), times, fps=len(times) / duration, duration=duration, size=size or self._file.size)
 
     def _release(self) -> None:
         self._file.close()
@@ -121,6 +119,14 @@ class AnimationReader(VideoReader):
             raise MediaError.about(self.name, what, "a complete image file") from error
 
 
+def open_image_file(path: Path, *, size: tuple[int, int] | None = None) -> VideoReader:
+    """The frames of an animation, or the one frame of a still image. MediaError if there is none."""
+    open_image(path)  # says what is wrong, if anything
+    with Image.open(path) as image:
+        is_animated = getattr(image, "is_animated", False)
+    return AnimationReader(path, size=size) if is_animated else ImageListReader(str(path), [path], size=size)
+
+
 def _load(image: ImageSource) -> Image.Image:
     return to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
 
@@ -131,6 +137,6 @@ def _as_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _delay(frame: Image.Image) -> float:
-    """Seconds this frame is shown."""
-    seconds = frame.info.get("duration", 0) / 1000
-    return seconds if seconds >= SHORTEST_DELAY else USUAL_DELAY
+    """Milliseconds this frame is shown."""
+    delay = frame.info.get("duration", 0)
+    return delay if delay >= SHORTEST_DELAY else USUAL_DELAY

@@ -74,19 +74,21 @@ class PyavReader(VideoReader):
 
     def _is_ahead(self, index: int) -> bool:
         """Whether decoding on is the shortest way to frame `index`."""
-        return self._position <= index and (not self._index.has_times or self._keyframe_before(index) <= self._position)
+        return self._position <= index and (
+            not self._index.times.has_times or self._keyframe_before(index) <= self._position
+        )
 
     def _keyframe_before(self, index: int) -> int:
-        return int(np.searchsorted(self._index.keyframes, index, side="right")) - 1
+        return int(np.searchsorted(self._index.times.keyframes, index, side="right")) - 1
 
     def _starts(self, index: int) -> Iterator[int]:
         """Frames from which decoding reaches `index`, nearest first."""
-        if not self._index.has_times:
+        if not self._index.times.has_times:
             yield 0
             return
         nearest = self._keyframe_before(index)
         for position in range(nearest, max(nearest - 2, -1), -1):
-            yield int(self._index.keyframes[position])
+            yield int(self._index.times.keyframes[position])
 
     def _go_to(self, start: int) -> None:
         """Let the decoder begin anew at keyframe `start`."""
@@ -94,7 +96,7 @@ class PyavReader(VideoReader):
             self._container.close()
             self._restart()
         else:
-            self._container.seek(int(self._index.ticks[start]), stream=self._stream)
+            self._container.seek(int(self._index.times.ticks[start]), stream=self._stream)
             self._frames = self._container.decode(self._stream)
             self._position = start
 
@@ -119,12 +121,12 @@ class PyavReader(VideoReader):
 
     def _number(self, frame: VideoFrame) -> int | None:
         """Which frame of the index this is; None for one that the index leaves out."""
-        if not self._index.has_times:
+        if not self._index.times.has_times:
             return self._position
         if frame.pts is None:
             return None
-        number = int(np.searchsorted(self._index.ticks, frame.pts))
-        return number if number < self.num_frames and self._index.ticks[number] == frame.pts else None
+        number = int(np.searchsorted(self._index.times.ticks, frame.pts))
+        return number if number < self.num_frames and self._index.times.ticks[number] == frame.pts else None
 
 
 def _rgb_graph(stream: VideoStream, size: tuple[int, int], rotation: int) -> Graph:

@@ -15,11 +15,11 @@ from PIL import Image
 
 from .image_source import (
     IMAGE_SUFFIXES,
-    AnimationReader,
     ImageListReader,
     ImageSource,
     images_of_folder,
     open_image,
+    open_image_file,
 )
 from .source import Frame, MediaError, VideoReader, check_fps, check_size
 from .video_index import index_video
@@ -55,7 +55,7 @@ def open_video(
     if fps is not None:
         raise ValueError(f"{path}: fps={fps!r} is for folders and lists of images, a file has times of its own")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return AnimationReader(path, size=size)
+        return open_image_file(path, size=size)
     return _open_file(path, backend, size, num_threads)
 
 
