@@ -16,7 +16,7 @@ import numpy as np
 Times = Sequence[float] | np.ndarray
 
 BOUNDARY_SECONDS = 1e-6
-"""`end - seconds` is off by float noise; a frame that starts this close to it starts at it."""
+"""The second a window opens at is off by float noise; a frame that starts this close to it starts at it."""
 
 
 def sample_fps(num_frames: int, video_fps: float, fps: float, max_frames: int | None = None) -> list[int]:
@@ -57,9 +57,10 @@ def sample_window(
 ) -> list[int]:
     """The last `seconds` up to the moment `end`, at `fps`, ascending; what a question asked at `end` sees.
 
-    The newest frame is the one on screen at `end`, the others are counted back from it; the window opens
-    with the frame on screen at `end - seconds`. More than `max_frames` are thinned evenly. A window that lies
-    past the end is the source's last window; before the first frame there is nothing to see.
+    The newest frame is the one on screen at `end`; the window reaches `seconds` back from that frame's start and
+    takes in the frame then on screen. So it depends on nothing that comes after `end`, and past the end of the
+    source it is the source's last window. Frames are counted back from the newest; more than `max_frames` are
+    thinned evenly. Before the first frame there is nothing to see.
     `video_fps` is the mean rate the step is reckoned from (default: the timestamps' own).
 
     >>> sample_window([0.0, 0.5, 1.0, 1.5, 2.0], end=1.7, seconds=1.0, fps=1.0)
@@ -69,13 +70,11 @@ def sample_window(
     _check(fps=fps, max_frames=max_frames, video_fps=video_fps)
     if not (math.isfinite(end) and math.isfinite(seconds) and seconds >= 0):
         raise ValueError(f"a window needs a finite end and seconds >= 0, got end={end!r}, seconds={seconds!r}")
-    if end - seconds > times[-1]:
-        end = float(times[-1])
-    first = _on_screen(times, end - seconds + BOUNDARY_SECONDS)
     last = _on_screen(times, end)
-    if max_frames == 1 and last >= 0:
-        return [last]
-    backwards = range(last, max(first, 0) - 1, -_step(times, fps, video_fps))
+    if last < 0 or max_frames == 1:
+        return [last] if last >= 0 else []
+    first = max(0, _on_screen(times, float(times[last]) - seconds + BOUNDARY_SECONDS))
+    backwards = range(last, first - 1, -_step(times, fps, video_fps))
     return _thin(list(reversed(backwards)), max_frames)
 
 

@@ -1,0 +1,73 @@
+"""Clips for the media tests: pictures that show their own number, written with PyAV where no recorded file will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BLOCK = 16  # pixels a side; 4 x 3 blocks make 12 bits, the lowest top left
+
+
+def picture_of(number: int, *, width: int = 64, height: int = 48) -> np.ndarray:
+    """uint8 (height, width, 3): `number` in binary, on a ground that moves from frame to frame."""
+    y, x = np.mgrid[0:height, 0:width]
+    picture = np.stack([(x + number) % 64, (y + 2 * number) % 64, (x + y) % 64], axis=-1).astype(np.uint8)
+    for bit in range(12):
+        top, left = bit // 4 * BLOCK, bit % 4 * BLOCK
+        picture[top : top + BLOCK, left : left + BLOCK] //= 2
+        if number >> bit & 1:
+            picture[top : top + BLOCK, left : left + BLOCK] += 200
+    return picture
+
+
+@pytest.fixture(scope="session")
+def number_in() -> Callable[[np.ndarray], int]:
+    """Reads the number back from a (48, 64, 3) picture, the recorded clips' as well."""
+
+    def read(picture: np.ndarray) -> int:
+        blocks = picture.reshape(3, BLOCK, 4, BLOCK, 3).mean(axis=(1, 3, 4)) > 128
+        return sum(1 << bit for bit, is_set in enumerate(blocks.flat) if is_set)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def write_clip() -> Callable[..., Path]:
+    """write_clip(path, num_frames=..., ...) -> path."""
+
+    def write(
+        path: Path,
+        *,
+        num_frames: int = 60,
+        fps: int = 25,
+        codec: str = "libx264",
+        gop: int = 20,
+        b_frames: int = 2,
+        size: tuple[int, int] = (64, 48),
+        options: dict[str, str] | None = None,
+        colorspace: int | None = None,
+        faststart: bool = False,
+    ) -> Path:
+        import av
+
+        with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
+            stream = container.add_stream(codec, rate=fps)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
+            stream.options = {"b-adapt": "0"} if codec == "libx264" else {}
+            stream.options |= options or {}
+            if colorspace is not None:
+                stream.codec_context.colorspace = colorspace
+            for number in range(num_frames):
+                picture = picture_of(number, width=size[0], height=size[1])
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, fps)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return write
