@@ -185,6 +185,7 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         common = PreTrainedConfig().to_dict()
         for key, write in (("vision_config", _write_dtype), ("llm_config", _write_llm_config)):
             part = getattr(self, key).to_dict()
+            part["dtype"] = self.dtype or part.get("dtype")
             self.dict_dtype_to_str(part)
             values[key] = write({name: value for name, value in part.items() if common.get(name, ...) != value})
         return {**values, "architectures": ["InternVLChatModel"]}

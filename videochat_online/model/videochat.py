@@ -193,14 +193,17 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """One step of `generate`. Cached keys and new keys always use the same rotary factors: on the step where the
-        factors change with the length (see `factor_set`), the cache is emptied and filled again from the start."""
+        """One step of `generate`, always as embeddings: an <IMG_CONTEXT> the model writes itself is a word, no picture.
+
+        Cached keys and new keys always use the same rotary factors: on the step where the factors change with the
+        length (see `factor_set`), the cache is emptied and filled again from the start.
+        """
         if past_key_values is not None and self._factors_change(past_key_values, kwargs["position_ids"]):
             assert inputs_embeds is not None, "generate hands every prompt on as embeddings"
             past_key_values.reset()
             inputs_embeds = torch.cat([inputs_embeds, self.get_input_embeddings()(input_ids)], dim=1)
             next_sequence_length, is_first_iteration = None, True
-        return super().prepare_inputs_for_generation(  # type: ignore[misc]
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,
             next_sequence_length=next_sequence_length,
             past_key_values=past_key_values,
@@ -209,6 +212,10 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+        new_ids = inputs.pop("input_ids")
+        if new_ids is not None:
+            inputs["inputs_embeds"] = self.get_input_embeddings()(new_ids)
+        return inputs
 
     def _factors_change(self, cache: Cache, position_ids: torch.Tensor) -> bool:
         """Whether this step's positions (B, all so far) take other rotary factors than the keys in the cache."""

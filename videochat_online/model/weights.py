@@ -72,7 +72,10 @@ def load_pretrained(
 
 def choose_device(device: str | torch.device) -> torch.device:
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"unknown device {device!r}, expected auto, cpu, cuda, cuda:1, mps, ...") from error
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

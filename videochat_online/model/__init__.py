@@ -1,0 +1,1 @@
+"""Tensors in: encoder, memory bank, connector, language model. Knows no files and no words."""
