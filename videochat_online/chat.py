@@ -43,16 +43,28 @@ def add_chat_command(commands: Any) -> None:
     parser = commands.add_parser(
         "chat",
         help="watch a video and answer questions about it",
-        description="Watch a video frame by frame through the memory and answer questions. With -q the video is watched "
-        "as fast as it goes and each question is asked at its moment; without -q it plays in real time and you type.",
+        description="Watch a video frame by frame through the memory and answer questions. With -q it is watched as "
+        "fast as it goes and each question is asked at its moment; without -q it plays in real time and you type.",
         epilog='example: videochat-online chat street.mp4 -q "What is the man doing?" --at 12 -q "And now?"',
     )
     parser.add_argument("video", help="a video file, a gif, or a folder of images")
-    parser.add_argument("-q", "--question", dest="questions", action=_AddQuestion, metavar="QUESTION", help="may be repeated")
-    parser.add_argument("--at", type=float, action=_SetMoment, metavar="SECONDS", help="when to ask the -q before it (default: at the end)")
+    parser.add_argument(
+        "-q", "--question", dest="questions", action=_AddQuestion, metavar="QUESTION", help="may be repeated"
+    )
+    parser.add_argument(
+        "--at",
+        type=float,
+        action=_SetMoment,
+        metavar="SECONDS",
+        help="when to ask the -q before it (default: at the end)",
+    )
     parser.add_argument("--fps", type=float, default=2.0, help="frames watched a second (default: %(default)s)")
-    parser.add_argument("--speed", type=float, default=1.0, help="how fast it plays while you type (default: %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="length of an answer at most (default: %(default)s)")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="how fast it plays while you type (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, help="length of an answer at most (default: %(default)s)"
+    )
     parser.add_argument("--system-prompt", help="instead of the model's own")
     parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
     parser.add_argument("--json", action="store_true", help="print one json document instead of text")
@@ -82,7 +94,11 @@ def run_chat(options: argparse.Namespace) -> int:
             return _converse(options, session, video)
         answers = _ask_in_order(options, session, video, questions)
     if options.json:
-        print(json.dumps({"video": options.video, "model": options.model, "answers": answers}, ensure_ascii=False, indent=1))
+        print(
+            json.dumps(
+                {"video": options.video, "model": options.model, "answers": answers}, ensure_ascii=False, indent=1
+            )
+        )
     return 0
 
 
@@ -115,7 +131,9 @@ def _ask_in_order(
             stats = session.stats()
             answers.append({"question": asked.question, "at": stats["last_timestamp"], "answer": text, "stats": stats})
             if not options.json:
-                tqdm.write(f"[{stats['last_timestamp']:.1f} s] {asked.question}\n{text}\n{status_line(stats)}", file=sys.stdout)
+                tqdm.write(
+                    f"[{stats['last_timestamp']:.1f} s] {asked.question}\n{text}\n{status_line(stats)}", file=sys.stdout
+                )
     return answers
 
 
@@ -128,7 +146,9 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
 
     def play() -> None:
         try:
-            watch_in_real_time(session, video, sample_stream(video.timestamps, options.fps), speed=options.speed, stop=stop)
+            watch_in_real_time(
+                session, video, sample_stream(video.timestamps, options.fps), speed=options.speed, stop=stop
+            )
             print(f"\n(the video is over after {video.duration:.1f} s; ask on, or leave with Ctrl-D)", file=sys.stderr)
         except ValueError as error:
             failed.append(error)

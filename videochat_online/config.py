@@ -6,6 +6,7 @@ Plain Python, no torch.nn. Unknown values fail here, with the value and what was
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from .pyramid import tokens_of_grid
@@ -64,7 +65,7 @@ class MemoryConfig:
         if not self.levels:
             raise ValueError("a memory needs at least one level")
         grids = [level.grid for level in self.levels]
-        if any(finer < coarser for finer, coarser in zip(grids, grids[1:], strict=False)):
+        if any(finer < coarser for finer, coarser in pairwise(grids)):
             raise ValueError(f"grids must not grow from level to level (0 is the finest), got {grids}")
         if self.levels[-1].every != 1:
             every = tuple(level.every for level in self.levels)
@@ -90,9 +91,7 @@ class MemoryConfig:
         if grids is None:
             grids = tuple(max(1, PUBLISHED_GRID >> level) for level in range(len(capacities)))
         if not len(capacities) == len(grids) == len(every):
-            raise ValueError(
-                f"capacities, grids and every need one number a level, got {capacities}, {grids}, {every}"
-            )
+            raise ValueError(f"capacities, grids and every need one number a level, got {capacities}, {grids}, {every}")
         levels = tuple(MemoryLevel(*numbers) for numbers in zip(grids, every, capacities, strict=True))
         return cls(levels, policy=policy, cascade=cascade, scalable=scalable)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ def add_info_command(commands: Any) -> None:
         help="print a model's parts, parameters, memory and token counts",
         description="Print parts, parameters, memory and token counts of a model; only its config.json is read.",
     )
-    parser.add_argument("model", nargs="?", default="pocket", help="'pocket', a folder, or a hub id (default: %(default)s)")
+    parser.add_argument(
+        "model", nargs="?", default="pocket", help="'pocket', a folder, or a hub id (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print json instead of tables")
     parser.set_defaults(run=run_info)
 
@@ -54,10 +57,13 @@ def describe(config: VideoChatOnlineConfig) -> dict[str, Any]:
             "layers": vision.num_hidden_layers, "width": vision.hidden_size, "image_size": config.image_size,
             "patch_size": vision.patch_size, "grid": config.grid, "channels": config.feature_size,
         },
-        "language": {"type": llm.model_type, "layers": llm.num_hidden_layers, "width": llm.hidden_size, "vocabulary": llm.vocab_size},
+        "language": {
+            "type": llm.model_type, "layers": llm.num_hidden_layers, "width": llm.hidden_size,
+            "vocabulary": llm.vocab_size,
+        },
         "template": config.template,
         "memory": [
-            {"level": k, "grid": level.grid, "every": level.every, "capacity": level.capacity, "tokens_per_frame": level.num_tokens}
+            {"level": k, **asdict(level), "tokens_per_frame": level.num_tokens}
             for k, level in enumerate(memory.levels)
         ],
         "memory_tokens": memory.max_tokens,
@@ -81,14 +87,16 @@ def as_text(name: str, facts: dict[str, Any]) -> str:
         "level  grid   every  capacity  tokens a frame",
     ]
     lines += [
-        f"{row['level']:5}  {row['grid']:>2}x{row['grid']:<2}  {row['every']:5}  {row['capacity']:8}  {row['tokens_per_frame']:14}"
+        f"{row['level']:5}  {row['grid']:>2}x{row['grid']:<2}  {row['every']:5}  {row['capacity']:8}  "
+        f"{row['tokens_per_frame']:14}"
         for row in facts["memory"]
     ]
-    cache = facts["kv_cache_values_per_token"]
+    values, cache = facts["memory_values"], facts["kv_cache_values_per_token"]
     lines += [
         "",
-        f"memory: at most {facts['memory_tokens']} visual tokens, {facts['memory_values'] * 4 / 2**20:.2f} MiB in float32, "
-        f"{facts['memory_values'] * 2 / 2**20:.2f} MiB in bfloat16",
-        f"KV cache: {cache * 2 / 1024:.1f} KiB a token in bfloat16, {cache * 2 * facts['memory_tokens'] / 2**20:.1f} MiB for a full memory",
+        f"memory: at most {facts['memory_tokens']} visual tokens, {values * 4 / 2**20:.2f} MiB in float32, "
+        f"{values * 2 / 2**20:.2f} MiB in bfloat16",
+        f"KV cache: {cache * 2 / 1024:.1f} KiB a token in bfloat16, "
+        f"{cache * 2 * facts['memory_tokens'] / 2**20:.1f} MiB for a full memory",
     ]
     return "\n".join(lines + ([f"note: {facts['note']}"] if facts["note"] else []))

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 def add_model_flags(parser: argparse.ArgumentParser, *, default: str = "pocket") -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default=default, help="'pocket' (ships with the package), a folder, or a hub id (default: %(default)s)"
+        "--model",
+        default=default,
+        help="'pocket' (ships with the package), a folder, or a hub id (default: %(default)s)",
     )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: cuda where there is one)"
+    )
     group.add_argument(
         "--dtype",
         default="auto",
@@ -35,9 +39,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, default: str = "pocket")
 def load_from_flags(options: argparse.Namespace) -> tuple[VideoChatOnline, Processor]:
     from .processing import load_model
 
-    return load_model(
-        options.model, device=options.device, dtype=options.dtype, attn_implementation=options.attention
-    )
+    return load_model(options.model, device=options.device, dtype=options.dtype, attn_implementation=options.attention)
 
 
 def add_memory_flags(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +54,9 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
         "--policy",
         default="pyramid",
         choices=MEMORY_POLICIES,
-        help="what leaves a full memory; policies other than pyramid get the same number of tokens (default: %(default)s)",
+        help="what leaves a full memory; other policies get as many tokens as the pyramid (default: %(default)s)",
     )
-    group.add_argument("--cascade", action="store_true", help="pass displaced frames further down instead of dropping them")
+    group.add_argument("--cascade", action="store_true", help="pass displaced frames further down, not away")
 
 
 def parse_capacities(text: str) -> tuple[int, ...]:

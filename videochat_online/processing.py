@@ -51,7 +51,7 @@ class Processor:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids -> text, without marks."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @classmethod
     def from_pretrained(cls, name: str | Path, config: VideoChatOnlineConfig, **hub: Any) -> Processor:
@@ -81,7 +81,9 @@ def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
             return LlamaTokenizer.from_pretrained(name, **hub)
         return AutoTokenizer.from_pretrained(name, **hub)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"no tokenizer found in {name}: expected tokenizer.json or tokenizer.model ({error})") from error
+        raise ValueError(
+            f"no tokenizer found in {name}: expected tokenizer.json or tokenizer.model ({error})"
+        ) from error
 
 
 def load_model(
@@ -99,7 +101,7 @@ def load_model(
         device: "auto" takes CUDA where there is one, else the CPU.
         dtype: "auto" takes the checkpoint's own on CUDA and float32 on the CPU; or "float32", "bfloat16", "float16".
         attn_implementation: "auto" (torch's SDPA), "sdpa", "eager" or "flash_attention_2".
-        options: `quantization_config`, `device_map`, `allow_pickle`, `revision`, `token`, `cache_dir`, ... passed through.
+        options: passed on: `quantization_config`, `device_map`, `allow_pickle`, `revision`, `token`, `cache_dir`, ...
 
     Raises ValueError for an unknown name or a checkpoint that does not fit, saying what was tried.
     """

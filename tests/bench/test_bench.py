@@ -1,4 +1,4 @@
-"""The benchmarks run and compare like with like. No timing is asserted: that is what `videochat-online bench` is for."""
+"""The benchmarks run and compare like with like. No timing is asserted: `videochat-online bench` is for that."""
 
 from __future__ import annotations
 

@@ -69,6 +69,19 @@ def test_equals_the_published_bank(recorded):
     assert compared_events > 4000
 
 
+@pytest.mark.parametrize("grids", [(16, 8, 4), (8, 8, 4), (12, 5, 5)])
+def test_chunks_are_alike_on_any_grids(grids):
+    features, config = random_maps(120), MemoryConfig.pyramid(grids=grids, capacities=(2, 3, 5), cascade=True)
+    whole, single = PyramidMemoryBank(config), PyramidMemoryBank(config)
+    whole.write(features, range(120))
+    for k in range(120):
+        single.write(features[k : k + 1], [k])
+    same_bank(whole, single)
+    if grids[1] != 5:  # equal cells: each map is still its own frame's
+        for frame in whole.read():
+            torch.testing.assert_close(frame.features.mean((1, 2)), features[frame.index].mean((1, 2)))
+
+
 @pytest.mark.parametrize("policy", MEMORY_POLICIES)
 @pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.parametrize("layout", ["channels_last", "channels_first"])

@@ -13,8 +13,8 @@ def add_bench_command(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure speed, each number beside its straightforward counterpart",
-        description="Measure speed. Every result stands beside a straightforward implementation measured in the same run "
-        "and, where there is one, beside a physical limit. Let nothing else run meanwhile.",
+        description="Measure speed. Every result stands beside a straightforward implementation measured in the same "
+        "run and, where there is one, beside a physical limit. Let nothing else run meanwhile.",
     )
     names = parser.add_subparsers(title="benchmarks", metavar="NAME", required=True)
     memory = names.add_parser("memory", help="the memory bank against a plain one and against one read of the map")
@@ -24,7 +24,12 @@ def add_bench_command(commands: Any) -> None:
     stream = names.add_parser("stream", help="where a frame's time goes; is it constant; what re-encoding costs")
     stream.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")
     stream.add_argument("--frames", type=int, default=2000, help="length of the long stream (default: %(default)s)")
-    stream.add_argument("--large-frames", type=int, default=3, help="frames through the 300M encoder; 0 leaves it out (default: %(default)s)")
+    stream.add_argument(
+        "--large-frames",
+        type=int,
+        default=3,
+        help="frames through the 300M encoder; 0 leaves it out (default: %(default)s)",
+    )
     stream.set_defaults(run=run_stream)
     for each in (memory, stream):
         each.add_argument("--repeats", type=int, default=9, help="counted runs of each timing (default: %(default)s)")
@@ -43,7 +48,7 @@ def run_memory(options: argparse.Namespace) -> int:
 
 
 def run_stream(options: argparse.Namespace) -> int:
-    """1. a long stream (first: its peak memory must be its own) 2. re-encoding 3. where the time goes 4. the transform."""
+    """1. a long stream (first: its peak memory must be its own) 2. re-encoding 3. where time goes 4. transform."""
     import torch
 
     from ..processing import load_model
@@ -57,7 +62,11 @@ def run_stream(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         clip = write_clip(Path(folder) / "clip.mp4", width=1280, height=720, num_frames=128)
         rows = [
-            {"model": options.model, "batch": batch, **where_time_goes(model, processor, clip, num_frames=128, batch=batch)}
+            {
+                "model": options.model,
+                "batch": batch,
+                **where_time_goes(model, processor, clip, num_frames=128, batch=batch),
+            }
             for batch in (1, 16)
         ]
         if options.large_frames:
@@ -81,7 +90,9 @@ def _report(options: argparse.Namespace, title: str, results: dict[str, list[dic
     from .measure import machine, table, write_json
 
     about = machine()
-    print(f"{title}; {about['cores']} cores, {options.threads} threads, torch {about['torch']}, commit {about['commit']}")
+    print(
+        f"{title}; {about['cores']} cores, {options.threads} threads, torch {about['torch']}, commit {about['commit']}"
+    )
     for name, rows in results.items():
         print(f"\n{name}\n{table(rows)}")
     if options.json:

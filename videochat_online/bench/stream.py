@@ -59,7 +59,9 @@ def write_clip(path: Path, *, width: int, height: int, num_frames: int, fps: int
     return path
 
 
-def where_time_goes(model: VideoChatOnline, processor: Processor, clip: Path, *, num_frames: int, batch: int) -> dict[str, float]:
+def where_time_goes(
+    model: VideoChatOnline, processor: Processor, clip: Path, *, num_frames: int, batch: int
+) -> dict[str, float]:
     """Milliseconds a frame of each step, from a file to the language model's door.
 
     The connector works once a question: its time is that of a full memory, divided among the frames it holds.
@@ -90,9 +92,17 @@ def where_time_goes(model: VideoChatOnline, processor: Processor, clip: Path, *,
 
 def large_encoder(image_size: int = 448) -> tuple[VideoChatOnline, FrameTransform]:
     """The published encoder and connector (InternViT-300M at 448 px), random weights, a language model of one layer."""
-    llm = {"model_type": "phi3", "hidden_size": 3072, "num_hidden_layers": 1, "num_attention_heads": 32, "vocab_size": 64}
+    llm = {
+        "model_type": "phi3",
+        "hidden_size": 3072,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "vocab_size": 64,
+    }
     config = VideoChatOnlineConfig(
-        vision_config={}, llm_config={**llm, "intermediate_size": 64, "pad_token_id": 0, "eos_token_id": 0}, force_image_size=image_size
+        vision_config={},
+        llm_config={**llm, "intermediate_size": 64, "pad_token_id": 0, "eos_token_id": 0},
+        force_image_size=image_size,
     )
     return VideoChatOnline(config).eval(), FrameTransform(image_size)
 
@@ -151,16 +161,21 @@ def against_reencoding(make: Callable[[], StreamingSession], *, num_frames: int,
     }  # fmt: skip
 
 
-
 def transform_speed(*, repeats: int, size: int = 448) -> dict[str, Any]:
     """The transform of a 1280x720 frame against PIL and numpy, and the largest difference of their results."""
     width, height = PICTURE_SIZE
-    picture = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    picture = (
+        np.random.default_rng(0)
+        .integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+        .repeat(8, 0)
+        .repeat(8, 1)
+    )
     transform = FrameTransform(size)
     ours, theirs = transform(picture), torch.as_tensor(straightforward_transform(picture, size))
     scale = torch.tensor(transform.std).view(3, 1, 1) * 255
     seconds = alternate(
-        {"ours": lambda: transform(picture), "PIL + numpy": lambda: straightforward_transform(picture, size)}, repeats=repeats
+        {"ours": lambda: transform(picture), "PIL + numpy": lambda: straightforward_transform(picture, size)},
+        repeats=repeats,
     )
     return {
         "frame": f"{width}x{height} to {size}",

@@ -85,7 +85,7 @@ class LevelState:
         return frame
 
     def most_similar(self) -> int | None:
-        """Position of the older frame of the most similar neighbouring pair; the first of equals; None without a pair."""
+        """Position of the older frame of the most similar neighbours, the first of equals; None without a pair."""
         if not self.similarities:
             return None
         return self.similarities.index(max(self.similarities))

@@ -2,7 +2,7 @@
 
 Owns the maps' storage (allocated once, on the features' device) and applies what model/eviction.py decides. A batch of
 T frames is decided first, with one transfer of its (T, C) summaries, and only the maps that survive it are pooled and
-stored. T frames of a batch, C channels, (h, w) the encoder's grid, g a level's grid. Source: arXiv 2501.00584, section 4.1.
+stored. T frames of a batch, C channels, (h, w) the encoder's grid, g a level's. Source: arXiv 2501.00584, section 4.1.
 """
 
 from __future__ import annotations
@@ -115,10 +115,12 @@ class PyramidMemoryBank:
 
     # ---- deciding -------------------------------------------------------------------------------------------------
 
-    def _admit(self, newcomer: HeldFrame, features: torch.Tensor, cells: torch.Tensor, events: list[MemoryEvent]) -> None:
+    def _admit(
+        self, newcomer: HeldFrame, features: torch.Tensor, cells: torch.Tensor, events: list[MemoryEvent]
+    ) -> None:
         """Bring one frame into the level its number belongs to, making room there."""
-        level = self._level_below(scheduled_level(newcomer.number, self.config.every))
-        if level is None:
+        level = self._entry_level(newcomer.number)
+        if level == DROPPED:
             return
         if self.config.policy == "merge" and len(self._levels[level].frames) == self.config.levels[level].capacity:
             self._merge(level, newcomer, features, cells, events)
@@ -133,18 +135,18 @@ class PyramidMemoryBank:
             return
         position, decided_by = state.victim(self.config.policy, newcomer)
         frame = state.pop(position)
-        below = self._level_below(level + 1)
-        if demoted and not self.config.cascade:
-            below = None
-        to_level = DROPPED if below is None else below
-        events.append(MemoryEvent(self._num_written, level, position, frame.number, to_level, decided_by))
-        if below is not None:
+        below = DROPPED if demoted and not self.config.cascade else self._first_active(level + 1)
+        events.append(MemoryEvent(self._num_written, level, position, frame.number, below, decided_by))
+        if below != DROPPED:
             self._make_room(below, frame, events, demoted=True)
             self._levels[below].append(frame)
 
-    def _level_below(self, level: int) -> int | None:
-        """The first level from `level` on down that holds any frames."""
-        return next((k for k in self._active if k >= level), None)
+    def _entry_level(self, frame_number: int) -> int:
+        return self._first_active(scheduled_level(frame_number, self.config.every))
+
+    def _first_active(self, level: int) -> int:
+        """The first level from `level` on down that holds any frames, or DROPPED."""
+        return next((k for k in self._active if k >= level), DROPPED)
 
     # ---- maps -----------------------------------------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ class PyramidMemoryBank:
         """One read of the batch: its maps at the coarsest grid (T, C, g, g) and their means, float64 (T, C)."""
         grid = self.config.levels[self._active[-1]].grid
         cells = torch.stack([average_pool(m, grid) for m in features]) if len(features) else features
-        exact = features.dtype == torch.float32 and pools_exactly(*features.shape[-2:], grid)
+        exact = features.dtype == torch.float32 and pools_exactly(features, grid)
         means = cells.mean((2, 3)) if exact else features.mean((2, 3), dtype=torch.float32)
         summaries = means.cpu().numpy().astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(summaries).all(axis=1))
@@ -161,26 +163,28 @@ class PyramidMemoryBank:
         return cells, summaries
 
     def _store(self, features: torch.Tensor, cells: torch.Tensor) -> None:
-        """Bring every surviving map to the level its frame now belongs to."""
-        moved = [(f, k) for k, level in enumerate(self._levels) for f in level.frames if f.stored_level != k]
-        # A map that leaves a storage is read before anything is written there; what stays keeps its slot.
-        pooled = [self._pooled(frame, level, features, cells) for frame, level in moved]
-        free = {k: self._free_slots(k) for _, k in moved}
-        for (frame, level), values in zip(moved, pooled, strict=True):
-            frame.stored_level, frame.slot = level, free[level].pop()
-            self._map(frame).copy_(values)
+        """Bring every surviving map to the level its frame now belongs to.
+
+        Coarsest level first: maps come from finer levels, so each is read before its old place is written.
+        """
+        for level in reversed(self._active):
+            free = self._free_slots(level)
+            for frame in self._levels[level].frames:
+                if frame.stored_level != level:
+                    values = self._pooled(frame, level, features, cells)
+                    frame.stored_level, frame.slot = level, free.pop()
+                    self._map(frame).copy_(values)
 
     def _pooled(self, frame: HeldFrame, level: int, features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-        """The frame's map at `level`, pooled through every level it passed, so that chunks do not change a bit of it."""
-        values = features[frame.slot] if frame.stored_level == INCOMING else self._map(frame)
-        entered = frame.stored_level
-        if entered == INCOMING:
-            entered = self._level_below(scheduled_level(frame.number, self.config.every))
-            if entered == level == self._active[-1]:
+        """The frame's map at `level`, pooled through every level it passed, so that chunks do not change a bit."""
+        if frame.stored_level != INCOMING:
+            entered, values = frame.stored_level + 1, self._map(frame)
+        else:
+            entered, values = self._entry_level(frame.number), features[frame.slot]
+            if entered == self._active[-1]:
                 return cells[frame.slot]
-            values = average_pool(values, self.config.levels[entered].grid)
         for passed in self._active:
-            if entered < passed <= level:
+            if entered <= passed <= level:
                 values = average_pool(values, self.config.levels[passed].grid)
         return values
 
@@ -227,8 +231,7 @@ class PyramidMemoryBank:
         for k in self._active:
             level = self.config.levels[k]
             shape = (level.capacity, features.shape[1], level.grid, level.grid)
-            like = {"dtype": features.dtype, "device": features.device}
-            self._storage[k] = torch.empty(shape, memory_format=layout, **like)
+            self._storage[k] = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
 
     # ---- checking and saving --------------------------------------------------------------------------------------
 
@@ -251,7 +254,10 @@ class PyramidMemoryBank:
             )
         store = self._storage[self._active[0]]
         if store is not None:
-            held, given = (store.shape[1], store.dtype, store.device), (features.shape[1], features.dtype, features.device)
+            held, given = (
+                (store.shape[1], store.dtype, store.device),
+                (features.shape[1], features.dtype, features.device),
+            )
             if held != given:
                 raise ValueError(f"the bank holds (channels, dtype, device) {held}, got {given}")
         return times
@@ -283,9 +289,10 @@ class PyramidMemoryBank:
                     f"level {k} holds at most {level.capacity} maps of {level.grid}x{level.grid}, "
                     f"the state has {len(maps)} of {maps.shape[-2]}x{maps.shape[-1]}"
                 )
-        extra = {key.split(".")[0] for key in state if key.startswith("level")} - {f"level{k}" for k in self._active}
-        if extra or "num_written" not in state:
-            raise ValueError(f"not the state of a bank with levels {self._active}: unexpected or missing {sorted(extra) or 'num_written'}")
+        parts = {key.split(".")[0] for key in state}
+        counters, levels = {"num_written", "last_timestamp"}, {f"level{k}" for k in self._active}
+        if not counters <= parts <= counters | levels:
+            raise ValueError(f"not the state of this bank: expected {sorted(counters | levels)}, got {sorted(parts)}")
         self.reset()
         for k in self._active:
             if f"level{k}.features" in state:

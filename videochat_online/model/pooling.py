@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 
-def pools_exactly(height: int, width: int, grid: int) -> bool:
-    """Whether every cell of the grid covers the same number of positions (then pooling keeps the spatial mean)."""
+def pools_exactly(features: torch.Tensor, grid: int) -> bool:
+    """Whether every cell of the grid covers as many positions of a map (..., h, w): then pooling keeps its mean."""
+    height, width = features.shape[-2:]
     return height % grid == 0 and width % grid == 0
 
 
@@ -27,7 +28,7 @@ def average_pool(features: torch.Tensor, grid: int) -> torch.Tensor:
     if (height, width) == (grid, grid):
         return features
     plain = features.dtype == torch.float32 and features.device.type == "cpu"
-    if not (plain and pools_exactly(height, width, grid)):
+    if not (plain and pools_exactly(features, grid)):
         return F.adaptive_avg_pool2d(features[None], grid)[0]
     if features.permute(1, 2, 0).is_contiguous():
         return _pool_channels_last(features.permute(1, 2, 0), grid).permute(2, 0, 1)

@@ -44,7 +44,11 @@ def pocket_config(tokenizer_folder: Path = HERE, *, note: str | None = None) -> 
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     return VideoChatOnlineConfig(
         vision_config=VISION,
         llm_config={**LANGUAGE, **ids, "vocab_size": len(tokenizer)},

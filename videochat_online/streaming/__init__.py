@@ -1,0 +1,1 @@
+"""One stream being watched: the session and what it stands on."""

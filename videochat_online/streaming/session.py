@@ -135,7 +135,13 @@ class StreamingSession:
     # ---- asking ---------------------------------------------------------------------------------------------------
 
     def ask(
-        self, question: str, *, max_new_tokens: int = 128, keep: bool = True, without_frames: bool = False, **generation: Any
+        self,
+        question: str,
+        *,
+        max_new_tokens: int = 128,
+        keep: bool = True,
+        without_frames: bool = False,
+        **generation: Any,
     ) -> str:
         """Answer a question about what was seen so far.
 
@@ -152,7 +158,13 @@ class StreamingSession:
         return answer.text
 
     def ask_stream(
-        self, question: str, *, max_new_tokens: int = 128, keep: bool = True, without_frames: bool = False, **generation: Any
+        self,
+        question: str,
+        *,
+        max_new_tokens: int = 128,
+        keep: bool = True,
+        without_frames: bool = False,
+        **generation: Any,
     ) -> Iterator[str]:
         """Like `ask`, but yields the answer piece by piece; the pieces joined are what `ask` returns.
 

@@ -1,0 +1,1 @@
+"""The small model that ships: weights, config, tokenizer, and the scripts that make them."""
