@@ -57,16 +57,12 @@ def test_recorded_losses_and_logits(golden: Path, recorded_model: Any, name: str
         torch.testing.assert_close(got, values[f"out/logits_row_{row}"][seen], rtol=1e-4, atol=1e-3)
 
 
-def chat_frames(
-    golden: Path, request: pytest.FixtureRequest, chat: dict[str, Any]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def chat_frames(golden: Path, chat: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixel values of a chat's frames and the grid of each, both read from its prompt."""
     counts = [int(count) for count in re.findall(r"<img>\{(\d+)\}</img>", chat["query_collapsed"])]
     numbers = chat.get("frame_indices", list(range(len(counts))))
-    in_repository = load_file(golden / "frames40_first12.safetensors")["pixel_values"]
-    if max(numbers) >= len(in_repository):
-        in_repository = load_file(request.getfixturevalue("shared") / "golden/frames40.safetensors")["pixel_values"]
-    return in_repository[numbers], torch.tensor([round(count**0.5) for count in counts])
+    frames = load_file(golden / "frames40.safetensors")["pixel_values"]
+    return frames[numbers], torch.tensor([round(count**0.5) for count in counts])
 
 
 def first_close_call(steps: list[list[list[float]]]) -> int:
@@ -77,10 +73,10 @@ def first_close_call(steps: list[list[list[float]]]) -> int:
 @pytest.mark.parametrize("chat_name", CHATS)
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_recorded_answers(golden: Path, request: pytest.FixtureRequest, recorded_model: Any, name: str, chat_name: str):
+def test_recorded_answers(golden: Path, recorded_model: Any, name: str, chat_name: str):
     chat = json.loads((golden / f"model_{name}/chat.json").read_text("utf-8"))[chat_name]
     model: VideoChatOnline = recorded_model(name)
-    image_tokens = model.encode_images(*chat_frames(golden, request, chat))
+    image_tokens = model.encode_images(*chat_frames(golden, chat))
     assert len(image_tokens) == chat["n_img_context"]
     input_ids = torch.tensor(chat["input_ids"]).reshape(1, -1)
 

@@ -188,7 +188,7 @@ def test_a_name_that_leads_nowhere(tmp_path: Path):
     [
         (lambda at: (at / "config.json").unlink(), "holds no config.json"),
         (lambda at: (at / "config.json").write_text("{"), "config.json is no valid JSON"),
-        (lambda at: (at / "config.json").write_text('{"model_type": "llava"}'), "type 'llava', expected 'internvl_chat'"),
+        (lambda at: (at / "config.json").write_text('{"model_type": "llava"}'), "type 'llava', expected 'internvl"),
         (lambda at: (at / "model.safetensors").unlink(), "holds no weights"),
         (lambda at: (at / "model.safetensors").write_bytes(b"12345678"), "cannot read the checkpoint"),
     ],
