@@ -20,7 +20,7 @@ from .benchmarks.ovo_bench import REGIMES
 from .benchmarks.streaming_bench import PARTS
 from .comparison import compare, table_of
 from .predictions import read_predictions
-from .run_setup import asking_from_flags, responder_from_flags, settings_from_flags
+from .run_setup import about_questions, asking_from_flags, responder_from_flags, settings_from_flags
 from .runner import BLIND_FOLDER, MODES, Run, Shard, benchmark_of, check, completed, execute, limited
 from .types import VideoTask
 from .videos import VideoLibrary

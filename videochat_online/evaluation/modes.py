@@ -106,12 +106,14 @@ def sliding_window(
 
     def show(conversation: Conversation, moment: Moment) -> Reply:
         start = max(task.start, moment.question.timestamp) if moment.polling else task.start
-        seconds = max(0.0, moment.time - start)
+        first = _first_index(video, start, moment.time)
+        times = video.timestamps[first:]
+        seconds = float(times[-1] - times[0])
         if settings.window is not None and not moment.polling:
-            seconds = min(seconds, settings.window)
+            seconds = settings.window
         rate = video.reader.fps
-        indices = sample_window(video.timestamps, moment.time, seconds, settings.fps, settings.frames, video_fps=rate)
-        return _show(conversation, video, indices, moment)
+        window = sample_window(times, moment.time, seconds, settings.fps, settings.frames, video_fps=rate)
+        return _show(conversation, video, [first + index for index in window], moment)
 
     return _one_by_one(task, responder, asking, done, show)
 
@@ -200,10 +202,17 @@ def _one_by_one(
         yield question, outcome
 
 
+def _first_index(video: OpenVideo, start: float, needed: float) -> int:
+    """The first frame that starts at `start` or later; where none does by `needed`, the one on screen at `start`."""
+    first = int(np.searchsorted(video.timestamps, start))
+    if first == len(video.timestamps) or video.timestamps[first] > needed:
+        first = max(0, first - 1)
+    return first
+
+
 def _stream_indices(task: VideoTask, video: OpenVideo, settings: ModeSettings, end: float) -> list[int]:
-    """Frames of the pass: from the one on screen at the task's start, at the mode's rate, up to `end`."""
-    first = max(0, int(np.searchsorted(video.timestamps, task.start, side="right")) - 1)
-    start = float(video.timestamps[first])
+    """Frames of the pass: from the task's start on, at the mode's rate, up to `end`."""
+    start = float(video.timestamps[_first_index(video, task.start, task.questions[0].timestamp)])
     return sample_stream(video.timestamps, settings.fps, start, end, video_fps=video.reader.fps)
 
 

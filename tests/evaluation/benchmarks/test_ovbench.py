@@ -1,0 +1,225 @@
+"""OVBench: the real annotations in both layouts, sub-tasks, prompts and verdicts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.benchmarks.ovbench import SUB_TASKS, SYSTEM_PROMPT
+from videochat_online.evaluation.scoring import chance_of, commonest_of, headline_of
+from videochat_online.evaluation.types import Prediction, Reply, VideoTask
+
+COUNTS = {
+    "AA Action Anticipation": 78,
+    "GSP Goal/Step Prediction": 660,
+    "MP Movement Prediction": 326,
+    "AP Action Persistence": 233,
+    "SV Step Verification": 1051,
+    "OP Object Presence": 325,
+    "AR Action Retrieval": 320,
+    "PR Procedure Recall": 1046,
+    "TR Trajectory Retrieval": 326,
+    "AL Action Location": 320,
+    "OP Object Position": 323,
+    "AT Action Trajectory": 230,
+    "OT Object Trajectory": 322,
+    "AS Action Sequence": 215,
+    "SL Step Localization": 905,
+    "OES Object Existence State": 325,
+}
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path) -> list[VideoTask]:
+    return OVBench().load(shared / "ovbench")
+
+
+def unanswered(tasks: list[VideoTask]) -> list[Prediction]:
+    return [Prediction.unanswered(task, question, "not asked") for task in tasks for question in task.questions]
+
+
+def test_every_real_question_finds_its_sub_task(real: list[VideoTask]):
+    questions = [question for task in real for question in task.questions]
+    assert len(questions) == len({question.id for question in questions}) == 7005
+    assert len(real) == len({task.id for task in real}) == 1441
+    assert Counter(question.task for question in questions) == COUNTS
+    sources = Counter(question.source for question in questions)
+    assert sources == {"AVA": 1396, "COIN": 1948, "HiREST": 1714, "TAO": 1947}
+    assert len({question.category for question in questions}) == 6
+
+
+def test_real_chance_and_commonest_letter(real: list[VideoTask]):
+    questions = {question.id: question for task in real for question in task.questions}
+    rows = unanswered(real)
+    assert round(100 * headline_of(chance_of(rows, questions), "tasks"), 1) == 29.5
+    assert round(100 * headline_of(commonest_of(rows), "tasks"), 1) == 33.1
+
+
+def test_real_films_run_on_absolute_time(real: list[VideoTask]):
+    films = [task for task in real if task.questions[0].source == "AVA"]
+    assert all(task.start == task.segment_start == 900.0 and task.fps == 1.0 for task in films)
+    assert min(question.timestamp for task in films for question in task.questions) == 903.0
+
+
+def test_real_frame_folders_have_their_rate(real: list[VideoTask]):
+    folders = [task for task in real if task.questions[0].source == "TAO"]
+    assert {task.fps for task in folders} >= {8.0, 24.0, 30.0, 60.0}
+    task = next(task for task in folders if task.video == "horse-20")
+    assert task.names == ("val/LaSOT/horse-20", "LaSOT/horse-20", "horse-20")
+    assert task.anchor is not None and task.anchor[0].endswith(".jpg")
+
+
+def test_the_sub_tasks_are_those_of_the_board():
+    assert [f"{sub.code} {sub.name}" for sub in SUB_TASKS] == list(COUNTS)
+    assert len({sub.category for sub in SUB_TASKS}) == 6
+
+
+def test_the_excerpt_has_all_sub_tasks_and_sources(tasks: list[VideoTask]):
+    questions = [question for task in tasks for question in task.questions]
+    assert {question.task for question in questions} == set(COUNTS)
+    assert {question.source for question in questions} == {"AVA", "COIN", "HiREST", "TAO"}
+    assert all(task.questions == tuple(sorted(task.questions, key=lambda q: (q.timestamp, q.id))) for task in tasks)
+
+
+def test_splits_choose_sources(annotations: Path):
+    tasks = OVBench().load(annotations, splits=("coin",))
+    assert {question.source for task in tasks for question in task.questions} == {"COIN"}
+    with pytest.raises(ValueError, match="unknown split.*kinetics"):
+        OVBench().load(annotations, splits=("kinetics",))
+
+
+RECORD: dict[str, Any] = {
+    "middle_frame_timestamp": 85.0,
+    "question": "How long has the person been performing the 'make the detergent'?",
+    "answer": "6-7s",
+    "sub_answer_type": "TemporalPerception-1",
+    "answer_type": "TemporalPerception",
+    "video": "AIAqkAAXnjg.mp4",
+    "candidates": ["8-9s", "50-51s", "6-7s", "19-20s"],
+    "start": 0.0,
+    "end": 85.0,
+}
+
+
+def load_flat(folder: Path, record: dict[str, Any], source: str = "coin", prompt: str = "official") -> VideoTask:
+    (folder / f"{source}.json").write_text(json.dumps([record]))
+    [task] = OVBench(prompt).load(folder)
+    return task
+
+
+def test_the_official_words(tmp_path: Path):
+    [question] = load_flat(tmp_path, RECORD).questions
+    assert question.prompt == (
+        "Question at 85.0s: How long has the person been performing the 'make the detergent'?\n"
+        "Options:\n(A) 8-9s\n(B) 50-51s\n(C) 6-7s\n(D) 19-20s\nAnswer:"
+    )
+    assert question.answer == "C"
+    assert question.labels == ("(A)", "(B)", "(C)", "(D)")
+    assert question.written(2) == ("(C)", "C", "(C) 6-7s")
+    assert OVBench().system_prompt == SYSTEM_PROMPT
+    assert SYSTEM_PROMPT.endswith("accurately addresses the question.\n")
+
+
+def test_the_words_of_lmms_eval(tmp_path: Path):
+    [question] = load_flat(tmp_path, RECORD, prompt="lmms-eval").questions
+    assert question.prompt == (
+        "How long has the person been performing the 'make the detergent'?\n"
+        "A. 8-9s\nB. 50-51s\nC. 6-7s\nD. 19-20s\nAnswer with the option's letter from the given choices directly."
+    )
+    assert OVBench("lmms-eval").system_prompt is None
+    with pytest.raises(ValueError, match="unknown prompt 'mine'"):
+        OVBench("mine")
+
+
+def streaming_record(video_id: str, **changes: Any) -> dict[str, Any]:
+    question = {
+        "question": "Which way will the horse go?",
+        "options": ["A. stationary", "B. right"],
+        "answer": "B",
+        "answer_type": "Future Prediction",
+        "sub_answer_type": "Movement Prediction",
+        "middle_frame_timestamp": 7,
+        **changes,
+    }
+    return {"video_id": video_id, "clip": [0, 9], "fps": 30, "questions": [question]}
+
+
+def load_streaming(folder: Path, *records: dict[str, Any]) -> list[VideoTask]:
+    (folder / "ovbench.json").write_text(json.dumps(list(records)))
+    return OVBench().load(folder)
+
+
+def test_the_streaming_layout_gives_the_same_questions(tmp_path: Path):
+    [task] = load_streaming(tmp_path, streaming_record("LaSOT/horse-20"))
+    [question] = task.questions
+    assert (task.start, task.fps, task.names) == (0.0, 30.0, ("LaSOT/horse-20", "horse-20"))
+    assert (question.task, question.category, question.source) == ("MP Movement Prediction", "Future Prediction", "TAO")
+    assert (question.answer, question.options, question.timestamp) == ("B", ("stationary", "right"), 7.0)
+    assert question.prompt == "Question at 7.0s: Which way will the horse go?\nOptions:\n(A) stationary\n(B) right\nAnswer:"
+
+
+def test_the_hub_keeps_films_in_ava_raw_and_frames_of_tao_in_ava(tmp_path: Path):
+    film = streaming_record("AVA_RAW/1j20qq1JyX4.mp4", middle_frame_timestamp=945.0)
+    film["clip"] = [900.0, 1000.0]
+    tasks = load_streaming(tmp_path, film, streaming_record("AVA/1j20qq1JyX4_scene_1"), streaming_record("COIN/x.mp4"))
+    assert [task.questions[0].source for task in tasks] == ["AVA", "TAO", "COIN"]
+    assert [(task.start, task.segment_start) for task in tasks] == [(900.0, 900.0), (0.0, 0.0), (0.0, 0.0)]
+
+
+def test_the_hubs_parts_are_not_counted_twice(tmp_path: Path):
+    load_streaming(tmp_path, streaming_record("LaSOT/a"), streaming_record("LaSOT/b"))
+    for part in ("action", "event", "object"):
+        (tmp_path / f"ovbench_{part}.json").write_text(json.dumps([streaming_record("LaSOT/a")]))
+    assert len(OVBench().load(tmp_path)) == 2
+    (tmp_path / "ovbench.json").unlink()
+    assert len(OVBench().files(tmp_path)) == 3
+
+
+BAD_RECORDS = {
+    "answer": ({"answer": "7 hours"}, "coin.json, record 0: the answer '7 hours' must be exactly one of"),
+    "twice": ({"candidates": ["6-7s", "6-7s"]}, "must be exactly one of"),
+    "type": ({"answer_type": "SpatialPerception"}, "no sub-task 'SpatialPerception' in coin"),
+    "time": ({"middle_frame_timestamp": -1}, "timestamp must be seconds >= 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECORDS)
+def test_a_bad_record_is_named(name: str, tmp_path: Path):
+    changes, message = BAD_RECORDS[name]
+    with pytest.raises(ValueError, match=message):
+        load_flat(tmp_path, {**RECORD, **changes})
+
+
+def test_bad_streaming_records_are_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"option 1 must begin with B\., got 'right'"):
+        load_streaming(tmp_path, streaming_record("LaSOT/a", options=["A. stationary", "right"]))
+    with pytest.raises(ValueError, match="no sub-task 'Movement Prediction' in 'Past Memory'"):
+        load_streaming(tmp_path, streaming_record("LaSOT/a", answer_type="Past Memory"))
+
+
+def test_files_that_are_no_annotations_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="no OVBench annotations in"):
+        OVBench().load(tmp_path)
+    (tmp_path / "coin.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="expected a list of OVBench records, got dict"):
+        OVBench().load(tmp_path)
+    (tmp_path / "coin.json").write_text('[{"a": 1}]')
+    with pytest.raises(ValueError, match=r"neither the flat nor the streaming layout: fields \['a'\]"):
+        OVBench().load(tmp_path)
+    (tmp_path / "other.json").write_text(json.dumps([RECORD]))
+    with pytest.raises(ValueError, match="a flat annotation file is named"):
+        OVBench().load(tmp_path / "other.json")
+
+
+def test_a_reply_without_a_letter_is_wrong_and_said_so(tasks: list[VideoTask]):
+    question = tasks[0].questions[0]
+    judge = OVBench().judge
+    verdict = judge(question, Reply("A man walks by", 1, 1, 0.0, 0.0, 0.0, 0.0))
+    assert (verdict.extracted, verdict.correct) == (None, False)
+    verdict = judge(question, Reply(f"({question.answer})", 1, 1, 0.0, 0.0, 0.0, 0.0))
+    assert (verdict.extracted, verdict.correct) == (question.answer, True)

@@ -1,0 +1,292 @@
+"""Which frames each mode shows, when it asks, and that no mode ever looks ahead.
+
+On purpose unlike the published choices in eval_frames.json (golden README, "where we differ"): a frame's time is the
+start of its display, not its end, so a window may open one frame later; a moment on a frame's edge belongs to that
+frame (4.4 s is frame 44 at 10 fps; float32 noise made it 43); a window past the video's end is the last window.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.evaluation.conftest import FakeResponder, write_video
+from videochat_online.evaluation.benchmarks import ModeSettings
+from videochat_online.evaluation.modes import Asking, Outcomes, blind, moments_of, prefix, sliding_window, streaming
+from videochat_online.evaluation.types import Poll, Question, Reply, VideoTask
+from videochat_online.evaluation.videos import OpenVideo, VideoLibrary, open_task_video
+from videochat_online.media.readers import MediaError, open_video
+
+PAST_THE_END = {("v10.mp4", 99.0), ("v30.mp4", 50.0)}
+ON_A_FRAMES_EDGE = {("v10.mp4", 4.4), ("v30.mp4", 0.1)}
+WINDOW_OPENS_LATER = {
+    ("v10.mp4", 2.5),
+    ("vfr.mp4", 2.5),
+    ("vfr.mp4", 5.9),
+    ("off1s.mp4", 2.0),
+    ("v2.mp4", 2.0),
+    ("v1.mp4", 3.0),
+    ("AVA_Actions/ava.mp4", 905.0),
+    ("AVA_Actions/ava.mp4", 930.0),
+    ("AVA_Actions/ava.mp4", 959.0),
+}
+
+
+def question(timestamp: float, number: int = 0, **changes: Any) -> Question:
+    made = Question(f"q{number}", timestamp, f"question {number}?", "A", "t", "c", "s", labels=("(A)", "(B)"))
+    return replace(made, **changes)
+
+
+def task_of(*questions: Question, start: float = 0.0, **changes: Any) -> VideoTask:
+    return VideoTask("v", "v", ("v.mp4",), questions, start=start, **changes)
+
+
+def replies(outcomes: Outcomes) -> dict[str, Reply]:
+    found = {}
+    for asked, outcome in outcomes:
+        assert isinstance(outcome, Reply), outcome
+        found[asked.id] = outcome
+    return found
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> OpenVideo:
+    """20 s at 2 fps: frame n starts at n / 2 s."""
+    path = tmp_path_factory.mktemp("video") / "v.mp4"
+    write_video(path, seconds=20)
+    reader = open_video(path)
+    return OpenVideo(reader, reader.timestamps)
+
+
+def golden_cases(golden: Path, name: str) -> list[dict[str, Any]]:
+    return json.loads((golden / "eval_frames.json").read_text())[name]
+
+
+def test_sliding_window_shows_the_published_frames(golden: Path):
+    agreed = 0
+    for case in golden_cases(golden, "sliding_encode_video"):
+        name, moment = case["video"], case["timestamp"]
+        start = 900.0 if name.startswith("AVA") else 0.0
+        task = VideoTask("v", "v", (name,), (question(moment),), start=start, segment_start=start)
+        settings = ModeSettings(case["fps"], case["sliding_window"], case["max_num_frames"])
+        responder = FakeResponder()
+        clip = open_task_video(task, VideoLibrary(golden / "media"))
+        with clip.reader:
+            [reply] = replies(sliding_window(task, clip, settings, responder, Asking(), ())).values()
+        [conversation] = responder.conversations
+        shown = [int(np.flatnonzero(clip.timestamps == second)[0]) for second in conversation.shown]
+        assert reply.last_time is not None and reply.last_time <= moment
+        if (name, moment) in PAST_THE_END:
+            assert shown[-1] == len(clip.timestamps) - 1
+            assert len(shown) < len(case["frame_idx"]) or case["max_num_frames"] == 4
+        elif (name, moment) in ON_A_FRAMES_EDGE:
+            assert shown == [index + 1 for index in case["frame_idx"]]
+        elif (name, moment) in WINDOW_OPENS_LATER:
+            assert shown[-1] == case["frame_idx"][-1]
+            assert abs(len(shown) - len(case["frame_idx"])) <= 1
+        else:
+            assert shown == case["frame_idx"], case
+            agreed += 1
+    assert agreed == 120
+
+
+def test_streaming_takes_the_published_frames_on_the_published_clock(golden: Path):
+    """The same rule: with times at the END of each frame's display our choice is the published one."""
+    compared = 0
+    for case in golden_cases(golden, "stream_single_encode_video"):
+        if case["frame_idx"] in (None, []) or case["video"] == "vfr.mp4":
+            continue
+        start, end = case["clip"]
+        with open_video(golden / "media" / case["video"]) as reader:
+            ends = np.append(reader.timestamps[1:], reader.duration)
+            task = task_of(question(end), start=start)
+            [reply] = replies(
+                streaming(task, OpenVideo(reader, ends), ModeSettings(case["sample_fps"]), FakeResponder(), Asking(), ())
+            ).values()
+        assert reply.num_frames == len(case["frame_idx"])
+        assert reply.first_time == pytest.approx(case["sec"][0], abs=1e-3)
+        assert reply.last_time == pytest.approx(case["sec"][-1], abs=1e-3)
+        compared += 1
+    assert compared == 33
+
+
+def test_a_window_is_as_long_and_as_dense_as_asked(video: OpenVideo, responder: FakeResponder):
+    task = task_of(question(10.0))
+    reply = replies(sliding_window(task, video, ModeSettings(1.0, window=4.0), responder, Asking(), ()))["q0"]
+    assert responder.conversations[0].shown == [6.0, 7.0, 8.0, 9.0, 10.0]
+    assert (reply.num_frames, reply.new_frames, reply.first_time, reply.last_time) == (5, 5, 6.0, 10.0)
+    responder.conversations.clear()
+    replies(sliding_window(task, video, ModeSettings(1.0, frames=3), responder, Asking(), ()))
+    assert responder.conversations[0].shown == [0.0, 5.0, 10.0]
+
+
+def test_nothing_before_the_tasks_start_is_shown(video: OpenVideo):
+    task = task_of(question(10.0), start=7.5)
+    for mode in (sliding_window, streaming, prefix):
+        responder = FakeResponder()
+        replies(mode(task, video, ModeSettings(2.0, window=8.0, frames=64), responder, Asking(), ()))
+        assert responder.conversations[0].shown == [7.5, 8.0, 8.5, 9.0, 9.5, 10.0], mode
+
+
+def test_a_question_between_two_frames_sees_the_one_on_screen(video: OpenVideo):
+    task = task_of(question(7.8), start=7.6)
+    for mode in (sliding_window, streaming, prefix):
+        responder = FakeResponder()
+        replies(mode(task, video, ModeSettings(2.0), responder, Asking(), ()))
+        assert responder.conversations[0].shown == [7.5], mode
+
+
+def test_streaming_is_one_pass_and_never_looks_ahead(video: OpenVideo, responder: FakeResponder):
+    moments = [3.2, 3.2, 0.0, 12.9]
+    task = task_of(*(question(moment, i) for i, moment in enumerate(moments)))
+    settings = ModeSettings(2.0)
+    seen_when_asked = {}
+    for asked, outcome in streaming(task, video, settings, responder, Asking(), ()):
+        assert isinstance(outcome, Reply)
+        seen_when_asked[asked.id] = list(responder.conversations[0].shown)
+        assert max(seen_when_asked[asked.id]) <= asked.timestamp
+    [conversation] = responder.conversations
+    assert list(seen_when_asked) == ["q2", "q0", "q1", "q3"]
+    assert conversation.shown == [i / 2 for i in range(26)]  # each once, up to the last question
+    assert [len(seen) for seen in seen_when_asked.values()] == [1, 7, 7, 26]
+
+
+def test_the_cost_of_a_frame_is_counted_once(video: OpenVideo, responder: FakeResponder):
+    task = task_of(question(3.0, 0), question(3.0, 1), question(9.0, 2))
+    found = replies(streaming(task, video, ModeSettings(2.0), responder, Asking(), ()))
+    assert [reply.new_frames for reply in found.values()] == [7, 0, 12]
+    assert [reply.num_frames for reply in found.values()] == [7, 7, 19]
+    assert all(reply.answer_seconds > 0 for reply in found.values())
+    assert found["q1"].last_time == 3.0
+
+
+def test_prefix_shows_every_question_what_streaming_has_shown(video: OpenVideo):
+    task = task_of(*(question(moment, i) for i, moment in enumerate([2.0, 5.5, 15.0])))
+    settings, one_pass, again = ModeSettings(2.0), FakeResponder(), FakeResponder()
+    streamed = replies(streaming(task, video, settings, one_pass, Asking(), ()))
+    repeated = replies(prefix(task, video, settings, again, Asking(), ()))
+    assert {key: reply.text for key, reply in streamed.items()} == {key: reply.text for key, reply in repeated.items()}
+    assert len(again.conversations) == 3
+    assert sum(reply.new_frames for reply in streamed.values()) == 31
+    assert sum(reply.new_frames for reply in repeated.values()) == 5 + 12 + 31
+
+
+def test_frames_come_in_batches(video: OpenVideo, responder: FakeResponder):
+    replies(streaming(task_of(question(20.0)), video, ModeSettings(2.0), responder, Asking(), ()))
+    assert responder.conversations[0].batches == [16, 16, 8]
+
+
+def test_a_resumed_stream_gives_the_same_answers_to_the_rest(video: OpenVideo):
+    task = task_of(*(question(float(moment), moment) for moment in range(1, 9)))
+    settings = ModeSettings(2.0)
+    for multi_turn in (False, True):
+        asking = Asking(multi_turn=multi_turn)
+        whole, rest = FakeResponder(), FakeResponder()
+        every = replies(streaming(task, video, settings, whole, asking, ()))
+        later = replies(streaming(task, video, settings, rest, asking, {"q1", "q2", "q5"}))
+        assert list(later) == ["q3", "q4", "q6", "q7", "q8"]
+        assert {key: every[key].text for key in later} == {key: reply.text for key, reply in later.items()}
+        assert whole.conversations[0].batches == rest.conversations[0].batches
+    assert replies(streaming(task, video, settings, rest, Asking(), {q.id for q in task.questions})) == {}
+
+
+def test_multi_turn_keeps_the_dialogue(video: OpenVideo):
+    task = task_of(*(question(float(moment), moment) for moment in range(1, 4)))
+    for multi_turn, turns in ((False, 0), (True, 3)):
+        responder = FakeResponder()
+        replies(streaming(task, video, ModeSettings(2.0), responder, Asking(multi_turn=multi_turn), ()))
+        assert len(responder.conversations[0].turns) == turns
+
+
+def test_blind_shows_nothing(responder: FakeResponder):
+    reply = replies(blind(task_of(question(3.0)), responder, Asking(system_prompt="Look."), ()))["q0"]
+    assert responder.conversations[0].shown == []
+    assert responder.system_prompts == ["Look."]
+    assert (reply.num_frames, reply.last_time) == (0, None)
+
+
+def test_likelihood_takes_the_label_whose_ways_of_writing_are_likeliest_together(video: OpenVideo):
+    asked = question(3.0, labels=("(A)", "(B)"), options=("red", "blue"))
+
+    class Scores(FakeResponder):
+        def open(self, system_prompt: str | None) -> Any:
+            conversation = super().open(system_prompt)
+            forms = {"(A)": -1.0, "A": -9.0, "(A) red": -9.0, "(B)": -1.3, "B": -1.3, "(B) blue": -9.0}
+            conversation.score_options = lambda prompt, options: [forms[option] for option in options]  # type: ignore[method-assign]
+            return conversation
+
+    asking = Asking(answer="likelihood")
+    reply = replies(sliding_window(task_of(asked), video, ModeSettings(2.0, 4.0), Scores(), asking, ()))["q0"]
+    assert reply.text == "(B)"  # one form of A is likelier than any of B, but B has two
+    assert reply.scores == pytest.approx((-0.99933, -0.60657), abs=1e-4)
+
+
+def test_open_questions_are_generated_even_by_likelihood(video: OpenVideo, responder: FakeResponder):
+    count = question(3.0, kind="count", labels=(), answer="3")
+    reply = replies(streaming(task_of(count), video, ModeSettings(2.0), responder, Asking(answer="likelihood"), ()))["q0"]
+    assert reply.scores == () and reply.text
+
+
+def polled(timestamp: float, number: int = 0) -> Question:
+    poll = Poll("is it time, yes or no?", start=timestamp + 1, end=timestamp + 6, due=timestamp + 2)
+    return question(timestamp, number, kind="proactive", labels=(), answer="now", poll=poll)
+
+
+def test_a_polled_question_is_asked_when_the_model_says_yes(video: OpenVideo):
+    for mode in (streaming, sliding_window, prefix):
+        responder = FakeResponder(says_yes_at=6.5)
+        reply = replies(mode(task_of(polled(4.0)), video, ModeSettings(2.0), responder, Asking(), ()))["q0"]
+        asked = [prompt for conversation in responder.conversations for prompt in conversation.asked]
+        assert asked == ["is it time, yes or no?"] * 3 + ["question 0?"], mode
+        assert (reply.answered_at, reply.last_time) == (7.0, 7.0)
+
+
+def test_a_polled_question_sees_only_what_came_after_it_in_a_window(video: OpenVideo):
+    responder = FakeResponder(says_yes_at=5.0)
+    replies(sliding_window(task_of(polled(4.0)), video, ModeSettings(2.0, window=60.0), responder, Asking(), ()))
+    assert responder.conversations[-1].shown == [4.0, 4.5, 5.0]
+
+
+def test_a_poll_without_a_yes_ends(video: OpenVideo):
+    for mode in (streaming, sliding_window):
+        responder = FakeResponder()
+        reply = replies(mode(task_of(polled(4.0)), video, ModeSettings(2.0), responder, Asking(), ()))["q0"]
+        assert (reply.answered_at, reply.text, reply.last_time) == (None, "No", 10.0)
+
+
+def test_polls_and_questions_of_one_video_share_the_pass(video: OpenVideo):
+    responder = FakeResponder(says_yes_at=6.0)
+    task = task_of(polled(4.0, 0), question(5.5, 1), polled(5.0, 2))
+    found = replies(streaming(task, video, ModeSettings(2.0), responder, Asking(), ()))
+    assert {key: reply.answered_at for key, reply in found.items()} == {"q0": 6.0, "q1": None, "q2": 6.0}
+    [conversation] = responder.conversations
+    assert conversation.shown == sorted(set(conversation.shown))
+    assert sum(reply.new_frames for reply in found.values()) == 13  # 0.0 to 6.0, each frame charged once
+
+
+def test_moments_are_in_order():
+    moments = moments_of([question(5.0, 0), polled(1.0, 1)])
+    assert [moment.time for moment in moments] == [2.0, 3.0, 4.0, 5.0, 5.0, 6.0, 7.0]
+    assert [moment.final for moment in moments if moment.polling] == [False] * 5 + [True]
+
+
+def test_a_question_before_the_first_frame_cannot_be_asked_but_the_others_can(video: OpenVideo):
+    late = OpenVideo(video.reader, video.timestamps + 5.0)
+    task = task_of(question(4.0, 0), question(6.0, 1))
+    for mode in (streaming, sliding_window, prefix):
+        outcomes = dict(mode(task, late, ModeSettings(2.0), FakeResponder(), Asking(), ()))
+        first, second = outcomes.values()
+        assert isinstance(first, MediaError) and "no frame to show at 4.0 s" in str(first)
+        assert isinstance(second, Reply) and second.last_time == 6.0
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="--fps must be > 0, got 0"):
+        ModeSettings(0)
+    with pytest.raises(ValueError, match="--window must be > 0, got -1"):
+        ModeSettings(1.0, window=-1)

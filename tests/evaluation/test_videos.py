@@ -1,0 +1,105 @@
+"""Finding videos however they were unpacked, and putting them on the clock of their questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation.conftest import write_frames, write_video
+from videochat_online.evaluation.types import Question, VideoTask
+from videochat_online.evaluation.videos import VideoLibrary, check_video, open_task_video
+from videochat_online.media.readers import MediaError
+
+
+def task_at(timestamp: float, *names: str, **changes: object) -> VideoTask:
+    question = Question("q", timestamp, "?", "A", "task", "category", "source", labels=("A", "B"))
+    return replace(VideoTask("v", "v", names or ("v",), (question,)), **changes)
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_the_likeliest_place_comes_first(tmp_path: Path):
+    expected = touch(tmp_path / "COIN/a.mp4")
+    touch(tmp_path / "a.mp4")
+    library = VideoLibrary(tmp_path)
+    assert library.find(("COIN/a.mp4", "a.mp4")) == expected
+    assert library.find(("COIN/a", "a")) == expected
+
+
+def test_a_video_is_found_by_its_name_anywhere(tmp_path: Path):
+    film = touch(tmp_path / "x/y/1j20.v.webm")
+    touch(tmp_path / "x/readme.png")  # a picture beside them makes x a folder of frames, and hides nothing
+    frames = touch(tmp_path / "TAO/frames/val/HACS/seq_1.5/frame0001.jpg").parent
+    library = VideoLibrary(tmp_path)
+    assert library.find(("AVA_RAW/1j20.v",)) == film
+    assert library.find(("COIN/1j20.v.mp4",)) == film  # another container than the annotation says
+    assert library.find(("val/HACS/seq_1.5", "seq_1.5")) == frames
+
+
+def test_of_two_the_one_in_the_folder_of_its_source_is_taken(tmp_path: Path):
+    touch(tmp_path / "data/COIN/part/a.mp4")
+    expected = touch(tmp_path / "data/HiREST/part/a.mp4")
+    assert VideoLibrary(tmp_path).find(("HiREST/a.mp4", "a.mp4")) == expected
+    with pytest.raises(MediaError, match="found 2 times"):
+        VideoLibrary(tmp_path).find(("TAO/a.mp4",))
+
+
+def test_what_is_missing_is_named(tmp_path: Path):
+    with pytest.raises(MediaError, match=r"COIN/a\.mp4: not found below"):
+        VideoLibrary(tmp_path).find(("COIN/a.mp4", "a.mp4"))
+    with pytest.raises(ValueError, match="no such folder"):
+        VideoLibrary(tmp_path / "nowhere")
+
+
+def test_a_stored_part_begins_at_its_time_in_the_film(tmp_path: Path):
+    write_frames(tmp_path / "film", [f"{i:05d}.jpg" for i in range(6)])
+    library = VideoLibrary(tmp_path)
+    part = open_task_video(task_at(903.0, "film", segment_start=900.0, fps=1.0), library)
+    assert part.timestamps.tolist() == [900.0, 901.0, 902.0, 903.0, 904.0, 905.0]
+    assert part.end == 906.0
+
+
+def test_a_whole_film_keeps_its_own_time(golden: Path):
+    library = VideoLibrary(golden / "media")
+    whole = open_task_video(task_at(905.0, "AVA_Actions/ava.mp4", segment_start=900.0), library)
+    assert (whole.timestamps[0], whole.timestamps[905]) == (0.0, 905.0)
+
+
+def test_a_folder_with_frames_from_before_the_clip_is_put_on_the_clips_clock(tmp_path: Path):
+    write_frames(tmp_path / "seq", [f"frame{i}.jpg" for i in range(1, 31)])  # natural order: 1, 2, 10
+    library = VideoLibrary(tmp_path)
+    plain = open_task_video(task_at(1.0, "seq", fps=10.0, anchor=("frame11.jpg", 1.0)), library)
+    assert np.allclose(plain.timestamps, np.arange(30) / 10)
+    more = open_task_video(task_at(1.0, "seq", fps=10.0, anchor=("frame21.jpg", 1.0)), library)
+    assert np.allclose(more.timestamps, np.arange(30) / 10 - 1.0)
+
+
+def test_check_finds_what_is_missing_empty_broken_or_short(tmp_path: Path):
+    write_video(tmp_path / "good.mp4", seconds=4)
+    touch(tmp_path / "empty.mp4")
+    (tmp_path / "broken.mp4").write_bytes((tmp_path / "good.mp4").read_bytes()[:200])
+    library = VideoLibrary(tmp_path)
+    assert check_video(task_at(3.0, "good.mp4"), library) is None
+    assert check_video(task_at(4.9, "good.mp4"), library) is None  # durations are rounded
+    found = {
+        name: check_video(task_at(9.0, name), library) or "" for name in ("good.mp4", "empty.mp4", "broken.mp4", "no.mp4")
+    }
+    assert "ends at 4.0 s, but a question is asked at 9.0 s" in found["good.mp4"]
+    assert "empty" in found["empty.mp4"]
+    assert "broken.mp4" in found["broken.mp4"]
+    assert "not found" in found["no.mp4"]
+    write_frames(tmp_path / "late", ["1.jpg"])
+    late = check_video(task_at(1.0, "late", segment_start=900.0, fps=1.0), library)
+    assert late is not None and "begins at 900.0 s, but a question is asked at 1.0 s" in late
+
+
+def test_the_stand_ins_fit_their_questions(tasks: list[VideoTask], videos: Path):
+    library = VideoLibrary(videos)
+    assert [check_video(task, library) for task in tasks] == [None] * len(tasks)
