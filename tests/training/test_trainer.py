@@ -1,0 +1,154 @@
+"""The loss is a mean over tokens however samples are spread; only what should train gets a gradient; the log is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from tests.training.tiny import Examples, make_trainer, packed, padded, settings, tiny_model
+from videochat_online.training.batches import with_picture
+from videochat_online.training.run import train
+from videochat_online.training.trainer import mean_loss, next_tokens
+
+
+def step_gradients(trainer, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of one step over these batches, by the trainer's own functions."""
+    trainer.model.zero_grad()
+    trainer.model.eval()  # no drop path: the two ways to batch would draw other random numbers
+    batches, count = trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+    loss = torch.zeros(())
+    for batch in batches:
+        part = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count)
+        part.backward()
+        loss += part.detach()
+    return loss.item(), {name: weight.grad.clone() for name, weight in trainer.model.named_parameters() if weight.grad is not None}
+
+
+def assert_same(first: tuple, second: tuple) -> None:
+    """Equal up to the order of summation in float32."""
+    assert first[0] == pytest.approx(second[0], abs=1e-5)
+    assert first[1].keys() == second[1].keys()
+    for name, gradient in first[1].items():
+        torch.testing.assert_close(gradient, second[1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_packed_equals_unpacked(tmp_path: Path):
+    trainer = make_trainer(tmp_path, vision="full")
+    examples = [trainer.train_dataset[i] for i in range(6)]
+    one_row = step_gradients(trainer, [packed(examples)])
+    assert_same(step_gradients(trainer, [padded(examples)]), one_row)
+    assert_same(step_gradients(trainer, [padded([example]) for example in examples]), one_row)
+    assert_same(step_gradients(trainer, [packed(examples[:2]), packed(examples[2:])]), one_row)
+
+
+def test_a_packed_sample_does_not_see_its_neighbour(tmp_path: Path):
+    """Other words in the first sample leave the second one's logits alone, to the bit of the same shape."""
+    model = make_trainer(tmp_path).model.eval()
+    examples = Examples(2)
+    batch = packed([examples[0], examples[1]])
+    labels = batch.pop("labels")
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    first = len(examples[0].input_ids)
+    changed["input_ids"][0, first - 1] = 11 + batch["input_ids"][0, first - 1] % 2
+    assert labels.shape == batch["input_ids"].shape
+    before, after = (model(**one, use_cache=False).logits for one in (batch, changed))
+    assert torch.equal(before[:, first:], after[:, first:])
+    assert not torch.allclose(before[:, first - 1], after[:, first - 1])
+
+
+def test_the_loss_is_the_mean_over_all_loss_bearing_tokens(tmp_path: Path):
+    trainer = make_trainer(tmp_path)
+    examples = [trainer.train_dataset[i] for i in range(3)]
+    loss, _ = step_gradients(trainer, [padded(examples[:2]), padded(examples[2:])])
+    losses = []
+    for example in examples:
+        batch = padded([example])
+        logits = trainer.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[0, :-1]
+        losses.append(cross_entropy(logits, batch["labels"][0, 1:], reduction="none", ignore_index=-100)[batch["labels"][0, 1:] != -100])
+    assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
+    assert loss != pytest.approx(torch.stack([one.mean() for one in losses]).mean().item(), abs=1e-4)  # not over samples
+
+
+def test_next_tokens_keeps_what_bears_loss():
+    labels = torch.tensor([[-100, -100, 5, 6], [-100, 8, -100, -100]])
+    targets, positions = next_tokens(labels)
+    assert positions.tolist() == [0, 1, 2]
+    assert targets.tolist() == [[-100, 5, 6], [8, -100, -100]]
+    targets, positions = next_tokens(torch.full((1, 3), -100))
+    assert (positions.tolist(), targets.tolist()) == ([0], [[-100]])
+
+
+@pytest.mark.parametrize("collate", [padded, packed])
+def test_a_borrowed_picture_changes_nothing(tmp_path: Path, collate):
+    trainer = make_trainer(tmp_path, dataset=Examples(4, text_only=(0, 1)))
+    texts = [trainer.train_dataset[0], trainer.train_dataset[1]]
+    plain = collate(texts)
+    lent = with_picture(plain, image_size=32, image_token_id=7)
+    assert "pixel_values" not in plain and lent["pixel_values"].shape == (1, 3, 32, 32)
+    loss, gradients = step_gradients(trainer, [plain])
+    loss_lent, gradients_lent = step_gradients(trainer, [lent])
+    assert loss_lent == pytest.approx(loss, abs=1e-6)
+    for name, gradient in gradients_lent.items():
+        expected = gradients.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4, msg=name)
+    assert "mlp1.1.weight" in gradients_lent  # takes part, as other processes need it to
+    pictured = collate([trainer.train_dataset[2]])
+    assert with_picture(pictured, image_size=32, image_token_id=7) == pictured
+
+
+PARTS = {
+    "stage 1 and 2": ({}, {"mlp1", "language_model"}),
+    "connector": ({"llm": "frozen"}, {"mlp1"}),
+    "last layer": ({"vision": "last:1", "llm": "frozen"}, {"mlp1", "vision_model.encoder.layers.1"}),
+    "all": ({"vision": "full"}, {"vision_model", "mlp1", "language_model"}),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_frozen_gets_no_gradient_and_stays(tmp_path: Path, name: str):
+    changes, trained = PARTS[name]
+    trainer = make_trainer(tmp_path, max_steps=2, **changes)
+    before = {key: weight.clone() for key, weight in trainer.model.state_dict().items()}
+    _, gradients = step_gradients(trainer, [padded([trainer.train_dataset[0]])])
+    trainer.model.zero_grad()
+    expected = {key for key, _ in trainer.model.named_parameters() if any(key.startswith(part + ".") for part in trained)}
+    assert set(gradients) == expected
+    assert all(gradient.abs().sum() > 0 for key, gradient in gradients.items() if "embed_tokens" not in key)
+    assert train(trainer, settings(tmp_path), print)
+    changed = {key for key, weight in trainer.model.state_dict().items() if not torch.equal(weight, before[key])}
+    assert changed <= expected
+    assert {part for part in trained if any(key.startswith(part) for key in changed)} == trained
+
+
+def test_layers_above_the_one_that_is_read_never_train(tmp_path: Path):
+    trainer = make_trainer(tmp_path, model=tiny_model(select_layer=-2), vision="full")
+    trained = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    assert not any(name.startswith("vision_model.encoder.layers.1.") for name in trained)
+    _, gradients = step_gradients(trainer, [padded([trainer.train_dataset[0]])])
+    assert set(gradients) == trained
+
+
+def test_the_log_tells_speed_and_padding(tmp_path: Path):
+    trainer = make_trainer(tmp_path, count=8, drop_path=0.0)
+    assert train(trainer, settings(tmp_path), print)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    batches = trainer.plan.batches(0)
+    for step, line in enumerate(lines[:-1]):
+        taken = [[trainer.train_dataset.lengths[i] for i in batch] for batch in batches[2 * step : 2 * step + 2]]
+        positions = sum(max(batch) * len(batch) for batch in taken)
+        assert line["padding_share"] == pytest.approx(1 - sum(map(sum, taken)) / positions, abs=1e-4)
+        assert line["images_per_second"] > 0 and line["tokens_per_second"] > 0 and 0 <= line["data_wait_share"] <= 1
+    assert len(lines) == 3 and lines[-1]["train_loss"] == pytest.approx(mean_loss(lines[:-1]))
+
+
+def test_checkpointed_activations_change_nothing(tmp_path: Path):
+    losses = []
+    for name, checkpointed in (("with", True), ("without", False)):
+        trainer = make_trainer(tmp_path / name, count=8, gradient_checkpointing=checkpointed, drop_path=0.0)
+        train(trainer, settings(tmp_path / name), print)
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)

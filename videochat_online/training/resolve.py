@@ -1,0 +1,153 @@
+"""Settings <- preset <- json or yaml file <- flags; unknown names fail with the nearest known ones.
+
+Also writes the result into the run's folder before anything else happens there, and compares it on resuming.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import inspect
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from .arguments import MAY_CHANGE, SettingError, TrainingConfig, field_names, flag
+from .files import write_json
+from .presets import PRESETS
+
+SETTINGS_FILE = "settings.json"
+
+
+class FlagParser(argparse.ArgumentParser):
+    """argparse that answers a flag it does not know with the ones that look like it."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
+            self.error(f"unknown flag {wrong}{did_you_mean(wrong, flags)}")
+        return options
+
+
+def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    """--preset, --config and a flag for each field of TrainingConfig. A flag that is not given leaves no trace."""
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="start from the settings of a stage of the paper")
+    parser.add_argument("--config", metavar="FILE", help="json or yaml file of settings, between preset and flags")
+    group = parser.add_argument_group("settings (they go over those of --preset and --config)")
+    hints, helps = get_type_hints(TrainingConfig), field_texts(TrainingConfig)
+    for field in fields(TrainingConfig):
+        _add_flag(group, field, hints[field.name], helps.get(field.name, ""))
+
+
+def _add_flag(group: Any, field: Field[Any], hint: Any, text: str) -> None:
+    shown = "" if field.default in (MISSING, "", ()) else f" (default: {field.default})"
+    common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": (text + shown).replace("%", "%%")}
+    if hint is bool:
+        group.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **common)
+    elif get_origin(hint) is tuple:
+        group.add_argument(flag(field.name), nargs="+", metavar="LIST", **common)
+    elif choices := get_args(hint):
+        group.add_argument(flag(field.name), choices=choices, **common)
+    else:
+        group.add_argument(flag(field.name), type=hint, metavar=hint.__name__.upper(), **common)
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """The text under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    texts = {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            texts[ast.unparse(field.target)] = str(text.value.value)
+    return texts
+
+
+def resolve(options: argparse.Namespace) -> TrainingConfig:
+    """The settings that parsed flags ask for. Raises SettingError for unknown names and impossible values."""
+    given = {name: value for name, value in vars(options).items() if name in field_names()}
+    preset = PRESETS[options.preset] if options.preset else {}
+    from_file = read_settings(options.config) if options.config else {}
+    return TrainingConfig(**{**preset, **from_file, **given})
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings of a json or yaml file. Raises SettingError: no such file, not readable, unknown names, wrong types."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"--config {path} cannot be read: {error}") from error
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise SettingError(f"--config {path} must hold names and values, got a {type(values).__name__}")
+    known, hints = field_names(), get_type_hints(TrainingConfig)
+    for name, value in values.items():
+        if name not in known:
+            raise SettingError(f"{path}: unknown setting {name!r}{did_you_mean(str(name), known)}")
+        values[name] = _as_type(value, hints[name], f"{path}: {name}")
+    return values
+
+
+def _parse(text: str, path: str) -> Any:
+    import yaml
+
+    try:
+        return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"--config {path} is not valid {'json' if path.endswith('.json') else 'yaml'}: {error}") from error
+
+
+def _as_type(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the field wants it; an integer is a float, "1e-4" (a text in yaml) too, and nothing else changes kind."""
+    if get_origin(hint) is tuple:
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        raise SettingError(f"{where} must be a list of texts, got {value!r}")
+    kind = str if get_args(hint) else hint
+    if kind is float and not isinstance(value, bool) and isinstance(value, (int, str)):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise SettingError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """'; did you mean a or b?', or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def write_settings(config: TrainingConfig) -> None:
+    """Write the resolved settings into the run's folder.
+
+    Where the folder already holds a run that is to be resumed, settings that change what is learned must be the same.
+    Raises SettingError otherwise, with both values.
+    """
+    path = config.run_folder / SETTINGS_FILE
+    if config.resume == "auto" and path.exists():
+        _check_same(path, config)
+    try:
+        write_json(path, config.to_dict())
+    except OSError as error:
+        raise SettingError(f"--output-dir {config.output_dir} cannot be written to: {error}") from error
+
+
+def _check_same(path: Path, config: TrainingConfig) -> None:
+    before, now = json.loads(path.read_text("utf-8")), config.to_dict()
+    changed = [
+        f"{flag(name)} {before.get(name)!r} -> {value!r}"
+        for name, value in now.items()
+        if name not in MAY_CHANGE and before.get(name) != value
+    ]
+    if changed:
+        raise SettingError(
+            f"--resume auto: {config.output_dir} holds a run with other settings ({'; '.join(changed)}); "
+            "take its settings, another --output-dir, or name the checkpoint to go on from with --resume PATH"
+        )
