@@ -1,0 +1,251 @@
+"""Every question exactly once: kills, several processes, broken videos, and folders that hold something else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.evaluation.conftest import FakeResponder, write_stand_in
+from tests.evaluation.run_fake import run_of
+from videochat_online.evaluation.modes import Asking
+from videochat_online.evaluation.predictions import read_predictions
+from videochat_online.evaluation.report import write_report
+from videochat_online.evaluation.runner import Run, Shard, check, completed, execute, limited
+from videochat_online.evaluation.types import VideoTask
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(annotations: Path, videos: Path, output: Path, mode: str, pause: float, **env: str) -> Any:
+    arguments = [str(annotations), str(videos), str(output), mode, str(pause)]
+    command = [sys.executable, "-m", "tests.evaluation.run_fake", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: Any) -> None:
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+
+
+def report_in(output: Path) -> tuple[Any, str]:
+    """What must be identical: the scores and the table."""
+    report = json.loads((output / "report.json").read_text())
+    return report["scores"], (output / "report.csv").read_text()
+
+
+def answers_in(output: Path) -> list[dict[str, Any]]:
+    """The merged lines without what was measured with a clock."""
+    lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.endswith("_seconds")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(annotations: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    outputs = {}
+    for mode in ("streaming", "sliding_window"):
+        outputs[mode] = tmp_path_factory.mktemp(mode)
+        run = run_of(annotations, videos, outputs[mode], mode)
+        execute(run, resume=False)
+        predictions = completed(run)
+        assert predictions is not None
+        write_report(outputs[mode], run.benchmark, run.tasks, predictions, {}, run.config, command=["run_fake"])
+    return outputs
+
+
+def test_every_question_is_answered_once(uninterrupted: dict[str, Path], tasks: list[VideoTask]):
+    expected = sorted(question.id for task in tasks for question in task.questions)
+    for output in uninterrupted.values():
+        assert [line["id"] for line in answers_in(output)] == expected
+        scores, _ = report_in(output)
+        assert scores["questions"] == 60 and scores["not_asked"] == 0
+        assert len(scores["tasks"]) == 16
+
+
+@pytest.mark.parametrize("mode", ["streaming", "sliding_window"])
+def test_killed_three_times_the_report_is_identical(
+    mode: str, annotations: Path, videos: Path, tmp_path: Path, uninterrupted: dict[str, Path]
+):
+    predictions = tmp_path / "predictions.jsonl"
+    for wanted in (7, 21, 40):
+        process = start(annotations, videos, tmp_path, mode, 0.02)
+        deadline = time.monotonic() + 60
+        while not predictions.is_file() or predictions.read_bytes().count(b"\n") < wanted:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert wanted <= predictions.read_bytes().count(b"\n") < 60
+        with open(predictions, "ab") as file:  # as if the kill had come in the middle of a line
+            file.write(b'{"id": "coin/000')
+    finish(start(annotations, videos, tmp_path, mode, 0.0))
+    assert report_in(tmp_path) == report_in(uninterrupted[mode])
+    assert answers_in(tmp_path) == answers_in(uninterrupted[mode])
+
+
+def test_a_killed_dialogue_goes_on_as_if_nothing_had_been(annotations: Path, videos: Path, tmp_path: Path):
+    def run_in(name: str) -> Run:
+        return run_of(annotations, videos, tmp_path / name, "streaming", asking=Asking(multi_turn=True))
+
+    for name in ("whole", "killed"):
+        complete(run_in(name))
+    lines = (tmp_path / "killed/predictions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "killed/predictions.jsonl").write_text("".join(lines[::2]))  # half of the questions of many videos
+    complete(run_in("killed"))
+    assert answers_in(tmp_path / "killed") == answers_in(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("mode", ["streaming", "sliding_window"])
+def test_two_processes_give_the_report_of_one(
+    mode: str, annotations: Path, videos: Path, tmp_path: Path, uninterrupted: dict[str, Path]
+):
+    pair = [start(annotations, videos, tmp_path, mode, 0.0, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    for process in pair:
+        finish(process)
+    counts = [len((tmp_path / f"predictions.rank{rank}.jsonl").read_text().splitlines()) for rank in range(2)]
+    assert sum(counts) == 60 and min(counts) > 15
+    assert report_in(tmp_path) == report_in(uninterrupted[mode])
+    assert answers_in(tmp_path) == answers_in(uninterrupted[mode])
+
+
+def test_a_run_of_two_processes_is_finished_by_one(annotations: Path, videos: Path, tmp_path: Path, uninterrupted: dict[str, Path]):
+    finish(start(annotations, videos, tmp_path, "streaming", 0.0, RANK="1", WORLD_SIZE="2"))
+    assert not (tmp_path / "report.json").exists()
+    finish(start(annotations, videos, tmp_path, "streaming", 0.0))
+    assert report_in(tmp_path) == report_in(uninterrupted["streaming"])
+    assert answers_in(tmp_path) == answers_in(uninterrupted["streaming"])
+
+
+def test_shards_are_disjoint_complete_and_even(tasks: list[VideoTask], annotations: Path, videos: Path, tmp_path: Path):
+    run = run_of(annotations, videos, tmp_path, "streaming")
+    for world_size in (1, 3, 4):
+        shards = [Shard(rank, world_size).of(tasks, run.cost) for rank in range(world_size)]
+        assert sorted(task.id for shard in shards for task in shard) == sorted(task.id for task in tasks)
+        loads = [sum(run.cost(task) for task in shard) for shard in shards]
+        assert max(loads) <= min(loads) + max(run.cost(task) for task in tasks)
+    with pytest.raises(ValueError, match="RANK must be"):
+        Shard(2, 2)
+
+
+def test_torchruns_environment_is_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert Shard.from_environment() == Shard(3, 8)
+
+
+def test_costs_follow_length_in_a_stream_and_questions_in_windows(annotations: Path, videos: Path, tmp_path: Path):
+    task = run_of(annotations, videos, tmp_path, "streaming").tasks[0]
+    long = replace(task, questions=(replace(task.questions[0], timestamp=task.start + 1000.0),))
+    costs = {
+        mode: run_of(annotations, videos, tmp_path, mode).cost(long) for mode in ("streaming", "sliding_window", "blind")
+    }
+    assert costs == {"streaming": 8 * 1000 + 1, "sliding_window": 64 + 1, "blind": 1}
+
+
+@pytest.fixture
+def damaged(tasks: list[VideoTask], videos: Path, tmp_path: Path) -> Path:
+    """A copy of the videos in which one is missing, one cut off, and one empty."""
+    root = tmp_path / "damaged"
+    shutil.copytree(videos, root)
+    coin = [task for task in tasks if task.questions[0].source == "COIN"]
+    (root / coin[0].names[0]).unlink()
+    (root / coin[1].names[0]).write_bytes(b"")
+    whole = (root / coin[2].names[0]).read_bytes()
+    (root / coin[2].names[0]).write_bytes(whole[: len(whole) // 2])
+    return root
+
+
+def complete(run: Run) -> dict[str, Any]:
+    execute(run, resume=True)
+    predictions = completed(run)
+    assert predictions is not None
+    return predictions
+
+
+def test_broken_videos_are_named_and_their_questions_count_as_wrong(
+    annotations: Path, damaged: Path, tmp_path: Path, tasks: list[VideoTask]
+):
+    coin = [task for task in tasks if task.questions[0].source == "COIN"][:3]
+    run = run_of(annotations, damaged, tmp_path / "out", "streaming")
+    predictions = complete(run)
+    failed = {prediction.task_id for prediction in predictions.values() if prediction.error}
+    assert failed == {task.id for task in coin}
+    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, predictions, {}, {})["scores"]
+    assert scores["questions"] == 60
+    assert scores["not_asked"] == sum(len(task.questions) for task in coin)
+    assert [problem["video"] for problem in scores["problems"]] == sorted(failed)
+    assert "not found" in next(p["error"] for p in scores["problems"] if p["video"] == coin[0].id)
+    text = (tmp_path / "out/report.md").read_text()
+    assert all(task.id in text for task in coin)
+
+
+def test_check_names_the_same_videos_before_anything_is_asked(annotations: Path, damaged: Path, tmp_path: Path):
+    run = run_of(annotations, damaged, tmp_path / "out", "streaming")
+    assert len(check(run.tasks, run.library)) == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_repaired_video_is_asked_when_the_run_goes_on(
+    annotations: Path, damaged: Path, tmp_path: Path, tasks: list[VideoTask], uninterrupted: dict[str, Path]
+):
+    complete(run_of(annotations, damaged, tmp_path / "out", "streaming"))
+    for task in tasks:
+        if task.questions[0].source == "COIN":
+            write_stand_in(damaged, task)
+    run = run_of(annotations, damaged, tmp_path / "out", "streaming")
+    again = complete(run)
+    assert all(prediction.error is None for prediction in again.values())
+    assert len(run.responder.conversations) == 3  # type: ignore[attr-defined]
+    assert answers_in(tmp_path / "out") == answers_in(uninterrupted["streaming"])
+
+
+def test_a_folder_is_not_continued_unasked_nor_with_other_settings(annotations: Path, videos: Path, tmp_path: Path):
+    run = run_of(annotations, videos, tmp_path, "blind")
+    execute(run, resume=False)
+    with pytest.raises(ValueError, match="holds predictions already; add --resume"):
+        execute(run, resume=False)
+    with pytest.raises(ValueError, match="holds another run .mode: 'blind' then, 'streaming' now"):
+        execute(run_of(annotations, videos, tmp_path, "streaming"), resume=True)
+
+
+def test_a_finished_run_asks_nothing_again(annotations: Path, videos: Path, tmp_path: Path):
+    execute(run_of(annotations, videos, tmp_path, "blind"), resume=False)
+    responder = FakeResponder()
+    execute(run_of(annotations, videos, tmp_path, "blind", responder=responder), resume=True)
+    assert responder.conversations == []
+
+
+def test_an_error_of_the_model_stops_the_run_and_is_not_counted_as_an_answer(
+    annotations: Path, videos: Path, tmp_path: Path
+):
+    class OutOfMemory(FakeResponder):
+        def open(self, system_prompt: str | None) -> Any:
+            if len(self.conversations) == 3:
+                raise RuntimeError("CUDA out of memory")
+            return super().open(system_prompt)
+
+    run = run_of(annotations, videos, tmp_path, "streaming", responder=OutOfMemory())
+    with pytest.raises(RuntimeError, match="out of memory"):
+        execute(run, resume=False)
+    assert all(prediction.error is None for prediction in read_predictions(tmp_path).values())
+    assert len(complete(replace(run, responder=FakeResponder()))) == 60
+
+
+def test_limit_takes_from_all_sources(tasks: list[VideoTask]):
+    for limit in (23, 60, 1000):
+        questions = [question for task in limited(tasks, limit) for question in task.questions]
+        assert len(questions) == min(limit, 60)
+        assert len(Counter(question.source for question in questions)) == 4
+    assert limited(tasks, None) == tasks
+    with pytest.raises(ValueError, match="--limit must be >= 1"):
+        limited(tasks, 0)
