@@ -1,0 +1,139 @@
+"""Data-set lists: json files that name sets, where their rows and media lie, and how often they are seen.
+
+{name: {annotation, data_root, data_augment, repeat_time, max_dynamic_patch?}}. ${NAME} in a path is taken from the
+environment, relative paths start at the list's folder. Opens no annotation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One entry of a list."""
+
+    name: str
+    annotation: Path
+    """json (a list of rows) or jsonl (a row a line)."""
+    data_root: Path
+    """Folder that the rows' media paths start at."""
+    data_augment: bool = False
+    """Compress each picture again as JPEG of a random quality, as InternVL trains."""
+    repeat_time: float = 1
+    """How often an epoch shows each row; below 1 it shows that share of the rows, chosen once."""
+    max_dynamic_patch: int | None = None
+    """Tiles a still image is cut into at most; None: the settings' or the model's number."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data_augment, bool):
+            raise ValueError(f"data set {self.name!r}: data_augment must be true or false, got {self.data_augment!r}")
+        if not _is_number(self.repeat_time) or not math.isfinite(self.repeat_time) or self.repeat_time <= 0:
+            raise ValueError(f"data set {self.name!r}: repeat_time must be a number > 0, got {self.repeat_time!r}")
+        patches = self.max_dynamic_patch
+        if patches is not None and (not isinstance(patches, int) or isinstance(patches, bool) or patches < 1):
+            raise ValueError(f"data set {self.name!r}: max_dynamic_patch must be an integer >= 1, got {patches!r}")
+
+
+KEYS = tuple(field.name for field in fields(DataSet) if field.name != "name")
+NEEDED = tuple(field.name for field in fields(DataSet) if field.name != "name" and field.default is MISSING)
+
+
+def read_lists(
+    paths: Iterable[str | os.PathLike[str]], environment: Mapping[str, str] | None = None
+) -> list[DataSet]:
+    """The sets of several lists, in order. ValueError for anything wrong with a list, naming file, set and key.
+
+    `environment` stands in for os.environ.
+    """
+    sets: dict[str, DataSet] = {}
+    for path in map(Path, paths):
+        for data_set in read_list(path, environment):
+            if data_set.name in sets:
+                raise ValueError(f"{path}: data set {data_set.name!r} stands in two lists; give each set one name")
+            sets[data_set.name] = data_set
+    if not sets:
+        raise ValueError("no data sets: give at least one list that names one")
+    return list(sets.values())
+
+
+def read_list(path: Path, environment: Mapping[str, str] | None = None) -> list[DataSet]:
+    """The sets of one list."""
+    entries = read_json(path, "a data-set list {name: {annotation, data_root, ...}}")
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got {type(entries).__name__}")
+    environment = os.environ if environment is None else environment
+    return [_data_set(path, name, values, environment) for name, values in entries.items()]
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """The file's json value. ValueError with line and column where it is not json or names a key twice."""
+    try:
+        return json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_without_duplicates)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text (byte {error.start}); expected {expected}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not json ({error.msg})") from error
+    except DuplicateKeyError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+class DuplicateKeyError(ValueError):
+    """A json object names a key twice; Python would keep the last without a word."""
+
+
+def expand(path: Path, name: str, text: str, environment: Mapping[str, str]) -> Path:
+    """`text` with ${NAME} filled in; relative to the list's folder. ValueError names a variable that is not set."""
+
+    def value(match: re.Match[str]) -> str:
+        variable = match.group(1)
+        if not environment.get(variable):
+            raise ValueError(
+                f"{path}: data set {name!r} needs the environment variable {variable} ({text}), which is not set; "
+                f"export {variable}=/a/folder"
+            )
+        return environment[variable]
+
+    return path.absolute().parent / Path(re.sub(r"\$\{(\w+)\}", value, text)).expanduser()
+
+
+def _data_set(path: Path, name: str, values: Any, environment: Mapping[str, str]) -> DataSet:
+    where = f"{path}: data set {name!r}"
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be an object with {', '.join(NEEDED)}, got {values!r:.80}")
+    for key in values:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{where}: unknown key {key!r}, expected {', '.join(KEYS)}{hint}")
+    for key in NEEDED:
+        if not isinstance(values.get(key), str) or not values[key]:
+            raise ValueError(f"{where}: {key} must be a path, got {values.get(key)!r}")
+    paths = {key: expand(path, name, values[key], environment) for key in NEEDED}
+    try:
+        return DataSet(name, **{**values, **paths})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise DuplicateKeyError(f"key {key!r} stands twice in one object; expected each once")
+        values[key] = value
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
