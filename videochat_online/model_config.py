@@ -20,7 +20,6 @@ LLM_ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "llama": "LlamaForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
-    "internlm3": "InternLM3ForCausalLM",
 }
 """model_type -> the class named in config.json, by which InternVL's loaders choose."""
 
@@ -34,7 +33,13 @@ ROPE_KEYS: dict[str, tuple[str, ...]] = {
 }
 """The rope types we can run, each with the keys it cannot do without."""
 
-NOT_KEPT = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+NOT_KEPT = (
+    "auto_map",
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_attn_implementation_autoset",
+)
 """Keys that speak of somebody's code or machine, not of the weights."""
 
 
@@ -101,7 +106,7 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     vision_config: Any = None
     """VisionConfig or its dict."""
     llm_config: Any = None
-    """Config of the language model (Phi3, Qwen2, Qwen3, Llama, InternLM2 or InternLM3) or its published dict."""
+    """Config of the language model (Phi3, Qwen2, Qwen3, Llama or InternLM2) or its published dict."""
     template: str = "phi3-chat"
     select_layer: int = -1
     """Which of the encoder's hidden states is read: -1 the last layer's, 0 the embeddings."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from videochat_online.model.videochat import VideoChatOnline
 from videochat_online.model.weights import load_pretrained
@@ -83,3 +85,15 @@ def recorded_model(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         return loaded[name]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def checkpoint_gradients() -> Callable[[PreTrainedModel], None]:
+    """Switch gradient checkpointing on by the name every transformers 5 knows (the newest calls it an old one)."""
+
+    def enable(model: PreTrainedModel) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable()
+
+    return enable

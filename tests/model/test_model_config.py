@@ -32,7 +32,8 @@ QWEN3 = {
 def published(llm: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """config.json of an InternVL2-4B-like checkpoint."""
     return {
-        "_commit_hash": None, "architectures": ["InternVLChatModel"], "auto_map": {"AutoModel": "modeling.Model"},
+        "_attn_implementation_autoset": True, "_commit_hash": None,
+        "architectures": ["InternVLChatModel"], "auto_map": {"AutoModel": "modeling.Model"},
         "model_type": "internvl_chat", "template": "phi3-chat", "downsample_ratio": 0.5, "dynamic_image_size": True,
         "force_image_size": 448, "max_dynamic_patch": 12, "min_dynamic_patch": 1, "use_thumbnail": True,
         "ps_version": "v2", "select_layer": -1, "pad2square": False, "use_backbone_lora": 0, "use_llm_lora": 0,
@@ -42,6 +43,7 @@ def published(llm: dict[str, Any], **changes: Any) -> dict[str, Any]:
             "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14,
             "image_size": 448, "qkv_bias": True, "qk_normalization": False, "norm_type": "layer_norm",
             "layer_norm_eps": 1e-6, "drop_path_rate": 0.1, "use_flash_attn": True, "torch_dtype": "bfloat16",
+            "output_attentions": False, "num_experts": 8, "use_moe": False,
         },
         **changes,
     }  # fmt: skip
@@ -102,7 +104,8 @@ def test_what_is_saved_is_what_was_published(tmp_path: Path):
     values = published({**PHI3_128K, "rope_scaling": {"type": "su", **FACTORS}})
     config = read(tmp_path, values)
     saved = write(tmp_path, config)
-    ours_alone = ("auto_map", "_commit_hash", "transformers_version", "attn_implementation", "architectures")
+    ours_alone = ("auto_map", "_commit_hash", "transformers_version", "architectures", "output_attentions")
+    ours_alone += ("attn_implementation", "_attn_implementation_autoset")
     for part in (None, "vision_config", "llm_config"):
         theirs, ours = (values, saved) if part is None else (values[part], saved[part])
         for key in theirs.keys() - {*ours_alone, "llm_config", "vision_config"}:

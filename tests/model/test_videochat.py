@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import cpu_offload
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 
 from videochat_online.model.pooling import average_pool
 from videochat_online.model.videochat import VideoChatOnline
 
-KINDS = ("phi3", "qwen2", "qwen3", "llama", "internlm2", "internlm3")
+KINDS = ("phi3", "qwen2", "qwen3", "llama", "internlm2")
 IMAGE_ID = 60
 
 
@@ -220,12 +221,12 @@ def test_frozen_parts_stay_and_the_rest_still_learns(make_model: Any):
 
 
 @pytest.mark.parametrize("kind", ["phi3", "qwen2"])
-def test_gradient_checkpointing_reaches_both_parts(make_model: Any, kind: str):
+def test_gradient_checkpointing_reaches_both_parts(make_model: Any, checkpoint_gradients: Any, kind: str):
     model, ids = make_model(kind).train(), prompt(4)
     gradients = []
     for enable in (False, True):
         if enable:
-            model.activation_checkpointing_enable()
+            checkpoint_gradients(model)
             layers = (*model.vision_model.encoder.layers, *model.language_model.model.layers)
             assert all(layer.gradient_checkpointing for layer in layers)
         model.zero_grad()
@@ -251,6 +252,21 @@ def test_the_vocabulary_grows_in_the_language_model(make_model: Any, tied: bool)
 def test_devices_split_between_layers_never_within(make_model: Any):
     model = make_model("qwen2")
     assert {"InternVisionLayer", "Qwen2DecoderLayer"} <= set(model._no_split_modules)
+
+
+@torch.no_grad()
+def test_offloaded_weights_are_fetched_where_they_are_needed(make_model: Any):
+    model, ids = make_model("qwen2"), prompt(4)
+    want = model(input_ids=ids, pixel_values=pictures(1)).logits
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert torch.equal(model(input_ids=ids, pixel_values=pictures(1)).logits, want)
+
+
+def test_no_cache_is_built_while_training(make_model: Any):
+    model, ids = make_model("qwen2"), prompt(0)
+    assert model(input_ids=ids).past_key_values is not None
+    assert model(input_ids=ids, labels=ids).past_key_values is None
 
 
 def test_auto_classes_know_the_model(make_config: Any):

@@ -117,14 +117,14 @@ def test_drop_path_rate_grows_with_depth_and_acts_only_in_training(make_config: 
     assert not torch.equal(model.train()(pixel_values)[0], model(pixel_values)[0])
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(make_model: Any):
+def test_gradient_checkpointing_gives_the_same_gradients(make_model: Any, checkpoint_gradients: Any):
     model = make_model().vision_model.train()
     pixel_values = torch.randn(2, 3, 16, 16)
     gradients = []
     for enable in (False, True):
         if enable:
-            model.activation_checkpointing_enable()
-        assert model.is_activation_checkpointing is enable
+            checkpoint_gradients(model)
+        assert all(layer.gradient_checkpointing is enable for layer in model.encoder.layers)
         model.zero_grad()
         model(pixel_values).last_hidden_state.square().sum().backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})

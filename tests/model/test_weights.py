@@ -17,7 +17,7 @@ from videochat_online.model.videochat import VideoChatOnline
 from videochat_online.model.weights import choose_device, choose_dtype, find_checkpoint, load_config, load_pretrained
 from videochat_online.model_config import VideoChatOnlineConfig
 
-KINDS = ("phi3", "qwen2", "qwen3", "llama", "internlm2", "internlm3")
+KINDS = ("phi3", "qwen2", "qwen3", "llama", "internlm2")
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ LLM_CLASSES: dict[str, type[PreTrainedModel]] = {
     "qwen3": Qwen3ForCausalLM,
     "llama": LlamaForCausalLM,
     "internlm2": LlamaForCausalLM,
-    "internlm3": LlamaForCausalLM,
 }
 
 

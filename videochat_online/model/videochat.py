@@ -77,7 +77,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(T, 3, H, W) normalised pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size."""
-        pixel_values = pixel_values.to(self.vision_model.device, self.vision_model.dtype)
+        pixel_values = as_weights_of(self.vision_model, pixel_values)
         features = self.vision_model(pixel_values, select_layer=self.config.select_layer).last_hidden_state[:, 1:]
         height, width = (side // self.config.vision_config.patch_size for side in pixel_values.shape[2:])
         maps = features.reshape(len(features), height, width, -1)
@@ -87,10 +87,9 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     def project(self, features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Maps (T, C, h, w), or a list of (C, h, w) of any grids -> (num_tokens, D): map after map, row by row."""
         rows = [frame.flatten(1).transpose(0, 1) for frame in features]
-        like = next(self.mlp1.parameters())
         if not rows:
-            return like.new_zeros(0, self.config.llm_config.hidden_size)
-        return self.mlp1(torch.cat(rows).to(like.device, like.dtype))
+            return as_weights_of(self.mlp1, torch.zeros(0, self.config.llm_config.hidden_size))
+        return self.mlp1(as_weights_of(self.mlp1, torch.cat(rows)))
 
     def encode_images(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None) -> torch.Tensor:
         """(T, 3, H, W) -> (num_tokens, D); picture i average-pooled to image_grids[i] squared, None: not pooled.
@@ -150,6 +149,8 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.embed(input_ids, image_tokens)
         elif pixel_values is not None:
             raise ValueError("pixel_values need input_ids, whose <IMG_CONTEXT> positions they fill")
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)  # a cache would hold a second copy of every key and value
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -224,6 +225,12 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
             return False
         before, now = (int(positions.max()) + 1 for positions in (position_ids[..., :num_cached], position_ids))
         return factor_set(config, before) != factor_set(config, now)
+
+
+def as_weights_of(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """`x` in the dtype and on the device of the weights; to offloaded ones (meta) accelerate itself brings it."""
+    weight = next(module.parameters())
+    return x.to(x.device if weight.is_meta else weight.device, weight.dtype)
 
 
 def check_attention_installed(attn_implementation: str | None) -> None:
