@@ -37,6 +37,11 @@ class MemoryFrame:
     def num_tokens(self) -> int:
         return self.features.shape[-1] * self.features.shape[-2]
 
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """Equal for equal maps of one stream: a frame is never changed but by going down or by merging."""
+        return self.index, self.level, self.num_merged
+
 
 class PyramidMemoryBank:
     """Holds at most `config.capacity` frames; see `MemoryConfig` for the rule.

@@ -26,8 +26,11 @@ class Answer:
     """What came out of one question and what it cost. Times in seconds."""
 
     prompt_tokens: int
+    cached_tokens: int = 0
+    """Prompt tokens that an earlier question had computed already."""
     text: str = ""
-    new_tokens: int = 0
+    ids: list[int] = field(default_factory=list)
+    """The answer's tokens, with the end mark where it came."""
     time_to_first_token: float | None = None
     duration: float = 0.0
 
@@ -38,7 +41,7 @@ class _TextStream(BaseStreamer):
 
     decode: Callable[[list[int]], str]
     emit: Callable[[str], None]
-    started: float = field(default_factory=time.perf_counter)
+    started: float
     first: float | None = None
     ids: list[int] = field(default_factory=list)
     text: str = ""
@@ -78,26 +81,31 @@ def generate_answer(
     processor: Processor,
     inputs_embeds: torch.Tensor,
     *,
+    started: float,
     emit: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
     **generation: Any,
 ) -> Answer:
     """Answer a prompt given as embeddings (1, N, D); greedy unless `generation` says otherwise.
 
-    `emit` receives the text piece by piece; setting `stop` ends the answer at the next token.
+    `started` (of time.perf_counter) is when the question came. `emit` receives the text piece by piece; setting `stop`
+    ends the answer at the next token.
     """
     answer = Answer(prompt_tokens=inputs_embeds.shape[1])
-    stream = _TextStream(processor.decode, emit or (lambda piece: None))
+    stream = _TextStream(processor.decode, emit or (lambda piece: None), started)
     if stop is not None:
         generation["stopping_criteria"] = StoppingCriteriaList([_Stop(stop)])
     ends = processor.end_token_ids
-    ids = model.generate(
-        inputs_embeds=inputs_embeds, streamer=stream, eos_token_id=ends, pad_token_id=ends[0], **generation
-    )
-    answer.text = processor.decode(ids[0].tolist()).strip()
-    answer.new_tokens = ids.shape[1]
+    if generation.get("num_beams", 1) == 1:  # a beam search knows its words only at the end
+        generation["streamer"] = stream
+    ids = model.generate(inputs_embeds=inputs_embeds, eos_token_id=ends, pad_token_id=ends[0], **generation)
+    if "streamer" not in generation:
+        stream.put(ids)
+        stream.end()
+    answer.ids = ids[0].tolist()
+    answer.text = processor.decode(answer.ids).strip()
     answer.time_to_first_token = stream.first
-    answer.duration = time.perf_counter() - stream.started
+    answer.duration = time.perf_counter() - started
     return answer
 
 

@@ -5,57 +5,33 @@ so any number of sessions run on one model, also from several threads. Within on
 while another asks: a question is answered from what the memory held when it was asked.
 
     frame -> processor.frames -> model.encode_frames -> memory.write
-    question -> memory.read -> history.dialogue -> processor.render -> model.embed -> answering.generate_answer
+    question -> memory.read -> history.dialogue -> processor.render -> model.embed -> cache -> generate_answer
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..config import MemoryConfig
 from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
 from .answering import Answer, generate_answer, stream_pieces
+from .cache import PromptCache, position_keys
 from .history import Turn, dialogue
+from .saving import read_session, write_session
+from .stats import SessionStats
 
 if TYPE_CHECKING:
     from ..media.transforms import Picture
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
     from ..prompt.render import Rendered
-
-FORMAT = "videochat-online session 1"
-
-
-class SessionStats(TypedDict):
-    """Counters of one session."""
-
-    frames_seen: int
-    frames_held: list[int]
-    """Per level, finest first."""
-    tokens: int
-    """Visual tokens held."""
-    bytes: int
-    """Memory storage, allocated once."""
-    encode_fps: float | None
-    """Frames a second through transform, encoder and memory, over all frames seen."""
-    last_timestamp: float | None
-    """Seconds."""
-    questions: int
-    prompt_tokens: int | None
-    """Of the last question, like what follows."""
-    time_to_first_token: float | None
-    latency: float | None
-    """Seconds for the whole answer."""
 
 
 class StreamingSession:
@@ -66,6 +42,7 @@ class StreamingSession:
         timestamps: show the model each frame's time ("Frame3 at 1.0s: ") or only its number.
         system_prompt: instead of the template's own system message.
         encode_batch_size: frames that go through the encoder together in `see_many`.
+        reuse_cache: keep the language model's keys and values between questions (the answers are the same).
     """
 
     def __init__(
@@ -77,21 +54,26 @@ class StreamingSession:
         timestamps: bool = True,
         system_prompt: str | None = None,
         encode_batch_size: int = 16,
+        reuse_cache: bool = True,
     ) -> None:
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
         self.model, self.processor = model, processor
         self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
         self.timestamps, self.system_prompt = timestamps, system_prompt
-        self.encode_batch_size = encode_batch_size
+        self.encode_batch_size, self.reuse_cache = encode_batch_size, reuse_cache
+        self._cache = PromptCache(model)
         self._state = threading.RLock()  # memory, dialogue, counters
-        self._asking = threading.Lock()  # one question at a time
+        self._asking = threading.Lock()  # the language model's side: one question or prefill at a time
+        self._waiting = threading.Event()  # a question wants to be answered
         self.reset()
 
     def reset(self) -> None:
         """Forget the stream and the dialogue; frame numbers start again."""
-        with self._state:
+        with self._asking, self._state:
             self.memory.reset()
+            self._cache.reset()
+            self._tokens: dict[Hashable, torch.Tensor] = {}  # projected frames, by identity
             self._turns: list[Turn] = []
             self._encode_seconds = 0.0
             self._last_timestamp: float | None = None
@@ -153,7 +135,9 @@ class StreamingSession:
 
         Raises ValueError for an empty question, or one before any frame.
         """
+        self._waiting.set()
         with self._asking:
+            self._waiting.clear()
             answer = self._answer(question, keep, without_frames, max_new_tokens=max_new_tokens, **generation)
         return answer.text
 
@@ -173,7 +157,9 @@ class StreamingSession:
         self._check_question(question, without_frames)  # now, not when the first piece is wanted
 
         def run(emit: Any, stop: threading.Event) -> None:
+            self._waiting.set()
             with self._asking:
+                self._waiting.clear()
                 self._answer(
                     question, keep, without_frames, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation
                 )
@@ -187,16 +173,53 @@ class StreamingSession:
             num_seen, timestamp = self.memory.num_written, self._last_timestamp
             rendered, frames = self.prompt(question)
         embeds = self._embed(rendered, frames)
-        prepared = time.perf_counter() - started
-        answer = generate_answer(self.model, self.processor, embeds, **generation)
-        answer.duration += prepared
-        if answer.time_to_first_token is not None:
-            answer.time_to_first_token += prepared
+        answer = self._generate(position_keys(rendered, frames), embeds, started, **generation)
         with self._state:
             self._last_answer = answer
             if keep:
                 self._turns.append(Turn(question, answer.text, num_seen, timestamp))
         return answer
+
+    def _generate(self, keys: list[Hashable], embeds: torch.Tensor, started: float, **generation: Any) -> Answer:
+        """Answer a prompt, on top of what the cache holds of it already."""
+        one_sequence = generation.get("num_beams", 1) == 1 and generation.get("num_return_sequences", 1) == 1
+        if not (self.reuse_cache and one_sequence):
+            return generate_answer(self.model, self.processor, embeds, started=started, **generation)
+        cached = self._cache.keep_common(keys)
+        try:
+            answer = generate_answer(
+                self.model, self.processor, embeds, started=started, past_key_values=self._cache.kv, **generation
+            )
+        except BaseException:
+            self._cache.reset()  # nobody knows how far it got
+            raise
+        self._cache.extended([*keys, *answer.ids[:-1]])  # the last token was never fed back
+        answer.cached_tokens = cached
+        return answer
+
+    def prefill(self) -> int | None:
+        """Bring the cache up to the newest frame while nobody asks, so that a question costs its own tokens only.
+
+        Returns the positions computed, or None where a question has precedence: it gives way to one at once.
+        """
+        if not self.reuse_cache:
+            return 0
+        if not self._asking.acquire(blocking=False):
+            return None
+        try:
+            rendered, frames = self.prompt("?")
+            if not frames:
+                return 0
+            start, num_tokens = rendered.image_spans[-1]
+            until = start + num_tokens + 1  # up to the mark behind the newest frame; then the question would begin
+            keys, embeds = position_keys(rendered, frames)[:until], self._embed(rendered, frames)[:, :until]
+            computed = self._cache.fill(keys, embeds, stop=self._waiting)
+            return computed if len(self._cache) == until else None
+        except BaseException:
+            self._cache.reset()
+            raise
+        finally:
+            self._asking.release()
 
     def prompt(self, question: str) -> tuple[Rendered, list[MemoryFrame]]:
         """What the model would be shown for this question now: the prompt, and the frames in it, oldest first."""
@@ -209,8 +232,13 @@ class StreamingSession:
     def _embed(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor:
         """Prompt and frames -> input embeddings (1, N, D)."""
         ids = torch.tensor([rendered.ids], device=self.model.device)
-        tokens = self.model.project([frame.features for frame in frames]) if frames else None
-        return self.model.embed(ids, tokens)
+        new = [frame for frame in frames if frame.identity not in self._tokens]
+        if new:
+            rows = self.model.project([frame.features for frame in new])
+            pieces = rows.split([frame.num_tokens for frame in new])
+            self._tokens.update(zip((frame.identity for frame in new), pieces, strict=True))
+        self._tokens = {frame.identity: self._tokens[frame.identity] for frame in frames}
+        return self.model.embed(ids, torch.cat(list(self._tokens.values())) if frames else None)
 
     @torch.no_grad()
     def score_options(self, question: str, options: Sequence[str], *, without_frames: bool = False) -> list[float]:
@@ -220,7 +248,9 @@ class StreamingSession:
         """
         if not options:
             raise ValueError("no options to score")
+        self._waiting.set()
         with self._asking:
+            self._waiting.clear()
             self._check_question(question, without_frames)
             rendered, frames = self.prompt(question)
             embeds = self._embed(rendered, frames)
@@ -258,7 +288,9 @@ class StreamingSession:
                 encode_fps=seen / self._encode_seconds if self._encode_seconds else None,
                 last_timestamp=self._last_timestamp,
                 questions=len(self._turns),
+                cache_bytes=self._cache.num_bytes,
                 prompt_tokens=last.prompt_tokens if last else None,
+                cached_tokens=last.cached_tokens if last else None,
                 time_to_first_token=last.time_to_first_token if last else None,
                 latency=last.duration if last else None,
             )
@@ -268,7 +300,6 @@ class StreamingSession:
         with self._state:
             tensors = {key: value.contiguous().cpu() for key, value in self.memory.state_dict().items()}
             about = {
-                "format": FORMAT,
                 "memory": self.memory.config.to_dict(),
                 "model": self._fingerprint(self.model),
                 "timestamps": self.timestamps,
@@ -277,9 +308,7 @@ class StreamingSession:
                 "encode_seconds": self._encode_seconds,
                 "turns": [asdict(turn) for turn in self._turns],
             }
-        unfinished = Path(f"{path}.unfinished")
-        save_file(tensors, unfinished, metadata={"session": json.dumps(about)})
-        unfinished.replace(path)
+        write_session(path, tensors, about)
 
     @classmethod
     def restore(cls, model: VideoChatOnline, processor: Processor, path: str | Path) -> StreamingSession:
@@ -287,7 +316,7 @@ class StreamingSession:
 
         Raises ValueError where the file is no session, or one of a model of another shape.
         """
-        about, tensors = _read_session(path)
+        about, tensors = read_session(path)
         if about["model"] != cls._fingerprint(model):
             raise ValueError(f"{path} is a session of a model {about['model']}, not of {cls._fingerprint(model)}")
         session = cls(
@@ -311,15 +340,3 @@ class StreamingSession:
         """What must be equal for one model's memory to mean anything to another."""
         config = model.config
         return {"channels": config.feature_size, "grid": config.grid, "template": config.template}
-
-
-def _read_session(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("session", "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is not a session written by StreamingSession.save ({error})") from error
-    if not about or about.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a session written by StreamingSession.save: expected format {FORMAT!r}")
-    return about, tensors

@@ -52,3 +52,46 @@ def watch_in_real_time(
         if stop.wait(max(0.0, started + frame.timestamp / speed - time.monotonic())):
             return
         session.see(frame.image, frame.timestamp)
+
+
+class IdlePrefill:
+    """Keeps a live session's cache at the newest frame, in a thread of its own, while the `with` block runs.
+
+    A question steps in at once; an error in the thread is raised when the block is left.
+    """
+
+    def __init__(self, session: StreamingSession, *, interval: float = 0.02) -> None:
+        """`interval`: seconds between two looks at the session."""
+        self.session, self.interval = session, interval
+        self._stop = threading.Event()
+        self._ready_for = 0
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="videochat-online-prefill", daemon=True)
+
+    def __enter__(self) -> IdlePrefill:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def wait_until_ready(self, timeout: float | None = None) -> bool:
+        """Wait until the cache stands at the newest frame; False after `timeout` seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._ready_for < self.session.memory.num_written and self._error is None:
+            if until is not None and time.monotonic() > until:
+                return False
+            time.sleep(self.interval)
+        return self._error is None
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.wait(self.interval):
+                seen = self.session.memory.num_written
+                if seen > self._ready_for and self.session.prefill() is not None:
+                    self._ready_for = seen
+        except BaseException as error:  # raised by __exit__
+            self._error = error

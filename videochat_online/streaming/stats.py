@@ -1,0 +1,31 @@
+"""What a session counts, for a person or a log. Plain numbers: goes into json as it is."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class SessionStats(TypedDict):
+    """Counters of one session."""
+
+    frames_seen: int
+    frames_held: list[int]
+    """Per level, finest first."""
+    tokens: int
+    """Visual tokens held."""
+    bytes: int
+    """Memory storage, allocated once."""
+    encode_fps: float | None
+    """Frames a second through transform, encoder and memory, over all frames seen."""
+    last_timestamp: float | None
+    """Seconds."""
+    questions: int
+    cache_bytes: int
+    """Keys and values kept of the last prompt."""
+    prompt_tokens: int | None
+    """Of the last question, like what follows."""
+    cached_tokens: int | None
+    """Prompt tokens that were not computed again."""
+    time_to_first_token: float | None
+    latency: float | None
+    """Seconds for the whole answer."""
