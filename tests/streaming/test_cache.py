@@ -20,10 +20,20 @@ LINE = 300
 
 def llm(kind, tokenizer, **more):
     return {
-        "model_type": kind, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 4 if kind == "phi3" else 2, "vocab_size": len(tokenizer), "max_position_embeddings": 4096,
-        "pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 1, "initializer_range": 0.3, **more,
-    }  # fmt: skip
+        "model_type": kind,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4 if kind == "phi3" else 2,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+        "eos_token_id": 0,
+        "bos_token_id": 1,
+        "initializer_range": 0.3,
+        **more,
+    }
 
 
 LONGROPE = {
