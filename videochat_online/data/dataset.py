@@ -104,7 +104,7 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
 
     def __getitem__(self, index: int) -> TrainingExample:
         """Example `index`, or its replacement. TooManyFailures when too many cannot be read."""
-        return self._of_readable(index, self._example)
+        return self._of_readable(index, self.example)
 
     def length(self, index: int) -> int:
         """Tokens of example `index`, exactly; opens its media, decodes no video."""
@@ -184,7 +184,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
             self.failures.shorten(source, num_pictures, wanted, max_length)
         return prepared, rendered
 
-    def _example(self, prompted: Prompted) -> TrainingExample:
+    def example(self, prompted: Prompted) -> TrainingExample:
+        """Decode the pictures of a prepared sample."""
         layout, pictures = prompted.prepared.layout, prompted.prepared.read()
         if prompted.data_set.data_augment:
             pictures = augment(pictures, prompted.seed)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..media.image_source import images_of_folder
-from ..media.readers import MediaError, VideoReader, open_video
+from ..media.readers import Backend, MediaError, VideoReader, open_video
 from ..media.sampling import sample_fps, sample_uniform
 from .sample import BOX_MARK, VIDEO_MARK, Box, Sample, SampleError, Turn, Video
 
@@ -69,22 +69,27 @@ class Showing:
 
 def open_footage(sample: Sample, root: Path, *, num_threads: int = 0) -> Footage:
     """Open the sample's video below `root`; the caller closes the reader. MediaError, SampleError: what is wrong."""
-    video = sample.video
-    assert video is not None, f"asked for the video of a sample of kind {sample.kind!r}"
-    files = _frame_files(video, root)
-    names = video.files
-    if files:
-        reader = open_video(files, fps=video.fps)
-    elif (path := find_video(root / video.path)).is_dir():
-        names = tuple(file.name for file in images_of_folder(path))
-        reader = open_video(path, fps=video.fps)
-    else:
-        reader = open_video(path, num_threads=num_threads)
+    assert sample.video is not None, f"asked for the video of a sample of kind {sample.kind!r}"
+    reader, files = open_reader(sample.video, root, num_threads=num_threads)
+    names = sample.video.files or tuple(file.name for file in files)
     try:
         return _set_clock(Footage(reader, reader.timestamps, 0, reader.num_frames, names), sample)
     except ValueError:
         reader.close()
         raise
+
+
+def open_reader(
+    video: Video, root: Path, *, num_threads: int = 0, backend: Backend = "auto"
+) -> tuple[VideoReader, list[Path]]:
+    """The reader of a video below `root`, and its frame files where it has such."""
+    files = _frame_files(video, root)
+    if not files:
+        path = find_video(root / video.path)
+        if not path.is_dir():
+            return open_video(path, num_threads=num_threads, backend=backend), []
+        files = images_of_folder(path)
+    return open_video(files, fps=video.fps), files
 
 
 def find_video(path: Path) -> Path:

@@ -86,6 +86,14 @@ def lay_out_frames(sample: Sample, showing: Showing, memory: MemoryConfig, *, wi
     return Layout(_messages(sample.system, spoken), grids, captions)
 
 
+def check_placeholders(sample: Sample) -> None:
+    """SampleError where the placeholders in a sample's questions do not fit its pictures."""
+    if sample.video is None:
+        image_messages(sample, [1] * len(sample.images))
+    for number, turn in enumerate(sample.turns if sample.video else ()):
+        _place(turn.question, (), number, may_show=number == 0 or sample.kind != "video")
+
+
 def _place(question: str, lines: tuple[Part, ...], number: int, *, may_show: bool) -> tuple[Part, ...]:
     """The question with the frames' lines where its placeholder is (with the newline behind it), else before it.
 

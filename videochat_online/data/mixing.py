@@ -23,7 +23,7 @@ def epoch_rows(
     A set is seen `repeat_time` times. With `sqrt` the epoch keeps its length, and a set's share of it is that of the
     square root of what it would have been, so that small sets are heard among large ones.
     """
-    counts = [max(1, round(size * repeat)) for size, repeat in zip(sizes, repeats, strict=True)]
+    counts = [samples_of_set(size, repeat) for size, repeat in zip(sizes, repeats, strict=True)]
     if mixing == "sqrt":
         counts = _shares(sum(counts), [math.sqrt(count) for count in counts])
     parts = [
@@ -31,6 +31,11 @@ def epoch_rows(
         for number, (size, count) in enumerate(zip(sizes, counts, strict=True))
     ]
     return np.concatenate(parts).astype(np.int64)
+
+
+def samples_of_set(size: int, repeat: float) -> int:
+    """How many samples of an epoch a set of `size` rows gives by its repeat_time alone."""
+    return max(1, round(size * repeat))
 
 
 def rows_of_set(size: int, count: int, *, seed: str) -> np.ndarray:

@@ -50,28 +50,48 @@ NEEDED = tuple(field.name for field in fields(DataSet) if field.name != "name" a
 def read_lists(
     paths: Iterable[str | os.PathLike[str]], environment: Mapping[str, str] | None = None
 ) -> list[DataSet]:
-    """The sets of several lists, in order. ValueError for anything wrong with a list, naming file, set and key.
+    """The sets of several lists, in order. ValueError with everything that is wrong, naming file, set and key.
 
     `environment` stands in for os.environ.
     """
+    sets, problems = collect_lists(paths, environment)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return sets
+
+
+def collect_lists(
+    paths: Iterable[str | os.PathLike[str]], environment: Mapping[str, str] | None = None
+) -> tuple[list[DataSet], list[str]]:
+    """The sets that are well described, and what is wrong with the others, a line each."""
+    environment = os.environ if environment is None else environment
     sets: dict[str, DataSet] = {}
+    problems: list[str] = []
     for path in map(Path, paths):
-        for data_set in read_list(path, environment):
-            if data_set.name in sets:
-                raise ValueError(f"{path}: data set {data_set.name!r} stands in two lists; give each set one name")
-            sets[data_set.name] = data_set
-    if not sets:
-        raise ValueError("no data sets: give at least one list that names one")
-    return list(sets.values())
+        try:
+            entries = _read_entries(path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        for name, values in entries.items():
+            try:
+                data_set = _data_set(path, name, values, environment)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            if name in sets:
+                problems.append(f"{path}: data set {name!r} stands in two lists; give each set one name")
+            sets.setdefault(name, data_set)
+    if not sets and not problems:
+        problems.append("no data sets: give at least one list that names one")
+    return list(sets.values()), problems
 
 
-def read_list(path: Path, environment: Mapping[str, str] | None = None) -> list[DataSet]:
-    """The sets of one list."""
+def _read_entries(path: Path) -> dict[str, Any]:
     entries = read_json(path, "a data-set list {name: {annotation, data_root, ...}}")
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got {type(entries).__name__}")
-    environment = os.environ if environment is None else environment
-    return [_data_set(path, name, values, environment) for name, values in entries.items()]
+    return entries
 
 
 def read_json(path: Path, expected: str) -> Any:

@@ -1,0 +1,253 @@
+"""Looks through whole data sets before training does: every file, clip, timestamp, box and placeholder.
+
+All problems end in one report. Each file is opened once, however many rows name it. Knows no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from ..media.readers import MediaError, open_image
+from .annotations import AnnotationError, Annotations
+from .footage import open_reader
+from .formats import read_row
+from .layout import check_placeholders
+from .mixing import samples_of_set
+from .registry import DataSet, collect_lists
+from .sample import Sample, SampleError, Video
+
+SLACK_SECONDS = 1.0
+"""A clip or question may lie this much past the end: annotations round, and containers differ in the last frame."""
+FEW_FILES = 16
+"""Files for which starting processes takes longer than reading."""
+NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+BOX = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
+
+Job = tuple[Path, Video | str]
+"""(data root, a video or the name of a still image)."""
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""(items, how many, what they are) -> the same items, shown as they go by."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found at one file, folder or list of frames."""
+
+    problem: str | None = None
+    duration: float = 0.0
+    """Seconds; of a still image 0."""
+    num_frames: int = 0
+    size: tuple[int, int] = (0, 0)
+    """(W, H) pixels."""
+    file_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    data_set: str
+    row: int | None
+    """None: the whole set."""
+    source: str
+    """The media it is about."""
+    message: str
+
+    def __str__(self) -> str:
+        place = self.data_set if self.row is None else f"{self.data_set}, row {self.row}"
+        return f"{place}: {self.message}" if self.source in self.message else f"{place}: {self.source}: {self.message}"
+
+
+@dataclass
+class SetReport:
+    """Counts of one set."""
+
+    name: str
+    rows: int = 0
+    samples: int = 0
+    """Of an epoch, by repeat_time."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    questions: int = 0
+    images: int = 0
+    """Different still images."""
+    videos: int = 0
+    """Different videos."""
+    seconds: float = 0.0
+    """Of the different videos, whole."""
+    shown_seconds: float = 0.0
+    """Of the clips of all rows."""
+    problems: int = 0
+
+
+@dataclass
+class Report:
+    sets: list[SetReport]
+    problems: list[Problem]
+
+    def to_dict(self) -> dict[str, Any]:
+        sets, problems = list(map(asdict, self.sets)), list(map(asdict, self.problems))
+        return {"ok": not self.problems, "sets": sets, "problems": problems}
+
+
+def check_lists(paths: Iterable[str], *, num_workers: int = 1, progress: Progress | None = None) -> Report:
+    """Everything that is wrong with the data of some lists.
+
+    1. Read the lists and their annotations. 2. Open every file they name, once. 3. Hold every row against its files.
+    """
+    progress = progress or (lambda items, total, what: items)
+    data_sets, list_problems = collect_lists(paths)
+    problems = [Problem("list", None, "", message) for message in list_problems]
+    loaded: list[tuple[DataSet, Annotations]] = []
+    for data_set in data_sets:
+        try:
+            loaded.append((data_set, Annotations(data_set.annotation)))
+        except AnnotationError as error:
+            problems.append(Problem(data_set.name, None, str(data_set.annotation), str(error)))
+    jobs = list(dict.fromkeys(job for data_set, rows in loaded for job in _jobs_of_set(data_set, rows)))
+    probes = _probe_all(jobs, num_workers, progress)
+    reports = [_check_set(data_set, rows, probes, problems, progress) for data_set, rows in loaded]
+    return Report(reports, problems)
+
+
+def probe(job: Job) -> Probe:
+    """Open one file, or all frames of a folder or list."""
+    root, media = job
+    try:
+        if isinstance(media, str):
+            return Probe(size=open_image(root / media).size, num_frames=1)
+        reader, files = open_reader(media, root, num_threads=1, backend="pyav")
+        with reader:
+            for file in files:
+                open_image(file)
+            names = tuple(file.name for file in files)
+            return Probe(None, reader.duration, reader.num_frames, reader.size, names)
+    except (MediaError, SampleError, OSError) as error:
+        return Probe(str(error))
+
+
+def row_problems(sample: Sample, probes: dict[Job, Probe], root: Path) -> Iterator[tuple[str, str]]:
+    """(media, what is wrong) of one sample."""
+    try:
+        check_placeholders(sample)
+    except SampleError as error:
+        yield sample.name, str(error)
+    for job in _jobs(sample, root):
+        if problem := probes[job].problem:
+            yield (job[1] if isinstance(job[1], str) else job[1].name), problem
+        elif sample.video is not None:
+            for find in (_time_problems, _file_problems, _box_problems):
+                yield from ((sample.name, message) for message in find(sample, probes[job]))
+
+
+def _time_problems(sample: Sample, found: Probe) -> Iterator[str]:
+    """Clip and timestamps against the video's length."""
+    video = sample.video
+    assert video is not None
+    start, end = video.clip or (0.0, found.duration)
+    if end > found.duration + SLACK_SECONDS:
+        yield f"the clip {start:g} to {end:g} s goes past the end of the video, which lasts {found.duration:.1f} s"
+    earliest, latest = (0.0, end - start) if video.reset_timestamps else (start, min(end, found.duration))
+    if any(turn.image_file for turn in sample.turns) or len(sample.boxes) == found.num_frames:
+        return  # frames are named or counted, not timed
+    times = [turn.timestamp for turn in sample.turns if turn.timestamp is not None]
+    for time in [*times, *(box.timestamp for box in sample.boxes)]:
+        if time < earliest:
+            yield f"the timestamp {time:g} s lies before the part shown, which starts at {earliest:.1f} s"
+        elif time > latest + SLACK_SECONDS:
+            yield f"the timestamp {time:g} s lies past the end of the part shown, at {latest:.1f} s"
+
+
+def _file_problems(sample: Sample, found: Probe) -> Iterator[str]:
+    for turn in sample.turns:
+        if turn.image_file is not None and Path(turn.image_file).name not in found.file_names:
+            yield f"image_file {turn.image_file!r} is none of the {found.num_frames} frames"
+
+
+def _box_problems(sample: Sample, found: Probe) -> Iterator[str]:
+    for box in sample.boxes:
+        if problem := box_problem(box.text, found.size):
+            yield f"the box at {box.timestamp:g} s {problem}"
+    if sample.kind == "online":
+        for number, turn in enumerate(sample.turns):
+            for match in BOX.finditer(turn.question + "\n" + turn.answer):
+                if max(map(float, match.groups())) <= 2 and (problem := box_problem(match.group(), found.size)):
+                    yield f"the box in turn {number} {problem}"
+
+
+def box_problem(text: str, size: tuple[int, int]) -> str | None:
+    """What is wrong with a box [left, top, right, bottom]: in shares of the frame, in pixels if a number is above 2."""
+    match = BOX.search(text)
+    if match is None:
+        return f"is not [left, top, right, bottom]: {text!r:.60}"
+    left, top, right, bottom = map(float, match.groups())
+    width, height = size if max(left, top, right, bottom) > 2 else (1, 1)
+    if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
+        return f"lies outside the frame of {width} x {height}, or is turned round: {match.group()}"
+    return None
+
+
+def _check_set(
+    data_set: DataSet, rows: Annotations, probes: dict[Job, Probe], problems: list[Problem], progress: Progress
+) -> SetReport:
+    report = SetReport(data_set.name, len(rows), samples_of_set(len(rows), data_set.repeat_time))
+    kinds: Counter[str] = Counter()
+    media: dict[Job, Probe] = {}
+    before = len(problems)
+    for number in progress(range(len(rows)), len(rows), f"rows of {data_set.name}"):
+        try:
+            sample = read_row(rows[number])
+        except SampleError as error:
+            problems.append(Problem(data_set.name, number, str(rows[number].get("video") or ""), str(error)))
+            continue
+        kinds[sample.kind] += 1
+        report.questions += len(sample.turns)
+        for job in _jobs(sample, data_set.data_root):
+            media[job] = probes[job]
+            report.shown_seconds += _shown_seconds(sample, probes[job])
+        problems += [Problem(data_set.name, number, *pair) for pair in row_problems(sample, probes, data_set.data_root)]
+    report.kinds = dict(kinds)
+    report.images = sum(isinstance(job[1], str) for job in media)
+    report.videos = len(media) - report.images
+    report.seconds = sum(found.duration for found in media.values())
+    report.problems = len(problems) - before
+    return report
+
+
+def _shown_seconds(sample: Sample, found: Probe) -> float:
+    if sample.video is None or sample.video.clip is None:
+        return found.duration
+    start, end = sample.video.clip
+    return max(0.0, min(end, found.duration) - start)
+
+
+def _jobs_of_set(data_set: DataSet, rows: Annotations) -> Iterator[Job]:
+    for number in range(len(rows)):
+        try:
+            yield from _jobs(read_row(rows[number]), data_set.data_root)
+        except SampleError:
+            continue  # reported when the rows are checked
+
+
+def _jobs(sample: Sample, root: Path) -> Iterator[Job]:
+    """The media of a sample, each under one name whatever part of it is used."""
+    if sample.video is not None:
+        yield root, replace(sample.video, clip=None, reset_timestamps=False)
+    yield from ((root, name) for name in dict.fromkeys(sample.images))
+
+
+def _probe_all(jobs: list[Job], num_workers: int, progress: Progress) -> dict[Job, Probe]:
+    if num_workers <= 1 or len(jobs) <= FEW_FILES:
+        return {job: probe(job) for job in progress(jobs, len(jobs), "files")}
+    try:
+        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+            results = pool.map(probe, jobs, chunksize=8)
+            return dict(zip(jobs, progress(results, len(jobs), "files"), strict=True))
+    except BrokenProcessPool as error:
+        message = "a process that reads files died, of memory or of a damaged file; --workers 1 shows at which"
+        raise ValueError(message) from error
