@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BLOCK = 16  # pixels a side; 4 x 3 blocks make 12 bits, the lowest top left
+BLOCK_WIDTH, BLOCK_HEIGHT = 16, 24  # 4 x 2 blocks make 8 bits, the lowest top left
 
 
 def picture_of(number: int, *, width: int = 64, height: int = 48) -> np.ndarray:
-    """uint8 (height, width, 3): `number` in binary, on a ground that moves from frame to frame."""
+    """uint8 (height, width, 3): `number` (0 .. 255) in binary, on a ground that moves from frame to frame."""
     y, x = np.mgrid[0:height, 0:width]
     picture = np.stack([(x + number) % 64, (y + 2 * number) % 64, (x + y) % 64], axis=-1).astype(np.uint8)
-    for bit in range(12):
-        top, left = bit // 4 * BLOCK, bit % 4 * BLOCK
-        picture[top : top + BLOCK, left : left + BLOCK] //= 2
+    for bit in range(8):
+        top, left = bit // 4 * BLOCK_HEIGHT, bit % 4 * BLOCK_WIDTH
         if number >> bit & 1:
-            picture[top : top + BLOCK, left : left + BLOCK] += 200
+            picture[top : top + BLOCK_HEIGHT, left : left + BLOCK_WIDTH] += 180
     return picture
 
 
@@ -29,7 +28,7 @@ def number_in() -> Callable[[np.ndarray], int]:
     """Reads the number back from a (48, 64, 3) picture, the recorded clips' as well."""
 
     def read(picture: np.ndarray) -> int:
-        blocks = picture.reshape(3, BLOCK, 4, BLOCK, 3).mean(axis=(1, 3, 4)) > 128
+        blocks = picture.reshape(2, BLOCK_HEIGHT, 4, BLOCK_WIDTH, 3).mean(axis=(1, 3, 4)) > 128
         return sum(1 << bit for bit, is_set in enumerate(blocks.flat) if is_set)
 
     return read
@@ -58,7 +57,7 @@ def write_clip() -> Callable[..., Path]:
             stream = container.add_stream(codec, rate=fps)
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
             stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
-            stream.options = {"b-adapt": "0"} if codec == "libx264" else {}
+            stream.options = {"b-adapt": "0", "sc_threshold": "0"} if codec == "libx264" else {}
             stream.options |= options or {}
             if colorspace is not None:
                 stream.codec_context.colorspace = colorspace

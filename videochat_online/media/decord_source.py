@@ -1,7 +1,8 @@
 """Frames of a video file through decord, the faster decoder where it is installed.
 
 Numbers and times come from the shared index. decord's global bridge is left alone: whatever it is set to,
-pictures arrive here as numpy. With `or_pyav` a file that decord cannot read is read by PyAV, and the log says so.
+pictures arrive here as numpy. PyAV is loaded before it (the index needs it), or decord's libvpx would take the place
+of PyAV's own. With `or_pyav` a file that decord cannot read is read by PyAV, and the log says so.
 """
 
 from __future__ import annotations
@@ -56,12 +57,18 @@ class DecordReader(VideoReader):
     def _image(self, index: int) -> np.ndarray:
         if self._pyav is None:
             try:
-                picture = self._decoder[index]
-                return picture.asnumpy() if hasattr(picture, "asnumpy") else np.asarray(picture)
+                return self._decoded(index)
             except _decord_errors() as error:
                 self._fall_back(f"frame {index}", error)
         assert self._pyav is not None, "_fall_back opens it or raises"
         return self._pyav._image(index)
+
+    def _decoded(self, index: int) -> np.ndarray:
+        picture = self._decoder[index]
+        image = picture.asnumpy() if hasattr(picture, "asnumpy") else np.asarray(picture)
+        if image.shape != (self.size[1], self.size[0], 3):  # it takes the padding of narrow pictures for channels
+            raise RuntimeError(f"its picture has shape {image.shape} instead of {(self.size[1], self.size[0], 3)}")
+        return image
 
     def _fall_back(self, what: str, error: Exception) -> None:
         reason = shorten(str(error) or type(error).__name__, width=200)

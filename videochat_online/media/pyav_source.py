@@ -74,21 +74,17 @@ class PyavReader(VideoReader):
 
     def _is_ahead(self, index: int) -> bool:
         """Whether decoding on is the shortest way to frame `index`."""
-        return self._position <= index and (
-            not self._index.times.has_times or self._keyframe_before(index) <= self._position
-        )
-
-    def _keyframe_before(self, index: int) -> int:
-        return int(np.searchsorted(self._index.times.keyframes, index, side="right")) - 1
+        return self._position <= index and next(self._starts(index)) <= self._position
 
     def _starts(self, index: int) -> Iterator[int]:
-        """Frames from which decoding reaches `index`, nearest first."""
+        """Frames from which decoding reaches `index`: the nearest keyframe, and the one before it."""
         if not self._index.times.has_times:
             yield 0
             return
-        nearest = self._keyframe_before(index)
+        keyframes = self._index.times.keyframes
+        nearest = int(np.searchsorted(keyframes, index, side="right")) - 1
         for position in range(nearest, max(nearest - 2, -1), -1):
-            yield int(self._index.times.keyframes[position])
+            yield int(keyframes[position])
 
     def _go_to(self, start: int) -> None:
         """Let the decoder begin anew at keyframe `start`."""
