@@ -15,16 +15,16 @@ from PIL import Image
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.types import VideoTask
 
-SIZE = 16
+SIZE = 32
 FPS = 2.0
 
 
 def picture(number: int) -> np.ndarray:
-    """uint8 (16, 16, 3); different for each of 4,096 numbers."""
+    """uint8 (32, 32, 3); different for each of 4,096 numbers."""
     image = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
     for bit in range(12):
         row, column = divmod(bit, 4)
-        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 255 if number >> bit & 1 else 40
+        image[10 * row : 10 * row + 10, 8 * column : 8 * column + 8] = 255 if number >> bit & 1 else 40
     return image
 
 

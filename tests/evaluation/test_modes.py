@@ -106,7 +106,9 @@ def test_streaming_takes_the_published_frames_on_the_published_clock(golden: Pat
             ends = np.append(reader.timestamps[1:], reader.duration)
             task = task_of(question(end), start=start)
             [reply] = replies(
-                streaming(task, OpenVideo(reader, ends), ModeSettings(case["sample_fps"]), FakeResponder(), Asking(), ())
+                streaming(
+                    task, OpenVideo(reader, ends), ModeSettings(case["sample_fps"]), FakeResponder(), Asking(), ()
+                )
             ).values()
         assert reply.num_frames == len(case["frame_idx"])
         assert reply.first_time == pytest.approx(case["sec"][0], abs=1e-3)
@@ -228,7 +230,9 @@ def test_likelihood_takes_the_label_whose_ways_of_writing_are_likeliest_together
 
 def test_open_questions_are_generated_even_by_likelihood(video: OpenVideo, responder: FakeResponder):
     count = question(3.0, kind="count", labels=(), answer="3")
-    reply = replies(streaming(task_of(count), video, ModeSettings(2.0), responder, Asking(answer="likelihood"), ()))["q0"]
+    reply = replies(streaming(task_of(count), video, ModeSettings(2.0), responder, Asking(answer="likelihood"), ()))[
+        "q0"
+    ]
     assert reply.scores == () and reply.text
 
 

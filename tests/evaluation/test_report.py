@@ -64,7 +64,12 @@ def test_the_scores_are_those_of_the_predictions(folder: Path, tasks: list[Video
     assert 0 < scores["headline"]["chance"] < scores["headline"]["commonest_answer"] < 1
     past = [mean for task, mean in means.items() if task[:2] in ("AR", "PR", "TR")]
     assert scores["categories"]["Past Memory"]["accuracy"] == pytest.approx(sum(past) / 3)
-    assert {name: source["questions"] for name, source in scores["sources"].items()} == {"AVA": 18, "COIN": 12, "HiREST": 12, "TAO": 18}
+    assert {name: source["questions"] for name, source in scores["sources"].items()} == {
+        "AVA": 18,
+        "COIN": 12,
+        "HiREST": 12,
+        "TAO": 18,
+    }
 
 
 def test_costs_stand_apart_from_scores(folder: Path):

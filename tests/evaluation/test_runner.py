@@ -118,7 +118,9 @@ def test_two_processes_give_the_report_of_one(
     assert answers_in(tmp_path) == answers_in(uninterrupted[mode])
 
 
-def test_a_run_of_two_processes_is_finished_by_one(annotations: Path, videos: Path, tmp_path: Path, uninterrupted: dict[str, Path]):
+def test_a_run_of_two_processes_is_finished_by_one(
+    annotations: Path, videos: Path, tmp_path: Path, uninterrupted: dict[str, Path]
+):
     finish(start(annotations, videos, tmp_path, "streaming", 0.0, RANK="1", WORLD_SIZE="2"))
     assert not (tmp_path / "report.json").exists()
     finish(start(annotations, videos, tmp_path, "streaming", 0.0))
@@ -147,7 +149,8 @@ def test_costs_follow_length_in_a_stream_and_questions_in_windows(annotations: P
     task = run_of(annotations, videos, tmp_path, "streaming").tasks[0]
     long = replace(task, questions=(replace(task.questions[0], timestamp=task.start + 1000.0),))
     costs = {
-        mode: run_of(annotations, videos, tmp_path, mode).cost(long) for mode in ("streaming", "sliding_window", "blind")
+        mode: run_of(annotations, videos, tmp_path, mode).cost(long)
+        for mode in ("streaming", "sliding_window", "blind")
     }
     assert costs == {"streaming": 8 * 1000 + 1, "sliding_window": 64 + 1, "blind": 1}
 

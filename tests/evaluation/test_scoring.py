@@ -59,7 +59,9 @@ def test_the_first_stand_alone_letter_is_the_answer(reply: str):
     assert extract_letter(reply) == REPLIES[reply]
 
 
-def prediction(number: int, *, task: str = "t", category: str = "c", video: str = "v", correct: bool = False, answer: str = "A"):
+def prediction(
+    number: int, *, task: str = "t", category: str = "c", video: str = "v", correct: bool = False, answer: str = "A"
+):
     return Prediction(
         id=f"q{number}",
         task_id=video,

@@ -89,7 +89,8 @@ def test_check_finds_what_is_missing_empty_broken_or_short(tmp_path: Path):
     assert check_video(task_at(3.0, "good.mp4"), library) is None
     assert check_video(task_at(4.9, "good.mp4"), library) is None  # durations are rounded
     found = {
-        name: check_video(task_at(9.0, name), library) or "" for name in ("good.mp4", "empty.mp4", "broken.mp4", "no.mp4")
+        name: check_video(task_at(9.0, name), library) or ""
+        for name in ("good.mp4", "empty.mp4", "broken.mp4", "no.mp4")
     }
     assert "ends at 4.0 s, but a question is asked at 9.0 s" in found["good.mp4"]
     assert "empty" in found["empty.mp4"]

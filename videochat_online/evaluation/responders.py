@@ -129,22 +129,22 @@ class TransformersConversation:
         return text
 
     def score_options(self, prompt: str, options: Sequence[str]) -> list[float]:
-        """Log-likelihood of each option as the beginning of the reply."""
-        return [self._score(self._inputs(prompt), option) for option in options]
+        """Log-likelihood of each option as the whole reply, its end mark included."""
+        inputs = self._inputs(prompt)
+        return [self._score(inputs, option) for option in options]
 
     def _score(self, inputs: dict[str, Any], option: str) -> float:
         import torch
 
-        tokenizer = self.responder.processor.tokenizer
-        ids = tokenizer(option, add_special_tokens=False, return_tensors="pt")["input_ids"].to(
-            inputs["input_ids"].device
-        )
-        longer = {
-            key: self._extended(key, value, ids) if key in ("input_ids", "attention_mask", "token_type_ids") else value
-            for key, value in inputs.items()
-        }
+        tokenizer, model = self.responder.processor.tokenizer, self.responder.model
+        ends = model.generation_config.eos_token_id
+        end = tokenizer.eos_token_id if ends is None else ends[0] if isinstance(ends, list) else ends
+        reply = [*tokenizer(option, add_special_tokens=False)["input_ids"], end]
+        ids = torch.tensor([reply], device=inputs["input_ids"].device)
+        grows = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+        longer = {key: self._extended(key, value, ids) if key in grows else value for key, value in inputs.items()}
         with torch.inference_mode():
-            logits = self.responder.model(**longer).logits[0, -ids.shape[1] - 1 : -1]
+            logits = model(**longer).logits[0, -len(reply) - 1 : -1]
         return float(logits.float().log_softmax(-1).gather(-1, ids.T).sum())
 
     @staticmethod

@@ -35,7 +35,7 @@ class VideoLibrary:
         self.root = root
 
     def find(self, names: Sequence[str]) -> Path:
-        """The first of `names` that exists, with or without a video suffix, else the only one of that name anywhere.
+        """The first of `names` that exists, with or without a video suffix; else what is called so, wherever it lies.
 
         MediaError: nothing found, or several and no way to choose.
         """
@@ -43,7 +43,7 @@ class VideoLibrary:
             for path in (self.root / name, *(self.root / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES)):
                 if path.exists():
                     return path
-        last = PurePosixPath(names[-1])
+        last = PurePosixPath(names[0])
         found = self._by_name.get(last.name) or self._by_name.get(_without_suffix(last), [])
         if len(found) > 1:
             top = PurePosixPath(names[0]).parts[0].lower()

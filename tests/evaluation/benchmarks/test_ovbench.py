@@ -160,7 +160,10 @@ def test_the_streaming_layout_gives_the_same_questions(tmp_path: Path):
     assert (task.start, task.fps, task.names) == (0.0, 30.0, ("LaSOT/horse-20", "horse-20"))
     assert (question.task, question.category, question.source) == ("MP Movement Prediction", "Future Prediction", "TAO")
     assert (question.answer, question.options, question.timestamp) == ("B", ("stationary", "right"), 7.0)
-    assert question.prompt == "Question at 7.0s: Which way will the horse go?\nOptions:\n(A) stationary\n(B) right\nAnswer:"
+    assert (
+        question.prompt
+        == "Question at 7.0s: Which way will the horse go?\nOptions:\n(A) stationary\n(B) right\nAnswer:"
+    )
 
 
 def test_the_hub_keeps_films_in_ava_raw_and_frames_of_tao_in_ava(tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 from videochat_online.evaluation.benchmarks import OVOBench
 from videochat_online.evaluation.benchmarks.ovo_bench import REGIMES
 from videochat_online.evaluation.scoring import Tally, commonest_of, headline_of
-from videochat_online.evaluation.types import Prediction, Reply, VideoTask, Verdict
+from videochat_online.evaluation.types import Prediction, Reply, Verdict, VideoTask
 
 ITEMS: list[dict[str, Any]] = [
     {
@@ -47,7 +47,10 @@ ITEMS: list[dict[str, Any]] = [
         "task": "SSR",
         "video": "COIN/b.mp4",
         "tutorial": "cook",
-        "test_info": [{"realtime": 2, "step": "cut the onion", "type": 0}, {"realtime": 4, "step": "fry it", "type": 1}],
+        "test_info": [
+            {"realtime": 2, "step": "cut the onion", "type": 0},
+            {"realtime": 4, "step": "fry it", "type": 1},
+        ],
     },
     {
         "id": 5,
@@ -125,7 +128,14 @@ def test_chunks_are_videos_of_their_own(annotations: Path):
 
 
 def test_splits_are_regimes_or_tasks(annotations: Path):
-    assert sorted(questions_of(OVOBench().load(annotations, splits=("forward",)))) == ["3_0", "3_1", "4_0", "4_1", "5_0", "5_1"]
+    assert sorted(questions_of(OVOBench().load(annotations, splits=("forward",)))) == [
+        "3_0",
+        "3_1",
+        "4_0",
+        "4_1",
+        "5_0",
+        "5_1",
+    ]
     assert sorted(questions_of(OVOBench().load(annotations, splits=("OCR", "HLD")))) == ["1", "2"]
     with pytest.raises(ValueError, match="unknown split.*XYZ"):
         OVOBench().load(annotations, splits=("XYZ",))

@@ -26,7 +26,12 @@ def choice(stamp: str, **changes: Any) -> dict[str, Any]:
 
 
 def entry(video: str, *questions: dict[str, Any]) -> dict[str, Any]:
-    return {"video_path": f"./videos/{video}.mp4", "video_categories": "x", "time": "[0:00:00 - 0:00:10]", "questions": list(questions)}
+    return {
+        "video_path": f"./videos/{video}.mp4",
+        "video_categories": "x",
+        "time": "[0:00:00 - 0:00:10]",
+        "questions": list(questions),
+    }
 
 
 PROACTIVE = {
@@ -44,7 +49,10 @@ def annotations(tmp_path: Path) -> Path:
     real = [entry("sample_1_real", choice("00:00:31")), entry("sample_1_real", choice("00:00:09"))]
     omni = [entry("sample_2_Emotion_Recognition", choice("00:02:03", task_type="Misleading Context Understanding"))]
     bare = choice("00:00:50", options=["2.", "6.", "7.", "4."], question="How many?", answer="A")
-    sqa = [[entry("sample_3_sqa", choice("00:00:36")), entry("sample_3_sqa", bare)], [entry("sample_4_sqa", choice("00:00:05"))]]
+    sqa = [
+        [entry("sample_3_sqa", choice("00:00:36")), entry("sample_3_sqa", bare)],
+        [entry("sample_4_sqa", choice("00:00:05"))],
+    ]
     parts = {"real": real, "omni": omni, "sqa": sqa, "proactive": [entry("sample_5_proactive", PROACTIVE)]}
     for part, data in parts.items():
         (tmp_path / f"questions_{part}.json").write_text(json.dumps(data))
@@ -66,7 +74,12 @@ def test_all_parts_are_read(tasks: list[VideoTask]):
     assert {q.category for q in questions.values()} == {"Real-Time Visual Understanding", "Contextual Understanding"}
     real = next(task for task in tasks if task.id == "real/sample_1_real")
     assert [q.timestamp for q in real.questions] == [9.0, 31.0]
-    assert real.names == ("videos/sample_1_real.mp4", "videos/sample_1_real.mp4", "sample_1_real.mp4", "real/sample_1/video.mp4")
+    assert real.names == (
+        "videos/sample_1_real.mp4",
+        "videos/sample_1_real.mp4",
+        "sample_1_real.mp4",
+        "real/sample_1/video.mp4",
+    )
 
 
 def test_time_stamps():
@@ -113,7 +126,9 @@ def test_a_proactive_question_is_polled(tasks: list[VideoTask]):
         '\n\nQuestion: When the score is 40, output "40". Is it the right time to output "40"? '
         "You can only answer yes or no.\n\nThe answer is:\n"
     )
-    assert question.prompt.startswith("You are an advanced image question-answering AI assistant. You have been provided")
+    assert question.prompt.startswith(
+        "You are an advanced image question-answering AI assistant. You have been provided"
+    )
     assert question.prompt.endswith('\n\nQuestion: When the score is 40, output "40".\n\nThe answer is:\n')
 
 
@@ -139,7 +154,9 @@ def test_a_proactive_answer_must_come_in_time_with_the_right_words(tasks: list[V
 
 def test_notes_say_how_many_came_in_time_and_that_nothing_was_heard(tasks: list[VideoTask]):
     task = next(task for task in tasks if task.id.startswith("proactive/"))
-    late = Prediction.of(task, task.questions[0], reply("40", 62.0), StreamingBench().judge(task.questions[0], reply("40", 62.0)))
+    late = Prediction.of(
+        task, task.questions[0], reply("40", 62.0), StreamingBench().judge(task.questions[0], reply("40", 62.0))
+    )
     notes = "\n".join(StreamingBench().notes(tasks, [late]))
     assert "Proactive: 0 of 1 came within 2 s" in notes
     assert "without sound" in notes

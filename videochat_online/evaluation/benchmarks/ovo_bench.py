@@ -144,7 +144,8 @@ class OVOBench(Benchmark):
 def _questions(item: dict[str, Any], path: Path) -> list[tuple[str, Question]]:
     """(name of the chunk file, question) for each moment at which an item is asked."""
     task, number = item["task"], item["id"]
-    common = {"task": task, "category": _REGIME_OF[task], "source": item["video"].split("/")[0]}
+    source, _, inside = item["video"].partition("/")
+    common = {"task": task, "category": _REGIME_OF[task], "source": source if inside else "OVO-Bench"}
     if common["category"] != "forward":
         letters = [chr(ord("A") + i) for i in range(len(item["options"]))]
         lines = "; ".join(f"{letter}. {text}" for letter, text in zip(letters, item["options"], strict=True)) + ";"
