@@ -1,4 +1,4 @@
-"""Stand-in videos for real questions, and a model that answers from what it was shown, for tests of everything around."""
+"""Stand-in videos for real questions, and a fake model that answers from what it was shown."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_streaming_from_flags_to_report(flags: list[object], tmp_path: Path, cap
         run(*flags, "--output", tmp_path)
     assert run(*flags, "--output", tmp_path, "--resume") == 0
     assert (tmp_path / "report.json").read_bytes() == before
-    with pytest.raises(ValueError, match="fps: 8.0 then, 4.0 now"):
+    with pytest.raises(ValueError, match=r"fps: 8\.0 then, 4\.0 now"):
         run(*flags, "--output", tmp_path, "--resume", "--fps", 4)
 
 

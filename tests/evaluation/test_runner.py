@@ -217,7 +217,7 @@ def test_a_folder_is_not_continued_unasked_nor_with_other_settings(annotations: 
     execute(run, resume=False)
     with pytest.raises(ValueError, match="holds predictions already; add --resume"):
         execute(run, resume=False)
-    with pytest.raises(ValueError, match="holds another run .mode: 'blind' then, 'streaming' now"):
+    with pytest.raises(ValueError, match=r"holds another run \(mode: 'blind' then, 'streaming' now"):
         execute(run_of(annotations, videos, tmp_path, "streaming"), resume=True)
 
 

@@ -100,7 +100,8 @@ def test_the_authors_words(tasks: list[VideoTask]):
     assert questions["3_0"].prompt == (
         "\nYou're watching a video in which people may perform a certain type of action repetively. \n"
         "The person performing this kind of action are referred to as 'they' in the following statement.\n"
-        "You're task is to count how many times have different people in the video perform this kind of action in total.\n"
+        "You're task is to count how many times have different people in the video perform this kind of action in "
+        "total.\n"
         "One complete motion counts as one. \n"
         "Now, answer the following question: How many times did they clap?\n"
         "Provide your answer as a single number (e.g., 0, 1, 2, 3…) indicating the total count.\n"
@@ -137,7 +138,7 @@ def test_splits_are_regimes_or_tasks(annotations: Path):
         "5_1",
     ]
     assert sorted(questions_of(OVOBench().load(annotations, splits=("OCR", "HLD")))) == ["1", "2"]
-    with pytest.raises(ValueError, match="unknown split.*XYZ"):
+    with pytest.raises(ValueError, match=r"unknown split .*XYZ"):
         OVOBench().load(annotations, splits=("XYZ",))
 
 
@@ -188,7 +189,7 @@ def test_blind_baselines_stand_in_the_notes(tasks: list[VideoTask]):
 
 
 def test_annotations_that_do_not_fit_are_named(tmp_path: Path):
-    with pytest.raises(ValueError, match="expected ovo_bench_new.json"):
+    with pytest.raises(ValueError, match=r"expected ovo_bench_new\.json"):
         OVOBench().load(tmp_path)
     for changes, message in (({"gt": 3}, "item 0: gt 3 is none of 3 options"), ({"task": "ABC"}, "unknown task 'ABC'")):
         (tmp_path / "ovo_bench_new.json").write_text(json.dumps([{**ITEMS[0], **changes}]))
