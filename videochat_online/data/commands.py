@@ -32,8 +32,8 @@ def _add_check(commands: Any) -> None:
     parser = commands.add_parser(
         "check",
         help="open every file and report every problem",
-        description="Open every file that the lists name; check clips, timestamps, boxes and placeholders. All problems come "
-        "in one report, and the exit status is 1 if there are any. Of a video only the first frame is decoded.",
+        description="Open every file that the lists name; check clips, timestamps, boxes and placeholders. All problems "
+        "come in one report, and the exit status is 1 if there are any. Of a video only the first frame is decoded.",
         epilog="example: DATA_ROOT=/data ANNO_ROOT=/data/anno videochat-online data check anno_data/stage2_online.json",
     )
     parser.add_argument("lists", nargs="+", metavar="LIST", help="data-set list, a json file")

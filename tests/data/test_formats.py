@@ -1,0 +1,112 @@
+"""Every raw format becomes the sample it means, the row stays as it was, and what is wrong is named."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from videochat_online.data.formats import read_row
+from videochat_online.data.sample import Box, Sample, SampleError, Turn, Video
+
+from .conftest import at, talk
+
+BOXES = [{"timestamp": 0, "bbox": "[0.1, 0.2, 0.3, 0.4]"}, {"timestamp": 1.0, "bbox": [0.1, 0.25, 0.5, 1]}]
+QUERY = {"from": "human", "value": "Track <bbox>."}
+
+GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
+    "text": ({"conversations": talk("Q", "A")}, Sample("text", (Turn("Q", "A"),))),
+    "empty image": ({"image": "", "conversations": talk("Q", "A")}, Sample("text", (Turn("Q", "A"),))),
+    "system": (
+        {"conversations": [{"from": "system", "value": "Be brief."}, *talk("Q", "A")]},
+        Sample("text", (Turn("Q", "A"),), system="Be brief."),
+    ),
+    "image": (
+        {"id": 7, "image": "a.jpg", "conversations": talk("<image>\nQ", "A", "R", "B")},
+        Sample("image", (Turn("<image>\nQ", "A"), Turn("R", "B")), images=("a.jpg",)),
+    ),
+    "images": (
+        {"image": ["a.jpg", "b.jpg"], "conversations": talk("<image><image>Q", "A")},
+        Sample("image", (Turn("<image><image>Q", "A"),), images=("a.jpg", "b.jpg")),
+    ),
+    "video": (
+        {"video": "v.mp4", "conversations": talk("<video>\nQ", "A", "a trailing question")},
+        Sample("video", (Turn("<video>\nQ", "A"),), video=Video("v.mp4")),
+    ),
+    "frame list": (
+        {"video": ["1.jpg", "2.jpg"], "fps": 2, "conversations": talk("Q", "A")},
+        Sample("video", (Turn("Q", "A"),), video=Video(files=("1.jpg", "2.jpg"), fps=2)),
+    ),
+    "videochat2": (
+        {"video": "v.mp4", "start": 1, "end": 4.5, "QA": [{"i": "Do.", "q": "Q", "a": "A"}, {"i": "", "q": "R", "a": "B"}]},
+        Sample("video", (Turn("Do.\nQ", "A"), Turn("R", "B")), video=Video("v.mp4", clip=(1.0, 4.5))),
+    ),
+    "videochat2 caption": (
+        {"image": "a.jpg", "QA": [{"i": "Describe.", "q": "", "a": "A"}]},
+        Sample("image", (Turn("Describe.", "A"),), images=("a.jpg",)),
+    ),
+    "online": (
+        {"video": "v", "clip": [2, 9], "need_reset_timestamp": True, "conversations": [*at(3, "Q", "A"), *at(3.5, "R", "B")]},
+        Sample("online", (Turn("Q", "A", 3.0), Turn("R", "B", 3.5)), video=Video("v", clip=(2.0, 9.0), reset_timestamps=True)),
+    ),
+    "image files": (
+        {"video": "d", "fps": 1, "all_image_files": ["1.jpg", "2.jpg"], "conversations": talk("Q", "A", image_file="2.jpg")},
+        Sample("online", (Turn("Q", "A", None, "2.jpg"),), video=Video("d", ("1.jpg", "2.jpg"), 1)),
+    ),
+    "tracking": (
+        {"video": "d", "all_image_files": ["1.jpg", "2.jpg"], "fps": 1, "image_bboxes": BOXES, "query_template": QUERY},
+        Sample(
+            "tracking",
+            (Turn("Track <bbox>.", ""),),
+            video=Video("d", ("1.jpg", "2.jpg"), 1),
+            boxes=(Box(0.0, "[0.1, 0.2, 0.3, 0.4]"), Box(1.0, "[0.1, 0.25, 0.5, 1]")),
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_a_row_becomes_a_sample_and_stays_as_it_was(case: str):
+    row, expected = GOOD[case]
+    before = copy.deepcopy(row)
+    assert read_row(row) == expected
+    assert row == before
+
+
+TRACKING = {"all_image_files": ["1.jpg"], "query_template": QUERY, "image_bboxes": BOXES[:1]}
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown format": ({"id": 1, "caption": "a cat"}, r"unknown format: a row with 'id', 'caption'; expected 'conversations'"),
+    "nothing": ({}, "unknown format: a row with no fields"),
+    "no answer": ({"conversations": talk("Q")}, "holds no answered question"),
+    "nobody": ({"conversations": []}, "holds no answered question"),
+    "twice human": ({"conversations": [*talk("Q"), *talk("Q")]}, "turn 1 is from 'user', expected 'gpt'"),
+    "gpt first": ({"conversations": talk("Q", "A")[1:]}, "turn 0 is from 'assistant', expected 'human'"),
+    "role": ({"conversations": [{"from": "bot", "value": "x"}]}, "'from' of turn 0 must be one of human.*got 'bot'"),
+    "no value": ({"conversations": [{"from": "human"}]}, "'value' of turn 0 must be a text, got None"),
+    "no turns": ({"conversations": "hello"}, "conversations must be a list"),
+    "no a": ({"QA": [{"q": "Q"}]}, "'a' of pair 0 must be a text, got None"),
+    "both": ({"image": "a", "video": "b", "conversations": talk("Q", "A")}, "got 'image' and 'video'"),
+    "name": ({"image": 5, "conversations": talk("Q", "A")}, "image must be a file name or a list of them, got 5"),
+    "clip": ({"video": "v", "clip": [5, 2], "QA": [{"q": "Q", "a": "A"}]}, r"0 <= start < end, got \[5.0, 2.0\]"),
+    "clip of one": ({"video": "v", "clip": [5], "QA": [{"q": "Q", "a": "A"}]}, r"clip must be \[start, end\]"),
+    "fps": ({"video": "v", "fps": 0, "QA": [{"q": "Q", "a": "A"}]}, "fps must be a number > 0, got 0"),
+    "time text": ({"video": "v", "conversations": at("3 s", "Q", "A")}, "timestamps must be seconds, got '3 s'"),  # type: ignore[arg-type]
+    "time nan": ({"video": "v", "conversations": at(float("nan"), "Q", "A")}, "timestamps must be finite"),
+    "time back": ({"video": "v", "conversations": [*at(3, "Q", "A"), *at(2, "Q", "A")]}, "must not go back, got 2.0 s after 3.0"),
+    "no time": ({"video": "v", "conversations": [*at(3, "Q", "A"), *talk("Q", "A")]}, "turn 1 .* neither timestamps nor"),
+    "time without video": ({"conversations": at(3, "Q", "A")}, "need a 'video'"),
+    "surrogate": ({"conversations": talk("Q", "\ud800")}, "the answer is not Unicode text at character 0"),
+    "no boxes": ({**TRACKING, "image_bboxes": []}, "needs image_bboxes, got none"),
+    "box": ({**TRACKING, "image_bboxes": [{"timestamp": 0, "bbox": [1, 2]}]}, "bbox must be a text or four numbers"),
+    "boxes back": ({**TRACKING, "image_bboxes": BOXES[::-1]}, "timestamps of image_bboxes must ascend"),
+    "no mark": ({**TRACKING, "query_template": {"value": "Track it."}}, "query_template must hold one <bbox>"),
+    "tracking nothing": ({"query_template": QUERY, "image_bboxes": BOXES}, "needs 'all_image_files' or 'video'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_row_says_what_is_wrong(case: str):
+    row, message = BAD[case]
+    with pytest.raises(SampleError, match=message):
+        read_row(row)

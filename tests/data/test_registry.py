@@ -1,0 +1,83 @@
+"""Lists: paths from the environment, near matches for wrong keys, one report of all that is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videochat_online.data.registry import collect_lists, read_lists
+
+ROOT = Path(__file__).parents[2]
+ENTRY = {"annotation": "${ANNO_ROOT}/a.json", "data_root": "${DATA_ROOT}/videos", "data_augment": False, "repeat_time": 1}
+ENVIRONMENT = {"ANNO_ROOT": "/anno", "DATA_ROOT": "/data"}
+ONLINE = {
+    "coin_sl", "hirest_sl", "anet_dvc", "youcook_dvc", "charades_tg", "didemo_tg", "queryd_tg", "hirest_tg", "ava_stad",
+    "got10k_track", "lasot_track",
+}  # fmt: skip
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(value if isinstance(value, str) else json.dumps(value), "utf-8")
+    return path
+
+
+def test_paths_come_from_the_environment_and_start_at_the_list(tmp_path: Path):
+    path = write(tmp_path / "list.json", {"a": ENTRY, "b": {"annotation": "rows/b.jsonl", "data_root": ".", "repeat_time": 0.5}})
+    first, second = read_lists([path], ENVIRONMENT)
+    assert (first.annotation, first.data_root) == (Path("/anno/a.json"), Path("/data/videos"))
+    assert (second.annotation, second.data_root) == (tmp_path / "rows/b.jsonl", tmp_path)
+    assert (second.repeat_time, second.data_augment, second.max_dynamic_patch) == (0.5, False, None)
+
+
+WRONG = {
+    "unset variable": ({"a": ENTRY}, "data set 'a' needs the environment variable DATA_ROOT"),
+    "unknown key": ({"a": {**ENTRY, "repeat_times": 2}}, "unknown key 'repeat_times'.*did you mean 'repeat_time'"),
+    "InternVL's key": ({"a": {**ENTRY, "root": "x"}}, "unknown key 'root'.*did you mean 'data_root'"),
+    "no annotation": ({"a": {"data_root": "x"}}, "annotation must be a path, got None"),
+    "repeat_time": ({"a": {**ENTRY, "repeat_time": 0}}, "repeat_time must be a number > 0, got 0"),
+    "augment": ({"a": {**ENTRY, "data_augment": "yes"}}, "data_augment must be true or false, got 'yes'"),
+    "patches": ({"a": {**ENTRY, "max_dynamic_patch": 0}}, "max_dynamic_patch must be an integer >= 1, got 0"),
+    "no list": ([ENTRY], "a data-set list is an object"),
+    "no set": ({}, "no data sets"),
+    "no json": ('{"a": {"annotation": }', r"line 1, column 22: not json"),
+    "twice": ('{"a": {}, "a": {}}', "key 'a' stands twice"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_list_says_what_and_where(case: str, tmp_path: Path):
+    value, message = WRONG[case]
+    path = write(tmp_path / "list.json", value)
+    environment = {"ANNO_ROOT": "/anno"} if case == "unset variable" else ENVIRONMENT
+    with pytest.raises(ValueError, match=message) as caught:
+        read_lists([path], environment)
+    assert case == "no set" or str(path) in str(caught.value)
+
+
+def test_a_missing_list_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'no.json'}: cannot be read")):
+        read_lists([tmp_path / "no.json"])
+
+
+def test_all_problems_come_together(tmp_path: Path):
+    good = write(tmp_path / "good.json", {"a": ENTRY})
+    bad = write(tmp_path / "bad.json", {"a": ENTRY, "b": {**ENTRY, "rot": 1}, "c": {**ENTRY, "repeat_time": -1}})
+    sets, problems = collect_lists([good, bad, tmp_path / "no.json"], ENVIRONMENT)
+    assert [one.name for one in sets] == ["a"]
+    assert [word in problem for word, problem in zip(("two lists", "'rot'", "-1", "no.json"), problems, strict=True)] == [True] * 4
+
+
+def test_the_shipped_lists_hold_the_recipe():
+    offline = {one.name: one for one in read_lists([ROOT / "anno_data/stage1_offline.json"], ENVIRONMENT)}
+    joint = {one.name: one for one in read_lists([ROOT / "anno_data/stage2_online.json"], ENVIRONMENT)}
+    assert set(joint) - set(offline) == ONLINE
+    assert all(joint[name] == offline[name] for name in offline)
+    for start in ("videochat2_", "star", "perception_test", "sharegpt4v", "sharegpt4o", "llava_onevision"):
+        assert any(name.startswith(start) for name in offline)
+    assert joint["coin_sl"].annotation == Path("/anno/anno_online/step_localization/coin/coin_v3.json")
+    assert joint["lasot_track"].annotation == Path("/anno/anno_online/object_tracking/lasot_dynamic.json")
+    assert all(Path("/data") in one.data_root.parents for one in joint.values())
