@@ -51,9 +51,9 @@ class FrameTransform:
     def batch(self, frames: Sequence[Picture]) -> torch.Tensor:
         """float32 (T, 3, size, size); the frames may differ in size."""
         out = torch.empty(len(frames), 3, self.size, self.size)
-        for row, frame in zip(out, frames, strict=True):
-            row.copy_(_resized(_pixels(frame), self.size))
-        return out.mul_(self._scale).add_(self._shift)
+        for row, frame in zip(out, frames, strict=True):  # frame by frame: each stays in the processor's cache
+            row.copy_(_resized(_pixels(frame), self.size)).mul_(self._scale).add_(self._shift)
+        return out
 
     @cached_property
     def _scale(self) -> torch.Tensor:
