@@ -83,7 +83,8 @@ def padded(examples: list[Example]) -> dict[str, Any]:
         return torch.tensor([one + [fill] * (width - len(one)) for one in lists])
 
     mask = torch.tensor([[1] * len(e.input_ids) + [0] * (width - len(e.input_ids)) for e in examples])
-    return {"input_ids": rows("input_ids", 0), "labels": rows("labels", -100), "attention_mask": mask} | _pictures(examples)
+    words = {"input_ids": rows("input_ids", 0), "labels": rows("labels", -100), "attention_mask": mask}
+    return words | _pictures(examples)
 
 
 def packed(examples: list[Example]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Batching = Literal["shuffled", "grouped", "packed"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -37,7 +37,7 @@ class TrainingConfig:
     output_dir: str = ""
     """folder of the run: settings, logs, checkpoints and, at the end, the trained model in model/"""
     resume: str = "never"
-    """never, auto (the newest complete checkpoint of --output-dir, a fresh start where there is none) or a checkpoint"""
+    """never, auto (the newest complete checkpoint of --output-dir; none: a fresh start) or a checkpoint"""
     seed: int = 42
     """of the order of samples, drop path and new weights"""
 
@@ -117,18 +117,20 @@ class TrainingConfig:
         check_part("--connector", self.connector, ("frozen", "full"))
         check_part("--llm", self.llm, ("frozen", "full", "lora"))
         if self.strategy not in STRATEGIES and not self.strategy.endswith(".json"):
-            raise SettingError(f"--strategy must be one of {', '.join(STRATEGIES)} or a .json file, got {self.strategy!r}")
+            known = ", ".join(STRATEGIES)
+            raise SettingError(f"--strategy must be one of {known} or a .json file, got {self.strategy!r}")
         if {self.vision, self.connector, self.llm} == {"frozen"}:
             raise SettingError("--vision, --connector and --llm are all frozen: nothing would train")
 
     def _check_choices(self) -> None:
-        for name, kind in (("batching", Batching), ("precision", Precision), ("tracker", Tracker), ("schedule", Schedule)):
-            if getattr(self, name) not in get_args(kind):
-                raise SettingError(f"{flag(name)} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal:
+                known = ", ".join(get_args(hint))
+                self._require(name, getattr(self, name) in get_args(hint), f"one of {known}")
 
     def _check_numbers(self) -> None:
-        counts = ("num_frames", "max_length", "global_batch_size", "batch_size", "save_every", "keep_checkpoints", "log_every")
-        for name in counts:
+        counts = ("num_frames", "max_length", "global_batch_size", "batch_size", "save_every", "log_every")
+        for name in (*counts, "keep_checkpoints"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "fps", "epochs"):
             self._require(name, getattr(self, name) > 0, "above 0")
@@ -140,12 +142,12 @@ class TrainingConfig:
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
-            raise SettingError(f"{flag(name)} must be {what}, got {getattr(self, name)}")
+            raise SettingError(f"{flag(name)} must be {what}, got {getattr(self, name)!r}")
 
     def check_complete(self) -> None:
         """Raise SettingError where a run could not start: no data, no folder."""
         if not self.data:
-            raise SettingError("--data is missing: name at least one data-set list, such as anno_data/stage2_online.json")
+            raise SettingError("--data is missing: name a data-set list or more, such as anno_data/stage2_online.json")
         if not self.output_dir:
             raise SettingError("--output-dir is missing: the folder that settings, logs and checkpoints go to")
 

@@ -20,7 +20,10 @@ from .files import files_below, flush_folder, flush_tree, write_json
 MARKER = "complete.json"
 STAGING = ".saving"
 NAME = re.compile(r"checkpoint-(\d+)")
-WRITE_ERRORS = ("No space left on device", "File too large", "Disk quota exceeded", "PytorchStreamWriter failed", "write failed")
+WRITE_ERRORS = (
+    "No space left on device", "File too large", "Disk quota exceeded",  # safetensors passes the system's words on
+    "PytorchStreamWriter failed", "file write failed", "unexpected pos",  # torch.save does not
+)  # fmt: skip
 """How a full disk shows in the errors of libraries that write for us and keep no errno."""
 
 
@@ -112,8 +115,9 @@ def choose_checkpoint(resume: str, run_folder: Path, say: Callable[[str], None])
     found = find_checkpoints(run_folder)
     if resume == "never":
         if found:
+            name = found[-1].folder.name
             raise ResumeError(
-                f"{run_folder} already holds {found[-1].folder.name}: go on with --resume auto, or take another --output-dir"
+                f"{run_folder} already holds {name}: go on with --resume auto, or take another --output-dir"
             )
         return None
     if resume != "auto":

@@ -62,7 +62,8 @@ def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
         where = "; the files come with the source tree: name a DeepSpeed json file" if named else ""
         raise SettingError(f"--strategy {config.strategy}: {path} cannot be read ({error.strerror}){where}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"--strategy {config.strategy}: {path} sets no zero_optimization.stage ({error!r})") from error
+        where = f"--strategy {config.strategy}: {path}"
+        raise SettingError(f"{where} sets no zero_optimization.stage ({error!r})") from error
     return settings
 
 
@@ -76,7 +77,7 @@ def check_packages(config: TrainingConfig) -> None:
             extra = "pip install wandb" if package == "wandb" else "pip install 'videochat-online[train]'"
             raise ImportError(f"these settings need the package {package}: {extra}")
     if config.strategy == "fsdp" and uses_cpu(config):
-        raise SettingError("--strategy fsdp needs CUDA devices: on the CPU transformers would quietly train with ddp instead")
+        raise SettingError("--strategy fsdp needs CUDA devices: on the CPU transformers would quietly train with ddp")
 
 
 def trainer_arguments(config: TrainingConfig, accumulation: int) -> TrainingArguments:
@@ -88,7 +89,7 @@ def trainer_arguments(config: TrainingConfig, accumulation: int) -> TrainingArgu
         _prepare_deepspeed_on_cpu()
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return TrainingArguments(
+    settings: dict[str, Any] = dict(
         output_dir=config.output_dir,
         seed=config.seed,
         learning_rate=config.learning_rate,
@@ -121,6 +122,7 @@ def trainer_arguments(config: TrainingConfig, accumulation: int) -> TrainingArgu
         **{f"{checkpointing}_kwargs": {"use_reentrant": False}},
         **_sharding(config),
     )
+    return TrainingArguments(**settings)
 
 
 def _sharding(config: TrainingConfig) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def scale_of(key: str, config: TrainingConfig) -> float:
 
 
 def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> dict[str, torch.Tensor]:
-    """A state dict with pairs -> the same in the public layout, each pair added to its weight. Without pairs: unchanged.
+    """A state dict with pairs -> the public layout, each pair added to its weight. Without pairs: unchanged.
 
     The sum is taken in float32 and given back in the weight's dtype.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .arguments import SettingError, TrainingConfig, check_part
 from .lora import add_lora
@@ -66,7 +66,7 @@ def num_running_layers(model: VideoChatOnline) -> int:
 
 def set_drop_path(model: VideoChatOnline, rate: float) -> None:
     """Stochastic depth of the encoder: `rate` at its last layer, in proportion below. Its config is left alone."""
-    layers = model.vision_model.encoder.layers
+    layers: Any = model.vision_model.encoder.layers
     for number, layer in enumerate(layers):
         layer.drop_path_rate = rate * number / max(len(layers) - 1, 1)
 
@@ -77,7 +77,8 @@ def part_rows(model: VideoChatOnline, config: TrainingConfig) -> list[PartRow]:
     rows = []
     for name, setting in settings.items():
         sizes = list(_sizes(getattr(model, name)))
-        rows.append(PartRow(name, setting, sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)))
+        trained = sum(size for size, is_trained in sizes if is_trained)
+        rows.append(PartRow(name, setting, sum(size for size, _ in sizes), trained))
     return rows
 
 

@@ -10,8 +10,9 @@ import ast
 import difflib
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -25,8 +26,8 @@ SETTINGS_FILE = "settings.json"
 class FlagParser(argparse.ArgumentParser):
     """argparse that answers a flag it does not know with the ones that look like it."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        options, unknown = self.parse_known_args(args, namespace)
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        options, unknown = self.parse_known_args(None if args is None else list(args), namespace)
         if unknown:
             flags = [name for action in self._actions for name in action.option_strings]
             wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
@@ -46,7 +47,8 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_flag(group: Any, field: Field[Any], hint: Any, text: str) -> None:
     shown = "" if field.default in (MISSING, "", ()) else f" (default: {field.default})"
-    common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": (text + shown).replace("%", "%%")}
+    text = (text + shown).replace("%", "%%")
+    common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
     if hint is bool:
         group.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **common)
     elif get_origin(hint) is tuple:
@@ -61,7 +63,7 @@ def field_texts(cls: type) -> dict[str, str]:
     """The text under each field of a dataclass."""
     body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
     texts = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             texts[ast.unparse(field.target)] = str(text.value.value)
     return texts
@@ -76,7 +78,7 @@ def resolve(options: argparse.Namespace) -> TrainingConfig:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings of a json or yaml file. Raises SettingError: no such file, not readable, unknown names, wrong types."""
+    """The settings of a json or yaml file. Raises SettingError: no readable file, unknown names, wrong types."""
     try:
         text = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -93,16 +95,17 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def _parse(text: str, path: str) -> Any:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
+    kind = "json" if path.endswith(".json") else "yaml"
     try:
-        return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+        return json.loads(text) if kind == "json" else yaml.safe_load(text)
     except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise SettingError(f"--config {path} is not valid {'json' if path.endswith('.json') else 'yaml'}: {error}") from error
+        raise SettingError(f"--config {path} is not valid {kind}: {error}") from error
 
 
 def _as_type(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the field wants it; an integer is a float, "1e-4" (a text in yaml) too, and nothing else changes kind."""
+    """`value` as the field wants it; an integer is a float, "1e-4" (a text in yaml) too; else kinds must agree."""
     if get_origin(hint) is tuple:
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             return tuple(value)

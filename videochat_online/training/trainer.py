@@ -7,7 +7,6 @@ samples were spread over batches, sequences or processes.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers.trainer_callback import TrainerCallback
 from .batches import BatchPlan, ProcessBatches, with_picture
 from .checkpoints import STAGING, RunShape, drop_old, finish, is_write_error, write_failure
 from .monitor import LogBeforeSaving, LogFile, SaveOnSignal, Throughput, summary
+from .weights import load_weights, save_weights
 
 IGNORE = -100
 
@@ -42,13 +42,15 @@ class OnlineTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         """`processor` is saved beside the weights, so that a checkpoint is a model folder that loads."""
+        self.run_folder = Path(str(args.output_dir))
+        self.dataset = dataset
         self.plan = plan
         self.shape = shape
         self.processor = processor
         self.throughput = Throughput()
         self.signals = SaveOnSignal(self._any_process)
         self.num_kept = args.save_total_limit or 1
-        own = [self.signals, LogBeforeSaving(), LogFile(Path(args.output_dir)), EpochOfBatches(plan.num_steps)]
+        own = [self.signals, LogBeforeSaving(), LogFile(self.run_folder), EpochOfBatches(plan.num_steps)]
         uses_cache = getattr(model.config, "use_cache", None)
         super().__init__(model, args, data_collator=collator, train_dataset=dataset, callbacks=own + (callbacks or []))
         _restore_use_cache(model.config, uses_cache)
@@ -60,10 +62,11 @@ class OnlineTrainer(Trainer):
         """Not prepared by accelerate: the plan shares the batches out, and batches are moved to the device later."""
         batches = ProcessBatches(self.plan, world_size=self.args.world_size, rank=self.args.process_index)
         workers = self.args.dataloader_num_workers
+        config: Any = self.accelerator.unwrap_model(self.model).config
         return DataLoader(
-            self.train_dataset,
+            self.dataset,
             batch_sampler=batches,
-            collate_fn=Collate(self.data_collator, self.model.config.image_size, self.model.config.img_context_token_id),
+            collate_fn=Collate(self.data_collator, config.image_size, config.img_context_token_id),
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=workers > 0,
@@ -98,7 +101,8 @@ class OnlineTrainer(Trainer):
         """
         targets, positions = next_tokens(inputs.pop("labels"))
         outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
-        loss = cross_entropy(outputs.logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
+        loss = cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
         count = (targets != IGNORE).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         scale = 1 if num_items_in_batch is None else self.args.world_size  # gradients are averaged over processes
         loss = loss / count * scale
@@ -128,7 +132,7 @@ class OnlineTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where the Trainer writes a checkpoint's files: the staging folder."""
-        return os.path.join(self.args.output_dir, STAGING)
+        return str(self.run_folder / STAGING)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """1. an empty staging folder 2. the Trainer's files 3. flush, marker, rename 4. older checkpoints go.
@@ -136,7 +140,7 @@ class OnlineTrainer(Trainer):
         The time it takes is left out of the log's speeds. Raises SaveError where the disk takes no more.
         """
         began = self.throughput.clock()
-        run_folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        run_folder, name = self.run_folder, f"checkpoint-{self.state.global_step}"
         staging = run_folder / STAGING
         try:
             if self.args.should_save:
@@ -157,9 +161,17 @@ class OnlineTrainer(Trainer):
         self.throughput.start += self.throughput.clock() - began
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.processor is not None and self.args.should_save:
-            self.processor.save_pretrained(output_dir)
+        if self.args.should_save:
+            folder = str(output_dir or self.run_folder)
+            save_weights(self.accelerator.unwrap_model(self.model), folder, state_dict)
+            if self.processor is not None:
+                self.processor.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(model or self.model, Path(resume_from_checkpoint))
 
 
 class EpochOfBatches(TrainerCallback):

@@ -1,0 +1,151 @@
+"""Runs that are killed and resumed, for test_resume.py: one process that forks, so that libraries load only once.
+
+    python -m tests.training.lives FOLDER
+The parent never computes anything (a fork after a backward pass cannot compute); each life is a child that ends by
+itself, or by a real SIGKILL or SIGTERM. Prints one json line: how the lives ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.training.tiny import make_trainer, settings
+from videochat_online.training import checkpoints, run, trainer  # noqa: F401 (loaded before the first fork)
+
+RUN: dict[str, Any] = {"count": 24, "epochs": 2, "save_every": 2}  # 12 steps, 6 checkpoints
+
+
+def live(folder: Path, before: Callable[[Any], None] | None = None, **changes: Any) -> int:
+    """One life of the run in `folder`, in a child; the status it ends with (minus the signal, where one ended it)."""
+    child = os.fork()
+    if child == 0:
+        os._exit(_child(folder, before, changes))
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _child(folder: Path, before: Callable[[Any], None] | None, changes: dict[str, Any]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "told.txt").open("a") as told:
+        os.dup2(told.fileno(), 1)
+        os.dup2(told.fileno(), 2)
+        config = settings(folder, resume="auto", save_every=RUN["save_every"], epochs=RUN["epochs"], **changes)
+        try:
+            one = make_trainer(folder, **{**RUN, **changes})
+            if before is not None:
+                before(one)
+            return 0 if run.train(one, config, lambda text: print(text, flush=True)) else 143
+        except ValueError as error:
+            print(f"error: {error}", flush=True)
+            return 2
+
+
+def kill_at_step(step: int) -> Callable[[Any], None]:
+    """SIGKILL in the middle of step number `step` (from 1): between backward pass and update."""
+
+    def before(one: Any) -> None:
+        update = one.create_optimizer
+
+        def create(*args: Any, **kwargs: Any) -> Any:
+            optimizer = update(*args, **kwargs)
+            optimizer.register_step_pre_hook(lambda *_: die(one.state.global_step + 1 == step))
+            return optimizer
+
+        one.create_optimizer = create
+
+    return before
+
+
+def kill_while_saving(step: int, seconds: float) -> Callable[[Any], None]:
+    """SIGKILL `seconds` after the checkpoint of `step` began to be written."""
+
+    def before(one: Any) -> None:
+        save = one._save_checkpoint
+
+        def saving(*args: Any) -> None:
+            if one.state.global_step == step:
+                signal.signal(signal.SIGALRM, lambda *_: die(True))
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            save(*args)
+            die(one.state.global_step == step)
+
+        one._save_checkpoint = saving
+
+    return before
+
+
+def die(now: bool) -> None:
+    if now:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminate_at_step(step: int) -> Callable[[Any], None]:
+    """SIGTERM during step number `step`."""
+
+    def before(one: Any) -> None:
+        forward = one.compute_loss
+
+        def computing(*args: Any, **kwargs: Any) -> Any:
+            if one.state.global_step + 1 == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return forward(*args, **kwargs)
+
+        one.compute_loss = computing
+
+    return before
+
+
+def no_room_at_step(step: int, size: int) -> Callable[[Any], None]:
+    """From the checkpoint of `step` on no file may grow past `size` bytes, as on a full disk."""
+
+    def before(one: Any) -> None:
+        save = one._save_checkpoint
+
+        def saving(*args: Any) -> None:
+            if one.state.global_step == step:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+            save(*args)
+
+        one._save_checkpoint = saving
+
+    return before
+
+
+def killed(folder: Path) -> dict[str, Any]:
+    """Three random moments: in a step, while saving, in a step."""
+    seed = random.SystemRandom().randrange(2**32)
+    rng = random.Random(seed)
+    early, late = kill_at_step(rng.randint(1, 5)), kill_at_step(rng.randint(7, 12))
+    ends = [live(folder, moment) for moment in (early, kill_while_saving(6, rng.uniform(0, 0.05)), late)]
+    return {"ends": [*ends, live(folder)], "seed": seed}
+
+
+def terminated(folder: Path) -> dict[str, Any]:
+    ends = [live(folder, terminate_at_step(5))]
+    return {"left": names(folder), "ends": [*ends, live(folder)]}
+
+
+def full(folder: Path) -> dict[str, Any]:
+    """Files of the weights' size do not fit, then those of the optimizer's, then a resumed run on a mended disk."""
+    ends = [live(folder, no_room_at_step(4, 60_000)), live(folder, no_room_at_step(4, 150_000))]
+    return {"left": names(folder), "ends": [*ends, live(folder)]}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*checkpoint*"))
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    told: dict[str, Any] = {"once": {"ends": [live(root / "once")]}}
+    for scenario in (killed, terminated, full):
+        told[scenario.__name__] = scenario(root / scenario.__name__)
+    print(json.dumps(told))

@@ -1,0 +1,190 @@
+"""What counts as a checkpoint, which one is taken, and what is said about those that do not count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from tests.training.tiny import make_trainer, settings, tiny_model
+from videochat_online.training import checkpoints
+from videochat_online.training.checkpoints import (
+    MARKER,
+    STAGING,
+    Checkpoint,
+    ResumeError,
+    RunShape,
+    SaveError,
+    check_shape,
+    choose_checkpoint,
+    drop_old,
+    find_checkpoints,
+    finish,
+    is_write_error,
+)
+from videochat_online.training.run import train
+
+SHAPE = RunShape(world_size=2, strategy="ddp", batch_size=4, accumulation=8)
+
+
+def make(run: Path, step: int, shape: RunShape = SHAPE) -> Path:
+    staged = run / STAGING / f"checkpoint-{step}"
+    (staged / "inner").mkdir(parents=True)
+    (staged / "weights").write_bytes(b"12345")
+    (staged / "inner" / "state").write_bytes(b"1")
+    finish(staged, run / staged.name, step, shape)
+    return run / staged.name
+
+
+def test_finish_makes_a_whole_checkpoint(tmp_path: Path):
+    folder = make(tmp_path, 5)
+    assert find_checkpoints(tmp_path) == [Checkpoint(folder, 5)]
+    assert json.loads((folder / MARKER).read_text())["files"] == {"inner/state": 1, "weights": 5}
+    assert not (tmp_path / STAGING / folder.name).exists()
+
+
+def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """When the marker is written every file has been flushed, and the folder does not have its name yet."""
+    flushed: list[Path] = []
+    flush, write = checkpoints.flush_tree, checkpoints.write_json
+
+    def note(folder: Path) -> None:
+        flushed.extend(checkpoints.files_below(folder))
+        flush(folder)
+
+    def check(path: Path, value: object) -> None:
+        assert {one.name for one in flushed} == {"weights", "state"} and not (tmp_path / "checkpoint-5").exists()
+        write(path, value)
+
+    monkeypatch.setattr(checkpoints, "flush_tree", note)
+    monkeypatch.setattr(checkpoints, "write_json", check)
+    assert choose_checkpoint("auto", tmp_path, print) is None
+    assert choose_checkpoint("auto", tmp_path, print) is None
+    make(tmp_path, 5)
+    assert (tmp_path / "checkpoint-5" / MARKER).exists()
+
+
+DAMAGE = {
+    "no marker": (lambda folder: (folder / MARKER).unlink(), "has no complete.json"),
+    "cut off": (lambda folder: (folder / "weights").write_bytes(b"123"), "weights has 3 bytes instead of 5"),
+    "file gone": (lambda folder: (folder / "inner" / "state").unlink(), "inner/state is missing"),
+    "marker broken": (lambda folder: (folder / MARKER).write_text("{"), "complete.json cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_auto_passes_over_what_is_incomplete_and_names_it(tmp_path: Path, name: str):
+    damage, reason = DAMAGE[name]
+    whole, damaged = make(tmp_path, 9), make(tmp_path, 10)
+    damage(damaged)
+    said: list[str] = []
+    chosen = choose_checkpoint("auto", tmp_path, said.append)
+    assert chosen == Checkpoint(whole, 9)
+    assert len(said) == 1 and str(damaged) in said[0] and reason in said[0]
+    with pytest.raises(ResumeError, match=f"checkpoint-10: the checkpoint is incomplete, .*{reason}"):
+        choose_checkpoint(str(damaged), tmp_path, said.append)
+
+
+def test_what_was_being_written_is_named(tmp_path: Path):
+    (tmp_path / STAGING / "checkpoint-7").mkdir(parents=True)
+    said: list[str] = []
+    assert choose_checkpoint("auto", tmp_path, said.append) is None
+    assert len(said) == 1 and "checkpoint-7, which was being written" in said[0]
+
+
+def test_numbers_are_compared_not_names(tmp_path: Path):
+    for step in (90, 1000, 100):
+        make(tmp_path, step)
+    (tmp_path / "checkpoint-best").mkdir()
+    assert choose_checkpoint("auto", tmp_path, print) == Checkpoint(tmp_path / "checkpoint-1000", 1000)
+
+
+def test_a_fresh_run_does_not_walk_over_an_older_one(tmp_path: Path):
+    assert choose_checkpoint("never", tmp_path, print) is None
+    make(tmp_path, 3)
+    with pytest.raises(ResumeError, match="already holds checkpoint-3: go on with --resume auto"):
+        choose_checkpoint("never", tmp_path, print)
+
+
+@pytest.mark.parametrize("name", ["no/such/checkpoint-3", "elsewhere", "checkpoint-x"])
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, name: str):
+    with pytest.raises(ResumeError, match="expected never, auto or a folder checkpoint-STEP"):
+        choose_checkpoint(str(tmp_path / name), tmp_path, print)
+
+
+def test_old_ones_go_and_incomplete_ones_stay(tmp_path: Path):
+    folders = [make(tmp_path, step) for step in (1, 2, 3, 4)]
+    (folders[1] / MARKER).unlink()
+    drop_old(tmp_path, keep=2)
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path)] == [2, 3, 4]
+
+
+SHAPES = [
+    (RunShape(1, "ddp", 4, 16), None),  # the same samples in each step, on one process
+    (RunShape(4, "ddp", 4, 4), None),
+    (RunShape(2, "ddp", 4, 4), "2 processes, 8 x 4 samples"),
+    (RunShape(2, "ddp", 8, 4), "8 x 8 samples"),
+    (RunShape(2, "zero3", 4, 8), "zero3 on 2 processes"),
+]
+
+
+@pytest.mark.parametrize(("shape", "problem"), SHAPES)
+def test_the_shape_of_the_run(tmp_path: Path, shape: RunShape, problem: str | None):
+    checkpoint = Checkpoint(make(tmp_path, 1), 1)
+    if problem is None:
+        check_shape(checkpoint, shape)
+    else:
+        with pytest.raises(ResumeError, match=problem) as error:
+            check_shape(checkpoint, shape)
+        assert "ddp on 2 processes, 16 x 4 samples" in str(error.value)
+
+
+def test_which_errors_mean_a_full_disk():
+    assert is_write_error(OSError(28, "No space left on device"))
+    assert is_write_error(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert is_write_error(RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"))
+    assert not is_write_error(RuntimeError("CUDA error: out of memory"))
+
+
+def test_an_error_that_is_no_full_disk_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = make_trainer(tmp_path, count=4)
+    monkeypatch.setattr(trainer, "_save_rng_state", lambda folder: [][0])
+    with pytest.raises(IndexError):
+        train(trainer, settings(tmp_path), print)
+
+
+def test_a_disk_that_fills_at_the_last_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = make_trainer(tmp_path, count=8, save_every=1)
+    write = checkpoints.write_json
+
+    def full(path: Path, value: object) -> None:
+        if path.name == MARKER and path.parent.name == "checkpoint-2":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, value)
+
+    monkeypatch.setattr(checkpoints, "write_json", full)
+    with pytest.raises(SaveError, match=r"checkpoint-2 could not be written .*No space left.*checkpoint-1 is whole"):
+        train(trainer, settings(tmp_path), print)
+    assert choose_checkpoint("auto", tmp_path, print) == Checkpoint(tmp_path / "checkpoint-1", 1)
+
+
+def test_a_checkpoint_of_another_shape(tmp_path: Path):
+    """Weights that do not fit the model are an error that names them, not a warning."""
+    train(make_trainer(tmp_path, count=4), settings(tmp_path), print)
+    wider = tiny_model(img_context_token_id=7, downsample_ratio=1.0)
+    with pytest.raises(ResumeError, match=r"checkpoint-1 .*mlp1"):
+        train(make_trainer(tmp_path, count=4, model=wider, resume="auto"), settings(tmp_path, resume="auto"), print)
+
+
+def test_checkpoints_hold_the_model_in_the_public_layout(tmp_path: Path):
+    from videochat_online.model.weights import load_pretrained
+
+    trainer = make_trainer(tmp_path, count=4)
+    train(trainer, settings(tmp_path), print)
+    model = load_pretrained(tmp_path / "checkpoint-1")
+    for key, weight in trainer.model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], weight), key
+    assert not hasattr(model.config, "use_cache")

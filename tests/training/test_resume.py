@@ -1,0 +1,69 @@
+"""A run that is killed, terminated or out of room goes on and ends with the numbers of one that never was.
+
+The lives are processes of their own (lives.py), ended by real signals; sums are taken in the same order, so that the
+losses are equal to the bit; 1e-6 is what is promised.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videochat_online.training.monitor import read_log
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """(folder of the runs, how their lives ended)."""
+    folder = tmp_path_factory.mktemp("lives")
+    command = [sys.executable, "-m", "tests.training.lives", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def told(folder: Path) -> str:
+    return (folder / "told.txt").read_text("utf-8")
+
+
+def assert_same_curve(run: Path, once: Path) -> None:
+    """Every step's loss stands once in the log, and is the one of the run that lived once."""
+    losses = [[line for line in read_log(folder / "log.jsonl") if "loss" in line] for folder in (run, once)]
+    assert [line["step"] for line in losses[0]] == list(range(1, STEPS + 1))
+    assert [line["loss"] for line in losses[0]] == pytest.approx([line["loss"] for line in losses[1]], abs=1e-6)
+    final = [read_log(folder / "log.jsonl")[-1]["train_loss"] for folder in (run, once)]
+    assert final[0] == pytest.approx(final[1], abs=1e-6)
+
+
+def test_killed_three_times_it_ends_as_if_never(lives: tuple[Path, dict[str, Any]]):
+    folder, outcome = lives
+    assert outcome["once"]["ends"] == [0]
+    assert outcome["killed"]["ends"] == [-9, -9, -9, 0], outcome["killed"]
+    assert_same_curve(folder / "killed", folder / "once")
+
+
+def test_sigterm_saves_first(lives: tuple[Path, dict[str, Any]]):
+    folder, outcome = lives
+    assert outcome["terminated"] == {"ends": [143, 0], "left": ["checkpoint-4", "checkpoint-5"]}
+    assert "checkpoint-5" in told(folder / "terminated")
+    assert_same_curve(folder / "terminated", folder / "once")
+
+
+def test_a_full_disk_is_named_and_the_older_checkpoint_stays(lives: tuple[Path, dict[str, Any]]):
+    folder, outcome = lives
+    assert outcome["full"] == {"ends": [2, 2, 0], "left": ["checkpoint-2"]}
+    run = folder / "full"
+    errors = [line for line in told(run).splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    for error in errors:
+        assert "checkpoint-4 could not be written" in error and "GiB are free" in error
+        assert f"{run / 'checkpoint-2'} is whole: go on from it with --resume auto" in error
+    assert_same_curve(run, folder / "once")
