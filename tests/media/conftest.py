@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -70,3 +71,18 @@ def write_clip() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(params=["decord", "pyav"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each decoder in turn."""
+    if request.param == "decord":
+        request.getfixturevalue("need_decord")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def need_decord() -> None:
+    """Skips without decord. Does not import it: loaded before PyAV, its libvpx takes the place of PyAV's own."""
+    if importlib.util.find_spec("decord") is None:
+        pytest.skip("needs decord: pip install decord (Linux x86-64)")
