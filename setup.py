@@ -20,7 +20,7 @@ CORE = [
     "numpy>=2.0",
     "pillow>=11.0",
     'decord>=0.6.0; platform_system == "Linux" and platform_machine == "x86_64"',
-    "av>=14.0,<16",
+    "av>=15.0,<16",
     "tqdm>=4.66",
 ]
 EXTRAS = {
@@ -28,7 +28,7 @@ EXTRAS = {
     "train": ["peft>=0.21", 'deepspeed>=0.19; platform_system == "Linux"', "tensorboard>=2.21"],
     "demo": ["gradio>=6.31,<7", "fastapi", "uvicorn"],
     "eval": ["matplotlib>=3.10"],
-    "live": ["av>=14.0,<16"],  # cameras and network streams go through PyAV, which the core already needs
+    "live": ["av>=15.0,<16"],  # cameras and network streams go through PyAV, which the core already needs
     "flash": ["flash-attn>=2.7"],
     "dev": ["pytest==9.2.0", "ruff==0.17.6", "mypy==2.4.1", "setuptools>=77"],
 }

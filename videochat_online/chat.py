@@ -118,7 +118,7 @@ def _ask_in_order(
     from .media.sampling import sample_stream
     from .streaming.watching import watch
 
-    indices = sample_stream(video.timestamps, options.fps)
+    indices = sample_stream(video.timestamps, options.fps, video_fps=video.fps)
     times = [float(video.timestamps[index]) for index in indices]
     answers = []
     with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:
@@ -147,7 +147,11 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
     def play() -> None:
         try:
             watch_in_real_time(
-                session, video, sample_stream(video.timestamps, options.fps), speed=options.speed, stop=stop
+                session,
+                video,
+                sample_stream(video.timestamps, options.fps, video_fps=video.fps),
+                speed=options.speed,
+                stop=stop,
             )
             print(f"\n(the video is over after {video.duration:.1f} s; ask on, or leave with Ctrl-D)", file=sys.stderr)
         except ValueError as error:

@@ -15,7 +15,7 @@ from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
 from .prompt.messages import Message
 from .prompt.render import Rendered, end_token_ids, render
-from .prompt.templates import Template, get_template
+from .prompt.templates import IMG_CONTEXT, Template, get_template
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,11 @@ class Processor:
     def end_token_ids(self) -> list[int]:
         """Ids that end an answer."""
         return end_token_ids(self.template, self.tokenizer)
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of <IMG_CONTEXT>."""
+        return int(self.tokenizer.convert_tokens_to_ids(IMG_CONTEXT))  # type: ignore[arg-type]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids -> text, without marks."""
@@ -110,4 +115,7 @@ def load_model(
     place = SHIPPED_MODELS.get(str(name), name)
     model = load_pretrained(place, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
     hub = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
-    return model, Processor.from_pretrained(place, model.config, **hub)
+    processor = Processor.from_pretrained(place, model.config, **hub)
+    if model.config.img_context_token_id is None:  # published configs leave it to the tokenizer
+        model.config.img_context_token_id = processor.image_token_id
+    return model, processor

@@ -31,7 +31,13 @@ def add_bench_command(commands: Any) -> None:
         help="frames through the 300M encoder; 0 leaves it out (default: %(default)s)",
     )
     stream.set_defaults(run=run_stream)
-    for each in (memory, stream):
+    ask = names.add_parser("ask", help="time to the first token with and without KV reuse")
+    ask.set_defaults(run=run_ask)
+    e2e = names.add_parser("e2e", help="a ten-minute stream with twenty questions against re-encoding at each question")
+    e2e.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")
+    e2e.add_argument("--seconds", type=float, default=600.0, help="length of the stream (default: %(default)s)")
+    e2e.set_defaults(run=run_e2e)
+    for each in (memory, stream, ask, e2e):
         each.add_argument("--repeats", type=int, default=9, help="counted runs of each timing (default: %(default)s)")
         each.add_argument("--threads", type=int, default=2, help="threads torch may use (default: %(default)s)")
         each.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
@@ -84,6 +90,30 @@ def run_stream(options: argparse.Namespace) -> int:
         "against re-encoding at each question": [reencoding],
     }
     return _report(options, f"bench stream, model {options.model}", results)
+
+
+def run_ask(options: argparse.Namespace) -> int:
+    import torch
+
+    from ..processing import load_model
+    from .ask import bench_ask
+
+    torch.set_num_threads(options.threads)
+    _, processor = load_model("pocket")  # for its tokenizer and prompt format
+    return _report(options, "bench ask", {"a question": bench_ask(processor, repeats=options.repeats)})
+
+
+def run_e2e(options: argparse.Namespace) -> int:
+    import torch
+
+    from ..processing import load_model
+    from ..streaming.session import StreamingSession
+    from .e2e import bench_e2e
+
+    torch.set_num_threads(options.threads)
+    model, processor = load_model(options.model)
+    rows = bench_e2e(lambda **more: StreamingSession(model, processor, **more), seconds=options.seconds)
+    return _report(options, f"bench e2e, model {options.model}", {"a stream with questions": rows})
 
 
 def _report(options: argparse.Namespace, title: str, results: dict[str, list[dict[str, Any]]]) -> int:

@@ -1,0 +1,74 @@
+"""Loading a model with everything it needs, and the processor's own promises."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from videochat_online import StreamingSession, load_model
+from videochat_online.processing import load_tokenizer
+
+
+@pytest.fixture
+def published_folder(golden, tmp_path):
+    """A folder as checkpoints are published: the config does not name the id of <IMG_CONTEXT>."""
+    source = golden / "model_phi3"
+    config = json.loads((source / "config.json").read_text())
+    assert "img_context_token_id" not in config
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").symlink_to(source / "weights.safetensors")
+    for file in (golden / "tokenizers" / "phi3_fast").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    return tmp_path
+
+
+def test_a_published_folder_answers(published_folder):
+    model, processor = load_model(published_folder, device="cpu")
+    assert model.config.img_context_token_id == processor.image_token_id == 813
+    session = StreamingSession(model, processor)
+    session.see(np.zeros((48, 48, 3), np.uint8), 0.0)
+    assert isinstance(session.ask("What?", max_new_tokens=3), str)
+    assert processor.transform.size == 64 and processor.template.name == "phi3-chat"
+
+
+def test_what_we_save_loads_again(published_folder, tmp_path):
+    model, processor = load_model(published_folder, device="cpu")
+    model.save_pretrained(tmp_path / "copy")
+    processor.save_pretrained(tmp_path / "copy")
+    again, processor_again = load_model(tmp_path / "copy", device="cpu")
+    for (name, one), (_, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(one, other), name
+    text = "What is the person doing at 3.5s?"
+    assert processor_again.tokenizer(text)["input_ids"] == processor.tokenizer(text)["input_ids"]
+
+
+def test_a_system_message_in_the_config_is_used(published_folder):
+    config = json.loads((published_folder / "config.json").read_text())
+    (published_folder / "config.json").write_text(json.dumps({**config, "system_message": "Look."}))
+    _, processor = load_model(published_folder, device="cpu")
+    assert processor.template.system_message == "Look."
+
+
+def test_internlm2_tokenizers_are_read_as_llamas(golden, tmp_path):
+    """Such checkpoints name a class of their own code, which is never run."""
+    AutoTokenizer.from_pretrained(golden / "tokenizers" / "phi3_fast").save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings |= {
+        "tokenizer_class": "InternLM2Tokenizer",
+        "auto_map": {"AutoTokenizer": ["code.InternLM2Tokenizer", None]},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(tmp_path)
+    assert type(tokenizer).__name__.startswith("Llama")
+    assert tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>") == 813
+
+
+def test_a_folder_without_tokenizer(published_folder):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (published_folder / name).unlink()
+    with pytest.raises(ValueError, match="no tokenizer found in .* expected tokenizer.json or tokenizer.model"):
+        load_model(published_folder, device="cpu")
