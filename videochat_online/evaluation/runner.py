@@ -170,22 +170,21 @@ def check(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:
 
 
 def limited(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
-    """The first videos until `limit` questions are reached, whole sources in turn, so that every source is there."""
+    """The first videos until `limit` questions are reached, each from the source that has the fewest questions yet."""
     if limit is None:
         return list(tasks)
     if limit < 1:
         raise ValueError(f"--limit must be >= 1 question, got {limit}")
-    queues: dict[str, list[VideoTask]] = {}
-    for task in tasks:
-        queues.setdefault(task.questions[0].source, []).append(task)
+    waiting: dict[str, list[VideoTask]] = {}
+    for task in reversed(tasks):
+        waiting.setdefault(task.questions[0].source, []).append(task)
+    taken = dict.fromkeys(sorted(waiting), 0)
     chosen: list[VideoTask] = []
-    left = limit
-    while left > 0 and any(queues.values()):
-        for queue in queues.values():
-            if queue and left > 0:
-                task = queue.pop(0)
-                chosen.append(_first_questions(task, left))
-                left -= len(chosen[-1].questions)
+    while sum(taken.values()) < limit and any(waiting.values()):
+        source = min((name for name in taken if waiting[name]), key=lambda name: taken[name])
+        task = _first_questions(waiting[source].pop(), limit - sum(taken.values()))
+        taken[source] += len(task.questions)
+        chosen.append(task)
     return chosen
 
 
