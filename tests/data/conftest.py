@@ -88,10 +88,10 @@ def write_video(path: Path, *, num_frames: int, fps: int) -> None:
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "1"})
-        stream.width = stream.height = 16
+        stream.width = stream.height = 32  # decord garbles narrower ones
         stream.pix_fmt = "yuv420p"
         for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(np.asarray(grey(number)), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.asarray(grey(number, (32, 32))), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

@@ -146,8 +146,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         """What `make` makes of sample `index`, else of its first replacement that can be read."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} asked for, expected 0 <= index < {len(self)}")
-        self.failures.read()
         for attempt, place in enumerate(self._places(index)):
+            self.failures.read()
             try:
                 with self.prepare(*place, seed=f"{self.settings.seed}/{self.epoch}/{index}/{attempt}") as prompted:
                     return make(prompted)

@@ -26,6 +26,7 @@ class FailureLog:
 
     max_share: float
     num_read: int = 0
+    """Samples tried, replacements among them."""
     num_failed: int = 0
     num_shortened: int = 0
     """Readings that showed fewer frames or tiles than asked for, to fit the length."""

@@ -1,0 +1,281 @@
+"""Examples: the same every time, raw data untouched, the loss on the assistant's words, failures counted and named."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from videochat_online.data.dataset import ConversationDataset, TrainingExample
+from videochat_online.data.failures import TooManyFailures
+from videochat_online.data.lengths import measure_lengths
+from videochat_online.data.material import augment
+from videochat_online.data.settings import DataSettings
+from videochat_online.model_config import VideoChatOnlineConfig
+from videochat_online.processing import Processor
+
+from .conftest import at, greys, talk
+
+NAMES = [f"img{number:05}.png" for number in range(30)]
+BOXES = [{"timestamp": float(n), "bbox": f"[0.{n}, 0, 1, 1]"} for n in range(6)]
+ROWS: dict[str, dict[str, Any]] = {
+    "text": {"conversations": talk("Say <|im_end|>", "Words, 3.14.\nTwo lines", "R", "B")},
+    "image": {"image": "small.png", "conversations": talk("<image>\nQ", "It is grey.")},
+    "images": {"image": ["wide.png", "small.png"], "conversations": talk("<image> or <image>?", "The first")},
+    "video": {"video": "video", "conversations": talk("<video>\nQ", "It gets brighter.", "R", "")},
+    "videochat2": {"video": "video.mp4", "start": 2, "end": 7, "QA": [{"i": "Do.", "q": "Q", "a": "Brighter."}]},
+    "online": {"video": "video.mp4", "conversations": [*at(2, "Q", "One."), *at(5.5, "<video>\nR", "Two.\nAt 3.0s, [0.1]")]},
+    "folder": {"video": "frames", "fps": 2, "need_reset_timestamp": True, "conversations": at(3, "Q", "Three")},
+    "tracking": {
+        "video": "named", "all_image_files": NAMES, "fps": 5, "image_bboxes": BOXES,
+        "query_template": {"from": "human", "value": "Follow <bbox>."},
+    },
+}  # fmt: skip
+SHOWN = {
+    "text": ([], []),
+    "image": ([9], [4]),
+    "images": ([5, 5, 5, 9], [4] * 4),
+    "video": ([1, 3, 5, 7, 9, 11, 13, 15, 17, 19], [4, 1, 1, 1, 2, 1, 1, 1, 4, 1]),
+    "videochat2": ([5, 7, 9, 11, 13], [4, 1, 1, 1, 2]),
+    "online": ([1, 3, 5, 7, 9, 11], [4, 1, 1, 1, 2, 1]),
+    "folder": ([1, 3, 5], [4, 1, 1]),
+    "tracking": ([0, 5, 10, 15, 20, 25], [4, 1, 1, 1, 2, 1]),
+}
+
+
+def same(a: TrainingExample, b: TrainingExample) -> bool:
+    return torch.equal(a.pixel_values, b.pixel_values) and replace(a, pixel_values=b.pixel_values) == b
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_an_example_shows_the_frames_it_should(kind: str, make_dataset: Any):
+    frames, grids = SHOWN[kind]
+    example = make_dataset([ROWS[kind]], max_dynamic_patch=4)[0]
+    if kind == "images":
+        frames, grids = [5, 5, 5, 9], [4, 4, 4, 4]
+    assert greys(example) == frames
+    assert example.image_grids == grids
+    assert example.pixel_values.shape == (len(frames), 3, 16, 16)
+    assert example.pixel_values.dtype == torch.float32
+    assert example.source == ("set", 0)
+
+
+@pytest.mark.parametrize("template", ["phi3-chat", "Hermes-2", "internvl2_5"])
+@pytest.mark.parametrize("kind", ROWS)
+def test_the_loss_is_on_the_assistants_words(kind: str, template: str, make_dataset: Any, processors: dict[str, Processor]):
+    row = ROWS[kind]
+    example = make_dataset([row], processor=processors[template])[0]
+    tokenizer = processors[template].tokenizer
+    if kind == "tracking":
+        answers = None
+    elif "QA" in row:
+        answers = [pair["a"] for pair in row["QA"]]
+    else:
+        answers = [turn["value"] for turn in row["conversations"] if turn["from"] == "gpt"]
+    end = processors[template].template.end
+    spoken = tokenizer.decode([id_ for id_ in example.labels if id_ != -100], clean_up_tokenization_spaces=False)
+    said = [text.strip(" ") for text in spoken.split(end)]
+    assert said.pop() == ""
+    if answers is None:
+        assert "\n".join(said) == "\n".join(f"At {box['timestamp']:.1f}s, {box['bbox']}" for box in BOXES)
+    else:
+        assert said == [answer.strip(" ") for answer in answers]
+    assert all(label in (-100, id_) for label, id_ in zip(example.labels, example.input_ids, strict=True))
+
+
+def test_the_same_index_gives_the_same_example(make_dataset: Any):
+    rows = list(ROWS.values())
+    before = copy.deepcopy(rows)
+    dataset = make_dataset(rows, entry={"data_augment": True})
+    first = [dataset[n] for n in range(len(dataset))]
+    again = [dataset[n] for n in reversed(range(len(dataset)))][::-1]
+    assert all(map(same, first, again))
+    assert [dataset.annotations[0][n] for n in range(len(rows))] == before
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert all(same(example, sent[n]) for n, example in enumerate(first))
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_make_the_same_examples(start: str, make_dataset: Any):
+    dataset = make_dataset([ROWS["video"], ROWS["image"], ROWS["tracking"]])
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=start)
+    assert all(map(same, loader, (dataset[n] for n in range(3))))
+
+
+def test_an_epoch_changes_random_choices_and_nothing_else(make_dataset: Any):
+    dataset = make_dataset([ROWS["tracking"], ROWS["online"]])
+    starts = []
+    for epoch in range(6):
+        dataset.set_epoch(epoch)
+        starts.append(dataset[0].input_ids)
+        assert greys(dataset[0]) == SHOWN["tracking"][0]
+    assert len({tuple(ids) for ids in starts}) > 2
+    online = dataset[1]
+    dataset.set_epoch(0)
+    assert dataset[0].input_ids == starts[0]
+    assert same(dataset[1], online)
+
+
+def test_times_are_written_where_asked(make_dataset: Any, processor: Processor):
+    def text(kind: str, **settings: Any) -> str:
+        return processor.decode(make_dataset([ROWS[kind]], **settings)[0].input_ids)
+
+    assert "Frame1 at 0.5s: " in text("online")
+    assert "Frame1: " in text("video")
+    assert "Frame1 at 0.5s: " in text("video", frame_times="always")
+    assert "Frame1: " in text("online", frame_times="never")
+
+
+def test_still_images_are_cut_into_tiles(make_dataset: Any, config: VideoChatOnlineConfig):
+    row = ROWS["image"] | {"image": "wide.png"}
+    assert len(make_dataset([row], max_dynamic_patch=1)[0].image_grids) == 1
+    assert len(make_dataset([row], max_dynamic_patch=2)[0].image_grids) == 3  # two tiles and the whole
+    assert len(make_dataset([row], max_dynamic_patch=2, entry={"max_dynamic_patch": 8})[0].image_grids) == 9
+    assert len(make_dataset([{"image": ["wide.png"] * 4, "conversations": talk("Q", "A")}], max_dynamic_patch=8)[0].image_grids) == 12
+    no_tiles = copy.deepcopy(config)
+    no_tiles.dynamic_image_size = False
+    assert len(make_dataset([row], config=no_tiles)[0].image_grids) == 1
+
+
+def test_augmentation_is_jpeg_of_a_random_quality(make_dataset: Any):
+    noise = np.random.default_rng(0).integers(0, 20, (32, 32, 1), dtype=np.uint8).repeat(3, axis=2) + 100
+    first, second = (np.stack(list(augment([noise] * 8, seed))) for seed in "ab")
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, np.stack(list(augment([noise] * 8, "a"))))
+    assert len({picture.tobytes() for picture in first}) > 1
+    assert 0 < np.abs(first.astype(int) - noise).mean() < 5
+    plain, augmented = (make_dataset([ROWS["image"]], entry={"data_augment": on})[0] for on in (False, True))
+    assert plain.input_ids == augmented.input_ids
+    assert torch.allclose(plain.pixel_values, augmented.pixel_values, atol=0.05)
+
+
+def test_a_sample_too_long_is_shown_fewer_frames(make_dataset: Any, caplog: pytest.LogCaptureFixture):
+    full = make_dataset([ROWS["online"]])
+    max_length = len(full[0].input_ids) - 1
+    dataset = make_dataset([ROWS["online"]], max_length=max_length)
+    with caplog.at_level(logging.WARNING):
+        example, again = dataset[0], dataset[0]
+    assert same(example, again)
+    assert len(example.input_ids) <= max_length
+    assert 1 <= len(example.image_grids) < 6
+    spoken = [[id_ for id_ in one.labels if id_ != -100] for one in (full[0], example)]
+    assert spoken[0] == spoken[1]  # no word is cut
+    assert dataset.failures.num_shortened == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"set, row 0 is longer than {max_length} tokens: shown with {len(example.image_grids)} pictures instead of 6 (1 such so far)"
+    ]
+
+
+def test_an_image_too_large_is_shown_in_fewer_tiles(make_dataset: Any):
+    row = ROWS["image"] | {"image": "wide.png"}
+    full = len(make_dataset([row], max_dynamic_patch=8)[0].input_ids)
+    dataset = make_dataset([row], max_dynamic_patch=8, max_length=full - 1)
+    assert len(dataset[0].image_grids) < 9
+    assert dataset.failures.num_shortened == 1
+
+
+def test_text_too_long_fails(make_dataset: Any):
+    rows = [{"conversations": talk("Q", "word " * 400)}, ROWS["text"], ROWS["video"] | {"conversations": talk("Q " * 400, "A")}]
+    dataset = make_dataset(rows, max_length=300, max_failed_share=1)
+    assert dataset[0].source[1] == dataset[2].source[1] == 1
+    assert "tokens with 0 pictures, expected at most max_length=300" in dataset.failures.failed["set", 0]
+    assert "tokens with 1 pictures" in dataset.failures.failed["set", 2]
+
+
+MISSING = {"video": "gone.mp4", "conversations": talk("Q", "A")}
+
+
+def test_a_failing_sample_is_replaced_counted_and_named_once(make_dataset: Any, caplog: pytest.LogCaptureFixture):
+    rows = [*(ROWS["text"] for _ in range(3)), MISSING, ROWS["image"]]
+    dataset = make_dataset(rows)
+    with caplog.at_level(logging.WARNING):
+        first, again = dataset[3], dataset[3]
+    assert same(first, again)
+    assert first.source[1] != 3
+    assert (dataset.failures.num_failed, dataset.failures.num_read) == (2, 4)
+    (record,) = caplog.records
+    assert "set, row 3 cannot be used and is replaced" in record.getMessage()
+    assert "gone.mp4" in record.getMessage()
+    assert make_dataset(rows)[3].source == first.source
+
+
+def test_too_many_failing_samples_stop_the_run(make_dataset: Any):
+    rows = [ROWS["text"], *({**MISSING, "video": f"gone{n}.mp4"} for n in range(9))]
+    dataset = make_dataset(rows, max_failed_share=0.03)
+    with pytest.raises(TooManyFailures) as caught:
+        for index in range(len(dataset)):
+            dataset[index]
+    message = str(caught.value)
+    assert "max_failed_share=0.03" in message
+    assert message.count("gone") >= 2
+    assert re.match(r"4 of \d+ samples could not be used", message)
+    assert "data check" in message
+
+
+def test_a_set_without_a_readable_sample_is_an_error(make_dataset: Any):
+    with pytest.raises(TooManyFailures, match="nor could 10 replacements of sample 0"):
+        make_dataset([MISSING], max_failed_share=1)[0]
+
+
+def test_our_own_mistakes_are_not_a_samples_fault(make_dataset: Any, monkeypatch: pytest.MonkeyPatch):
+    dataset = make_dataset([ROWS["image"]])
+    monkeypatch.setattr(Processor, "render", lambda *_: {}["a bug"])
+    with pytest.raises(KeyError, match="a bug"):
+        dataset[0]
+
+
+def test_indices_and_settings_are_checked(make_dataset: Any):
+    dataset = make_dataset([ROWS["text"]])
+    for index in (-1, 1):
+        with pytest.raises(IndexError, match="expected 0 <= index < 1"):
+            dataset[index]
+    with pytest.raises(ValueError, match="lengths needs one number a sample: 2 numbers for 1 samples"):
+        dataset.lengths = [1, 2]
+    for wrong, message in (
+        ({"fps": 0}, "fps must be"),
+        ({"max_frames": 0}, "max_frames must be an integer >= 1, got 0"),
+        ({"mixing": "cube"}, "mixing must be one of proportional, sqrt, got 'cube'"),
+        ({"max_failed_share": 2}, "max_failed_share must be a share from 0 to 1, got 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DataSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_repeats_and_sets(write_list: Any, processor: Processor, config: VideoChatOnlineConfig):
+    from videochat_online.data.registry import read_lists
+
+    path = write_list({"a": [ROWS["text"]] * 4, "b": [ROWS["image"]]})
+    entries = json.loads(path.read_text())
+    entries["a"]["repeat_time"] = 0.5
+    entries["b"]["repeat_time"] = 3
+    path.write_text(json.dumps(entries))
+    dataset = ConversationDataset(read_lists([path]), processor, config)
+    assert [dataset[n].source for n in range(len(dataset))][2:] == [("b", 0)] * 3
+    rows = [dataset[n].source[1] for n in range(2)]
+    assert len(set(rows)) == 2
+
+
+def test_lengths_are_estimated_on_the_long_side_and_measured_exactly(make_dataset: Any):
+    rows = [*ROWS.values(), MISSING]
+    dataset = make_dataset(rows, max_dynamic_patch=4)
+    exact = [len(dataset[n].input_ids) for n in range(len(rows))]
+    opened = dataset.failures.num_read
+    estimates = dataset.lengths
+    assert dataset.failures.num_read == opened  # nothing was opened
+    for kind, estimate, length in zip(ROWS, estimates, exact, strict=False):
+        most = 64 * 30 if kind == "video" else 2 * length  # how long that one is only its file knows
+        assert 0.8 * length <= estimate <= most, kind
+    assert measure_lengths(dataset) == exact
+    assert measure_lengths(dataset, num_workers=1) == exact
+    dataset.lengths = exact
+    assert dataset.lengths == exact
+    assert max(make_dataset(rows, max_length=200).lengths) == 200
