@@ -56,14 +56,15 @@ def dense_labels(scene: Scene, time: float, grid: int) -> DenseLabels:
 
 
 def caption(scene: Scene, time: float) -> str:
-    """ "The red circle at the top performs the spin. The blue ring is at the center." Row by row; "Nothing." if empty."""
+    """ "The red circle at the top performs the spin. The blue ring is at the center." Row by row, or "Nothing." """
     things = sorted(visible_things(scene, time), key=lambda thing: region_at(*thing.position(time)))
     sentences = [_sentence(thing, time) for thing in things]
     return " ".join(sentences) or "Nothing."
 
 
 def _sentence(thing: Thing, time: float) -> str:
-    name, region, segment = thing.name(time).capitalize(), REGION_NAMES[region_at(*thing.position(time))], thing.at(time)
+    name, segment = thing.name(time).capitalize(), thing.at(time)
+    region = REGION_NAMES[region_at(*thing.position(time))]
     if segment.kind == "act":
         return f"{name} at the {region} performs the {ACTION_NAMES[segment.action]}."
     return f"{name} is at the {region}."

@@ -16,7 +16,7 @@ from PIL import Image
 from .scenes import UNSEEN, WALL_HALF, Look, Scene, Thing
 from .vocabulary import ACTION_NAMES, CELL_CENTRES, COLOUR_NAMES, COLOURS, SHAPE_NAMES
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]  # float32 throughout, for speed
 
 SPIN_SPEED = 2.2  # radians a second: a frame every half second shows six different angles
 RAMP_SECONDS = 0.25  # an action begins and ends at 0.6 of its strength
@@ -31,8 +31,9 @@ def render_frames(scene: Scene, times: Sequence[float] | NDArray, size: int = 64
     if size < 16:
         raise ValueError(f"a frame needs at least 16 pixels a side, got {size}")
     moments = np.asarray(times, dtype=np.float64).reshape(-1)
-    if len(moments) and not (0 <= moments.min() and moments.max() <= scene.seconds):
-        raise ValueError(f"times must lie in the scene's 0 to {scene.seconds:g} s, got {moments.min()} to {moments.max()}")
+    if len(moments) and (moments.min() < 0 or moments.max() > scene.seconds):
+        got = f"{moments.min():g} to {moments.max():g} s"
+        raise ValueError(f"times must lie in the scene's 0 to {scene.seconds:g} s, got {got}")
     frames = np.empty((len(moments), size, size, 3), np.uint8)
     step = max(1, CHUNK_PIXELS // size**2)
     for first in range(0, len(moments), step):
@@ -234,8 +235,9 @@ def _add_noise(frames: Floats, look: Look, times: NDArray) -> NDArray[np.uint8]:
     size = frames.shape[1]
     plane = _noise(size)
     result = np.empty(frames.shape, np.uint8)
-    shifts = (np.round(times * 1000).astype(np.uint64) + np.uint64(look.seed)) * np.uint64(2654435761) % np.uint64(2**32)
-    for frame, shift, out in zip(frames, shifts.tolist(), result, strict=True):
+    moments = np.round(times * 1000).astype(int)
+    shifts = [(moment + look.seed) * 2654435761 % 2**32 for moment in moments.tolist()]  # a hash, evenly spread
+    for frame, shift, out in zip(frames, shifts, result, strict=True):
         x, y = shift % size, shift // 65536 % size
         np.clip(frame + look.noise * plane[y : y + size, x : x + size], 0, 255, out=frame)
         out[...] = frame

@@ -9,12 +9,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 from .vocabulary import ACTION_NAMES, COLOUR_NAMES, REGION_NAMES, cell_centre, name_of, next_action
 
 Kind = Literal["rest", "act", "move", "enter", "leave", "away", "hide", "meet"]
-STANDING: tuple[Kind, ...] = ("rest", "act", "meet")
+STANDING: tuple[Kind, ...] = ("rest", "act")
 UNSEEN: tuple[Kind, ...] = ("away", "hide")
 
 WALL_HALF = 0.15
@@ -56,7 +57,7 @@ class Segment:
     def position(self, time: float) -> tuple[float, float]:
         """(x, y) at a time inside the segment."""
         knots = self.knots
-        for (t0, x0, y0), (t1, x1, y1) in zip(knots, knots[1:], strict=False):
+        for (t0, x0, y0), (t1, x1, y1) in pairwise(knots):
             if time <= t1:
                 part = (time - t0) / (t1 - t0)
                 return x0 + part * (x1 - x0), y0 + part * (y1 - y0)
@@ -119,12 +120,13 @@ class Thing:
         return next(colour for start, colour in reversed(self.colours) if start <= max(0.0, time))
 
     def name(self, time: float) -> str:
-        """ "the red circle": its colour at that time; no other thing of the scene is ever called so."""
-        return f"the {name_of(self.colour(time), self.shape)}"
+        """ "the red circle", as it was last seen; no other thing of the scene is ever called so."""
+        segment = self.at(time)
+        return f"the {name_of(self.colour(segment.start if segment.kind in UNSEEN else time), self.shape)}"
 
-    def acts_before(self, time: float) -> list[Segment]:
-        """The actions begun before `time`, oldest first; the last one may still go on."""
-        return [act for act in self.acts if act.start < time]
+    def was_seen(self, time: float) -> bool:
+        """Whether it has been on the screen before `time`."""
+        return self.segments[0].kind not in UNSEEN or self.segments[0].end + 1 <= time
 
     def next_action(self, action: int) -> int:
         return next_action(action, self.goal)
@@ -224,7 +226,8 @@ def _events_of(thing: Thing, scene: Scene) -> list[Event]:
     for segment in thing.segments:
         here = REGION_NAMES[segment.target]
         if segment.kind == "enter":
-            found.append(Event(segment.start, "comes back at the" if first_seen else "appears at the", thing.index, here))
+            verb = "comes back at the" if first_seen else "appears at the"
+            found.append(Event(segment.start, verb, thing.index, here))
         elif segment.kind == "act":
             found.append(Event(segment.start, "performs the", thing.index, ACTION_NAMES[segment.action]))
         elif segment.kind == "hide":

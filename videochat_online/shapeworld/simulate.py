@@ -23,7 +23,7 @@ GO_SECONDS = 1.0
 """To come in from outside the frame, or to leave it."""
 OUTSIDE = 0.17
 """How far outside the frame a thing is gone for certain."""
-MEET_SHIFT = 0.12
+MEET_SHIFT = 0.1
 CYCLE: tuple[str, ...] = ("act", "act", "act", "act", "move", "move", "absent", "rest")
 """What a thing does, shuffled anew each time round."""
 
@@ -161,8 +161,8 @@ class _Simulation:
         return _Actor(shape, colour, goal, radius, (dx, dy), int(self.rng.integers(NUM_ACTIONS)), cell)
 
     def _begin(self, index: int, actor: _Actor) -> None:
-        if self.rng.random() < 0.25:
-            self._add(actor, "away", self._length(2, 5), actor.cell, knots=self._outside(actor, actor.cell))
+        if self.rng.random() < 0.3:
+            self._add(actor, "away", self._length(2, 8), actor.cell, knots=self._outside(actor, actor.cell))
             actor.cell = -1
         else:
             self.taken[actor.cell] = index
@@ -173,7 +173,15 @@ class _Simulation:
         return int(self.rng.integers(halves[0], halves[1] + 1)) / 2
 
     def _add(
-        self, actor: _Actor, kind: Kind, length: float, target: int, *, knots: tuple = (), action: int = -1, partner: int = -1
+        self,
+        actor: _Actor,
+        kind: Kind,
+        length: float,
+        target: int,
+        *,
+        knots: tuple = (),
+        action: int = -1,
+        partner: int = -1,
     ) -> None:
         """Append a segment of `length` seconds; `knots` are (part of the time, x, y), by default standing still."""
         start, end = actor.now, actor.now + length
@@ -219,8 +227,9 @@ class _Simulation:
         """A point outside the frame at one of the sides nearest to the cell, as knots of a thing that waits there."""
         x, y = actor.stand(cell)
         row, column = divmod(cell, 3)
-        sides = [(column, (-OUTSIDE, y)), (2 - column, (1 + OUTSIDE, y)), (row, (x, -OUTSIDE)), (2 - row, (x, 1 + OUTSIDE))]
-        nearest = [point for distance, point in sides if distance == min(side[0] for side in sides)]
+        points = [(-OUTSIDE, y), (1 + OUTSIDE, y), (x, -OUTSIDE), (x, 1 + OUTSIDE)]
+        steps = [column, 2 - column, row, 2 - row]  # cells from the left, right, top and bottom side
+        nearest = [point for point, distance in zip(points, steps, strict=True) if distance == min(steps)]
         point = nearest[int(self.rng.integers(len(nearest)))]
         return (0, *point), (1, *point)
 

@@ -31,7 +31,8 @@ def write_mp4(path: str | Path, scene: Scene, *, fps: int = 8, size: int = 128) 
     path = Path(path)
     partial = path.with_name(path.name + ".part")
     with av.open(str(partial), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast", "bf": "0", "g": str(4 * fps)})
+        options = {"crf": "20", "preset": "veryfast", "bf": "0", "g": str(4 * fps)}
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, fps)

@@ -1,0 +1,186 @@
+"""Simple questions about one frame or one event, for the first part of a curriculum. Answers are one or a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..scenes import Event, Scene, Thing
+from ..vocabulary import (
+    ACTION_NAMES,
+    COLOUR_NAMES,
+    DIRECTION_NAMES,
+    REGION_NAMES,
+    SHAPE_NAMES,
+    box_text,
+    clock,
+    name_of,
+)
+from .context import Context
+from .future import direction_of
+from .hallucination import strange_name, yes_or_no
+from .past import other_boxes, other_regions
+from .types import Draft
+
+NOTHING = "nothing"
+
+
+def _now(context: Context) -> tuple[tuple[float, float], ...]:
+    return ((context.time, context.time),)
+
+
+def _bare(thing: Thing, time: float) -> str:
+    return thing.name(time).removeprefix("the ")
+
+
+def presence(context: Context) -> Draft | None:
+    there = [thing for thing in context.scene.things if context.scene.presence(thing, context.time)]
+    if not there or context.scene.count(context.time) is None:
+        return None
+    truth = context.truth("presence")
+    asked = context.some(there, 1)[0]
+    name = _bare(asked, context.time) if truth else _false_name(context, asked)
+    return Draft("presence", f"Is there a {name} in the picture?", *yes_or_no(truth), _now(context))
+
+
+def _false_name(context: Context, thing: Thing) -> str:
+    """A strange name; half of the time one that shares the colour or the shape with a thing that is there."""
+    half = context.rng.random()
+    colour, shape = thing.colour(context.time), thing.shape
+    alike = [(c, shape) for c in range(len(COLOUR_NAMES))]
+    names = [(colour, s) for s in range(len(SHAPE_NAMES))] if half < 0.25 else alike
+    taken = {(c, other.shape) for other in context.scene.things for _, c in other.colours}
+    free = [name_of(*name) for name in names if name not in taken]
+    return context.some(free, 1)[0] if free and half < 0.5 else strange_name(context).removeprefix("the ")
+
+
+def count(context: Context) -> Draft | None:
+    number = context.scene.count(context.time)
+    if number is None:
+        return None
+    wrong = tuple(str(other) for other in context.some(set(range(5)) - {number}, 3))
+    return Draft("count", "How many objects are in the picture?", str(number), wrong, _now(context))
+
+
+def _single(context: Context, key: Callable[[Thing], int]) -> Thing | None:
+    """A thing in full view whose colour or shape no other thing of the scene shares now."""
+    values = [key(thing) for thing in context.scene.things]
+    return context.pick(thing for thing in context.visible() if values.count(key(thing)) == 1)
+
+
+def colour(context: Context) -> Draft | None:
+    thing = _single(context, lambda thing: thing.shape)
+    if thing is None:
+        return None
+    answer = COLOUR_NAMES[thing.colour(context.time)]
+    wrong = tuple(context.some((name for name in COLOUR_NAMES if name != answer), 3))
+    return Draft("colour", f"What colour is the {SHAPE_NAMES[thing.shape]}?", answer, wrong, _now(context))
+
+
+def shape(context: Context) -> Draft | None:
+    thing = _single(context, lambda thing: thing.colour(context.time))
+    if thing is None:
+        return None
+    answer = SHAPE_NAMES[thing.shape]
+    wrong = tuple(context.some((name for name in SHAPE_NAMES if name != answer), 3))
+    text = f"What shape is the {COLOUR_NAMES[thing.colour(context.time)]} object?"
+    return Draft("shape", text, answer, wrong, _now(context))
+
+
+def where(context: Context) -> Draft | None:
+    thing = context.pick(context.visible())
+    if thing is None:
+        return None
+    cell = thing.at(context.time).place
+    text = f"Where is {thing.name(context.time)}?"
+    return Draft("where", text, REGION_NAMES[cell], other_regions(context, cell), _now(context))
+
+
+def box(context: Context) -> Draft | None:
+    thing = context.pick(context.visible())
+    if thing is None:
+        return None
+    cell = thing.at(context.time).place
+    text = f"What is the bounding box of {thing.name(context.time)}?"
+    return Draft("box", text, box_text(thing.box(cell)), other_boxes(context, thing, cell), _now(context))
+
+
+def what_at(context: Context) -> Draft | None:
+    thing = context.pick(context.visible())
+    if thing is None:
+        return None
+    answer = _bare(thing, context.time)
+    every = [name_of(c, s) for c in range(len(COLOUR_NAMES)) for s in range(len(SHAPE_NAMES))]
+    wrong = tuple(context.some((name for name in every if name != answer), 3))
+    text = f"What object is at the {REGION_NAMES[thing.at(context.time).place]}?"
+    return Draft("what_at", text, answer, wrong, _now(context))
+
+
+def action(context: Context) -> Draft | None:
+    thing = context.pick(context.visible())
+    if thing is None:
+        return None
+    segment = thing.at(context.time)
+    answer = ACTION_NAMES[segment.action] if segment.kind == "act" else NOTHING
+    wrong = tuple(context.some((name for name in (*ACTION_NAMES, NOTHING) if name != answer), 3))
+    return Draft("action", f"What is {thing.name(context.time)} performing?", answer, wrong, _now(context))
+
+
+def direction(context: Context) -> Draft | None:
+    thing = context.pick(context.scene.things)
+    answer = direction_of(context.scene, thing, context.time) if thing else None
+    if thing is None or answer not in DIRECTION_NAMES:
+        return None
+    text = f"In which direction does {thing.name(context.time)} move?"
+    wrong = tuple(name for name in DIRECTION_NAMES if name != answer)
+    return Draft("direction", text, answer, wrong, ((context.time - 1, context.time),))
+
+
+def _last_event(context: Context) -> Event | None:
+    """The last thing that happened, if nothing else happened within the second around it."""
+    past = [event for event in context.scene.events if event.time <= context.time]
+    if not past or past[-1].time > context.time - 0.5 or (len(past) > 1 and past[-2].time > past[-1].time - 1):
+        return None
+    return past[-1]
+
+
+def what_changed(context: Context) -> Draft | None:
+    event = _last_event(context)
+    if event is None:
+        return None
+
+    def ask(scene: Scene, thing: Thing) -> str | None:
+        happened = [other.text for other in scene.events if other.time <= context.time and other.thing == thing.index]
+        return happened[-1] if happened and "meets" not in happened[-1] else None
+
+    others = context.borrow(event.text, ask, 3)
+    if others is None or "meets" in event.text:
+        return None
+    name = context.scene.things[event.thing].name(event.time - 0.01)
+    wrong = tuple(f"{name} {text}" for text in others)
+    return Draft("what_changed", "What happened last?", f"{name} {event.text}", wrong, ((event.time, context.time),))
+
+
+def when_happened(context: Context) -> Draft | None:
+    event = _last_event(context)
+    if event is None:
+        return None
+
+    def ask(scene: Scene, thing: Thing) -> float | None:
+        times = [other.time for other in scene.events if other.time <= context.time - 0.5]
+        return times[-1] if times else None
+
+    others = context.spread(event.time, ask, 3, float, 1)
+    if others is None:
+        return None
+    text = f"{context.scene.sentence(event)}. When did this happen?"
+    wrong = tuple(f"at {clock(time)}" for time in others)
+    evidence = ((event.time, event.time + 0.5),)
+    return Draft("when_happened", text[0].upper() + text[1:], f"at {clock(event.time)}", wrong, evidence)
+
+
+TEMPLATES: dict[str, Callable[[Context], Draft | None]] = {
+    template.__name__: template
+    for template in (
+        presence, count, colour, shape, where, box, what_at, action, direction, what_changed, when_happened,
+    )
+}  # fmt: skip

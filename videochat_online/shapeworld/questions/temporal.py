@@ -1,0 +1,156 @@
+"""Temporal perception: AS in which order, SL when and how long, OES when a thing was on the screen."""
+
+from __future__ import annotations
+
+from ..scenes import Scene, Thing
+from ..vocabulary import ACTION_NAMES, NUM_ACTIONS, clock, duration, next_action
+from .context import Context, current_act, seen_acts
+from .past import last_acts
+from .types import Draft, Interval
+
+
+def _sequence(*actions: int) -> str:
+    return " -> ".join(ACTION_NAMES[action] for action in actions)
+
+
+def _recent(context: Context, num: int, *, idle: bool = False) -> tuple[Thing, list] | None:
+    """A thing with its last `num` actions."""
+    things = (thing for thing in context.scene.things if not idle or thing.at(context.time).kind != "act")
+    rows = ((thing, seen_acts(thing, context.time)[-num:]) for thing in things)
+    return context.pick(row for row in rows if len(row[1]) == num)
+
+
+LEAST_APART = 2.0
+SEQUENCE = "What is the sequence of actions {} has performed recently?"
+
+
+def last_two(context: Context) -> Draft | None:
+    """All options end in the same action: what is to be seen now does not give the answer away."""
+    choice = _recent(context, 2)
+    if choice is None:
+        return None
+    thing, (first, second) = choice
+    others = set(range(NUM_ACTIONS)) - {first.action, second.action}
+    wrong = tuple(_sequence(other, second.action) for other in others)
+    evidence = ((first.start, first.end), (second.start, min(second.end, context.time)))
+    text = SEQUENCE.format(thing.name(context.time))
+    return Draft("last_two", text, _sequence(first.action, second.action), wrong, evidence)
+
+
+def order_of_two(context: Context) -> Draft | None:
+    """Of a thing that is not acting now: its two actions in both orders, and one of them with a third."""
+    choice = _recent(context, 2, idle=True)
+    if choice is None:
+        return None
+    thing, (first, second) = choice
+    shared = (first, second)[int(context.rng.integers(2))].action
+    third = context.some(set(range(NUM_ACTIONS)) - {first.action, second.action}, 1)[0]
+    wrong = (_sequence(second.action, first.action), _sequence(shared, third), _sequence(third, shared))
+    evidence = ((first.start, first.end), (second.start, second.end))
+    text = SEQUENCE.format(thing.name(context.time))
+    return Draft("order_of_two", text, _sequence(first.action, second.action), wrong, evidence)
+
+
+def last_three(context: Context) -> Draft | None:
+    """The four routines that end in the same action."""
+    choice = _recent(context, 3)
+    if choice is None:
+        return None
+    thing, acts = choice
+    actions = [act.action for act in acts]
+    ways = []
+    for start in set(range(NUM_ACTIONS)) - {actions[2]}:
+        goal = next(goal for goal in range(4) if next_action(next_action(start, goal), goal) == actions[2])
+        ways.append(_sequence(start, next_action(start, goal), actions[2]))
+    answer = _sequence(*actions)
+    evidence = tuple((act.start, min(act.end, context.time)) for act in acts)
+    text = SEQUENCE.format(thing.name(context.time)).replace("sequence of", "sequence of three")
+    return Draft("last_three", text, answer, tuple(way for way in ways if way != answer), evidence)
+
+
+def _apart(scene: Scene) -> float:
+    """Seconds by which times among the options differ at least: more where everything is slower."""
+    return 0.5 + 1.5 * scene.pace
+
+
+def when_started(context: Context) -> Draft | None:
+    """When an action was last begun."""
+
+    def ask(scene: Scene, thing: Thing) -> tuple[float, int] | None:
+        act = context.pick(last_acts(thing, context.time))
+        return (act.start, act.action) if act else None
+
+    thing = context.pick(context.scene.things)
+    answer = ask(context.scene, thing) if thing else None
+    if thing is None or answer is None:
+        return None
+    wrong = context.spread(answer, ask, 3, lambda value: value[0], _apart(context.scene))
+    if wrong is None:
+        return None
+    start, action = answer
+    text = f"When did {thing.name(context.time)} last start the {ACTION_NAMES[action]}?"
+    options = tuple(f"at {clock(time)}" for time, _ in wrong)
+    return Draft("when_started", text, f"at {clock(start)}", options, ((max(0.0, start - 0.5), start + 1),))
+
+
+def elapsed(scene: Scene, thing: Thing, time: float) -> int | None:
+    """Whole seconds for which a thing in full view has been performing its action."""
+    act = current_act(thing, time)
+    if act is None or time - act.start != int(time - act.start) or not scene.standing(thing, time):
+        return None
+    return int(time - act.start)
+
+
+def how_long(context: Context) -> Draft | None:
+    """How long the present action has gone on: one of four lengths, where the scene shows all four at some moment."""
+    step = max(1, round(context.scene.pace))
+    lengths = [step * times for times in range(1, 5)]
+    found = context.occasions(elapsed)
+    if any(length not in found for length in lengths):
+        return None
+    answer, *others = context.some(lengths, 4)
+    thing, time = context.some(found[answer], 1)[0]
+    act = thing.at(time)
+    text = f"How long has {thing.name(time)} been performing the {ACTION_NAMES[act.action]}?"
+    wrong = tuple(map(duration, others))
+    return Draft("how_long", text, duration(answer), wrong, ((max(0.0, act.start - 0.5), time),), time)
+
+
+def last_absence(thing: Thing, time: float) -> Interval | None:
+    """The latest time span, over for a second at least, in which a thing was gone after it had been there."""
+    spans = [(part.start, part.end) for part in thing.absences if part.start > 0 and part.end <= time - 1]
+    return spans[-1] if spans else None
+
+
+def when_away(context: Context) -> Draft | None:
+    def ask(scene: Scene, thing: Thing) -> Interval | None:
+        return last_absence(thing, context.time)
+
+    thing = context.pick(context.scene.things)
+    answer = ask(context.scene, thing) if thing else None
+    wrong = context.spread(answer, ask, 3, sum, 2 * LEAST_APART) if answer else None
+    if thing is None or answer is None or wrong is None:
+        return None
+    options = tuple(f"from {clock(start)} to {clock(end)}" for start, end in (answer, *wrong))
+    text = f"When was {thing.name(context.time)} last away from the screen?"
+    return Draft("when_away", text, options[0], options[1:], ((answer[0] - 1, answer[1] + 1),))
+
+
+def last_return(thing: Thing, time: float) -> float | None:
+    """When a thing last came onto the screen."""
+    times = [part.end for part in thing.absences if part.end <= time - 1]
+    return times[-1] if times else None
+
+
+def when_back(context: Context) -> Draft | None:
+    def ask(scene: Scene, thing: Thing) -> float | None:
+        return last_return(thing, context.time)
+
+    thing = context.pick(context.scene.things)
+    answer = ask(context.scene, thing) if thing else None
+    wrong = context.spread(answer, ask, 3, float, _apart(context.scene)) if answer else None
+    if thing is None or answer is None or wrong is None:
+        return None
+    text = f"When did {thing.name(context.time)} last come onto the screen?"
+    options = tuple(f"at {clock(time)}" for time in wrong)
+    return Draft("when_back", text, f"at {clock(answer)}", options, ((max(0.0, answer - 0.5), answer + 1),))
