@@ -33,6 +33,7 @@ SAME_LAYER = {
     ("data", "processing"),
     ("streaming", "processing"),
     ("model_flags", "processing"),
+    ("pocket", "shapeworld"),  # the small model learns in the small world
     ("__main__", "cli"),
 }
 ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below
