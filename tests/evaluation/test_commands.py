@@ -83,7 +83,8 @@ def test_sliding_window_and_comparison(flags: list[object], tmp_path: Path, caps
 
     capsys.readouterr()
     assert run("compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "difference.json") == 0
-    assert "| headline | 6 |" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "| headline | 6 |" in output and "frames encoded: A " in output
     rows = json.loads((tmp_path / "difference.json").read_text())["differences"]
     assert rows[0]["difference"] == pytest.approx(rows[0]["accuracy_b"] - rows[0]["accuracy_a"])
     with pytest.raises(ValueError, match=r"is not the --output of an evaluation: no config\.json"):

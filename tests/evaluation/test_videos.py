@@ -79,6 +79,11 @@ def test_a_folder_with_frames_from_before_the_clip_is_put_on_the_clips_clock(tmp
     assert np.allclose(plain.timestamps, np.arange(30) / 10)
     more = open_task_video(task_at(1.0, "seq", fps=10.0, anchor=("frame21.jpg", 1.0)), library)
     assert np.allclose(more.timestamps, np.arange(30) / 10 - 1.0)
+    unknown = task_at(1.0, "seq", fps=10.0, anchor=("frame31.jpg", 1.0))
+    assert open_task_video(unknown, library).timestamps[0] == 0.0
+    assert "holds no frame31.jpg, so its first frame would be taken for second 0" in (
+        check_video(unknown, library) or ""
+    )
 
 
 def test_check_finds_what_is_missing_empty_broken_or_short(tmp_path: Path):

@@ -18,7 +18,7 @@ from .benchmarks import Benchmark, OVBench, OVOBench, StreamingBench
 from .benchmarks.ovbench import PROMPTS, SOURCES
 from .benchmarks.ovo_bench import REGIMES
 from .benchmarks.streaming_bench import PARTS
-from .comparison import compare, table_of
+from .comparison import compare, cost_line, table_of
 from .predictions import read_predictions
 from .run_setup import about_questions, asking_from_flags, responder_from_flags, settings_from_flags
 from .runner import BLIND_FOLDER, MODES, Run, Shard, benchmark_of, check, completed, execute, limited
@@ -165,6 +165,7 @@ def run_compare(options: argparse.Namespace) -> int:
     runs = [list(read_predictions(folder).values()) for folder in (options.a, options.b)]
     differences = compare(runs[0], runs[1], kinds[names[0]])
     print(table_of(differences))
+    print(cost_line(runs[0], runs[1]))
     if options.output:
         rows = [{**asdict(one), "difference": one.difference} for one in differences]
         found = {"a": str(options.a), "b": str(options.b), "differences": rows}

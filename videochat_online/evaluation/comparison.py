@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .scoring import Tally, headline, headline_of, interval
+from .summary import cost_of
 from .types import Prediction
 
 
@@ -61,6 +62,15 @@ def _difference(
     only_a = sum(x.correct and not y.correct for x, y in pairs)
     only_b = sum(y.correct and not x.correct for x, y in pairs)
     return Difference(name, len(pairs), float(a), float(b), *interval(spread), only_a, only_b)
+
+
+def cost_line(a: Sequence[Prediction], b: Sequence[Prediction]) -> str:
+    """What both runs cost; times compare only where both were measured on one machine."""
+    costs = [cost_of(rows) for rows in (a, b)]
+    frames = [cost["frames"] or 0 for cost in costs]
+    seconds = [cost["seconds"] or 0.0 for cost in costs]
+    ratio = f", B is {seconds[1] / seconds[0]:.2f} times A" if seconds[0] else ""
+    return f"frames encoded: A {frames[0]}, B {frames[1]}; seconds: A {seconds[0]:.1f}, B {seconds[1]:.1f}{ratio}"
 
 
 def table_of(differences: list[Difference]) -> str:

@@ -111,22 +111,31 @@ def _clock_offset(task: VideoTask, path: Path, reader: VideoReader) -> float:
     """Seconds on the questions' clock at which the first stored frame is shown."""
     if task.segment_start and reader.duration <= task.segment_start + SEGMENT_SLACK:
         return task.segment_start
-    if task.anchor and path.is_dir():
-        name, timestamp = task.anchor
-        names = [image.name for image in images_of_folder(path)]
-        if name in names:
-            offset = timestamp - float(reader.timestamps[names.index(name)])
-            return offset if abs(offset) > 0.5 / reader.fps else 0.0
-    return 0.0
+    number = _anchor_index(task, path)
+    if task.anchor is None or number is None:  # as published: the first frame of a folder is second 0
+        return 0.0
+    offset = task.anchor[1] - float(reader.timestamps[number])
+    return offset if abs(offset) > 0.5 / reader.fps else 0.0
+
+
+def _anchor_index(task: VideoTask, path: Path) -> int | None:
+    """Number of the frame whose time is known, in the folder's order."""
+    if task.anchor is None or not path.is_dir():
+        return None
+    names = [image.name for image in images_of_folder(path)]
+    return names.index(task.anchor[0]) if task.anchor[0] in names else None
 
 
 def check_video(task: VideoTask, library: VideoLibrary) -> str | None:
     """What keeps the questions of `task` from being asked, or None: missing, empty, broken, too short."""
     try:
+        path = library.find(task.names)
         video = open_task_video(task, library)
     except MediaError as error:
         return str(error)
     with video.reader:
+        if task.anchor and path.is_dir() and _anchor_index(task, path) is None:
+            return f"{path}: holds no {task.anchor[0]}, so its first frame would be taken for second 0"
         if video.end + END_SLACK < task.end:
             return f"{task.video}: ends at {video.end:.1f} s, but a question is asked at {task.end:.1f} s"
         if video.timestamps[0] > task.questions[0].timestamp:
