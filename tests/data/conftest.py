@@ -48,7 +48,9 @@ def greys(example: TrainingExample) -> list[int]:
 def config() -> VideoChatOnlineConfig:
     """16 px pictures, 4x4 maps; levels of 4x4, 2x2 and 1x1."""
     vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    return VideoChatOnlineConfig(vision_config={**vision, "image_size": 16, "patch_size": 2}, llm_config={"model_type": "phi3"})
+    return VideoChatOnlineConfig(
+        vision_config={**vision, "image_size": 16, "patch_size": 2}, llm_config={"model_type": "phi3"}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -113,11 +115,15 @@ def write_list(tmp_path: Path, media: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def make_dataset(write_list: Any, processor: Processor, config: VideoChatOnlineConfig) -> Callable[..., ConversationDataset]:
+def make_dataset(
+    write_list: Any, processor: Processor, config: VideoChatOnlineConfig
+) -> Callable[..., ConversationDataset]:
     """make_dataset([rows], entry={...}, processor=..., config=..., **settings)"""
 
     def make(rows: list[dict[str, Any]], *, entry: Any = None, **changes: Any) -> ConversationDataset:
         used = (changes.pop("processor", processor), changes.pop("config", config))
-        return ConversationDataset(read_lists([write_list({"set": rows}, **(entry or {}))]), *used, DataSettings(**changes))
+        return ConversationDataset(
+            read_lists([write_list({"set": rows}, **(entry or {}))]), *used, DataSettings(**changes)
+        )
 
     return make

@@ -10,7 +10,7 @@ import pytest
 
 from videochat_online.data.annotations import AnnotationError, Annotations
 
-ROWS = [{"id": 1, "text": "杯子 \"quoted\" ] , {"}, {"id": 2, "nested": [{"a": [1, 2]}]}, {"id": 3}]
+ROWS = [{"id": 1, "text": '杯子 "quoted" ] , {'}, {"id": 2, "nested": [{"a": [1, 2]}]}, {"id": 3}]
 
 
 @pytest.mark.parametrize("indent", [None, 2])

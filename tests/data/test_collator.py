@@ -18,7 +18,11 @@ def example(length: int, *, grids: tuple[int, ...] = (), seed: int = 0) -> Train
     """Ids seed*1000, +1, ...; loss on the second half; picture n of it is filled with seed + n / 10."""
     ids = [seed * 1000 + n for n in range(length)]
     labels = [-100 if n < length // 2 else id_ for n, id_ in enumerate(ids)]
-    pixels = torch.stack([torch.full((3, 2, 2), seed + n / 10) for n in range(len(grids))]) if grids else torch.zeros(0, 3, 2, 2)
+    pixels = (
+        torch.stack([torch.full((3, 2, 2), seed + n / 10) for n in range(len(grids))])
+        if grids
+        else torch.zeros(0, 3, 2, 2)
+    )
     return TrainingExample(ids, labels, pixels, list(grids), ("set", seed))
 
 
@@ -28,8 +32,12 @@ EXAMPLES = [example(5, grids=(4, 1), seed=1), example(3, seed=2), example(7, gri
 def test_padding():
     batch = PaddingCollator(PAD)(EXAMPLES)
     assert {name: tuple(value.shape) for name, value in batch.items()} == {
-        "input_ids": (3, 7), "labels": (3, 7), "attention_mask": (3, 7), "pixel_values": (3, 3, 2, 2), "image_grids": (3,),
-    }  # fmt: skip
+        "input_ids": (3, 7),
+        "labels": (3, 7),
+        "attention_mask": (3, 7),
+        "pixel_values": (3, 3, 2, 2),
+        "image_grids": (3,),
+    }
     for row, one in enumerate(EXAMPLES):
         length = len(one.input_ids)
         assert batch["input_ids"][row].tolist() == one.input_ids + [PAD] * (7 - length)
@@ -51,7 +59,9 @@ def test_texts_bring_no_pictures():
     assert set(PackingCollator(PAD, 10)([example(3)])) == {"input_ids", "labels", "attention_mask", "position_ids"}
 
 
-@pytest.mark.parametrize("collator", [PaddingCollator(PAD, pad_to_multiple=8), PackingCollator(PAD, 50, pad_to_multiple=8)])
+@pytest.mark.parametrize(
+    "collator", [PaddingCollator(PAD, pad_to_multiple=8), PackingCollator(PAD, 50, pad_to_multiple=8)]
+)
 def test_length_is_a_multiple(collator: Any):
     assert collator([example(9)])["input_ids"].shape == (1, 16)
 
@@ -68,7 +78,10 @@ def test_packing_fills_sequences():
 def test_pictures_follow_their_examples_into_the_sequences():
     examples = [example(6, grids=(1,), seed=1), example(6, grids=(2,), seed=2), example(2, grids=(4,), seed=3)]
     batch = PackingCollator(PAD, 8)(examples)
-    assert batch["input_ids"].tolist() == [examples[0].input_ids + examples[2].input_ids, [*examples[1].input_ids, PAD, PAD]]
+    assert batch["input_ids"].tolist() == [
+        examples[0].input_ids + examples[2].input_ids,
+        [*examples[1].input_ids, PAD, PAD],
+    ]
     assert batch["image_grids"].tolist() == [1, 4, 2]
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [1.0, 3.0, 2.0]
 
@@ -86,7 +99,9 @@ def test_every_token_of_a_packed_batch_sees_something():
 @pytest.mark.parametrize("seed", range(10))
 def test_packing_asks_for_exactly_the_labels_padding_asks_for(seed: int):
     rng = random.Random(seed)
-    examples = [example(rng.randrange(2, 20), grids=(rng.choice((1, 2, 4)),) * rng.randrange(3), seed=n) for n in range(9)]
+    examples = [
+        example(rng.randrange(2, 20), grids=(rng.choice((1, 2, 4)),) * rng.randrange(3), seed=n) for n in range(9)
+    ]
     padded, packed = PaddingCollator(PAD)(examples), PackingCollator(PAD, 25)(examples)
 
     def asked(batch: dict[str, torch.Tensor]) -> list[tuple[int, int]]:

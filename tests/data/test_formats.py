@@ -39,7 +39,12 @@ GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
         Sample("video", (Turn("Q", "A"),), video=Video(files=("1.jpg", "2.jpg"), fps=2)),
     ),
     "videochat2": (
-        {"video": "v.mp4", "start": 1, "end": 4.5, "QA": [{"i": "Do.", "q": "Q", "a": "A"}, {"i": "", "q": "R", "a": "B"}]},
+        {
+            "video": "v.mp4",
+            "start": 1,
+            "end": 4.5,
+            "QA": [{"i": "Do.", "q": "Q", "a": "A"}, {"i": "", "q": "R", "a": "B"}],
+        },
         Sample("video", (Turn("Do.\nQ", "A"), Turn("R", "B")), video=Video("v.mp4", clip=(1.0, 4.5))),
     ),
     "videochat2 caption": (
@@ -47,11 +52,25 @@ GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
         Sample("image", (Turn("Describe.", "A"),), images=("a.jpg",)),
     ),
     "online": (
-        {"video": "v", "clip": [2, 9], "need_reset_timestamp": True, "conversations": [*at(3, "Q", "A"), *at(3.5, "R", "B")]},
-        Sample("online", (Turn("Q", "A", 3.0), Turn("R", "B", 3.5)), video=Video("v", clip=(2.0, 9.0), reset_timestamps=True)),
+        {
+            "video": "v",
+            "clip": [2, 9],
+            "need_reset_timestamp": True,
+            "conversations": [*at(3, "Q", "A"), *at(3.5, "R", "B")],
+        },
+        Sample(
+            "online",
+            (Turn("Q", "A", 3.0), Turn("R", "B", 3.5)),
+            video=Video("v", clip=(2.0, 9.0), reset_timestamps=True),
+        ),
     ),
     "image files": (
-        {"video": "d", "fps": 1, "all_image_files": ["1.jpg", "2.jpg"], "conversations": talk("Q", "A", image_file="2.jpg")},
+        {
+            "video": "d",
+            "fps": 1,
+            "all_image_files": ["1.jpg", "2.jpg"],
+            "conversations": talk("Q", "A", image_file="2.jpg"),
+        },
         Sample("online", (Turn("Q", "A", None, "2.jpg"),), video=Video("d", ("1.jpg", "2.jpg"), 1)),
     ),
     "tracking": (
@@ -63,7 +82,7 @@ GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
             boxes=(Box(0.0, "[0.1, 0.2, 0.3, 0.4]"), Box(1.0, "[0.1, 0.25, 0.5, 1]")),
         ),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", GOOD)
@@ -76,7 +95,10 @@ def test_a_row_becomes_a_sample_and_stays_as_it_was(case: str):
 
 TRACKING = {"all_image_files": ["1.jpg"], "query_template": QUERY, "image_bboxes": BOXES[:1]}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown format": ({"id": 1, "caption": "a cat"}, r"unknown format: a row with 'id', 'caption'; expected 'conversations'"),
+    "unknown format": (
+        {"id": 1, "caption": "a cat"},
+        r"unknown format: a row with 'id', 'caption'; expected 'conversations'",
+    ),
     "nothing": ({}, "unknown format: a row with no fields"),
     "no answer": ({"conversations": talk("Q")}, "holds no answered question"),
     "nobody": ({"conversations": []}, "holds no answered question"),
@@ -93,8 +115,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "fps": ({"video": "v", "fps": 0, "QA": [{"q": "Q", "a": "A"}]}, "fps must be a number > 0, got 0"),
     "time text": ({"video": "v", "conversations": at("3 s", "Q", "A")}, "timestamps must be seconds, got '3 s'"),  # type: ignore[arg-type]
     "time nan": ({"video": "v", "conversations": at(float("nan"), "Q", "A")}, "timestamps must be finite"),
-    "time back": ({"video": "v", "conversations": [*at(3, "Q", "A"), *at(2, "Q", "A")]}, "must not go back, got 2.0 s after 3.0"),
-    "no time": ({"video": "v", "conversations": [*at(3, "Q", "A"), *talk("Q", "A")]}, "turn 1 .* neither timestamps nor"),
+    "time back": (
+        {"video": "v", "conversations": [*at(3, "Q", "A"), *at(2, "Q", "A")]},
+        "must not go back, got 2.0 s after 3.0",
+    ),
+    "no time": (
+        {"video": "v", "conversations": [*at(3, "Q", "A"), *talk("Q", "A")]},
+        "turn 1 .* neither timestamps nor",
+    ),
     "time without video": ({"conversations": at(3, "Q", "A")}, "need a 'video'"),
     "surrogate": ({"conversations": talk("Q", "\ud800")}, "the answer is not Unicode text at character 0"),
     "no boxes": ({**TRACKING, "image_bboxes": []}, "needs image_bboxes, got none"),
@@ -102,7 +130,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "boxes back": ({**TRACKING, "image_bboxes": BOXES[::-1]}, "timestamps of image_bboxes must ascend"),
     "no mark": ({**TRACKING, "query_template": {"value": "Track it."}}, "query_template must hold one <bbox>"),
     "tracking nothing": ({"query_template": QUERY, "image_bboxes": BOXES}, "needs 'all_image_files' or 'video'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -22,7 +22,11 @@ from videochat_online.processing import Processor
 
 from .conftest import at, talk
 
-CASES = [(template, case) for template in ("phi3-chat", "Hermes-2", "internvl2_5") for case in ("text1", "img1", "vid3", "two", "long")]
+CASES = [
+    (template, case)
+    for template in ("phi3-chat", "Hermes-2", "internvl2_5")
+    for case in ("text1", "img1", "vid3", "two", "long")
+]
 ONLINE = [*at(3.0, "What now?", "He walks."), *at(9.0, "<video>\nAnd now?", "He runs away.\nAt 3.0s, [0.1, 0.2]")]
 ROWS = {
     "image_video": [
@@ -49,7 +53,9 @@ def full_size() -> VideoChatOnlineConfig:
     """The recorded models' sizes: 64 px, 16x16 maps; the picture of two tiles has no thumbnail there."""
     vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     vision |= {"image_size": 64, "patch_size": 2}
-    return VideoChatOnlineConfig(vision_config=vision, llm_config={"model_type": "phi3"}, use_thumbnail=False, max_dynamic_patch=2)
+    return VideoChatOnlineConfig(
+        vision_config=vision, llm_config={"model_type": "phi3"}, use_thumbnail=False, max_dynamic_patch=2
+    )
 
 
 def expand(runs: list[list[list[int]]]) -> torch.Tensor:
@@ -59,7 +65,12 @@ def expand(runs: list[list[list[int]]]) -> torch.Tensor:
 @pytest.mark.parametrize("batch", ["image_video", "single_video"])
 @pytest.mark.parametrize(("model", "template"), [("phi3", "phi3-chat"), ("qwen2", "Hermes-2")])
 def test_batches_equal_the_published(
-    batch: str, model: str, template: str, tmp_path: Path, processors: dict[str, Processor], full_size: VideoChatOnlineConfig
+    batch: str,
+    model: str,
+    template: str,
+    tmp_path: Path,
+    processors: dict[str, Processor],
+    full_size: VideoChatOnlineConfig,
 ):
     recorded: dict[str, Any] = json.loads((Path(__file__).parent / "recorded_batches.json").read_text())[model][batch]
     Image.new("RGB", (128, 64), "red").save(tmp_path / "wide.png")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from videochat_online.config import MemoryConfig
-from videochat_online.data.footage import ShownFrame, Showing
+from videochat_online.data.footage import Showing, ShownFrame
 from videochat_online.data.formats import read_row
 from videochat_online.data.layout import check_placeholders, lay_out_frames, lay_out_images
 from videochat_online.data.sample import SampleError
@@ -24,7 +24,10 @@ def frames(*seconds: float) -> tuple[ShownFrame, ...]:
 
 def lay_out(row: dict[str, Any], *groups: tuple[ShownFrame, ...], with_times: bool = False) -> list[tuple[Any, ...]]:
     sample = read_row(row)
-    return [message.parts for message in lay_out_frames(sample, Showing(sample.turns, groups), MEMORY, with_times=with_times).messages]
+    return [
+        message.parts
+        for message in lay_out_frames(sample, Showing(sample.turns, groups), MEMORY, with_times=with_times).messages
+    ]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,11 @@ def test_images_without_placeholders_stand_first():
 def test_a_system_message_is_kept_and_answers_hold_no_pictures():
     row = {"conversations": [{"from": "system", "value": "S"}, *talk("Q", "write <image> and <video>")]}
     layout = lay_out_images(read_row(row), [], 2)
-    assert layout.messages == [Message("system", ("S",)), Message("user", ("Q",)), Message("assistant", ("write <image> and <video>",))]
+    assert layout.messages == [
+        Message("system", ("S",)),
+        Message("user", ("Q",)),
+        Message("assistant", ("write <image> and <video>",)),
+    ]
     assert layout.grids == []
 
 
@@ -87,7 +94,10 @@ BAD = {
     "too many": ({"image": "a", "conversations": talk("<image><image>", "A")}, "2 <image> placeholders for 1 images"),
     "too few": ({"image": ["a", "b"], "conversations": talk("<image>", "A")}, "1 <image> placeholders for 2 images"),
     "none to see": ({"conversations": talk("<image>\nQ", "A")}, "1 <image> placeholders for 0 images"),
-    "twice": ({"video": "v", "conversations": talk("<video><video>", "A")}, "turn 0 holds 2 <video>; expected one at most"),
+    "twice": (
+        {"video": "v", "conversations": talk("<video><video>", "A")},
+        "turn 0 holds 2 <video>; expected one at most",
+    ),
     "images": ({"video": "v", "conversations": talk("<image><image>", "A")}, "turn 0 holds 2 <image>"),
     "again": ({"video": "v", "conversations": talk("Q", "A", "<video>", "B")}, "turn 1 holds 1 <video>; expected none"),
 }

@@ -12,7 +12,12 @@ import pytest
 from videochat_online.data.registry import collect_lists, read_lists
 
 ROOT = Path(__file__).parents[2]
-ENTRY = {"annotation": "${ANNO_ROOT}/a.json", "data_root": "${DATA_ROOT}/videos", "data_augment": False, "repeat_time": 1}
+ENTRY = {
+    "annotation": "${ANNO_ROOT}/a.json",
+    "data_root": "${DATA_ROOT}/videos",
+    "data_augment": False,
+    "repeat_time": 1,
+}
 ENVIRONMENT = {"ANNO_ROOT": "/anno", "DATA_ROOT": "/data"}
 ONLINE = {
     "coin_sl", "hirest_sl", "anet_dvc", "youcook_dvc", "charades_tg", "didemo_tg", "queryd_tg", "hirest_tg", "ava_stad",
@@ -26,7 +31,9 @@ def write(path: Path, value: Any) -> Path:
 
 
 def test_paths_come_from_the_environment_and_start_at_the_list(tmp_path: Path):
-    path = write(tmp_path / "list.json", {"a": ENTRY, "b": {"annotation": "rows/b.jsonl", "data_root": ".", "repeat_time": 0.5}})
+    path = write(
+        tmp_path / "list.json", {"a": ENTRY, "b": {"annotation": "rows/b.jsonl", "data_root": ".", "repeat_time": 0.5}}
+    )
     first, second = read_lists([path], ENVIRONMENT)
     assert (first.annotation, first.data_root) == (Path("/anno/a.json"), Path("/data/videos"))
     assert (second.annotation, second.data_root) == (tmp_path / "rows/b.jsonl", tmp_path)
@@ -68,7 +75,9 @@ def test_all_problems_come_together(tmp_path: Path):
     bad = write(tmp_path / "bad.json", {"a": ENTRY, "b": {**ENTRY, "rot": 1}, "c": {**ENTRY, "repeat_time": -1}})
     sets, problems = collect_lists([good, bad, tmp_path / "no.json"], ENVIRONMENT)
     assert [one.name for one in sets] == ["a"]
-    assert [word in problem for word, problem in zip(("two lists", "'rot'", "-1", "no.json"), problems, strict=True)] == [True] * 4
+    assert [
+        word in problem for word, problem in zip(("two lists", "'rot'", "-1", "no.json"), problems, strict=True)
+    ] == [True] * 4
 
 
 def test_the_shipped_lists_hold_the_recipe():

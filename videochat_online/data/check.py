@@ -75,9 +75,9 @@ class SetReport:
     kinds: dict[str, int] = field(default_factory=dict)
     questions: int = 0
     images: int = 0
-    """Different still images."""
+    """Different still images, by name."""
     videos: int = 0
-    """Different videos."""
+    """Different videos, by name."""
     seconds: float = 0.0
     """Of the different videos, whole."""
     shown_seconds: float = 0.0

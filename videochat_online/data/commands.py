@@ -32,7 +32,7 @@ def _add_check(commands: Any) -> None:
     parser = commands.add_parser(
         "check",
         help="open every file and report every problem",
-        description="Open every file that the lists name; check clips, timestamps, boxes and placeholders. All problems "
+        description="Open every file that the lists name; check clips, timestamps, boxes, placeholders. All problems "
         "come in one report, and the exit status is 1 if there are any. Of a video only the first frame is decoded.",
         epilog="example: DATA_ROOT=/data ANNO_ROOT=/data/anno videochat-online data check anno_data/stage2_online.json",
     )
@@ -121,9 +121,7 @@ def as_table(report: Report) -> str:
         numbers = [str(getattr(one, count)) for count in counts]
         cells.append([one.name, *numbers, f"{one.seconds / 3600:.2f}", str(one.problems)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
-    ]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
     count = len(report.problems)
     summary = "no problems" if count == 0 else f"{count} problem{'s' if count > 1 else ''}:"
     return "\n".join([*lines, "", summary, *(f"  {problem}" for problem in report.problems)])

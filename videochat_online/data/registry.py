@@ -47,9 +47,7 @@ KEYS = tuple(field.name for field in fields(DataSet) if field.name != "name")
 NEEDED = tuple(field.name for field in fields(DataSet) if field.name != "name" and field.default is MISSING)
 
 
-def read_lists(
-    paths: Iterable[str | os.PathLike[str]], environment: Mapping[str, str] | None = None
-) -> list[DataSet]:
+def read_lists(paths: Iterable[str | os.PathLike[str]], environment: Mapping[str, str] | None = None) -> list[DataSet]:
     """The sets of several lists, in order. ValueError with everything that is wrong, naming file, set and key.
 
     `environment` stands in for os.environ.

@@ -1,0 +1,168 @@
+"""`data check`: everything that is wrong, in one report; nothing where nothing is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videochat_online.data.check import Report, box_problem, check_lists
+
+from .conftest import at, talk
+
+QUERY = {"from": "human", "value": "Follow <bbox>."}
+NAMES = [f"img{number:05}.png" for number in range(30)]
+TRACK: dict[str, Any] = {"video": "named", "all_image_files": NAMES, "fps": 5, "query_template": QUERY}
+GOOD = [
+    {"conversations": talk("Q", "A", "R", "B")},
+    {"image": ["wide.png", "small.png"], "conversations": talk("<image><image>Q", "A")},
+    {"video": "video", "clip": [2, 10.4], "conversations": [*at(3, "Q", "A"), *at(10.9, "R", "[0.1, 0.2, 0.3, 1.0]")]},
+    {"video": "video.mp4", "clip": [2, 6], "need_reset_timestamp": True, "conversations": at(4, "Q", "A")},
+    {"video": "frames", "fps": 2, "conversations": talk("<video>\nQ", "A")},
+    {"video": "named", "fps": 5, "conversations": talk("Q", "A", image_file="img00004.png")},
+    {**TRACK, "image_bboxes": [{"timestamp": n, "bbox": f"[0, 0.1, 0.{n + 1}, 1]"} for n in range(6)]},
+    {**TRACK, "image_bboxes": [{"timestamp": 1, "bbox": [0, 2, 15, 16]}]},
+]
+
+
+def problems(report: Report, row: int) -> list[str]:
+    return [problem.message for problem in report.problems if problem.row == row]
+
+
+def test_good_data_has_no_problems(write_list: Any):
+    report = check_lists([write_list({"good": GOOD}, repeat_time=2)])
+    assert report.problems == []
+    (one,) = report.sets
+    assert (one.rows, one.samples, one.questions, one.images, one.videos) == (8, 16, 10, 2, 5)
+    assert one.kinds == {"text": 1, "image": 1, "video": 1, "online": 3, "tracking": 2}
+    assert one.seconds == pytest.approx(10 + 10 + 6 + 6 + 6)  # each name that a row gives
+    assert one.shown_seconds == pytest.approx(8 + 4 + 6 + 6 + 6 + 6)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown format": ({"caption": "a"}, "unknown format: a row with 'caption'"),
+    "missing video": ({"video": "gone", "QA": [{"q": "Q", "a": "A"}]}, "gone: does not exist"),
+    "zero bytes": ({"video": "empty.mp4", "QA": [{"q": "Q", "a": "A"}]}, "empty.mp4: is empty"),
+    "not a video": ({"video": "text.mp4", "QA": [{"q": "Q", "a": "A"}]}, "not a video"),
+    "missing image": ({"image": "gone.png", "conversations": talk("Q", "A")}, "gone.png: does not exist"),
+    "broken image": ({"image": ["small.png", "broken.png"], "conversations": talk("Q", "A")}, "broken.png: is broken"),
+    "broken frame": ({"video": "torn", "conversations": talk("Q", "A")}, "2.png: is empty"),
+    "missing frame": (
+        {"video": ["frames/0.png", "frames/99.png"], "conversations": talk("Q", "A")},
+        "99.png: does not exist",
+    ),
+    "clip": (
+        {"video": "video", "clip": [5, 30], "QA": [{"q": "Q", "a": "A"}]},
+        "clip 5 to 30 s goes past the end of the video, which lasts 10.0 s",
+    ),
+    "past the end": (
+        {"video": "video", "conversations": at(12, "Q", "A")},
+        "timestamp 12 s lies past the end of the part shown, at 10.0 s",
+    ),
+    "past the clip": (
+        {"video": "video", "clip": [1, 4], "conversations": at(6, "Q", "A")},
+        "timestamp 6 s lies past the end of the part shown, at 4.0 s",
+    ),
+    "past the reset clip": (
+        {"video": "video", "clip": [5, 8], "need_reset_timestamp": True, "conversations": at(6, "Q", "A")},
+        "timestamp 6 s lies past the end of the part shown, at 3.0 s",
+    ),
+    "before the clip": (
+        {"video": "video", "clip": [5, 8], "conversations": at(2, "Q", "A")},
+        "timestamp 2 s lies before the part shown, which starts at 5.0",
+    ),
+    "box time": (
+        {**TRACK, "image_bboxes": [{"timestamp": 9, "bbox": "[0, 0, 1, 1]"}]},
+        "timestamp 9 s lies past the end",
+    ),
+    "box outside": (
+        {**TRACK, "image_bboxes": [{"timestamp": 1, "bbox": "[0.5, 0, 1.2, 1]"}]},
+        "the box at 1 s lies outside the frame of 1 x 1",
+    ),
+    "box in pixels": (
+        {**TRACK, "image_bboxes": [{"timestamp": 1, "bbox": [0, 0, 17, 16]}]},
+        "lies outside the frame of 16 x 16",
+    ),
+    "box in words": (
+        {"video": "video", "conversations": at(2, "Q", "It is at [0.5, 0, 0.2, 1]")},
+        "the box in turn 0 lies outside .* or is turned round",
+    ),
+    "named frame": (
+        {"video": "named", "conversations": talk("Q", "A", image_file="x.png")},
+        "image_file 'x.png' is none of the 30 frames",
+    ),
+    "image count": (
+        {"image": "small.png", "conversations": talk("<image><image>", "A")},
+        "2 <image> placeholders for 1 images",
+    ),
+    "video count": ({"video": "video", "conversations": talk("<video><video>", "A")}, "turn 0 holds 2 <video>"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_media(media: Path) -> None:
+    (media / "text.mp4").write_text("no video")
+    (media / "broken.png").write_bytes((media / "small.png").read_bytes()[:40])
+    (media / "torn").mkdir()
+    (media / "torn/1.png").write_bytes((media / "small.png").read_bytes())
+    (media / "torn/2.png").touch()
+
+
+def test_every_problem_comes_in_one_report(write_list: Any, bad_media: None):
+    import re
+
+    rows = [row for row, _ in BAD.values()]
+    report = check_lists([write_list({"bad": [*rows, *GOOD], "good": GOOD})])
+    for number, (case, (_, message)) in enumerate(BAD.items()):
+        found = problems(report, number)
+        assert any(re.search(message, text) for text in found), (case, found)
+        assert len(found) == 1, (case, found)
+    assert len(report.problems) == len(BAD)
+    assert [one.problems for one in report.sets] == [len(BAD), 0]
+    assert json.loads(json.dumps(report.to_dict()))["ok"] is False
+
+
+def test_lists_and_annotations_are_part_of_the_report(write_list: Any, tmp_path: Path):
+    path = write_list({"good": GOOD})
+    entries = json.loads(path.read_text())
+    (tmp_path / "torn.json").write_text('[{"conversations": []},\n {"conv')
+    for name, change in (
+        ("gone", {"annotation": "gone.json"}),
+        ("torn", {"annotation": "torn.json"}),
+        ("typo", {"repeat": 1}),
+    ):
+        entries[name] = {**entries["good"], **change}
+    path.write_text(json.dumps(entries))
+    report = check_lists([path, str(tmp_path / "no.json")])
+    assert [one.name for one in report.sets] == ["good"]
+    text = "\n".join(map(str, report.problems))
+    for message in (
+        "gone.json does not exist",
+        "torn.json, line 2, column 3: not json",
+        "unknown key 'repeat'",
+        "no.json: cannot be read",
+    ):
+        assert message in text
+    assert len(report.problems) == 4
+
+
+def test_workers_find_the_same(write_list: Any, bad_media: None, monkeypatch: pytest.MonkeyPatch):
+    import videochat_online.data.check as check
+
+    path = write_list({"bad": [row for row, _ in BAD.values()]})
+    alone = check_lists([path])
+    monkeypatch.setattr(check, "FEW_FILES", 0)
+    assert check_lists([path], num_workers=2) == alone
+
+
+@pytest.mark.parametrize(
+    ("text", "is_good"),
+    [
+        ("[0, 0, 1, 1]", True), ("At [0.5,0.5,0.5,0.5]", True), ("[0, 0, 64, 48]", True), ("[10, 10, 64.5, 20]", False),
+        ("[-0.1, 0, 1, 1]", False), ("[0, 0, 1]", False), ("nowhere", False), ("[0.6, 0, 0.5, 1]", False),
+    ],
+)  # fmt: skip
+def test_boxes_in_shares_and_in_pixels(text: str, is_good: bool):
+    assert (box_problem(text, (64, 48)) is None) == is_good
