@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     from .bench.commands import add_bench_command
     from .chat import add_chat_command
+    from .data.commands import add_data_command
+    from .evaluation.commands import add_eval_commands
     from .info import add_info_command
 
     parser = argparse.ArgumentParser(
@@ -43,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_chat_command(commands)
     add_info_command(commands)
+    add_data_command(commands)
+    add_eval_commands(commands)
     add_bench_command(commands)
     return parser
 
