@@ -136,6 +136,14 @@ def test_the_words_of_lmms_eval(tmp_path: Path):
         OVBench("mine")
 
 
+def test_a_question_keeps_the_id_it_comes_with(tmp_path: Path):
+    assert load_flat(tmp_path, RECORD).questions[0].id == "coin/00000"
+    assert load_flat(tmp_path, {**RECORD, "id": "mine"}).questions[0].id == "mine"
+    (tmp_path / "coin.json").write_text(json.dumps([{**RECORD, "id": "mine"}] * 2))
+    with pytest.raises(ValueError, match="1 ids stand for several questions, such as 'mine'"):
+        OVBench().load(tmp_path)
+
+
 def streaming_record(video_id: str, **changes: Any) -> dict[str, Any]:
     question = {
         "question": "Which way will the horse go?",

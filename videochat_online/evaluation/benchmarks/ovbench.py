@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -138,6 +138,7 @@ class OVBench(Benchmark):
             records = json.loads(path.read_text(encoding="utf-8"))
             parse = self._streaming_tasks if is_streaming_layout(records, path) else self._flat_tasks
             tasks += parse(records, path)
+        _refuse_equal_ids(tasks, annotations)
         return [task for task in tasks if task.questions[0].source.lower() in splits]
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
@@ -178,7 +179,7 @@ class OVBench(Benchmark):
         if options.count(record["answer"]) != 1:
             raise ValueError(f"{where}: the answer {record['answer']!r} must be exactly one of {options}")
         answer = chr(ord("A") + options.index(record["answer"]))
-        return self._question(f"{source}/{number:05d}", sub_task, source, record, options, answer)
+        return self._question(record.get("id", f"{source}/{number:05d}"), sub_task, source, record, options, answer)
 
     def _streaming_tasks(self, records: list[dict[str, Any]], path: Path) -> list[VideoTask]:
         return [self._streaming_video(record, path) for record in records if record["questions"]]
@@ -193,7 +194,7 @@ class OVBench(Benchmark):
             if sub_task is None or sub_task.category != row["answer_type"]:
                 raise ValueError(f"{where}: no sub-task {row['sub_answer_type']!r} in {row['answer_type']!r}")
             options = [_without_letter(option, i, where) for i, option in enumerate(row["options"])]
-            question_id = f"{video}#q{number}"
+            question_id = row.get("id", f"{video}#q{number}")
             questions.append(self._question(question_id, sub_task, source, row, options, row["answer"]))
         absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
         return VideoTask(
@@ -222,6 +223,13 @@ class OVBench(Benchmark):
             labels=labels,
             options=tuple(options),
         )
+
+
+def _refuse_equal_ids(tasks: list[VideoTask], annotations: Path) -> None:
+    """Predictions are kept by id: two questions of one id would be one."""
+    counts = Counter(question.id for task in tasks for question in task.questions)
+    if twice := [question_id for question_id, count in counts.items() if count > 1]:
+        raise ValueError(f"{annotations}: {len(twice)} ids stand for several questions, such as {twice[0]!r}")
 
 
 def is_streaming_layout(records: Any, path: Path) -> bool:
