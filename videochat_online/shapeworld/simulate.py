@@ -186,8 +186,10 @@ class _Simulation:
         """Append a segment of `length` seconds; `knots` are (part of the time, x, y), by default standing still."""
         start, end = actor.now, actor.now + length
         place = actor.cell if actor.cell >= 0 else target
-        knots = knots or ((0, *actor.stand(place)), (1, *actor.stand(target)))
-        timed = tuple((start + part * length, x, y) for part, x, y in knots)
+        if knots:
+            timed = tuple((start + part * length, x, y) for part, x, y in knots)
+        else:
+            timed = (start, *actor.stand(place)), (end, *actor.stand(target))
         actor.segments.append(Segment(kind, start, end, place, target, timed, action, partner))
         actor.now = end
 
@@ -197,7 +199,7 @@ class _Simulation:
         if actor.cell == self.wall:
             return self._move(index, actor)
         if not actor.cycle:
-            actor.cycle = [str(kind) for kind in self.rng.permutation(CYCLE)]
+            actor.cycle = [CYCLE[place] for place in self.rng.permutation(len(CYCLE)).tolist()]
         kind = actor.cycle.pop()
         if kind == "act":
             self._add(actor, "act", self._length(2.5, 5), actor.cell, action=actor.action)

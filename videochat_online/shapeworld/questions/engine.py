@@ -16,7 +16,7 @@ Template = Callable[[Context], Draft | None]
 Templates = tuple[tuple[float, Template], ...]
 
 TEMPLATES: dict[str, Templates] = {
-    "AA": ((1.0, future.next_act),),
+    "AA": ((1.0, future.next_action),),
     "GSP": ((0.6, future.next_step), (0.4, future.goal)),
     "MP": ((1.0, future.movement),),
     "AP": ((0.4, hallucination.action_at_region), (0.6, hallucination.still_count)),

@@ -15,7 +15,7 @@ def other_actions(context: Context, action: int, num: int = 3) -> tuple[str, ...
     return tuple(context.some((name for name in ACTION_NAMES if name != ACTION_NAMES[action]), num))
 
 
-def next_act(context: Context) -> Draft | None:
+def next_action(context: Context) -> Draft | None:
     """Needs the present action and the one before it: together they tell the routine."""
     choice = context.pick((thing, act) for thing, act in context.acting() if len(seen_acts(thing, context.time)) > 1)
     if choice is None:

@@ -132,7 +132,7 @@ def when_away(context: Context) -> Draft | None:
     if thing is None or answer is None or wrong is None:
         return None
     options = tuple(f"from {clock(start)} to {clock(end)}" for start, end in (answer, *wrong))
-    text = f"When was {thing.name(context.time)} last away from the screen?"
+    text = f"When was {thing.name(context.time)} last out of sight?"
     return Draft("when_away", text, options[0], options[1:], ((answer[0] - 1, answer[1] + 1),))
 
 
@@ -151,6 +151,6 @@ def when_back(context: Context) -> Draft | None:
     wrong = context.spread(answer, ask, 3, float, _apart(context.scene)) if answer else None
     if thing is None or answer is None or wrong is None:
         return None
-    text = f"When did {thing.name(context.time)} last come onto the screen?"
+    text = f"When did {thing.name(context.time)} last come into sight?"
     options = tuple(f"at {clock(time)}" for time in wrong)
     return Draft("when_back", text, f"at {clock(answer)}", options, ((max(0.0, answer - 0.5), answer + 1),))

@@ -1,0 +1,233 @@
+"""Writes a world to disk: videos, OVBench annotations, training annotations. Safe to interrupt and to repeat.
+
+    DIR/manifest.json                     what was asked for, and what came out
+    DIR/videos/*.mp4                      one file a scene
+    DIR/ovbench/ava.json coin.json tao.json streaming.json
+    DIR/train/*.json                      only for split "train": samples, and the lists stage1.json and stage2.json
+    DIR/images/*.png DIR/frames/*/*.jpg   frames of the image and tracking samples
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from . import samples
+from .annotations import VideoQuestions, flat_files, streaming_item
+from .questions import SUB_TASKS, Decks, ask_questions, default_times
+from .render import render_frames
+from .scenes import Scene
+from .simulate import LEVELS, SPLITS, sample_stream
+from .video import write_mp4
+
+VERSION = 1
+SEEDS_PER_WORLD = 1_000_000
+TRACK_FPS = 2
+TRACK_EVERY = 4
+"""Each n-th video gets a tracking sample."""
+IMAGES_PER_VIDEO = 2
+DATA_ROOT = "${DATA_ROOT}"
+OFFLINE, ONLINE = ("offline_video", "offline_qa", "offline_image"), ("dialogue", "narration", "grounding", "tracking")
+
+
+class BuildError(ValueError):
+    """The folder cannot become the world that was asked for."""
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What to build; the same values always give the same world."""
+
+    videos: int
+    seed: int = 0
+    split: str = "train"
+    seconds: tuple[float, ...] = (30.0,)
+    """Lengths the videos take in turn."""
+    level: tuple[int, ...] = (2,)
+    """Levels the videos take in turn, each with every length."""
+    pace: float | None = None
+    fps: int = 8
+    size: int = 128
+    questions: int = 16
+    """OVBench questions a video."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seconds", tuple(float(value) for value in self.seconds))
+        object.__setattr__(self, "level", tuple(self.level))
+        if not 1 <= self.videos <= SEEDS_PER_WORLD:
+            raise ValueError(f"videos must be from 1 to {SEEDS_PER_WORLD}, got {self.videos}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.split not in SPLITS[:3]:
+            raise ValueError(f"unknown split {self.split!r}, expected one of {', '.join(SPLITS[:3])}")
+        if not self.seconds or min(self.seconds) < 10:
+            raise ValueError(f"a world's videos last 10 seconds or more, got {self.seconds}")
+        if not self.level or any(level not in LEVELS for level in self.level):
+            raise ValueError(f"unknown level in {self.level}, expected some of {', '.join(map(str, LEVELS))}")
+        if self.fps < 1 or self.size < 32 or self.size % 2:
+            raise ValueError(f"need fps >= 1 and an even size >= 32, got fps {self.fps} and size {self.size}")
+
+    def scene(self, number: int) -> Scene:
+        """Scene of video `number`; worlds of different seeds share none."""
+        seconds = self.seconds[number % len(self.seconds)]
+        level = self.level[number // len(self.seconds) % len(self.level)]
+        seed = self.seed * SEEDS_PER_WORLD + number
+        return sample_stream(seed, self.split, level, seconds, pace=self.pace)
+
+    def scenes(self) -> Iterator[tuple[Scene, str]]:
+        """Every scene with the name of its video."""
+        for number in range(self.videos):
+            scene = self.scene(number)
+            yield scene, f"{scene.key}.mp4"
+
+    def rng(self, purpose: str, number: int = 0) -> np.random.Generator:
+        """Chance for one purpose and video, independent of all others."""
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), number, *purpose.encode()])
+
+
+def build_world(folder: str | Path, config: WorldConfig, *, progress: bool = True) -> dict[str, Any]:
+    """1. Claim the folder. 2. Render missing videos. 3. Ask. 4. Training samples. 5. The manifest, returned."""
+    folder = Path(folder)
+    _claim(folder, config)
+    for scene, video in _bar(config, "videos", progress):
+        path = folder / "videos" / video
+        if not path.exists():
+            write_mp4(path, scene, fps=config.fps, size=config.size)
+    asked = _ask(config, progress)
+    _write_ovbench(folder, config, asked)
+    counts = _write_training(folder, config, progress) if config.split == "train" else {}
+    manifest = {
+        **_recipe(config),
+        "complete": True,
+        "questions": dict(Counter(question.sub_task for _, _, questions in asked for question in questions)),
+        "samples": counts,
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _recipe(config: WorldConfig) -> dict[str, Any]:
+    return {"generator": "shapeworld", "version": VERSION, "config": json.loads(json.dumps(asdict(config)))}
+
+
+def _claim(folder: Path, config: WorldConfig) -> None:
+    """Make the folder, or make sure that it holds this very world."""
+    path = folder / "manifest.json"
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise BuildError(f"{path} is not a world's manifest: {error}") from error
+        if {key: found.get(key) for key in _recipe(config)} != _recipe(config):
+            asked = _recipe(config)["config"]
+            raise BuildError(f"{folder} holds another world: {found.get('config')}, asked for {asked}")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise BuildError(f"{folder} is not empty and holds no world; expected a new or empty folder")
+    for name in ("videos", "ovbench"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_json(path, {**_recipe(config), "complete": False})
+
+
+def _ask(config: WorldConfig, progress: bool) -> list[VideoQuestions]:
+    """The OVBench questions of all videos, with answers and letters even over the whole world."""
+    decks = Decks(config.rng("decks"))
+    asked: list[VideoQuestions] = []
+    for number, (scene, video) in enumerate(_bar(config, "questions", progress)):
+        times = [time for time in default_times(scene) if time >= min(10.0, scene.seconds / 3)]
+        rng = config.rng("questions", number)
+        asked.append((scene, video, ask_questions(scene, SUB_TASKS, config.questions, rng, times, decks=decks)))
+    return asked
+
+
+def _write_ovbench(folder: Path, config: WorldConfig, asked: list[VideoQuestions]) -> None:
+    for source, items in flat_files(asked).items():
+        write_json(folder / "ovbench" / f"{source}.json", items)
+    write_json(folder / "ovbench" / "streaming.json", [streaming_item(*row, config.fps) for row in asked])
+
+
+def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[str, int]:
+    """All training samples and the two lists; returns how many samples each file holds."""
+    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *ONLINE)}
+    decks = Decks(config.rng("training decks"))
+    for number, (scene, name) in enumerate(_bar(config, "samples", progress)):
+        rng, video = config.rng("training", number), f"videos/{name}"
+        files["offline_video"] += samples.offline_video(scene, video, rng, decks)
+        files["offline_qa"] += samples.offline_qa(scene, video, rng, decks)
+        files["offline_image"] += _images(folder, config, scene, rng, decks)
+        files["dialogue"].append(samples.online_dialogue(scene, video, rng, decks))
+        files["narration"].append(samples.online_narration(scene, video, rng))
+        grounding = samples.online_grounding(scene, video, rng)
+        files["grounding"] += [grounding] if grounding else []
+        files["tracking"] += _track(folder, config, scene) if number % TRACK_EVERY == 0 else []
+    for name, rows in files.items():
+        write_json(folder / "train" / f"{name}.json", rows)
+    for stage, names in (("stage1", OFFLINE), ("stage2", (*OFFLINE, *ONLINE))):
+        write_json(folder / "train" / f"{stage}.json", data_list([name for name in names if files[name]]))
+    return {name: len(rows) for name, rows in files.items()}
+
+
+def data_list(names: list[str]) -> dict[str, dict[str, Any]]:
+    """A list of data sets as in anno_data/; DATA_ROOT is the world's folder."""
+    return {
+        f"shapeworld_{name}": {
+            "annotation": f"{DATA_ROOT}/train/{name}.json",
+            "data_root": DATA_ROOT,
+            "data_augment": False,
+            "repeat_time": 1,
+        }
+        for name in names
+    }
+
+
+def _images(
+    folder: Path, config: WorldConfig, scene: Scene, rng: np.random.Generator, decks: Decks
+) -> list[samples.Sample]:
+    rows = []
+    for time in rng.permutation(default_times(scene))[:IMAGES_PER_VIDEO].tolist():
+        name = f"images/{scene.key}-{time:g}.png"
+        _save_frame(folder / name, scene, time, config.size)
+        rows.append(samples.offline_image(scene, name, time, rng, decks))
+    return rows
+
+
+def _track(folder: Path, config: WorldConfig, scene: Scene) -> list[samples.Sample]:
+    found = samples.longest_view(scene)
+    if found is None:
+        return []
+    thing, begin, end = found
+    times = np.arange(begin, end, 1 / TRACK_FPS).tolist()
+    name = f"frames/{scene.key}"
+    for number, time in enumerate(times):
+        _save_frame(folder / name / f"{number + 1:06d}.jpg", scene, time, config.size)
+    return [samples.tracking(scene, name, thing, times, TRACK_FPS)]
+
+
+def _save_frame(path: Path, scene: Scene, time: float, size: int) -> None:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"part-{path.name}")
+        Image.fromarray(render_frames(scene, [time], size)[0]).save(partial, quality=95)
+        os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The file is there whole or not at all; the same value gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _bar(config: WorldConfig, what: str, progress: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(config.scenes(), desc=what, total=config.videos, disable=not progress)

@@ -1,0 +1,114 @@
+"""`videochat-online world build | preview | stats`: argument parsing for the world, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .simulate import LEVELS, SPLITS, sample_stream
+
+
+def add_world_commands(subparsers: Any) -> None:
+    """Add `world` to a parser's sub-commands; each leaf sets `func`, (arguments) -> exit code."""
+    world = subparsers.add_parser("world", help="ShapeWorld: a generated world with exact answers")
+    commands = world.add_subparsers(dest="world_command", required=True, metavar="COMMAND")
+    _add_build(commands)
+    _add_preview(commands)
+    _add_stats(commands)
+
+
+def _add_scene_options(parser: argparse.ArgumentParser, *, split: str, seconds: float) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="which scenes (default 0)")
+    parser.add_argument("--split", choices=SPLITS[:3], default=split, help=f"default {split}; splits share no scene")
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[seconds], metavar="T", help="lengths, taken in turn"
+    )
+    parser.add_argument(
+        "--level", type=int, nargs="+", default=[2], choices=sorted(LEVELS), help="difficulties, taken in turn"
+    )
+    parser.add_argument("--pace", type=float, help="how much slower than in 30 seconds (default: by length)")
+
+
+def _add_build(commands: Any) -> None:
+    parser = commands.add_parser("build", help="write videos, OVBench annotations and training annotations")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="new, empty, or the same world unfinished")
+    parser.add_argument("--videos", type=int, default=16, metavar="N", help="number of videos (default 16)")
+    _add_scene_options(parser, split="train", seconds=30.0)
+    parser.add_argument("--fps", type=int, default=8, help="frames a second (default 8)")
+    parser.add_argument("--size", type=int, default=128, help="side of a frame in pixels (default 128)")
+    parser.add_argument("--questions", type=int, default=16, help="OVBench questions a video (default 16)")
+    parser.set_defaults(func=run_build)
+
+
+def _add_preview(commands: Any) -> None:
+    parser = commands.add_parser("preview", help="draw a contact sheet of scenes with their questions")
+    parser.add_argument("image", type=Path, metavar="OUT.png")
+    parser.add_argument("--scenes", type=int, default=2, help="how many scenes (default 2)")
+    parser.add_argument("--questions", type=int, default=8, help="questions a scene (default 8)")
+    _add_scene_options(parser, split="train", seconds=30.0)
+    parser.set_defaults(func=run_preview)
+
+
+def _add_stats(commands: Any) -> None:
+    parser = commands.add_parser("stats", help="count questions and measure what can be answered without looking")
+    parser.add_argument("--scenes", type=int, default=200, help="scenes to ask about (default 200)")
+    parser.add_argument("--train-scenes", type=int, default=400, help="scenes the blind reader learns from")
+    _add_scene_options(parser, split="test", seconds=30.0)
+    parser.set_defaults(func=run_stats)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    from .build import WorldConfig, build_world
+
+    config = WorldConfig(
+        args.videos, args.seed, args.split, tuple(args.seconds), tuple(args.level), args.pace, args.fps, args.size,
+        args.questions,
+    )  # fmt: skip
+    manifest = build_world(args.folder, config)
+    asked, made = manifest["questions"], manifest["samples"]
+    totals = f"{sum(asked.values())} questions, {sum(made.values())} training samples"
+    print(f"{args.folder}: {config.videos} videos, {totals}")
+    if made:
+        print(f"train on it with DATA_ROOT={args.folder} and {args.folder}/train/stage1.json or stage2.json")
+    return 0
+
+
+def run_preview(args: argparse.Namespace) -> int:
+    from .preview import write_preview
+
+    scenes = [
+        sample_stream(
+            args.seed + number, args.split, args.level[number % len(args.level)],
+            args.seconds[number % len(args.seconds)], pace=args.pace,
+        )
+        for number in range(args.scenes)
+    ]  # fmt: skip
+    print(write_preview(args.image, scenes, args.questions))
+    return 0
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    """The table of sub-tasks: how many questions, chance, and the baselines that see no frame."""
+    from .blind import blind_scores
+    from .build import WorldConfig
+    from .questions import ask_questions
+
+    def ask(split: str, num: int) -> list:
+        config = WorldConfig(num, args.seed, split, tuple(args.seconds), tuple(args.level), args.pace)
+        return [question for scene, _ in config.scenes() for question in ask_questions(scene)]
+
+    learn = "dev" if args.split == "train" else "train"
+    test = ask(args.split, args.scenes)
+    scores = blind_scores(ask(learn, args.train_scenes), test)
+    now = Counter(question.sub_task for question in test if question.visible_now)
+    print("sub-task   questions  visible now  chance  letter  reader  (percent; the reader sees text only)")
+    for name, score in sorted(scores.items(), key=lambda row: (row[0] == "all", row[0])):
+        share = 100 * (now.total() if name == "all" else now[name]) / score.num
+        numbers = (100 * score.chance, 100 * score.letter, 100 * score.reader)
+        print(f"{name:10} {score.num:9d}  {share:11.0f}  " + "  ".join(f"{value:6.1f}" for value in numbers))
+    if not test:
+        print("nothing to ask", file=sys.stderr)
+    return 0 if test else 1

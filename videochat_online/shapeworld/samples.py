@@ -1,0 +1,181 @@
+"""Training samples about scenes, in the formats the ordinary loaders read.
+
+Offline: LLaVA video and image conversations, VideoChat2-IT rows. Online: dialogues, narrations and temporal grounding
+whose human turns carry `timestamps`, and tracking with boxes. Pure functions of a scene and a random generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .labels import caption
+from .questions import Decks, Question, ask_perception, ask_questions, default_times
+from .scenes import Scene, Thing
+from .vocabulary import ACTION_NAMES, clock, duration
+
+Sample = dict[str, Any]
+VIDEO, IMAGE = "<video>\n", "<image>\n"
+
+SUMMARIZE = "Summarize the events up to the current frame that were not mentioned before."
+DESCRIBE = "Describe the events in this video."
+CAPTION = "Describe the picture."
+ANSWER = "Answer the question about the video."
+CHOOSE = "Choose the right option."
+TRACK = "Track the object at <bbox>."
+
+
+def turns(question: Question, *, options: bool, at: bool = False, media: str = "") -> list[Sample]:
+    """Human and assistant turn; `at` adds when the question is asked. With options the answer is the letter."""
+    human: Sample = {"from": "human", "value": media + question.prompt(options=options, time=options)}
+    if at:
+        human["timestamps"] = question.time
+    return [human, {"from": "gpt", "value": question.letter if options else question.answer}]
+
+
+def _mixed(scene: Scene, num: int, rng: np.random.Generator, times: Sequence[float], decks: Decks) -> list[Question]:
+    """Questions of the sub-tasks and simple ones, half and half, in order of time."""
+    hard = ask_questions(scene, None, num - num // 2, rng, times, decks=decks)
+    simple = ask_perception(scene, None, num // 2, rng, times, decks=decks)
+    return sorted([*hard, *simple], key=lambda question: question.time)
+
+
+def last_moment(scene: Scene) -> float:
+    """The last half second at which the video still shows a frame."""
+    return default_times(scene)[-1]
+
+
+def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
+    """LLaVA: one sample tells what happened in the whole video, another holds questions asked at its end.
+
+    Apart, because who has read the events need not look to answer.
+    """
+    conversation: list[Sample] = []
+    for question in _mixed(scene, 8, rng, [last_moment(scene)], decks):
+        conversation += turns(question, options=bool(rng.random() < 0.5), media="" if conversation else VIDEO)
+    told = _said(VIDEO + DESCRIBE, narration(scene, 0.0, last_moment(scene)))
+    rows = [("events", told), ("questions", conversation)]
+    return [{"id": f"{scene.key}/{kind}", "video": video, "conversations": said} for kind, said in rows if said]
+
+
+def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
+    """VideoChat2-IT: rows of one to three questions about the video up to a moment."""
+    rows = []
+    for time in rng.permutation(default_times(scene))[:4].tolist():
+        questions = _mixed(scene, 3, rng, [time], decks)
+        choose = bool(rng.random() < 0.5)
+        qa = [
+            {
+                "i": CHOOSE if choose else ANSWER,
+                "q": question.prompt(options=choose, time=choose),
+                "a": question.letter if choose else question.answer,
+            }
+            for question in questions
+        ]
+        rows += [{"video": video, "start": 0.0, "end": time, "QA": qa}] if qa else []
+    return rows
+
+
+def offline_image(scene: Scene, image: str, time: float, rng: np.random.Generator, decks: Decks) -> Sample:
+    """LLaVA: the caption of one frame and simple questions about it."""
+    kinds = ("presence", "count", "colour", "shape", "where", "box", "what_at", "action")
+    conversation = _said(IMAGE + CAPTION, caption(scene, time))
+    for question in ask_perception(scene, kinds, 4, rng, [time], decks=decks):
+        choose = bool(rng.random() < 0.5)
+        value = question.prompt(options=choose, time=False)
+        conversation += _said(value, question.letter if choose else question.answer)
+    return {"id": f"{scene.key}/image-{time:g}", "image": image, "conversations": conversation}
+
+
+def _said(question: str, answer: str) -> list[Sample]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def _online(scene: Scene, video: str, kind: str, conversation: list[Sample]) -> Sample:
+    return {
+        "id": f"{scene.key}/{kind}", "video": video, "clip": [0.0, scene.seconds], "need_reset_timestamp": False,
+        "conversations": conversation,
+    }  # fmt: skip
+
+
+def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: Decks, num: int = 8) -> Sample:
+    """Questions at their moments while the stream goes on; about every second one with options."""
+    conversation: list[Sample] = []
+    for question in _mixed(scene, num, rng, default_times(scene), decks):
+        conversation += turns(question, options=bool(rng.random() < 0.5), at=True, media=VIDEO)
+    return _online(scene, video, "dialogue", conversation)
+
+
+def narration(scene: Scene, after: float, until: float) -> str:
+    """The events in (after, until], one a line: "12.0s: the red circle performs the spin."; "Nothing." if none."""
+    events = [event for event in scene.events if after < event.time <= until]
+    return "\n".join(f"{clock(event.time)}: {scene.sentence(event)}." for event in events) or "Nothing."
+
+
+def online_narration(scene: Scene, video: str, rng: np.random.Generator) -> Sample:
+    """Dense captioning: now and then, what happened since the last time."""
+    conversation: list[Sample] = []
+    before, time, last = 0.0, 0.0, last_moment(scene)
+    while time < last:
+        time = min(last, time + float(rng.integers(8, 17)) / 2 * scene.pace // 0.5 * 0.5)
+        conversation += _asked(VIDEO + SUMMARIZE, time, narration(scene, before, time))
+        before = time
+    return _online(scene, video, "narration", conversation)
+
+
+def _asked(question: str, time: float, answer: str) -> list[Sample]:
+    return [{"from": "human", "value": question, "timestamps": time}, {"from": "gpt", "value": answer}]
+
+
+def online_grounding(scene: Scene, video: str, rng: np.random.Generator) -> Sample | None:
+    """When an action took place; asked while it goes on ("12.0s - now") or after it. None without actions."""
+    moments = default_times(scene)
+    rows = [(thing, act) for thing in scene.things for act in thing.acts if act.start + 1 <= moments[-1]]
+    conversation: list[Sample] = []
+    asked = []
+    for place in rng.permutation(len(rows))[:6]:
+        thing, act = rows[place]
+        asked.append((float(rng.choice([time for time in moments if time >= act.start + 1])), thing, act))
+    for time, thing, act in sorted(asked, key=lambda row: (row[0], row[2].start)):
+        latest = [other for other in thing.acts if other.action == act.action and other.start + 1 <= time][-1]
+        end = "now" if latest.end > time else clock(latest.end)
+        length = duration(min(latest.end, time) - latest.start)
+        question = f"When did {thing.name(time)} last perform the {ACTION_NAMES[act.action]}?"
+        conversation += _asked(VIDEO + question, time, f"{clock(latest.start)} - {end} (duration: {length})")
+    return _online(scene, video, "grounding", conversation) if conversation else None
+
+
+def longest_view(scene: Scene) -> tuple[Thing, float, float] | None:
+    """The thing that stays in full or moving view for longest, and from when to when; None below 3 seconds."""
+    best: tuple[Thing, float, float] | None = None
+    for thing in scene.things:
+        begin: float | None = None
+        for segment in thing.segments:
+            if segment.kind not in ("rest", "act", "move", "meet") or scene.passes_wall(segment):
+                begin = None
+                continue
+            begin = segment.start if begin is None else begin
+            end = min(segment.end, last_moment(scene))
+            if end - begin >= 3 and (best is None or end - begin > best[2] - best[1]):
+                best = (thing, begin, end)
+    return best
+
+
+def tracking(scene: Scene, folder: str, thing: Thing, times: Sequence[float], fps: float) -> Sample:
+    """One thing followed through a folder of frames 000001.jpg, ... taken at `times`; time 0 is the first frame."""
+    boxes = []
+    for number, time in enumerate(times):
+        x, y = thing.position(time)
+        r = thing.radius
+        corners = (min(1.0, max(0.0, value)) for value in (x - r, y - r, x + r, y + r))
+        boxes.append({"timestamp": number / fps, "bbox": "[" + ", ".join(f"{value:.2f}" for value in corners) + "]"})
+    return {
+        "id": f"{scene.key}/track",
+        "video": folder,
+        "fps": fps,
+        "all_image_files": [f"{number + 1:06d}.jpg" for number in range(len(times))],
+        "image_bboxes": boxes,
+        "query_template": {"from": "human", "value": VIDEO + TRACK},
+    }
