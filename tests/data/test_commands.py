@@ -33,9 +33,9 @@ def run(*arguments: object) -> int:
 def test_check_prints_a_table(write_list: Any, capsys: pytest.CaptureFixture):
     assert run("check", write_list({"first": ROWS, "second": ROWS[:1]}, repeat_time=3)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["set", "rows", "samples", "questions", "images", "videos", "hours", "problems"]
-    assert lines[1].split() == ["first", "2", "6", "3", "0", "1", "0.00", "0"]
-    assert lines[2].split() == ["second", "1", "3", "1", "0", "0", "0.00", "0"]
+    assert lines[0].split() == ["set", "rows", "samples", "questions", "images", "videos", "duration", "problems"]
+    assert lines[1].split() == ["first", "2", "6", "3", "0", "1", "0:00:10", "0"]
+    assert lines[2].split() == ["second", "1", "3", "1", "0", "0", "0:00:00", "0"]
     assert lines[-1] == "no problems"
 
 

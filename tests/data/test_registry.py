@@ -41,7 +41,10 @@ def test_paths_come_from_the_environment_and_start_at_the_list(tmp_path: Path):
 
 
 WRONG = {
-    "unset variable": ({"a": ENTRY}, "data set 'a' needs the environment variable DATA_ROOT"),
+    "unset variable": (
+        {"a": ENTRY},
+        "the environment variable DATA_ROOT is not set, 1 of 1 data sets need it",
+    ),
     "unknown key": ({"a": {**ENTRY, "repeat_times": 2}}, "unknown key 'repeat_times'.*did you mean 'repeat_time'"),
     "InternVL's key": ({"a": {**ENTRY, "root": "x"}}, "unknown key 'root'.*did you mean 'data_root'"),
     "no annotation": ({"a": {"data_root": "x"}}, "annotation must be a path, got None"),
@@ -78,6 +81,13 @@ def test_all_problems_come_together(tmp_path: Path):
     assert [
         word in problem for word, problem in zip(("two lists", "'rot'", "-1", "no.json"), problems, strict=True)
     ] == [True] * 4
+
+
+def test_a_variable_that_nobody_set_is_one_problem_of_all_its_sets(tmp_path: Path):
+    path = write(tmp_path / "list.json", {"a": ENTRY, "b": ENTRY, "c": {"annotation": "c.json", "data_root": "."}})
+    sets, problems = collect_lists([path], {"DATA_ROOT": ""})
+    assert [one.name for one in sets] == ["c"]
+    assert [name in problem for name, problem in zip(("ANNO_ROOT", "DATA_ROOT"), problems, strict=True)] == [True, True]
 
 
 def test_the_shipped_lists_hold_the_recipe():

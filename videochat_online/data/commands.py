@@ -116,15 +116,21 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
 def as_table(report: Report) -> str:
     """Counts of each set, then every problem on its own line."""
     counts = ("rows", "samples", "questions", "images", "videos")
-    cells = [["set", *counts, "hours", "problems"]]
+    cells = [["set", *counts, "duration", "problems"]]
     for one in report.sets:
         numbers = [str(getattr(one, count)) for count in counts]
-        cells.append([one.name, *numbers, f"{one.seconds / 3600:.2f}", str(one.problems)])
+        cells.append([one.name, *numbers, _clock(one.seconds), str(one.problems)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
     count = len(report.problems)
     summary = "no problems" if count == 0 else f"{count} problem{'s' if count > 1 else ''}:"
     return "\n".join([*lines, "", summary, *(f"  {problem}" for problem in report.problems)])
+
+
+def _clock(seconds: float) -> str:
+    """h:mm:ss"""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _progress_bar(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:

@@ -185,10 +185,13 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         return prepared, rendered
 
     def example(self, prompted: Prompted) -> TrainingExample:
-        """Decode the pictures of a prepared sample."""
+        """Decode the pictures of a prepared sample, one at a time: a clip in its own size may be gigabytes."""
         layout, pictures = prompted.prepared.layout, prompted.prepared.read()
         if prompted.data_set.data_augment:
             pictures = augment(pictures, prompted.seed)
-        pixel_values = self.processor.frames(list(pictures))
+        size = self.processor.transform.size
+        pixel_values = torch.empty(len(layout.grids), 3, size, size)
+        for place, picture in zip(pixel_values, pictures, strict=True):
+            place.copy_(self.processor.frames([picture])[0])
         rendered = prompted.rendered
         return TrainingExample(rendered.ids, rendered.labels, pixel_values, layout.grids, prompted.source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -54,7 +55,11 @@ class LengthEstimator:
         self._max_tiles = data_set.max_dynamic_patch or self.settings.max_dynamic_patch or self.config.max_dynamic_patch
         self._fixed = self._length(())
         self._turn = self._length((), num_turns=2) - self._fixed
-        self._frame = self._length(frame_parts([(99, 100.0, 1)])) - self._fixed - 1
+        frame = self._length(frame_parts([(99, 100.0, 1)])) - self._fixed - 1
+        memory = self.config.memory_config
+        grids = scheduled_grids(self.settings.max_frames, memory.every, memory.grids)
+        self._frames = list(accumulate((tokens_of_grid(grid) + frame for grid in grids), initial=0))
+        """Tokens of the first n frames."""
         self._image = self._length((Image(1),)) - self._fixed - 1
         self._per_byte = self._tokens_per_byte(examples)
 
@@ -74,9 +79,7 @@ class LengthEstimator:
 
     def _film(self, sample: Sample) -> int:
         num_frames = min(self.settings.max_frames, max(1, math.ceil(self._seconds(sample) * self.settings.fps)))
-        memory = self.config.memory_config
-        grids = scheduled_grids(num_frames, memory.every, memory.grids)
-        return sum(tokens_of_grid(grid) + self._frame for grid in grids)
+        return self._frames[num_frames]
 
     def _seconds(self, sample: Sample) -> float:
         """How much of the video is seen, as far as the row says it; endless where it does not."""

@@ -16,6 +16,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -71,7 +73,16 @@ def collect_lists(
         except ValueError as error:
             problems.append(str(error))
             continue
+        unset = _unset_variables(entries, environment)
+        problems += [
+            f"{path}: the environment variable {variable} is not set, {len(names)} of {len(entries)} data sets need it "
+            f"({names[0]!r}, ...); export {variable}=/a/folder"
+            for variable, names in unset.items()
+        ]
+        left_out = {name for names in unset.values() for name in names}
         for name, values in entries.items():
+            if name in left_out:
+                continue
             try:
                 data_set = _data_set(path, name, values, environment)
             except ValueError as error:
@@ -110,19 +121,21 @@ class DuplicateKeyError(ValueError):
     """A json object names a key twice; Python would keep the last without a word."""
 
 
-def expand(path: Path, name: str, text: str, environment: Mapping[str, str]) -> Path:
-    """`text` with ${NAME} filled in; relative to the list's folder. ValueError names a variable that is not set."""
+def _unset_variables(entries: dict[str, Any], environment: Mapping[str, str]) -> dict[str, list[str]]:
+    """Each variable that paths name and nobody set -> the sets that need it."""
+    unset: dict[str, list[str]] = {}
+    for name, values in entries.items():
+        texts = [values[key] for key in NEEDED if isinstance(values, dict) and isinstance(values.get(key), str)]
+        for variable in dict.fromkeys(VARIABLE.findall(" ".join(texts))):
+            if not environment.get(variable):
+                unset.setdefault(variable, []).append(name)
+    return unset
 
-    def value(match: re.Match[str]) -> str:
-        variable = match.group(1)
-        if not environment.get(variable):
-            raise ValueError(
-                f"{path}: data set {name!r} needs the environment variable {variable} ({text}), which is not set; "
-                f"export {variable}=/a/folder"
-            )
-        return environment[variable]
 
-    return path.absolute().parent / Path(re.sub(r"\$\{(\w+)\}", value, text)).expanduser()
+def _expand(path: Path, text: str, environment: Mapping[str, str]) -> Path:
+    """`text` with ${NAME} filled in; relative to the list's folder."""
+    filled = VARIABLE.sub(lambda match: environment[match.group(1)], text)
+    return path.absolute().parent / Path(filled).expanduser()
 
 
 def _data_set(path: Path, name: str, values: Any, environment: Mapping[str, str]) -> DataSet:
@@ -137,7 +150,7 @@ def _data_set(path: Path, name: str, values: Any, environment: Mapping[str, str]
     for key in NEEDED:
         if not isinstance(values.get(key), str) or not values[key]:
             raise ValueError(f"{where}: {key} must be a path, got {values.get(key)!r}")
-    paths = {key: expand(path, name, values[key], environment) for key in NEEDED}
+    paths = {key: _expand(path, values[key], environment) for key in NEEDED}
     try:
         return DataSet(name, **{**values, **paths})
     except ValueError as error:
