@@ -19,7 +19,8 @@ def step_gradients(trainer, batches: list[dict]) -> tuple[float, dict[str, torch
     """Loss and gradients of one step over these batches, by the trainer's own functions."""
     trainer.model.zero_grad()
     trainer.model.eval()  # no drop path: the two ways to batch would draw other random numbers
-    batches, count = trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+    counted = ({**batch, "num_tokens": 0, "num_images": 0} for batch in batches)
+    batches, count = trainer.get_batch_samples(counted, len(batches), torch.device("cpu"))
     loss = torch.zeros(())
     for batch in batches:
         part = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count)

@@ -70,6 +70,9 @@ class Examples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
 

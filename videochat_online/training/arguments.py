@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ..data.mixing import Mixing
+from ..data.settings import FrameTimes
+
 Batching = Literal["shuffled", "grouped", "packed"]
 Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal["tensorboard", "wandb", "none"]
@@ -60,7 +63,13 @@ class TrainingConfig:
     """tokens of a sequence at most"""
     batching: Batching = "grouped"
     """shuffled, grouped (samples of like length together) or packed (several samples fill one sequence)"""
-    max_failed_share: float = 0.01
+    max_dynamic_patch: int | None = None
+    """tiles a still image is cut into at most, where its set does not say (default: the model's number)"""
+    frame_times: FrameTimes = "online"
+    """whose frames carry their second: those of dialogues with timestamps, all, or none"""
+    mixing: Mixing = "proportional"
+    """sqrt: a set's share of an epoch goes with the square root of its size"""
+    max_failed_share: float = 0.05
     """share of samples that may be unreadable before the run ends with an error"""
     num_workers: int = 4
     """processes that read data, for each training process"""
@@ -138,6 +147,8 @@ class TrainingConfig:
             self._require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
         for name in ("warmup", "weight_decay", "max_grad_norm", "num_workers"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
+        patches = self.max_dynamic_patch
+        self._require("max_dynamic_patch", patches is None or patches >= 1, "at least 1")
         self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "-1 or at least 1")
 
     def _require(self, name: str, holds: bool, what: str) -> None:

@@ -1,11 +1,12 @@
 """Which samples stand together in a batch, for every epoch and process; and the picture a batch without one borrows.
 
-The order follows from seed and epoch alone, never from the number of processes: batch number n of an epoch goes to
-process n mod world size, so that the steps of one process and of many hold the same samples.
+The plans themselves are data.sampler's. Here a step is shared out so that it holds the same samples on any number of
+processes: batch n of a step goes to process n mod world size.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,99 +14,83 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
+from ..data.sampler import PlannedBatches, fill_share, grouping_plan, packing_plan
 from .arguments import SettingError, TrainingConfig
-
-GROUPS_SORTED_TOGETHER = 50
-"""Steps whose samples are sorted by length together: enough for little padding, few enough to stay shuffled."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What one epoch's batches are made of."""
+    """What every epoch's steps are made of."""
 
-    lengths: tuple[int, ...]
+    lengths: Sequence[int]
     """Tokens of each sample, estimated."""
-    batching: str
-    batch_size: int
+    config: TrainingConfig
     batches_per_step: int
     """Over all processes."""
-    seed: int
-    sequences: tuple[tuple[int, ...], ...] = ()
-    """With packing: the samples of each sequence, the same in every epoch."""
+    packs: Sequence[Sequence[int]] = ()
+    """With packing: the samples of each batch, the same in every epoch."""
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The samples of each batch; neighbours make up a step, the order of steps is `ProcessBatches`' business."""
+        if self.config.batching == "packed":
+            return [list(pack) for pack in self.packs]
+        seed = self.config.seed * 1_000_003 + epoch
+        if self.config.batching == "grouped":
+            return grouping_plan(self.lengths, self.config.batch_size, seed=seed, num_ranks=self.batches_per_step)
+        order = random.Random(f"{seed}/shuffling").sample(range(len(self.lengths)), len(self.lengths))
+        return [order[first : first + self.config.batch_size] for first in range(0, len(order), self.config.batch_size)]
 
     @property
     def num_batches(self) -> int:
-        units = len(self.sequences) if self.batching == "packed" else len(self.lengths)
-        return -(-units // self.batch_size)
+        return len(self.packs) or -(-len(self.lengths) // self.config.batch_size)
 
     @property
     def num_steps(self) -> int:
-        """Steps of one epoch; the last may be smaller."""
+        """Steps of one epoch."""
         return -(-self.num_batches // self.batches_per_step)
 
-    def batches(self, epoch: int) -> list[list[int]]:
-        """The epoch's batches, each the indices of its samples, in the order of training."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        if self.batching == "packed":
-            order = torch.randperm(len(self.sequences), generator=generator).tolist()
-            return [
-                [index for number in order[start : start + self.batch_size] for index in self.sequences[number]]
-                for start in range(0, len(order), self.batch_size)
-            ]
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        if self.batching == "grouped":
-            order = self._grouped(order, generator)
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-
-    def _grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
-        """Samples of like length next to each other, step after step in random order; an incomplete step stays last."""
-        step = self.batch_size * self.batches_per_step
-        together = step * GROUPS_SORTED_TOGETHER
-        steps: list[list[int]] = []
-        for start in range(0, len(order), together):
-            chunk = sorted(order[start : start + together], key=lambda index: -self.lengths[index])
-            steps += [chunk[first : first + step] for first in range(0, len(chunk), step)]
-        rest = [steps.pop()] if len(steps[-1]) < step else []
-        shuffled = [steps[number] for number in torch.randperm(len(steps), generator=generator).tolist()]
-        return [index for one in shuffled + rest for index in one]
+    @property
+    def padding_share(self) -> float:
+        """Of the first epoch's positions, by the estimated lengths."""
+        packed = self.config.batching == "packed"
+        return 1 - fill_share(self.lengths, self.batches(0), max_length=self.config.max_length if packed else None)
 
 
 class ProcessBatches(Sampler[list[int]]):
-    """The share of one process in each epoch's batches.
+    """The share of one process in each epoch's batches, step after step.
 
-    Every process gets as many: where the batches do not divide, the first of the epoch are used once more.
+    All steps are of one size: where the samples do not fill the last one, some of the epoch are used once more.
     """
 
     def __init__(self, plan: BatchPlan, *, world_size: int = 1, rank: int = 0) -> None:
         self.plan = plan
-        self.world_size = world_size
-        self.rank = rank
+        self.places = range(rank, plan.batches_per_step, world_size)  # this process's batches of a step
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.plan.num_batches // self.world_size)
+        return self.plan.num_steps * len(self.places)
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self.plan.batches(self.epoch)
-        for number in range(self.rank, len(self) * self.world_size, self.world_size):
-            yield batches[number % len(batches)]
+        batches, size = self.plan.batches(self.epoch), self.plan.batches_per_step
+        shares = [PlannedBatches(batches, seed=self.plan.config.seed, rank=n, num_ranks=size) for n in self.places]
+        for share in shares:
+            share.set_epoch(self.epoch)
+        for step in zip(*shares, strict=True):
+            yield from step
 
 
-def accumulation(config: TrainingConfig, world_size: int, samples_per_unit: float) -> int:
+def accumulation(config: TrainingConfig, world_size: int, samples_per_batch: float) -> int:
     """Batches each process adds up for one step.
 
-    Args:
-        samples_per_unit: 1, or with packing the mean number of samples in a sequence: the step then holds
-            --global-batch-size samples in the mean, as nearly as whole sequences on all processes allow.
-
-    Raises SettingError where, without packing, the numbers do not divide.
+    With packing a step holds --global-batch-size samples in the mean, as nearly as whole batches on all processes
+    allow. Without, the numbers must divide; SettingError where they do not.
     """
-    at_once = world_size * config.batch_size
     if config.batching == "packed":
-        return max(1, round(config.global_batch_size / (samples_per_unit * at_once)))
+        return max(1, round(config.global_batch_size / (samples_per_batch * world_size)))
+    at_once = world_size * config.batch_size
     if config.global_batch_size % at_once:
         raise SettingError(
             f"--global-batch-size {config.global_batch_size} must be a multiple of --batch-size {config.batch_size} "
@@ -115,18 +100,24 @@ def accumulation(config: TrainingConfig, world_size: int, samples_per_unit: floa
 
 
 def make_plan(
-    config: TrainingConfig, lengths: Sequence[int], world_size: int, sequences: Sequence[Sequence[int]] = ()
+    config: TrainingConfig, lengths: Sequence[int], world_size: int, *, boundary: int | None = None
 ) -> BatchPlan:
-    """The plan of a run over samples of these lengths; `sequences` are the packed ones, with packing."""
-    per_unit = len(lengths) / len(sequences) if sequences else 1.0
-    return BatchPlan(
-        lengths=tuple(lengths),
-        batching=config.batching,
-        batch_size=config.batch_size,
-        batches_per_step=world_size * accumulation(config, world_size, per_unit),
-        seed=config.seed,
-        sequences=tuple(tuple(sequence) for sequence in sequences),
-    )
+    """The plan of a run over samples of these lengths.
+
+    Args:
+        boundary: with packing, samples of more tokens than this are kept apart from shorter ones (see `packing_plan`).
+
+    Raises SettingError for an empty data set and for numbers that do not divide.
+    """
+    if not len(lengths):
+        raise SettingError("--data holds no samples")
+    packs: list[list[int]] = []
+    if config.batching == "packed":
+        packs = packing_plan(
+            lengths, config.max_length, batch_size=config.batch_size, seed=config.seed, boundary=boundary
+        )
+    per_batch = len(lengths) / len(packs) if packs else config.batch_size
+    return BatchPlan(lengths, config, world_size * accumulation(config, world_size, per_batch), packs)
 
 
 def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: int) -> dict[str, Any]:

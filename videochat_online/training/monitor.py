@@ -29,12 +29,11 @@ class Throughput:
         self.images = self.tokens = self.positions = 0
         self.waiting = 0.0
 
-    def count(self, batch: Mapping[str, Any]) -> None:
-        """Add a batch: its pictures, its tokens, and its positions (tokens and padding)."""
-        mask = batch.get("attention_mask")
+    def count(self, batch: Mapping[str, Any], num_tokens: int, num_images: int) -> None:
+        """Add a batch; what of its positions holds no token is padding."""
         self.positions += batch["input_ids"].numel()
-        self.tokens += batch["input_ids"].numel() if mask is None else int((mask != 0).sum())
-        self.images += len(batch["pixel_values"]) if batch.get("pixel_values") is not None else 0
+        self.tokens += num_tokens
+        self.images += num_images
 
     def numbers(self) -> list[float]:
         """What `summary` needs, to be added up over processes."""

@@ -26,7 +26,7 @@ SETTINGS_FILE = "settings.json"
 class FlagParser(argparse.ArgumentParser):
     """argparse that answers a flag it does not know with the ones that look like it."""
 
-    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         options, unknown = self.parse_known_args(None if args is None else list(args), namespace)
         if unknown:
             flags = [name for action in self._actions for name in action.option_strings]
@@ -46,9 +46,10 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_flag(group: Any, field: Field[Any], hint: Any, text: str) -> None:
-    shown = "" if field.default in (MISSING, "", ()) else f" (default: {field.default})"
+    shown = "" if field.default in (MISSING, None, "", ()) else f" (default: {field.default})"
     text = (text + shown).replace("%", "%%")
     common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
+    hint = _without_none(hint)
     if hint is bool:
         group.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **common)
     elif get_origin(hint) is tuple:
@@ -57,6 +58,12 @@ def _add_flag(group: Any, field: Field[Any], hint: Any, text: str) -> None:
         group.add_argument(flag(field.name), choices=choices, **common)
     else:
         group.add_argument(flag(field.name), type=hint, metavar=hint.__name__.upper(), **common)
+
+
+def _without_none(hint: Any) -> Any:
+    """`int | None` -> int."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    return kinds[0] if type(None) in get_args(hint) else hint
 
 
 def field_texts(cls: type) -> dict[str, str]:
@@ -90,7 +97,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     for name, value in values.items():
         if name not in known:
             raise SettingError(f"{path}: unknown setting {name!r}{did_you_mean(str(name), known)}")
-        values[name] = _as_type(value, hints[name], f"{path}: {name}")
+        if value is not None or type(None) not in get_args(hints[name]):
+            values[name] = _as_type(value, _without_none(hints[name]), f"{path}: {name}")
     return values
 
 

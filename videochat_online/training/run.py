@@ -1,15 +1,93 @@
-"""One training run from its settings: the composing function of the trainer."""
+"""One training run from its settings: data, model, trainer, and the trained model at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from .arguments import TrainingConfig
+from .arguments import SettingError, TrainingConfig
 from .batches import make_plan
 from .checkpoints import RunShape, check_shape, choose_checkpoint
-from .distributed import trainer_arguments, world_size
-from .parts import choose_parts, set_drop_path
+from .distributed import check_packages, is_main_process, trainer_arguments, world_size
+from .parts import choose_parts, part_rows, parts_table, set_drop_path
+from .resolve import write_settings
+
+if TYPE_CHECKING:
+    from ..data.dataset import ConversationDataset
+    from ..model_config import VideoChatOnlineConfig
+    from ..processing import Processor
+
+Say = Callable[[str], None]
+
+INTERRUPTED = 143
+"""Exit status after a SIGTERM, as the shell has it."""
+
+
+def run(config: TrainingConfig, say: Say) -> int:
+    """Train; returns the exit status.
+
+    1. settings into the run's folder 2. model and processor 3. data 4. trainer 5. train 6. the trained model.
+    """
+    from ..processing import load_model
+    from .export import export
+
+    config.check_complete()
+    check_packages(config)
+    if is_main_process():
+        write_settings(config)
+    model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
+    dataset = make_dataset(config, processor, model.config)
+    trainer = build_trainer(model, dataset, make_collator(config, processor), config, processor=processor)
+    say(parts_table(part_rows(model, config)))
+    if not train(trainer, config, say):
+        say("stopped by SIGTERM; go on with --resume auto")
+        return INTERRUPTED
+    say(f"the trained model is in {export(trainer, config)}")
+    return 0
+
+
+def make_dataset(
+    config: TrainingConfig, processor: Processor, model_config: VideoChatOnlineConfig
+) -> ConversationDataset:
+    """The samples of --data as --model reads them. Raises ValueError for whatever is wrong with the lists."""
+    from ..data.dataset import ConversationDataset
+    from ..data.registry import read_lists
+    from ..data.settings import DataSettings
+
+    settings = DataSettings(
+        fps=config.fps,
+        max_frames=config.num_frames,
+        max_length=config.max_length,
+        max_dynamic_patch=config.max_dynamic_patch,
+        frame_times=config.frame_times,
+        mixing=config.mixing,
+        seed=config.seed,
+        max_failed_share=config.max_failed_share,
+    )
+    return ConversationDataset(read_lists(config.data), processor, model_config, settings)
+
+
+def make_collator(config: TrainingConfig, processor: Processor) -> Callable[[list[Any]], dict[str, Any]]:
+    """Padded batches, or packed ones whose borders the language model reads off the positions.
+
+    Flash attention reads them in a single sequence only, which may then be longer than --max-length.
+    """
+    from ..data.collator import PackingCollator, PaddingCollator
+
+    tokenizer = processor.tokenizer
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if pad is None:
+        raise SettingError(f"--model {config.model}: its tokenizer has neither a padding token nor an end of text")
+    if config.batching != "packed":
+        return PaddingCollator(pad)
+    one_sequence = config.attention == "flash_attention_2"
+    return PackingCollator(pad, 2**31 if one_sequence else config.max_length, attention="positions")
+
+
+def rope_boundary(model_config: VideoChatOnlineConfig) -> int | None:
+    """Tokens past which LongRoPE takes other factors, for a whole batch at once; None for other language models."""
+    rope = model_config.llm_config.rope_parameters
+    return rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
 
 
 def build_trainer(
@@ -17,20 +95,23 @@ def build_trainer(
     dataset: Any,
     collator: Callable[[list[Any]], dict[str, Any]],
     config: TrainingConfig,
-    sequences: Sequence[Sequence[int]] = (),
+    *,
+    processor: Processor | None = None,
 ) -> Any:
-    """A trainer for samples with `.lengths`; `sequences` are the packed ones, with packing."""
+    """A trainer for a data set with `.lengths` and `.set_epoch`."""
     from .trainer import OnlineTrainer
 
-    plan = make_plan(config, dataset.lengths, world_size(), sequences)
+    plan = make_plan(config, dataset.lengths, world_size(), boundary=rope_boundary(model.config))
     shape = RunShape(world_size(), config.strategy, config.batch_size, plan.batches_per_step // world_size())
     arguments = trainer_arguments(config, shape.accumulation)
     choose_parts(model, config)
     set_drop_path(model, config.drop_path)
-    return OnlineTrainer(model, arguments, dataset=dataset, collator=collator, plan=plan, shape=shape)
+    return OnlineTrainer(
+        model, arguments, dataset=dataset, collator=collator, plan=plan, shape=shape, processor=processor
+    )
 
 
-def train(trainer: Any, config: TrainingConfig, say: Callable[[str], None]) -> bool:
+def train(trainer: Any, config: TrainingConfig, say: Say) -> bool:
     """Run to the end, or to a SIGTERM: then False. Goes on from the checkpoint that --resume names."""
     checkpoint = choose_checkpoint(config.resume, config.run_folder, say)
     if checkpoint is not None:

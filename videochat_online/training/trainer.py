@@ -50,7 +50,7 @@ class OnlineTrainer(Trainer):
         self.throughput = Throughput()
         self.signals = SaveOnSignal(self._any_process)
         self.num_kept = args.save_total_limit or 1
-        own = [self.signals, LogBeforeSaving(), LogFile(self.run_folder), EpochOfBatches(plan.num_steps)]
+        own = [self.signals, LogBeforeSaving(), LogFile(self.run_folder), TellEpoch(plan.num_steps)]
         uses_cache = getattr(model.config, "use_cache", None)
         super().__init__(model, args, data_collator=collator, train_dataset=dataset, callbacks=own + (callbacks or []))
         _restore_use_cache(model.config, uses_cache)
@@ -69,7 +69,6 @@ class OnlineTrainer(Trainer):
             collate_fn=Collate(self.data_collator, config.image_size, config.img_context_token_id),
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=workers > 0,
             generator=torch.Generator().manual_seed(self.args.seed),  # workers' seeds leave the global state alone
         )
 
@@ -81,7 +80,7 @@ class OnlineTrainer(Trainer):
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self.throughput.waiting += self.throughput.clock() - began
         for batch in batches:
-            self.throughput.count(batch)
+            self.throughput.count(batch, batch.pop("num_tokens"), batch.pop("num_images"))
         count = sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches)
         total = self.accelerator.gather(torch.as_tensor(count, device=device).reshape(1)).sum()
         return batches, total.clamp(min=1)
@@ -174,18 +173,20 @@ class OnlineTrainer(Trainer):
             load_weights(model or self.model, Path(resume_from_checkpoint))
 
 
-class EpochOfBatches(TrainerCallback):
-    """Tells the batches which epoch begins."""
+class TellEpoch(TrainerCallback):
+    """Tells batches and data set which epoch begins, before its worker processes start."""
 
     def __init__(self, steps_per_epoch: int) -> None:
         self.steps_per_epoch = steps_per_epoch
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
-        train_dataloader.batch_sampler.set_epoch(state.global_step // self.steps_per_epoch)
+        epoch = state.global_step // self.steps_per_epoch
+        train_dataloader.batch_sampler.set_epoch(epoch)
+        train_dataloader.dataset.set_epoch(epoch)
 
 
 class Collate:
-    """The data set's collator, and a borrowed picture for batches of text alone."""
+    """The data set's collator, counts for the log, and a borrowed picture for batches of text alone."""
 
     def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], image_size: int, image_token_id: int) -> None:
         self.collator = collator
@@ -193,7 +194,12 @@ class Collate:
         self.image_token_id = image_token_id
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        return with_picture(self.collator(examples), image_size=self.image_size, image_token_id=self.image_token_id)
+        batch = self.collator(examples)
+        counts = {
+            "num_tokens": sum(len(example.input_ids) for example in examples),
+            "num_images": sum(len(example.image_grids) for example in examples),
+        }
+        return counts | with_picture(batch, image_size=self.image_size, image_token_id=self.image_token_id)
 
 
 def next_tokens(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,30 @@
+"""One process of a run that several share, for test_distributed.py, under torchrun.
+
+    torchrun --nproc-per-node 2 -m tests.training.together FOLDER STRATEGY [STOP]
+With STOP every process kills itself in that step. A run that finds a checkpoint goes on from it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.training.lives import kill_at_step
+from tests.training.tiny import Examples, make_trainer, settings
+from videochat_online.training.run import train
+
+RUN: dict[str, Any] = {"global_batch_size": 4, "vision": "full", "drop_path": 0.0, "save_every": 3, "epochs": 1}
+SAMPLES = {"text_only": (0, 5, 6, 7, 11)}  # batches without a picture on one process or all
+
+
+def share(folder: Path, strategy: str, stop: int | None = None) -> None:
+    changes = {**RUN, "strategy": strategy, "resume": "auto"}
+    trainer = make_trainer(folder, dataset=Examples(24, **SAMPLES), **changes)
+    if stop is not None:
+        kill_at_step(stop)(trainer)
+    train(trainer, settings(folder, **changes), print)
+
+
+if __name__ == "__main__":
+    share(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)

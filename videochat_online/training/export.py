@@ -1,0 +1,86 @@
+"""The trained model as a folder that `load_model` and others' programs read: public layout, LoRA merged, tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import TrainingConfig
+from .checkpoints import is_write_error, write_failure
+from .distributed import uses_bf16
+from .files import flush_folder, flush_tree
+from .lora import merge_lora
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model_config import VideoChatOnlineConfig
+    from ..processing import Processor
+
+FOLDER = "model"
+STAGING = ".saving-model"
+
+
+def export(trainer: Any, config: TrainingConfig) -> Path:
+    """Write the model of a trainer into the run's folder `model/`, whole or not at all. For all processes together.
+
+    Raises SaveError where the disk takes no more.
+    """
+    folder = config.run_folder / FOLDER
+    weights = gather_weights(trainer)
+    if trainer.args.should_save:
+        try:
+            write_model(
+                trainer.accelerator.unwrap_model(trainer.model).config, weights, trainer.processor, config, folder
+            )
+        except Exception as error:
+            if not is_write_error(error):
+                raise
+            shutil.rmtree(config.run_folder / STAGING, ignore_errors=True)
+            raise write_failure(error, folder, config.run_folder) from error
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def gather_weights(trainer: Any) -> dict[str, torch.Tensor]:
+    """All weights under the model's own keys, from wherever they are sharded; the main process's is the whole one."""
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return trainer.model.state_dict()
+
+
+def write_model(
+    model_config: VideoChatOnlineConfig,
+    weights: dict[str, torch.Tensor],
+    processor: Processor | None,
+    config: TrainingConfig,
+    folder: Path,
+) -> None:
+    """Merge, take the dtype of --export-dtype, and save with transformers, which writes the published keys."""
+    import torch
+
+    from ..model.videochat import VideoChatOnline
+
+    dtype = getattr(torch, export_dtype(config))
+    merged = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
+    with torch.device("meta"):
+        plain = VideoChatOnline(model_config)
+    plain.load_state_dict(merged, strict=True, assign=True)
+    plain.tie_weights()
+    staged = folder.with_name(STAGING)
+    shutil.rmtree(staged, ignore_errors=True)
+    plain.to(dtype).save_pretrained(staged)
+    if processor is not None:
+        processor.save_pretrained(staged)
+    flush_tree(staged)
+    if folder.exists():
+        shutil.rmtree(folder)
+    staged.rename(folder)
+    flush_folder(folder.parent)
+
+
+def export_dtype(config: TrainingConfig) -> str:
+    if config.export_dtype != "auto":
+        return config.export_dtype
+    return "bfloat16" if uses_bf16(config) else "float32"

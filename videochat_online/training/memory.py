@@ -1,0 +1,148 @@
+"""How much memory one GPU needs for a run, by arithmetic. Bytes; W processes; P weights, T of them trained.
+
+weights      2 P with ZeRO in bf16, else 4 P; ZeRO-3 and FSDP hold 1/W of that and gather what is in use
+gradients    2 T with ZeRO in bf16, else 4 T; 1/W from ZeRO-2 on and with FSDP; ddp on several processes holds them
+             twice (its buckets)
+optimizer    Adam's two moments, 8 T; ZeRO adds its float32 copy, 12 T; 1/W with ZeRO and FSDP
+casts        ddp in bf16 keeps a bf16 copy of the weights in use, 2 P; none with ZeRO
+activations  what the backward pass reads again (arXiv 2205.05198, without the L x L attention, which SDPA and flash
+             attention never store): a layer of the language model keeps for each token
+                 b (4 h + 2 q + 2 kv + 4 f) + 16 h bytes
+             h width, q and kv widths of queries and of keys, f width of the MLP, b bytes of a number; 16 h are the
+             RMS norms, which compute in float32. With gradient checkpointing each layer keeps its input, b h, and
+             one layer at a time is computed again. A trained encoder layer keeps b (12 h + 2 f) for each patch.
+logits       10 bytes a word of the vocabulary for each loss-bearing token (LOSS_SHARE of the sequence): the logits,
+             their float32 copy and its gradient
+reserve      the CUDA context, and a tenth of the rest for what the allocator cannot use
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from .arguments import TrainingConfig, check_part
+
+if TYPE_CHECKING:
+    from ..model_config import VideoChatOnlineConfig
+    from .parts import PartRow
+
+LOSS_SHARE = 0.1
+"""Of a sequence's tokens; frames make up most of it, and questions bear none."""
+CONTEXT = 1.2e9
+"""Bytes a CUDA context and its libraries take."""
+GATHERED_PARAMETERS = 1e9
+"""Weights that ZeRO-3 keeps gathered at most (DeepSpeed's stage3_max_live_parameters)."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a run is shared out, as far as memory goes."""
+
+    num_processes: int
+    zero_stage: int
+    """0 without DeepSpeed."""
+    fsdp: bool
+    bf16: bool
+
+    @property
+    def number_size(self) -> int:
+        """Bytes of a number in activations."""
+        return 2 if self.bf16 else 4
+
+    def share(self, sharded: bool) -> float:
+        return 1 / self.num_processes if sharded else 1.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one process has in hand at once."""
+
+    num_tokens: int
+    """Positions of all sequences of a batch."""
+    num_pictures: int
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one GPU."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    casts: float
+    activations: float
+    logits: float
+    reserve: float
+    other_activations: float
+    """Those of the same run with gradient checkpointing the other way round; no part of the total."""
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self)) - self.other_activations
+
+
+def estimate(
+    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, machine: Machine, load: Load
+) -> MemoryEstimate:
+    """Memory of a run; `rows` are the model's parts with what trains of them."""
+    held = _held(sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows), machine)
+    kept, other = (
+        activations(model_config, config, load, machine.number_size, checkpointing)
+        for checkpointing in (config.gradient_checkpointing, not config.gradient_checkpointing)
+    )
+    logits = 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size
+    reserve = CONTEXT + 0.1 * (sum(held.values()) + kept + logits)
+    return MemoryEstimate(**held, activations=kept, logits=logits, reserve=reserve, other_activations=other)
+
+
+def _held(num_parameters: int, num_trained: int, machine: Machine) -> dict[str, float]:
+    """Bytes that stay from step to step."""
+    stage, fsdp = machine.zero_stage, machine.fsdp
+    size = 2 if stage and machine.bf16 else 4
+    weights = size * num_parameters * machine.share(stage == 3 or fsdp)
+    if stage == 3 or fsdp:
+        weights += machine.number_size * min(num_parameters, GATHERED_PARAMETERS)
+    buckets = 2 if not stage and not fsdp and machine.num_processes > 1 else 1
+    return {
+        "weights": weights,
+        "gradients": size * buckets * num_trained * machine.share(stage >= 2 or fsdp),
+        "optimizer": (12 if stage else 8) * num_trained * machine.share(stage >= 1 or fsdp),
+        "casts": 2 * num_parameters if machine.bf16 and not stage and not fsdp else 0,
+    }
+
+
+def activations(
+    model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int, checkpointing: bool
+) -> float:
+    """Bytes kept between forward and backward pass, and those of the one layer that is computed again."""
+    llm = model_config.llm_config
+    per_token = layer_bytes(llm, number_size)
+    kept = _layers(llm.num_hidden_layers, per_token, number_size * llm.hidden_size, checkpointing) * load.num_tokens
+    return kept + _encoder(model_config, config, load, number_size, checkpointing)
+
+
+def layer_bytes(llm: Any, number_size: int) -> float:
+    """Bytes one layer of the language model keeps for each token without gradient checkpointing."""
+    head = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
+    queries, keys = head * llm.num_attention_heads, head * llm.num_key_value_heads
+    numbers = 4 * llm.hidden_size + 2 * queries + 2 * keys + 4 * llm.intermediate_size
+    return number_size * numbers + 16 * llm.hidden_size
+
+
+def _encoder(
+    model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int, checkpointing: bool
+) -> float:
+    """A frozen encoder keeps nothing, but one layer of it is in use at a time."""
+    vision = model_config.vision_config
+    num_patches = load.num_pictures * (1 + (model_config.image_size // vision.patch_size) ** 2)
+    per_patch = number_size * (12 * vision.hidden_size + 2 * vision.intermediate_size)
+    kind, numbers = check_part("--vision", config.vision, ("frozen", "full", "last", "lora"))
+    trained = {"frozen": 0, "last": int(numbers[0]) if numbers else 0}.get(kind, vision.num_hidden_layers)
+    if not trained:
+        return per_patch * num_patches
+    return _layers(trained, per_patch, number_size * vision.hidden_size, checkpointing) * num_patches
+
+
+def _layers(count: int, each: float, inputs: float, checkpointing: bool) -> float:
+    return count * inputs + each if checkpointing else count * each

@@ -1,0 +1,144 @@
+"""What a run would do, before it does it: steps, tokens, what trains, memory on each GPU, room on the disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..pyramid import scheduled_grids, tokens_of_grid
+from .arguments import TrainingConfig
+from .batches import BatchPlan
+from .distributed import uses_bf16, zero_stage
+from .memory import Load, Machine, MemoryEstimate, estimate
+from .parts import PartRow, choose_parts, part_rows
+
+if TYPE_CHECKING:
+    from ..model_config import VideoChatOnlineConfig
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The course of a run."""
+
+    num_samples: int
+    """Of an epoch."""
+    num_tokens: int
+    """Of an epoch, by the estimated lengths."""
+    padding_share: float
+    per_epoch: int
+    total: int
+    warmup: int
+    batches_per_step: int
+    samples_per_step: float
+    """In the mean."""
+
+
+def count_steps(plan: BatchPlan) -> Steps:
+    config = plan.config
+    total = config.max_steps if config.max_steps > 0 else math.ceil(config.epochs * plan.num_steps)
+    warmup = math.ceil(config.warmup * total) if config.warmup < 1 else int(config.warmup)
+    return Steps(
+        num_samples=len(plan.lengths),
+        num_tokens=int(sum(plan.lengths)),
+        padding_share=plan.padding_share,
+        per_epoch=plan.num_steps,
+        total=total,
+        warmup=warmup,
+        batches_per_step=plan.batches_per_step,
+        samples_per_step=len(plan.lengths) / plan.num_batches * plan.batches_per_step,
+    )
+
+
+def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
+    """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
+    import torch
+
+    from ..model.videochat import VideoChatOnline
+
+    with torch.device("meta"):
+        model = VideoChatOnline(model_config)
+        choose_parts(model, config)
+    return part_rows(model, config)
+
+
+def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Sequence[int] = ()) -> Load:
+    """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
+    memory, num_frames = model_config.memory_config, config.num_frames
+    film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
+    if config.batching == "packed":
+        tokens = config.batch_size * config.max_length
+        return Load(tokens, max(num_frames, num_frames * tokens // film))
+    longest = min(max(lengths, default=config.max_length), config.max_length)
+    return Load(config.batch_size * longest, config.batch_size * num_frames)
+
+
+def estimate_memory(
+    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
+) -> MemoryEstimate:
+    machine = Machine(num_processes, zero_stage(config), config.strategy == "fsdp", uses_bf16(config))
+    return estimate(rows, model_config, config, machine, load)
+
+
+def checkpoint_bytes(rows: list[PartRow], config: TrainingConfig) -> float:
+    """One checkpoint: the weights, Adam's moments, and with ZeRO its own copy of both."""
+    weights, trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
+    if zero_stage(config):
+        return (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
+    return 4 * weights + 8 * trained
+
+
+def disk_problem(needed: float, folder: Path) -> str | None:
+    """What to say where a folder has no room for `needed` bytes."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free >= needed:
+        return None
+    return f"{place} has {free / GIB:.1f} GiB free, the checkpoints of this run take {needed / GIB:.1f} GiB"
+
+
+def steps_text(steps: Steps, config: TrainingConfig, num_processes: int) -> str:
+    accumulation = steps.batches_per_step // num_processes
+    unit = "sequences" if config.batching == "packed" else "samples"
+    return "\n".join(
+        [
+            f"samples          {steps.num_samples:,} an epoch, {steps.num_tokens:,} tokens (estimated), "
+            f"{steps.padding_share:.1%} padding ({config.batching})",
+            f"a step           {steps.samples_per_step:,.0f} samples: {num_processes} processes x {accumulation} times "
+            f"x {config.batch_size} {unit}",
+            f"steps            {steps.total:,} ({steps.per_epoch:,} an epoch), {steps.warmup:,} of them warm-up; "
+            f"a checkpoint every {config.save_every:,}",
+        ]
+    )
+
+
+def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: int, load: Load) -> str:
+    """The estimate as a table, GiB."""
+    on, off = ("with", "without") if config.gradient_checkpointing else ("without", "with")
+    number = "bf16" if uses_bf16(config) else "fp32"
+    rows: list[tuple[str, float, str]] = [
+        ("weights", memory.weights, ""),
+        ("gradients", memory.gradients, ""),
+        ("optimizer", memory.optimizer, ""),
+        ("casts", memory.casts, ""),
+        (
+            "activations",
+            memory.activations,
+            f"{on} gradient checkpointing ({off}: {memory.other_activations / GIB:.1f})",
+        ),
+        ("logits", memory.logits, ""),
+        ("reserve", memory.reserve, ""),
+        ("total", memory.total, ""),
+    ]
+    head = (
+        f"memory on each GPU, estimated, GiB ({config.strategy}, {num_processes} processes, {number}; a batch of "
+        f"{load.num_tokens:,} tokens and {load.num_pictures:,} pictures)"
+    )
+    return "\n".join([head, *(f"  {name:12} {size / GIB:8.1f}  {note}".rstrip() for name, size, note in rows)])
