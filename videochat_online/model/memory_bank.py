@@ -7,8 +7,10 @@ stored. T frames of a batch, C channels, (h, w) the encoder's grid, g a level's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ import torch
 from ..config import MemoryConfig
 from ..pyramid import scheduled_level
 from .eviction import DROPPED, INCOMING, HeldFrame, LevelState, MemoryEvent
-from .pooling import average_pool, pools_exactly
+from .pooling import BatchPooling, average_pool, pools_exactly
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class PyramidMemoryBank:
     def __init__(self, config: MemoryConfig | None = None) -> None:
         self.config = config or MemoryConfig.pyramid()
         self._active = [k for k, level in enumerate(self.config.levels) if level.capacity]
+        self._to_coarsest = BatchPooling(self.config.levels[self._active[-1]].grid)
         self.reset()
 
     def reset(self) -> None:
@@ -102,11 +105,11 @@ class PyramidMemoryBank:
         events: list[MemoryEvent] = []
         for first in range(0, len(times), step):
             for k in range(first, first + step):
-                newcomer = HeldFrame.arriving(self._num_written, float(times[k]), summaries[k], slot=k)
+                newcomer = HeldFrame.arriving(self._num_written, times[k], summaries[k], slot=k)
                 self._admit(newcomer, features, cells, events)
                 self._num_written += 1
             self._store(features, cells)
-        self._last_timestamp = float(times[-1])
+        self._last_timestamp = times[-1]
         return events
 
     def read(self) -> list[MemoryFrame]:
@@ -157,9 +160,8 @@ class PyramidMemoryBank:
 
     def _summarise(self, features: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
         """One read of the batch: its maps at the coarsest grid (T, C, g, g) and their means, float64 (T, C)."""
-        grid = self.config.levels[self._active[-1]].grid
-        cells = torch.stack([average_pool(m, grid) for m in features]) if len(features) else features
-        exact = features.dtype == torch.float32 and pools_exactly(features, grid)
+        cells = self._to_coarsest(features)
+        exact = features.dtype == torch.float32 and pools_exactly(features, self._to_coarsest.grid)
         means = cells.mean((2, 3)) if exact else features.mean((2, 3), dtype=torch.float32)
         summaries = means.cpu().numpy().astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(summaries).all(axis=1))
@@ -240,17 +242,17 @@ class PyramidMemoryBank:
 
     # ---- checking and saving --------------------------------------------------------------------------------------
 
-    def _check(self, features: torch.Tensor, timestamps: Sequence[float]) -> np.ndarray:
+    def _check(self, features: torch.Tensor, timestamps: Sequence[float]) -> list[float]:
         if features.ndim != 4:
             raise ValueError(f"features must be (T, C, h, w), got shape {tuple(features.shape)}")
-        times = np.asarray(timestamps, dtype=np.float64).reshape(-1)
+        times = [float(timestamp) for timestamp in timestamps]
         if len(times) != len(features):
             raise ValueError(f"{len(features)} frames came with {len(times)} timestamps")
-        if not np.isfinite(times).all():
-            raise ValueError(f"timestamps must be finite seconds, got {times[~np.isfinite(times)][0]}")
-        before = np.concatenate([[self._last_timestamp], times[:-1]])
-        for k in np.flatnonzero(times < before)[:1]:
-            raise ValueError(f"time went back: frame {self._num_written + k} at {times[k]} s comes after {before[k]} s")
+        for k, (before, now) in enumerate(pairwise([self._last_timestamp, *times])):
+            if not math.isfinite(now):
+                raise ValueError(f"timestamps must be finite seconds, got {now}")
+            if now < before:
+                raise ValueError(f"time went back: frame {self._num_written + k} at {now} s comes after {before} s")
         finest = self.config.levels[self._active[0]].grid
         if min(features.shape[-2:]) < finest:
             raise ValueError(
