@@ -11,14 +11,18 @@ from .resolve import FlagParser, add_setting_flags, resolve
 
 DESCRIPTION = "Train a model on data-set lists. Settings come from --preset, then --config, then flags."
 EPILOG = (
-    "example: videochat-online train --preset stage2 --model pocket --data my_list.json --output-dir runs/mine --check. "
+    "example: videochat-online train --preset stage2 --model pocket --data list.json --output-dir runs/mine --check. "
     "On several GPUs: torchrun --nproc-per-node 8 -m videochat_online.training --preset stage1 --strategy zero1 ..."
 )
 
 
 def add_train_command(commands: Any) -> None:
     parser = commands.add_parser(
-        "train", help="train a model, on one machine or many", description=DESCRIPTION, epilog=EPILOG
+        "train",
+        help="train a model, on one machine or many",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        allow_abbrev=False,
     )
     add_train_flags(parser)
     parser.set_defaults(run=run_train)
@@ -58,7 +62,9 @@ def be_quiet(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program that torchrun starts. A ValueError is what the user or a file did: one line, exit status 2."""
-    parser = FlagParser(prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG)
+    parser = FlagParser(
+        prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
+    )
     add_train_flags(parser)
     try:
         return run_train(parser.parse_args(arguments))

@@ -21,6 +21,7 @@ from .files import write_json
 from .presets import PRESETS
 
 SETTINGS_FILE = "settings.json"
+METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X"}
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -57,7 +58,7 @@ def _add_flag(group: Any, field: Field[Any], hint: Any, text: str) -> None:
     elif choices := get_args(hint):
         group.add_argument(flag(field.name), choices=choices, **common)
     else:
-        group.add_argument(flag(field.name), type=hint, metavar=hint.__name__.upper(), **common)
+        group.add_argument(flag(field.name), type=hint, metavar=METAVARS[hint], **common)
 
 
 def _without_none(hint: Any) -> Any:

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Stage 1 with the small model, on the CPU: the same program as the 4B model's, on videos of the generated world.
+#   bash shell/pocket/stage1.sh [--check] [flags of `videochat-online train --help`]
+# Makes the world where it is missing. Run again after an interruption, it goes on.
+#
+#   WORLD       folder of the generated videos and their lists          runs/pocket/world
+#   VIDEOS      how many are made                                                     64
+#   MODEL       start from this model                                             pocket
+#   OUTPUT_DIR  folder of the run                                      runs/pocket/stage1
+#   CONFIG      settings                                          shell/pocket/settings.yaml
+set -euo pipefail
+
+# shellcheck source=shell/pocket/stage.sh
+source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
+
+pocket_stage 1 "${MODEL:-pocket}" "$@"

@@ -1,0 +1,85 @@
+"""Steps hold the same samples on any number of processes; every sample is seen; packs keep apart what must be."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.training.tiny import settings
+from videochat_online.training.arguments import SettingError
+from videochat_online.training.batches import ProcessBatches, make_plan
+
+BATCHINGS = ("shuffled", "grouped", "packed")
+LENGTHS = random.Random(7).choices(range(5, 61), k=101)
+
+
+def steps_of(batching: str, world_size: int, epoch: int, **changes) -> list[list[int]]:
+    """The samples of each step of an epoch, over all processes."""
+    config = settings("run", batching=batching, **{"global_batch_size": 8, "batch_size": 1, **changes})
+    plan = make_plan(config, LENGTHS, world_size)
+    shares = []
+    for rank in range(world_size):
+        batches = ProcessBatches(plan, world_size=world_size, rank=rank)
+        batches.set_epoch(epoch)
+        shares.append(list(batches))
+        assert len(shares[-1]) == len(batches)
+    per_step = plan.batches_per_step // world_size
+    return [
+        sorted(index for share in shares for batch in share[first : first + per_step] for index in batch)
+        for first in range(0, len(shares[0]), per_step)
+    ]
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_a_step_is_the_same_on_any_number_of_processes(batching: str):
+    for epoch in (0, 1):
+        alone = steps_of(batching, 1, epoch)
+        assert alone == steps_of(batching, 2, epoch)
+        assert batching == "packed" or alone == steps_of(batching, 4, epoch)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_every_sample_is_seen_and_few_twice(batching: str):
+    steps = steps_of(batching, 2, 0)
+    seen = Counter(index for step in steps for index in step)
+    assert set(seen) == set(range(101)) and max(seen.values()) <= 2
+    assert sum(seen.values()) - 101 < max(map(len, steps))  # only the last step is filled up
+    assert steps != steps_of(batching, 2, 1)
+    assert steps == steps_of(batching, 2, 0)
+
+
+def test_grouped_batches_pad_less():
+    config = settings("run", batch_size=4, global_batch_size=4)
+    shares = {}
+    for batching in ("shuffled", "grouped"):
+        config.batching = batching
+        shares[batching] = make_plan(config, LENGTHS, 1).padding_share
+    assert shares["grouped"] < 0.3 * shares["shuffled"]
+
+
+def test_packed_steps_hold_the_asked_number_of_samples_in_the_mean():
+    plan = make_plan(settings("run", batching="packed", batch_size=1, max_length=200, global_batch_size=24), LENGTHS, 1)
+    mean = len(LENGTHS) / plan.num_batches * plan.batches_per_step
+    assert mean == pytest.approx(24, rel=0.15)
+    assert all(sum(LENGTHS[index] for index in pack) <= 200 for pack in plan.packs)
+
+
+def test_samples_past_the_rotary_line_are_packed_apart():
+    plan = make_plan(settings("run", batching="packed", batch_size=1, max_length=200), LENGTHS, 1, boundary=40)
+    for pack in plan.packs:
+        assert len({LENGTHS[index] > 40 for index in pack}) == 1
+
+
+def test_numbers_that_do_not_divide():
+    with pytest.raises(
+        SettingError, match="--global-batch-size 10 must be a multiple of --batch-size 4 times the 2 proc"
+    ):
+        make_plan(settings("run", global_batch_size=10, batch_size=4), LENGTHS, 2)
+
+
+def test_no_samples(tmp_path: Path):
+    with pytest.raises(SettingError, match="--data holds no samples"):
+        make_plan(settings(tmp_path), [], 1)

@@ -1,0 +1,156 @@
+"""Settings: the published recipe by default; preset, file, flags in that order; wrong ones are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from videochat_online.training.arguments import SettingError, TrainingConfig, field_names
+from videochat_online.training.commands import add_train_flags, main
+from videochat_online.training.presets import PRESETS
+from videochat_online.training.resolve import FlagParser, field_texts, read_settings, resolve, write_settings
+
+
+def parse(*flags: str) -> TrainingConfig:
+    parser = FlagParser(allow_abbrev=False)
+    add_train_flags(parser)
+    return resolve(parser.parse_args(flags))
+
+
+PUBLISHED = {
+    "learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.03, "weight_decay": 0.05, "epochs": 1.0,
+    "global_batch_size": 1024, "num_frames": 64, "fps": 1.0, "max_length": 32768, "vision": "frozen",
+    "connector": "full", "llm": "full", "drop_path": 0.1, "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_the_published_recipe(preset: str):
+    config = parse("--preset", preset)
+    assert {name: getattr(config, name) for name in PUBLISHED} == PUBLISHED
+    assert config.data == (f"anno_data/{ {'stage1': 'stage1_offline', 'stage2': 'stage2_online'}[preset] }.json",)
+    assert all(Path(__file__).parents[2].joinpath(path).is_file() for path in config.data)
+
+
+def test_stage_2_starts_from_stage_1():
+    assert parse("--preset", "stage2").model == "runs/online_4b_stage1/model"
+
+
+@pytest.mark.parametrize("name", ["settings.json", "settings.yaml"])
+def test_preset_then_file_then_flags(tmp_path: Path, name: str):
+    values = {"learning_rate": 2e-4, "max_length": 512, "data": ["mine.json"], "max_dynamic_patch": None}
+    (tmp_path / name).write_text(json.dumps(values))  # json is yaml too
+    config = parse("--preset", "stage2", "--config", str(tmp_path / name), "--max-length", "1024", "--cpu")
+    assert (config.learning_rate, config.max_length, config.data) == (2e-4, 1024, ("mine.json",))
+    assert config.cpu and config.model == PRESETS["stage2"]["model"]
+
+
+def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("learning_rate: 1e-3\nfps: 2\n")
+    assert read_settings(tmp_path / "a.yaml") == {"learning_rate": 1e-3, "fps": 2.0}
+
+
+WRONG_FILES = {
+    "unknown": ("learning_rat: 1", r"unknown setting 'learning_rat'; did you mean learning_rate\?"),
+    "type": ("max_length: long", "max_length must be of type int, got 'long'"),
+    "bool": ("seed: true", "seed must be of type int, got True"),
+    "text": ("learning_rate: fast", "learning_rate must be of type float, got 'fast'"),
+    "list": ("data: a.json", "data must be a list of texts, got 'a.json'"),
+    "no mapping": ("- 1", "must hold names and values, got a list"),
+    "broken": ("a: [", "is not valid yaml"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_wrong_files(tmp_path: Path, name: str):
+    text, message = WRONG_FILES[name]
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingError, match=message) as error:
+        read_settings(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file(tmp_path: Path):
+    with pytest.raises(SettingError, match="cannot be read"):
+        read_settings(tmp_path / "none.json")
+
+
+WRONG_FLAGS = {
+    "unknown": (["--learning-rat", "1"], "unknown flag --learning-rat; did you mean --learning-rate"),
+    "far from all": (["--zzz"], "unknown flag --zzz\n"),
+    "abbreviated": (["--learning", "1"], "unknown flag --learning"),
+    "not a number": (["--max-length", "long"], "invalid int value: 'long'"),
+    "choice": (["--batching", "sorted"], "invalid choice: 'sorted'"),
+    "preset": (["--preset", "stage3"], "invalid choice: 'stage3'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FLAGS)
+def test_wrong_flags(name: str, capsys: pytest.CaptureFixture[str]):
+    flags, message = WRONG_FLAGS[name]
+    with pytest.raises(SystemExit) as error:
+        main(flags)
+    assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+WRONG_VALUES = {
+    "no data": ({"output_dir": "x"}, "--data is missing"),
+    "no folder": ({"data": ("a",)}, "--output-dir is missing"),
+    "negative": ({"learning_rate": -1.0}, "--learning-rate must be above 0, got -1.0"),
+    "zero": ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
+    "share": ({"drop_path": 1.0}, "--drop-path must be from 0 to below 1, got 1.0"),
+    "steps": ({"max_steps": 0}, "--max-steps must be -1 or at least 1, got 0"),
+    "choice": ({"precision": "fp8"}, "--precision must be one of auto, bf16, fp32, got 'fp8'"),
+    "part": ({"vision": "half"}, "--vision must be one of frozen, full, last:N, lora:RANK"),
+    "layers": ({"vision": "last:x"}, "got 'last:x'"),
+    "rank": ({"llm": "lora:0"}, "got 'lora:0'"),
+    "half a rank": ({"llm": "lora:1.5"}, "got 'lora:1.5'"),
+    "no last": ({"llm": "last:2"}, "--llm must be one of frozen, full, lora:RANK"),
+    "no lora": ({"connector": "lora:8"}, "--connector must be one of frozen, full"),
+    "nothing trains": ({"connector": "frozen", "llm": "frozen"}, "all frozen: nothing would train"),
+    "strategy": ({"strategy": "zero4"}, "--strategy must be one of ddp, zero1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_VALUES)
+def test_wrong_values_name_flag_and_value(name: str):
+    values, message = WRONG_VALUES[name]
+    with pytest.raises(SettingError) as error:
+        TrainingConfig(**values).check_complete()
+    assert message in str(error.value)
+
+
+def test_every_setting_has_a_text():
+    assert {name for name in field_names() if not field_texts(TrainingConfig).get(name)} <= {
+        "adam_beta1", "adam_beta2", "adam_epsilon"
+    }  # fmt: skip
+
+
+def run_config(folder: Path, **changes: object) -> TrainingConfig:
+    return TrainingConfig(output_dir=str(folder / "run"), data=("a.json",), **changes)  # type: ignore[arg-type]
+
+
+def test_resolved_settings_are_written(tmp_path: Path):
+    config = run_config(tmp_path, max_length=77)
+    write_settings(config)
+    written = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert written == config.to_dict() and set(written) == set(field_names())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["settings.json"]
+    again = parse("--config", str(tmp_path / "run" / "settings.json"))
+    assert again == config
+
+
+def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path):
+    write_settings(run_config(tmp_path))
+    write_settings(run_config(tmp_path, resume="auto", log_every=3, num_workers=0))
+    with pytest.raises(SettingError, match=r"\(--seed 42 -> 7; --learning-rate 0.0001 -> 0.5\); take its settings"):
+        write_settings(run_config(tmp_path, resume="auto", learning_rate=0.5, seed=7))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(SettingError, match="cannot be written to"):
+        write_settings(run_config(tmp_path))
