@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
 
-from videochat_online import StreamingSession, load_model
+from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
+from videochat_online.bench import ask, paper
+from videochat_online.bench.e2e import bench_e2e
 from videochat_online.bench.measure import alternate, seconds_per_call, table
 from videochat_online.bench.memory import bench_memory
 from videochat_online.bench.stream import against_reencoding, flatness, transform_speed, where_time_goes, write_clip
+from videochat_online.bench.suite import write_report
 from videochat_online.cli import main
 
 
@@ -21,7 +25,7 @@ def pocket():
 def test_memory_bench_compares_equal_banks(capsys, tmp_path):
     # the two banks hold the same frames, or bench_memory raises
     assert main(["bench", "memory", "--channels", "4", "--repeats", "1", "--json", str(tmp_path / "out.json")]) == 0
-    rows = json.loads((tmp_path / "out.json").read_text())["results"]["memory"]
+    rows = json.loads((tmp_path / "out.json").read_text())["results"]["milliseconds a frame"]
     assert [(row["bank"], row["maps"]) for row in rows] == [
         (bank, maps) for bank in ("2/2/12", "24/24/144") for maps in ("channels_last", "channels_first")
     ]
@@ -59,3 +63,42 @@ def test_timing_helpers():
     alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
     assert "".join(order) == "ababab"
     assert table([{"name": "x", "ms": 1.5}]).splitlines()[2].split() == ["x", "1.5"]
+
+
+def test_ask_and_e2e_compare_equal_answers(monkeypatch):
+    # both raise where the two ways answer differently
+    _, processor = load_model("pocket", device="cpu")
+    small = functools.partial(ask.measuring_model, width=64, num_layers=1)
+    monkeypatch.setattr(ask, "measuring_model", small)
+    rows = ask.bench_ask(processor, repeats=1)
+    computed = {row["situation"]: row["computed"] for row in rows}
+    assert computed["second question, nothing new"] < 20 and computed["one new frame, no eviction"] < 60
+    assert computed["oldest frame evicted (worst case)"] > 900
+    assert all(row["visual tokens"] == 832 for row in rows)
+
+
+def test_e2e_encodes_each_frame_once(pocket):
+    ours, theirs = bench_e2e(lambda **more: StreamingSession(*pocket, **more), seconds=16, num_questions=4)
+    assert ours["frames encoded"] == 32 and theirs["frames encoded"] == 8 + 16 + 24 + 32
+
+
+def test_reports_are_written_and_compared(tmp_path, capsys):
+    parts = {"memory": {"times": [{"bank": "2/2/12", "ms": 1.0, "batch/floor": 1.5}]}}
+    write_report(tmp_path / "old", parts)
+    parts["memory"]["times"][0]["batch/floor"] = 3.0
+    write_report(tmp_path / "new", parts)
+    assert sorted(file.name for file in (tmp_path / "old").iterdir()) == ["results.json", "results.md", "results.png"]
+    assert main(["bench", "compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[-3:] == ["1.5", "3", "2"]
+    (tmp_path / "text").write_text("hello")
+    assert main(["bench", "compare", str(tmp_path / "text"), str(tmp_path / "new")]) == 2
+
+
+def test_paper_counts_what_is_known_of_the_published_model(golden, capsys):
+    config = VideoChatOnlineConfig(**paper.PUBLISHED_4B)
+    assert paper.cache_bytes(config, 1) == 393_216  # 384 KiB a token
+    recorded = json.loads((golden / "fullsize_keys.json").read_text())["params_by_prefix"]["language_model"]
+    embeddings = config.llm_config.vocab_size * config.llm_config.hidden_size
+    assert paper.language_weights(config) == pytest.approx(recorded - embeddings, rel=1e-3)
+    assert main(["bench", "paper"]) == 0
+    assert "each further token" in capsys.readouterr().out

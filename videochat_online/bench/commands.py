@@ -1,4 +1,4 @@
-"""`videochat-online bench NAME`: which measurements there are, and printing them."""
+"""`videochat-online bench NAME`: which measurements there are, running and printing them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+Tables = dict[str, list[dict[str, Any]]]
+"""Title -> rows."""
 
 
 def add_bench_command(commands: Any) -> None:
@@ -17,57 +20,60 @@ def add_bench_command(commands: Any) -> None:
         "run and, where there is one, beside a physical limit. Let nothing else run meanwhile.",
     )
     names = parser.add_subparsers(title="benchmarks", metavar="NAME", required=True)
-    memory = names.add_parser("memory", help="the memory bank against a plain one and against one read of the map")
-    memory.add_argument("--channels", type=int, default=4096, help="channels of a map (default: %(default)s)")
-    memory.add_argument("--batch", type=int, default=32, help="frames in a batch (default: %(default)s)")
-    memory.set_defaults(run=run_memory)
-    stream = names.add_parser("stream", help="where a frame's time goes; is it constant; what re-encoding costs")
-    stream.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")
-    stream.add_argument("--frames", type=int, default=2000, help="length of the long stream (default: %(default)s)")
-    stream.add_argument(
+    common = _common_flags()
+    for name, (_, what) in BENCHMARKS.items():
+        names.add_parser(name, help=what, parents=[common]).set_defaults(run=run_one, name=name)
+    everything = names.add_parser("all", help="all of these, written to a folder with plots", parents=[common])
+    everything.add_argument("--output", type=Path, required=True, metavar="DIR")
+    everything.set_defaults(run=run_all)
+    comparison = names.add_parser("compare", help="the ratios of two reports of `bench all` side by side")
+    comparison.add_argument("old", type=Path)
+    comparison.add_argument("new", type=Path)
+    comparison.set_defaults(run=run_compare)
+    paper = names.add_parser("paper", help="FLOPs and bytes of the 4B model on paper; nothing is measured")
+    paper.add_argument("--model", help="a folder or hub id instead of the published 4B sizes")
+    paper.set_defaults(run=run_paper)
+
+
+def _common_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--repeats", type=int, default=9, help="counted runs of each timing (default: %(default)s)")
+    flags.add_argument("--threads", type=int, default=2, help="threads torch may use (default: %(default)s)")
+    flags.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")
+    flags.add_argument("--channels", type=int, default=4096, help="memory: channels of a map (default: %(default)s)")
+    flags.add_argument("--batch", type=int, default=32, help="memory: frames in a batch (default: %(default)s)")
+    flags.add_argument("--frames", type=int, default=2000, help="stream: length in frames (default: %(default)s)")
+    flags.add_argument(
         "--large-frames",
         type=int,
         default=3,
-        help="frames through the 300M encoder; 0 leaves it out (default: %(default)s)",
+        help="stream: frames through a 300M encoder; 0: none (default: %(default)s)",
     )
-    stream.set_defaults(run=run_stream)
-    ask = names.add_parser("ask", help="time to the first token with and without KV reuse")
-    ask.set_defaults(run=run_ask)
-    e2e = names.add_parser("e2e", help="a ten-minute stream with twenty questions against re-encoding at each question")
-    e2e.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")
-    e2e.add_argument("--seconds", type=float, default=600.0, help="length of the stream (default: %(default)s)")
-    e2e.set_defaults(run=run_e2e)
-    for each in (memory, stream, ask, e2e):
-        each.add_argument("--repeats", type=int, default=9, help="counted runs of each timing (default: %(default)s)")
-        each.add_argument("--threads", type=int, default=2, help="threads torch may use (default: %(default)s)")
-        each.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    flags.add_argument("--seconds", type=float, default=600.0, help="e2e: length of the stream (default: %(default)s)")
+    flags.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    return flags
 
 
-def run_memory(options: argparse.Namespace) -> int:
-    import torch
-
+def measure_memory(options: argparse.Namespace) -> Tables:
     from .memory import bench_memory
 
-    torch.set_num_threads(options.threads)
-    results = {"memory": bench_memory(channels=options.channels, batch=options.batch, repeats=options.repeats)}
-    return _report(options, "bench memory", results)
+    return {
+        "milliseconds a frame": bench_memory(channels=options.channels, batch=options.batch, repeats=options.repeats)
+    }
 
 
-def run_stream(options: argparse.Namespace) -> int:
+def measure_stream(options: argparse.Namespace) -> Tables:
     """1. a long stream (first: its peak memory must be its own) 2. re-encoding 3. where time goes 4. transform."""
-    import torch
-
     from ..processing import load_model
     from ..streaming.session import StreamingSession
     from .stream import against_reencoding, flatness, large_encoder, transform_speed, where_time_goes, write_clip
 
-    torch.set_num_threads(options.threads)
     model, processor = load_model(options.model)
     long_stream = flatness(StreamingSession(model, processor), num_frames=options.frames)
     reencoding = against_reencoding(lambda: StreamingSession(model, processor), num_frames=240, num_questions=12)
     with tempfile.TemporaryDirectory() as folder:
         clip = write_clip(Path(folder) / "clip.mp4", width=1280, height=720, num_frames=128)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "model": options.model,
                 "batch": batch,
@@ -83,48 +89,95 @@ def run_stream(options: argparse.Namespace) -> int:
             del large
     for row in rows:
         row["(bank + connector)/encoder"] = (row["bank"] + row["connector"]) / row["encoder"]
-    results = {
+    return {
         "milliseconds a frame": rows,
         "transform": [transform_speed(repeats=options.repeats)],
         "a long stream": [long_stream],
         "against re-encoding at each question": [reencoding],
     }
-    return _report(options, f"bench stream, model {options.model}", results)
 
 
-def run_ask(options: argparse.Namespace) -> int:
-    import torch
-
+def measure_ask(options: argparse.Namespace) -> Tables:
     from ..processing import load_model
     from .ask import bench_ask
 
-    torch.set_num_threads(options.threads)
     _, processor = load_model("pocket")  # for its tokenizer and prompt format
-    return _report(options, "bench ask", {"a question": bench_ask(processor, repeats=options.repeats)})
+    return {"a question": bench_ask(processor, repeats=options.repeats)}
 
 
-def run_e2e(options: argparse.Namespace) -> int:
-    import torch
-
+def measure_e2e(options: argparse.Namespace) -> Tables:
     from ..processing import load_model
     from ..streaming.session import StreamingSession
     from .e2e import bench_e2e
 
-    torch.set_num_threads(options.threads)
     model, processor = load_model(options.model)
     rows = bench_e2e(lambda **more: StreamingSession(model, processor, **more), seconds=options.seconds)
-    return _report(options, f"bench e2e, model {options.model}", {"a stream with questions": rows})
+    return {"a stream with questions": rows}
 
 
-def _report(options: argparse.Namespace, title: str, results: dict[str, list[dict[str, Any]]]) -> int:
-    from .measure import machine, table, write_json
+BENCHMARKS = {
+    "memory": (measure_memory, "the memory bank against a plain one and against one read of the map"),
+    "stream": (measure_stream, "where a frame's time goes; is it constant; what re-encoding costs"),
+    "ask": (measure_ask, "time to the first token with and without KV reuse"),
+    "e2e": (measure_e2e, "a ten-minute stream with twenty questions against re-encoding at each question"),
+}
+
+
+def run_one(options: argparse.Namespace) -> int:
+    from .measure import machine, write_json
+
+    results = _measure(options, options.name)
+    if options.json:
+        write_json(options.json, {"benchmark": options.name, "machine": machine(), "results": results})
+    return 0
+
+
+def run_all(options: argparse.Namespace) -> int:
+    from .suite import write_report
+
+    write_report(options.output, {name: _measure(options, name) for name in BENCHMARKS})
+    print(f"\nwritten to {options.output}: results.json, results.md, results.png")
+    return 0
+
+
+def _measure(options: argparse.Namespace, name: str) -> Tables:
+    """Run one benchmark and print its tables."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    results = BENCHMARKS[name][0](options)
+    _show(f"bench {name}, {options.threads} threads", results)
+    return results
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    from .suite import compare
+
+    _show("bench compare", {"ratios": compare(options.old, options.new)})
+    return 0
+
+
+def run_paper(options: argparse.Namespace) -> int:
+    from ..config import MemoryConfig
+    from ..model_config import VideoChatOnlineConfig
+    from .paper import H100, PUBLISHED_4B, per_frame, per_question
+
+    if options.model:
+        from ..model.weights import load_config
+
+        config = load_config(options.model)
+    else:
+        config = VideoChatOnlineConfig(**PUBLISHED_4B)
+    banks = [MemoryConfig.pyramid(capacities=c).for_encoder(config.grid) for c in ((2, 2, 12), (24, 24, 144))]
+    tables = {"a frame": per_frame(config), "a question": [row for bank in banks for row in per_question(config, bank)]}
+    _show(f"on paper: {H100.name}, {H100.reachable:.0%} of {H100.tflops:g} TFLOPS reachable", tables)
+    return 0
+
+
+def _show(title: str, tables: Tables) -> None:
+    from .measure import machine, table
 
     about = machine()
-    print(
-        f"{title}; {about['cores']} cores, {options.threads} threads, torch {about['torch']}, commit {about['commit']}"
-    )
-    for name, rows in results.items():
+    print(f"{title}; {about['cores']} cores, torch {about['torch']}, commit {about['commit']}")
+    for name, rows in tables.items():
         print(f"\n{name}\n{table(rows)}")
-    if options.json:
-        write_json(options.json, {"title": title, "machine": about, "results": results})
-    return 0
