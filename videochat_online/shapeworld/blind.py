@@ -52,10 +52,13 @@ class BlindReader:
         return scores.index(max(scores))
 
     def _score(self, features: Iterable[str], num_wrong: int) -> float:
+        """Sum over the kinds of features of their mean evidence: words that come together count once."""
         smooth = self.smoothing
-        return sum(
-            log((self._right[feature] + smooth) / (self._wrong[feature] + smooth * num_wrong)) for feature in features
-        )
+        kinds: dict[str, list[float]] = defaultdict(list)
+        for feature in features:
+            evidence = log((self._right[feature] + smooth) / (self._wrong[feature] + smooth * num_wrong))
+            kinds[feature.split("=")[0]].append(evidence)
+        return sum(sum(found) / len(found) for found in kinds.values())
 
 
 def option_features(question: Question) -> list[set[str]]:

@@ -1,10 +1,10 @@
 """Writes a world to disk: videos, OVBench annotations, training annotations. Safe to interrupt and to repeat.
 
-    DIR/manifest.json                     what was asked for, and what came out
-    DIR/videos/*.mp4                      one file a scene
-    DIR/ovbench/ava.json coin.json tao.json streaming.json
-    DIR/train/*.json                      only for split "train": samples, and the lists stage1.json and stage2.json
-    DIR/images/*.png DIR/frames/*/*.jpg   frames of the image and tracking samples
+DIR/manifest.json                     what was asked for, and what came out
+DIR/videos/*.mp4                      one file a scene
+DIR/ovbench/ava.json coin.json tao.json (flat layout), ovbench.json (streaming layout)
+DIR/train/*.json                      only for split "train": samples, and the lists stage1.json and stage2.json
+DIR/images/*.png DIR/frames/*/*.jpg   frames of the image and tracking samples
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _ask(config: WorldConfig, progress: bool) -> list[VideoQuestions]:
 def _write_ovbench(folder: Path, config: WorldConfig, asked: list[VideoQuestions]) -> None:
     for source, items in flat_files(asked).items():
         write_json(folder / "ovbench" / f"{source}.json", items)
-    write_json(folder / "ovbench" / "streaming.json", [streaming_item(*row, config.fps) for row in asked])
+    write_json(folder / "ovbench" / "ovbench.json", [streaming_item(*row, config.fps) for row in asked])
 
 
 def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[str, int]:

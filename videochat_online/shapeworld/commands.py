@@ -12,9 +12,9 @@ from .simulate import LEVELS, SPLITS, sample_stream
 
 
 def add_world_commands(subparsers: Any) -> None:
-    """Add `world` to a parser's sub-commands; each leaf sets `func`, (arguments) -> exit code."""
+    """Add `world` to a parser's sub-commands; each leaf sets `run`, (arguments) -> exit code."""
     world = subparsers.add_parser("world", help="ShapeWorld: a generated world with exact answers")
-    commands = world.add_subparsers(dest="world_command", required=True, metavar="COMMAND")
+    commands = world.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_build(commands)
     _add_preview(commands)
     _add_stats(commands)
@@ -40,7 +40,7 @@ def _add_build(commands: Any) -> None:
     parser.add_argument("--fps", type=int, default=8, help="frames a second (default 8)")
     parser.add_argument("--size", type=int, default=128, help="side of a frame in pixels (default 128)")
     parser.add_argument("--questions", type=int, default=16, help="OVBench questions a video (default 16)")
-    parser.set_defaults(func=run_build)
+    parser.set_defaults(run=run_build)
 
 
 def _add_preview(commands: Any) -> None:
@@ -49,7 +49,7 @@ def _add_preview(commands: Any) -> None:
     parser.add_argument("--scenes", type=int, default=2, help="how many scenes (default 2)")
     parser.add_argument("--questions", type=int, default=8, help="questions a scene (default 8)")
     _add_scene_options(parser, split="train", seconds=30.0)
-    parser.set_defaults(func=run_preview)
+    parser.set_defaults(run=run_preview)
 
 
 def _add_stats(commands: Any) -> None:
@@ -57,7 +57,7 @@ def _add_stats(commands: Any) -> None:
     parser.add_argument("--scenes", type=int, default=200, help="scenes to ask about (default 200)")
     parser.add_argument("--train-scenes", type=int, default=400, help="scenes the blind reader learns from")
     _add_scene_options(parser, split="test", seconds=30.0)
-    parser.set_defaults(func=run_stats)
+    parser.set_defaults(run=run_stats)
 
 
 def run_build(args: argparse.Namespace) -> int:

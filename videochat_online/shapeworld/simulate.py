@@ -74,7 +74,7 @@ def sample_stream(
     things = _Simulation(rng, rules, float(seconds), pace, wall).run()
     tint = tuple(int(value) for value in rng.integers(34, 72, size=3))
     look = Look(int(rng.integers(2**31)), (tint[0], tint[1], tint[2]), rules.texture, rules.noise)
-    key = f"{split}-{seed:08d}-l{level}-{seconds:g}s-p{pace:g}"
+    key = f"{split}-{seed:08d}-l{level}-{seconds:g}s-p{pace:.4g}"
     return Scene(key, split, seed, level, float(seconds), pace, things, wall, look)
 
 
@@ -117,9 +117,7 @@ class _Actor:
     cycle: list[str] = field(default_factory=list)
 
     def thing(self, index: int, colours: tuple[tuple[float, int], ...]) -> Thing:
-        return Thing(
-            index, self.shape, self.radius, self.goal, self.offset, colours, tuple(self.segments)
-        )
+        return Thing(index, self.shape, self.radius, self.goal, self.offset, colours, tuple(self.segments))
 
     def stand(self, cell: int) -> tuple[float, float]:
         return standing_point(cell, self.offset)

@@ -195,4 +195,3 @@ class Bank:
             if value is not None:
                 return value
         return None
-

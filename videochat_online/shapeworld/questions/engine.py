@@ -177,5 +177,3 @@ def _check_times(scene: Scene, moments: list[float]) -> None:
     wrong = [time for time in moments if not 0 < time <= scene.seconds or 2 * time != int(2 * time)]
     if wrong:
         raise ValueError(f"times must be half seconds within 0 to {scene.seconds:g} s, got {wrong[:5]}")
-
-

@@ -8,6 +8,8 @@ from .context import Context, seen_acts
 from .types import Draft
 
 YES_NO = ("Yes", "No")
+STRANGE_SHARE = 0.1
+"""Attempts that deny a thing by a name nothing has; all that a scene of one thing allows."""
 
 
 def yes_or_no(truth: bool) -> tuple[str, tuple[str]]:
@@ -59,18 +61,19 @@ def still_step(context: Context) -> Draft | None:
 
 
 def was_there(context: Context) -> Draft | None:
-    """Asks about a thing that was there, or about one that was away or never existed."""
+    """Asks about a thing that was there or one that was away; now and then about one that never existed."""
     gap = context.gap()
     if gap is None:
         return None
     scene, moment = context.scene, context.time - gap
     there = [thing for thing in scene.things if scene.presence(thing, moment)]
     gone = [thing for thing in scene.things if scene.presence(thing, moment) is False and thing.was_seen(context.time)]
-    if not there:
+    strange = context.rng.random() < STRANGE_SHARE
+    if not there or not (strange or gone):
         return None
     truth = context.truth("was_there")
-    asked = context.pick(there if truth else gone)
-    name = asked.name(context.time) if asked and (truth or context.rng.random() < 0.7) else strange_name(context)
+    asked = there if truth else [] if strange else gone
+    name = context.some(asked, 1)[0].name(context.time) if asked else strange_name(context)
     answer, wrong = yes_or_no(truth)
     text = f"Was {name} on the screen {duration(gap)} ago (at {clock(moment)})?"
     return Draft("was_there", text, answer, wrong, ((max(0.0, moment - 0.5), moment + 0.5),))

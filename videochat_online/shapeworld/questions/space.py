@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ..scenes import STANDING, Scene, Thing
 from ..simulate import rook_cells
 from ..vocabulary import ACTION_NAMES, NUM_ACTIONS, REGION_NAMES, RELATION_NAMES, box_text, duration, relation
@@ -104,9 +106,11 @@ def action_trajectory(context: Context) -> Draft | None:
 
 
 def places_between(scene: Scene, thing: Thing, begin: float, end: float) -> list[int] | None:
-    """Cells a thing stood at from `begin` to `end`, in order; None unless it stayed in view all the time."""
+    """Cells a thing stood at from `begin` to `end`, in order; None unless it stayed in view and stopped at each."""
     parts = [part for part in thing.segments if part.end > begin and part.start <= end]
     if any(part.kind not in (*STANDING, "move") or scene.passes_wall(part) for part in parts):
+        return None
+    if any(before.kind == after.kind == "move" for before, after in pairwise(parts)):
         return None
     return [parts[0].place, *(part.target for part in parts if part.kind == "move")]
 

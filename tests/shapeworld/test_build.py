@@ -1,0 +1,230 @@
+"""A world on disk: exact videos, annotations that the ordinary readers take, the same again each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from videochat_online.data.formats import read_row
+from videochat_online.evaluation.benchmarks.ovbench import OVBench
+from videochat_online.shapeworld import SUB_TASKS, render_frames
+from videochat_online.shapeworld import build as build_module
+from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world
+from videochat_online.shapeworld.video import frame_times, write_mp4
+
+SMALL = WorldConfig(4, seed=2, seconds=(20, 30), level=(2, 3), fps=4, size=64)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("worlds") / "small"
+    build_world(folder, SMALL, progress=False)
+    return folder
+
+
+def rows(world: Path, name: str) -> list[dict]:
+    return json.loads((world / f"{name}.json").read_text())
+
+
+def files(world: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(world)): path.read_bytes() for path in sorted(world.rglob("*")) if path.is_file()}
+
+
+def test_videos_show_each_frame_at_its_time(world):
+    import av
+
+    for scene, name in SMALL.scenes():
+        with av.open(str(world / "videos" / name)) as container:
+            frames = list(container.decode(video=0))
+        times = [float(frame.pts * frame.time_base) for frame in frames]
+        assert times == frame_times(scene.seconds, SMALL.fps).tolist()
+        for place in (0, 13, len(frames) - 1):
+            shown = frames[place].to_ndarray(format="rgb24").astype(float)
+            drawn = render_frames(scene, [times[place]], SMALL.size)[0]
+            assert np.abs(shown - drawn).mean() < 8  # chroma at half size, and compression
+
+
+def test_the_readers_of_the_package_take_the_video(world):
+    from videochat_online.media.readers import open_video
+
+    scene, name = next(iter(SMALL.scenes()))
+    with open_video(world / "videos" / name) as video:
+        assert video.timestamps.tolist() == frame_times(scene.seconds, SMALL.fps).tolist()
+        assert video.size == (SMALL.size, SMALL.size)
+
+
+def test_the_same_command_gives_the_same_world(world, tmp_path):
+    build_world(tmp_path / "again", SMALL, progress=False)
+    assert files(tmp_path / "again") == files(world)
+
+
+def test_an_interrupted_build_goes_on(world, tmp_path, monkeypatch):
+    written = []
+
+    def stop_after_two(path, scene, **options):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(Path(path).name)
+        return write_mp4(path, scene, **options)
+
+    monkeypatch.setattr(build_module, "write_mp4", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        build_world(tmp_path / "world", SMALL, progress=False)
+    assert json.loads((tmp_path / "world" / "manifest.json").read_text())["complete"] is False
+    times = {name: (tmp_path / "world" / "videos" / name).stat().st_mtime_ns for name in written}
+    monkeypatch.undo()
+    build_world(tmp_path / "world", SMALL, progress=False)
+    assert files(tmp_path / "world") == files(world)
+    assert times == {name: (tmp_path / "world" / "videos" / name).stat().st_mtime_ns for name in written}
+
+
+def test_another_world_in_the_folder_is_refused(world, tmp_path):
+    with pytest.raises(BuildError, match="holds another world"):
+        build_world(world, WorldConfig(4, seed=3), progress=False)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BuildError, match="is not empty and holds no world"):
+        build_world(tmp_path, SMALL, progress=False)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(BuildError, match="is not a world's manifest"):
+        build_world(tmp_path, SMALL, progress=False)
+
+
+def test_worlds_of_other_seeds_and_splits_share_no_scene():
+    keys = [
+        scene.key
+        for seed in (0, 1)
+        for split in ("train", "dev", "test")
+        for scene, _ in WorldConfig(5, seed=seed, split=split).scenes()
+    ]
+    assert len(set(keys)) == 30
+
+
+def test_only_train_worlds_hold_training_samples(tmp_path):
+    manifest = build_world(tmp_path / "test", WorldConfig(1, split="test", size=64, fps=2), progress=False)
+    assert manifest["samples"] == {} and not (tmp_path / "test" / "train").exists()
+    assert sum(manifest["questions"].values()) == 16
+
+
+@pytest.mark.parametrize("layout", ["flat", "streaming"])
+def test_the_benchmark_reads_both_layouts(world, layout):
+    source = world / "ovbench" if layout == "flat" else world / "ovbench" / "ovbench.json"
+    tasks = OVBench().load(source)
+    questions = {question.id: question for task in tasks for question in task.questions}
+    asked = {item["id"]: item for name in ("ava", "coin", "tao") for item in rows(world, f"ovbench/{name}")}
+    assert set(questions) == set(asked) and len(asked) > 55
+    for question_id, question in questions.items():
+        task = SUB_TASKS[asked[question_id]["sub_task"]]
+        assert question.task == f"{task.abbreviation} {task.name}"
+        assert question.category == task.category
+        assert question.options["ABCD".index(question.answer)] == asked[question_id]["answer"]
+    assert {question.task for question in questions.values()} == {
+        f"{task.abbreviation} {task.name}" for task in SUB_TASKS.values()
+    }
+    for task in tasks:
+        assert any((world / "videos" / name).is_file() for name in task.names)
+
+
+def test_flat_items_look_like_the_real_ones(world, shared):
+    """Same fields and kinds of values as OVBench's own files, apart from those that name frame folders."""
+    for name in ("ava", "coin", "tao"):
+        real = json.loads((shared / "ovbench" / f"{name}.json").read_text())
+        for item in rows(world, f"ovbench/{name}"):
+            for field in set(real[0]) - {"fps", "image_file"}:
+                assert type(item[field]) is type(real[0][field]), field
+            assert item["answer_type"] in {row["answer_type"] for row in real}
+
+
+def test_training_samples_are_read_by_the_ordinary_loader(world):
+    kinds = {
+        "offline_video": "video", "offline_qa": "video", "offline_image": "image", "dialogue": "online",
+        "narration": "online", "grounding": "online", "tracking": "tracking",
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        found = rows(world, f"train/{name}")
+        assert found, name
+        for row in found:
+            assert read_row(row).kind == kind
+            for field in ("video", "image"):
+                path = world / row.get(field, "")
+                assert path.exists()
+
+
+def test_online_turns_are_in_order_and_inside_the_video(world):
+    lengths = {f"videos/{name}": scene.seconds for scene, name in SMALL.scenes()}
+    for name in ("dialogue", "narration", "grounding"):
+        for row in rows(world, f"train/{name}"):
+            times = [turn["timestamps"] for turn in row["conversations"] if turn["from"] == "human"]
+            assert times == sorted(times)
+            assert times[0] > 0 and times[-1] < lengths[row["video"]]
+            assert all("timestamps" not in turn for turn in row["conversations"] if turn["from"] == "gpt")
+
+
+def test_narrations_tell_each_event_once(world):
+    scenes = {f"videos/{name}": scene for scene, name in SMALL.scenes()}
+    for row in rows(world, "train/narration"):
+        scene = scenes[row["video"]]
+        told = "\n".join(turn["value"] for turn in row["conversations"] if turn["from"] == "gpt").split("\n")
+        events = [f"{event.time:.1f}s: {scene.sentence(event)}." for event in scene.events]
+        assert [line for line in told if line != "Nothing."] == events
+
+
+def test_grounding_answers_are_actions_of_the_thing_named(world):
+    scenes = {f"videos/{name}": scene for scene, name in SMALL.scenes()}
+    for row in rows(world, "train/grounding"):
+        for human, gpt in zip(row["conversations"][::2], row["conversations"][1::2], strict=True):
+            start = float(gpt["value"].split("s - ")[0])
+            ongoing = " - now " in gpt["value"]
+            acts = [
+                act for thing in scenes[row["video"]].things for act in thing.acts
+                if thing.name(human["timestamps"]) in human["value"] and act.start == start
+            ]  # fmt: skip
+            assert len(acts) == 1
+            assert ongoing == (acts[0].end > human["timestamps"])
+
+
+def test_tracking_boxes_hold_the_thing(world):
+    for row in rows(world, "train/tracking"):
+        assert len(row["image_bboxes"]) == len(row["all_image_files"]) >= 6
+        for number, (box, name) in enumerate(zip(row["image_bboxes"], row["all_image_files"], strict=True)):
+            assert box["timestamp"] == number / row["fps"]
+            x1, y1, x2, y2 = json.loads(box["bbox"])
+            assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 and x2 - x1 < 0.25
+            with Image.open(world / row["video"] / name) as image:
+                assert image.size == (SMALL.size, SMALL.size)
+
+
+def test_lists_name_every_set_that_has_samples(world):
+    stage1, stage2 = rows(world, "train/stage1"), rows(world, "train/stage2")
+    assert set(stage1) < set(stage2)
+    assert len(stage2) == 7
+    for entry in stage2.values():
+        assert set(entry) == {"annotation", "data_root", "data_augment", "repeat_time"}
+        assert Path(entry["annotation"].replace("${DATA_ROOT}", str(world))).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"videos": 0}, "videos must be from 1"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"split": "bank"}, "unknown split 'bank', expected one of train, dev, test"),
+        ({"seconds": (5,)}, "10 seconds or more"),
+        ({"level": (7,)}, "unknown level in"),
+        ({"size": 65}, "even size >= 32, got fps 8 and size 65"),
+        ({"fps": 0}, "fps >= 1"),
+    ],
+)
+def test_wrong_configurations_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WorldConfig(**{"videos": 2, **arguments})
+
+
+def test_odd_frame_sizes_are_refused(tmp_path):
+    scene, _ = next(iter(SMALL.scenes()))
+    with pytest.raises(ValueError, match="even frame size, got 65"):
+        write_mp4(tmp_path / "x.mp4", scene, size=65)
+    assert list(tmp_path.iterdir()) == []
