@@ -118,6 +118,19 @@ def _first_logits(session, question):
     return done.logits[0, -1]
 
 
+def test_option_scores_on_a_cache_are_the_cold_ones(tiny):
+    options = ["yes", "no, the red circle", "(A) left", "B"]
+    for num_frames in (2, 11, 13, 30):  # up to and past the line where LongRoPE changes its factors
+        warm, cold = StreamingSession(*tiny), StreamingSession(*tiny, reuse_cache=False)
+        for session in (warm, cold):
+            session.see_many(pictures(num_frames, 1), range(num_frames))
+        for question in ("Which way?", "Which way does it go, and what did it do before that?"):
+            assert warm.score_options(question, options) == pytest.approx(
+                cold.score_options(question, options), abs=2e-3
+            )
+        assert warm.ask("Now?", max_new_tokens=6) == cold.ask("Now?", max_new_tokens=6)
+
+
 @pytest.fixture(scope="module")
 def pocket():
     return load_model("pocket", device="cpu")

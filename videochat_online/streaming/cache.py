@@ -104,3 +104,20 @@ class PromptCache:
             self.extended(keys[:until])
             done = until
         return done - begin
+
+    def can_go_on(self, more: int) -> bool:
+        """Whether `more` positions behind the cached ones take the same rotary factors."""
+        return self._factors == factor_set(self.model.config.llm_config, len(self.keys) + more)
+
+    @torch.no_grad()
+    def peek(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Logits (M, vocabulary) of (1, M, D) put behind what is cached; the cache stays as it is."""
+        num_cached, num_new = len(self.keys), embeds.shape[1]
+        positions = torch.arange(num_cached, num_cached + num_new, device=embeds.device)[None]
+        try:
+            done = self.model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.kv, use_cache=True)
+        except BaseException:
+            self.reset()  # nobody knows how far it got
+            raise
+        self.kv.crop(-num_new)
+        return done.logits[0]

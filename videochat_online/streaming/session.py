@@ -253,14 +253,20 @@ class StreamingSession:
             self._waiting.clear()
             self._check_question(question, without_frames)
             rendered, frames = self.prompt(question)
-            embeds = self._embed(rendered, frames)
+            keys, embeds = position_keys(rendered, frames), self._embed(rendered, frames)
+            if self.reuse_cache:
+                self._cache.fill(keys[:-1], embeds[:, :-1])
             return [self._score(embeds, option) for option in options]
 
     def _score(self, prompt: torch.Tensor, option: str) -> float:
+        """Of one option behind the prompt's embeddings (1, N, D), of which the cache holds all but the last."""
         ids = self.processor.tokenizer(option, add_special_tokens=False)["input_ids"] + self.processor.end_token_ids[:1]
         target = torch.tensor([ids], device=prompt.device)
-        embeds = torch.cat([prompt, self.model.embed(target, None)], dim=1)
-        logits = self.model(inputs_embeds=embeds, logits_to_keep=len(ids) + 1).logits[0, :-1]
+        spoken = self.model.embed(target[:, :-1], None)
+        if self.reuse_cache and self._cache.can_go_on(len(ids)):
+            logits = self._cache.peek(torch.cat([prompt[:, -1:], spoken], dim=1))
+        else:
+            logits = self.model(inputs_embeds=torch.cat([prompt, spoken], dim=1), logits_to_keep=len(ids)).logits[0]
         return float(logits.float().log_softmax(-1).gather(-1, target.T).sum())
 
     def _check_question(self, question: str, without_frames: bool) -> None:
