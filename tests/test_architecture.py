@@ -34,6 +34,7 @@ SAME_LAYER = {
     ("streaming", "processing"),
     ("model_flags", "processing"),
     ("pocket", "shapeworld"),  # the small model learns in the small world
+    ("bench", "shapeworld"),  # and its samples are what training is measured on
     ("__main__", "cli"),
 }
 ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below

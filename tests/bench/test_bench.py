@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 
 import pytest
 
 from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
-from videochat_online.bench import ask, paper
+from videochat_online.bench import ask, paper, train
 from videochat_online.bench.e2e import bench_e2e
 from videochat_online.bench.measure import alternate, seconds_per_call, table
 from videochat_online.bench.memory import bench_memory
@@ -102,3 +103,15 @@ def test_paper_counts_what_is_known_of_the_published_model(golden, capsys):
     assert paper.language_weights(config) == pytest.approx(recorded - embeddings, rel=1e-3)
     assert main(["bench", "paper"]) == 0
     assert "each further token" in capsys.readouterr().out
+
+
+def test_train_bench_batches_the_same_samples_three_ways(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "WORLD", replace(train.WORLD, videos=1, seconds=(12.0,)))
+    model, processor = load_model("pocket", device="cpu")
+    dataset = train.mixed_dataset(tmp_path, model, processor)
+    rows = train.bench_batches(dataset, model, processor, num_samples=6, batch_size=3)
+    assert [row["samples"] for row in rows] == [6, 6, 6]
+    assert rows[2]["padding share"] < rows[0]["padding share"] and rows[0]["speed/shuffled"] == 1
+    assert all(parameter.requires_grad for parameter in model.parameters()) and not model.training
+    pipeline = train.bench_pipeline(tmp_path, dataset, num_samples=3)[0]
+    assert pipeline["frames"] > 3 and pipeline["pipeline/decoder"] > 0

@@ -49,6 +49,7 @@ def _common_flags() -> argparse.ArgumentParser:
         default=3,
         help="stream: frames through a 300M encoder; 0: none (default: %(default)s)",
     )
+    flags.add_argument("--samples", type=int, default=96, help="train: how many (default: %(default)s)")
     flags.add_argument("--seconds", type=float, default=600.0, help="e2e: length of the stream (default: %(default)s)")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     return flags
@@ -115,10 +116,25 @@ def measure_e2e(options: argparse.Namespace) -> Tables:
     return {"a stream with questions": rows}
 
 
+def measure_train(options: argparse.Namespace) -> Tables:
+    from ..processing import load_model
+    from .train import bench_batches, bench_pipeline, mixed_dataset
+
+    model, processor = load_model(options.model)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset = mixed_dataset(folder, model, processor)
+        return {
+            "forward and backward": bench_batches(dataset, model, processor, num_samples=options.samples),
+            "data pipeline": bench_pipeline(folder, dataset, num_samples=options.samples),
+        }
+
+
 BENCHMARKS = {
     "memory": (measure_memory, "the memory bank against a plain one and against one read of the map"),
     "stream": (measure_stream, "where a frame's time goes; is it constant; what re-encoding costs"),
     "ask": (measure_ask, "time to the first token with and without KV reuse"),
+    "train": (measure_train, "batches padded, grouped and packed; the data pipeline against decoding alone"),
     "e2e": (measure_e2e, "a ten-minute stream with twenty questions against re-encoding at each question"),
 }
 
