@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,11 @@ from .model_flags import add_memory_flags, add_model_flags, load_from_flags, mem
 
 if TYPE_CHECKING:
     from .media.readers import VideoReader
+    from .streaming.live_watcher import LiveWatcher
     from .streaming.session import SessionStats, StreamingSession
+
+FIRST_FRAME_SECONDS = 20.0
+POLL_SECONDS = 0.02
 
 
 @dataclass
@@ -47,7 +52,10 @@ def add_chat_command(commands: Any) -> None:
         "fast as it goes and each question is asked at its moment; without -q it plays in real time and you type.",
         epilog='example: videochat-online chat street.mp4 -q "What is the man doing?" --at 12 -q "And now?"',
     )
-    parser.add_argument("video", help="a video file, a gif, or a folder of images")
+    parser.add_argument(
+        "video", nargs="?", help="a video file, a gif, a folder of images, or an rtsp://, http:// or udp:// address"
+    )
+    parser.add_argument("--camera", type=int, metavar="N", help="watch camera number N of this machine instead")
     parser.add_argument(
         "-q", "--question", dest="questions", action=_AddQuestion, metavar="QUESTION", help="may be repeated"
     )
@@ -75,31 +83,87 @@ def add_chat_command(commands: Any) -> None:
 
 def run_chat(options: argparse.Namespace) -> int:
     """1. open the video 2. load the model 3. watch and ask."""
+    from .media.live_network import is_address
     from .media.readers import open_video
-    from .streaming.session import StreamingSession
 
+    if (options.video is None) == (options.camera is None):
+        raise ValueError("say what to watch: a video or an address, or --camera N")
+    if options.camera is not None or is_address(options.video):
+        return _chat_live(options)
     with open_video(options.video) as video:
         questions = _check_moments(options.questions, video)
-        model, processor = load_from_flags(options)
-        if model.config.note:
-            print(f"note: {model.config.note}", file=sys.stderr)
-        session = StreamingSession(
-            model,
-            processor,
-            memory=memory_from_flags(options, model),
-            timestamps=not options.no_timestamps,
-            system_prompt=options.system_prompt,
-        )
+        session = _new_session(options)
         if questions is None:
             return _converse(options, session, video)
         answers = _ask_in_order(options, session, video, questions)
-    if options.json:
-        print(
-            json.dumps(
-                {"video": options.video, "model": options.model, "answers": answers}, ensure_ascii=False, indent=1
-            )
-        )
+    _print_document(options, options.video, answers)
     return 0
+
+
+def _new_session(options: argparse.Namespace) -> StreamingSession:
+    from .streaming.session import StreamingSession
+
+    model, processor = load_from_flags(options)
+    if model.config.note:
+        print(f"note: {model.config.note}", file=sys.stderr)
+    return StreamingSession(
+        model,
+        processor,
+        memory=memory_from_flags(options, model),
+        timestamps=not options.no_timestamps,
+        system_prompt=options.system_prompt,
+    )
+
+
+def _print_document(options: argparse.Namespace, video: str, answers: list[dict[str, Any]]) -> None:
+    if options.json:
+        document = {"video": video, "model": options.model, "answers": answers}
+        print(json.dumps(document, ensure_ascii=False, indent=1))
+
+
+def _chat_live(options: argparse.Namespace) -> int:
+    """A stream that has no end: questions have their moments, or are typed while it runs."""
+    from .media.live import LiveSource, LiveStream
+    from .media.live_network import Camera, NetworkStream
+    from .streaming.live_watcher import LiveWatcher
+
+    for asked in options.questions or []:
+        if asked.at is None:
+            raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {asked.question!r}")
+    source: LiveSource = NetworkStream(options.video) if options.camera is None else Camera(options.camera)
+    session = _new_session(options)
+    with LiveWatcher(session, LiveStream(source, fps=options.fps)) as watcher:
+        watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
+        while session.stats()["frames_seen"] == 0 and not watcher.is_over:
+            time.sleep(POLL_SECONDS)
+        if options.questions:
+            _print_document(options, source.name, _ask_at_moments(options, watcher))
+        else:
+            print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
+            _read_questions(options, session)
+    if watcher.error is not None:
+        raise watcher.error
+    return 0
+
+
+def _ask_at_moments(options: argparse.Namespace, watcher: LiveWatcher) -> list[dict[str, Any]]:
+    """Each question when the stream has come to its second; those behind a stream's end are asked there."""
+    answers = []
+    for asked in sorted(options.questions, key=lambda asked: asked.at):
+        while (watcher.session.stats()["last_timestamp"] or 0.0) < asked.at and not watcher.is_over:
+            time.sleep(POLL_SECONDS)
+        answers.append(_answered(options, watcher.session, asked.question))
+    return answers
+
+
+def _answered(options: argparse.Namespace, session: StreamingSession, question: str) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    text = session.ask(question, max_new_tokens=options.max_new_tokens)
+    stats = session.stats()
+    if not options.json:
+        tqdm.write(f"[{stats['last_timestamp']:.1f} s] {question}\n{text}\n{status_line(stats)}", file=sys.stdout)
+    return {"question": question, "at": stats["last_timestamp"], "answer": text, "stats": stats}
 
 
 def _check_moments(questions: list[AskedAt] | None, video: VideoReader) -> list[AskedAt] | None:
@@ -127,13 +191,7 @@ def _ask_in_order(
             until = len(indices) if asked.at is None else sum(time <= asked.at for time in times)
             watch(session, video, indices[shown:until], on_progress=progress.update)
             shown = max(shown, until)
-            text = session.ask(asked.question, max_new_tokens=options.max_new_tokens)
-            stats = session.stats()
-            answers.append({"question": asked.question, "at": stats["last_timestamp"], "answer": text, "stats": stats})
-            if not options.json:
-                tqdm.write(
-                    f"[{stats['last_timestamp']:.1f} s] {asked.question}\n{text}\n{status_line(stats)}", file=sys.stdout
-                )
+            answers.append(_answered(options, session, asked.question))
     return answers
 
 
@@ -162,13 +220,18 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
     player.start()
     print(f"playing {options.video}, {video.duration:.1f} s; type a question, leave with Ctrl-D", file=sys.stderr)
     try:
-        while (line := _read_line()) is not None:
-            if line.strip():
-                _answer_line(options, session, line.strip())
+        _read_questions(options, session)
     finally:
         stop.set()
         player.join()
     return 2 if failed else 0
+
+
+def _read_questions(options: argparse.Namespace, session: StreamingSession) -> None:
+    """Answer lines of standard input until it ends."""
+    while (line := _read_line()) is not None:
+        if line.strip():
+            _answer_line(options, session, line.strip())
 
 
 def _read_line() -> str | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,3 +90,53 @@ def need_decord() -> None:
     """Skips without decord. Does not import it: loaded before PyAV, its libvpx takes the place of PyAV's own."""
     if importlib.util.find_spec("decord") is None:
         pytest.skip("needs decord: pip install decord (Linux x86-64)")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def rtsp_server() -> Iterator[Callable[[int], subprocess.Popen]]:
+    """rtsp_server(port) -> running process; its address is rtsp://127.0.0.1:PORT/live. Skips without GStreamer's."""
+    check = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    if subprocess.run(["/usr/bin/python3", "-c", check], capture_output=True, check=False).returncode:
+        pytest.skip("needs Debian's gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-rtsp gstreamer1.0-plugins-ugly")
+    running = []
+
+    def start(port: int) -> subprocess.Popen:
+        command = ["/usr/bin/python3", str(Path(__file__).parent / "rtsp_server.py"), str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    time.sleep(0.1)
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """wait_until(condition, seconds=5.0); fails where it does not come true in time."""
+
+    def wait(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "it did not happen in time"
+            time.sleep(0.01)
+
+    return wait

@@ -1,0 +1,161 @@
+"""Live sources over real sockets of this machine: HTTP, HLS, UDP, and an RTSP server that goes away and comes back."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from videochat_online.media.live import LiveStream
+from videochat_online.media.live_network import NetworkStream, Patience, is_address
+from videochat_online.media.source import MediaError
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+QUICK = Patience(open=5, read=1.5, first_pause=0.1, longest_pause=0.3, give_up=30)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator:
+    """serve(folder) -> "http://127.0.0.1:PORT"."""
+    servers = []
+
+    def start(folder: Path) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    time.sleep(0.1)
+
+
+def test_a_file_over_http_plays_in_real_time_and_ends(tmp_path, write_clip, serve, number_in):
+    write_clip(tmp_path / "a.mp4", num_frames=15, fps=10)
+    started = time.monotonic()
+    with LiveStream(NetworkStream(serve(tmp_path) + "/a.mp4"), fps=None, capacity=99) as stream:
+        frames = list(stream)
+        assert stream.source.num_reconnects == 0 and stream.source.state == "over"
+    assert [number_in(f.image) for f in frames] == list(range(15))
+    assert [round(f.timestamp, 3) for f in frames] == [k / 10 for k in range(15)]
+    assert time.monotonic() - started >= 1.4
+
+
+def test_an_hls_playlist(tmp_path, serve, number_in):
+    write_hls(tmp_path / "list.m3u8", num_frames=20)
+    with LiveStream(NetworkStream(serve(tmp_path) + "/list.m3u8"), fps=None, capacity=99) as stream:
+        assert len({number_in_flat(f.image) for f in stream}) == 20
+
+
+def write_hls(path: Path, num_frames: int) -> None:
+    import av
+
+    with av.open(str(path), "w", format="hls", options={"hls_time": "1", "hls_list_size": "0"}) as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for k in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * k, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def number_in_flat(picture: np.ndarray) -> int:
+    return round(float(picture.mean()) / 10)
+
+
+def test_a_playlist_cannot_name_this_machines_files(tmp_path, write_clip, serve):
+    secret = write_clip(tmp_path / "secret.ts", num_frames=10)
+    public = tmp_path / "public"
+    public.mkdir()
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", f"file://{secret}", "#EXT-X-ENDLIST"]
+    (public / "list.m3u8").write_text("\n".join(lines))
+    with LiveStream(NetworkStream(serve(public) + "/list.m3u8", patience=QUICK)) as stream, pytest.raises(MediaError):
+        stream.take(10)
+    assert stream.num_received == 0
+
+
+@pytest.mark.parametrize("path", ["missing.mp4", "page.html"])
+def test_an_address_without_a_video_fails_at_once(path, tmp_path, serve):
+    (tmp_path / "page.html").write_text("<html>no video</html>")
+    started = time.monotonic()
+    stream = LiveStream(NetworkStream(serve(tmp_path) + "/" + path, patience=QUICK))
+    with stream, pytest.raises(MediaError, match=f"{path}: cannot be read"):
+        stream.take(10)
+    assert time.monotonic() - started < 5
+
+
+def test_nobody_listens_there():
+    stream = LiveStream(NetworkStream("rtsp://127.0.0.1:9/live", patience=QUICK))
+    with stream, pytest.raises(MediaError, match="Connection refused"):
+        stream.take(10)
+
+
+def test_other_schemes_are_refused(tmp_path):
+    for address in ("file:///etc/passwd", "concat:a|b", "/etc/passwd", "ftp://host/a", "tcp://127.0.0.1:5"):
+        assert not is_address(address)
+        with pytest.raises(ValueError, match="expected an address of rtsp, rtsps, http, https, udp"):
+            NetworkStream(address)
+
+
+def test_udp_and_closing_while_nothing_comes(free_port, wait_until):
+    address = f"udp://127.0.0.1:{free_port}"
+    with LiveStream(NetworkStream(address, patience=QUICK), fps=None, capacity=99) as stream:
+        sender = threading.Thread(target=send_udp, args=(address,))
+        sender.start()
+        stream.wait_for_frame(8)
+        sender.join()
+        wait_until(lambda: stream.source.state == "reconnecting", 5)  # silence is a break
+        started = time.monotonic()
+    assert time.monotonic() - started < QUICK.read + QUICK.open
+    assert stream.source.problem and stream.source.num_reconnects >= 1
+
+
+def send_udp(address: str) -> None:
+    import av
+
+    with av.open(address + "?pkt_size=1316", "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=20, options={"g": "5", "tune": "zerolatency"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for k in range(60):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * k, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 20)
+            container.mux(stream.encode(frame))
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_an_rtsp_server_that_goes_away_and_comes_back(rtsp_server, free_port, wait_until):
+    server: subprocess.Popen = rtsp_server(free_port)
+    source = NetworkStream(f"rtsp://127.0.0.1:{free_port}/live", patience=QUICK)
+    with LiveStream(source, fps=2, capacity=999) as stream:
+        wait_until(lambda: stream.num_received > 20, 20)
+        server.kill()
+        server.wait()
+        wait_until(lambda: source.state == "reconnecting", 10)
+        received = stream.num_received
+        assert "cannot be read" in source.problem or "broke off" in source.problem
+        time.sleep(1.0)
+        rtsp_server(free_port)
+        wait_until(lambda: stream.num_received > received + 20, 20)
+        assert source.state == "playing" and source.problem is None and source.num_reconnects >= 1
+    times = [frame.timestamp for frame in stream._waiting]
+    assert times == sorted(times) and stream.num_dropped == 0
+    assert max(b - a for a, b in pairwise(times)) >= 1.0, "the break is part of the time"

@@ -1,0 +1,182 @@
+"""Streams that come in their own time, behind one interface: a source makes frames, a LiveStream hands them on.
+
+A LiveStream runs its source in a thread and keeps the newest frames in a bounded queue: where whoever takes them lags,
+the oldest are dropped and counted. Kinds of sources: live_paced.py (files, generated pictures), live_pushed.py (a
+browser, an API) and live_network.py (RTSP, HTTP, HLS, UDP, camera devices).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal
+
+from .source import Frame, MediaError, check_fps
+
+LiveState = Literal["waiting", "playing", "paused", "reconnecting", "over"]
+DISPLAY_FPS = 10.0
+"""Frames a second that a source gives at most, for somebody to look at; a model sees fewer."""
+JOIN_SECONDS = 15.0
+"""No source blocks longer than this; longer than any network time-out used here."""
+
+
+class LiveSource(ABC):
+    """Makes frames when their time has come. One source is played once, by one LiveStream."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state: LiveState = "waiting"
+        self.num_reconnects = 0
+        self.problem: str | None = None
+        """What is wrong at the moment, for a person; None while all is well."""
+        self.stopped = threading.Event()
+
+    @abstractmethod
+    def frames(self) -> Iterator[Frame]:
+        """Frames with ascending seconds, each as soon as it is due; ends when `stopped` is set or nothing follows.
+
+        MediaError where the source cannot be read (any more).
+        """
+
+    def stop(self) -> None:
+        """Ask `frames` to end soon. Called from any thread."""
+        self.stopped.set()
+
+    def close(self) -> None:  # noqa: B027 - most sources hold nothing
+        """Free what the source holds; `frames` has ended by then."""
+
+
+class Reduction:
+    """Lets the first frame of each period of 1 / fps seconds of stream time pass."""
+
+    def __init__(self, fps: float) -> None:
+        check_fps(fps)
+        self.fps = fps
+        self._last: int | None = None
+
+    def passes(self, timestamp: float) -> bool:
+        period = math.floor(timestamp * self.fps + 1e-6)
+        is_new, self._last = period != self._last, period
+        return is_new
+
+
+class LiveStream:
+    """The frames of a running source: `take()` them one by one, or look at the `latest`.
+
+    Args:
+        fps: frames a second to hand on; None hands on all. `latest` is renewed by every frame.
+        capacity: frames that may wait; the oldest is dropped for a newer one.
+    """
+
+    def __init__(self, source: LiveSource, *, fps: float | None = 2.0, capacity: int = 8) -> None:
+        if fps is not None:
+            check_fps(fps)
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1 frame, got {capacity}")
+        self.source, self.fps, self.capacity = source, fps, capacity
+        self.latest: Frame | None = None
+        self.num_received = 0
+        """Frames the source gave."""
+        self.num_dropped = 0
+        """Frames that were due and that nobody took in time."""
+        self.error: Exception | None = None
+        """Why the source ended, where it did not end by itself."""
+        self._waiting: deque[Frame] = deque()
+        self._changed = threading.Condition()
+        self._due = None if fps is None else Reduction(fps)
+        self._is_running = False
+        self._thread = threading.Thread(target=self._work, name=f"live {source.name}"[:40], daemon=True)
+
+    def start(self) -> LiveStream:
+        self._is_running = True
+        self._thread.start()
+        return self
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is waiting and nothing will come."""
+        with self._changed:
+            return not self._waiting and not self._is_running
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def take(self, timeout: float | None = None) -> Frame | None:
+        """The oldest frame waiting; None when the stream is over, or when none came within `timeout` seconds.
+
+        Raises what the source ended with, once its last frame was taken.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or not self._is_running, timeout)
+            if self._waiting:
+                return self._waiting.popleft()
+            if self.error is not None and not self._is_running:
+                raise self.error
+            return None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames until the source is over."""
+        while (frame := self.take()) is not None:
+            yield frame
+
+    def wait_for_frame(self, timeout: float) -> Frame:
+        """The first frame, left in the queue; MediaError where none comes within `timeout` seconds."""
+        until = time.monotonic() + timeout
+        with self._changed:
+            self._changed.wait_for(lambda: self.latest or not self._is_running, max(0.0, until - time.monotonic()))
+            if self.latest is not None:
+                return self.latest
+            if self.error is not None:
+                raise self.error
+        raise MediaError.about(self.source.name, f"no frame came within {timeout:g} s", "a stream that is running")
+
+    def clear(self) -> None:
+        """Forget the frames that wait, without counting them: they belong to a moment that was left."""
+        with self._changed:
+            self._waiting.clear()
+            self._due = None if self.fps is None else Reduction(self.fps)
+
+    def close(self) -> None:
+        """Stop the source and wait until its thread has ended. May be called again."""
+        self.source.stop()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(JOIN_SECONDS)
+            assert not self._thread.is_alive(), f"the source {self.source.name} did not stop"
+        self.source.close()
+
+    def __enter__(self) -> LiveStream:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        try:
+            for frame in self.source.frames():
+                self._hand_on(frame)
+                if self.source.stopped.is_set():
+                    break
+        except Exception as error:  # raised by take(), in the thread of whoever listens
+            self.error = error
+            self.source.problem = str(error)
+        finally:
+            self.source.state = "over"
+            with self._changed:
+                self._is_running = False
+                self._changed.notify_all()
+
+    def _hand_on(self, frame: Frame) -> None:
+        with self._changed:
+            self.latest = frame
+            self.num_received += 1
+            if self._due is None or self._due.passes(frame.timestamp):
+                if len(self._waiting) == self.capacity:
+                    self._waiting.popleft()
+                    self.num_dropped += 1
+                self._waiting.append(frame)
+            self._changed.notify_all()

@@ -1,0 +1,244 @@
+"""Sources outside this process: RTSP, HTTP, HLS and UDP through PyAV, camera devices through OpenCV.
+
+A stream that was running and breaks off is opened again, waiting longer from try to try; its seconds go on.
+Addresses are opened as they are: who may name which is decided above (serve/addresses.py).
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .live import DISPLAY_FPS, LiveSource, Reduction
+from .live_paced import fitting
+from .source import Frame, MediaError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+
+PROTOCOLS = {
+    "rtsp": "rtsp,rtp,tcp,udp",
+    "rtsps": "rtsp,rtsps,rtp,srtp,tcp,udp,tls",
+    "http": "http,https,tcp,tls,crypto",
+    "https": "http,https,tcp,tls,crypto",
+    "udp": "udp,rtp",
+}
+"""Schemes of addresses, and the protocols that what stands behind one may use: never this machine's files."""
+JUMP_SECONDS = 10.0
+"""A stream whose own time leaps further than this, or back, has begun anew."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a stream. All in seconds."""
+
+    open: float = 8.0
+    read: float = 5.0
+    """Without data for so long, a connection counts as broken; also the longest that `stop` takes."""
+    first_pause: float = 0.5
+    """Between the break and the first try; doubled with each try."""
+    longest_pause: float = 8.0
+    give_up: float = 300.0
+    """Since the last frame."""
+
+    def __post_init__(self) -> None:
+        for name in ("open", "read", "first_pause", "longest_pause", "give_up"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Patience.{name} must be seconds > 0, got {getattr(self, name)!r}")
+
+
+class Reconnecting(LiveSource):
+    """Opens, reads, and opens again. A first try that fails ends the source: the address is wrong, not the weather."""
+
+    def __init__(self, name: str, *, patience: Patience | None = None) -> None:
+        super().__init__(name)
+        self.patience = patience or Patience()
+        self._num = 0
+        self._last: tuple[float, float] | None = None  # seconds of the newest frame, and when it came
+
+    @abstractmethod
+    def _connection(self) -> Iterator[Frame]:
+        """Frames of one connection, their seconds going on from `_now()`; ends where it breaks off.
+
+        MediaError where it cannot be opened or breaks off with a reason.
+        """
+
+    @abstractmethod
+    def _has_end(self) -> bool:
+        """Whether the connection is one to something finite, so that its end is no break."""
+
+    def _now(self) -> float:
+        """Seconds of the stream: 0 before the first frame, then running on through breaks."""
+        return 0.0 if self._last is None else self._last[0] + time.monotonic() - self._last[1]
+
+    def frames(self) -> Iterator[Frame]:
+        opened = time.monotonic()
+        pause = self.patience.first_pause
+        while not self.stopped.is_set():
+            error = MediaError.about(self.name, "broke off", "a stream that goes on")
+            try:
+                for frame in self._connection():
+                    self.state, self.problem, pause = "playing", None, self.patience.first_pause
+                    self._last = frame.timestamp, time.monotonic()
+                    yield frame
+                if self._has_end():
+                    return
+            except MediaError as problem:
+                error = problem
+            silence = time.monotonic() - (self._last[1] if self._last else opened)
+            if self._last is None or self._has_end() or silence > self.patience.give_up:
+                if self.stopped.is_set():
+                    return
+                raise error
+            self.state, self.problem = "reconnecting", str(error)
+            self.num_reconnects += 1
+            self.stopped.wait(pause)
+            pause = min(2 * pause, self.patience.longest_pause)
+
+
+class NetworkStream(Reconnecting):
+    """An RTSP, HTTP, HLS or UDP address through PyAV. ValueError for other schemes.
+
+    What is fetched (HTTP, HLS) is shown in real time; what is sent (RTSP, UDP) as it comes.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        fps: float = DISPLAY_FPS,
+        patience: Patience | None = None,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        """`options`: FFmpeg's, for the container, such as {"rtsp_transport": "udp"}."""
+        scheme = urlsplit(address).scheme.lower()
+        if scheme not in PROTOCOLS:
+            raise ValueError(f"{address}: expected an address of {', '.join(PROTOCOLS)}")
+        super().__init__(without_password(address), patience=patience)
+        self.address, self.fps = address, fps
+        self.is_fetched = scheme in ("http", "https")
+        self.options = {"protocol_whitelist": PROTOCOLS[scheme], "analyzeduration": "2000000"}
+        if scheme.startswith("rtsp"):
+            self.options["rtsp_transport"] = "tcp"
+        self.options |= options or {}
+        self._is_finite = False
+
+    def _has_end(self) -> bool:
+        return self._is_finite
+
+    def _connection(self) -> Iterator[Frame]:
+        import av
+
+        try:
+            with self._open() as container:
+                if not container.streams.video:
+                    raise MediaError.about(self.name, "holds no video", "a video stream")
+                self._is_finite = bool(container.duration and container.duration > 0)
+                yield from self._decode(container)
+        except av.error.FFmpegError as error:
+            reason = "no answer in time" if isinstance(error, av.error.ExitError) else error.strerror or str(error)
+            raise MediaError.about(self.name, f"cannot be read ({reason})", "a video stream that is running") from error
+
+    def _open(self) -> InputContainer:
+        import av
+
+        # options=, unlike container_options=, makes PyAV 15 crash on some formats.
+        timeouts = (self.patience.open, self.patience.read)
+        return av.open(self.address, container_options=self.options, timeout=timeouts)
+
+    def _decode(self, container: InputContainer) -> Iterator[Frame]:
+        clock, shown = None, Reduction(self.fps)
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = 1
+        for decoded in container.decode(stream):
+            if self.stopped.is_set():
+                return
+            clock = clock or _StreamClock(self._now())
+            seconds = clock.seconds_of(decoded.time)
+            if self.is_fetched and self.stopped.wait(clock.early(seconds)):
+                return
+            if shown.passes(seconds):
+                self._num += 1
+                yield Frame(_rgb(decoded), seconds, self._num - 1)
+
+
+class _StreamClock:
+    """A connection's own times -> seconds of the stream, which never go back."""
+
+    def __init__(self, base: float) -> None:
+        self._last = base
+        self._origin: float | None = None  # the connection's time that is 0 s of the stream
+        self._started: float | None = None  # real time of the same moment
+
+    def seconds_of(self, moment: float | None) -> float:
+        """`moment`: of the connection, seconds; frames without one count as shown with the one before."""
+        if moment is None:
+            return self._last
+        if self._origin is None or not -0.5 <= moment - self._origin - self._last <= JUMP_SECONDS:
+            self._origin = moment - self._last
+            self._started = time.monotonic() - self._last
+        self._last = max(self._last, moment - self._origin)
+        return self._last
+
+    def early(self, seconds: float) -> float:
+        """How long until `seconds` are due in real time."""
+        return 0.0 if self._started is None else max(0.0, self._started + seconds - time.monotonic())
+
+
+def _rgb(frame: VideoFrame) -> Any:
+    width, height = fitting((frame.width, frame.height))
+    return frame.reformat(width, height, "rgb24").to_ndarray()
+
+
+class Camera(Reconnecting):
+    """A camera device of this machine by its number, through OpenCV. ImportError where OpenCV is not installed."""
+
+    def __init__(self, number: int = 0, *, fps: float = DISPLAY_FPS, patience: Patience | None = None) -> None:
+        if number < 0:
+            raise ValueError(f"cameras are numbered from 0, got {number}")
+        super().__init__(f"camera {number}", patience=patience)
+        self.number, self.fps = number, fps
+        try:
+            self._cv2: Any = import_module("cv2")
+        except ImportError as error:
+            raise ImportError("a camera device needs OpenCV: pip install opencv-python-headless") from error
+
+    def _has_end(self) -> bool:
+        return False
+
+    def _connection(self) -> Iterator[Frame]:
+        device = self._cv2.VideoCapture(self.number)
+        try:
+            if not device.isOpened():
+                raise MediaError.about(self.name, "cannot be opened", "a camera that no other program uses")
+            started, shown = time.monotonic() - self._now(), Reduction(self.fps)
+            while not self.stopped.is_set():
+                is_good, picture = device.read()
+                if not is_good:
+                    return
+                seconds = time.monotonic() - started
+                if shown.passes(seconds):
+                    self._num += 1
+                    yield Frame(picture[:, :, ::-1].copy(), seconds, self._num - 1)  # OpenCV gives BGR
+        finally:
+            device.release()
+
+
+def without_password(address: str) -> str:
+    """The address as it may be shown."""
+    parts = urlsplit(address)
+    if "@" not in parts.netloc:
+        return address
+    return parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]).geturl()
+
+
+def is_address(text: str) -> bool:
+    """Whether this names a network stream, not a file."""
+    return urlsplit(text).scheme.lower() in PROTOCOLS

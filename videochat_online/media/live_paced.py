@@ -1,0 +1,205 @@
+"""Sources whose pictures can be made at any time and are shown in real time: files, and pictures drawn by a function.
+
+They can be paused, sped up, and (files) moved to another second. A clock says which second is on screen.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import numpy as np
+
+from .live import DISPLAY_FPS, LiveSource
+from .readers import open_video
+from .sampling import sample_stream
+from .source import Frame, check_fps
+
+MAX_SIDE = 960
+"""Larger pictures are decoded at this size: no model here sees more, and waiting frames take memory."""
+
+
+class PacedSource(LiveSource):
+    """A source with a clock: stream time runs `speed` times as fast as real time, or stands while paused."""
+
+    def __init__(self, name: str, *, speed: float = 1.0, start: float = 0.0) -> None:
+        super().__init__(name)
+        check_fps(speed, "speed")
+        self._speed = speed
+        self._is_paused = False
+        self._anchor = (start, time.monotonic())  # stream seconds, and when that was
+        self._jump: float | None = None
+        self._changed = threading.Condition()
+
+    @property
+    def position(self) -> float:
+        """Seconds: the moment on screen now."""
+        seconds, moment = self._anchor
+        return seconds if self._is_paused else seconds + (time.monotonic() - moment) * self._speed
+
+    @property
+    def speed(self) -> float:
+        return self._speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        check_fps(speed, "speed")
+        with self._changed:
+            self._anchor, self._speed = (self.position, time.monotonic()), speed
+            self._changed.notify_all()
+
+    def pause(self) -> None:
+        with self._changed:
+            self._anchor = (self.position, time.monotonic())
+            self._is_paused = True
+            self._show_state()
+            self._changed.notify_all()
+
+    def play(self) -> None:
+        with self._changed:
+            self._anchor = (self.position, time.monotonic())
+            self._is_paused = False
+            self._show_state()
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        super().stop()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _show_state(self) -> None:
+        if self.state in ("playing", "paused"):
+            self.state = "paused" if self._is_paused else "playing"
+
+    def _begin(self, seconds: float) -> None:
+        """Let the clock stand at `seconds` now: the first picture is there, however long it took."""
+        with self._changed:
+            self._anchor = (seconds, time.monotonic())
+            self.state = "paused" if self._is_paused else "playing"
+
+    def _wait_until(self, seconds: float) -> bool:
+        """Wait until `seconds` are on screen; False where the source was stopped or moved meanwhile."""
+        with self._changed:
+            while not self.stopped.is_set() and self._jump is None:
+                left = seconds - self.position
+                if left <= 0 and not self._is_paused:
+                    return True
+                self._changed.wait(None if self._is_paused else left / self._speed)
+            return False
+
+
+class PacedVideo(PacedSource):
+    """A video file (or gif, or folder of images) in real time.
+
+    Args:
+        fps: frames a second shown at most.
+        hold_at_end: wait at the end for a `seek`, instead of being over.
+
+    MediaError for a file that is no video.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fps: float = DISPLAY_FPS,
+        speed: float = 1.0,
+        start: float = 0.0,
+        hold_at_end: bool = False,
+    ) -> None:
+        super().__init__(os.path.basename(os.fspath(path)), speed=speed, start=start)
+        self.video = open_video(path)
+        if max(self.video.size) > MAX_SIDE and not os.path.isdir(path):
+            size = fitting(self.video.size)
+            self.video.close()
+            self.video = open_video(path, size=size)
+        self.duration = self.video.duration
+        self.hold_at_end = hold_at_end
+        self._start = start
+        self._indices = sample_stream(self.video.timestamps, fps, video_fps=self.video.fps)
+
+    def seek(self, seconds: float) -> None:
+        """Go to another second of the file; ValueError outside it."""
+        if not 0 <= seconds <= self.duration:
+            raise ValueError(f"{self.name} lasts {self.duration:.1f} s, cannot go to {seconds!r} s")
+        with self._changed:
+            self._jump = seconds
+            self._anchor = (seconds, time.monotonic())
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        self.video.close()
+
+    def frames(self) -> Iterator[Frame]:
+        start = self._start
+        while not self.stopped.is_set():
+            yield from self._play_from(start)
+            if self._jump is None and self.hold_at_end and not self.stopped.is_set():
+                self._hold()
+            with self._changed:
+                if self._jump is None:
+                    return
+                start, self._jump = self._jump, None
+
+    def _play_from(self, start: float) -> Iterator[Frame]:
+        """Frames from the one on screen at `start` on, until the end, a seek, or a stop."""
+        times = self.video.timestamps[self._indices]
+        first = max(0, int(np.searchsorted(times, start, side="right")) - 1)
+        for number, frame in enumerate(self.video.read(self._indices[first:])):
+            if number == 0:
+                if self._jump is None:
+                    self._begin(frame.timestamp)
+            elif not self._wait_until(frame.timestamp):
+                return
+            yield frame
+        self._wait_until(self.duration)
+
+    def _hold(self) -> None:
+        self.state = "over"
+        with self._changed:
+            self._anchor = (self.duration, time.monotonic())
+            self._changed.wait_for(lambda: self._jump is not None or self.stopped.is_set())
+
+
+class PacedPictures(PacedSource):
+    """Pictures drawn by `picture_at(seconds) -> uint8 (H, W, 3)`, in real time; `duration` None: no end."""
+
+    def __init__(
+        self,
+        name: str,
+        picture_at: Callable[[float], np.ndarray],
+        *,
+        fps: float = DISPLAY_FPS,
+        speed: float = 1.0,
+        duration: float | None = None,
+    ) -> None:
+        super().__init__(name, speed=speed)
+        check_fps(fps)
+        if duration is not None and (not math.isfinite(duration) or duration <= 0):
+            raise ValueError(f"duration must be seconds > 0 or None, got {duration!r}")
+        self.fps, self.duration, self._picture_at = fps, duration, picture_at
+
+    def frames(self) -> Iterator[Frame]:
+        for number in count():
+            timestamp = number / self.fps
+            if self.duration is not None and timestamp >= self.duration:
+                return
+            image = self._picture_at(timestamp)
+            if number == 0:
+                self._begin(0.0)
+            if not self._wait_until(timestamp):
+                return
+            yield Frame(image, timestamp, number)
+
+
+def fitting(size: tuple[int, int], max_side: int = MAX_SIDE) -> tuple[int, int]:
+    """(W, H) of the same shape, even, with no side longer than `max_side`; smaller sizes stay."""
+    if max(size) <= max_side:
+        return size
+    scale = max_side / max(size)
+    width, height = (max(2, round(side * scale / 2) * 2) for side in size)
+    return width, height
