@@ -14,8 +14,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 use_python() {
   export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 # threads that wait must not take the cores of those that work
-  if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && python -c 'import videochat_online, torch, peft' 2>/dev/null; then
-    python=python
+  if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && python -c 'import torch, transformers, peft' 2>/dev/null; then
+    python=$(command -v python)
   else
     make_environment train
   fi

@@ -11,6 +11,7 @@ from .checkpoints import ResumeError, choose_checkpoint
 from .distributed import check_packages, zero_stage
 from .plan import (
     checkpoint_bytes,
+    count,
     count_steps,
     disk_problem,
     estimate_memory,
@@ -41,7 +42,8 @@ def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
         say(steps_text(count_steps(plan), config, num_processes))
     if model_config is not None:
         _model(config, model_config, num_processes, plan, problems, say)
-    say("no problems" if not problems else "\n".join([f"{len(problems)} problems:", *(f"  {one}" for one in problems)]))
+    lines = [f"{count(len(problems), 'problem')}:", *(f"  {one}" for one in problems)]
+    say("\n".join(lines) if problems else "no problems")
     return 1 if problems else 0
 
 

@@ -112,7 +112,8 @@ def trainer_arguments(config: TrainingConfig, accumulation: int) -> TrainingArgu
         save_total_limit=config.keep_checkpoints,
         logging_steps=config.log_every,
         logging_nan_inf_filter=False,  # a loss that is not a number is to be seen
-        report_to=config.tracker,
+        report_to="wandb" if config.tracker == "wandb" else "none",  # TensorBoard's curves are monitor.Curves
+        run_name=config.run_folder.name,
         disable_tqdm=not is_main_process(),
         remove_unused_columns=False,
         label_names=["labels"],

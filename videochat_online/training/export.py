@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,13 +58,18 @@ def write_model(
     config: TrainingConfig,
     folder: Path,
 ) -> None:
-    """Merge, take the dtype of --export-dtype, and save with transformers, which writes the published keys."""
+    """Merge, take the dtype of --export-dtype, and save with transformers, which writes the published keys.
+
+    A note on the weights it began with is not passed on.
+    """
     import torch
 
     from ..model.videochat import VideoChatOnline
 
     dtype = getattr(torch, export_dtype(config))
     merged = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
+    model_config = copy.deepcopy(model_config)
+    model_config.note = None
     with torch.device("meta"):
         plain = VideoChatOnline(model_config)
     plain.load_state_dict(merged, strict=True, assign=True)

@@ -10,7 +10,8 @@ activations  what the backward pass reads again (arXiv 2205.05198, without the L
                  b (4 h + 2 q + 2 kv + 4 f) + 16 h bytes
              h width, q and kv widths of queries and of keys, f width of the MLP, b bytes of a number; 16 h are the
              RMS norms, which compute in float32. With gradient checkpointing each layer keeps its input, b h, and
-             one layer at a time is computed again. A trained encoder layer keeps b (12 h + 2 f) for each patch.
+             one layer at a time is computed again. A trained encoder layer keeps b (12 h + 2 f) for each patch, a
+             frozen encoder nothing: it has b (2 h + 2 f) in use at most.
 logits       10 bytes a word of the vocabulary for each loss-bearing token (LOSS_SHARE of the sequence): the logits,
              their float32 copy and its gradient
 reserve      the CUDA context, and a tenth of the rest for what the allocator cannot use
@@ -133,14 +134,13 @@ def layer_bytes(llm: Any, number_size: int) -> float:
 def _encoder(
     model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int, checkpointing: bool
 ) -> float:
-    """A frozen encoder keeps nothing, but one layer of it is in use at a time."""
     vision = model_config.vision_config
     num_patches = load.num_pictures * (1 + (model_config.image_size // vision.patch_size) ** 2)
     per_patch = number_size * (12 * vision.hidden_size + 2 * vision.intermediate_size)
     kind, numbers = check_part("--vision", config.vision, ("frozen", "full", "last", "lora"))
     trained = {"frozen": 0, "last": int(numbers[0]) if numbers else 0}.get(kind, vision.num_hidden_layers)
     if not trained:
-        return per_patch * num_patches
+        return number_size * 2 * (vision.hidden_size + vision.intermediate_size) * num_patches
     return _layers(trained, per_patch, number_size * vision.hidden_size, checkpointing) * num_patches
 
 

@@ -106,6 +106,29 @@ class SaveOnSignal(TrainerCallback):
             self.before = None
 
 
+class Curves(TrainerCallback):
+    """The log's numbers for TensorBoard, in logs/ of the run's folder; a resumed run takes the place of lost steps."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.folder = run_folder / "logs"
+        self.writer: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=state.global_step + 1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.writer is not None:
+            for name, value in (logs or {}).items():
+                self.writer.add_scalar(f"train/{name}", value, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
 class LogBeforeSaving(TrainerCallback):
     """A checkpoint comes with a line of the log, so that a resumed run averages over the same steps as any other."""
 

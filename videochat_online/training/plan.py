@@ -106,17 +106,22 @@ def disk_problem(needed: float, folder: Path) -> str | None:
 
 def steps_text(steps: Steps, config: TrainingConfig, num_processes: int) -> str:
     accumulation = steps.batches_per_step // num_processes
-    unit = "sequences" if config.batching == "packed" else "samples"
+    unit = "sequence" if config.batching == "packed" else "sample"
     return "\n".join(
         [
             f"samples          {steps.num_samples:,} an epoch, {steps.num_tokens:,} tokens (estimated), "
             f"{steps.padding_share:.1%} padding ({config.batching})",
-            f"a step           {steps.samples_per_step:,.0f} samples: {num_processes} processes x {accumulation} times "
-            f"x {config.batch_size} {unit}",
+            f"a step           {steps.samples_per_step:,.0f} samples: {count(num_processes, 'process')} x "
+            f"{accumulation} times x {count(config.batch_size, unit)}",
             f"steps            {steps.total:,} ({steps.per_epoch:,} an epoch), {steps.warmup:,} of them warm-up; "
             f"a checkpoint every {config.save_every:,}",
         ]
     )
+
+
+def count(number: int, what: str) -> str:
+    """1 process, 8 processes."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: int, load: Load) -> str:
@@ -138,7 +143,7 @@ def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: i
         ("total", memory.total, ""),
     ]
     head = (
-        f"memory on each GPU, estimated, GiB ({config.strategy}, {num_processes} processes, {number}; a batch of "
-        f"{load.num_tokens:,} tokens and {load.num_pictures:,} pictures)"
+        f"memory on each GPU, estimated, GiB ({config.strategy}, {count(num_processes, 'process')}, {number}; a batch "
+        f"of {count(load.num_tokens, 'token')} and {count(load.num_pictures, 'picture')})"
     )
     return "\n".join([head, *(f"  {name:12} {size / GIB:8.1f}  {note}".rstrip() for name, size, note in rows)])

@@ -20,7 +20,7 @@ from transformers.trainer_callback import TrainerCallback
 
 from .batches import BatchPlan, ProcessBatches, with_picture
 from .checkpoints import STAGING, RunShape, drop_old, finish, is_write_error, write_failure
-from .monitor import LogBeforeSaving, LogFile, SaveOnSignal, Throughput, summary
+from .monitor import Curves, LogBeforeSaving, LogFile, SaveOnSignal, Throughput, summary
 from .weights import load_weights, save_weights
 
 IGNORE = -100
@@ -50,7 +50,13 @@ class OnlineTrainer(Trainer):
         self.throughput = Throughput()
         self.signals = SaveOnSignal(self._any_process)
         self.num_kept = args.save_total_limit or 1
-        own = [self.signals, LogBeforeSaving(), LogFile(self.run_folder), TellEpoch(plan.num_steps)]
+        own: list[TrainerCallback] = [
+            self.signals,
+            LogBeforeSaving(),
+            LogFile(self.run_folder),
+            TellEpoch(plan.num_steps),
+        ]
+        own += [Curves(self.run_folder)] if plan.config.tracker == "tensorboard" else []
         uses_cache = getattr(model.config, "use_cache", None)
         super().__init__(model, args, data_collator=collator, train_dataset=dataset, callbacks=own + (callbacks or []))
         _restore_use_cache(model.config, uses_cache)

@@ -1,0 +1,106 @@
+"""LoRA pairs merge into the public layout exactly; the exported folder loads and answers as the trained model does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.tiny import make_trainer, packed, settings, tiny_model
+from tests.training.world import CLIP, save_small_model, write_online_list
+from videochat_online.processing import load_model
+from videochat_online.training.commands import main
+from videochat_online.training.export import export
+from videochat_online.training.lora import merge_lora, rank_and_alpha
+from videochat_online.training.parts import part_rows
+from videochat_online.training.run import train
+
+LORA = {"vision": "lora:4", "llm": "lora:8:8"}
+
+
+def trained(folder: Path, **changes):
+    trainer = make_trainer(folder, count=8, max_steps=2, **changes)
+    train(trainer, settings(folder, **changes), print)
+    return trainer
+
+
+def test_only_pairs_and_connector_train(tmp_path: Path):
+    trainer = make_trainer(tmp_path, **LORA)
+    names = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    assert all(".lora_" in name or name.startswith("mlp1.") for name in names)
+    layers = {name.split(".lora_")[0] for name in names if ".lora_" in name}
+    vision = {
+        f"vision_model.encoder.layers.{n}.{part}"
+        for n in (0, 1)
+        for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
+    assert {name for name in layers if name.startswith("vision_model")} == vision
+    assert len([name for name in layers if name.startswith("language_model.model.layers")]) == 2 * 7
+    rows = part_rows(trainer.model, settings(tmp_path, **LORA))
+    rank_8 = 2 * 8 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 48) * 3)
+    assert [(row.name, row.num_trained) for row in rows][2] == ("language_model", rank_8)
+
+
+def test_alpha_is_twice_the_rank_or_what_was_asked_for():
+    assert rank_and_alpha("lora:16") == (16, 32.0)
+    assert rank_and_alpha("lora:16:24") == (16, 24.0)
+
+
+@pytest.mark.parametrize("changes", [LORA, {"llm": "lora:4"}, {"vision": "lora:2:3", "llm": "full"}, {}])
+def test_merged_weights_give_the_same_logits(tmp_path: Path, changes: dict[str, str]):
+    trainer = trained(tmp_path, **changes)
+    plain = tiny_model(seed=5)
+    plain.load_state_dict(merge_lora(trainer.model.state_dict(), settings(tmp_path, **changes)), strict=True)
+    batch = packed([trainer.train_dataset[i] for i in range(3)])
+    logits, expected = (model.eval()(**batch, use_cache=False).logits for model in (plain, trainer.model))
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    start = tiny_model().eval()(**batch, use_cache=False).logits
+    assert not torch.allclose(start, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_export_writes_the_public_layout(tmp_path: Path, dtype: str):
+    from safetensors.torch import load_file
+
+    trainer = trained(tmp_path, **LORA)
+    folder = export(trainer, settings(tmp_path, export_dtype=dtype, **LORA))
+    weights = load_file(folder / "model.safetensors")
+    assert weights.keys() == tiny_model().state_dict().keys()
+    assert {weight.dtype for weight in weights.values()} == {getattr(torch, dtype)}
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == dtype
+    assert not list(tmp_path.glob(".saving*"))
+
+
+def test_resumed_lora_goes_on_with_its_pairs(tmp_path: Path):
+    changes = {**LORA, "resume": "auto", "save_every": 2, "schedule": "constant_with_warmup"}
+    for folder, lives in ((tmp_path / "once", [4]), (tmp_path / "twice", [2, 4])):
+        for last_step in lives:
+            trainer = make_trainer(folder, count=16, max_steps=last_step, **changes)
+            train(trainer, settings(folder, **changes), print)
+    states = [torch.load(tmp_path / name / "checkpoint-4" / "optimizer.pt") for name in ("once", "twice")]
+    for key, state in states[0]["state"].items():
+        torch.testing.assert_close(state["exp_avg"], states[1]["state"][key]["exp_avg"], atol=0, rtol=0)
+
+
+def test_the_program_trains_on_files_and_its_model_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Lists, videos, LoRA, packing, tensorboard and export together, as a user runs them."""
+    from videochat_online.media.readers import open_video
+    from videochat_online.streaming.session import StreamingSession
+
+    flags = ["--model", str(save_small_model(tmp_path / "start")), "--data", str(write_online_list(tmp_path, 4))]
+    flags += ["--output-dir", str(tmp_path / "run"), "--llm", "lora:4", "--vision", "last:1", "--batching", "packed"]
+    flags += ["--max-length", "2048", "--global-batch-size", "2", "--max-steps", "2", "--log-every", "1"]
+    assert main([*flags, "--cpu", "--num-workers", "1", "--learning-rate", "1e-2"]) == 0
+    told = capfd.readouterr().out
+    assert "language_model   lora:4" in told and f"the trained model is in {tmp_path / 'run' / 'model'}" in told
+    assert list((tmp_path / "run" / "logs").glob("events.*"))
+    model, processor = load_model(tmp_path / "run" / "model", device="cpu")
+    assert model.config.note is None
+    session = StreamingSession(model, processor)
+    with open_video(CLIP / "sample.mp4") as video:
+        for frame in video.read([0, 8, 16]):
+            session.see(frame.image, frame.timestamp)
+    assert isinstance(session.ask("What is number 1?", max_new_tokens=4), str)
+    assert session.stats()["frames_seen"] == 3

@@ -1,0 +1,109 @@
+"""The memory estimate: its activation formula against what torch really keeps, its shares by ZeRO stage, its table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from tests.training.tiny import settings, tiny_config
+from videochat_online.training.memory import Load, Machine, activations, estimate, layer_bytes
+from videochat_online.training.parts import PartRow
+from videochat_online.training.plan import largest_load, memory_text, model_rows
+
+ROWS = [PartRow("vision_model", "frozen", 300, 0), PartRow("rest", "full", 1000, 1000)]
+SIZES = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 100}
+MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def bytes_kept(model: torch.nn.Module, num_tokens: int) -> int:
+    """Bytes that the backward pass of a language model reads, without its weights."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held, so that its address is not given out again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = model(torch.randint(0, 100, (1, num_tokens)), use_cache=False).logits  # noqa: F841 (keeps the graph)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "kv_heads"), [(Phi3ForCausalLM, Phi3Config, 4), (Qwen2ForCausalLM, Qwen2Config, 2)]
+)
+def test_a_layer_keeps_what_the_formula_says(model_class, config_class, kv_heads: int, dtype: torch.dtype):
+    """Within a fifth: kernels keep a few numbers a token more or less."""
+    kept = []
+    for num_layers in (1, 3):
+        config = config_class(**SIZES, **MARKS, num_key_value_heads=kv_heads, num_hidden_layers=num_layers)
+        kept.append(bytes_kept(model_class(config).to(dtype), 64))
+    assert layer_bytes(config, dtype.itemsize) == pytest.approx((kept[1] - kept[0]) / 2 / 64, rel=0.2)
+
+
+STAGES = {
+    # strategy, processes, stage -> weights, gradients, optimizer; 1,300 weights, 1,000 of them trained
+    "one": (Machine(1, 0, False, False), (4 * 1300, 4 * 1000, 8 * 1000)),
+    "ddp": (Machine(4, 0, False, True), (4 * 1300, 8 * 1000, 8 * 1000)),
+    "zero1": (Machine(4, 1, False, True), (2 * 1300, 2 * 1000, 3 * 1000)),
+    "zero2": (Machine(4, 2, False, True), (2 * 1300, 500, 3 * 1000)),
+    "zero3": (Machine(4, 3, False, True), (650 + 2 * 1300, 500, 3 * 1000)),  # all weights gathered: fewer than 1e9
+    "fsdp": (Machine(4, 0, True, True), (1300 + 2 * 1300, 1000, 2 * 1000)),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_shares_by_stage(name: str):
+    machine, expected = STAGES[name]
+    memory = estimate(ROWS, tiny_config(), settings("run"), machine, Load(64, 1))
+    assert (memory.weights, memory.gradients, memory.optimizer) == expected
+    assert memory.casts == (2600 if name == "ddp" else 0)
+    parts = ("weights", "gradients", "optimizer", "casts", "activations", "logits", "reserve")
+    assert memory.total == pytest.approx(sum(getattr(memory, part) for part in parts))
+
+
+def test_gradient_checkpointing_keeps_inputs_and_one_layer():
+    config = settings("run")
+    few, many = (activations(tiny_config(), config, Load(1000, 0), 2, checkpointed) for checkpointed in (True, False))
+    one = layer_bytes(tiny_config().llm_config, 2) * 1000
+    assert many == 2 * one and few == one + 2 * 2 * 32 * 1000
+
+
+def test_a_trained_encoder_keeps_its_layers():
+    load = Load(0, 10)
+    kept, in_use = (10 * 65 * 4 * (numbers * 16 + 2 * 32) for numbers in (12, 2))
+    for vision, expected in (("frozen", in_use), ("last:1", kept), ("full", 2 * kept), ("lora:4", 2 * kept)):
+        assert activations(tiny_config(), settings("run", vision=vision), load, 4, False) == expected, vision
+
+
+def test_the_largest_batch():
+    config = settings("run", num_frames=8, batch_size=2, max_length=500)
+    assert largest_load(tiny_config(), config, [30, 70, 20]) == Load(140, 16)
+    assert largest_load(tiny_config(), config) == Load(1000, 16)
+    config.batching = "packed"
+    film = 16 + 4 + 6  # 8 frames at levels 0, 2, 2, 2, 1, 2, 2, 2 of 4x4 maps
+    assert largest_load(tiny_config(), config, [30]) == Load(1000, 8 * 1000 // film)
+
+
+def test_rows_of_a_model_that_is_never_made():
+    rows = model_rows(tiny_config(), settings("run", llm="lora:8"))
+    assert [(row.name, row.num_trained > 0) for row in rows] == [
+        ("vision_model", False),
+        ("mlp1", True),
+        ("language_model", True),
+    ]
+    assert rows[2].num_trained < rows[2].num_parameters / 2
+
+
+def test_the_table_adds_up():
+    config = settings("run", strategy="ddp")
+    memory = estimate(ROWS, tiny_config(), config, Machine(1, 0, False, False), Load(64, 1))
+    lines = memory_text(memory, config, 1, Load(64, 1)).splitlines()
+    assert "ddp, 1 process, fp32; a batch of 64 tokens and 1 picture)" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "weights", "gradients", "optimizer", "casts", "activations", "logits", "reserve", "total",
+    ]  # fmt: skip
