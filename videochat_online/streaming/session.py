@@ -23,9 +23,11 @@ from ..config import MemoryConfig
 from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
 from .answering import Answer, generate_answer, stream_pieces
 from .cache import PromptCache, position_keys
+from .encoding import FrameEncoder
 from .history import Turn, dialogue
 from .saving import read_session, write_session
 from .stats import SessionStats
+from .unchanged import UnchangedFrames
 
 if TYPE_CHECKING:
     from ..media.transforms import Picture
@@ -42,6 +44,9 @@ class StreamingSession:
         timestamps: show the model each frame's time ("Frame3 at 1.0s: ") or only its number.
         system_prompt: instead of the template's own system message.
         encode_batch_size: frames that go through the encoder together in `see_many`.
+        encoder: shared with other sessions, to encode their frames together (see `SharedEncoder`).
+        skip_below: do not encode a frame that differs from the last encoded one by less than this (mean over all
+            pixels, of 255); it takes that one's features. None: every frame is encoded.
         reuse_cache: keep the language model's keys and values between questions (the answers are the same).
     """
 
@@ -54,6 +59,8 @@ class StreamingSession:
         timestamps: bool = True,
         system_prompt: str | None = None,
         encode_batch_size: int = 16,
+        encoder: FrameEncoder | None = None,
+        skip_below: float | None = None,
         reuse_cache: bool = True,
     ) -> None:
         if encode_batch_size < 1:
@@ -62,6 +69,8 @@ class StreamingSession:
         self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
         self.timestamps, self.system_prompt = timestamps, system_prompt
         self.encode_batch_size, self.reuse_cache = encode_batch_size, reuse_cache
+        self.encoder = encoder or FrameEncoder(model, processor)
+        self._unchanged = UnchangedFrames(skip_below, processor.transform.std)
         self._cache = PromptCache(model)
         self._state = threading.RLock()  # memory, dialogue, counters
         self._asking = threading.Lock()  # the language model's side: one question or prefill at a time
@@ -75,7 +84,8 @@ class StreamingSession:
             self._cache.reset()
             self._tokens: dict[Hashable, torch.Tensor] = {}  # projected frames, by identity
             self._turns: list[Turn] = []
-            self._encode_seconds = 0.0
+            self._unchanged.reset()
+            self._encode_seconds, self._num_skipped = 0.0, 0
             self._last_timestamp: float | None = None
             self._last_answer: Answer | None = None
 
@@ -101,18 +111,21 @@ class StreamingSession:
 
     def _see_batch(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> list[MemoryEvent]:
         started = time.perf_counter()
-        features = self.encode(frames)
+        pixels = self.encoder.prepare(frames)
+        self._encode_seconds += time.perf_counter() - started
+        return self.see_prepared(pixels, timestamps)
+
+    def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> list[MemoryEvent]:
+        """As `see_many` for one batch of pixels (T, 3, S, S) that `encoder.prepare` has made, in another thread say."""
+        started = time.perf_counter()
+        features, skipped = self._unchanged.encode(pixels, self.encoder)
         with self._state:
             events = self.memory.write(features, timestamps)
+            self._unchanged.remember(pixels, features)
+            self._num_skipped += skipped
             self._last_timestamp = float(timestamps[-1])
             self._encode_seconds += time.perf_counter() - started
         return events
-
-    @torch.no_grad()
-    def encode(self, frames: Sequence[Picture]) -> torch.Tensor:
-        """Frames -> features (T, C, g, g) as the memory takes them; changes nothing."""
-        pixels = self.processor.frames(frames)
-        return self.model.encode_frames(pixels.to(self.model.device, self.model.dtype))
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
@@ -288,6 +301,7 @@ class StreamingSession:
             seen, last = self.memory.num_written, self._last_answer
             return SessionStats(
                 frames_seen=seen,
+                frames_skipped=self._num_skipped,
                 frames_held=list(self.memory.num_held),
                 tokens=self.memory.num_tokens,
                 bytes=self.memory.num_bytes,

@@ -9,6 +9,8 @@ class SessionStats(TypedDict):
     """Counters of one session."""
 
     frames_seen: int
+    frames_skipped: int
+    """Of these, not encoded because they looked like the one before."""
     frames_held: list[int]
     """Per level, finest first."""
     tokens: int

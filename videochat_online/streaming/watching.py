@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
+import torch
+
 from ..media.readers import VideoReader
+from .encoding import ahead
 from .session import StreamingSession
 
 
@@ -20,14 +23,21 @@ def watch(
 ) -> None:
     """Show the session the frames of `indices` as fast as it goes, in batches of its encoder.
 
+    The next batches are decoded and transformed in another thread while one is encoded.
+
     Args:
         on_progress: called with the number of frames after each batch.
     """
-    frames = video.read(indices)
-    while batch := list(islice(frames, session.encode_batch_size)):
-        session.see_many([frame.image for frame in batch], [frame.timestamp for frame in batch])
+
+    def batches() -> Iterator[tuple[torch.Tensor, list[float]]]:
+        frames = video.read(indices)
+        while batch := list(islice(frames, session.encode_batch_size)):
+            yield session.encoder.prepare([frame.image for frame in batch]), [frame.timestamp for frame in batch]
+
+    for pixels, timestamps in ahead(batches()):
+        session.see_prepared(pixels, timestamps)
         if on_progress:
-            on_progress(len(batch))
+            on_progress(len(timestamps))
 
 
 def watch_in_real_time(
