@@ -1,0 +1,105 @@
+"""Runs shared by two processes end on the curve of one: ddp, ZeRO-1, ZeRO-2 and ZeRO-3 over gloo, also after a kill.
+
+All add the same numbers in another order, in float32; 1e-5 is ten times what was seen after six steps.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.tiny import settings
+from tests.training.together import share
+from videochat_online.training.arguments import SettingError
+from videochat_online.training.distributed import check_packages, deepspeed_settings, trainer_arguments, zero_stage
+from videochat_online.training.monitor import read_log
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 1e-5
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [line for line in read_log(folder / "log.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    return [line["loss"] for line in lines]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "checkpoint-6" / "model.safetensors")
+
+
+def together(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.training.together", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    share(folder, "ddp")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+def test_two_processes_end_where_one_does(alone: Path, tmp_path: Path, strategy: str):
+    """Killed in step 5 and resumed; some batches are text alone, on one process or on both."""
+    if strategy != "ddp":
+        pytest.importorskip("deepspeed")
+    assert together(str(tmp_path), strategy, "5").returncode != 0
+    done = together(str(tmp_path), strategy)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint-3" in done.stdout
+    assert losses(tmp_path) == pytest.approx(losses(alone), abs=TOLERANCE)
+    theirs, ours = weights(tmp_path), weights(alone)
+    assert theirs.keys() == ours.keys()
+    for key, weight in ours.items():
+        torch.testing.assert_close(theirs[key], weight, atol=TOLERANCE, rtol=0, msg=key)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_deepspeed_files(stage: int):
+    config = settings("run", strategy=f"zero{stage}")
+    assert zero_stage(config) == stage
+    values = deepspeed_settings(config)
+    assert {"optimizer", "scheduler", "fp16"}.isdisjoint(values)  # the Trainer's own, as with ddp
+    assert stage != 3 or values["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
+
+
+def test_an_own_deepspeed_file(tmp_path: Path):
+    path = tmp_path / "mine.json"
+    with pytest.raises(SettingError, match=r"mine.json cannot be read \(No such file"):
+        zero_stage(settings("run", strategy=str(path)))
+    path.write_text("{}")
+    with pytest.raises(SettingError, match=r"sets no zero_optimization\.stage"):
+        zero_stage(settings("run", strategy=str(path)))
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    assert zero_stage(settings("run", strategy=str(path))) == 2
+
+
+def test_fsdp_on_the_cpu_is_refused():
+    with pytest.raises(SettingError, match="fsdp needs CUDA devices"):
+        check_packages(settings("run", strategy="fsdp"))
+
+
+def test_a_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("videochat_online.training.distributed.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"peft: pip install 'videochat-online\[train\]'"):
+        check_packages(settings("run", llm="lora:4"))
+    with pytest.raises(ImportError, match="wandb: pip install wandb"):
+        check_packages(settings("run", tracker="wandb"))
+
+
+def test_arguments_of_the_trainer(tmp_path: Path):
+    arguments = trainer_arguments(settings(tmp_path, warmup=0.03, learning_rate=1e-4, weight_decay=0.05), 8)
+    assert (arguments.learning_rate, arguments.warmup_steps, arguments.weight_decay) == (1e-4, 0.03, 0.05)
+    assert arguments.gradient_accumulation_steps == 8 and arguments.lr_scheduler_type == "cosine"
+    assert not arguments.bf16 and arguments.get_warmup_steps(1000) == 30
