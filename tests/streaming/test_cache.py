@@ -108,13 +108,15 @@ def test_logits_on_a_cache_are_the_cold_ones(tiny):
 def _first_logits(session, question):
     """Logits of the first answer token, on top of what the session has cached."""
     rendered, frames = session.prompt(question)
-    embeds = session._embed(rendered, frames)
-    if not session.reuse_cache:
+    embeds = session._language.embed(rendered, frames)
+    if not session._language.reuse_cache:
         return session.model(inputs_embeds=embeds).logits[0, -1]
-    cached = session._cache.keep_common(position_keys(rendered, frames))
+    cached = session._language.cache.keep_common(position_keys(rendered, frames))
     positions = torch.arange(cached, len(rendered.ids))[None]
-    done = session.model(inputs_embeds=embeds[:, cached:], position_ids=positions, past_key_values=session._cache.kv)
-    session._cache.reset()
+    done = session.model(
+        inputs_embeds=embeds[:, cached:], position_ids=positions, past_key_values=session._language.cache.kv
+    )
+    session._language.cache.reset()
     return done.logits[0, -1]
 
 

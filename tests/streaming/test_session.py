@@ -73,7 +73,9 @@ def test_answers_as_the_published_model(published, name):
     assert rendered.ids == chat["input_ids"]
 
     expected = chat["generated_ids"][0][1:] if isinstance(chat["generated_ids"][0], list) else chat["generated_ids"][1:]
-    ids = model.generate(inputs_embeds=session._embed(rendered, held), max_new_tokens=len(expected))[0].tolist()
+    ids = model.generate(inputs_embeds=session._language.embed(rendered, held), max_new_tokens=len(expected))[
+        0
+    ].tolist()
     safe = next(
         (k for k, step in enumerate(chat["steps_top5"]) if step[0][1] - step[1][1] < 1e-3), len(chat["steps_top5"])
     )
@@ -140,7 +142,7 @@ def test_option_scores_are_the_models_own(pocket):
     model, processor = pocket
     rendered, frames = session.prompt("What?")
     ids = processor.tokenizer("circle", add_special_tokens=False)["input_ids"] + processor.end_token_ids[:1]
-    embeds, expected = session._embed(rendered, frames), 0.0
+    embeds, expected = session._language.embed(rendered, frames), 0.0
     with torch.no_grad():
         for token in ids:  # one token at a time, nothing shared with the scoring code
             logits = model(inputs_embeds=embeds).logits[0, -1]

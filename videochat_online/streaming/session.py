@@ -5,14 +5,14 @@ so any number of sessions run on one model, also from several threads. Within on
 while another asks: a question is answered from what the memory held when it was asked.
 
     frame -> processor.frames -> model.encode_frames -> memory.write
-    question -> memory.read -> history.dialogue -> processor.render -> model.embed -> cache -> generate_answer
+    question -> memory.read -> history.dialogue -> processor.render -> language.answer
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,10 @@ import torch
 
 from ..config import MemoryConfig
 from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
-from .answering import Answer, generate_answer, stream_pieces
-from .cache import PromptCache, position_keys
+from .answering import Answer, stream_pieces
 from .encoding import FrameEncoder
 from .history import Turn, dialogue
+from .language import LanguageSide
 from .saving import read_session, write_session
 from .stats import SessionStats
 from .unchanged import UnchangedFrames
@@ -68,10 +68,10 @@ class StreamingSession:
         self.model, self.processor = model, processor
         self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
         self.timestamps, self.system_prompt = timestamps, system_prompt
-        self.encode_batch_size, self.reuse_cache = encode_batch_size, reuse_cache
+        self.encode_batch_size = encode_batch_size
         self.encoder = encoder or FrameEncoder(model, processor)
         self._unchanged = UnchangedFrames(skip_below, processor.transform.std)
-        self._cache = PromptCache(model)
+        self._language = LanguageSide(model, processor, reuse_cache=reuse_cache)
         self._state = threading.RLock()  # memory, dialogue, counters
         self._asking = threading.Lock()  # the language model's side: one question or prefill at a time
         self._waiting = threading.Event()  # a question wants to be answered
@@ -81,8 +81,7 @@ class StreamingSession:
         """Forget the stream and the dialogue; frame numbers start again."""
         with self._asking, self._state:
             self.memory.reset()
-            self._cache.reset()
-            self._tokens: dict[Hashable, torch.Tensor] = {}  # projected frames, by identity
+            self._language.reset()
             self._turns: list[Turn] = []
             self._unchanged.reset()
             self._encode_seconds, self._num_skipped = 0.0, 0
@@ -185,29 +184,11 @@ class StreamingSession:
             self._check_question(question, without_frames)
             num_seen, timestamp = self.memory.num_written, self._last_timestamp
             rendered, frames = self.prompt(question)
-        embeds = self._embed(rendered, frames)
-        answer = self._generate(position_keys(rendered, frames), embeds, started, **generation)
+        answer = self._language.answer(rendered, frames, started=started, **generation)
         with self._state:
             self._last_answer = answer
             if keep:
                 self._turns.append(Turn(question, answer.text, num_seen, timestamp))
-        return answer
-
-    def _generate(self, keys: list[Hashable], embeds: torch.Tensor, started: float, **generation: Any) -> Answer:
-        """Answer a prompt, on top of what the cache holds of it already."""
-        one_sequence = generation.get("num_beams", 1) == 1 and generation.get("num_return_sequences", 1) == 1
-        if not (self.reuse_cache and one_sequence):
-            return generate_answer(self.model, self.processor, embeds, started=started, **generation)
-        cached = self._cache.keep_common(keys)
-        try:
-            answer = generate_answer(
-                self.model, self.processor, embeds, started=started, past_key_values=self._cache.kv, **generation
-            )
-        except BaseException:
-            self._cache.reset()  # nobody knows how far it got
-            raise
-        self._cache.extended([*keys, *answer.ids[:-1]])  # the last token was never fed back
-        answer.cached_tokens = cached
         return answer
 
     def prefill(self) -> int | None:
@@ -215,22 +196,13 @@ class StreamingSession:
 
         Returns the positions computed, or None where a question has precedence: it gives way to one at once.
         """
-        if not self.reuse_cache:
-            return 0
         if not self._asking.acquire(blocking=False):
             return None
         try:
             rendered, frames = self.prompt("?")
             if not frames:
                 return 0
-            start, num_tokens = rendered.image_spans[-1]
-            until = start + num_tokens + 1  # up to the mark behind the newest frame; then the question would begin
-            keys, embeds = position_keys(rendered, frames)[:until], self._embed(rendered, frames)[:, :until]
-            computed = self._cache.fill(keys, embeds, stop=self._waiting)
-            return computed if len(self._cache) == until else None
-        except BaseException:
-            self._cache.reset()
-            raise
+            return self._language.prefill(rendered, frames, stop=self._waiting)
         finally:
             self._asking.release()
 
@@ -241,19 +213,6 @@ class StreamingSession:
         messages = dialogue(turns, question, frames, timestamps=self.timestamps, system_prompt=self.system_prompt)
         return self.processor.render(messages, generate=True), frames
 
-    @torch.no_grad()
-    def _embed(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor:
-        """Prompt and frames -> input embeddings (1, N, D)."""
-        ids = torch.tensor([rendered.ids], device=self.model.device)
-        new = [frame for frame in frames if frame.identity not in self._tokens]
-        if new:
-            rows = self.model.project([frame.features for frame in new])
-            pieces = rows.split([frame.num_tokens for frame in new])
-            self._tokens.update(zip((frame.identity for frame in new), pieces, strict=True))
-        self._tokens = {frame.identity: self._tokens[frame.identity] for frame in frames}
-        return self.model.embed(ids, torch.cat(list(self._tokens.values())) if frames else None)
-
-    @torch.no_grad()
     def score_options(self, question: str, options: Sequence[str], *, without_frames: bool = False) -> list[float]:
         """Log-probability of each option as the whole answer (natural log, summed over its tokens and the end mark).
 
@@ -266,21 +225,7 @@ class StreamingSession:
             self._waiting.clear()
             self._check_question(question, without_frames)
             rendered, frames = self.prompt(question)
-            keys, embeds = position_keys(rendered, frames), self._embed(rendered, frames)
-            if self.reuse_cache:
-                self._cache.fill(keys[:-1], embeds[:, :-1])
-            return [self._score(embeds, option) for option in options]
-
-    def _score(self, prompt: torch.Tensor, option: str) -> float:
-        """Of one option behind the prompt's embeddings (1, N, D), of which the cache holds all but the last."""
-        ids = self.processor.tokenizer(option, add_special_tokens=False)["input_ids"] + self.processor.end_token_ids[:1]
-        target = torch.tensor([ids], device=prompt.device)
-        spoken = self.model.embed(target[:, :-1], None)
-        if self.reuse_cache and self._cache.can_go_on(len(ids)):
-            logits = self._cache.peek(torch.cat([prompt[:, -1:], spoken], dim=1))
-        else:
-            logits = self.model(inputs_embeds=torch.cat([prompt, spoken], dim=1), logits_to_keep=len(ids)).logits[0]
-        return float(logits.float().log_softmax(-1).gather(-1, target.T).sum())
+            return self._language.score(rendered, frames, options)
 
     def _check_question(self, question: str, without_frames: bool) -> None:
         if not isinstance(question, str) or not question.strip():
@@ -308,7 +253,7 @@ class StreamingSession:
                 encode_fps=seen / self._encode_seconds if self._encode_seconds else None,
                 last_timestamp=self._last_timestamp,
                 questions=len(self._turns),
-                cache_bytes=self._cache.num_bytes,
+                cache_bytes=self._language.cache.num_bytes,
                 prompt_tokens=last.prompt_tokens if last else None,
                 cached_tokens=last.cached_tokens if last else None,
                 time_to_first_token=last.time_to_first_token if last else None,
