@@ -1,0 +1,225 @@
+"""videochat-online's models for lmms-eval: every task that shows videos or images runs on them.
+
+A video is watched by the same evaluation modes as in `videochat-online eval`, so the answers are the same; questions
+about one video share a pass over it. The class knows no benchmark.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from loguru import logger
+from tqdm import tqdm
+
+from videochat_online.config import MemoryConfig
+from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.modes import Asking
+from videochat_online.evaluation.responders import SessionConversation, SessionResponder
+from videochat_online.evaluation.run_setup import responder_from_flags, settings_from_flags
+from videochat_online.evaluation.runner import MODES
+from videochat_online.evaluation.types import Reply
+from videochat_online.media.readers import MediaError
+from videochat_online.model_flags import parse_capacities
+from videochat_online.streaming.session import StreamingSession
+
+from .inputs import Generation, Request, request_of
+from .visuals import one_pass
+
+
+class VideoChatOnlineModel(lmms):
+    """Model arguments (`--model_args pretrained=pocket,mode=streaming`); defaults are OVBench's published settings.
+
+    Args:
+        pretrained: "pocket" (ships with videochat-online), a folder, or a hub id.
+        mode: streaming (one pass over the video, the memory kept) or sliding_window (the seconds before the question).
+        fps: frames shown per second of video (8 streaming, 2 sliding_window).
+        window, frames: sliding_window: seconds before the question (32), and frames at most (64). A question about a
+            whole video is shown the whole video, thinned evenly to `frames`.
+        memory, policy, cascade, recent: the memory, such as memory=2/2/12, policy=fifo, or recent=16.
+        device, dtype, attention: as in `videochat-online eval`.
+        system_prompt: a text, or a file with one; tasks may bring their own.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "pocket",
+        *,
+        mode: str = "streaming",
+        fps: float | None = None,
+        window: float | None = None,
+        frames: int | None = None,
+        memory: str | None = None,
+        policy: str = "pyramid",
+        cascade: bool = False,
+        recent: int | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        attention: str = "auto",
+        system_prompt: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if int(batch_size) != 1:
+            raise ValueError(f"questions are asked one at a time: batch_size must be 1, got {batch_size!r}")
+        flags = Namespace(
+            model=pretrained, adapter="videochat", mode=mode, fps=fps, window=window, frames=frames,
+            memory=None if memory is None else parse_capacities(str(memory)),
+            policy=policy, cascade=cascade, recent=recent, device=device, dtype=dtype, attention=attention,
+        )  # fmt: skip
+        self.mode, self.settings = mode, settings_from_flags(flags, OVBench())
+        self.responder, _ = responder_from_flags(flags, self.settings)
+        assert isinstance(self.responder, SessionResponder)
+        self.system_prompt = self._resolve_system_prompt(system_prompt) if system_prompt else None
+        self._rank, self._world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+    @property
+    def device(self) -> torch.device:
+        return self.responder.model.device
+
+    @property
+    def batch_size(self) -> int:
+        return 1
+
+    # ---- what lmms-eval calls -------------------------------------------------------------------------------------
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """One answer a request, in their order; an empty one where a video cannot be read."""
+
+        def wanted() -> Iterator[Request]:
+            for instance in requests:
+                prompt, settings, doc_to_visual, doc_id, task, split = instance.args
+                generation = Generation.of(settings)
+                if generation.system_prompt is None:
+                    generation = replace(generation, system_prompt=self.system_prompt)
+                yield request_of(prompt, doc_to_visual(self.task_dict[task][split][doc_id]), generation)
+
+        return [reply.text if reply is not None else "" for reply in self._replies(wanted(), len(requests))]
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """(minus the log-probability of the continuation, False) a request.
+
+        Minus, since lmms-eval takes the smallest for the best. Whether greedy decoding would give the continuation is
+        not looked at.
+        """
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for number, instance in enumerate(requests):
+            prompt, _, _, *document = instance.args
+            groups.setdefault((prompt, *document), []).append(number)
+
+        def wanted() -> Iterator[Request]:
+            for (prompt, doc_id, task, split), numbers in groups.items():
+                row = self.task_dict[task][split][doc_id]
+                texts = [requests[number].args[1] for number in numbers]
+                options = [(text(row) if callable(text) else text).strip() for text in texts]
+                generation = Generation(system_prompt=self.system_prompt)
+                yield request_of(prompt, requests[numbers[0]].args[2](row), generation, options)
+
+        losses = [float("inf")] * len(requests)
+        for numbers, reply in zip(groups.values(), self._replies(wanted(), len(groups)), strict=True):
+            if reply is not None:
+                for number, score in zip(numbers, reply.scores, strict=True):
+                    losses[number] = -score
+        return [(loss, False) for loss in losses]
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        raise NotImplementedError("videochat_online does not run tasks of several rounds")
+
+    # ---- answering ------------------------------------------------------------------------------------------------
+
+    def _replies(self, requests: Iterable[Request], total: int) -> list[Reply | None]:
+        """A reply a request, in their order; None where a video cannot be read.
+
+        1. images at once, so that one request's images are in memory at a time; 2. videos, one pass for each.
+        """
+        replies: dict[int, Reply | None] = {}
+        passes: dict[str, list[tuple[int, Request]]] = {}
+        with tqdm(total=total, desc="videochat_online", disable=self.rank != 0) as progress:
+            for number, request in enumerate(requests):
+                if request.stream is None:
+                    replies[number] = self._look(request)
+                    progress.update()
+                else:
+                    passes.setdefault(request.pass_key, []).append((number, request))
+            for group in passes.values():
+                found = self._watch([request for _, request in group])
+                replies.update(zip((number for number, _ in group), found, strict=True))
+                progress.update(len(group))
+        return [replies[number] for number in range(len(replies))]
+
+    def _look(self, request: Request) -> Reply:
+        """Answer about images, each at full grid and without a time; or about nothing but words."""
+        responder, generation = self.responder, request.generation
+        session = StreamingSession(
+            responder.model,
+            responder.processor,
+            memory=MemoryConfig.recent(max(1, len(request.images))),
+            timestamps=False,
+            system_prompt=generation.system_prompt,
+        )
+        session.see_many(request.images, range(len(request.images)))
+        scores, text = [], ""
+        if request.options:
+            scores = session.score_options(request.prompt, request.options, without_frames=True)
+        else:
+            conversation = _Conversation(session, generation)
+            text = conversation.ask(request.prompt, max_new_tokens=generation.max_new_tokens, keep=False)
+        return Reply(text, len(request.images), len(request.images), None, None, 0.0, 0.0, tuple(scores))
+
+    def _watch(self, requests: Sequence[Request]) -> list[Reply | None]:
+        """Answer requests of one `pass_key`."""
+        streams = [request.stream for request in requests if request.stream is not None]
+        generation = requests[0].generation
+        asking = Asking(
+            answer="likelihood" if requests[0].options else "generate",
+            max_new_tokens=generation.max_new_tokens,
+            system_prompt=generation.system_prompt,
+        )
+        settings = self.settings if streams[0].end is not None else replace(self.settings, window=None)
+        replies: list[Reply | None] = [None] * len(requests)
+        try:
+            video = streams[0].open()
+            with video.reader:
+                prompts, options = zip(*((request.prompt, request.options) for request in requests), strict=True)
+                task, unasked = one_pass(video, streams, prompts, options)
+                responder = _Responder(self.responder, generation)
+                for question, outcome in MODES[self.mode](task, video, settings, responder, asking, unasked):
+                    if isinstance(outcome, MediaError):
+                        logger.error(f"{outcome}; a question is left without an answer")
+                    else:
+                        replies[int(question.id)] = outcome
+        except MediaError as error:
+            logger.error(f"{error}; {replies.count(None)} questions about {streams[0].path} are left without an answer")
+        return replies
+
+
+class _Responder:
+    """Our model with a task's way of generating."""
+
+    def __init__(self, base: SessionResponder, generation: Generation) -> None:
+        self.base, self.generation = base, generation
+
+    def open(self, system_prompt: str | None) -> _Conversation:
+        return _Conversation(self.base.open(system_prompt).session, self.generation)
+
+
+class _Conversation(SessionConversation):
+    def __init__(self, session: StreamingSession, generation: Generation) -> None:
+        super().__init__(session)
+        self.generation = generation
+
+    def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
+        options = dict(self.generation.options)
+        text = self.session.ask(prompt, max_new_tokens=max_new_tokens, keep=keep, without_frames=True, **options)
+        return self.generation.cut(text)
