@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .data.commands import add_data_command
     from .evaluation.commands import add_eval_commands
     from .info import add_info_command
+    from .serve.commands import add_serve_command
     from .shapeworld.commands import add_world_commands
 
     parser = argparse.ArgumentParser(
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_eval_commands(commands)
     add_world_commands(commands)
     add_bench_command(commands)
+    add_serve_command(commands)
     return parser
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .live import DISPLAY_FPS, LiveSource, Reduction
@@ -115,8 +116,12 @@ class NetworkStream(Reconnecting):
         fps: float = DISPLAY_FPS,
         patience: Patience | None = None,
         options: dict[str, str] | None = None,
+        download: Callable[[float], IO[bytes]] | None = None,
     ) -> None:
-        """`options`: FFmpeg's, for the container, such as {"rtsp_transport": "udp"}."""
+        """`options`: FFmpeg's, for the container, such as {"rtsp_transport": "udp"}.
+
+        `download(seconds)`: gives the bytes behind the address instead of FFmpeg; it waits for data no longer than that.
+        """
         scheme = urlsplit(address).scheme.lower()
         if scheme not in PROTOCOLS:
             raise ValueError(f"{address}: expected an address of {', '.join(PROTOCOLS)}")
@@ -127,6 +132,7 @@ class NetworkStream(Reconnecting):
         if scheme.startswith("rtsp"):
             self.options["rtsp_transport"] = "tcp"
         self.options |= options or {}
+        self._download = download
         self._is_finite = False
 
     def _has_end(self) -> bool:
@@ -136,21 +142,29 @@ class NetworkStream(Reconnecting):
         import av
 
         try:
-            with self._open() as container:
+            with ExitStack() as resources:
+                container = self._open(resources)
                 if not container.streams.video:
                     raise MediaError.about(self.name, "holds no video", "a video stream")
                 self._is_finite = bool(container.duration and container.duration > 0)
                 yield from self._decode(container)
-        except av.error.FFmpegError as error:
-            reason = "no answer in time" if isinstance(error, av.error.ExitError) else error.strerror or str(error)
+        except (av.error.FFmpegError, OSError) as error:
+            reason = (
+                "no answer in time"
+                if isinstance(error, av.error.ExitError)
+                else getattr(error, "strerror", None) or str(error)
+            )
             raise MediaError.about(self.name, f"cannot be read ({reason})", "a video stream that is running") from error
 
-    def _open(self) -> InputContainer:
+    def _open(self, resources: ExitStack) -> InputContainer:
         import av
 
         # options=, unlike container_options=, makes PyAV 15 crash on some formats.
+        place: Any = self.address
+        if self._download is not None:
+            place = resources.enter_context(self._download(self.patience.read))
         timeouts = (self.patience.open, self.patience.read)
-        return av.open(self.address, container_options=self.options, timeout=timeouts)
+        return resources.enter_context(av.open(place, container_options=self.options, timeout=timeouts))
 
     def _decode(self, container: InputContainer) -> Iterator[Frame]:
         clock, shown = None, Reduction(self.fps)

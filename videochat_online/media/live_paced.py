@@ -97,7 +97,6 @@ class PacedVideo(PacedSource):
 
     Args:
         fps: frames a second shown at most.
-        hold_at_end: wait at the end for a `seek`, instead of being over.
 
     MediaError for a file that is no video.
     """
@@ -109,7 +108,6 @@ class PacedVideo(PacedSource):
         fps: float = DISPLAY_FPS,
         speed: float = 1.0,
         start: float = 0.0,
-        hold_at_end: bool = False,
     ) -> None:
         super().__init__(os.path.basename(os.fspath(path)), speed=speed, start=start)
         self.video = open_video(path)
@@ -118,7 +116,6 @@ class PacedVideo(PacedSource):
             self.video.close()
             self.video = open_video(path, size=size)
         self.duration = self.video.duration
-        self.hold_at_end = hold_at_end
         self._start = start
         self._indices = sample_stream(self.video.timestamps, fps, video_fps=self.video.fps)
 
@@ -138,8 +135,6 @@ class PacedVideo(PacedSource):
         start = self._start
         while not self.stopped.is_set():
             yield from self._play_from(start)
-            if self._jump is None and self.hold_at_end and not self.stopped.is_set():
-                self._hold()
             with self._changed:
                 if self._jump is None:
                     return
@@ -157,12 +152,6 @@ class PacedVideo(PacedSource):
                 return
             yield frame
         self._wait_until(self.duration)
-
-    def _hold(self) -> None:
-        self.state = "over"
-        with self._changed:
-            self._anchor = (self.duration, time.monotonic())
-            self._changed.wait_for(lambda: self._jump is not None or self.stopped.is_set())
 
 
 class PacedPictures(PacedSource):

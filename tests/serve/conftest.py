@@ -1,0 +1,74 @@
+"""One pocket model for all tests of the server, sessions on it, and an application over them."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from videochat_online.bench.stream import write_clip
+from videochat_online.processing import load_model
+from videochat_online.serve.limits import Limits
+from videochat_online.serve.sessions import Sessions
+
+
+@pytest.fixture(scope="session")
+def pocket():
+    return load_model("pocket")
+
+
+@pytest.fixture
+def make_sessions(pocket) -> Iterator[Callable[..., Sessions]]:
+    """make_sessions(limit=...) -> Sessions, ended after the test."""
+    made = []
+
+    def make(**limits) -> Sessions:
+        made.append(Sessions(*pocket, limits=Limits(**limits)))
+        return made[-1]
+
+    yield make
+    for sessions in made:
+        sessions.close()
+
+
+@pytest.fixture
+def sessions(make_sessions) -> Sessions:
+    return make_sessions(max_new_tokens=32)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    """4 seconds."""
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", width=64, height=48, num_frames=40, fps=10)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "it did not happen in time"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[[int], np.ndarray]:
+    """picture(k): another one for each number."""
+    return lambda k: np.random.default_rng(k).integers(0, 256, (48, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="session")
+def png(picture) -> Callable[[int], bytes]:
+    def encode(k: int) -> bytes:
+        out = io.BytesIO()
+        Image.fromarray(picture(k)).save(out, "PNG")
+        return out.getvalue()
+
+    return encode

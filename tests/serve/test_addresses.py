@@ -1,0 +1,129 @@
+"""Which addresses a visitor may name."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from videochat_online.media.live import LiveStream
+from videochat_online.media.source import MediaError
+from videochat_online.serve.addresses import checked_place, is_public, open_address, pinned_stream
+from videochat_online.serve.limits import Limits, NotAllowed
+
+PUBLIC, PRIVATE = Limits(allow_urls=True), Limits(allow_urls=True, allow_private_urls=True)
+
+
+def test_nothing_is_opened_unless_the_operator_says_so():
+    with pytest.raises(NotAllowed, match="--allow-urls"):
+        open_address("rtsp://example.org/live", Limits())
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.9.9", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.5"]
+    + ["::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:7f00:1::"],
+)
+def test_private_places(place):
+    assert not is_public(place)
+
+
+@pytest.mark.parametrize("place", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34"])
+def test_public_places(place):
+    assert is_public(place)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["rtsp://127.0.0.1/live", "http://localhost:8000/a.mp4", "http://[::1]/a", "http://2130706433/", "http://0x7f.1/a"]
+    + ["rtsp://user:word@192.168.1.20:554/cam", "udp://@:5000", "udp://93.184.216.34:5000"],
+)
+def test_private_addresses_are_refused(address):
+    with pytest.raises((NotAllowed, ValueError)):
+        checked_place(address, PUBLIC)
+    if "@:" not in address:
+        checked_place(address, PRIVATE)
+
+
+def test_every_address_of_a_name_counts(monkeypatch):
+    def lookup(host, *args, **kwargs):
+        return [(2, 1, 6, "", (place, 0)) for place in ("93.184.216.34", "10.0.0.7")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with pytest.raises(NotAllowed, match="inside a private network"):
+        checked_place("http://mixed.example/a.mp4", PUBLIC)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["file:///etc/passwd", "/etc/passwd", "", "rtsp://", "concat:a|b", "http:///x", "rtsp://a:b:c/d", "http://[::1/a"],
+)
+def test_what_is_no_address(address):
+    with pytest.raises(ValueError, match="expected an address such as"):
+        checked_place(address, PRIVATE)
+
+
+class Redirecting(BaseHTTPRequestHandler):
+    asked: list[str] = []  # noqa: RUF012 - one server, one test
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path == "/list.m3u8":
+            body = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/inside.ts\n#EXT-X-ENDLIST\n"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.send_response(302)
+        self.send_header("Location", "/inside.ts")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("path", ["/moved.mp4", "/list.m3u8"])
+def test_a_public_server_cannot_lead_inside(path):
+    """Where private networks are closed, neither a redirect nor a playlist is followed."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    Redirecting.asked.clear()
+    address = f"http://127.0.0.1:{server.server_port}{path}"
+    with LiveStream(pinned_stream(address, "127.0.0.1")) as stream, pytest.raises(MediaError):
+        stream.take(10)
+    server.shutdown()
+    server.server_close()
+    assert Redirecting.asked and set(Redirecting.asked) == {path}
+
+
+def test_the_place_that_was_looked_at_is_the_one_that_is_opened(tmp_path, clip):
+    """The name in the address would lead nowhere: only the checked IP address is used."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(clip.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    mkv = clip.with_suffix(".mkv")
+    remux(clip, mkv)
+    with LiveStream(pinned_stream(f"http://nowhere.invalid:{server.server_port}/clip.mkv", "127.0.0.1")) as stream:
+        assert stream.wait_for_frame(5).image.shape == (48, 64, 3)
+    server.shutdown()
+    server.server_close()
+    assert pinned_stream("rtsp://me:word@cam.example:8554/a?b", "2001:db8::5").address == (
+        "rtsp://me:word@[2001:db8::5]:8554/a?b"
+    )
+
+
+def remux(source: Path, target: Path) -> None:
+    """The same video in a container that can be read without seeking."""
+    import av
+
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)

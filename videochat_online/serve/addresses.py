@@ -1,0 +1,87 @@
+"""Which network addresses visitors may name: none, public ones, or any.
+
+Where private networks are to stay closed, a name is looked up, every address behind it must be public, and the stream
+is opened at the one that was looked at; neither redirects of HTTP nor playlists, which name further addresses, are
+followed. What is left to the operator's firewall: a public RTSP server that sends its clients elsewhere.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from functools import partial
+from urllib.parse import SplitResult, urlsplit
+
+from ..media.live_network import PROTOCOLS, NetworkStream
+from .download import download
+from .limits import Limits, NotAllowed
+
+NO_PLAYLIST = {"format_whitelist": "rtsp,rtp,sdp,mov,mp4,matroska,webm,mpegts,flv,avi,mpjpeg,h264,hevc"}
+"""FFmpeg option for visitors' addresses: formats that name no further addresses."""
+SENT = ("udp",)
+"""Schemes that open a port of this machine instead of fetching from another."""
+
+
+def open_address(address: str, limits: Limits) -> NetworkStream:
+    """The stream behind an address that the operator allows; NotAllowed or ValueError for others."""
+    address = address.strip()
+    place = checked_place(address, limits)
+    if limits.allow_private_urls:
+        return NetworkStream(address)
+    return pinned_stream(address, place)
+
+
+def pinned_stream(address: str, place: str) -> NetworkStream:
+    """The stream at an address, reached only at the IP address `place` of its host."""
+    parts = urlsplit(address)
+    if parts.scheme.lower() in ("http", "https"):
+        return NetworkStream(address, options=dict(NO_PLAYLIST), download=partial(download, address, place))
+    host = f"[{place}]" if ":" in place else place
+    login, at, _ = parts.netloc.rpartition("@")
+    port = f":{parts.port}" if parts.port else ""
+    return NetworkStream(parts._replace(netloc=f"{login}{at}{host}{port}").geturl(), options=dict(NO_PLAYLIST))
+
+
+def checked_place(address: str, limits: Limits) -> str:
+    """An IP address of the host; NotAllowed where the operator does not allow it, ValueError where it is no address."""
+    if not limits.allow_urls:
+        raise NotAllowed(
+            "network addresses are switched off here (the operator can start the server with --allow-urls)"
+        )
+    parts = _split(address)
+    if limits.allow_private_urls:
+        return parts.hostname or ""
+    found = places(parts.hostname or "")
+    if parts.scheme.lower() in SENT or not all(map(is_public, found)):
+        raise NotAllowed(f"{parts.hostname} is inside a private network; only public addresses are allowed here")
+    return found[0]
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        parts = urlsplit(address)
+        is_address = (
+            parts.scheme.lower() in PROTOCOLS and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        )
+    except ValueError:  # a port that is no number, brackets that do not match
+        is_address = False
+    if not is_address:
+        raise ValueError(f"{address!r}: expected an address such as rtsp://host/path ({', '.join(PROTOCOLS)})")
+    return parts
+
+
+def places(hostname: str) -> list[str]:
+    """IP addresses of a host name; ValueError where there are none."""
+    try:
+        found = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"there is no host {hostname!r} ({error})") from error
+    return sorted({str(entry[4][0]) for entry in found})
+
+
+def is_public(place: str) -> bool:
+    """Whether an IP address is one of the public internet; IPv4 inside IPv6 counts as IPv4."""
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(place.split("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address.sixtofour or address
+    return address.is_global and not address.is_multicast

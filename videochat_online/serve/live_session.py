@@ -1,0 +1,268 @@
+"""One visitor: a stream, a session on the shared model, and what a page or an API wants to know about both.
+
+Nothing here is shared between visitors but the model. Changing the stream forgets memory and dialogue.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..media.live import LiveStream
+from ..media.live_paced import PacedSource, PacedVideo
+from ..media.live_pushed import PushedFrames, rgb_array
+from ..media.source import Frame
+from ..streaming.live_watcher import LiveWatcher
+from ..streaming.session import StreamingSession
+from .limits import LimitReached, Limits, NotAllowed
+from .settings import SessionSettings
+from .sources import Opened
+from .track import MemoryTrack, Moment
+
+if TYPE_CHECKING:
+    from ..model.videochat import VideoChatOnline
+    from ..processing import Processor
+
+FIRST_FRAME_SECONDS = 15.0
+
+
+class LiveSession:
+    """See the module. `folder` is the session's own and is removed with it."""
+
+    def __init__(
+        self,
+        key: str,
+        model: VideoChatOnline,
+        processor: Processor,
+        settings: SessionSettings,
+        *,
+        limits: Limits,
+        folder: Path,
+    ) -> None:
+        settings.check(limits, model)
+        self.key, self.limits, self.folder = key, limits, folder
+        self._model, self._processor = model, processor
+        self._lock = threading.RLock()  # starting and stopping
+        self._seeing = threading.Lock()  # frames that come through the API, one after another
+        self._watcher: LiveWatcher | None = None
+        self._opened: Opened | None = None
+        self._is_closed = False
+        self.last_used = time.monotonic()
+        self._configure(settings)
+
+    def _configure(self, settings: SessionSettings) -> None:
+        self.settings = settings
+        self.session = StreamingSession(
+            self._model,
+            self._processor,
+            memory=settings.memory(self._model),
+            timestamps=settings.timestamps,
+            system_prompt=settings.system_prompt,
+        )
+        self.track = MemoryTrack(self.session.memory.config)
+        self._first_seen: float | None = None  # real time of the first frame that came through the API
+
+    # ---- the stream -----------------------------------------------------------------------------------------------
+
+    def start(self, opened: Opened) -> None:
+        """Watch another stream, from the beginning: memory and dialogue are those of one stream."""
+        self.touch()
+        with self._lock:
+            try:
+                self._check_open()
+                self.stop()
+                self._configure(self.settings)
+                self._watch(opened)
+            except BaseException:
+                opened.source.close()
+                raise
+
+    def _watch(self, opened: Opened) -> None:
+        self._opened = opened
+        stream = LiveStream(opened.source, fps=self.settings.fps)
+        self._watcher = LiveWatcher(self.session, stream, on_seen=self.track.add).start()
+
+    def stop(self) -> None:
+        """End the stream; memory and dialogue stay, so that questions can still be asked."""
+        self.touch()
+        with self._lock:
+            if self._watcher is not None:
+                self._watcher.close()
+
+    def change(self, settings: SessionSettings) -> None:
+        """Other settings: the stream starts anew where it can be opened again."""
+        settings.check(self.limits, self._model)
+        with self._lock:
+            reopen = None if self._opened is None else self._opened.from_second
+            truth = None if self._opened is None else self._opened.truth
+            self.stop()
+            self._watcher = self._opened = None
+            self._configure(settings)
+            if reopen is not None:
+                self._watch(Opened(reopen(0.0), reopen, truth))
+
+    @property
+    def source(self) -> Any:
+        return None if self._opened is None else self._opened.source
+
+    def pause(self) -> None:
+        self.touch()
+        self._paced("be paused").pause()
+
+    def play(self) -> None:
+        """Go on after a pause; a file that is over begins again."""
+        self.touch()
+        source = self._paced("be played again")
+        if source.state == "over" and self._opened is not None and self._opened.from_second is not None:
+            self.seek(0.0)
+        else:
+            source.play()
+
+    def set_speed(self, speed: float) -> None:
+        self.touch()
+        if not 0.1 <= speed <= 8:
+            raise ValueError(f"speed must lie between 0.1 and 8, got {speed}")
+        self._paced("change its speed").speed = speed
+
+    def seek(self, seconds: float) -> None:
+        """Go to another second of a file. Forward, memory goes on; back, it starts anew: time runs one way."""
+        self.touch()
+        with self._lock:
+            source = self._paced("be moved")
+            if not isinstance(source, PacedVideo) or self._opened is None or self._opened.from_second is None:
+                raise NotAllowed(f"{source.name} cannot be moved to another second")
+            if not 0 <= seconds <= source.duration:
+                raise ValueError(f"{source.name} lasts {source.duration:.1f} s, cannot go to {seconds:g} s")
+            if source.state != "over" and seconds >= source.position:
+                source.seek(seconds)
+                return
+            was_paused, speed, opened = source.state == "paused", source.speed, self._opened
+            self.stop()
+            self._configure(self.settings)
+            again = opened.from_second(seconds) if opened.from_second else source
+            assert isinstance(again, PacedVideo), "from_second opens the same kind of source"
+            again.speed = speed
+            if was_paused:
+                again.pause()
+            self._watch(Opened(again, opened.from_second, opened.truth))
+
+    def _paced(self, what: str) -> PacedSource:
+        if not isinstance(self.source, PacedSource):
+            raise NotAllowed(f"{self.source.name if self.source else 'nothing is playing: it'} cannot {what}")
+        return self.source
+
+    # ---- frames that are sent -------------------------------------------------------------------------------------
+
+    def push(self, image: Any) -> None:
+        """A frame of the visitor's camera, in real time: it is thinned to the session's fps, and dropped on lag."""
+        self.touch()
+        if not isinstance(self.source, PushedFrames):
+            raise NotAllowed("this session does not watch a camera of yours: choose that as its source first")
+        self.source.push(image)
+
+    def see(self, image: Any, timestamp: float | None = None) -> dict[str, Any]:
+        """A frame through the API: seen at once, whatever the session's fps."""
+        self.touch()
+        picture = rgb_array(image)
+        if self._watcher is not None and not self._watcher.is_over:
+            raise NotAllowed(f"this session watches {self.source.name}: stop that before pushing frames")
+        with self._seeing:
+            last = self.session.stats()["last_timestamp"]
+            if timestamp is not None and last is not None and timestamp < last:
+                raise ValueError(f"a frame at {timestamp:g} s came after one at {last:g} s")
+            self._first_seen = time.monotonic() if self._first_seen is None else self._first_seen
+            seconds = max(last or 0.0, time.monotonic() - self._first_seen) if timestamp is None else float(timestamp)
+            number = self.session.memory.num_written
+            frame = Frame(picture, seconds, number)
+            self.track.add([frame], self.session.see_many([picture], [seconds]))
+        return {"number": number, "timestamp": seconds}
+
+    # ---- questions ------------------------------------------------------------------------------------------------
+
+    def ask(self, question: str, *, max_new_tokens: int | None = None) -> tuple[Moment, Iterator[str]]:
+        """The moment of the question, and the answer piece by piece. Errors of the question itself come at once."""
+        self.touch()
+        self._check_open()
+        most = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if not 1 <= most <= self.limits.max_new_tokens:
+            raise LimitReached(f"max_new_tokens must lie between 1 and {self.limits.max_new_tokens}, got {most}")
+        if len(question) > self.limits.max_question_chars:
+            raise LimitReached(f"a question may have {self.limits.max_question_chars} characters, got {len(question)}")
+        self._await_first_frame()
+        pieces = self.session.ask_stream(question, max_new_tokens=most)
+        timestamp = self.session.stats()["last_timestamp"] or 0.0
+        moment = self.track.ask(question, timestamp)
+        return moment, self._answer(moment, pieces)
+
+    def _answer(self, moment: Moment, pieces: Iterator[str]) -> Iterator[str]:
+        for piece in pieces:
+            moment.answer += piece
+            yield piece
+        moment.is_done = True
+        self.touch()
+
+    def _await_first_frame(self) -> None:
+        """A question right after the start waits for something to be asked about."""
+        watcher = self._watcher
+        until = time.monotonic() + FIRST_FRAME_SECONDS
+        while watcher is not None and self.session.memory.num_written == 0 and time.monotonic() < until:
+            if watcher.error is not None:
+                raise ValueError(str(watcher.error))
+            if watcher.is_over:
+                return
+            time.sleep(0.02)
+
+    # ---- looking at it --------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything a page or a client shows, as plain values. Seconds, bytes."""
+        source, watcher = self.source, self._watcher
+        latest = None if watcher is None else watcher.stream.latest
+        position = 0.0 if latest is None else latest.timestamp
+        truth = None if self._opened is None else self._opened.truth
+        stats = self.session.stats()
+        return {
+            "id": self.key,
+            "source": source.name if source else None,
+            "state": source.state if source else "none",
+            "problem": source.problem if source else None,
+            "position": max(position, stats["last_timestamp"] or 0.0),
+            "duration": getattr(source, "duration", None),
+            "speed": getattr(source, "speed", None),
+            "frames_received": watcher.stream.num_received if watcher else stats["frames_seen"],
+            "frames_dropped": watcher.stream.num_dropped if watcher else 0,
+            "reconnects": source.num_reconnects if source else 0,
+            "lag": watcher.lag if watcher else 0.0,
+            "truth": truth(position) if truth and latest is not None else None,
+            "levels": [asdict(level) | {"tokens": level.num_tokens} for level in self.session.memory.config.levels],
+            "held": [asdict(frame) for frame in self.track.held()],
+            "departures": [asdict(event) for event in self.track.events()],
+            "stats": dict(stats),
+        }
+
+    def latest(self) -> Frame | None:
+        """The picture on screen now."""
+        return None if self._watcher is None else self._watcher.stream.latest
+
+    def touch(self) -> None:
+        self.last_used = time.monotonic()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise NotAllowed("this session has ended; start another one")
+
+    def close(self) -> None:
+        """End the stream and remove the session's files. May be called again."""
+        with self._lock:
+            self._is_closed = True
+            self.stop()
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,102 @@
+"""All sessions of one server: making them within limits, finding them, ending those that nobody uses any more."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .limits import LimitReached, Limits, UnknownSession
+from .live_session import LiveSession
+from .settings import SessionSettings
+
+if TYPE_CHECKING:
+    from ..model.videochat import VideoChatOnline
+    from ..processing import Processor
+
+LOOK_SECONDS = 2.0
+
+
+class Sessions:
+    """One model, many sessions. A context manager: leaving it ends them all and removes their files."""
+
+    def __init__(
+        self, model: VideoChatOnline, processor: Processor, *, limits: Limits | None = None, model_name: str = "pocket"
+    ) -> None:
+        self.model, self.processor, self.model_name = model, processor, model_name
+        self.limits = limits or Limits()
+        self._sessions: dict[str, LiveSession] = {}
+        self._lock = threading.Lock()
+        self._files = tempfile.TemporaryDirectory(prefix="videochat-online-")
+        self._stop = threading.Event()
+        self._reaper = threading.Thread(target=self._work, name="videochat-online-idle", daemon=True)
+        self._reaper.start()
+
+    def create(self, settings: SessionSettings | None = None) -> LiveSession:
+        """A new session under an id nobody can guess; LimitReached where there are too many."""
+        key = secrets.token_urlsafe(18)
+        folder = Path(self._files.name) / key
+        with self._lock:
+            if self._stop.is_set():
+                raise LimitReached("the server is being stopped")
+            if len(self._sessions) >= self.limits.max_sessions:
+                raise LimitReached(
+                    f"all {self.limits.max_sessions} places are taken; try again when somebody has left, "
+                    f"at the latest when a session was idle for {self.limits.idle_seconds:g} s"
+                )
+            settings = settings or SessionSettings()
+            session = LiveSession(
+                key, self.model, self.processor, settings, limits=self.limits, folder=folder
+            )  # fmt: skip
+            folder.mkdir()
+            self._sessions[key] = session
+        return session
+
+    def get(self, key: str) -> LiveSession:
+        with self._lock:
+            session = self._sessions.get(key)
+        if session is None:
+            raise UnknownSession(f"there is no session {key!r:.60}; it may have ended after being idle")
+        return session
+
+    def end(self, key: str) -> None:
+        """End a session and remove its files; UnknownSession where there is none."""
+        with self._lock:
+            session = self._sessions.pop(key, None)
+        if session is None:
+            raise UnknownSession(f"there is no session {key!r:.60}")
+        session.close()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def end_idle(self) -> list[str]:
+        """End the sessions that were idle for too long; their ids."""
+        before = time.monotonic() - self.limits.idle_seconds
+        with self._lock:
+            idle = [key for key, session in self._sessions.items() if session.last_used < before]
+        for key in idle:
+            with contextlib.suppress(UnknownSession):  # its visitor ended it at the same moment
+                self.end(key)
+        return idle
+
+    def _work(self) -> None:
+        while not self._stop.wait(min(LOOK_SECONDS, self.limits.idle_seconds / 2)):
+            self.end_idle()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._reaper.join()
+        for key in list(self._sessions):
+            self.end(key)
+        self._files.cleanup()
+
+    def __enter__(self) -> Sessions:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

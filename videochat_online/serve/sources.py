@@ -1,0 +1,102 @@
+"""What a visitor may watch: a file, the shipped sample, a generated world, an address, a camera, their own frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..media.live import LiveSource
+from ..media.live_network import Camera
+from ..media.live_paced import PacedPictures, PacedVideo
+from ..media.live_pushed import PushedFrames
+from ..media.source import MediaError
+from ..processing import SHIPPED_MODELS
+from ..shapeworld.labels import caption
+from ..shapeworld.render import render_frames
+from ..shapeworld.scenes import Scene
+from ..shapeworld.simulate import sample_stream
+from .addresses import open_address
+from .limits import Limits, NotAllowed
+
+SCENE_SECONDS = 120.0
+WORLD_SIZE = 256
+SAMPLES = {"shapes": SHIPPED_MODELS["pocket"] / "sample.mp4"}
+"""Clips that come with the package, by name. Visitors name samples, never paths."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source that is ready to be played."""
+
+    source: LiveSource
+    from_second: Callable[[float], LiveSource] | None = None
+    """Opens it again at another second, where it can be opened anew."""
+    truth: Callable[[float], str] | None = None
+    """What is to be seen at a second, where it is known."""
+
+
+def open_file(path: Path, limits: Limits, *, name: str | None = None) -> Opened:
+    """A video file in real time; MediaError for a bad or too long one."""
+
+    def start_at(seconds: float) -> PacedVideo:
+        video = PacedVideo(path, start=seconds)
+        video.name = name or video.name
+        return video
+
+    try:
+        source = start_at(0.0)
+    except MediaError as error:  # with the visitor's name for it, not the server's
+        raise MediaError(str(error).replace(str(path), name or path.name)) from error
+    if source.duration > limits.max_video_seconds:
+        source.close()
+        raise MediaError.about(
+            source.name, f"lasts {source.duration:.0f} s", f"at most {limits.max_video_seconds:.0f} s"
+        )
+    return Opened(source, start_at)
+
+
+def open_sample(name: str, limits: Limits) -> Opened:
+    if name not in SAMPLES:
+        raise ValueError(f"unknown sample {name!r}, expected one of {', '.join(SAMPLES)}")
+    return open_file(SAMPLES[name], limits, name=f"sample: {name}")
+
+
+def open_world(seed: int = 0, level: int = 2) -> Opened:
+    """An endless ShapeWorld: one scene after another, made while it runs."""
+
+    @lru_cache(maxsize=2)
+    def scene(number: int) -> Scene:
+        return sample_stream(seed + number, "test", level, SCENE_SECONDS, pace=1.5)
+
+    def place(seconds: float) -> tuple[Scene, float]:
+        number = int(seconds // SCENE_SECONDS)
+        return scene(number), seconds - number * SCENE_SECONDS
+
+    def picture_at(seconds: float) -> np.ndarray:
+        current, moment = place(seconds)
+        return render_frames(current, [moment], WORLD_SIZE)[0]
+
+    def truth(seconds: float) -> str:
+        return caption(*place(seconds))
+
+    scene(0)  # a bad seed or level fails now
+    return Opened(PacedPictures(f"ShapeWorld, seed {seed}, level {level}", picture_at), truth=truth)
+
+
+def open_network(address: str, limits: Limits) -> Opened:
+    return Opened(open_address(address, limits))
+
+
+def open_camera(number: int, limits: Limits) -> Opened:
+    if not limits.allow_cameras:
+        raise NotAllowed("cameras of this machine are switched off here (--allow-cameras switches them on)")
+    return Opened(Camera(number))
+
+
+def open_push(name: str = "your camera") -> Opened:
+    """Frames that the visitor's browser sends in its own time."""
+    return Opened(PushedFrames(name))

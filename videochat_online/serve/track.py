@@ -1,0 +1,146 @@
+"""What a session's memory holds, as pictures for a person: small JPEGs of the frames, and what left which level.
+
+Follows the memory by its events alone, so looking at it copies no feature map. Bounded: pictures are kept of the frames
+held, of those that left lately, and of those that were held when one of the last questions was asked.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from ..config import MemoryConfig
+from ..media.source import Frame
+from ..model.memory_bank import MemoryEvent
+from ..pyramid import scheduled_level
+
+PICTURE_SIDE = 192
+KEPT_EVENTS = 12
+KEPT_MOMENTS = 40
+NOWHERE = -1
+
+
+@dataclass(frozen=True)
+class HeldPicture:
+    """One frame the memory holds."""
+
+    number: int
+    timestamp: float
+    """Seconds."""
+    level: int
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A frame that left its level."""
+
+    number: int
+    timestamp: float
+    at: float
+    """Seconds: the frame for which it had to leave."""
+    from_level: int
+    to_level: int
+    """-1: out of the memory."""
+    similarity: float | None
+
+
+@dataclass
+class Moment:
+    """One question, its answer, and what was in memory when it was asked."""
+
+    question: str
+    timestamp: float
+    """Seconds, of the newest frame then."""
+    held: list[HeldPicture]
+    answer: str = ""
+    is_done: bool = False
+
+
+@dataclass
+class MemoryTrack:
+    """Thread-safe."""
+
+    config: MemoryConfig
+    moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[int, HeldPicture] = {}
+        self._events: deque[Departure] = deque(maxlen=KEPT_EVENTS)
+        self._pictures: dict[int, bytes] = {}
+        self._next = 0
+
+    def add(self, frames: Sequence[Frame], events: Sequence[MemoryEvent]) -> None:
+        """Follow one call of the session's `see_many`."""
+        pictures = [jpeg(frame.image) for frame in frames]
+        with self._lock:
+            first = self._next
+            for frame, picture in zip(frames, pictures, strict=True):
+                self._arrive(frame.timestamp, picture)
+            for event in events:
+                self._leave(event, frames[event.step - first].timestamp)
+            self._forget_pictures()
+
+    def _arrive(self, timestamp: float, picture: bytes) -> None:
+        number, self._next = self._next, self._next + 1
+        scheduled = scheduled_level(number, self.config.every)
+        level = next((k for k in range(scheduled, len(self.config.levels)) if self.config.capacities[k]), None)
+        if level is not None:
+            self._held[number] = HeldPicture(number, timestamp, level)
+            self._pictures[number] = picture
+
+    def _leave(self, event: MemoryEvent, at: float) -> None:
+        frame = self._held.pop(event.frame)
+        if event.to_level != NOWHERE:
+            self._held[event.frame] = HeldPicture(frame.number, frame.timestamp, event.to_level)
+        departure = Departure(
+            frame.number, frame.timestamp, at, event.from_level, event.to_level, event.similarity
+        )  # fmt: skip
+        self._events.append(departure)
+
+    def _forget_pictures(self) -> None:
+        wanted = {*self._held, *(event.number for event in self._events)}
+        wanted.update(picture.number for moment in self.moments for picture in moment.held)
+        self._pictures = {number: data for number, data in self._pictures.items() if number in wanted}
+
+    def ask(self, question: str, timestamp: float) -> Moment:
+        """Remember what is held now, for a question."""
+        moment = Moment(question, timestamp, self.held())
+        with self._lock:
+            self.moments.append(moment)
+        return moment
+
+    def held(self) -> list[HeldPicture]:
+        """The frames held now, oldest first."""
+        with self._lock:
+            return sorted(self._held.values(), key=lambda frame: frame.number)
+
+    def events(self) -> list[Departure]:
+        """What left lately, oldest first."""
+        with self._lock:
+            return list(self._events)
+
+    def picture(self, number: int) -> bytes | None:
+        """JPEG of a frame that is still known."""
+        with self._lock:
+            return self._pictures.get(number)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all pictures kept."""
+        with self._lock:
+            return sum(map(len, self._pictures.values()))
+
+
+def jpeg(image: object, *, side: int = PICTURE_SIDE, quality: int = 80) -> bytes:
+    """A uint8 (H, W, 3) picture as JPEG, no side longer than `side`."""
+    picture = Image.fromarray(image)  # type: ignore[arg-type]
+    picture.thumbnail((side, side), Image.Resampling.BILINEAR)
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return out.getvalue()

@@ -1,0 +1,53 @@
+"""Bytes that come over the network, never more than allowed: a video into a session's folder, a picture into memory."""
+
+import io
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..media.source import MediaError
+
+
+class TooLarge(ValueError):
+    """More bytes than the server takes."""
+
+
+async def save_upload(stream: AsyncIterator[bytes], folder: Path, most: int) -> Path:
+    """Write a body to a new file whose name the server chooses; nothing is left of one that is too large."""
+    path = folder / f"upload-{secrets.token_hex(8)}.video"
+    try:
+        with path.open("xb") as file:
+            async for chunk in limited(stream, most):
+                file.write(chunk)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+async def decode_image(stream: AsyncIterator[bytes], most: int) -> np.ndarray:
+    """uint8 (H, W, 3) of a picture's bytes; MediaError for anything else."""
+    data = b"".join([chunk async for chunk in limited(stream, most)])
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise TooLarge(f"a picture of {image.width}x{image.height} is too large, at most {MAX_PIXELS:,} pixels")
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MediaError.about("the frame sent", f"is no picture ({error})", "JPEG, PNG or the like") from error
+
+
+MAX_PIXELS = 8192 * 4320
+
+
+async def limited(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    """The stream's chunks; TooLarge as soon as they are more than `most` bytes."""
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > most:
+            raise TooLarge(f"more than {most:,} bytes were sent, which is all this server takes")
+        yield chunk
