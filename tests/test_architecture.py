@@ -22,7 +22,7 @@ LAYERS: tuple[set[str], ...] = (
     {"config", "model_config", "pyramid"},
     {"media", "prompt", "model"},
     {"processing", "model_flags", "data", "streaming"},
-    {"training", "evaluation", "shapeworld", "pocket", "bench", "chat", "info"},
+    {"training", "evaluation", "shapeworld", "pocket", "bench", "chat", "info", "serve", "demo"},
     {"cli", "__main__", "gradio_demo", "lmms-eval-ovbench"},
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
@@ -35,6 +35,8 @@ SAME_LAYER = {
     ("model_flags", "processing"),
     ("pocket", "shapeworld"),  # the small model learns in the small world
     ("bench", "shapeworld"),  # and its samples are what training is measured on
+    ("serve", "shapeworld"),  # a world to watch
+    ("demo", "serve"),  # the page stands on the server's sessions
     ("__main__", "cli"),
 }
 ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below

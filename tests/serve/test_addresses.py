@@ -25,8 +25,21 @@ def test_nothing_is_opened_unless_the_operator_says_so():
 
 @pytest.mark.parametrize(
     "place",
-    ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.9.9", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.5"]
-    + ["::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:7f00:1::"],
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "192.168.0.1",
+        "172.16.9.9",
+        "169.254.169.254",
+        "0.0.0.0",
+        "100.64.0.1",
+        "224.0.0.5",
+        "::1",
+        "fe80::1%eth0",
+        "fd00::1",
+        "::ffff:10.0.0.1",
+        "2002:7f00:1::",
+    ],
 )
 def test_private_places(place):
     assert not is_public(place)
@@ -39,8 +52,16 @@ def test_public_places(place):
 
 @pytest.mark.parametrize(
     "address",
-    ["rtsp://127.0.0.1/live", "http://localhost:8000/a.mp4", "http://[::1]/a", "http://2130706433/", "http://0x7f.1/a"]
-    + ["rtsp://user:word@192.168.1.20:554/cam", "udp://@:5000", "udp://93.184.216.34:5000"],
+    [
+        "rtsp://127.0.0.1/live",
+        "http://localhost:8000/a.mp4",
+        "http://[::1]/a",
+        "http://2130706433/",
+        "http://0x7f.1/a",
+        "rtsp://user:word@192.168.1.20:554/cam",
+        "udp://@:5000",
+        "udp://93.184.216.34:5000",
+    ],
 )
 def test_private_addresses_are_refused(address):
     with pytest.raises((NotAllowed, ValueError)):

@@ -45,9 +45,7 @@ def pinned_stream(address: str, place: str) -> NetworkStream:
 def checked_place(address: str, limits: Limits) -> str:
     """An IP address of the host; NotAllowed where the operator does not allow it, ValueError where it is no address."""
     if not limits.allow_urls:
-        raise NotAllowed(
-            "network addresses are switched off here (the operator can start the server with --allow-urls)"
-        )
+        raise NotAllowed("network addresses are switched off here (the operator can switch them on: --allow-urls)")
     parts = _split(address)
     if limits.allow_private_urls:
         return parts.hostname or ""
@@ -60,9 +58,7 @@ def checked_place(address: str, limits: Limits) -> str:
 def _split(address: str) -> SplitResult:
     try:
         parts = urlsplit(address)
-        is_address = (
-            parts.scheme.lower() in PROTOCOLS and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        )
+        is_address = parts.scheme.lower() in PROTOCOLS and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, brackets that do not match
         is_address = False
     if not is_address:
