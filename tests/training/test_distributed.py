@@ -16,7 +16,13 @@ import torch
 from tests.training.tiny import settings
 from tests.training.together import share
 from videochat_online.training.arguments import SettingError
-from videochat_online.training.distributed import check_packages, deepspeed_settings, trainer_arguments, zero_stage
+from videochat_online.training.distributed import (
+    check_launcher,
+    check_packages,
+    deepspeed_settings,
+    trainer_arguments,
+    zero_stage,
+)
 from videochat_online.training.monitor import read_log
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +38,7 @@ def losses(folder: Path) -> list[float]:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "checkpoint-6" / "model.safetensors")
+    return load_file(folder / "model" / "model.safetensors")
 
 
 def together(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -83,6 +89,13 @@ def test_an_own_deepspeed_file(tmp_path: Path):
         zero_stage(settings("run", strategy=str(path)))
     path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     assert zero_stage(settings("run", strategy=str(path))) == 2
+
+
+def test_deepspeed_without_torchrun(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(SettingError, match="--strategy zero2 needs torchrun"):
+        check_launcher(settings("run", strategy="zero2"))
+    check_launcher(settings("run"))
 
 
 def test_fsdp_on_the_cpu_is_refused():

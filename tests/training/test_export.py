@@ -104,3 +104,30 @@ def test_the_program_trains_on_files_and_its_model_answers(tmp_path: Path, capfd
             session.see(frame.image, frame.timestamp)
     assert isinstance(session.ask("What is number 1?", max_new_tokens=4), str)
     assert session.stats()["frames_seen"] == 3
+
+
+INTERNLM2 = {
+    "model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "vocab_size": 64, "hidden_size": 32,
+    "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "bias": False,
+    "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, {"llm": "lora:4"}])
+def test_internlm2_resumes_and_is_exported_in_its_own_layout(tmp_path: Path, changes: dict[str, str]):
+    """Its file has other names and one fused tensor for queries, keys and values."""
+    from safetensors.torch import load_file
+
+    from videochat_online.model.weights import load_pretrained
+
+    for max_steps in (1, 2):
+        common = {"resume": "auto", "schedule": "constant_with_warmup", **changes}
+        model = tiny_model(llm_config=INTERNLM2)
+        trainer = make_trainer(tmp_path, model=model, count=8, max_steps=max_steps, **common)
+        assert train(trainer, settings(tmp_path, max_steps=max_steps, **common), print)
+    assert trainer.state.global_step == 2
+    folder = export(trainer, settings(tmp_path, **changes))
+    assert "language_model.model.layers.0.attention.wqkv.weight" in load_file(folder / "model.safetensors")
+    batch = packed([trainer.train_dataset[i] for i in range(3)])
+    again, expected = (one.eval()(**batch, use_cache=False).logits for one in (load_pretrained(folder), trainer.model))
+    torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.training.tiny import make_trainer, settings
 from videochat_online.training.monitor import read_log
+from videochat_online.training.run import train
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -67,3 +70,16 @@ def test_a_full_disk_is_named_and_the_older_checkpoint_stays(lives: tuple[Path, 
         assert "checkpoint-4 could not be written" in error and "GiB are free" in error
         assert f"{run / 'checkpoint-2'} is whole: go on from it with --resume auto" in error
     assert_same_curve(run, folder / "once")
+
+
+def test_a_run_that_had_ended_only_loads_its_weights(tmp_path: Path):
+    for life in ("first", "second"):
+        config = settings(tmp_path, resume="auto", max_steps=2)
+        trainer = make_trainer(tmp_path, count=24, resume="auto", max_steps=2)
+        assert train(trainer, config, print)
+        state = {key: weight.clone() for key, weight in trainer.model.state_dict().items()}
+        if life == "first":
+            log, ended = (tmp_path / "log.jsonl").read_bytes(), state
+    assert (tmp_path / "log.jsonl").read_bytes() == log
+    assert all(torch.equal(weight, ended[key]) for key, weight in state.items())
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]

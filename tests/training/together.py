@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.training.lives import kill_at_step
 from tests.training.tiny import Examples, make_trainer, settings
+from videochat_online.training.export import export
 from videochat_online.training.run import train
 
 RUN: dict[str, Any] = {"global_batch_size": 4, "vision": "full", "drop_path": 0.0, "save_every": 3, "epochs": 1}
@@ -24,6 +25,7 @@ def share(folder: Path, strategy: str, stop: int | None = None) -> None:
     if stop is not None:
         kill_at_step(stop)(trainer)
     train(trainer, settings(folder, **changes), print)
+    export(trainer, settings(folder, **changes))
 
 
 if __name__ == "__main__":

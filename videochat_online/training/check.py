@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from .arguments import SettingError, TrainingConfig
 from .batches import BatchPlan, make_plan
 from .checkpoints import ResumeError, choose_checkpoint
+from .counts import count_steps
 from .distributed import check_packages, zero_stage
 from .plan import (
     checkpoint_bytes,
     count,
-    count_steps,
     disk_problem,
     estimate_memory,
     largest_load,

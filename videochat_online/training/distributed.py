@@ -80,6 +80,15 @@ def check_packages(config: TrainingConfig) -> None:
         raise SettingError("--strategy fsdp needs CUDA devices: on the CPU transformers would quietly train with ddp")
 
 
+def check_launcher(config: TrainingConfig) -> None:
+    """Raise SettingError where processes must be started by torchrun and were not."""
+    if config.strategy != "ddp" and "WORLD_SIZE" not in os.environ:
+        raise SettingError(
+            f"--strategy {config.strategy} needs torchrun, also for one process: "
+            "torchrun --nproc-per-node N -m videochat_online.training ..."
+        )
+
+
 def trainer_arguments(config: TrainingConfig, accumulation: int) -> TrainingArguments:
     """The TrainingArguments of these settings; making them joins the process group under torchrun."""
     from transformers import TrainingArguments

@@ -46,7 +46,7 @@ def export(trainer: Any, config: TrainingConfig) -> Path:
 
 def gather_weights(trainer: Any) -> dict[str, torch.Tensor]:
     """All weights under the model's own keys, from wherever they are sharded; the main process's is the whole one."""
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+    if trainer.model_wrapped is not trainer.model and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         return trainer.accelerator.get_state_dict(trainer.model_wrapped)
     return trainer.model.state_dict()
 

@@ -45,6 +45,7 @@ class Machine:
     """0 without DeepSpeed."""
     fsdp: bool
     bf16: bool
+    on_gpu: bool = True
 
     @property
     def number_size(self) -> int:
@@ -93,7 +94,7 @@ def estimate(
         for checkpointing in (config.gradient_checkpointing, not config.gradient_checkpointing)
     )
     logits = 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size
-    reserve = CONTEXT + 0.1 * (sum(held.values()) + kept + logits)
+    reserve = CONTEXT * machine.on_gpu + 0.1 * (sum(held.values()) + kept + logits)
     return MemoryEstimate(**held, activations=kept, logits=logits, reserve=reserve, other_activations=other)
 
 

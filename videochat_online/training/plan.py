@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..pyramid import scheduled_grids, tokens_of_grid
 from .arguments import TrainingConfig
-from .batches import BatchPlan
+from .counts import Steps
 from .distributed import uses_bf16, zero_stage
 from .memory import Load, Machine, MemoryEstimate, estimate
 from .parts import PartRow, choose_parts, part_rows
@@ -20,39 +18,6 @@ if TYPE_CHECKING:
     from ..model_config import VideoChatOnlineConfig
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The course of a run."""
-
-    num_samples: int
-    """Of an epoch."""
-    num_tokens: int
-    """Of an epoch, by the estimated lengths."""
-    padding_share: float
-    per_epoch: int
-    total: int
-    warmup: int
-    batches_per_step: int
-    samples_per_step: float
-    """In the mean."""
-
-
-def count_steps(plan: BatchPlan) -> Steps:
-    config = plan.config
-    total = config.max_steps if config.max_steps > 0 else math.ceil(config.epochs * plan.num_steps)
-    warmup = math.ceil(config.warmup * total) if config.warmup < 1 else int(config.warmup)
-    return Steps(
-        num_samples=len(plan.lengths),
-        num_tokens=int(sum(plan.lengths)),
-        padding_share=plan.padding_share,
-        per_epoch=plan.num_steps,
-        total=total,
-        warmup=warmup,
-        batches_per_step=plan.batches_per_step,
-        samples_per_step=len(plan.lengths) / plan.num_batches * plan.batches_per_step,
-    )
 
 
 def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
@@ -81,7 +46,7 @@ def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, le
 def estimate_memory(
     rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
 ) -> MemoryEstimate:
-    machine = Machine(num_processes, zero_stage(config), config.strategy == "fsdp", uses_bf16(config))
+    machine = Machine(num_processes, zero_stage(config), config.strategy == "fsdp", uses_bf16(config), not config.cpu)
     return estimate(rows, model_config, config, machine, load)
 
 
@@ -136,14 +101,15 @@ def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: i
         (
             "activations",
             memory.activations,
-            f"{on} gradient checkpointing ({off}: {memory.other_activations / GIB:.1f})",
+            f"{on} gradient checkpointing ({off}: {memory.other_activations / GIB:.2f})",
         ),
         ("logits", memory.logits, ""),
         ("reserve", memory.reserve, ""),
         ("total", memory.total, ""),
     ]
+    place = "of each process" if config.cpu else "on each GPU"
     head = (
-        f"memory on each GPU, estimated, GiB ({config.strategy}, {count(num_processes, 'process')}, {number}; a batch "
+        f"memory {place}, estimated, GiB ({config.strategy}, {count(num_processes, 'process')}, {number}; a batch "
         f"of {count(load.num_tokens, 'token')} and {count(load.num_pictures, 'picture')})"
     )
-    return "\n".join([head, *(f"  {name:12} {size / GIB:8.1f}  {note}".rstrip() for name, size, note in rows)])
+    return "\n".join([head, *(f"  {name:12} {size / GIB:8.2f}  {note}".rstrip() for name, size, note in rows)])

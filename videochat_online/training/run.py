@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from .arguments import SettingError, TrainingConfig
 from .batches import make_plan
 from .checkpoints import RunShape, check_shape, choose_checkpoint
-from .distributed import check_packages, is_main_process, trainer_arguments, world_size
+from .counts import count_steps
+from .distributed import check_launcher, check_packages, is_main_process, trainer_arguments, world_size
 from .parts import choose_parts, part_rows, parts_table, set_drop_path
 from .resolve import write_settings
+from .weights import load_weights
 
 if TYPE_CHECKING:
     from ..data.dataset import ConversationDataset
@@ -33,6 +35,7 @@ def run(config: TrainingConfig, say: Say) -> int:
 
     config.check_complete()
     check_packages(config)
+    check_launcher(config)
     if is_main_process():
         write_settings(config)
     model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
@@ -112,10 +115,28 @@ def build_trainer(
 
 
 def train(trainer: Any, config: TrainingConfig, say: Say) -> bool:
-    """Run to the end, or to a SIGTERM: then False. Goes on from the checkpoint that --resume names."""
+    """Run to the end, or to a SIGTERM: then False. Goes on from the checkpoint that --resume names.
+
+    A run that had ended trains no further step; its weights are loaded. Raises ValueError for what is wrong with the
+    checkpoint or the data.
+    """
     checkpoint = choose_checkpoint(config.resume, config.run_folder, say)
     if checkpoint is not None:
         check_shape(checkpoint, trainer.shape)
         say(f"going on from {checkpoint.folder}")
-    trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        if checkpoint.step >= count_steps(trainer.plan).total:
+            load_weights(trainer.model, checkpoint.folder)
+            return True
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+    except ValueError as error:
+        raise without_traceback(error) from error
     return not trainer.signals.stopped
+
+
+def without_traceback(error: ValueError) -> ValueError:
+    """An error of a data worker in its own words; torch puts the worker's whole traceback into the message."""
+    message = str(error)
+    if not message.startswith("Caught ") or (mark := f"{type(error).__name__}: ") not in message:
+        return error
+    return ValueError(message.split(mark, 1)[1].rstrip())
