@@ -25,7 +25,23 @@ def pocket():
 
 def test_memory_bench_compares_equal_banks(capsys, tmp_path):
     # the two banks hold the same frames, or bench_memory raises
-    assert main(["bench", "memory", "--channels", "4", "--repeats", "1", "--json", str(tmp_path / "out.json")]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "memory",
+                "--channels",
+                "4",
+                "--repeats",
+                "1",
+                "--threads",
+                "1",
+                "--json",
+                str(tmp_path / "out.json"),
+            ]
+        )
+        == 0
+    )
     rows = json.loads((tmp_path / "out.json").read_text())["results"]["milliseconds a frame"]
     assert [(row["bank"], row["maps"]) for row in rows] == [
         (bank, maps) for bank in ("2/2/12", "24/24/144") for maps in ("channels_last", "channels_first")
