@@ -70,5 +70,5 @@ def test_internlm2_tokenizers_are_read_as_llamas(golden, tmp_path):
 def test_a_folder_without_tokenizer(published_folder):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (published_folder / name).unlink()
-    with pytest.raises(ValueError, match="no tokenizer found in .* expected tokenizer.json or tokenizer.model"):
+    with pytest.raises(ValueError, match=r"no tokenizer found in .* expected tokenizer\.json or tokenizer\.model"):
         load_model(published_folder, device="cpu")

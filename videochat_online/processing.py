@@ -103,18 +103,19 @@ def load_model(
 
     Args:
         name: "pocket" (ships with the package), a folder, or a hub id such as "MCG-NJU/VideoChatOnline-4B".
-        device: "auto" takes CUDA where there is one, else the CPU.
+        device: "auto" takes CUDA where there is one, else MPS, else the CPU.
         dtype: "auto" takes the checkpoint's own on CUDA and float32 on the CPU; or "float32", "bfloat16", "float16".
         attn_implementation: "auto" (torch's SDPA), "sdpa", "eager" or "flash_attention_2".
-        options: passed on: `quantization_config`, `device_map`, `allow_pickle`, `revision`, `token`, `cache_dir`, ...
+        options: passed on: `quantization_config`, `device_map`, `allow_pickle`, and for the hub `revision`, `token`,
+            `cache_dir`, `local_files_only`, `force_download`.
 
     Raises ValueError for an unknown name or a checkpoint that does not fit, saying what was tried.
     """
-    from .model.weights import load_pretrained
+    from .model.weights import HUB_OPTIONS, load_pretrained
 
     place = SHIPPED_MODELS.get(str(name), name)
     model = load_pretrained(place, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
-    hub = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
+    hub = {key: options[key] for key in HUB_OPTIONS if key in options}
     processor = Processor.from_pretrained(place, model.config, **hub)
     if model.config.img_context_token_id is None:  # published configs leave it to the tokenizer
         model.config.img_context_token_id = processor.image_token_id

@@ -188,6 +188,7 @@ def test_a_name_that_leads_nowhere(tmp_path: Path):
     [
         (lambda at: (at / "config.json").unlink(), "holds no config.json"),
         (lambda at: (at / "config.json").write_text("{"), "config.json is no valid JSON"),
+        (lambda at: (at / "config.json").write_text("[]"), "config.json holds a list, expected a JSON object"),
         (lambda at: (at / "config.json").write_text('{"model_type": "llava"}'), "type 'llava', expected 'internvl"),
         (lambda at: (at / "model.safetensors").unlink(), "holds no weights"),
         (lambda at: (at / "model.safetensors").write_bytes(b"12345678"), "cannot read the checkpoint"),
@@ -197,6 +198,19 @@ def test_damaged_folders(checkpoint: Path, damage: Callable[[Path], object], mes
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=message):
         load_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(("index", "message"), [("{", "is no valid JSON"), ("{}", "it has no weight_map")])
+def test_damaged_indices(checkpoint: Path, index: str, message: str):
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained(checkpoint)
+
+
+def test_a_misspelt_option_is_no_silence(checkpoint: Path):
+    with pytest.raises(TypeError, match="unknown options dtpye; for the hub there are revision"):
+        load_pretrained(checkpoint, dtpye="float16")
 
 
 def test_a_hub_repository_is_fetched_once_and_read_like_a_folder(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
@@ -243,6 +257,8 @@ def test_devices(checkpoint: Path):
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ValueError, match="unknown device 'toaster', expected auto, cpu, cuda"):
         choose_device("toaster")
+    with pytest.raises(ValueError, match=r"device 'cuda:99' cannot be used here \(.+\), expected auto or cpu"):
+        choose_device("cuda:99")
     with pytest.raises(ValueError, match="a device or a device_map, not both"):
         load_pretrained(checkpoint, device="cpu", device_map="auto")
     assert load_pretrained(checkpoint, device_map={"": "cpu"}).device.type == "cpu"

@@ -29,6 +29,8 @@ DTYPES = {
 }
 FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 PICKLED = "pytorch_model*.bin"
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+"""Options that go to huggingface_hub's snapshot_download."""
 
 
 def load_pretrained(
@@ -46,9 +48,9 @@ def load_pretrained(
 
     device: "auto" takes CUDA, else MPS, else the CPU. dtype: "auto" is the checkpoint's own, float32 on the CPU (half
     precision is many times slower there). attn_implementation: "auto" is sdpa; eager; flash_attention_2.
-    `quantization_config` and `device_map` are transformers'; a device map takes the place of `device`. `hub` is for
-    huggingface_hub's snapshot_download (revision, token, cache_dir).
-    Raises CheckpointError for anything wrong with the checkpoint, ImportError for a package that is not installed.
+    `quantization_config` and `device_map` are transformers'; a device map takes the place of `device`. `hub` holds
+    HUB_OPTIONS. Raises CheckpointError for anything wrong with the checkpoint, ValueError for a device that is not
+    there, ImportError for a package that is not installed.
     """
     if device_map is not None and device != "auto":
         raise ValueError(f"give a device or a device_map, not both: device={device!r}, device_map={device_map!r}")
@@ -71,11 +73,18 @@ def load_pretrained(
 
 
 def choose_device(device: str | torch.device) -> torch.device:
+    """The device of this name; "auto" is the first GPU there is, else the CPU. ValueError where it is not there."""
     if device != "auto":
         try:
-            return torch.device(device)
+            chosen = torch.device(device)
         except RuntimeError as error:
             raise ValueError(f"unknown device {device!r}, expected auto, cpu, cuda, cuda:1, mps, ...") from error
+        try:
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device {str(device)!r} cannot be used here ({reason}), expected auto or cpu") from error
+        return chosen
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -112,6 +121,8 @@ def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any)
 
 def _find_folder(name: str | Path, patterns: list[str], hub: dict[str, Any]) -> Path:
     """A folder of that name, else a hub repository's files that match; what was fetched before is used offline."""
+    if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
+        raise TypeError(f"unknown options {', '.join(unknown)}; for the hub there are {', '.join(HUB_OPTIONS)}")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -128,10 +139,7 @@ def _check_config(folder: Path) -> None:
     file, expected = folder / "config.json", VideoChatOnlineConfig.model_type
     if not file.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: it holds no config.json")
-    try:
-        model_type = json.loads(file.read_text("utf-8")).get("model_type")
-    except ValueError as error:
-        raise CheckpointError(f"{file} is no valid JSON: {error}") from error
+    model_type = _read_json(file).get("model_type")
     if model_type != expected:
         raise CheckpointError(f"{file} describes a model of type {model_type!r}, expected {expected!r}")
 
@@ -141,7 +149,9 @@ def _check_weight_files(folder: Path, allow_pickle: bool) -> None:
     if (folder / "model.safetensors").is_file():
         return
     if index.is_file():
-        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        shards = set(_read_json(index).get("weight_map", {}).values())
+        if not shards:
+            raise CheckpointError(f"{index} names no weight files: it has no weight_map")
         if absent := sorted(shard for shard in shards if not (folder / shard).is_file()):
             raise CheckpointError(f"{folder} lacks {len(absent)} of {len(shards)} weight files: {', '.join(absent)}")
         return
@@ -153,3 +163,13 @@ def _check_weight_files(folder: Path, allow_pickle: bool) -> None:
             f"{folder} holds only pickled weights ({', '.join(pickled)}), which can run code when they are read; "
             "convert them to safetensors, or pass allow_pickle=True (they are then read with weights_only)"
         )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is no valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} holds a {type(values).__name__}, expected a JSON object")
+    return values
