@@ -75,6 +75,12 @@ def add_chat_command(commands: Any) -> None:
     )
     parser.add_argument("--system-prompt", help="instead of the model's own")
     parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
+    parser.add_argument(
+        "--skip-below",
+        type=float,
+        metavar="D",
+        help="do not encode frames that differ by less than D of 255 from the last encoded one (default: encode all)",
+    )
     parser.add_argument("--json", action="store_true", help="print one json document instead of text")
     add_model_flags(parser)
     add_memory_flags(parser)
@@ -112,6 +118,7 @@ def _new_session(options: argparse.Namespace) -> StreamingSession:
         memory=memory_from_flags(options, model),
         timestamps=not options.no_timestamps,
         system_prompt=options.system_prompt,
+        skip_below=options.skip_below,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
-from videochat_online.bench import ask, paper, train
+from videochat_online.bench import ask, encoder, paper, train
 from videochat_online.bench.e2e import bench_e2e
 from videochat_online.bench.measure import alternate, seconds_per_call, table
 from videochat_online.bench.memory import bench_memory
@@ -131,3 +131,18 @@ def test_train_bench_batches_the_same_samples_three_ways(tmp_path, monkeypatch):
     assert all(parameter.requires_grad for parameter in model.parameters()) and not model.training
     pipeline = train.bench_pipeline(tmp_path, dataset, num_samples=3)[0]
     assert pipeline["frames"] > 3 and pipeline["pipeline/decoder"] > 0
+
+
+def test_encoder_bench_reports_each_way(pocket, monkeypatch):
+    def no_compiler():
+        raise RuntimeError("no compiler here\nand a long trace")
+
+    offered = encoder.ways
+    monkeypatch.setattr(encoder, "matmul_peak", lambda: 1e9)
+    monkeypatch.setattr(encoder, "ways", lambda model: {**offered(model), "float32, torch.compile": no_compiler})
+    rows = {row["way"]: row for row in encoder.bench_encoder(pocket[0].config, batch=1, repeats=1)}
+    assert rows["float32"]["largest difference"] == 0 and rows["float32"]["of matmul peak"] > 0
+    for way in ("bfloat16", "int8 weights (dynamic)"):
+        assert rows[way]["note"] == "" and 0 < rows[way]["largest difference"] < 0.2
+    compiled = rows["float32, torch.compile"]
+    assert compiled["ms a frame"] is None and compiled["note"] == "RuntimeError: no compiler here"

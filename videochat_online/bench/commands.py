@@ -98,6 +98,14 @@ def measure_stream(options: argparse.Namespace) -> Tables:
     }
 
 
+def measure_encoder(options: argparse.Namespace) -> Tables:
+    from ..processing import load_model
+    from .encoder import bench_encoder
+
+    model, _ = load_model(options.model)
+    return {"ways to run the encoder": bench_encoder(model.config, batch=16, repeats=options.repeats)}
+
+
 def measure_ask(options: argparse.Namespace) -> Tables:
     from ..processing import load_model
     from .ask import bench_ask
@@ -133,6 +141,7 @@ def measure_train(options: argparse.Namespace) -> Tables:
 BENCHMARKS = {
     "memory": (measure_memory, "the memory bank against a plain one and against one read of the map"),
     "stream": (measure_stream, "where a frame's time goes; is it constant; what re-encoding costs"),
+    "encoder": (measure_encoder, "torch.compile, bfloat16 and int8 against float32, and the machine's own peak"),
     "ask": (measure_ask, "time to the first token with and without KV reuse"),
     "train": (measure_train, "batches padded, grouped and packed; the data pipeline against decoding alone"),
     "e2e": (measure_e2e, "a ten-minute stream with twenty questions against re-encoding at each question"),
