@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .bench.commands import add_bench_command
     from .chat import add_chat_command
     from .data.commands import add_data_command
+    from .demo.commands import add_demo_command
     from .evaluation.commands import add_eval_commands
     from .info import add_info_command
     from .serve.commands import add_serve_command
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_eval_commands(commands)
     add_world_commands(commands)
     add_bench_command(commands)
+    add_demo_command(commands)
     add_serve_command(commands)
     return parser
 

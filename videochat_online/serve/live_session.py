@@ -52,6 +52,7 @@ class LiveSession:
         self._watcher: LiveWatcher | None = None
         self._opened: Opened | None = None
         self._is_closed = False
+        self._run = 0  # streams started so far
         self.last_used = time.monotonic()
         self._configure(settings)
 
@@ -84,6 +85,7 @@ class LiveSession:
 
     def _watch(self, opened: Opened) -> None:
         self._opened = opened
+        self._run += 1
         stream = LiveStream(opened.source, fps=self.settings.fps)
         self._watcher = LiveWatcher(self.session, stream, on_seen=self.track.add).start()
 
@@ -158,10 +160,15 @@ class LiveSession:
 
     # ---- frames that are sent -------------------------------------------------------------------------------------
 
+    @property
+    def watches_pushes(self) -> bool:
+        """Whether `push` would be taken."""
+        return isinstance(self.source, PushedFrames) and not self.source.stopped.is_set()
+
     def push(self, image: Any) -> None:
         """A frame of the visitor's camera, in real time: it is thinned to the session's fps, and dropped on lag."""
         self.touch()
-        if not isinstance(self.source, PushedFrames):
+        if not self.watches_pushes:
             raise NotAllowed("this session does not watch a camera of yours: choose that as its source first")
         self.source.push(image)
 
@@ -228,6 +235,7 @@ class LiveSession:
         stats = self.session.stats()
         return {
             "id": self.key,
+            "run": self._run,
             "source": source.name if source else None,
             "state": source.state if source else "none",
             "problem": source.problem if source else None,

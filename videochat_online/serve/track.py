@@ -53,6 +53,8 @@ class Departure:
 class Moment:
     """One question, its answer, and what was in memory when it was asked."""
 
+    number: int
+    """Counted from 0."""
     question: str
     timestamp: float
     """Seconds, of the newest frame then."""
@@ -73,7 +75,7 @@ class MemoryTrack:
         self._held: dict[int, HeldPicture] = {}
         self._events: deque[Departure] = deque(maxlen=KEPT_EVENTS)
         self._pictures: dict[int, bytes] = {}
-        self._next = 0
+        self._next = self._asked = 0
 
     def add(self, frames: Sequence[Frame], events: Sequence[MemoryEvent]) -> None:
         """Follow one call of the session's `see_many`."""
@@ -110,8 +112,10 @@ class MemoryTrack:
 
     def ask(self, question: str, timestamp: float) -> Moment:
         """Remember what is held now, for a question."""
-        moment = Moment(question, timestamp, self.held())
+        held = self.held()
         with self._lock:
+            moment = Moment(self._asked, question, timestamp, held)
+            self._asked += 1
             self.moments.append(moment)
         return moment
 

@@ -1,0 +1,1 @@
+"""The page: a visitor watches a stream, asks about it while it runs, and sees what the model remembers."""

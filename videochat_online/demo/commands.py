@@ -1,0 +1,33 @@
+"""`videochat-online demo`: the page, with the server API beside it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..model_flags import add_model_flags, load_from_flags
+from ..serve.server import add_server_flags, limits_from_flags, run_server
+
+
+def add_demo_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="a page on which visitors watch a stream, ask, and see the memory",
+        description="A page on which visitors watch a stream (file, camera, address or a generated world), ask "
+        "about it while it runs, and see what the model remembers. The server API is beside it, at /docs.",
+        epilog="example: videochat-online demo --allow-urls",
+    )
+    add_server_flags(parser, port=7860)
+    add_model_flags(parser)
+    parser.set_defaults(run=run_demo)
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from ..serve.sessions import Sessions
+    from .page import add_page
+
+    limits = limits_from_flags(options)
+    model, processor = load_from_flags(options)
+    with Sessions(model, processor, limits=limits, model_name=options.model) as sessions:
+        run_server(options, sessions, add_page)
+    return 0

@@ -1,0 +1,179 @@
+"""What the model remembers, as HTML: the timeline, one row a level with a cell for each token, what left and why.
+
+Pure functions from a session's state (serve/live_session.py) to text; no gradio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from ..serve.track import Moment
+
+State = dict[str, Any]
+SHOWN_DEPARTURES = 4
+SHOWN_EMPTY = 12
+
+
+def stamp(seconds: float) -> str:
+    """
+    >>> stamp(75.25)
+    '1:15.2'
+    """
+    tenths = int(seconds * 10 + 1e-6)
+    return f"{tenths // 600}:{tenths % 600 // 10:02d}.{tenths % 10}"
+
+
+def screen_html(state: State | None) -> str:
+    """The picture on screen; it renews itself (motion JPEG)."""
+    if state is None or state["source"] is None:
+        return '<div class="vco-screen vco-empty"><p>Choose what to watch below.</p></div>'
+    picture = f"live/{state['id']}/screen.mjpg?{state['run']}"
+    name = escape(state["source"])
+    return (
+        f'<div class="vco-screen"><img src="{picture}" alt="what {name} shows now" '
+        "onerror=\"setTimeout(() => { this.src = this.src.split('#')[0] + '#' + Date.now() }, 2000)\"></div>"
+    )
+
+
+def status_html(state: State | None) -> str:
+    """Name, state and second of the stream, and what is wrong with it."""
+    if state is None or state["source"] is None:
+        return '<div class="vco-status" role="status"><span class="vco-chip">nothing is playing</span></div>'
+    length = f" / {stamp(state['duration'])}" if state["duration"] else ""
+    share = f"{100 * min(1.0, state['position'] / state['duration']):.1f}%" if state["duration"] else "100%"
+    problem = f'<p class="vco-problem" role="alert">{escape(state["problem"])}</p>' if state["problem"] else ""
+    truth = f'<p class="vco-truth">What is to be seen: {escape(state["truth"])}</p>' if state["truth"] else ""
+    speed = f" · {state['speed']:g}x" if state["speed"] not in (None, 1.0) else ""
+    return (
+        f'<div class="vco-status"><span class="vco-chip vco-{state["state"]}">{state["state"]}</span>'
+        f'<span class="vco-time">{stamp(state["position"])}{length}{speed}</span>'
+        f'<span class="vco-name">{escape(state["source"])}</span></div>'
+        f'<div class="vco-progress" aria-hidden="true"><i style="width:{share}"></i></div>{problem}{truth}'
+    )
+
+
+def counters_html(state: State | None) -> str:
+    """Numbers of the session, as a list of terms."""
+    if state is None:
+        return ""
+    stats = state["stats"]
+    capacity = sum(level["capacity"] for level in state["levels"])
+
+    def number(value: float | None, unit: str, digits: int = 1) -> str:
+        return "–" if value is None else f"{value:.{digits}f}{unit}"
+
+    rows = [
+        ("frames seen", f"{stats['frames_seen']:,}"),
+        ("frames held", f"{sum(stats['frames_held'])} of {capacity}"),
+        ("visual tokens", f"{stats['tokens']:,}"),
+        ("memory", number(stats["bytes"] / 2**20, " MiB", 2)),
+        ("encoding", number(stats["encode_fps"], " fps")),
+        ("lag", number(state["lag"], " s")),
+        ("dropped", f"{state['frames_dropped']:,}"),
+        ("reconnects", f"{state['reconnects']:,}"),
+        ("first token", number(stats["time_to_first_token"], " s", 2)),
+        ("prompt reused", _reused(stats)),
+    ]
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
+    return f'<dl class="vco-counters" aria-label="Counters">{cells}</dl>'
+
+
+def _reused(stats: dict[str, Any]) -> str:
+    if not stats["prompt_tokens"]:
+        return "–"
+    return f"{stats['cached_tokens']} of {stats['prompt_tokens']}"
+
+
+def memory_html(state: State | None, moments: Sequence[Moment] = (), shown: Moment | None = None) -> str:
+    """The memory now, or as it was when the question `shown` was asked."""
+    if state is None:
+        return '<p class="vco-hint">The frames in memory appear here as soon as a stream runs.</p>'
+    held = state["held"] if shown is None else [vars(frame) for frame in shown.held]
+    departures = state["departures"] if shown is None else []
+    now = state["position"] if shown is None else shown.timestamp
+    rows = "".join(_level(state, number, held, departures) for number in range(len(state["levels"])))
+    title = "" if shown is None else f'<p class="vco-then">As it was at {stamp(now)}: “{escape(shown.question)}”</p>'
+    return (
+        f'<section class="vco-memory" aria-label="Memory">{title}{_timeline(held, departures, moments, now)}{rows}'
+        f"{_departures(state, departures)}</section>"
+    )
+
+
+def _timeline(held: Sequence[State], departures: Sequence[State], moments: Sequence[Moment], now: float) -> str:
+    """When the frames were seen, on a line from the start to now."""
+    end = max(now, 1e-3)
+
+    def place(seconds: float) -> str:
+        return f"left:{min(100.0, 100 * seconds / end):.2f}%"
+
+    marks = [
+        f'<i class="vco-dot vco-l{frame["level"]}" style="{place(frame["timestamp"])}" '
+        f'title="{stamp(frame["timestamp"])}, level {frame["level"]}"></i>'
+        for frame in held
+    ]
+    marks += [
+        f'<i class="vco-q" style="{place(moment.timestamp)}" title="{escape(moment.question)}">?</i>'
+        for moment in moments
+        if moment.timestamp <= end
+    ]
+    if departures:
+        last = departures[-1]
+        kind = "demoted" if last["to_level"] >= 0 else "gone"
+        marks.append(f'<i class="vco-{kind}" style="{place(last["timestamp"])}" title="{_fate(last)}"></i>')
+    label = f"{len(held)} frames held between 0 and {now:.0f} seconds"
+    return (
+        f'<div class="vco-timeline"><div class="vco-line" role="img" aria-label="{label}">{"".join(marks)}</div>'
+        f'<div class="vco-ends"><span>0:00.0</span><span>{stamp(now)}</span></div></div>'
+    )
+
+
+def _level(state: State, number: int, held: Sequence[State], departures: Sequence[State]) -> str:
+    """One row: the frames of a level, with lines between the cells that become one token each."""
+    level = state["levels"][number]
+    frames = [frame for frame in held if frame["level"] == number]
+    last = departures[-1] if departures else None
+    pictures = [
+        _figure(state, frame, level["grid"], came_down=last is not None and last["number"] == frame["number"])
+        for frame in frames
+    ]
+    free = min(SHOWN_EMPTY, level["capacity"] - len(frames))
+    empty = '<span class="vco-slot" aria-hidden="true"></span>' * free
+    every = "every frame" if level["every"] == 1 else f"every {level['every']}th frame"
+    tokens = f"{level['tokens']} token{'s' if level['tokens'] > 1 else ''}"
+    return (
+        f'<div class="vco-level vco-l{number}"><div class="vco-head"><b>Level {number}</b>'
+        f"<span>{level['grid']}×{level['grid']}: {tokens} a frame</span>"
+        f"<span>{len(frames)} of {level['capacity']} held, {every}</span></div>"
+        f'<div class="vco-frames">{"".join(pictures)}{empty}</div></div>'
+    )
+
+
+def _figure(state: State, frame: State, grid: int, *, came_down: bool = False) -> str:
+    address = f"live/{state['id']}/frames/{frame['number']}.jpg?{state['run']}"
+    mark = ' <em title="came down from the level above">↓</em>' if came_down else ""
+    return (
+        f'<figure class="vco-frame{" vco-down" if came_down else ""}"><div class="vco-pic" style="--g:{grid}">'
+        f'<img src="{address}" loading="lazy" alt="frame {frame["number"] + 1}, seen at {frame["timestamp"]:.1f} s">'
+        f"</div><figcaption>{stamp(frame['timestamp'])}{mark}</figcaption></figure>"
+    )
+
+
+def _departures(state: State, departures: Sequence[State]) -> str:
+    """What left its level last, newest first."""
+    if not departures:
+        return ""
+    items = "".join(
+        f'<li class="{"vco-demoted" if event["to_level"] >= 0 else "vco-gone"}">'
+        f"{_figure(state, event, 1)}<span>{_fate(event)}</span></li>"
+        for event in reversed(departures[-SHOWN_DEPARTURES:])
+    )
+    return f'<div class="vco-left"><b>Left their level last</b><ul>{items}</ul></div>'
+
+
+def _fate(event: State) -> str:
+    where = f"level {event['from_level']} → level {event['to_level']}"
+    where = where if event["to_level"] >= 0 else f"level {event['from_level']} → forgotten"
+    alike = "" if event["similarity"] is None else f", similarity to its neighbour {event['similarity']:.3f}"
+    return f"{stamp(event['timestamp'])}: {where}{alike}"

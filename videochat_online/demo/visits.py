@@ -1,0 +1,122 @@
+"""Which session belongs to which open page, and what its buttons do. No gradio: plain calls that raise ValueError."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+from ..serve.limits import NotAllowed
+from ..serve.live_session import LiveSession
+from ..serve.sessions import Sessions
+from ..serve.settings import SessionSettings
+from ..serve.sources import Opened, open_file
+from ..serve.track import Moment
+from ..serve.upload import TooLarge
+
+View = tuple[dict[str, Any] | None, list[Moment], Moment | None]
+
+
+class Visits:
+    """A visitor is one open page. A place is taken when something is started, and given back when the page is left."""
+
+    def __init__(self, sessions: Sessions, *, upload_folder: Path) -> None:
+        self.sessions = sessions
+        self.upload_folder = upload_folder.resolve()
+        """Where the browser's uploads arrive; nothing outside it is opened."""
+        self._keys: dict[str, str] = {}
+        self._settings: dict[str, SessionSettings] = {}
+        self._lock = threading.Lock()
+
+    def session(self, visitor: str) -> LiveSession | None:
+        """The visitor's session; None before something was started, or after it ended for being idle."""
+        key = self._keys.get(visitor)
+        if key is None:
+            return None
+        try:
+            return self.sessions.get(key)
+        except ValueError:
+            self._keys.pop(visitor, None)
+            return None
+
+    def _session_for(self, visitor: str) -> LiveSession:
+        with self._lock:
+            session = self.session(visitor)
+            if session is None:
+                session = self.sessions.create(self._settings.get(visitor))
+                self._keys[visitor] = session.key
+            return session
+
+    def running(self, visitor: str) -> LiveSession:
+        """The visitor's session; NotAllowed without one."""
+        session = self.session(visitor)
+        if session is None:
+            raise NotAllowed("start a stream first (or start it again: a session that is not used ends after a while)")
+        return session
+
+    def start(self, visitor: str, opened: Opened) -> LiveSession:
+        try:
+            session = self._session_for(visitor)
+        except BaseException:
+            opened.source.close()
+            raise
+        session.start(opened)
+        return session
+
+    def start_upload(self, visitor: str, path: str, name: str) -> LiveSession:
+        """Watch a file that the visitor's browser has sent; it moves into the session's own folder."""
+        arrived = Path(path).resolve()
+        if not arrived.is_relative_to(self.upload_folder) or not arrived.is_file():
+            raise NotAllowed("only files that were uploaded here can be opened")
+        if arrived.stat().st_size > self.sessions.limits.max_upload_bytes:
+            size = arrived.stat().st_size
+            arrived.unlink()
+            raise TooLarge(f"{name} has {size:,} bytes, at most {self.sessions.limits.max_upload_bytes:,} are taken")
+        session = self._session_for(visitor)
+        kept = session.folder / f"upload{arrived.suffix[:10]}"
+        session.stop()  # a file of the same name may still be playing
+        shutil.move(arrived, kept)
+        try:
+            session.start(open_file(kept, self.sessions.limits, name=name))
+        except ValueError:
+            kept.unlink(missing_ok=True)
+            raise
+        return session
+
+    def change(self, visitor: str, settings: SessionSettings) -> None:
+        """Settings for this visitor, from now on."""
+        settings.check(self.sessions.limits, self.sessions.model)
+        self._settings[visitor] = settings
+        if (session := self.session(visitor)) is not None:
+            session.change(settings)
+
+    def leave(self, visitor: str) -> None:
+        """The page was closed."""
+        with self._lock:
+            self._settings.pop(visitor, None)
+            if (session := self.session(visitor)) is not None:
+                self._keys.pop(visitor)
+                self.sessions.end(session.key)
+
+    def view(self, visitor: str, moment: int | None = None) -> View:
+        """The session's state, its questions, and the one whose number is `moment`."""
+        session = self.session(visitor)
+        if session is None:
+            return None, [], None
+        moments = list(session.track.moments)
+        shown = next((found for found in moments if found.number == moment), None)
+        return session.state(), moments, shown
+
+
+def parse_levels(text: str) -> tuple[int, ...] | None:
+    """
+    >>> parse_levels("2/2/12"), parse_levels("")
+    ((2, 2, 12), None)
+    """
+    if not text.strip():
+        return None
+    try:
+        return tuple(int(part) for part in text.replace(",", "/").split("/"))
+    except ValueError as error:
+        raise ValueError(f"frames a level holds are written as 2/2/12, got {text!r}") from error
