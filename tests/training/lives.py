@@ -88,14 +88,15 @@ def die(now: bool) -> None:
 
 
 def terminate_at_step(step: int) -> Callable[[Any], None]:
-    """SIGTERM during step number `step`."""
+    """SIGTERM during step number `step`, to the run and its data workers, as torchrun and schedulers send it."""
 
     def before(one: Any) -> None:
+        os.setpgrp()
         forward = one.compute_loss
 
         def computing(*args: Any, **kwargs: Any) -> Any:
             if one.state.global_step + 1 == step:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.killpg(0, signal.SIGTERM)
             return forward(*args, **kwargs)
 
         one.compute_loss = computing
@@ -129,7 +130,7 @@ def killed(folder: Path) -> dict[str, Any]:
 
 
 def terminated(folder: Path) -> dict[str, Any]:
-    ends = [live(folder, terminate_at_step(5))]
+    ends = [live(folder, terminate_at_step(5), num_workers=1)]
     return {"left": names(folder), "ends": [*ends, live(folder)]}
 
 

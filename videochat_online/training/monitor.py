@@ -129,6 +129,12 @@ class Curves(TrainerCallback):
             self.writer.close()
 
 
+def leave_sigterm_to_the_trainer(worker: int) -> None:
+    """For data workers: torchrun and schedulers send SIGTERM to a whole process group, and the trainer, which saves a
+    checkpoint first, still needs their batches."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class LogBeforeSaving(TrainerCallback):
     """A checkpoint comes with a line of the log, so that a resumed run averages over the same steps as any other."""
 

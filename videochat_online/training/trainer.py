@@ -20,7 +20,15 @@ from transformers.trainer_callback import TrainerCallback
 
 from .batches import BatchPlan, ProcessBatches, with_picture
 from .checkpoints import STAGING, RunShape, drop_old, finish, is_write_error, write_failure
-from .monitor import Curves, LogBeforeSaving, LogFile, SaveOnSignal, Throughput, summary
+from .monitor import (
+    Curves,
+    LogBeforeSaving,
+    LogFile,
+    SaveOnSignal,
+    Throughput,
+    leave_sigterm_to_the_trainer,
+    summary,
+)
 from .weights import load_weights, save_weights
 
 IGNORE = -100
@@ -75,6 +83,7 @@ class OnlineTrainer(Trainer):
             collate_fn=Collate(self.data_collator, config.image_size, config.img_context_token_id),
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
+            worker_init_fn=leave_sigterm_to_the_trainer,
             generator=torch.Generator().manual_seed(self.args.seed),  # workers' seeds leave the global state alone
         )
 
