@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from videochat_online import StreamingSession, load_model
 from videochat_online.processing import load_tokenizer
+from videochat_online.prompt import Message
 
 
 @pytest.fixture
@@ -72,3 +73,15 @@ def test_a_folder_without_tokenizer(published_folder):
         (published_folder / name).unlink()
     with pytest.raises(ValueError, match=r"no tokenizer found in .* expected tokenizer\.json or tokenizer\.model"):
         load_model(published_folder, device="cpu")
+
+
+@pytest.mark.parametrize("answer", ["A", " B", "<|end|>x", "a red circle", ""])
+def test_an_answers_tokens_are_those_that_training_shows(published_folder, answer):
+    _, processor = load_model(published_folder, device="cpu")
+    ids = processor.answer_ids(answer)
+    assert ids[-1:] == processor.end_token_ids[:1] and ids.count(ids[-1]) == 1
+    words = "".join(processor.tokenizer.convert_ids_to_tokens(ids[:-1])).replace("▁", " ")
+    assert words == answer.lstrip()  # the mark before it swallows spaces
+    dialogue = [Message("user", ("Which?",)), Message("assistant", (answer,))]
+    prompt = processor.render(dialogue[:1], generate=True).ids
+    assert processor.render(dialogue).ids == prompt + ids

@@ -44,6 +44,11 @@ class Processor:
         """A dialogue as token ids, loss mask and image places; `generate` opens the assistant's next turn."""
         return render(messages, self.template, self.tokenizer, generate=generate)
 
+    def answer_ids(self, text: str) -> list[int]:
+        """The tokens of a whole answer as training shows it: its words, whatever they look like, and the end mark."""
+        rendered = self.render([Message("user", ("?",)), Message("assistant", (text,))])
+        return [id_ for id_, spoken in zip(rendered.ids, rendered.loss_mask, strict=True) if spoken]
+
     @property
     def end_token_ids(self) -> list[int]:
         """Ids that end an answer."""

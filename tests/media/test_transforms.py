@@ -70,6 +70,13 @@ def test_images_of_every_mode(name: str, golden: Path):
     assert torch.equal(FrameTransform(56)(Image.open(path)), FrameTransform(56)(open_image(path)))
 
 
+def test_greys_of_16_bits_keep_their_shades():
+    shades = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    eight_bits = Image.fromarray((shades >> 8).astype(np.uint8))
+    for image in (Image.fromarray(shades), Image.fromarray(shades.astype(np.int32))):
+        assert torch.equal(FrameTransform(64)(image), FrameTransform(64)(eight_bits)), image.mode
+
+
 def test_a_frame_of_the_right_size_is_only_normalised():
     frame = noise(32, 32)
     expected = straightforward_transform(frame, 32)

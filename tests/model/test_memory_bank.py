@@ -103,6 +103,18 @@ def test_one_by_one_in_chunks_or_at_once(policy, cascade, layout):
         same_bank(bank, whole)
 
 
+@pytest.mark.parametrize("order", [(2, 3, 0, 1), (0, 3, 2, 1), (0, 1, 3, 2)])
+@pytest.mark.parametrize("step", [1, 2])
+def test_chunks_are_alike_in_any_memory_layout(order, step):
+    features = random_maps(120).permute(order).contiguous().permute(np.argsort(order).tolist())[::step]
+    config = MemoryConfig.pyramid(grids=(16, 9, 1), capacities=(2, 3, 5), cascade=True)
+    whole, single = PyramidMemoryBank(config), PyramidMemoryBank(config)
+    whole.write(features, range(len(features)))
+    for k in range(len(features)):
+        single.write(features[k : k + 1], [k])
+    same_bank(whole, single)
+
+
 def plain_bank(features, capacities, *, cascade):
     """The rule of arXiv 2501.00584 said as plainly as possible: every cosine again at each insert."""
     grids, every = (16, 8, 4), (8, 4, 1)
@@ -241,6 +253,7 @@ def test_pooling_equals_torch(size, layout):
     ("features", "times", "message"),
     [
         (torch.zeros(4, 16, 16), [0.0], r"must be \(T, C, h, w\), got shape \(4, 16, 16\)"),
+        (torch.zeros(1, 4, 16, 16, dtype=torch.uint8), [1.0], "must be floating-point numbers, got torch.uint8"),
         (torch.zeros(2, 4, 16, 16), [1.0], "2 frames came with 1 timestamps"),
         (torch.zeros(1, 4, 8, 8), [1.0], "finest level wants 16x16 maps, the encoder gives 8x8"),
         (torch.zeros(2, 4, 16, 16), [1.0, 0.5], r"time went back: frame 11 at 0.5 s comes after 1.0 s"),

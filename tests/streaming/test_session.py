@@ -208,6 +208,18 @@ def test_save_and_restore_go_on_alike(pocket, tmp_path):
     assert {key: restored.stats()[key] for key in kept} == {key: session.stats()[key] for key in kept}
 
 
+def test_a_session_goes_on_in_another_precision(pocket, tmp_path):
+    filled(pocket, 20).save(tmp_path / "one.session")
+    restored = StreamingSession.restore(*load_model("pocket", device="cpu", dtype="bfloat16"), tmp_path / "one.session")
+    restored.see_many(pictures(9, seed=3), [20.0 + k for k in range(9)])
+    assert restored.stats()["frames_seen"] == 29 and isinstance(restored.ask("And then?", max_new_tokens=2), str)
+
+
+def test_a_session_that_cannot_be_written(pocket, tmp_path):
+    with pytest.raises(ValueError, match=r"the session cannot be written to .*nowhere.one\.session"):
+        filled(pocket, 2).save(tmp_path / "nowhere" / "one.session")
+
+
 def test_reset_is_a_new_session(pocket):
     session = filled(pocket)
     session.ask("What?", max_new_tokens=3)

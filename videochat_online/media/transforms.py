@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .image_source import to_rgb
+
 Picture = Image.Image | np.ndarray
 """A PIL image of any mode, or uint8 (H, W, 3) RGB."""
 
@@ -122,7 +124,7 @@ def dynamic_tiles(
 def _pixels(frame: Picture) -> torch.Tensor:
     """uint8 (3, H, W) over the frame's own bytes: channels last in memory."""
     if isinstance(frame, Image.Image):
-        frame = np.array(frame.convert("RGB"))
+        frame = np.array(to_rgb(frame))
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise ValueError(f"a frame must be a PIL image or uint8 (H, W, 3) RGB, got {got}")

@@ -97,6 +97,7 @@ class PyramidMemoryBank:
         banks. Raises ValueError, and changes nothing, for wrong shapes, values that are not finite, or time going back.
         """
         times = self._check(features, timestamps)
+        features = _as_stored(features)
         cells, summaries = self._summarise(features)
         step = 1 if self.config.policy == "merge" else len(times)  # a merge needs the maps as they are now
         if not len(times):
@@ -245,6 +246,8 @@ class PyramidMemoryBank:
     def _check(self, features: torch.Tensor, timestamps: Sequence[float]) -> list[float]:
         if features.ndim != 4:
             raise ValueError(f"features must be (T, C, h, w), got shape {tuple(features.shape)}")
+        if not features.is_floating_point():
+            raise ValueError(f"features must be floating-point numbers, got {features.dtype}")
         times = [float(timestamp) for timestamp in timestamps]
         if len(times) != len(features):
             raise ValueError(f"{len(features)} frames came with {len(times)} timestamps")
@@ -320,3 +323,13 @@ class PyramidMemoryBank:
         for slot, (number, timestamp, num_merged, norm) in enumerate(columns):
             direction = directions[slot].cpu().numpy().copy()
             self._levels[level].append(HeldFrame(number, timestamp, direction, norm, level, slot, num_merged))
+
+
+def _as_stored(features: torch.Tensor) -> torch.Tensor:
+    """Maps (T, C, h, w) in one of the two layouts that maps are stored in.
+
+    Pooling sums in an order that follows the layout: in any other, a map from storage and the same map as it came
+    would differ in the last bit, and so would chunks.
+    """
+    is_channels_last = features[:1].is_contiguous(memory_format=torch.channels_last)
+    return features.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)

@@ -74,7 +74,13 @@ class PromptCache:
         return common
 
     def extended(self, keys: Sequence[Hashable]) -> None:
-        """Record that the cache now stands for `keys`."""
+        """Record that the cache now stands for `keys`.
+
+        Where it holds another number of positions (an option of `generate` went around it), it is emptied instead.
+        """
+        if self.kv.get_seq_length() != len(keys):
+            self.reset()
+            return
         self.keys = list(keys)
         self._factors = factor_set(self.model.config.llm_config, len(keys))
 

@@ -89,7 +89,7 @@ class LanguageSide:
 
     def _score(self, prompt: torch.Tensor, option: str) -> float:
         """Of one option behind the prompt's embeddings (1, N, D), of which the cache holds all but the last."""
-        ids = self.processor.tokenizer(option, add_special_tokens=False)["input_ids"] + self.processor.end_token_ids[:1]
+        ids = self.processor.answer_ids(option)
         target = torch.tensor([ids], device=prompt.device)
         spoken = self.model.embed(target[:, :-1], None)
         if self.reuse_cache and self.cache.can_go_on(len(ids)):

@@ -14,10 +14,16 @@ FORMAT = "videochat-online session 1"
 
 
 def write_session(path: str | Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
-    """Write the file whole or not at all: an older one stays until the new one is complete."""
+    """Write the file whole or not at all: an older one stays until the new one is complete.
+
+    Raises ValueError where it cannot be written.
+    """
     unfinished = Path(f"{path}.unfinished")
-    save_file(tensors, unfinished, metadata={"session": json.dumps({"format": FORMAT, **about})})
-    unfinished.replace(path)
+    try:
+        save_file(tensors, unfinished, metadata={"session": json.dumps({"format": FORMAT, **about})})
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the session cannot be written to {path}: {error}") from error
 
 
 def read_session(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

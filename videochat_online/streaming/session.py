@@ -292,8 +292,8 @@ class StreamingSession:
             system_prompt=about["system_prompt"],
             encode_batch_size=about["encode_batch_size"],
         )
-        maps = {key: value.to(model.device) if key.endswith(".features") else value for key, value in tensors.items()}
-        session.memory.load_state_dict(maps)
+        maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if key.endswith(".features")}
+        session.memory.load_state_dict({**tensors, **maps})
         session._turns = [Turn(**turn) for turn in about["turns"]]
         session._encode_seconds = about["encode_seconds"]
         last = float(tensors["last_timestamp"])
