@@ -8,10 +8,12 @@ itself, or by a real SIGKILL or SIGTERM. Prints one json line: how the lives end
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,15 +90,20 @@ def die(now: bool) -> None:
 
 
 def terminate_at_step(step: int) -> Callable[[Any], None]:
-    """SIGTERM during step number `step`, to the run and its data workers, as torchrun and schedulers send it."""
+    """SIGTERM during step number `step`, to the run and each of its data workers, as schedulers send it.
+
+    Another process sends it, to these process ids alone: a worker takes one from its parent for a request to end.
+    """
+    send = "import os, signal, sys; [os.kill(int(number), signal.SIGTERM) for number in sys.argv[1:]]"
 
     def before(one: Any) -> None:
-        os.setpgrp()
         forward = one.compute_loss
 
         def computing(*args: Any, **kwargs: Any) -> Any:
             if one.state.global_step + 1 == step:
-                os.killpg(0, signal.SIGTERM)
+                workers = [worker.pid for worker in multiprocessing.active_children()]
+                assert len(workers) == 1 and os.getpid() > 1
+                subprocess.run([sys.executable, "-c", send, *map(str, [os.getpid(), *workers])], check=True)
             return forward(*args, **kwargs)
 
         one.compute_loss = computing
