@@ -72,6 +72,7 @@ def test_a_folder_of_images_is_a_video(tmp_path, capsys):
         (["CLIP", "-q", "x", "--memory", "2/2"], "--memory needs 3 numbers for this model, got 2"),
         (["CLIP", "-q", "x", "--memory", "2/2/-1"], "capacity must be an integer >= 0, got -1"),
         (["CLIP", "-q", "x", "--device", "quantum"], "unknown device 'quantum'"),
+        (["CLIP", "-q", "x", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
         (["CLIP", "-q", "x", "--fps", "0"], "fps"),
     ],
 )
@@ -79,6 +80,16 @@ def test_a_mistake_is_one_line_and_status_2(clip, arguments, message, capsys):
     assert main(["chat", *[clip if word == "CLIP" else word for word in arguments]]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(lines) == 1 and lines[0].startswith("videochat-online: error: ") and message in lines[0]
+
+
+@pytest.mark.parametrize("kind", [ImportError, PermissionError])
+def test_a_missing_package_or_permission_is_no_traceback(clip, kind, capsys, monkeypatch):
+    def fail(options):
+        raise kind("needs the package x: pip install x")
+
+    monkeypatch.setattr("videochat_online.chat.load_from_flags", fail)
+    assert main(["chat", clip, "-q", "x"]) == 2
+    assert capsys.readouterr().err == "videochat-online: error: needs the package x: pip install x\n"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ _HOME = {
     "PyramidMemoryBank": ".model.memory_bank",
     "StreamingSession": ".streaming.session",
     "VideoChatOnline": ".model.videochat",
-    "VideoChatOnlineConfig": ".model_config",
+    "VideoChatOnlineConfig": ".model.videochat",  # beside the model: from then on AutoConfig and AutoModel know both
     "load_model": ".processing",
     "open_video": ".media.readers",
 }

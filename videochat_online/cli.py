@@ -1,6 +1,7 @@
 """`videochat-online`: one command for everything. Parses flags, calls the parts, prints; no logic of its own.
 
-A ValueError is what the user or a file did: it is printed as one line, and the exit status is 2.
+A ValueError is what the user or a file did, an ImportError names a package to install, an OSError a file or port that
+cannot be used: each is printed as one line, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options) or 0
-    except ValueError as error:
+    except BrokenPipeError:  # whoever read our output has enough
+        sys.stderr.close()
+        return 0
+    except (ValueError, ImportError, OSError) as error:
         print(f"videochat-online: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output has enough
-        sys.stderr.close()
-        return 0
 
 
 def build_parser() -> argparse.ArgumentParser:

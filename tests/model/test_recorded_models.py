@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from videochat_online.config import MemoryConfig
+from videochat_online.model.memory_bank import PyramidMemoryBank
 from videochat_online.model.videochat import VideoChatOnline
 from videochat_online.pyramid import scheduled_grids
 
@@ -89,6 +91,21 @@ def test_recorded_answers(golden: Path, recorded_model: Any, name: str, chat_nam
     sure = first_close_call(chat["steps_top5"])
     assert sure >= 8
     assert ids[:sure] == chat["generated_ids"][1 : 1 + sure]  # the first recorded id is a start mark
+
+
+@pytest.mark.parametrize("capacities", [(2, 2, 12), (4, 4, 4)])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_recorded_bank_and_connector(shared: Path, recorded_model: Any, name: str, capacities: tuple[int, ...]):
+    """40 frames through encoder, bank and connector (values too large to be kept here)."""
+    model: VideoChatOnline = recorded_model(name)
+    frames = load_file(shared / "golden/frames40.safetensors")["pixel_values"]
+    bank = PyramidMemoryBank(MemoryConfig.pyramid(capacities=capacities))
+    bank.write(model.encode_frames(frames), range(len(frames)))
+    got = model.project([frame.features for frame in bank.read()])
+    key = f"Stream.extract_feature/{'-'.join(map(str, capacities))}"
+    want = load_file(shared / f"golden/model_{name}/forward.safetensors")[key]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
 
 
 @torch.no_grad()

@@ -285,3 +285,15 @@ def test_registration_happens_with_this_model_and_not_before():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_whoever_takes_the_public_config_has_the_registration():
+    code = (
+        "import videochat_online\n"
+        "from transformers import AutoConfig, AutoModel\n"
+        "from videochat_online import VideoChatOnlineConfig\n"
+        "folder = videochat_online.__path__[0] + '/pocket'\n"
+        "print(type(AutoConfig.from_pretrained(folder)).__name__, type(AutoModel.from_pretrained(folder)).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["VideoChatOnlineConfig", "VideoChatOnline"]
