@@ -42,6 +42,14 @@ def test_chat_while_the_video_plays(clip, capsys, monkeypatch):
     assert capsys.readouterr().out.count("first token after") == 2
 
 
+def test_questions_that_come_at_once_wait_for_the_first_frame(clip, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("what now?\n"))
+    assert main(["chat", clip, "--max-new-tokens", "3", "--json"]) == 0
+    out = capsys.readouterr()
+    assert json.loads(out.out)["stats"]["frames_seen"] >= 1
+    assert "the video is over" not in out.err  # the lines ended, not the video
+
+
 class _SlowLines(io.StringIO):
     """Somebody who waits for the video to begin."""
 

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +142,7 @@ def _chat_live(options: argparse.Namespace) -> int:
     session = _new_session(options)
     with LiveWatcher(session, LiveStream(source, fps=options.fps)) as watcher:
         watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
-        while session.stats()["frames_seen"] == 0 and not watcher.is_over:
-            time.sleep(POLL_SECONDS)
+        _wait_for_first_frame(session, lambda: watcher.is_over)
         if options.questions:
             _print_document(options, source.name, _ask_at_moments(options, watcher))
         else:
@@ -151,6 +151,11 @@ def _chat_live(options: argparse.Namespace) -> int:
     if watcher.error is not None:
         raise watcher.error
     return 0
+
+
+def _wait_for_first_frame(session: StreamingSession, is_over: Callable[[], bool]) -> None:
+    while session.stats()["frames_seen"] == 0 and not is_over():
+        time.sleep(POLL_SECONDS)
 
 
 def _ask_at_moments(options: argparse.Namespace, watcher: LiveWatcher) -> list[dict[str, Any]]:
@@ -218,7 +223,9 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
                 speed=options.speed,
                 stop=stop,
             )
-            print(f"\n(the video is over after {video.duration:.1f} s; ask on, or leave with Ctrl-D)", file=sys.stderr)
+            if not stop.is_set():
+                message = f"(the video is over after {video.duration:.1f} s; ask on, or leave with Ctrl-D)"
+                print(f"\n{message}", file=sys.stderr)
         except ValueError as error:
             failed.append(error)
             print(f"\nvideochat-online: error: {error}", file=sys.stderr)
@@ -227,6 +234,7 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
     player.start()
     print(f"playing {options.video}, {video.duration:.1f} s; type a question, leave with Ctrl-D", file=sys.stderr)
     try:
+        _wait_for_first_frame(session, lambda: not player.is_alive())
         _read_questions(options, session)
     finally:
         stop.set()
