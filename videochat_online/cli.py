@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .info import add_info_command
     from .serve.commands import add_serve_command
     from .shapeworld.commands import add_world_commands
+    from .training.commands import add_train_command
 
     parser = argparse.ArgumentParser(
         prog="videochat-online",
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_chat_command(commands)
     add_info_command(commands)
     add_data_command(commands)
+    add_train_command(commands)
     add_eval_commands(commands)
     add_world_commands(commands)
     add_bench_command(commands)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,3 +74,33 @@ def png(picture) -> Callable[[int], bytes]:
         return out.getvalue()
 
     return encode
+
+
+@pytest.fixture
+def serve(make_sessions) -> Iterator[Callable[..., SimpleNamespace]]:
+    """serve(token=..., limit=...) -> address, sessions and app of a running server; skips without its packages."""
+    pytest.importorskip("fastapi", reason="needs the server: pip install 'videochat-online[demo]'")
+    uvicorn = pytest.importorskip("uvicorn", reason="needs the server: pip install 'videochat-online[demo]'")
+    from videochat_online.serve.api import create_app
+    from videochat_online.serve.pictures import add_picture_routes
+    from videochat_online.serve.server import LOOPBACK_NAMES
+
+    running = []
+
+    def start(*, token: str | None = None, **limits) -> SimpleNamespace:
+        sessions = make_sessions(**{"max_new_tokens": 32} | limits)
+        app = create_app(sessions, token=token, hosts=LOOPBACK_NAMES)
+        add_picture_routes(app, sessions)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        running.append((server, thread))
+        return SimpleNamespace(address=f"http://127.0.0.1:{port}", sessions=sessions, app=app)
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..config import MEMORY_POLICIES
+from ..serve.live_session import USUAL_NEW_TOKENS
 from ..serve.sessions import Sessions
 from ..serve.settings import SessionSettings
 from ..serve.sources import SAMPLES
@@ -173,7 +174,7 @@ def _add_settings(parts: SimpleNamespace, sessions: Sessions) -> None:
             gr.Dropdown([sessions.model_name], value=sessions.model_name, label="Model", interactive=False)
             most = sessions.limits.max_new_tokens
             parts.most = gr.Slider(
-                8, most, value=min(most, usual.max_new_tokens), step=8, label="Longest answer, tokens"
+                8, most, value=min(most, USUAL_NEW_TOKENS), step=8, label="Longest answer, tokens"
             )
             parts.prompt = gr.Textbox(label="System prompt (empty: the model's own)", lines=2)
         parts.apply = gr.Button("Apply (the stream starts anew)")

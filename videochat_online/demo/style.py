@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1280px !important; margin: 0 auto !important; }
 footer { display: none !important; }
 .gradio-container .html-container { padding: 0 !important; }
 .vco-hint { margin: .1rem 0 0 !important; } .gradio-container h2 { margin: .6rem 0 0; font-size: 1.15rem; }
@@ -12,9 +12,9 @@ footer { display: none !important; }
 .vco-title p { margin: 0; color: var(--body-text-color-subdued); }
 .vco-note { border-left: 3px solid #d97706; padding: .35rem .7rem; margin: .2rem 0 0; border-radius: 4px;
   background: color-mix(in srgb, #d97706 10%, transparent); font-size: .9rem; }
-.vco-screen { background: #0b0d12; border-radius: 12px; overflow: hidden; aspect-ratio: 16 / 10; display: grid;
-  place-items: center; }
-.vco-screen img { width: 100%; height: 100%; object-fit: contain; display: block; }
+.vco-screen { position: relative; background: #0b0d12; border-radius: 12px; overflow: hidden; aspect-ratio: 16 / 10; }
+.vco-screen img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; margin: 0 !important; }
+.vco-empty { display: grid; place-items: center; }
 .vco-empty p { color: #9aa3b2 !important; }
 .vco-status { display: flex; align-items: center; gap: .6rem; min-height: 1.9rem; }
 .vco-chip { font-size: .75rem; font-weight: 600; padding: .12rem .6rem; border-radius: 99px;
@@ -85,7 +85,10 @@ footer { display: none !important; }
 :is(button, input, textarea, select, [role=tab]):focus-visible { outline: 3px solid #6366f1 !important;
   outline-offset: 2px; }
 @media (max-width: 700px) {
-  .gradio-container { padding: .5rem !important; }
+  .gradio-container .main { padding: .6rem !important; }
+
+  .gradio-container :is(.row, .column, .block) { min-width: 0 !important; max-width: 100%; }
+  #vco-moments .wrap { flex-wrap: wrap; }
   .vco-l0 .vco-frames { --side: 84px; } .vco-l1 .vco-frames { --side: 66px; } .vco-frames { --side: 50px; }
   .vco-counters { grid-template-columns: repeat(3, 1fr); }
 }

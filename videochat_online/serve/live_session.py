@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..processing import Processor
 
 FIRST_FRAME_SECONDS = 15.0
+USUAL_NEW_TOKENS = 128
 
 
 class LiveSession:
@@ -195,7 +196,8 @@ class LiveSession:
         """The moment of the question, and the answer piece by piece. Errors of the question itself come at once."""
         self.touch()
         self._check_open()
-        most = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        usual = self.settings.max_new_tokens or min(USUAL_NEW_TOKENS, self.limits.max_new_tokens)
+        most = usual if max_new_tokens is None else max_new_tokens
         if not 1 <= most <= self.limits.max_new_tokens:
             raise LimitReached(f"max_new_tokens must lie between 1 and {self.limits.max_new_tokens}, got {most}")
         if len(question) > self.limits.max_question_chars:

@@ -20,7 +20,7 @@ class NewSession:
     policy: str = "pyramid"
     cascade: bool = False
     system_prompt: str | None = None
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     timestamps: bool = True
 
 

@@ -24,7 +24,7 @@ class SessionSettings:
     policy: str = "pyramid"
     cascade: bool = False
     system_prompt: str | None = None
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     timestamps: bool = True
     """Tell the model each frame's time."""
 
@@ -35,7 +35,7 @@ class SessionSettings:
             raise ValueError(f"fps must be a number > 0, got {self.fps!r}")
         if self.policy not in MEMORY_POLICIES:
             raise ValueError(f"unknown policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
     @classmethod
@@ -62,7 +62,7 @@ class SessionSettings:
         tokens = self.memory(model).max_tokens
         for name, wanted, most in (
             ("fps", self.fps, limits.max_fps),
-            ("max_new_tokens", self.max_new_tokens, limits.max_new_tokens),
+            ("max_new_tokens", self.max_new_tokens or 1, limits.max_new_tokens),
             ("memory tokens", tokens, limits.max_memory_tokens),
             ("characters of the system prompt", len(self.system_prompt or ""), limits.max_question_chars),
         ):

@@ -1,0 +1,166 @@
+"""The server API as clients meet it: a real server on the loopback, our own client, OpenAI's way to speak to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from urllib.parse import urlsplit
+
+import pytest
+
+from videochat_online.serve.client import Client, ServerError
+
+
+def refused(status: int, message: str):
+    return pytest.raises(ServerError, match=rf"{message}.*\(HTTP {status}\)")
+
+
+def test_push_ask_look_end(serve, png):
+    server = serve()
+    with Client(server.address).session(fps=2, capacities=[1, 1, 4]) as session:
+        assert [session.see(png(k), k / 2) for k in range(6)][-1] == {"number": 5, "timestamp": 2.5}
+        pieces = list(session.ask("What is happening?", max_new_tokens=12))
+        assert len(pieces) > 1
+        state = session.state()
+        assert state["stats"]["frames_seen"] == 6 and state["stats"]["frames_held"] == [1, 1, 4]
+        dialogue = session.client.call("GET", f"/v1/sessions/{session.key}/dialogue")["dialogue"]
+        assert [(turn["question"], turn["answer"], turn["timestamp"]) for turn in dialogue] == [
+            ("What is happening?", "".join(pieces), 2.5)
+        ]
+        with session.client.open("GET", f"/v1/sessions/{session.key}/dialogue.srt") as response:
+            assert b"00:00:02,500 -->" in response.read()
+        with session.client.open("GET", f"/live/{session.key}/frames/5.jpg") as response:
+            assert response.read(2) == b"\xff\xd8"
+    assert len(server.sessions) == 0
+    with refused(404, "there is no session"):
+        session.state()
+
+
+def test_an_upload_plays_pauses_and_ends_without_a_trace(serve, clip, wait_until):
+    server = serve()
+    with Client(server.address).session() as session:
+        assert session.upload(clip)["duration"] == 4.0
+        folder = server.sessions.get(session.key).folder
+        assert len(list(folder.iterdir())) == 1
+        session.control("speed", 4)
+        wait_until(lambda: session.state()["stats"]["frames_seen"] > 1)
+        assert session.control("pause")["state"] == "paused"
+        session.control("play")
+        session.control("seek", 3.5)
+        wait_until(lambda: session.state()["state"] == "over")
+        with refused(400, "seek needs a value"):
+            session.control("seek")
+    assert not folder.exists()
+
+
+def test_worlds_samples_and_what_is_not_allowed(serve):
+    with Client(serve().address).session() as session:
+        assert session.watch("shapeworld", seed=4, level=3)["source"] == "ShapeWorld, seed 4, level 3"
+        assert session.watch("sample", name="shapes")["duration"] > 1
+        for details, status, message in (
+            ({"kind": "sample", "name": "/etc/passwd"}, 400, "unknown sample"),
+            ({"kind": "url", "address": "rtsp://127.0.0.1/live"}, 403, "switched off here"),
+            ({"kind": "camera"}, 403, "switched off here"),
+            ({"kind": "shapeworld", "level": 77}, 400, "unknown level 77"),
+            ({"kind": "file", "name": "/etc/passwd"}, 422, "literal_error"),
+        ):
+            with refused(status, message):
+                session.watch(**details)
+        assert session.state()["state"] == "playing", "what was refused changes nothing"
+
+
+def test_private_addresses_are_refused(serve):
+    with Client(serve(allow_urls=True).address).session() as session, refused(403, "inside a private network"):
+        session.watch("url", address="http://127.0.0.1:1/a.mp4")
+
+
+def test_limits_of_size_and_number(serve, clip, png):
+    server = serve(max_sessions=1, max_upload_bytes=1000, max_image_bytes=500)
+    with Client(server.address).session() as session:
+        with refused(413, "more than 1,000 bytes"):
+            session.upload(clip)
+        with refused(413, "more than 500 bytes"):
+            session.see(png(1))
+        with refused(400, "is no picture"):
+            session.see(b"no picture")
+        assert list(server.sessions.get(session.key).folder.iterdir()) == []
+        with refused(429, "all 1 places are taken"), session.client.session():
+            pass
+    with Client(server.address).session() as session:
+        with refused(400, "your video: is not a video"):
+            session.client.call("PUT", f"/v1/sessions/{session.key}/video", b"\0" * 900)
+        assert list(server.sessions.get(session.key).folder.iterdir()) == []
+
+
+def test_a_token_is_asked_for(serve):
+    server = serve(token="open sesame")
+    for token in (None, "wrong"):
+        with refused(401, "this server wants its token"):
+            Client(server.address, token=token).call("GET", "/v1/models")
+    models = Client(server.address, token="open sesame").call("GET", "/v1/models")
+    assert [model["id"] for model in models["data"]] == ["pocket"]
+
+
+def test_another_host_name_is_refused(serve):
+    """A page of somebody else whose name was made to point here cannot use the server."""
+    connection = http.client.HTTPConnection(urlsplit(serve().address).netloc)
+    connection.request("GET", "/v1/models", headers={"Host": "evil.example"})
+    assert connection.getresponse().status == 400
+    connection.close()
+
+
+def test_openai_chat_completions(serve, png):
+    client = Client(serve().address)
+    with client.session() as session:
+        session.see(png(1), 0.0)
+        messages = [{"role": "user", "content": [{"type": "text", "text": "What is happening?"}]}]
+        body = {"model": "pocket", "messages": messages, "session": session.key, "max_tokens": 8}
+        whole = client.call("POST", "/v1/chat/completions", body)
+        assert whole["object"] == "chat.completion" and whole["stream_time"] == {"timestamp": 0.0}
+        assert whole["usage"]["total_tokens"] == sum(whole["usage"][k] for k in ("prompt_tokens", "completion_tokens"))
+        with client.open("POST", "/v1/chat/completions", {**body, "stream": True}) as response:
+            lines = [line.decode().strip() for line in response if line.strip()]
+        assert lines[-1] == "data: [DONE]"
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+        assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+        streamed = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        dialogue = client.call("GET", f"/v1/sessions/{session.key}/dialogue")["dialogue"]
+        assert [turn["answer"] for turn in dialogue] == [whole["choices"][0]["message"]["content"], streamed]
+        for change, status, message in (
+            ({"model": "gpt"}, 400, "this server runs 'pocket', not 'gpt'"),
+            ({"session": None}, 404, "name a session"),
+            ({"messages": []}, 400, "must be the user's"),
+            ({"messages": [{"role": "system", "content": "x"}, *messages]}, 400, "system prompt is set when"),
+            ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "only text parts"),
+            ({"max_tokens": 9999}, 429, "between 1 and 32"),
+        ):
+            with refused(status, message):
+                client.call("POST", "/v1/chat/completions", {**body, **change})
+
+
+def test_a_failure_in_the_middle_of_an_answer_is_told(serve, png, monkeypatch):
+    server = serve()
+    with Client(server.address).session() as session:
+        session.see(png(1))
+
+        def breaks(*args, **kwargs):
+            yield "half an "
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(server.sessions.get(session.key).session, "ask_stream", breaks)
+        pieces = session.ask("What?")
+        assert next(pieces) == "half an "
+        with refused(200, "out of memory"):
+            next(pieces)
+
+
+def test_the_screen_is_motion_jpeg(serve):
+    with Client(serve().address).session() as session:
+        session.watch("shapeworld")
+        with session.client.open("GET", f"/live/{session.key}/screen.mjpg") as response:
+            assert response.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
+            data = response.read(60_000)
+        assert data.count(b"--frame\r\nContent-Type: image/jpeg") >= 2
+        with refused(404, "there is no session"):
+            session.client.call("GET", "/live/nobody/screen.mjpg")

@@ -1,0 +1,226 @@
+"""Many visitors on one model: isolated, limited, and gone without a trace."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from videochat_online.media.source import MediaError
+from videochat_online.serve.export import dialogue_srt
+from videochat_online.serve.limits import LimitReached, Limits, NotAllowed, UnknownSession
+from videochat_online.serve.settings import SessionSettings
+from videochat_online.serve.sources import open_camera, open_file, open_push, open_sample, open_world
+from videochat_online.serve.track import Moment
+from videochat_online.streaming.session import StreamingSession
+
+LIMITS = Limits(max_new_tokens=32)
+
+
+def answer(session, question: str, **options) -> str:
+    return "".join(session.ask(question, **options)[1])
+
+
+def seen(session) -> int:
+    return session.state()["stats"]["frames_seen"]
+
+
+def test_a_file_is_watched_asked_about_and_over(sessions, clip, wait_until):
+    session = sessions.create(SessionSettings(max_new_tokens=4))
+    session.start(open_file(clip, LIMITS, name="street.mp4"))
+    moment, pieces = session.ask("What is happening?")  # waits for the first frame
+    assert "".join(pieces) == moment.answer and moment.held and moment.timestamp < 4
+    session.set_speed(8)
+    wait_until(lambda: session.state()["state"] == "over" and seen(session) == 8)
+    state = session.state()
+    assert (state["source"], state["duration"], state["position"]) == ("street.mp4", 4.0, pytest.approx(3.9))
+    assert sum(state["stats"]["frames_held"]) == len(state["held"]) == 8 and state["frames_dropped"] == 0
+    assert answer(session, "And at the end?") and len(session.track.moments) == 2
+    session.play()  # from the beginning, with an empty memory
+    wait_until(lambda: 0 < seen(session) < 8)
+    assert session.session.turns == () and session.state()["state"] == "playing"
+
+
+def test_seeking_forward_goes_on_and_back_starts_anew(sessions, clip, wait_until):
+    session = sessions.create()
+    session.start(open_file(clip, LIMITS))
+    wait_until(lambda: seen(session) >= 1)
+    session.seek(3.0)
+    wait_until(lambda: (session.state()["stats"]["last_timestamp"] or 0) >= 3.0)
+    assert session.state()["held"][0]["timestamp"] == 0.0, "what was seen before is still remembered"
+    session.pause()
+    session.seek(1.0)
+    wait_until(lambda: seen(session) == 1)
+    assert [frame["timestamp"] for frame in session.state()["held"]] == [1.0]
+    assert session.state()["state"] == "paused"
+    with pytest.raises(ValueError, match=r"lasts 4\.0 s, cannot go to 77 s"):
+        session.seek(77)
+
+
+def test_two_visitors_do_not_touch(sessions, pocket, picture):
+    """Each gets the answers it would get alone."""
+    mine, yours = sessions.create(), sessions.create()
+    expected = []
+    for start in (0, 100):
+        alone = StreamingSession(*pocket)
+        for k in range(8):
+            alone.see(picture(start + k), k / 2)
+        expected.append(alone.ask("What is happening?", max_new_tokens=16))
+    for k in range(8):
+        mine.see(picture(k), k / 2)
+        yours.see(picture(100 + k), k / 2)
+    answers: list[str] = ["", ""]
+
+    def ask(place: int, session) -> None:
+        answers[place] = answer(session, "What is happening?", max_new_tokens=16)
+
+    threads = [threading.Thread(target=ask, args=pair) for pair in enumerate((mine, yours))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == expected
+    assert [f.number for f in mine.track.held()] and len(mine.track.moments) == len(yours.track.moments) == 1
+
+
+def test_one_visitors_failure_is_not_anothers(sessions, picture, wait_until, monkeypatch):
+    broken, fine = sessions.create(), sessions.create()
+    fine.start(open_world(seed=1))
+    broken.start(open_push())
+    monkeypatch.setattr(broken.session, "see_many", lambda *args: 1 / 0)
+    broken.push(picture(1))
+    wait_until(lambda: broken.state()["state"] == "over")
+    assert broken.state()["problem"] == "division by zero"
+    with pytest.raises(ValueError, match="division by zero"):
+        broken.ask("What?")
+    before = seen(fine)
+    wait_until(lambda: seen(fine) > before)
+    assert fine.state()["truth"] and answer(fine, "What?", max_new_tokens=2)
+    broken.start(open_world())
+    assert answer(broken, "What?", max_new_tokens=2)
+
+
+def test_places_are_limited_and_given_back(make_sessions):
+    sessions = make_sessions(max_sessions=2)
+    first, _ = sessions.create(), sessions.create()
+    with pytest.raises(LimitReached, match="all 2 places are taken"):
+        sessions.create()
+    sessions.end(first.key)
+    assert sessions.create() and len(sessions) == 2
+    with pytest.raises(UnknownSession):
+        sessions.get(first.key)
+    with pytest.raises(UnknownSession):
+        sessions.end(first.key)
+
+
+def test_idle_sessions_end_with_their_threads_and_files(make_sessions, clip, wait_until):
+    threads = set(threading.enumerate())
+    sessions = make_sessions(idle_seconds=0.4)
+    session = sessions.create()
+    (session.folder / "upload.mp4").write_bytes(clip.read_bytes())
+    session.start(open_file(session.folder / "upload.mp4", LIMITS))
+    assert answer(session, "What?", max_new_tokens=2)
+    wait_until(lambda: len(sessions) == 0)
+    wait_until(lambda: session.is_closed and not session.folder.exists())
+    with pytest.raises(NotAllowed, match="has ended"):
+        session.start(open_world())
+    sessions.close()
+    time.sleep(0.1)
+    assert set(threading.enumerate()) <= threads
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"fps": 99}, LimitReached, "99 fps are more than this server allows"),
+        ({"max_new_tokens": 999}, LimitReached, "999 max_new_tokens"),
+        ({"capacities": (9999, 1, 1)}, LimitReached, "memory tokens"),
+        ({"system_prompt": "x" * 9999}, LimitReached, "characters of the system prompt"),
+        ({"capacities": (1, 1)}, ValueError, "has 3 levels"),
+        ({"policy": "newest"}, ValueError, "unknown policy 'newest'"),
+        ({"fps": -1}, ValueError, "fps must be a number > 0"),
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be at least 1"),
+    ],
+)
+def test_settings_within_limits(sessions, settings, error, message):
+    with pytest.raises(error, match=message):
+        sessions.create(SessionSettings(**settings))
+    assert len(sessions) == 0
+
+
+def test_settings_change_the_memory(sessions, picture):
+    session = sessions.create(SessionSettings(capacities=(1, 0, 2), policy="pyramid"))
+    for k in range(9):
+        session.see(picture(k), float(k))
+    assert [level["capacity"] for level in session.state()["levels"]] == [1, 0, 2]
+    session.change(SessionSettings(policy="fifo", system_prompt="Be brief."))
+    assert seen(session) == 0 and session.session.system_prompt == "Be brief."
+    assert [level["grid"] for level in session.state()["levels"]] == [1]
+    with pytest.raises(ValueError, match="unknown setting colour; expected some of fps"):
+        SessionSettings.from_dict({"colour": 1})
+
+
+def test_questions_within_limits(sessions, picture):
+    session = sessions.create()
+    with pytest.raises(ValueError, match="before any frame"):
+        session.ask("What?")
+    session.see(picture(1))
+    for question, options, message in (
+        ("", {}, "not empty"),
+        ("x" * 5000, {}, "may have 4000 characters"),
+        ("What?", {"max_new_tokens": 33}, "between 1 and 32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            session.ask(question, **options)
+    assert len(session.track.moments) == 0
+
+
+def test_what_a_session_cannot_do(sessions, picture):
+    session = sessions.create()
+    with pytest.raises(NotAllowed, match="nothing is playing: it cannot be paused"):
+        session.pause()
+    with pytest.raises(NotAllowed, match="does not watch a camera of yours"):
+        session.push(picture(1))
+    session.start(open_world())
+    with pytest.raises(NotAllowed, match="cannot be moved to another second"):
+        session.seek(3)
+    with pytest.raises(NotAllowed, match="stop that before pushing frames"):
+        session.see(picture(1))
+    with pytest.raises(ValueError, match=r"speed must lie between 0\.1 and 8"):
+        session.set_speed(99)
+    session.stop()
+    assert session.see(picture(1), 500.0) == {"number": seen(session) - 1, "timestamp": 500.0}
+    with pytest.raises(ValueError, match="a frame at 1 s came after one at 500 s"):
+        session.see(picture(1), 1.0)
+
+
+def test_sources_within_limits(clip, tmp_path):
+    with pytest.raises(MediaError, match=r"mine\.mp4: lasts 4 s; expected at most 2 s"):
+        open_file(clip, Limits(max_video_seconds=2), name="mine.mp4")
+    (tmp_path / "secret-name").write_text("no video")
+    with pytest.raises(MediaError, match=r"^mine\.mp4: is not a video") as failure:
+        open_file(tmp_path / "secret-name", LIMITS, name="mine.mp4")
+    assert "secret-name" not in str(failure.value)
+    with pytest.raises(NotAllowed, match="--allow-cameras"):
+        open_camera(0, LIMITS)
+    with pytest.raises(ValueError, match=r"unknown sample '\.\./\.\./etc/passwd', expected one of shapes"):
+        open_sample("../../etc/passwd", LIMITS)
+    with pytest.raises(ValueError, match="unknown level 9"):
+        open_world(level=9)
+    with pytest.raises(ValueError, match=r"Limits\.max_sessions must be an integer >= 1, got 0"):
+        Limits(max_sessions=0)
+    with pytest.raises(ValueError, match="needs allow_urls"):
+        Limits(allow_private_urls=True)
+
+
+def test_subtitles_do_not_overlap():
+    moments = [
+        Moment(0, "One?", 1.0, [], "first"),
+        Moment(1, "Two?", 2.5, [], "\n\nsecond\n\nline"),
+        Moment(2, "Three?", 2.5, []),
+    ]
+    cues = [cue.splitlines() for cue in dialogue_srt(moments).split("\n\n")]
+    assert cues[0] == ["1", "00:00:01,000 --> 00:00:02,500", "One?", "first"]
+    assert cues[1] == ["2", "00:00:02,500 --> 00:00:04,500", "Two?", "second", "line"]
+    assert cues[2][1] == "00:00:04,500 --> 00:00:06,500"
