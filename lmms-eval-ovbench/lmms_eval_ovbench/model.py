@@ -32,6 +32,9 @@ from videochat_online.streaming.session import StreamingSession
 from .inputs import Generation, Request, request_of
 from .visuals import one_pass
 
+NO_ANSWER = "?"
+"""Where a video cannot be read. Not empty: some tasks leave out empty answers, but a question must count."""
+
 
 class VideoChatOnlineModel(lmms):
     """Model arguments (`--model_args pretrained=pocket,mode=streaming`); defaults are OVBench's published settings.
@@ -95,7 +98,7 @@ class VideoChatOnlineModel(lmms):
     # ---- what lmms-eval calls -------------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """One answer a request, in their order; an empty one where a video cannot be read."""
+        """One answer a request, in their order; `NO_ANSWER` where a video cannot be read."""
 
         def wanted() -> Iterator[Request]:
             for instance in requests:
@@ -105,7 +108,7 @@ class VideoChatOnlineModel(lmms):
                     generation = replace(generation, system_prompt=self.system_prompt)
                 yield request_of(prompt, doc_to_visual(self.task_dict[task][split][doc_id]), generation)
 
-        return [reply.text if reply is not None else "" for reply in self._replies(wanted(), len(requests))]
+        return [NO_ANSWER if reply is None else reply.text for reply in self._replies(wanted(), len(requests))]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """(minus the log-probability of the continuation, False) a request.

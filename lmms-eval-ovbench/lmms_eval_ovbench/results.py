@@ -1,0 +1,103 @@
+"""`python -m lmms_eval_ovbench.results FOLDER`: what lmms-eval left in its --output_path, checked, and OVBench's report.
+
+lmms-eval ends with exit status 0 also where a task, a model or a video failed it; here it shows. For OVBench the
+report of `videochat-online eval` is written from the logged samples, with result.json to submit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.report import markdown_of, write_report
+from videochat_online.evaluation.types import Prediction, VideoTask
+
+from .documents import data_root
+from .metrics import MEAN
+from .task_files import OVBENCH_PREFIX, task_files
+
+REPORT_FOLDER = "ovbench"
+ENDING = "_results.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lmms_eval_ovbench.results", description=__doc__)
+    parser.add_argument("folder", type=Path, help="--output_path of lmms-eval, run with --log_samples")
+    parser.add_argument("--tasks", help="fail unless there are results of all of these (with commas between)")
+    parser.add_argument("--since", type=float, default=0.0, help="seconds since 1970: older results do not count")
+    options = parser.parse_args(arguments)
+    try:
+        results = newest_results(options.folder, since=options.since)
+        found = json.loads(results.read_text(encoding="utf-8"))
+        _require(results, found, options.tasks.split(",") if options.tasks else [])
+        print(f"results: {results}")
+        if predictions := ovbench_predictions(results):
+            print(markdown_of(write_ovbench_report(results.parent / REPORT_FOLDER, predictions, found)))
+            print(f"report and result.json: {results.parent / REPORT_FOLDER}")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def newest_results(folder: Path, *, since: float = 0.0) -> Path:
+    """lmms-eval's newest results file below `folder`. ValueError where there is none written after `since`."""
+    found = [path for path in folder.rglob(f"*{ENDING}") if path.stat().st_mtime >= since]
+    if not found:
+        raise ValueError(f"lmms-eval left no results in {folder}: what it printed above says why")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _require(path: Path, found: dict[str, Any], names: Sequence[str]) -> None:
+    missing = [task.name for task in task_files(names) if task.name not in found["results"]]
+    if missing:
+        raise ValueError(f"{path} holds no results of {', '.join(missing)}: what lmms-eval printed above says why")
+
+
+def ovbench_predictions(results: Path) -> dict[str, Prediction]:
+    """Our predictions by question id, from the samples that were logged beside `results`."""
+    stamp = results.name.removesuffix(ENDING)
+    predictions: dict[str, Prediction] = {}
+    for path in sorted(results.parent.glob(f"{stamp}_samples_{OVBENCH_PREFIX}*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            prediction = Prediction.from_dict(json.loads(line)[MEAN])
+            predictions[prediction.id] = prediction
+    return predictions
+
+
+def write_ovbench_report(
+    folder: Path, predictions: dict[str, Prediction], found: dict[str, Any]
+) -> dict[str, Any]:
+    """The report of our runner about what lmms-eval asked; `found`: lmms-eval's results."""
+    config = found["config"]
+    model_args = config.get("model_args") or ""
+    about = {
+        "model": f"{config['model']} ({model_args})" if model_args else config["model"],
+        "mode": "lmms-eval",
+        "lmms_eval": {key: config.get(key) for key in ("model", "model_args", "limit", "gen_kwargs")},
+        "tasks": sorted(name for name in found["results"] if name.startswith(OVBENCH_PREFIX)),
+        "generation": {name: one.get("generation_kwargs") for name, one in found["configs"].items()},
+        "visual": {name: one.get("lmms_eval_specific_kwargs") for name, one in found["configs"].items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = _asked(OVBench().load(data_root() / "annotations"), predictions)
+    return write_report(folder, OVBench(), tasks, predictions, {}, about)
+
+
+def _asked(tasks: Sequence[VideoTask], predictions: dict[str, Prediction]) -> list[VideoTask]:
+    """Videos with the questions that were asked (--limit, or some of the sources)."""
+    kept = [(task, tuple(q for q in task.questions if q.id in predictions)) for task in tasks]
+    asked = [replace(task, questions=questions) for task, questions in kept if questions]
+    if sum(len(task.questions) for task in asked) != len(predictions):
+        raise ValueError(f"some questions of the samples are not in {data_root() / 'annotations'}")
+    return asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())
