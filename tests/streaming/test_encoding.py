@@ -153,3 +153,33 @@ def test_a_threshold_must_be_a_difference(pocket):
     for wrong in (0.0, -1.0):
         with pytest.raises(ValueError, match="skip_below must be a difference"):
             StreamingSession(*pocket, skip_below=wrong)
+
+
+def test_closing_a_shared_encoder_leaves_nobody_waiting(pocket):
+    encoder, ended = SharedEncoder(*pocket, wait=0.0), []
+
+    def run():
+        pixels = encoder.prepare(pictures(1))
+        with pytest.raises(ValueError, match="is closed"):
+            while True:
+                encoder.encode(pixels)
+        ended.append(True)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    encoder.close()
+    encoder.close()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert len(ended) == 4
+
+
+def test_an_error_while_watching_ends_the_thread_that_reads(pocket, golden):
+    session, before = StreamingSession(*pocket, encode_batch_size=2), threading.active_count()
+    session.see(pictures(1)[0], 100.0)  # the video's times lie before it
+    with open_video(golden / "media" / "v10.mp4") as video:
+        with pytest.raises(ValueError, match="time went back") as caught:
+            watch(session, video, range(20))
+        assert threading.active_count() == before, caught.value  # the error, and with it the call, is still at hand

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,20 +53,26 @@ class SharedEncoder(FrameEncoder):
         self._queue: queue.Queue[tuple[torch.Tensor, Future[torch.Tensor]] | None] = queue.Queue()
         self.num_batches = 0
         """Times the model has run."""
+        self._door = threading.Lock()  # nothing may be queued behind the mark that ends the thread
+        self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="videochat-online-encoder", daemon=True)
         self._thread.start()
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """As `FrameEncoder.encode`; waits until the batch it was put into is done."""
-        if not self._thread.is_alive():
-            raise ValueError("the shared encoder is closed")
         done: Future[torch.Tensor] = Future()
-        self._queue.put((pixels, done))
+        with self._door:
+            if self._is_closed:
+                raise ValueError("the shared encoder is closed")
+            self._queue.put((pixels, done))
         return done.result()
 
     def close(self) -> None:
-        """End the thread; what waits is still encoded."""
-        self._queue.put(None)
+        """End the thread; what waits is still encoded. May be called again."""
+        with self._door:
+            if not self._is_closed:
+                self._is_closed = True
+                self._queue.put(None)
         self._thread.join()
 
     def __enter__(self) -> SharedEncoder:
@@ -106,7 +112,7 @@ class SharedEncoder(FrameEncoder):
             done.set_result(part)
 
 
-def ahead(items: Iterable[Item], *, depth: int = 2) -> Iterator[Item]:
+def ahead(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, None]:
     """The items, made up to `depth` ahead in a thread of their own, so that making and using them overlap.
 
     An error in making one comes out in its place. Leaving the iterator early ends the thread.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 
 import torch
@@ -34,10 +35,11 @@ def watch(
         while batch := list(islice(frames, session.encode_batch_size)):
             yield session.encoder.prepare([frame.image for frame in batch]), [frame.timestamp for frame in batch]
 
-    for pixels, timestamps in ahead(batches()):
-        session.see_prepared(pixels, timestamps)
-        if on_progress:
-            on_progress(len(timestamps))
+    with closing(ahead(batches())) as ready:  # an error here ends the other thread before the video is closed
+        for pixels, timestamps in ready:
+            session.see_prepared(pixels, timestamps)
+            if on_progress:
+                on_progress(len(timestamps))
 
 
 def watch_in_real_time(
