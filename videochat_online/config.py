@@ -159,9 +159,8 @@ class MemoryConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:
-        return cls(
-            tuple(MemoryLevel(**level) for level in values["levels"]),
-            policy=values["policy"],
-            cascade=values["cascade"],
-            scalable=values.get("scalable", False),
-        )
+        """The reverse of `to_dict`. ValueError where a key is missing or unknown."""
+        try:
+            return cls(**{**values, "levels": tuple(MemoryLevel(**level) for level in values["levels"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a memory's settings ({error}): {values}") from error

@@ -221,6 +221,27 @@ def test_state_dict_goes_on_where_it_was(policy):
         PyramidMemoryBank(MemoryConfig.pyramid(capacities=(2, 2, 1))).load_state_dict(bank.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda s: s.pop("level0.norms"), "it lacks level0.norms"),
+        (lambda s: s.pop("num_written"), "it lacks num_written"),
+        (lambda s: s.update({"level7.features": torch.zeros(1)}), r"it holds level7\.features"),
+        (lambda s: s.update({"level1.features": s["level1.features"][:1]}), "level 1 of the state is incomplete"),
+        (lambda s: s.update({"level1.features": s["level1.features"][0]}), "level 1 holds at most 2 maps of 8x8"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(damage, message):
+    bank, untouched = PyramidMemoryBank(), PyramidMemoryBank()
+    for each in (bank, untouched):
+        each.write(random_maps(30), range(30))
+    state = bank.state_dict()
+    damage(state)
+    with pytest.raises(ValueError, match=message):
+        bank.load_state_dict(state)
+    same_bank(bank, untouched)
+
+
 def test_reset_forgets_everything():
     bank = PyramidMemoryBank()
     bank.write(random_maps(40), range(40))
@@ -287,6 +308,8 @@ def test_bad_input_says_so_and_loses_nothing(features, times, message):
         (lambda: MemoryConfig.pyramid(grids=(4, 8, 16)), "grids must not grow"),
         (lambda: MemoryConfig.pyramid(every=(8, 4, 2)), "last level must take every frame"),
         (lambda: MemoryConfig(()), "at least one level"),
+        (lambda: MemoryConfig.from_dict({"policy": "fifo"}), r"not a memory's settings \('levels'\)"),
+        (lambda: MemoryConfig.from_dict({"levels": [{"grid": 4, "evry": 1}]}), "not a memory's settings .*'evry'"),
     ],
 )
 def test_bad_configuration(make, message):

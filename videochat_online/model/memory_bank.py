@@ -17,6 +17,7 @@ import torch
 
 from ..config import MemoryConfig
 from ..pyramid import scheduled_level
+from .bank_state import COLUMNS, check_state
 from .eviction import DROPPED, INCOMING, HeldFrame, LevelState, MemoryEvent
 from .pooling import BatchPooling, average_pool, pools_exactly
 
@@ -291,18 +292,11 @@ class PyramidMemoryBank:
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over a `state_dict()`; maps stay on the device they come on. Raises ValueError where it does not fit."""
-        for k, level in enumerate(self.config.levels):
-            maps = state.get(f"level{k}.features")
-            if maps is not None and (len(maps) > level.capacity or maps.shape[-1] != level.grid):
-                raise ValueError(
-                    f"level {k} holds at most {level.capacity} maps of {level.grid}x{level.grid}, "
-                    f"the state has {len(maps)} of {maps.shape[-2]}x{maps.shape[-1]}"
-                )
-        parts = {key.split(".")[0] for key in state}
-        counters, levels = {"num_written", "last_timestamp"}, {f"level{k}" for k in self._active}
-        if not counters <= parts <= counters | levels:
-            raise ValueError(f"not the state of this bank: expected {sorted(counters | levels)}, got {sorted(parts)}")
+        """Take over a `state_dict()`; maps stay on the device they come on.
+
+        Raises ValueError, and changes nothing, where it does not fit.
+        """
+        check_state(self.config, state)
         self.reset()
         for k in self._active:
             if f"level{k}.features" in state:
@@ -311,10 +305,7 @@ class PyramidMemoryBank:
         self._last_timestamp = float(state["last_timestamp"])
 
     def _load_level(self, level: int, state: dict[str, torch.Tensor]) -> None:
-        numbers, times, merged, norms, directions, maps = (
-            state[f"level{level}.{name}"]
-            for name in ("numbers", "timestamps", "num_merged", "norms", "directions", "features")
-        )
+        numbers, times, merged, norms, directions, maps = (state[f"level{level}.{name}"] for name in COLUMNS)
         self._allocate(maps)
         store = self._storage[level]
         assert store is not None
