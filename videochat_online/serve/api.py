@@ -58,14 +58,17 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
         from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    guarded: dict[str, Any] = {"dependencies": [Depends(_token_check(token))], "responses": ERRORS}
+    guarded: dict[str, Any] = {"responses": ERRORS}
+    if token is not None:
+        guarded["dependencies"] = [Depends(_token_check(token))]
     for routes in (session_routes, source_routes, question_routes, chat_routes):
         app.include_router(routes(sessions), prefix="/v1", **guarded)
     return app
 
 
 def _answer_errors(app: Any) -> None:
-    from fastapi import HTTPException, Request
+    from fastapi import Request
+    from fastapi.exceptions import StarletteHTTPException
     from fastapi.responses import JSONResponse
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
@@ -76,18 +79,16 @@ def _answer_errors(app: Any) -> None:
         return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
 
     app.add_exception_handler(ValueError, answer)
-    app.add_exception_handler(HTTPException, answer_http)
+    app.add_exception_handler(StarletteHTTPException, answer_http)
 
 
-def _token_check(token: str | None) -> Any:
+def _token_check(token: str) -> Any:
     from fastapi import HTTPException, Security
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
     bearer = HTTPBearer(auto_error=False, description="The server's token, where it has one")
 
     def check(given: HTTPAuthorizationCredentials | None = Security(bearer)) -> None:  # noqa: B008 - FastAPI's way
-        if token is None:
-            return
         if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
             raise HTTPException(
                 401, "this server wants its token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
@@ -156,10 +157,8 @@ def source_routes(sessions: Sessions) -> Any:
 
     router = APIRouter(tags=["streams"])
 
-    def binary(kind: str) -> dict[str, Any]:
-        return {
-            "requestBody": {"content": {kind: {"schema": {"type": "string", "format": "binary"}}}, "required": True}
-        }
+    schema = {"type": "string", "format": "binary"}
+    binary = {"requestBody": {"content": {"application/octet-stream": {"schema": schema}}, "required": True}}
 
     @router.put("/sessions/{session}/source")
     def start(session: str, request: SourceRequest) -> dict[str, Any]:
@@ -168,7 +167,7 @@ def source_routes(sessions: Sessions) -> Any:
         found.start(open_source(request, sessions))
         return found.state()
 
-    @router.put("/sessions/{session}/video", openapi_extra=binary("video/*"))
+    @router.put("/sessions/{session}/video", openapi_extra=binary)
     async def upload(session: str, request: Request) -> dict[str, Any]:
         """Watch a video file, sent as the request's body."""
         found = sessions.get(session)
@@ -182,7 +181,7 @@ def source_routes(sessions: Sessions) -> Any:
         control_session(found, request)
         return found.state()
 
-    @router.post("/sessions/{session}/frames", status_code=201, openapi_extra=binary("image/*"))
+    @router.post("/sessions/{session}/frames", status_code=201, openapi_extra=binary)
     async def see(session: str, request: Request, timestamp: float | None = None) -> SeenFrame:
         """See one picture (JPEG, PNG, ...), sent as the request's body, shown at `timestamp` seconds."""
         found = sessions.get(session)
@@ -235,7 +234,7 @@ def question_routes(sessions: Sessions) -> Any:
     return router
 
 
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
 
 def events(pieces: Iterator[str], document: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ from .limits import UnknownSession
 from .messages import ChatRequest
 from .sessions import Sessions
 
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
 
 def chat_routes(sessions: Sessions) -> Any:
