@@ -4,19 +4,17 @@ gradio is optional and imported inside the functions; annotations are evaluated,
 """
 
 import functools
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..config import MEMORY_POLICIES
 from ..media.source import MediaError
-from ..serve.export import dialogue_json, dialogue_srt
-from ..serve.limits import Limits, NotAllowed
+from ..serve.limits import Limits
 from ..serve.settings import SessionSettings
 from ..serve.sources import Opened, open_network, open_push, open_sample, open_world
 from ..serve.track import Moment
-from .memory_view import counters_html, memory_html, screen_html, stamp, status_html
+from .memory_view import counters_html, links_html, memory_html, screen_html, stamp, status_html
 from .visits import Visits, parse_levels
 
 NOW = -1
@@ -102,9 +100,9 @@ class Actions:
         return self.tick(visitor, NOW)
 
     def tick(self, visitor: str, shown: int) -> tuple[Any, ...]:
-        """status, memory, counters"""
+        """Values for: status, memory, counters, links."""
         state, moments, moment = self.visits.view(visitor, shown)
-        return status_html(state), memory_html(state, moments, moment), counters_html(state)
+        return status_html(state), memory_html(state, moments, moment), counters_html(state), links_html(state)
 
     def ask(self, visitor: str, question: str, chat: Chat) -> Iterator[tuple[Any, ...]]:
         """Values for: question box, chat, moments - again with each piece of the answer."""
@@ -124,7 +122,7 @@ class Actions:
         behind = sum(k > index for k in asked)  # questions after the one that was clicked, or whose answer was
         return moments[-1 - behind].number if behind < len(moments) else NOW
 
-    # ---- settings and export ----------------------------------------------------------------------------------------
+    # ---- settings ----------------------------------------------------------------------------------------
 
     def change(
         self, visitor: str, fps: float, levels: str, policy: str, cascade: bool, prompt: str, most: float
@@ -135,19 +133,6 @@ class Actions:
         self.visits.change(visitor, settings)
         state, _, _ = self.visits.view(visitor)
         return (screen_html(state), [], _choices([]), *self.tick(visitor, NOW))
-
-    def export(self, visitor: str, kind: str) -> str:
-        """Path of a file with the dialogue; it is removed with the session."""
-        session = self.visits.running(visitor)
-        moments = list(session.track.moments)
-        if not moments:
-            raise NotAllowed("there is no dialogue yet: ask something first")
-        about = {"source": session.state()["source"], "model": self.visits.sessions.model_name}
-        text = dialogue_json(moments, about) if kind == "json" else dialogue_srt(moments)
-        folder = Path(tempfile.mkdtemp(dir=session.folder))
-        path = folder / f"dialogue.{kind}"
-        path.write_text(text, "utf-8")
-        return str(path)
 
 
 def _choices(moments: list[Moment]) -> Any:

@@ -80,6 +80,17 @@ def counters_html(state: State | None) -> str:
     return f'<dl class="vco-counters" aria-label="Counters">{cells}</dl>'
 
 
+def links_html(state: State | None) -> str:
+    """The dialogue as files, once there is one."""
+    if state is None or not state["questions"]:
+        return ""
+    links = "".join(
+        f'<a class="vco-link" href="live/{state["id"]}/dialogue.{kind}" download="dialogue.{kind}">{text}</a>'
+        for kind, text in (("json", "Dialogue as json"), ("srt", "Dialogue as subtitles (srt)"))
+    )
+    return f'<nav class="vco-links" aria-label="Export">{links}</nav>'
+
+
 def _reused(stats: dict[str, Any]) -> str:
     if not stats["prompt_tokens"]:
         return "–"

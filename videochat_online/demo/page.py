@@ -145,9 +145,7 @@ def _add_chat(parts: SimpleNamespace) -> None:
         parts.ask = gr.Button("Ask", variant="primary", scale=1, min_width=80, elem_id="vco-ask")
     with gr.Row(elem_id="vco-examples"):
         parts.examples = [gr.Button(text, size="sm") for text in EXAMPLES]
-    with gr.Row():
-        parts.export_json = gr.DownloadButton("Dialogue as json", size="sm")
-        parts.export_srt = gr.DownloadButton("Dialogue as subtitles (srt)", size="sm")
+    parts.links = gr.HTML("")
 
 
 def _add_memory(parts: SimpleNamespace) -> None:
@@ -173,9 +171,7 @@ def _add_settings(parts: SimpleNamespace, sessions: Sessions) -> None:
         with gr.Row():
             gr.Dropdown([sessions.model_name], value=sessions.model_name, label="Model", interactive=False)
             most = sessions.limits.max_new_tokens
-            parts.most = gr.Slider(
-                8, most, value=min(most, USUAL_NEW_TOKENS), step=8, label="Longest answer, tokens"
-            )
+            parts.most = gr.Slider(8, most, value=min(most, USUAL_NEW_TOKENS), step=8, label="Longest answer, tokens")
             parts.prompt = gr.Textbox(label="System prompt (empty: the model's own)", lines=2)
         parts.apply = gr.Button("Apply (the stream starts anew)")
 
@@ -183,7 +179,7 @@ def _add_settings(parts: SimpleNamespace, sessions: Sessions) -> None:
 def _connect_stream(parts: SimpleNamespace, actions: Actions) -> None:
     import gradio as gr
 
-    live = [parts.status, parts.memory, parts.counters]
+    live = [parts.status, parts.memory, parts.counters, parts.links]
     begun = [parts.screen, parts.chat, parts.moments, parts.seek, parts.upload, *live]
 
     def sample(name: str, request: gr.Request) -> Any:
@@ -252,7 +248,7 @@ def _connect_chat(parts: SimpleNamespace, actions: Actions) -> None:
 def _connect_rest(parts: SimpleNamespace, actions: Actions) -> None:
     import gradio as gr
 
-    live = [parts.status, parts.memory, parts.counters]
+    live = [parts.status, parts.memory, parts.counters, parts.links]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def tick(shown: int, request: gr.Request) -> Any:
@@ -263,14 +259,6 @@ def _connect_rest(parts: SimpleNamespace, actions: Actions) -> None:
     ) -> Any:
         return actions.change(str(request.session_hash), fps, levels, policy, cascade, prompt, most)
 
-    def export(kind: str) -> Any:
-        def run(request: gr.Request) -> Any:
-            return actions.export(str(request.session_hash), kind)
-
-        return told(run)
-
     gr.on([parts.timer.tick, parts.moments.change], tick, parts.moments, live, queue=False, **quiet)
     settings = [parts.fps, parts.levels, parts.policy, parts.cascade, parts.prompt, parts.most]
     parts.apply.click(told(change), settings, [parts.screen, parts.chat, parts.moments, *live], **quiet)
-    parts.export_json.click(export("json"), None, parts.export_json, **quiet)
-    parts.export_srt.click(export("srt"), None, parts.export_srt, **quiet)

@@ -78,11 +78,15 @@ footer { display: none !important; }
   padding: .3rem .45rem; border: 1px solid var(--border-color-primary); border-radius: 8px; }
 .vco-left figcaption { display: none; }
 .vco-left .vco-gone .vco-pic { filter: grayscale(1); opacity: .6; outline: 2px solid #dc2626; }
+.vco-links { display: flex; flex-wrap: wrap; gap: .5rem; }
+.vco-link { font-size: .82rem; padding: .3rem .7rem; border: 1px solid var(--border-color-primary); border-radius: 8px;
+  color: var(--body-text-color) !important; text-decoration: none !important; }
+.vco-link:hover { border-color: #6366f1; }
 .vco-hint { color: var(--body-text-color-subdued); }
 .vco-transport button { min-width: 5.2rem !important; }
 #vco-examples { gap: .4rem; }
 #vco-examples button { font-weight: 400; font-size: .82rem; flex: 0 1 auto; min-width: 0 !important; }
-:is(button, input, textarea, select, [role=tab]):focus-visible { outline: 3px solid #6366f1 !important;
+:is(a, button, input, textarea, select, [role=tab]):focus-visible { outline: 3px solid #6366f1 !important;
   outline-offset: 2px; }
 @media (max-width: 700px) {
   .gradio-container .main { padding: .6rem !important; }

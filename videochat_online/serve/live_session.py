@@ -252,6 +252,7 @@ class LiveSession:
             "levels": [asdict(level) | {"tokens": level.num_tokens} for level in self.session.memory.config.levels],
             "held": [asdict(frame) for frame in self.track.held()],
             "departures": [asdict(event) for event in self.track.events()],
+            "questions": len(self.track.moments),
             "stats": dict(stats),
         }
 

@@ -1,12 +1,13 @@
-"""Pictures of a session for a browser: what is on screen as motion JPEG, and frames of its memory.
+"""What a page fetches of a session: the screen as motion JPEG, frames of its memory, the dialogue as a file.
 
-A session's id is the only key: <img> can send no token. FastAPI is optional and imported inside the functions.
+A session's id is the only key: <img> and <a> can send no token. FastAPI is optional and imported inside the functions.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from .export import dialogue_json, dialogue_srt
 from .limits import UnknownSession
 from .live_session import LiveSession
 from .sessions import Sessions
@@ -34,6 +35,19 @@ def add_picture_routes(app: Any, sessions: Sessions) -> None:
         if data is None:
             raise UnknownSession(f"frame {number} is not kept any more")
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+    @app.get("/live/{session}/dialogue.{kind}", include_in_schema=False)
+    def dialogue(session: str, kind: str) -> Any:
+        found = sessions.get(session)
+        moments = list(found.track.moments)
+        if kind not in ("json", "srt"):
+            raise UnknownSession(f"a dialogue comes as json or srt, not {kind!r:.20}")
+        about = {"source": found.state()["source"], "model": sessions.model_name}
+        text = dialogue_json(moments, about) if kind == "json" else dialogue_srt(moments)
+        headers = {**NOT_KEPT, "Content-Disposition": f'attachment; filename="dialogue.{kind}"'}
+        return Response(
+            text, media_type="application/json" if kind == "json" else "application/x-subrip", headers=headers
+        )
 
 
 NOT_KEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -23,7 +23,7 @@ from .addresses import open_address
 from .limits import Limits, NotAllowed
 
 SCENE_SECONDS = 120.0
-WORLD_SIZE = 256
+WORLD_SIZE = 224
 SAMPLES = {"shapes": SHIPPED_MODELS["pocket"] / "sample.mp4"}
 """Clips that come with the package, by name. Visitors name samples, never paths."""
 

@@ -1,0 +1,208 @@
+"""The page as visitors use it, in headless Chromium."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def frames(page) -> int:
+    """Pictures in the memory's rows."""
+    return page.locator("#vco-memory .vco-frames .vco-frame").count()
+
+
+def counter(page, name: str) -> str:
+    return page.locator(".vco-counters div", has_text=name).locator("dd").inner_text()
+
+
+def upload(page, path) -> None:
+    page.get_by_role("tab", name="Upload").click()
+    page.locator("#vco-upload input[type=file]").set_input_files(str(path))
+
+
+def ask(page, question: str) -> None:
+    page.get_by_label("Question").fill(question)
+    page.get_by_label("Question").press("Enter")
+
+
+def answer(page, number: int = 0) -> str:
+    """The answer number `number`, when it is complete."""
+    bot = page.locator("#vco-chat .bot.message").nth(number)
+    bot.wait_for()
+    before = ""
+    for _ in range(60):
+        text = bot.inner_text()
+        if text.strip() not in ("", "…") and text == before:
+            return text
+        before = text
+        time.sleep(0.4)
+    raise AssertionError(f"no answer came to an end, last seen: {before!r}")
+
+
+def wait_for(condition, seconds: float = 15.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_upload_play_ask_and_look_at_the_memory(demo, visit, clips):
+    page = visit()
+    assert "untrained" in page.locator(".vco-note").inner_text() or not demo.sessions.model.config.note
+    upload(page, clips.one)
+    page.locator(".vco-playing").wait_for()
+    wait_for(lambda: frames(page) >= 2)
+    page.wait_for_function("document.querySelector('#vco-screen img')?.naturalWidth > 0")
+    ask(page, "What is happening now?")
+    page.locator("#vco-chat .user.message", has_text=re.compile(r"0:\d\d\.\d What is happening now\?")).wait_for()
+    said = answer(page)
+    (session,) = demo.sessions._sessions.values()
+    assert session.track.moments[0].answer.split()[0][:8] in said
+    held_then = len(session.track.moments[0].held)
+    before = frames(page)
+    wait_for(lambda: frames(page) > before)
+    page.locator("#vco-moments label", has_text="What is happening").click()  # what was in memory then
+    page.locator(".vco-then", has_text="What is happening now?").wait_for()
+    assert frames(page) == held_then
+    page.locator("#vco-moments label", has_text="now").first.click()
+    wait_for(lambda: frames(page) > held_then)
+    page.locator("#vco-chat .user.message").click()  # the same by a click on the question
+    page.locator(".vco-then", has_text="What is happening now?").wait_for()
+    wait_for(lambda: counter(page, "first token").endswith("s"))
+    assert "MiB" in counter(page, "memory") and counter(page, "dropped") == "0"
+
+
+def test_pause_play_seek_stop_and_start_again(demo, visit, clips):
+    page = visit()
+    upload(page, clips.one)
+    page.locator(".vco-playing").wait_for()
+    page.get_by_role("button", name="Pause").click()
+    page.locator(".vco-paused").wait_for()
+    seen = counter(page, "frames seen")
+    time.sleep(1.5)
+    assert counter(page, "frames seen") == seen
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.locator(".vco-playing").wait_for()
+    box = page.get_by_label(re.compile("number input for Go to second"))
+    box.fill("20")
+    box.press("Enter")
+    page.get_by_role("slider", name=re.compile("Go to second")).press("ArrowRight")  # the keyboard is enough
+    (session,) = demo.sessions._sessions.values()
+    wait_for(lambda: session.state()["position"] >= 20)
+    page.get_by_role("button", name="Stop").click()
+    page.locator(".vco-status .vco-over").wait_for()
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.locator(".vco-playing").wait_for()
+    wait_for(lambda: session.state()["position"] < 20)
+
+
+def test_a_camera(demo, visit):
+    page = visit()
+    page.get_by_role("tab", name="Camera").click()
+    page.locator("#vco-camera").get_by_text("Click to Access Webcam").click()
+    page.locator("#vco-camera button", has_text=re.compile("Record|Start", re.I)).first.click()
+    wait_for(lambda: len(demo.sessions) == 1)
+    page.locator(".vco-name", has_text="your camera").wait_for()
+    wait_for(lambda: frames(page) >= 3, 25)
+    ask(page, "What do you see?")
+    assert answer(page)
+    (session,) = demo.sessions._sessions.values()
+    assert session.state()["stats"]["frames_seen"] >= 3
+    assert session.latest().image.shape[2] == 3 and session.latest().image.std() > 5
+
+
+def test_two_visitors_with_different_videos(demo, visit, clips):
+    one, two = visit(), visit()
+    upload(one, clips.one)
+    upload(two, clips.two)
+    for page, name in ((one, "one.mp4"), (two, "two.mp4")):
+        page.locator(".vco-name", has_text=name).wait_for()
+        wait_for(lambda page=page: frames(page) >= 2)
+    ask(one, "Who is first?")
+    ask(two, "Who is second?")
+    assert answer(one) and answer(two)
+    assert "second" not in one.locator("#vco-chat").inner_text()
+    assert "first" not in two.locator("#vco-chat").inner_text()
+    shapes = {s.state()["source"]: s.latest().image.shape for s in demo.sessions._sessions.values()}
+    assert shapes == {"one.mp4": (48, 64, 3), "two.mp4": (64, 96, 3)}
+    for page in (one, two):  # every picture in sight is one of the visitor's own session
+        keys = {src.split("/")[1] for src in page.locator("#vco-memory img").evaluate_all(
+            "all => all.map(e => e.getAttribute('src'))")}  # fmt: skip
+        assert len(keys) == 1
+
+
+def test_mistakes_are_told(demo, visit, clips):
+    page = visit()
+    toast = page.locator(".toast-wrap, .toast-body").first
+    page.get_by_role("button", name="Play", exact=True).click()
+    toast.get_by_text("start a stream first").wait_for()
+    upload(page, clips.bad)
+    page.get_by_text("bad.mp4: is not a video").first.wait_for()
+    page.get_by_role("tab", name="Address").click()
+    page.get_by_label("RTSP, HTTP, HLS or UDP address").fill("ftp://example.org/a")
+    page.get_by_role("button", name="Connect").click()
+    page.get_by_text("expected an address such as").first.wait_for()
+    page.get_by_label("RTSP, HTTP, HLS or UDP address").fill("rtsp://127.0.0.1:9/live")
+    page.get_by_role("button", name="Connect").click()
+    page.locator(".vco-problem", has_text="Connection refused").wait_for()
+    page.get_by_role("tab", name="Sample").click()
+    page.get_by_role("button", name="Watch the sample").click()  # and all is well again
+    page.locator(".vco-playing").wait_for()
+    assert page.locator(".vco-problem").count() == 0
+
+
+def test_places_end_with_the_page_and_take_the_files_with_them(demo, visit, clips):
+    pages = [visit() for _ in range(4)]
+    for page in pages[:3]:
+        upload(page, clips.one)
+        page.locator(".vco-playing").wait_for()
+    pages[3].get_by_role("button", name="Watch the sample").click()
+    pages[3].get_by_text("all 3 places are taken").first.wait_for()
+    folders = [session.folder for session in demo.sessions._sessions.values()]
+    assert all(list(folder.iterdir()) for folder in folders)
+    pages[0].close()
+    wait_for(lambda: len(demo.sessions) == 2, 40)
+    assert sum(folder.exists() for folder in folders) == 2
+    assert not list(demo.uploads.rglob("*.mp4")), "what the browser sent is kept in the session's folder only"
+    pages[3].get_by_role("button", name="Watch the sample").click()
+    pages[3].locator(".vco-playing").wait_for()
+
+
+def test_settings_and_export(demo, visit, clips, tmp_path):
+    page = visit()
+    page.get_by_role("button", name="Watch the sample").click()
+    page.locator(".vco-playing").wait_for()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Frames each level holds, finest first").fill("1/1/4")
+    page.get_by_role("button", name=re.compile("^Apply")).click()
+    page.get_by_text("0 of 4 held").or_(page.get_by_text(re.compile("[1-4] of 4 held"))).first.wait_for()
+    wait_for(lambda: frames(page) >= 2)
+    page.get_by_role("button", name="What may happen next?").click()  # an example question
+    assert answer(page)
+    for kind in ("json", "srt"):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=f"Dialogue as {'json' if kind == 'json' else 'subtitles'}").click()
+        download.value.save_as(tmp_path / f"dialogue.{kind}")
+        assert "What may happen next?" in (tmp_path / f"dialogue.{kind}").read_text()
+    page.get_by_label("Frames each level holds, finest first").fill("many")
+    page.get_by_role("button", name=re.compile("^Apply")).click()
+    page.get_by_text("are written as 2/2/12").first.wait_for()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, True)])
+def test_it_fits_and_can_be_read(demo, visit, width, dark):
+    page = visit(width=width, height=844, dark=dark)
+    page.get_by_role("button", name="Watch the sample").click()
+    wait_for(lambda: frames(page) >= 4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    names = "[...document.querySelectorAll('#vco-memory img, #vco-screen img')].map(e => e.getAttribute('alt'))"
+    assert all(page.evaluate(names)), "every picture says in words what it is"
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button')].filter(e => e.offsetParent && !e.innerText.trim()"
+        " && !e.ariaLabel && !e.title && !e.querySelector('[aria-label]')).map(e => e.outerHTML.slice(0, 120))"
+    )
+    assert unnamed == []
