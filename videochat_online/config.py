@@ -44,9 +44,10 @@ class MemoryLevel:
 class MemoryConfig:
     """Shape and rule of the memory bank. Level 0 is the finest.
 
-    Policies: `pyramid` (evict the older of the most similar neighbours; arXiv 2501.00584), and for
-    comparison `fifo` (evict the oldest of the level), `uniform` (keep frames evenly spread in time),
-    `merge` (average the most similar neighbours), `recent` (the last frames at full grid, no memory).
+    Policies: `pyramid` (evict the older of the most similar neighbours; arXiv 2501.00584), and for comparison `fifo`
+    (evict the oldest of the level), `uniform` (keep frames evenly spread in time), `merge` (average the most similar
+    neighbours), `recent` (the last frames, no memory: `MemoryConfig.recent` keeps them at full grid; over several
+    levels it equals `fifo`).
     """
 
     levels: tuple[MemoryLevel, ...]

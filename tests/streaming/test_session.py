@@ -326,3 +326,33 @@ def test_a_session_of_another_model(pocket, published, tmp_path):
     filled(pocket).save(tmp_path / "one.session")
     with pytest.raises(ValueError, match="is a session of a model"):
         StreamingSession.restore(published[0], published[1], tmp_path / "one.session")
+
+
+def test_a_long_dialogue_forgets_its_oldest_turns(pocket, caplog):
+    """500 questions on one session: the prompt stays within the model, the newest turns stay in it."""
+    session = filled(pocket, 20)
+    for k in range(150):
+        session.ask(
+            f"Question number {k}, and what did the red circle do before the blue square came?", max_new_tokens=12
+        )
+        stats = session.stats()
+        assert stats["prompt_tokens"] + 12 <= 4096
+    assert stats["questions"] == 150 and stats["turns_forgotten"] > 0
+    assert "oldest" in caplog.text and session.turns[-1].question.startswith("Question number 149")
+    text = pocket[1].tokenizer.decode(session.prompt("Now?")[0].ids)
+    assert "number 149," in text and "number 0," not in text and text.count("Frame") == 16
+    with pytest.raises(ValueError, match=r"answer may have 5000, but the model takes 4096"):
+        session.ask("What?", max_new_tokens=5000)
+
+
+def test_a_streamed_question_is_about_the_moment_of_the_call(pocket):
+    session, expected = filled(pocket, 10), filled(pocket, 10).ask("What now?", max_new_tokens=12)
+    pieces = session.ask_stream("What now?", max_new_tokens=12)
+    session.see_many(pictures(9, seed=4), [9.0 + k for k in range(9)])
+    assert "".join(pieces) == expected and session.turns[0].num_seen == 10
+
+
+@pytest.mark.parametrize("option", ["eos_token_id", "streamer", "return_dict_in_generate"])
+def test_options_that_are_the_sessions_are_refused(pocket, option):
+    with pytest.raises(ValueError, match=f"'{option}' is the session's to set"):
+        filled(pocket, 3).ask("What?", max_new_tokens=3, **{option: 1})

@@ -43,6 +43,13 @@ def factor_set(config: PreTrainedConfig, num_positions: int) -> int:
     return 0
 
 
+def max_positions(config: PreTrainedConfig) -> int:
+    """Tokens of a sequence at most; rope types that stretch the trained length count with their factor."""
+    rope = config.rope_parameters
+    stretched = rope["rope_type"] in ("dynamic", "linear", "yarn")
+    return int(config.max_position_embeddings * (rope["factor"] if stretched else 1))
+
+
 def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
     return config.rope_parameters["rope_type"] in ("longrope", "dynamic")
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ..processing import Processor
 
 
+OURS = ("eos_token_id", "pad_token_id", "streamer", "stopping_criteria", "return_dict_in_generate", "input_ids")
+"""Options of transformers' generate that this file decides."""
+
+
 @dataclass
 class Answer:
     """What came out of one question and what it cost. Times in seconds."""
@@ -91,6 +95,9 @@ def generate_answer(
     `started` (of time.perf_counter) is when the question came. `emit` receives the text piece by piece; setting `stop`
     ends the answer at the next token.
     """
+    for name in OURS:
+        if name in generation:
+            raise ValueError(f"{name!r} is the session's to set, not an option of a question")
     answer = Answer(prompt_tokens=inputs_embeds.shape[1])
     stream = _TextStream(processor.decode, emit or (lambda piece: None), started)
     if stop is not None:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..prompt.messages import Message, frame_parts
+
+if TYPE_CHECKING:
+    from ..model.memory_bank import MemoryFrame
+    from ..prompt.render import Rendered
 
 
 class HeldFrame(Protocol):
@@ -33,6 +37,19 @@ class Turn:
     """Frames seen when it was asked: earlier ones belong to this turn or to one before it."""
     timestamp: float | None
     """Seconds, of the last frame seen when it was asked."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question with everything its answer depends on, as it was when it came."""
+
+    question: str
+    rendered: Rendered
+    frames: Sequence[MemoryFrame]
+    num_seen: int
+    timestamp: float | None
+    started: float
+    """When it came (time.perf_counter)."""
 
 
 def dialogue(

@@ -10,9 +10,10 @@ while another asks: a question is answered from what the memory held when it was
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..config import MemoryConfig
+from ..model.language_model import max_positions
 from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
 from .answering import Answer, stream_pieces
 from .encoding import FrameEncoder
-from .history import Turn, dialogue
+from .history import Asked, Turn, dialogue
 from .language import LanguageSide
 from .saving import read_session, write_session
 from .stats import SessionStats
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
     from ..prompt.render import Rendered
+
+log = logging.getLogger(__name__)
 
 
 class StreamingSession:
@@ -83,6 +87,7 @@ class StreamingSession:
             self.memory.reset()
             self._language.reset()
             self._turns: list[Turn] = []
+            self._num_forgotten = 0
             self._unchanged.reset()
             self._encode_seconds, self._num_skipped = 0.0, 0
             self._last_timestamp: float | None = None
@@ -99,7 +104,10 @@ class StreamingSession:
         return self.see_many([frame], [timestamp])
 
     def see_many(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> list[MemoryEvent]:
-        """Take in several frames in order of time, encoded in batches; equal to `see` one by one."""
+        """Take in several frames in order of time, encoded in batches; equal to `see` one by one.
+
+        Where a frame is refused (ValueError), the batches before its own have been taken in.
+        """
         if len(frames) != len(timestamps):
             raise ValueError(f"{len(frames)} frames came with {len(timestamps)} timestamps")
         events: list[MemoryEvent] = []
@@ -145,13 +153,14 @@ class StreamingSession:
             without_frames: allow a question before any frame (to measure what a model says blind).
             generation: passed to transformers' `generate`, such as do_sample, temperature or num_beams.
 
-        Raises ValueError for an empty question, or one before any frame.
+        Raises ValueError for an empty question, one before any frame, or a prompt that the model cannot hold. A
+        dialogue that has grown too long for the model loses its oldest turns (logged, and counted in `stats`).
         """
         self._waiting.set()
         with self._asking:
             self._waiting.clear()
-            answer = self._answer(question, keep, without_frames, max_new_tokens=max_new_tokens, **generation)
-        return answer.text
+            asked = self._asked(question, without_frames, max_new_tokens)
+            return self._answer(asked, keep, max_new_tokens=max_new_tokens, **generation).text
 
     def ask_stream(
         self,
@@ -164,31 +173,50 @@ class StreamingSession:
     ) -> Iterator[str]:
         """Like `ask`, but yields the answer piece by piece; the pieces joined are what `ask` returns.
 
-        Leaving the iterator early ends the answer there; what was said until then is kept.
+        The question is about what the memory holds at the call, however late the first piece is taken. Leaving the
+        iterator early ends the answer there; what was said until then is kept.
         """
-        self._check_question(question, without_frames)  # now, not when the first piece is wanted
+        asked = self._asked(question, without_frames, max_new_tokens)
 
-        def run(emit: Any, stop: threading.Event) -> None:
+        def run(emit: Callable[[str], None], stop: threading.Event) -> None:
             self._waiting.set()
             with self._asking:
                 self._waiting.clear()
-                self._answer(
-                    question, keep, without_frames, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation
-                )
+                self._answer(asked, keep, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation)
 
         return stream_pieces(run)
 
-    def _answer(self, question: str, keep: bool, without_frames: bool, **generation: Any) -> Answer:
-        started = time.perf_counter()
+    def _asked(self, question: str, without_frames: bool, max_new_tokens: int) -> Asked:
+        """Memory and dialogue as they are now, with room for the answer."""
+        started, limit = time.perf_counter(), max_positions(self.model.config.llm_config)
         with self._state:
             self._check_question(question, without_frames)
-            num_seen, timestamp = self.memory.num_written, self._last_timestamp
             rendered, frames = self.prompt(question)
-        answer = self._language.answer(rendered, frames, started=started, **generation)
+            while len(rendered.ids) + max_new_tokens > limit and self._turns:
+                self._forget_turns(limit)
+                rendered, frames = self.prompt(question)
+            if len(rendered.ids) + max_new_tokens > limit:
+                raise ValueError(
+                    f"the prompt has {len(rendered.ids)} tokens and the answer may have {max_new_tokens}, "
+                    f"but the model takes {limit} in all: use a smaller memory or max_new_tokens"
+                )
+            return Asked(question, rendered, frames, self.memory.num_written, self._last_timestamp, started)
+
+    def _forget_turns(self, limit: int) -> None:
+        """Drop the oldest quarter of the dialogue: rarely, because each time the whole prompt is computed again."""
+        number = max(1, len(self._turns) // 4)
+        log.warning(
+            "the dialogue is longer than the model's %d tokens: its oldest %d turns are forgotten", limit, number
+        )
+        del self._turns[:number]
+        self._num_forgotten += number
+
+    def _answer(self, asked: Asked, keep: bool, **generation: Any) -> Answer:
+        answer = self._language.answer(asked.rendered, asked.frames, started=asked.started, **generation)
         with self._state:
             self._last_answer = answer
             if keep:
-                self._turns.append(Turn(question, answer.text, num_seen, timestamp))
+                self._turns.append(Turn(asked.question, answer.text, asked.num_seen, asked.timestamp))
         return answer
 
     def prefill(self) -> int | None:
@@ -252,7 +280,8 @@ class StreamingSession:
                 bytes=self.memory.num_bytes,
                 encode_fps=seen / self._encode_seconds if self._encode_seconds else None,
                 last_timestamp=self._last_timestamp,
-                questions=len(self._turns),
+                questions=len(self._turns) + self._num_forgotten,
+                turns_forgotten=self._num_forgotten,
                 cache_bytes=self._language.cache.num_bytes,
                 prompt_tokens=last.prompt_tokens if last else None,
                 cached_tokens=last.cached_tokens if last else None,
@@ -270,6 +299,8 @@ class StreamingSession:
                 "timestamps": self.timestamps,
                 "system_prompt": self.system_prompt,
                 "encode_batch_size": self.encode_batch_size,
+                "skip_below": self._unchanged.threshold,
+                "reuse_cache": self._language.reuse_cache,
                 "encode_seconds": self._encode_seconds,
                 "turns": [asdict(turn) for turn in self._turns],
             }
@@ -291,6 +322,8 @@ class StreamingSession:
             timestamps=about["timestamps"],
             system_prompt=about["system_prompt"],
             encode_batch_size=about["encode_batch_size"],
+            skip_below=about["skip_below"],
+            reuse_cache=about["reuse_cache"],
         )
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if key.endswith(".features")}
         session.memory.load_state_dict({**tensors, **maps})

@@ -22,6 +22,9 @@ class SessionStats(TypedDict):
     last_timestamp: float | None
     """Seconds."""
     questions: int
+    """Kept in the dialogue, or forgotten."""
+    turns_forgotten: int
+    """Oldest turns that the dialogue had to give up to fit the model."""
     cache_bytes: int
     """Keys and values kept of the last prompt."""
     prompt_tokens: int | None
