@@ -145,7 +145,9 @@ def warm_up(output: Path, settings: WarmUpSettings, *, num_workers: int = 1) -> 
     (output / "settings.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
     side = model.config.image_size // model.config.vision_config.patch_size
     frames = LabelledFrames(settings, state.next_scene, side, model.config.image_size)
-    scenes = iter(DataLoader(frames, batch_size=None, num_workers=num_workers, prefetch_factor=8))
+    scenes = iter(
+        DataLoader(frames, batch_size=None, num_workers=num_workers, prefetch_factor=8 if num_workers else None)
+    )
     started = time.monotonic() - state.seconds
     with (output / "log.jsonl").open("a") as log:
         for step in range(state.step, settings.steps):
@@ -210,7 +212,7 @@ class _State:
         if not path.exists():
             return cls()
         saved = torch.load(path, weights_only=True)
-        if saved["settings"] != json.loads(json.dumps(asdict(settings))):
+        if saved["settings"] != asdict(settings):
             raise ValueError(f"{path} was made with {saved['settings']}, not {asdict(settings)}: use another folder")
         trained.load_state_dict(saved["trained"])
         optimizer.load_state_dict(saved["optimizer"])
