@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:gradio")]
 
 
 def frames(page) -> int:
@@ -113,6 +113,8 @@ def test_a_camera(demo, visit):
     (session,) = demo.sessions._sessions.values()
     assert session.state()["stats"]["frames_seen"] >= 3
     assert session.latest().image.shape[2] == 3 and session.latest().image.std() > 5
+    kept = [path for path in demo.uploads.rglob("*") if path.is_file()]
+    assert len(kept) < 3, "a camera's frames do not fill the disk"
 
 
 def test_two_visitors_with_different_videos(demo, visit, clips):
@@ -170,6 +172,17 @@ def test_places_end_with_the_page_and_take_the_files_with_them(demo, visit, clip
     assert not list(demo.uploads.rglob("*.mp4")), "what the browser sent is kept in the session's folder only"
     pages[3].get_by_role("button", name="Watch the sample").click()
     pages[3].locator(".vco-playing").wait_for()
+
+
+def test_an_idle_session_says_so(demo, visit):
+    page = visit()
+    page.get_by_role("button", name="Watch the sample").click()
+    page.locator(".vco-playing").wait_for()
+    (key,) = demo.sessions._sessions
+    demo.sessions.end(key)  # as the idle watch does
+    page.get_by_text("was not used for a while and has ended").wait_for()
+    page.get_by_role("button", name="Watch the sample").click()
+    page.locator(".vco-playing").wait_for()
 
 
 def test_settings_and_export(demo, visit, clips, tmp_path):

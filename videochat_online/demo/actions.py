@@ -19,6 +19,7 @@ from .visits import Visits, parse_levels
 
 NOW = -1
 """The memory view's choice that follows the stream; questions are numbered from 0."""
+ENDED = '<p class="vco-problem" role="alert">Your session was not used for a while and has ended. Start it again.</p>'
 Chat = list[dict[str, Any]]
 
 
@@ -102,7 +103,8 @@ class Actions:
     def tick(self, visitor: str, shown: int) -> tuple[Any, ...]:
         """Values for: status, memory, counters, links."""
         state, moments, moment = self.visits.view(visitor, shown)
-        return status_html(state), memory_html(state, moments, moment), counters_html(state), links_html(state)
+        status = ENDED if state is None and self.visits.has_ended(visitor) else status_html(state)
+        return status, memory_html(state, moments, moment), counters_html(state), links_html(state)
 
     def ask(self, visitor: str, question: str, chat: Chat) -> Iterator[tuple[Any, ...]]:
         """Values for: question box, chat, moments - again with each piece of the answer."""

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..serve.limits import NotAllowed
+from ..serve.limits import NotAllowed, UnknownSession
 from ..serve.live_session import LiveSession
 from ..serve.sessions import Sessions
 from ..serve.settings import SessionSettings
@@ -27,6 +27,7 @@ class Visits:
         """Where the browser's uploads arrive; nothing outside it is opened."""
         self._keys: dict[str, str] = {}
         self._settings: dict[str, SessionSettings] = {}
+        self._ended: set[str] = set()
         self._lock = threading.Lock()
 
     def session(self, visitor: str) -> LiveSession | None:
@@ -36,8 +37,9 @@ class Visits:
             return None
         try:
             return self.sessions.get(key)
-        except ValueError:
+        except UnknownSession:
             self._keys.pop(visitor, None)
+            self._ended.add(visitor)
             return None
 
     def _session_for(self, visitor: str) -> LiveSession:
@@ -46,7 +48,12 @@ class Visits:
             if session is None:
                 session = self.sessions.create(self._settings.get(visitor))
                 self._keys[visitor] = session.key
+                self._ended.discard(visitor)
             return session
+
+    def has_ended(self, visitor: str) -> bool:
+        """Whether the visitor had a session that was ended for being idle."""
+        return visitor in self._ended
 
     def running(self, visitor: str) -> LiveSession:
         """The visitor's session; NotAllowed without one."""
@@ -95,6 +102,7 @@ class Visits:
         """The page was closed."""
         with self._lock:
             self._settings.pop(visitor, None)
+            self._ended.discard(visitor)
             if (session := self.session(visitor)) is not None:
                 self._keys.pop(visitor)
                 self.sessions.end(session.key)

@@ -10,7 +10,7 @@ from typing import Any
 from .limits import Limits
 from .sessions import Sessions
 
-LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
+LOOPBACK_NAMES = ["localhost", "127.0.0.1"]
 
 
 def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
@@ -19,6 +19,13 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
     where.add_argument("--port", type=int, default=port, help="default: %(default)s")
     where.add_argument(
         "--token", help="what API clients must send; made up and printed where --host is not the loopback address"
+    )
+    where.add_argument(
+        "--served-as",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another host name it is reached by (a proxy's)",
     )
     most = parser.add_argument_group("limits")
     usual = Limits()
@@ -71,7 +78,8 @@ def run_server(options: argparse.Namespace, sessions: Sessions, add_page: AddPag
 
     local = is_loopback(options.host)
     token = options.token or (None if local else secrets.token_urlsafe(24))
-    app = create_app(sessions, token=token, hosts=LOOPBACK_NAMES if local else None)
+    names = [*LOOPBACK_NAMES, *options.served_as] if local and ":" not in options.host else None
+    app = create_app(sessions, token=token, hosts=names)
     add_picture_routes(app, sessions)
     if add_page is not None:
         app = add_page(app, sessions)
@@ -79,6 +87,7 @@ def run_server(options: argparse.Namespace, sessions: Sessions, add_page: AddPag
         print(f"note: {note}", file=sys.stderr)
     if token is not None and options.token is None:
         print(f"API token: {token}", file=sys.stderr)
-    place = f"http://{options.host}:{options.port}"
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    place = f"http://{host}:{options.port}"
     print(f"{place}{'' if add_page else '/docs'} is ready; stop with Ctrl-C", file=sys.stderr, flush=True)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=3)
