@@ -105,9 +105,9 @@ def test_fsdp_on_the_cpu_is_refused():
 
 def test_a_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("videochat_online.training.distributed.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"peft: pip install 'videochat-online\[train\]'"):
+    with pytest.raises(SettingError, match=r"peft: pip install 'videochat-online\[train\]'"):
         check_packages(settings("run", llm="lora:4"))
-    with pytest.raises(ImportError, match="wandb: pip install wandb"):
+    with pytest.raises(SettingError, match="wandb: pip install wandb"):
         check_packages(settings("run", tracker="wandb"))
 
 

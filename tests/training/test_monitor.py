@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path):
 
 
 def test_curves_of_a_resumed_run(tmp_path: Path):
+    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     changes = {"tracker": "tensorboard", "resume": "auto", "schedule": "constant_with_warmup"}
@@ -56,6 +58,10 @@ def test_errors_of_the_data_keep_their_words(tmp_path: Path, num_workers: int):
     trainer = make_trainer(tmp_path, dataset=Unreadable(8), num_workers=num_workers)
     with pytest.raises(ValueError, match=r"^sample \d: too many cannot be read\n  a.mp4: empty$"):
         train(trainer, settings(tmp_path), print)
+    for worker in multiprocessing.active_children():  # what Python does when it exits, and waits for
+        worker.terminate()
+        worker.join(20)
+        assert worker.exitcode == 0
 
 
 def test_bf16_runs(tmp_path: Path):

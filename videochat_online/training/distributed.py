@@ -68,14 +68,14 @@ def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
 
 
 def check_packages(config: TrainingConfig) -> None:
-    """Raise ImportError or SettingError for what the settings need and this machine lacks."""
+    """Raise SettingError for what the settings need and this machine lacks; for a package with its install command."""
     needed = {"tensorboard": config.tracker == "tensorboard", "wandb": config.tracker == "wandb"}
     needed["peft"] = "lora" in config.vision + config.llm
     needed["deepspeed"] = config.strategy not in ("ddp", "fsdp")
     for package, is_needed in needed.items():
         if is_needed and find_spec(package) is None:
             extra = "pip install wandb" if package == "wandb" else "pip install 'videochat-online[train]'"
-            raise ImportError(f"these settings need the package {package}: {extra}")
+            raise SettingError(f"these settings need the package {package}: {extra}")
     if config.strategy == "fsdp" and uses_cpu(config):
         raise SettingError("--strategy fsdp needs CUDA devices: on the CPU transformers would quietly train with ddp")
 

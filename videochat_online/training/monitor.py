@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,9 +132,19 @@ class Curves(TrainerCallback):
 
 
 def leave_sigterm_to_the_trainer(worker: int) -> None:
-    """For data workers: torchrun and schedulers send SIGTERM to a whole process group, and the trainer, which saves a
-    checkpoint first, still needs their batches."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """For data workers: they end on a SIGTERM of the trainer's alone.
+
+    torchrun and schedulers send one to every process, and the trainer still needs batches to come to its checkpoint.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_trainer_says_so, daemon=True).start()
+
+
+def _end_when_the_trainer_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class LogBeforeSaving(TrainerCallback):
