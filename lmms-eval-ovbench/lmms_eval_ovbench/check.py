@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         num_problems += not fine
         print(f"{'ok     ' if fine else 'PROBLEM'} {found}")
-    print(f"{num_problems} problems" if num_problems else "no problems found")
+    print(f"problems: {num_problems}" if num_problems else "no problems found")
     return 1 if num_problems else 0
 
 
@@ -61,7 +61,7 @@ def check_packages(modules: Sequence[str]) -> Findings:
 
     names = ("lmms-eval", "lmms-eval-ovbench", "videochat-online", "torch", "transformers")
     yield True, f"Python {sys.version.split()[0]}, {', '.join(f'{name} {version(name)}' for name in names)}"
-    yield True, f"{torch.cuda.device_count()} CUDA devices"
+    yield True, f"CUDA devices: {torch.cuda.device_count()}"
     for module in modules:
         fine = importlib.util.find_spec(module) is not None
         yield fine, f"{module} is installed" if fine else f"{module} is not installed, and this model needs it"
@@ -96,13 +96,22 @@ def check_tasks(names: Sequence[str]) -> Findings:
     except ValueError as error:
         yield False, str(error)
         return
-    yield True, f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}"
+    yield True, f"tasks: {', '.join(task.name for task in tasks)}"
+    yield _import_code(tasks[0])
     if sources := [task.ovbench_source for task in tasks if task.ovbench_source]:
         yield from _check_ovbench(sources)
     others = sorted((task for task in tasks if not task.ovbench_source), key=lambda task: task.dataset)
     for dataset, members in groupby(others, key=lambda task: task.dataset):
         yield _from_hub(dataset, "dataset")
         yield from _check_media(dataset, list(members))
+
+
+def _import_code(task: TaskFile) -> tuple[bool, str]:
+    try:
+        task.import_code()
+    except ImportError as error:
+        return False, f"{task.name}: {error}; install what is missing"
+    return True, f"the code of {task.name} can be imported"
 
 
 def _check_ovbench(sources: Sequence[str]) -> Findings:

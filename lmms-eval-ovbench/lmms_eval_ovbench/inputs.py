@@ -49,7 +49,8 @@ class Generation:
         )
 
     def cut(self, text: str) -> str:
-        """`text` up to the first mark of `until`."""
+        """`text` up to the first mark of `until`, which may be a blank line: those at the beginning do not count."""
+        text = text.strip()
         return text[: min((text.index(mark) for mark in self.until if mark in text), default=len(text))]
 
 

@@ -1,4 +1,4 @@
-"""`python -m lmms_eval_ovbench.local_data`: lets a task of lmms-eval use annotations and videos that lie on this machine.
+"""`python -m lmms_eval_ovbench.local_data`: lets a task of lmms-eval use data that lies on this machine.
 
 lmms-eval takes a data set's name for a folder where one of that name lies below the working directory, and looks for
 videos below HF_HOME. So links are made there, and nothing is copied or downloaded.

@@ -7,7 +7,7 @@ about one video share a pass over it. The class knows no benchmark.
 from __future__ import annotations
 
 import os
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ from videochat_online.evaluation.run_setup import responder_from_flags, settings
 from videochat_online.evaluation.runner import MODES
 from videochat_online.evaluation.types import Reply
 from videochat_online.media.readers import MediaError
-from videochat_online.model_flags import parse_capacities
+from videochat_online.model_flags import add_memory_flags, add_model_flags, parse_capacities
 from videochat_online.streaming.session import StreamingSession
 
 from .inputs import Generation, Request, request_of
@@ -46,7 +46,7 @@ class VideoChatOnlineModel(lmms):
         window, frames: sliding_window: seconds before the question (32), and frames at most (64). A question about a
             whole video is shown the whole video, thinned evenly to `frames`.
         memory, policy, cascade, recent: the memory, such as memory=2/2/12, policy=fifo, or recent=16.
-        device, dtype, attention: as in `videochat-online eval`.
+        device, dtype, attention, compile: as in `videochat-online eval`.
         system_prompt: a text, or a file with one; tasks may bring their own.
     """
 
@@ -67,6 +67,7 @@ class VideoChatOnlineModel(lmms):
         device: str = "auto",
         dtype: str = "auto",
         attention: str = "auto",
+        compile: bool = False,
         system_prompt: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -76,10 +77,10 @@ class VideoChatOnlineModel(lmms):
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         if int(batch_size) != 1:
             raise ValueError(f"questions are asked one at a time: batch_size must be 1, got {batch_size!r}")
-        flags = Namespace(
-            model=pretrained, adapter="videochat", mode=mode, fps=fps, window=window, frames=frames,
-            memory=None if memory is None else parse_capacities(str(memory)),
-            policy=policy, cascade=cascade, recent=recent, device=device, dtype=dtype, attention=attention,
+        flags = _flags(
+            model=pretrained, device=device, dtype=dtype, attention=attention, compile=compile,
+            memory=None if memory is None else parse_capacities(str(memory)), policy=policy, cascade=cascade,
+            adapter="videochat", mode=mode, fps=fps, window=window, frames=frames, recent=recent,
         )  # fmt: skip
         self.mode, self.settings = mode, settings_from_flags(flags, OVBench())
         self.responder, _ = responder_from_flags(flags, self.settings)
@@ -205,6 +206,16 @@ class VideoChatOnlineModel(lmms):
         except MediaError as error:
             logger.error(f"{error}; {replies.count(None)} questions about {streams[0].path} are left without an answer")
         return replies
+
+
+def _flags(**given: Any) -> Namespace:
+    """The flags of `videochat-online eval`: those given, and the defaults of all others."""
+    parser = ArgumentParser()
+    add_model_flags(parser)
+    add_memory_flags(parser)
+    flags = parser.parse_args([])
+    vars(flags).update(given)
+    return flags
 
 
 class _Responder:

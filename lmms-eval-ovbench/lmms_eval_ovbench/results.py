@@ -1,4 +1,4 @@
-"""`python -m lmms_eval_ovbench.results FOLDER`: what lmms-eval left in its --output_path, checked, and OVBench's report.
+"""`python -m lmms_eval_ovbench.results FOLDER`: did lmms-eval leave results? And OVBench's report.
 
 lmms-eval ends with exit status 0 also where a task, a model or a video failed it; here it shows. For OVBench the
 report of `videochat-online eval` is written from the logged samples, with result.json to submit.
@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.predictions import replace_file, write_merged
 from videochat_online.evaluation.report import markdown_of, write_report
+from videochat_online.evaluation.runner import CONFIG_FILE
 from videochat_online.evaluation.types import Prediction, VideoTask
 
 from .documents import data_root
 from .metrics import MEAN
+from .task import VISUAL_VARIABLE
 from .task_files import OVBENCH_PREFIX, task_files
 
 REPORT_FOLDER = "ovbench"
@@ -71,23 +76,36 @@ def ovbench_predictions(results: Path) -> dict[str, Prediction]:
     return predictions
 
 
-def write_ovbench_report(
-    folder: Path, predictions: dict[str, Prediction], found: dict[str, Any]
-) -> dict[str, Any]:
+def write_ovbench_report(folder: Path, predictions: dict[str, Prediction], found: dict[str, Any]) -> dict[str, Any]:
     """The report of our runner about what lmms-eval asked; `found`: lmms-eval's results."""
-    config = found["config"]
-    model_args = config.get("model_args") or ""
-    about = {
-        "model": f"{config['model']} ({model_args})" if model_args else config["model"],
-        "mode": "lmms-eval",
-        "lmms_eval": {key: config.get(key) for key in ("model", "model_args", "limit", "gen_kwargs")},
-        "tasks": sorted(name for name in found["results"] if name.startswith(OVBENCH_PREFIX)),
-        "generation": {name: one.get("generation_kwargs") for name, one in found["configs"].items()},
-        "visual": {name: one.get("lmms_eval_specific_kwargs") for name, one in found["configs"].items()},
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = _asked(OVBench().load(data_root() / "annotations"), predictions)
-    return write_report(folder, OVBench(), tasks, predictions, {}, about)
+    asked, about = _asked(OVBench().load(data_root() / "annotations"), predictions), _about(found)
+    write_merged(folder, predictions.values())
+    replace_file(folder / CONFIG_FILE, json.dumps({"benchmark": OVBench.name, **about}, indent=1) + "\n")
+    return write_report(folder, OVBench(), asked, predictions, {}, about, _command(found["config"]))
+
+
+def _command(config: dict[str, Any]) -> list[str]:
+    """How lmms-eval was started, as far as it says."""
+    given = {name: config.get("resolved_cli_args", {}).get(name) for name in ("model", "model_args", "tasks", "limit")}
+    return ["lmms_eval", *(part for name, value in given.items() if value for part in (f"--{name}", str(value)))]
+
+
+def _about(found: dict[str, Any]) -> dict[str, Any]:
+    """What the answers depend on."""
+    config, tasks = found["config"], sorted(name for name in found["configs"] if name.startswith(OVBENCH_PREFIX))
+    one = found["configs"][tasks[0]]  # what is taken of it is the same for all sources
+    shown = one["lmms_eval_specific_kwargs"]
+    return {
+        "model": " ".join(filter(None, [config["model"], config.get("model_args")])),
+        "mode": "lmms-eval",
+        "lmms_eval": version("lmms-eval"),
+        "tasks": tasks,
+        "limit": config.get("limit"),
+        "generation": one["generation_kwargs"],
+        "shown": shown.get(config["model"], shown["default"]),
+        VISUAL_VARIABLE: os.environ.get(VISUAL_VARIABLE),
+    }
 
 
 def _asked(tasks: Sequence[VideoTask], predictions: dict[str, Prediction]) -> list[VideoTask]:

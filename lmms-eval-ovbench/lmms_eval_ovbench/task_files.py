@@ -1,6 +1,6 @@
 """What lmms-eval knows about tasks by name: the tasks of a group, and where the data of a task comes from.
 
-Reads lmms-eval's task files; imports no task's code and loads no data.
+Reads lmms-eval's task files and loads no data.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config, resolve_cache_dir
+from loguru import logger
 
 from . import tasks as task_folder
 
@@ -28,11 +29,17 @@ class TaskFile:
     """A data set of the hub, or of a folder of that name below the working directory."""
     cache_folder: str | None
     """Folder of the videos below HF_HOME."""
+    path: str
+    """The task's own file."""
 
     @property
     def ovbench_source(self) -> str | None:
         """ava, coin, hirest or tao; None: not one of our tasks."""
         return self.name.removeprefix(OVBENCH_PREFIX) if self.name.startswith(OVBENCH_PREFIX) else None
+
+    def import_code(self) -> None:
+        """Import what the task file names; ImportError where a package is missing."""
+        load_yaml_config(self.path, mode="full")
 
     def media(self) -> Path | None:
         """Where the task looks for its videos."""
@@ -51,7 +58,9 @@ def include_path() -> str:
 
 def task_files(names: Sequence[str]) -> list[TaskFile]:
     """The tasks that `names` (tasks, groups, tags) stand for. ValueError for names lmms-eval does not know."""
-    manager = TaskManager("ERROR", include_path=include_path())
+    logger.disable("lmms_eval.tasks")  # it names every file that is no task
+    manager = TaskManager(include_path=include_path())
+    logger.enable("lmms_eval.tasks")
     if unknown := [name for name in names if name not in manager.task_index]:
         raise ValueError(f"lmms-eval knows no task {', '.join(unknown)}; `python -m lmms_eval tasks` lists them")
     return [_task_file(manager, one) for name in names for one in _members(manager, name)]
@@ -72,7 +81,8 @@ def _name_of(member: str | dict[str, Any]) -> str:
 
 
 def _task_file(manager: TaskManager, name: str) -> TaskFile:
-    config = load_yaml_config(manager.task_index[name]["yaml_path"], mode="simple")
+    path = manager.task_index[name]["yaml_path"]
+    config = load_yaml_config(path, mode="simple")
     settings = config.get("dataset_kwargs") or {}
     folder = settings.get("cache_dir") if settings.get("video") else None
-    return TaskFile(name, str(config["dataset_path"]), folder)
+    return TaskFile(name, str(config["dataset_path"]), folder, path)

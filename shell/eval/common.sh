@@ -2,7 +2,7 @@
 #
 #   online_bench MODE "$@"                  OVBench through `videochat-online eval ovbench`
 #   offline_bench NAME TASKS "$@"           tasks of lmms-eval on our model
-#   lmms_bench NAME TASKS MODEL ARGS "$@"   tasks of lmms-eval on any of its models
+#   lmms_online_bench NAME MODEL ARGS "$@"  OVBench on any model of lmms-eval
 #
 # "$@" are the script's own arguments: --help, --check, or flags for the program that is started.
 #
@@ -125,7 +125,18 @@ offline_bench() {
   lmms_bench "$1" "$2" videochat_online "$args" "${@:3}"
 }
 
-# 1. environment 2. links to data that lie here 3. with --check only look 4. lmms-eval 5. did it leave results?
+lmms_online_bench() {
+  local argument
+  for argument in "${@:4}"; do
+    [ "$argument" != --help ] && [ "$argument" != -h ] || parse_arguments --help
+  done
+  [ -n "${OVBENCH_ROOT:-}" ] || fail "OVBENCH_ROOT, with annotations/ and videos/ in it, must be set: see bash $0 --help"
+  unset ANNOTATIONS VIDEOS
+  lmms_bench "ovbench/$1" "${TASKS:-ovbench}" "${@:2}"
+}
+
+# lmms_bench NAME TASKS MODEL ARGS "$@": 1. environment 2. links to data that lie here 3. with --check only look
+# 4. lmms-eval 5. did it leave results?
 lmms_bench() {
   local name=$1 tasks=$2 model=$3 args=$4${MODEL_ARGS:+,$MODEL_ARGS} output started command
   parse_arguments "${@:5}"
