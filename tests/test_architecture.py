@@ -38,6 +38,7 @@ SAME_LAYER = {
     ("serve", "shapeworld"),  # a world to watch
     ("demo", "serve"),  # the page stands on the server's sessions
     ("__main__", "cli"),
+    ("gradio_demo", "cli"),
 }
 ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below
 FACADE = f"{PACKAGE} itself"  # the public names of videochat_online/__init__.py: for layer 4 and outside

@@ -110,11 +110,11 @@ class PacedVideo(PacedSource):
         start: float = 0.0,
     ) -> None:
         super().__init__(os.path.basename(os.fspath(path)), speed=speed, start=start)
-        self.video = open_video(path)
+        self.video = open_video(path, num_threads=1)
         if max(self.video.size) > MAX_SIDE and not os.path.isdir(path):
             size = fitting(self.video.size)
             self.video.close()
-            self.video = open_video(path, size=size)
+            self.video = open_video(path, size=size, num_threads=1)
         self.duration = self.video.duration
         self._start = start
         self._indices = sample_stream(self.video.timestamps, fps, video_fps=self.video.fps)

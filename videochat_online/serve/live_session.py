@@ -17,6 +17,7 @@ from ..media.live import LiveStream
 from ..media.live_paced import PacedSource, PacedVideo
 from ..media.live_pushed import PushedFrames, rgb_array
 from ..media.source import Frame
+from ..streaming.encoding import FrameEncoder
 from ..streaming.live_watcher import LiveWatcher
 from ..streaming.session import StreamingSession
 from .limits import LimitReached, Limits, NotAllowed
@@ -33,7 +34,7 @@ USUAL_NEW_TOKENS = 128
 
 
 class LiveSession:
-    """See the module. `folder` is the session's own and is removed with it."""
+    """See the module. `folder` is the session's own and is removed with it; `encoder` may be shared with others."""
 
     def __init__(
         self,
@@ -44,10 +45,11 @@ class LiveSession:
         *,
         limits: Limits,
         folder: Path,
+        encoder: FrameEncoder | None = None,
     ) -> None:
         settings.check(limits, model)
         self.key, self.limits, self.folder = key, limits, folder
-        self._model, self._processor = model, processor
+        self._model, self._processor, self._encoder = model, processor, encoder
         self._lock = threading.RLock()  # starting and stopping
         self._seeing = threading.Lock()  # frames that come through the API, one after another
         self._watcher: LiveWatcher | None = None
@@ -65,6 +67,7 @@ class LiveSession:
             memory=settings.memory(self._model),
             timestamps=settings.timestamps,
             system_prompt=settings.system_prompt,
+            encoder=self._encoder,
         )
         self.track = MemoryTrack(self.session.memory.config)
         self._first_seen: float | None = None  # real time of the first frame that came through the API

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..streaming.encoding import SharedEncoder
 from .limits import LimitReached, Limits, UnknownSession
 from .live_session import LiveSession
 from .settings import SessionSettings
@@ -32,6 +33,7 @@ class Sessions:
         self._sessions: dict[str, LiveSession] = {}
         self._lock = threading.Lock()
         self._files = tempfile.TemporaryDirectory(prefix="videochat-online-")
+        self._encoder = SharedEncoder(model, processor)
         self._stop = threading.Event()
         self._reaper = threading.Thread(target=self._work, name="videochat-online-idle", daemon=True)
         self._reaper.start()
@@ -50,7 +52,7 @@ class Sessions:
                 )
             settings = settings or SessionSettings()
             session = LiveSession(
-                key, self.model, self.processor, settings, limits=self.limits, folder=folder
+                key, self.model, self.processor, settings, limits=self.limits, folder=folder, encoder=self._encoder
             )  # fmt: skip
             folder.mkdir()
             self._sessions[key] = session
@@ -93,6 +95,7 @@ class Sessions:
         self._reaper.join()
         for key in list(self._sessions):
             self.end(key)
+        self._encoder.close()
         self._files.cleanup()
 
     def __enter__(self) -> Sessions:
