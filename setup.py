@@ -30,8 +30,10 @@ EXTRAS = {
     "eval": ["matplotlib>=3.10"],
     "live": ["av>=15.0,<16"],  # cameras and network streams go through PyAV, which the core already needs
     "flash": ["flash-attn>=2.7"],
-    "dev": ["pytest==9.2.0", "ruff==0.17.6", "mypy==2.4.1", "setuptools>=77"],
 }
+# The tests cover every part, so their environment has every part; a browser for the page's tests is Debian's chromium.
+TOOLS = ["pytest==9.2.0", "ruff==0.17.6", "mypy==2.4.1", "setuptools>=77", "playwright>=1.60", "schemathesis>=4.0"]
+EXTRAS["dev"] = [*TOOLS, *EXTRAS["train"], *EXTRAS["demo"], *EXTRAS["eval"]]
 
 setup(
     name="videochat-online",

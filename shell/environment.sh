@@ -113,7 +113,7 @@ make_environment() {
   pip_install -r "$project_root/requirements.txt"
   [ "$1" = core ] || target="${project_root}[$1]"
   say "installing videochat-online ($1)"
-  pip_install -e "$target"
+  DS_BUILD_OPS=0 pip_install -e "$target" # DeepSpeed compiles an operator when it is first used
   for stamp in core "$1"; do
     fingerprint | cksum >"$venv/.installed-$stamp"
   done
