@@ -30,7 +30,7 @@ LANGUAGE = {
     "model_type": "phi3",
     "hidden_size": 192,
     "intermediate_size": 512,
-    "num_hidden_layers": 5,
+    "num_hidden_layers": 6,
     "num_attention_heads": 6,
     "num_key_value_heads": 6,
     "max_position_embeddings": 4096,

@@ -19,6 +19,12 @@ from .vocabulary import ACTION_NAMES, clock, duration
 Sample = dict[str, Any]
 VIDEO, IMAGE = "<video>\n", "<image>\n"
 
+SYSTEM = (
+    "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
+    "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
+    "addresses the question.\n"
+)
+"""OVBench's own system text: half of the conversations are under it, half under the template's."""
 SUMMARIZE = "Summarize the events up to the current frame that were not mentioned before."
 DESCRIBE = "Describe the events in this video."
 CAPTION = "Describe the picture."
@@ -33,6 +39,16 @@ def turns(question: Question, *, options: bool, at: bool = False, media: str = "
     if at:
         human["timestamps"] = question.time
     return [human, {"from": "gpt", "value": question.letter if options else question.answer}]
+
+
+CHOICES = 0.6
+"""Share of the questions of a conversation that come with options."""
+NUM_QUESTIONS = 12
+"""Of a conversation about a video."""
+
+
+def _system(rng: np.random.Generator) -> list[Sample]:
+    return [{"from": "system", "value": SYSTEM}] if rng.random() < 0.5 else []
 
 
 def _mixed(scene: Scene, num: int, rng: np.random.Generator, times: Sequence[float], decks: Decks) -> list[Question]:
@@ -53,19 +69,19 @@ def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Dec
     Apart, because who has read the events need not look to answer.
     """
     conversation: list[Sample] = []
-    for question in _mixed(scene, 8, rng, [last_moment(scene)], decks):
-        conversation += turns(question, options=bool(rng.random() < 0.5), media="" if conversation else VIDEO)
+    for question in _mixed(scene, NUM_QUESTIONS, rng, [last_moment(scene)], decks):
+        conversation += turns(question, options=bool(rng.random() < CHOICES), media="" if conversation else VIDEO)
     told = _said(VIDEO + DESCRIBE, narration(scene, 0.0, last_moment(scene)))
-    rows = [("events", told), ("questions", conversation)]
+    rows = [("events", told), ("questions", _system(rng) + conversation if conversation else [])]
     return [{"id": f"{scene.key}/{kind}", "video": video, "conversations": said} for kind, said in rows if said]
 
 
 def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
-    """VideoChat2-IT: rows of one to three questions about the video up to a moment."""
+    """VideoChat2-IT: rows of one to six questions about the video up to a moment."""
     rows = []
     for time in rng.permutation(default_times(scene))[:4].tolist():
-        questions = _mixed(scene, 3, rng, [time], decks)
-        choose = bool(rng.random() < 0.5)
+        questions = _mixed(scene, 6, rng, [time], decks)
+        choose = bool(rng.random() < CHOICES)
         qa = [
             {
                 "i": CHOOSE if choose else ANSWER,
@@ -82,8 +98,8 @@ def offline_image(scene: Scene, image: str, time: float, rng: np.random.Generato
     """LLaVA: the caption of one frame and simple questions about it."""
     kinds = ("presence", "count", "colour", "shape", "where", "box", "what_at", "action")
     conversation = _said(IMAGE + CAPTION, caption(scene, time))
-    for question in ask_perception(scene, kinds, 4, rng, [time], decks=decks):
-        choose = bool(rng.random() < 0.5)
+    for question in ask_perception(scene, kinds, 6, rng, [time], decks=decks):
+        choose = bool(rng.random() < CHOICES)
         value = question.prompt(options=choose, time=False)
         conversation += _said(value, question.letter if choose else question.answer)
     return {"id": f"{scene.key}/image-{time:g}", "image": image, "conversations": conversation}
@@ -100,11 +116,11 @@ def _online(scene: Scene, video: str, kind: str, conversation: list[Sample]) -> 
     }  # fmt: skip
 
 
-def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: Decks, num: int = 8) -> Sample:
-    """Questions at their moments while the stream goes on; about every second one with options."""
-    conversation: list[Sample] = []
-    for question in _mixed(scene, num, rng, default_times(scene), decks):
-        conversation += turns(question, options=bool(rng.random() < 0.5), at=True, media=VIDEO)
+def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> Sample:
+    """Questions at their moments while the stream goes on; more than half of them with options."""
+    conversation = _system(rng)
+    for question in _mixed(scene, NUM_QUESTIONS, rng, default_times(scene), decks):
+        conversation += turns(question, options=bool(rng.random() < CHOICES), at=True, media=VIDEO)
     return _online(scene, video, "dialogue", conversation)
 
 
