@@ -23,6 +23,7 @@ from ..model.memory_bank import MemoryFrame
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
     from ..prompt.render import Rendered
+    from .options import OptionTree
 
 CHUNK = 256
 """Positions prefilled at once in idle time: between two chunks a question may step in."""
@@ -116,12 +117,24 @@ class PromptCache:
         return self._factors == factor_set(self.model.config.llm_config, len(self.keys) + more)
 
     @torch.no_grad()
-    def peek(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Logits (M, vocabulary) of (1, M, D) put behind what is cached; the cache stays as it is."""
+    def peek(self, embeds: torch.Tensor, tree: OptionTree | None = None) -> torch.Tensor:
+        """Logits (M, vocabulary) of (1, M, D) put behind what is cached; the cache stays as it is.
+
+        `tree`: the M positions are not one text but several that share beginnings.
+        """
         num_cached, num_new = len(self.keys), embeds.shape[1]
-        positions = torch.arange(num_cached, num_cached + num_new, device=embeds.device)[None]
+        mask = None
+        positions = torch.arange(num_cached, num_cached + num_new)[None]
+        if tree is not None:
+            positions, mask = tree.positions(num_cached), tree.mask(num_cached, embeds.dtype).to(embeds.device)
         try:
-            done = self.model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.kv, use_cache=True)
+            done = self.model(
+                inputs_embeds=embeds,
+                position_ids=positions.to(embeds.device),
+                attention_mask=mask,
+                past_key_values=self.kv,
+                use_cache=True,
+            )
         except BaseException:
             self.reset()  # nobody knows how far it got
             raise

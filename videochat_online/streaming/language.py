@@ -16,6 +16,7 @@ import torch
 from ..model.memory_bank import MemoryFrame
 from .answering import Answer, generate_answer
 from .cache import PromptCache, position_keys
+from .options import OptionTree, takes_mask
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
@@ -83,17 +84,29 @@ class LanguageSide:
     def score(self, rendered: Rendered, frames: Sequence[MemoryFrame], options: Sequence[str]) -> list[float]:
         """Log-probability of each option as the whole answer, end mark included."""
         keys, embeds = position_keys(rendered, frames), self.embed(rendered, frames)
-        if self.reuse_cache:
-            self.cache.fill(keys[:-1], embeds[:, :-1])
-        return [self._score(embeds, option) for option in options]
+        answers = [self.processor.answer_ids(option) for option in options]
+        if not self.reuse_cache:
+            return [self._score_alone(embeds, ids) for ids in answers]
+        self.cache.fill(keys[:-1], embeds[:, :-1])
+        tree, longest = OptionTree.of(answers), len(keys) + max(map(len, answers))
+        if self.cache.can_go_on(longest - len(keys)) and takes_mask(self.model.config.llm_config, longest):
+            return tree.scores(self._peek(embeds, tree.spoken, tree))
+        return [self._score_behind(embeds, ids) for ids in answers]
 
-    def _score(self, prompt: torch.Tensor, option: str) -> float:
-        """Of one option behind the prompt's embeddings (1, N, D), of which the cache holds all but the last."""
-        ids = self.processor.answer_ids(option)
-        target = torch.tensor([ids], device=prompt.device)
-        spoken = self.model.embed(target[:, :-1], None)
-        if self.reuse_cache and self.cache.can_go_on(len(ids)):
-            logits = self.cache.peek(torch.cat([prompt[:, -1:], spoken], dim=1))
-        else:
-            logits = self.model(inputs_embeds=torch.cat([prompt, spoken], dim=1), logits_to_keep=len(ids)).logits[0]
-        return float(logits.float().log_softmax(-1).gather(-1, target.T).sum())
+    def _score_behind(self, prompt: torch.Tensor, ids: list[int]) -> float:
+        """Of one answer behind the prompt's embeddings (1, N, D), of which the cache holds all but the last."""
+        if not self.cache.can_go_on(len(ids)):
+            return self._score_alone(prompt, ids)
+        return OptionTree.of([ids]).scores(self._peek(prompt, ids[:-1]))[0]
+
+    def _score_alone(self, prompt: torch.Tensor, ids: list[int]) -> float:
+        """Of one answer, from an empty cache."""
+        embeds = torch.cat([prompt, self._spoken(ids[:-1])], dim=1)
+        return OptionTree.of([ids]).scores(self.model(inputs_embeds=embeds, logits_to_keep=len(ids)).logits[0])[0]
+
+    def _peek(self, prompt: torch.Tensor, ids: list[int], tree: OptionTree | None = None) -> torch.Tensor:
+        """Logits of the prompt's last position and of `ids` behind it, which stay out of the cache."""
+        return self.cache.peek(torch.cat([prompt[:, -1:], self._spoken(ids)], dim=1), tree)
+
+    def _spoken(self, ids: list[int]) -> torch.Tensor:
+        return self.model.embed(torch.tensor([ids], dtype=torch.long, device=self.model.device), None)
