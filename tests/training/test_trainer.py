@@ -156,3 +156,18 @@ def test_checkpointed_activations_change_nothing(tmp_path: Path):
         train(trainer, settings(tmp_path / name), print)
         losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_padding_needs_no_mask(tmp_path: Path):
+    """Gradients as with the mask that the model is given at inference."""
+    trainer = make_trainer(tmp_path)
+    batch = padded([trainer.train_dataset[i] for i in range(3)])
+    assert not batch["attention_mask"].all()
+    loss, gradients = step_gradients(trainer, [batch])
+    trainer.model.zero_grad()
+    expected = trainer.model(**batch, use_cache=False).loss
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), abs=1e-6)
+    for name, weight in trainer.model.named_parameters():
+        if weight.requires_grad:
+            torch.testing.assert_close(gradients[name], weight.grad, atol=1e-6, rtol=1e-4, msg=name)

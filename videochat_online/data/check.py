@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ..media.readers import MediaError, open_image
+from ..media.readers import MediaError, open_image, open_video
 from .annotations import AnnotationError, Annotations
 from .footage import open_reader
 from .formats import read_row
@@ -121,7 +122,7 @@ def probe(job: Job) -> Probe:
     try:
         if isinstance(media, str):
             return Probe(size=open_image(root / media).size, num_frames=1)
-        reader, files = open_reader(media, root, num_threads=1, backend="pyav")
+        reader, files = open_reader(media, root, partial(open_video, num_threads=1, backend="pyav"))
         with reader:
             for file in files:
                 open_image(file)

@@ -10,17 +10,20 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from ..media.readers import MediaError
+from ..media.readers import MediaError, VideoReader, open_video
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.render import Rendered
 from .annotations import Annotations
 from .failures import FailureLog, Source
 from .formats import read_row
+from .frame_cache import FrameCache
 from .lengths import estimate_lengths
 from .material import Material, Prepared, augment, open_material
 from .mixing import epoch_rows
@@ -118,13 +121,21 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         """
         data_set = self.data_sets[set_number]
         sample = read_row(self.annotations[set_number][row])
-        num_threads = 1 if torch.utils.data.get_worker_info() else 0
-        material = open_material(sample, data_set, self.config, self.settings, seed=seed, num_threads=num_threads)
+        open_file = self._open_file(data_set)
+        material = open_material(sample, data_set, self.config, self.settings, seed=seed, open_file=open_file)
         try:
             prepared, rendered = self._fit(material, self.source(set_number, row))
             yield Prompted(self.source(set_number, row), data_set, sample, rendered, prepared, seed)
         finally:
             material.close()
+
+    def _open_file(self, data_set: DataSet) -> Callable[[Path], VideoReader]:
+        """How a video file is opened; augmentation wants frames in their own size, which the cache has not."""
+        num_threads = 1 if torch.utils.data.get_worker_info() else 0
+        if not self.settings.frame_cache or data_set.data_augment:
+            return partial(open_video, num_threads=num_threads)
+        cache = FrameCache(Path(self.settings.frame_cache), self.processor.transform)
+        return partial(cache.open, num_threads=num_threads)
 
     def source(self, set_number: int, row: int) -> Source:
         return self.data_sets[set_number].name, int(row)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..media.image_source import images_of_folder
-from ..media.readers import Backend, MediaError, VideoReader, open_video
+from ..media.readers import MediaError, VideoReader, open_video
 from ..media.sampling import sample_fps, sample_uniform
 from .sample import BOX_MARK, VIDEO_MARK, Box, Sample, SampleError, Turn, Video
 
@@ -67,10 +67,13 @@ class Showing:
     """One tuple a turn, in order of time."""
 
 
-def open_footage(sample: Sample, root: Path, *, num_threads: int = 0) -> Footage:
-    """Open the sample's video below `root`; the caller closes the reader. MediaError, SampleError: what is wrong."""
+def open_footage(sample: Sample, root: Path, open_file: Callable[[Path], VideoReader] = open_video) -> Footage:
+    """Open the sample's video below `root`; the caller closes the reader. MediaError, SampleError: what is wrong.
+
+    `open_file` opens a video file; frames that are files are read as they are.
+    """
     assert sample.video is not None, f"asked for the video of a sample of kind {sample.kind!r}"
-    reader, files = open_reader(sample.video, root, num_threads=num_threads)
+    reader, files = open_reader(sample.video, root, open_file)
     names = sample.video.files or tuple(file.name for file in files)
     try:
         return _set_clock(Footage(reader, reader.timestamps, 0, reader.num_frames, names), sample)
@@ -80,14 +83,14 @@ def open_footage(sample: Sample, root: Path, *, num_threads: int = 0) -> Footage
 
 
 def open_reader(
-    video: Video, root: Path, *, num_threads: int = 0, backend: Backend = "auto"
+    video: Video, root: Path, open_file: Callable[[Path], VideoReader] = open_video
 ) -> tuple[VideoReader, list[Path]]:
     """The reader of a video below `root`, and its frame files where it has such."""
     files = _frame_files(video, root)
     if not files:
         path = find_video(root / video.path)
         if not path.is_dir():
-            return open_video(path, num_threads=num_threads, backend=backend), []
+            return open_file(path), []
         files = images_of_folder(path)
     return open_video(files, fps=video.fps), files
 

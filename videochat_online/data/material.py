@@ -10,12 +10,13 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from ..media.readers import open_image
+from ..media.readers import VideoReader, open_image, open_video
 from ..media.transforms import Picture, dynamic_tiles, tile_grid
 from ..model_config import VideoChatOnlineConfig
 from .footage import Footage, open_footage, show
@@ -123,11 +124,11 @@ def open_material(
     settings: DataSettings,
     *,
     seed: str,
-    num_threads: int,
+    open_file: Callable[[Path], VideoReader] = open_video,
 ) -> Material:
     """Open the media of `sample`; `seed` decides its random choices. MediaError, SampleError: what is wrong."""
     if sample.video is not None:
-        footage = open_footage(sample, data_set.data_root, num_threads=num_threads)
+        footage = open_footage(sample, data_set.data_root, open_file)
         return Film(sample, footage, config, settings, seed)
     images = [open_image(data_set.data_root / name) for name in sample.images]
     max_tiles = data_set.max_dynamic_patch or settings.max_dynamic_patch or config.max_dynamic_patch

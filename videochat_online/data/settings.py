@@ -30,6 +30,8 @@ class DataSettings:
     """Of every random choice: rows of a fractional repeat_time, the start of tracking, JPEG qualities, replacements."""
     max_failed_share: float = 0.05
     """Share of the samples read that may be unreadable before training stops."""
+    frame_cache: str = ""
+    """Folder that keeps decoded frames (see frame_cache.py); empty: every sample decodes its own."""
 
     def __post_init__(self) -> None:
         for name in ("max_frames", "max_length", "max_dynamic_patch"):

@@ -57,6 +57,10 @@ class FrameTransform:
             row.copy_(_resized(_pixels(frame), self.size)).mul_(self._scale).add_(self._shift)
         return out
 
+    def resize(self, frame: Picture) -> np.ndarray:
+        """The first step alone: uint8 (size, size, 3). Going on from it gives what going on from the frame does."""
+        return np.ascontiguousarray(_resized(_pixels(frame), self.size).permute(1, 2, 0).numpy())
+
     @cached_property
     def _scale(self) -> torch.Tensor:
         """(3, 1, 1): normalised = byte * scale + shift."""

@@ -21,8 +21,8 @@ Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 
 MAY_CHANGE = frozenset(
-    {"resume", "output_dir", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers", "attention",
-     "gradient_checkpointing", "cpu", "export_dtype"}
+    {"resume", "output_dir", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers", "frame_cache",
+     "attention", "gradient_checkpointing", "cpu", "export_dtype"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned."""
 
@@ -73,6 +73,8 @@ class TrainingConfig:
     """share of samples that may be unreadable before the run ends with an error"""
     num_workers: int = 4
     """processes that read data, for each training process"""
+    frame_cache: str = ""
+    """folder that keeps the decoded frames of video files, each a size x size x 3 bytes; they are decoded once then"""
 
     learning_rate: float = 1e-4
     """its highest value"""

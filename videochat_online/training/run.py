@@ -66,6 +66,7 @@ def make_dataset(
         mixing=config.mixing,
         seed=config.seed,
         max_failed_share=config.max_failed_share,
+        frame_cache=config.frame_cache,
     )
     return ConversationDataset(read_lists(config.data), processor, model_config, settings)
 

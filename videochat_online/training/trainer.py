@@ -111,8 +111,10 @@ class OnlineTrainer(Trainer):
     ) -> Any:
         """This batch's part of the step's loss; logits (B, K, vocabulary) are made at the K positions that bear any.
 
-        The cache stays off: with one, transformers does not see where a packed sample begins.
+        The cache stays off: with one, transformers does not see where a packed sample begins. Padding stands at the
+        end, where no word looks at it and no loss is: without a mask of it the kernels skip half of the attention.
         """
+        inputs = {name: value for name, value in inputs.items() if name != "attention_mask" or value.ndim != 2}
         targets, positions = next_tokens(inputs.pop("labels"))
         outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
         logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)

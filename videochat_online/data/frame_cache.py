@@ -1,0 +1,126 @@
+"""Decoded frames on disk, in the size the encoder takes them: a video is decoded once, not in every epoch and sample.
+
+Bytes are those that a resize of the decoded frame gives, so that training on them is training on the video. One folder
+a video, named by its path, size and time of change; safe to share between processes and to delete at any moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+from uuid import uuid4
+
+import numpy as np
+
+from ..media.readers import VideoReader, open_video
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..media.transforms import FrameTransform
+
+ABOUT, TIMES, FRAMES, HELD = "about.json", "times.npy", "frames", "held"
+
+
+class FrameCacheError(ValueError):
+    """The cache cannot be written. Not a sample's fault: training ends with it."""
+
+
+@dataclass(frozen=True)
+class FrameCache:
+    """Frames of video files, as `transform` resizes them, in `folder`."""
+
+    folder: Path
+    transform: FrameTransform
+
+    def open(self, path: Path, *, num_threads: int = 0) -> VideoReader:
+        """A reader of a video file whose frames are `transform.size` squared. MediaError: what is wrong with it."""
+        entry = self.folder / self._name(path)
+        if not (entry / ABOUT).is_file():
+            with open_video(path, num_threads=num_threads) as video, _writing(self.folder):
+                _make_entry(entry, video)
+        return CachedReader(path, entry, self.transform, num_threads)
+
+    def _name(self, path: Path) -> str:
+        """Another one where the file, the size of its pictures or the way to them has changed."""
+        status = path.stat()
+        key = f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{self.transform.size}"
+        return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+class CachedReader(VideoReader):
+    """Takes held frames from the entry; decodes the others, and the video is opened for the first of them only."""
+
+    def __init__(self, path: Path, entry: Path, transform: FrameTransform, num_threads: int) -> None:
+        about = json.loads((entry / ABOUT).read_text("utf-8"))
+        size = (transform.size, transform.size)
+        super().__init__(str(path), np.load(entry / TIMES), size=size, **about)
+        self._path = path
+        self._transform = transform
+        self._num_threads = num_threads
+        self._frames: BinaryIO = (entry / FRAMES).open("r+b", buffering=0)
+        self._held: BinaryIO = (entry / HELD).open("r+b", buffering=0)
+        self._video: VideoReader | None = None
+
+    def _release(self) -> None:
+        self._frames.close()
+        self._held.close()
+        if self._video is not None:
+            self._video.close()
+
+    def _image(self, index: int) -> np.ndarray:
+        side = self._transform.size
+        num_bytes = side * side * 3
+        if os.pread(self._held.fileno(), 1, index) == b"\1":
+            pixels = os.pread(self._frames.fileno(), num_bytes, index * num_bytes)
+            return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
+        image = self._transform.resize(self._decode(index))
+        with _writing(self._path):
+            _write_all(self._frames, image.tobytes(), index * num_bytes)
+            _write_all(self._held, b"\1", index)  # last: a frame that is held is whole
+        return image
+
+    def _decode(self, index: int) -> np.ndarray:
+        if self._video is None:
+            self._video = open_video(self._path, num_threads=self._num_threads)
+        return next(self._video.read([index])).image
+
+
+def _make_entry(entry: Path, video: VideoReader) -> None:
+    """Whole at once: what another process made meanwhile is as good."""
+    staged = entry.with_name(f".{entry.name}-{uuid4().hex}")
+    staged.mkdir(parents=True)
+    try:
+        np.save(staged / TIMES, video.timestamps)
+        (staged / FRAMES).touch()
+        (staged / HELD).write_bytes(bytes(video.num_frames))
+        about = {"fps": video.fps, "duration": video.duration, "start_offset": video.start_offset}
+        (staged / ABOUT).write_text(json.dumps(about), "utf-8")
+        staged.rename(entry)
+    except OSError:
+        shutil.rmtree(staged, ignore_errors=True)
+        if not (entry / ABOUT).is_file():
+            raise
+
+
+def _write_all(file: BinaryIO, data: bytes, offset: int) -> None:
+    """Not through a memory map, where a full disk would kill the process."""
+    while data:
+        written = os.pwrite(file.fileno(), data, offset)
+        data, offset = data[written:], offset + written
+
+
+@contextmanager
+def _writing(what: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FrameCacheError(
+            f"the frame cache cannot be written ({what}): {error}; make room or go without it"
+        ) from error
