@@ -328,21 +328,27 @@ def test_a_session_of_another_model(pocket, published, tmp_path):
         StreamingSession.restore(published[0], published[1], tmp_path / "one.session")
 
 
-def test_a_long_dialogue_forgets_its_oldest_turns(pocket, caplog):
-    """500 questions on one session: the prompt stays within the model, the newest turns stay in it."""
-    session = filled(pocket, 20)
-    for k in range(150):
-        session.ask(
-            f"Question number {k}, and what did the red circle do before the blue square came?", max_new_tokens=12
-        )
+def test_a_long_dialogue_forgets_its_oldest_turns(pocket, caplog, monkeypatch):
+    """The prompt stays within the model, the newest turns stay in it; a question too long in itself forgets nothing."""
+    monkeypatch.setattr("videochat_online.streaming.session.max_positions", lambda config: 700)
+    session, cold = filled(pocket, 20), filled(pocket, 20, reuse_cache=False)
+    for k in range(25):
+        question = f"Question number {k}, and what did the red circle do before the blue square came?"
+        assert session.ask(question, max_new_tokens=8) == cold.ask(question, max_new_tokens=8)
+        session.prefill()
         stats = session.stats()
-        assert stats["prompt_tokens"] + 12 <= 4096
-    assert stats["questions"] == 150 and stats["turns_forgotten"] > 0
-    assert "oldest" in caplog.text and session.turns[-1].question.startswith("Question number 149")
+        assert stats["prompt_tokens"] + 8 <= 700
+    assert stats["questions"] == 25 and stats["turns_forgotten"] > 0 and session.turns == cold.turns
+    assert "oldest" in caplog.text and session.turns[-1].question.startswith("Question number 24")
     text = pocket[1].tokenizer.decode(session.prompt("Now?")[0].ids)
-    assert "number 149," in text and "number 0," not in text and text.count("Frame") == 16
-    with pytest.raises(ValueError, match=r"answer may have 5000, but the model takes 4096"):
+    assert "number 24," in text and "number 0," not in text and text.count("Frame") == 16
+    turns = session.turns
+    with pytest.raises(ValueError, match=r"answer may have 5000, but the model takes 700"):
         session.ask("What?", max_new_tokens=5000)
+    assert session.turns == turns and session.stats()["turns_forgotten"] == stats["turns_forgotten"]
+    long = "Is it the case that " * 60 + "the circle is red?"  # fits a prompt, but not behind the whole dialogue
+    assert session.score_options(long, ["yes", "no"]) == pytest.approx(cold.score_options(long, ["yes", "no"]), abs=2e-3)
+    assert session.turns == turns
 
 
 def test_a_streamed_question_is_about_the_moment_of_the_call(pocket):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,7 @@ def generate_answer(
     return answer
 
 
-def stream_pieces(run: Callable[[Callable[[str], None], threading.Event], None]) -> Iterator[str]:
+def stream_pieces(run: Callable[[Callable[[str], None], threading.Event], None]) -> Generator[str, None, None]:
     """Turn `run(emit, stop)` into an iterator of what it emits.
 
     It runs in a thread of its own; an error in it comes out here; leaving the iterator early stops it.

@@ -9,15 +9,16 @@ N positions of a prompt, D the language model's width.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Hashable, Sequence
+import time
+from collections.abc import Callable, Hashable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from ..model.language_model import factor_set
+from ..model.language_model import factor_set, max_positions
 from ..model.memory_bank import MemoryFrame
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from ..prompt.render import Rendered
     from .options import OptionTree
 
-CHUNK = 256
-"""Positions prefilled at once in idle time: between two chunks a question may step in."""
+STEP_SECONDS = 0.03
+"""What one step of idle prefill should take: between two steps a question may go first."""
+SMALLEST_STEP, LARGEST_STEP = 16, 2048
+"""Positions."""
 
 
 def position_keys(rendered: Rendered, frames: Sequence[MemoryFrame]) -> list[Hashable]:
@@ -37,11 +40,30 @@ def position_keys(rendered: Rendered, frames: Sequence[MemoryFrame]) -> list[Has
     return keys
 
 
+def num_common(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
+    """Length of the longest common beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def position_bytes(model: VideoChatOnline) -> int:
+    """Bytes of one position's keys and values."""
+    llm = model.config.llm_config
+    head = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
+    return int(2 * llm.num_hidden_layers * llm.num_key_value_heads * head * model.dtype.itemsize)
+
+
 class PromptCache:
     """Keys and values of the last prompt, and which positions they stand for."""
 
-    def __init__(self, model: VideoChatOnline) -> None:
-        self.model = model
+    def __init__(self, model: VideoChatOnline, *, max_bytes: int | None = None) -> None:
+        """`max_bytes`: kept from one question to the next at most; None: what the model's longest prompt takes."""
+        if max_bytes is not None and max_bytes < 0:
+            raise ValueError(f"max_cache_bytes must be >= 0, got {max_bytes}")
+        self.model, self.max_bytes = model, max_bytes
+        self.max_positions = max_positions(model.config.llm_config)
+        if max_bytes is not None:
+            self.max_positions = min(self.max_positions, max_bytes // position_bytes(model))
+        self._step = 128
         self.reset()
 
     def reset(self) -> None:
@@ -54,19 +76,20 @@ class PromptCache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the cached keys and values."""
+        """Bytes of the cached keys and values, as they are allocated."""
         tensors = [getattr(layer, name, None) for layer in self.kv.layers for name in ("keys", "values")]
-        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+        return sum(t.untyped_storage().nbytes() for t in tensors if t is not None)
 
-    def keep_common(self, keys: Sequence[Hashable]) -> int:
+    def keep_common(self, keys: Sequence[Hashable], num_positions: int | None = None) -> int:
         """Crop to the longest common beginning with `keys`; returns its length, at most len(keys) - 1.
 
         (One position is always left to compute: without it there would be no logits.) Keys made with other rotary
-        factors than this prompt needs (LongRoPE, dynamic NTK) are not kept at all.
+        factors than this prompt needs (LongRoPE, dynamic NTK) are not kept at all. `num_positions`: of the whole
+        prompt, where `keys` are its beginning only.
         """
-        if self.keys and self._factors != factor_set(self.model.config.llm_config, len(keys)):
+        if self.keys and self._factors != self._factors_of(num_positions or len(keys)):
             self.reset()
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.keys, keys[:-1], strict=False)))
+        common = num_common(self.keys, keys[:-1])
         if not common:
             self.reset()
         elif common < len(self.keys):
@@ -74,8 +97,19 @@ class PromptCache:
             self.keys = self.keys[:common]
         return common
 
-    def extended(self, keys: Sequence[Hashable]) -> None:
-        """Record that the cache now stands for `keys`.
+    def prepare(self, keys: Sequence[Hashable], embeds: torch.Tensor) -> int:
+        """`keep_common`, for a prompt (1, N, D) that `generate` will go on from.
+
+        `generate` tells the factors of cached keys by their number. Where that would mislead it (a longer prompt's
+        keys, cropped to before LongRoPE's line), all positions but the last are computed here.
+        """
+        common = self.keep_common(keys)
+        if common and self._factors_of(common) != self._factors:
+            self.fill(keys[:-1], embeds[:, :-1], num_positions=len(keys))
+        return common
+
+    def extended(self, keys: Sequence[Hashable], num_positions: int | None = None) -> None:
+        """Record that the cache now stands for `keys`, of a prompt of `num_positions`.
 
         Where it holds another number of positions (an option of `generate` went around it), it is emptied instead.
         """
@@ -83,38 +117,94 @@ class PromptCache:
             self.reset()
             return
         self.keys = list(keys)
-        self._factors = factor_set(self.model.config.llm_config, len(keys))
+        self._factors = self._factors_of(num_positions or len(keys))
+
+    def trim(self) -> None:
+        """Give up what lies behind `max_positions`, memory and all."""
+        if len(self) <= self.max_positions:
+            return
+        if not self.max_positions:
+            self.reset()
+            return
+        self.kv.crop(self.max_positions - len(self))
+        for layer in self.kv.layers:
+            assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # a crop keeps the whole storage
+        self.keys = self.keys[: self.max_positions]
+
+    def holds(self, keys: Sequence[Hashable], num_positions: int) -> bool:
+        """Whether `keys`, of a prompt of `num_positions`, are what the cache begins with."""
+        return self.keys[: len(keys)] == list(keys) and self._factors == self._factors_of(num_positions)
 
     @torch.no_grad()
-    def fill(self, keys: Sequence[Hashable], embeds: torch.Tensor, stop: threading.Event | None = None) -> int:
-        """Bring the cache up to `keys` (N), given all their embeddings (1, N, D); returns the positions computed.
+    def fill(
+        self,
+        keys: Sequence[Hashable],
+        embeds: torch.Tensor,
+        *,
+        num_positions: int | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> int:
+        """Bring the cache up to `keys` (N), given their embeddings (1, N, D); returns the positions computed.
 
-        Works in chunks and ends early when `stop` is set; what is done by then counts.
+        `num_positions`: of the whole prompt, where these are its beginning only. With `stop` it works in short steps
+        and ends early when that says so; what is done by then counts.
         """
-        if list(keys) == self.keys:
+        if list(keys) == self.keys and self.holds(keys, num_positions or len(keys)):
             return 0
-        begin = done = self.keep_common(keys)
-        while done < len(keys) and not (stop and stop.is_set()):
-            until = min(done + CHUNK, len(keys))
-            if self.keys and self._factors != factor_set(self.model.config.llm_config, until):
-                self.reset()
-                begin = done = 0
-                until = len(keys)  # past the line in one go: each chunk must see one factor set
-            positions = torch.arange(done, until, device=embeds.device)[None]
-            self.model(
-                inputs_embeds=embeds[:, done:until],
-                position_ids=positions,
-                past_key_values=self.kv,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            self.extended(keys[:until])
+        begin = done = self.keep_common(keys, num_positions)
+        while done < len(keys) and not (stop and stop()):
+            until = min(done + self._step, len(keys)) if stop else len(keys)
+            started = time.perf_counter()
+            try:
+                self._compute(embeds[:, done:until], done, num_positions or len(keys))
+            except BaseException:
+                self.reset()  # nobody knows how far it got
+                raise
+            self.extended(keys[:until], num_positions or len(keys))
+            if stop:
+                self._pace(until - done, started)
             done = until
         return done - begin
 
+    def _compute(self, embeds: torch.Tensor, begin: int, num_positions: int) -> None:
+        """Append positions (1, M, D) from `begin` on, with the factors of a prompt of `num_positions`.
+
+        The model takes its factors from the last position it is shown. Where the whole prompt takes others, a position
+        from its end is shown behind these and taken away again: nothing looks ahead, so it changes only the factors.
+        """
+        end = begin + embeds.shape[1]
+        positions = torch.arange(begin, end, device=embeds.device)[None]
+        borrows = self._factors_of(end) != self._factors_of(num_positions)
+        if borrows:
+            embeds = torch.cat([embeds, embeds[:, -1:]], dim=1)
+            positions = torch.cat([positions, positions.new_tensor([[num_positions - 1]])], dim=1)
+        self.model(
+            inputs_embeds=embeds, position_ids=positions, past_key_values=self.kv, use_cache=True, logits_to_keep=1
+        )
+        if borrows:
+            self.kv.crop(-1)
+
+    def _pace(self, num_positions: int, started: float) -> None:
+        """Adapt the step to what the last one took."""
+        if self.model.device.type == "cuda":
+            torch.cuda.current_stream(self.model.device).synchronize()  # else all steps are queued at once
+        seconds = time.perf_counter() - started
+        if num_positions == self._step and seconds < STEP_SECONDS / 2:
+            self._step = min(2 * self._step, LARGEST_STEP)
+        elif seconds > 2 * STEP_SECONDS:
+            self._step = max(self._step // 2, SMALLEST_STEP)
+
+    def _factors_of(self, num_positions: int) -> int:
+        return factor_set(self.model.config.llm_config, num_positions)
+
+    def would_serve(self, num_positions: int) -> bool:
+        """Whether keys of a prompt of this length could be used for a longer one."""
+        return self._factors_of(num_positions) == self._factors_of(num_positions + 1)
+
     def can_go_on(self, more: int) -> bool:
         """Whether `more` positions behind the cached ones take the same rotary factors."""
-        return self._factors == factor_set(self.model.config.llm_config, len(self.keys) + more)
+        return self._factors == self._factors_of(len(self.keys) + more)
 
     @torch.no_grad()
     def peek(self, embeds: torch.Tensor, tree: OptionTree | None = None) -> torch.Tensor:

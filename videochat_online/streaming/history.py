@@ -5,7 +5,7 @@ Knows no model and no tokens; frames come as what the memory holds now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,6 +50,19 @@ class Asked:
     timestamp: float | None
     started: float
     """When it came (time.perf_counter)."""
+
+
+class StreamedAnswer(Iterator[str]):
+    """An answer piece by piece, and in `asked` what it is an answer to. Closing or dropping it ends the answer."""
+
+    def __init__(self, asked: Asked, pieces: Generator[str, None, None]) -> None:
+        self.asked, self._pieces = asked, pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        self._pieces.close()
 
 
 def dialogue(

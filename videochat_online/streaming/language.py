@@ -7,15 +7,14 @@ N positions of a prompt, D the language model's width.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..model.memory_bank import MemoryFrame
 from .answering import Answer, generate_answer
-from .cache import PromptCache, position_keys
+from .cache import PromptCache, position_bytes, position_keys
 from .options import OptionTree, takes_mask
 
 if TYPE_CHECKING:
@@ -27,14 +26,26 @@ if TYPE_CHECKING:
 class LanguageSide:
     """Holds what one session's prompts have in common: keys and values of the last one, and projected frames."""
 
-    def __init__(self, model: VideoChatOnline, processor: Processor, *, reuse_cache: bool) -> None:
+    def __init__(
+        self, model: VideoChatOnline, processor: Processor, *, reuse_cache: bool, max_cache_bytes: int | None = None
+    ) -> None:
         self.model, self.processor, self.reuse_cache = model, processor, reuse_cache
-        self.cache = PromptCache(model)
+        self.cache = PromptCache(model, max_bytes=max_cache_bytes)
         self.reset()
 
     def reset(self) -> None:
         self.cache.reset()
         self._tokens: dict[Hashable, torch.Tensor] = {}  # projected frames of the last prompt, by identity
+
+    @property
+    def num_bytes(self) -> int:
+        """Of keys, values and projected frames that are kept for the next question."""
+        return self.cache.num_bytes + sum(rows.numel() * rows.element_size() for rows in self._tokens.values())
+
+    @property
+    def max_bytes(self) -> int:
+        """Of keys and values at most, whatever is asked."""
+        return self.cache.max_positions * position_bytes(self.model) if self.reuse_cache else 0
 
     @torch.no_grad()
     def embed(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor:
@@ -44,9 +55,10 @@ class LanguageSide:
         if new:
             rows = self.model.project([frame.features for frame in new])
             pieces = rows.split([frame.num_tokens for frame in new])
-            self._tokens.update(zip((frame.identity for frame in new), pieces, strict=True))
-        self._tokens = {frame.identity: self._tokens[frame.identity] for frame in frames}
-        return self.model.embed(ids, torch.cat(list(self._tokens.values())) if frames else None)
+            self._tokens.update((frame.identity, piece.clone()) for frame, piece in zip(new, pieces, strict=True))
+        shown: dict[Hashable, torch.Tensor] = {frame.identity: self._tokens[frame.identity] for frame in frames}
+        self._tokens = shown if self.reuse_cache else {}
+        return self.model.embed(ids, torch.cat(list(shown.values())) if frames else None)
 
     def answer(self, rendered: Rendered, frames: Sequence[MemoryFrame], *, started: float, **generation: Any) -> Answer:
         """Generate on top of what the cache holds of the prompt. `started`: when the question came (perf_counter)."""
@@ -54,7 +66,7 @@ class LanguageSide:
         one_sequence = generation.get("num_beams", 1) == 1 and generation.get("num_return_sequences", 1) == 1
         if not (self.reuse_cache and one_sequence):
             return generate_answer(self.model, self.processor, embeds, started=started, **generation)
-        cached = self.cache.keep_common(keys)
+        cached = self.cache.prepare(keys, embeds)
         try:
             answer = generate_answer(
                 self.model, self.processor, embeds, started=started, past_key_values=self.cache.kv, **generation
@@ -63,21 +75,25 @@ class LanguageSide:
             self.cache.reset()  # nobody knows how far it got
             raise
         self.cache.extended([*keys, *answer.ids[:-1]])  # the last token was never fed back
+        self.cache.trim()
         answer.cached_tokens = cached
         return answer
 
-    def prefill(self, rendered: Rendered, frames: Sequence[MemoryFrame], *, stop: threading.Event) -> int | None:
-        """Bring the cache up to the newest frame of the prompt; None where `stop` ended it before."""
+    def prefill(
+        self, rendered: Rendered, frames: Sequence[MemoryFrame], until: int, *, stop: Callable[[], bool]
+    ) -> int | None:
+        """Bring the cache up to position `until` of the prompt; None where `stop` ended it before.
+
+        Returns the positions computed: 0 also where another question could not use them (dynamic NTK past its line).
+        """
         if not self.reuse_cache:
             return 0
-        start, num_tokens = rendered.image_spans[-1]
-        until = start + num_tokens + 1  # up to the mark behind the newest frame; then the question would begin
-        keys, embeds = position_keys(rendered, frames)[:until], self.embed(rendered, frames)[:, :until]
-        try:
-            computed = self.cache.fill(keys, embeds, stop=stop)
-        except BaseException:
-            self.cache.reset()
-            raise
+        until = min(until, self.cache.max_positions)
+        keys, num_positions = position_keys(rendered, frames)[:until], len(rendered.ids)
+        if self.cache.holds(keys, num_positions) or not self.cache.would_serve(num_positions):
+            return 0
+        embeds = self.embed(rendered, frames)[:, :until]
+        computed = self.cache.fill(keys, embeds, num_positions=num_positions, stop=stop)
         return computed if len(self.cache) == until else None
 
     @torch.no_grad()

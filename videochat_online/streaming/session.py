@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ from ..config import MemoryConfig
 from ..model.language_model import max_positions
 from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
 from .answering import Answer, stream_pieces
+from .cache import num_common
 from .encoding import FrameEncoder
-from .history import Asked, Turn, dialogue
+from .history import Asked, StreamedAnswer, Turn, dialogue
 from .language import LanguageSide
+from .precedence import QuestionsFirst
 from .saving import read_session, write_session
 from .stats import SessionStats
 from .unchanged import UnchangedFrames
@@ -52,6 +54,7 @@ class StreamingSession:
         skip_below: do not encode a frame that differs from the last encoded one by less than this (mean over all
             pixels, of 255); it takes that one's features. None: every frame is encoded.
         reuse_cache: keep the language model's keys and values between questions (the answers are the same).
+        max_cache_bytes: of keys and values, how many to keep at most; None: those of the longest prompt.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class StreamingSession:
         encoder: FrameEncoder | None = None,
         skip_below: float | None = None,
         reuse_cache: bool = True,
+        max_cache_bytes: int | None = None,
     ) -> None:
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
@@ -75,15 +79,17 @@ class StreamingSession:
         self.encode_batch_size = encode_batch_size
         self.encoder = encoder or FrameEncoder(model, processor)
         self._unchanged = UnchangedFrames(skip_below, processor.transform.std)
-        self._language = LanguageSide(model, processor, reuse_cache=reuse_cache)
+        self._language = LanguageSide(model, processor, reuse_cache=reuse_cache, max_cache_bytes=max_cache_bytes)
         self._state = threading.RLock()  # memory, dialogue, counters
-        self._asking = threading.Lock()  # the language model's side: one question or prefill at a time
-        self._waiting = threading.Event()  # a question wants to be answered
+        self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
+        self._num_resets = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget the stream and the dialogue; frame numbers start again."""
-        with self._asking, self._state:
+        with self._turn.question(), self._state:
+            self._num_resets += 1
+            self._prefilled: tuple[int, ...] = ()  # what `_moment` was when the cache last stood at the newest frame
             self.memory.reset()
             self._language.reset()
             self._turns: list[Turn] = []
@@ -156,10 +162,9 @@ class StreamingSession:
         Raises ValueError for an empty question, one before any frame, or a prompt that the model cannot hold. A
         dialogue that has grown too long for the model loses its oldest turns (logged, and counted in `stats`).
         """
-        self._waiting.set()
-        with self._asking:
-            self._waiting.clear()
-            asked = self._asked(question, without_frames, max_new_tokens)
+        started = time.perf_counter()
+        with self._turn.question():
+            asked = self._asked(question, without_frames, max_new_tokens, started)
             return self._answer(asked, keep, max_new_tokens=max_new_tokens, **generation).text
 
     def ask_stream(
@@ -170,46 +175,47 @@ class StreamingSession:
         keep: bool = True,
         without_frames: bool = False,
         **generation: Any,
-    ) -> Iterator[str]:
+    ) -> StreamedAnswer:
         """Like `ask`, but yields the answer piece by piece; the pieces joined are what `ask` returns.
 
         The question is about what the memory holds at the call, however late the first piece is taken. Leaving the
         iterator early ends the answer there; what was said until then is kept.
         """
-        asked = self._asked(question, without_frames, max_new_tokens)
+        asked = self._asked(question, without_frames, max_new_tokens, time.perf_counter())
 
         def run(emit: Callable[[str], None], stop: threading.Event) -> None:
-            self._waiting.set()
-            with self._asking:
-                self._waiting.clear()
+            with self._turn.question():
                 self._answer(asked, keep, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation)
 
-        return stream_pieces(run)
+        return StreamedAnswer(asked, stream_pieces(run))
 
-    def _asked(self, question: str, without_frames: bool, max_new_tokens: int) -> Asked:
-        """Memory and dialogue as they are now, with room for the answer."""
-        started, limit = time.perf_counter(), max_positions(self.model.config.llm_config)
+    def _asked(self, question: str, without_frames: bool, max_new_tokens: int, started: float) -> Asked:
+        """Memory and dialogue as they are now, with room for the answer; turns without room are forgotten."""
         with self._state:
             self._check_question(question, without_frames)
-            rendered, frames = self.prompt(question)
-            while len(rendered.ids) + max_new_tokens > limit and self._turns:
-                self._forget_turns(limit)
-                rendered, frames = self.prompt(question)
-            if len(rendered.ids) + max_new_tokens > limit:
+            rendered, frames, num_dropped = self._fitted(question, max_new_tokens)
+            if num_dropped:
+                log.warning("the dialogue has outgrown the model: its oldest %d turns are forgotten", num_dropped)
+                del self._turns[:num_dropped]
+                self._num_forgotten += num_dropped
+            return Asked(question, rendered, frames, self.memory.num_written, self._last_timestamp, started)
+
+    def _fitted(self, question: str, max_new_tokens: int) -> tuple[Rendered, list[MemoryFrame], int]:
+        """A prompt that leaves room for the answer, its frames, and how many of the oldest turns it does without.
+
+        A quarter of the dialogue goes at once: rarely, because each time the whole prompt is computed again.
+        """
+        limit = max_positions(self.model.config.llm_config)
+        with self._state:
+            frames, turns = self.memory.read(), self._turns
+        while len((rendered := self._rendered(turns, question, frames)).ids) + max_new_tokens > limit:
+            if not turns:
                 raise ValueError(
                     f"the prompt has {len(rendered.ids)} tokens and the answer may have {max_new_tokens}, "
                     f"but the model takes {limit} in all: use a smaller memory or max_new_tokens"
                 )
-            return Asked(question, rendered, frames, self.memory.num_written, self._last_timestamp, started)
-
-    def _forget_turns(self, limit: int) -> None:
-        """Drop the oldest quarter of the dialogue: rarely, because each time the whole prompt is computed again."""
-        number = max(1, len(self._turns) // 4)
-        log.warning(
-            "the dialogue is longer than the model's %d tokens: its oldest %d turns are forgotten", limit, number
-        )
-        del self._turns[:number]
-        self._num_forgotten += number
+            turns = turns[max(1, len(turns) // 4) :]
+        return rendered, frames, len(self._turns) - len(turns)
 
     def _answer(self, asked: Asked, keep: bool, **generation: Any) -> Answer:
         answer = self._language.answer(asked.rendered, asked.frames, started=asked.started, **generation)
@@ -219,27 +225,50 @@ class StreamingSession:
                 self._turns.append(Turn(asked.question, answer.text, asked.num_seen, asked.timestamp))
         return answer
 
-    def prefill(self) -> int | None:
+    def prefill(self, *, give_way: Callable[[], bool] = lambda: False) -> int | None:
         """Bring the cache up to the newest frame while nobody asks, so that a question costs its own tokens only.
 
-        Returns the positions computed, or None where a question has precedence: it gives way to one at once.
+        Returns the positions computed, or None where a question has precedence: it gives way to one at once, and where
+        `give_way` says so.
         """
-        if not self._asking.acquire(blocking=False):
-            return None
-        try:
-            rendered, frames = self.prompt("?")
+        with self._turn.idle() as may:
+            if not may:
+                return None
+            with self._state:
+                moment, (rendered, frames, num_dropped) = self._moment, self._fitted("?", 1)
+                other = self._rendered(self._turns[num_dropped:], "A", frames)
             if not frames:
                 return 0
-            return self._language.prefill(rendered, frames, stop=self._waiting)
-        finally:
-            self._asking.release()
+            until = num_common(rendered.ids, other.ids)  # where any question would begin
+            stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
+            computed = self._language.prefill(rendered, frames, until, stop=stop)
+            self._prefilled = self._prefilled if computed is None else moment
+            return computed
+
+    @property
+    def needs_prefill(self) -> bool:
+        """Whether something came since the cache last stood at the newest frame."""
+        return self._language.reuse_cache and self.memory.num_written > 0 and self._prefilled != self._moment
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a question waits or is being answered now."""
+        return self._turn.is_asked
+
+    @property
+    def _moment(self) -> tuple[int, ...]:
+        """Changes with everything that a prompt is made of."""
+        return self._num_resets, self.memory.num_written, self._num_forgotten, len(self._turns)
 
     def prompt(self, question: str) -> tuple[Rendered, list[MemoryFrame]]:
         """What the model would be shown for this question now: the prompt, and the frames in it, oldest first."""
         with self._state:
             frames, turns = self.memory.read(), list(self._turns)
+        return self._rendered(turns, question, frames), frames
+
+    def _rendered(self, turns: Sequence[Turn], question: str, frames: Sequence[MemoryFrame]) -> Rendered:
         messages = dialogue(turns, question, frames, timestamps=self.timestamps, system_prompt=self.system_prompt)
-        return self.processor.render(messages, generate=True), frames
+        return self.processor.render(messages, generate=True)
 
     def score_options(self, question: str, options: Sequence[str], *, without_frames: bool = False) -> list[float]:
         """Log-probability of each option as the whole answer (natural log, summed over its tokens and the end mark).
@@ -248,11 +277,10 @@ class StreamingSession:
         """
         if not options:
             raise ValueError("no options to score")
-        self._waiting.set()
-        with self._asking:
-            self._waiting.clear()
+        room = max(len(self.processor.answer_ids(option)) for option in options)
+        with self._turn.question():
             self._check_question(question, without_frames)
-            rendered, frames = self.prompt(question)
+            rendered, frames, _ = self._fitted(question, room)
             return self._language.score(rendered, frames, options)
 
     def _check_question(self, question: str, without_frames: bool) -> None:
@@ -282,7 +310,8 @@ class StreamingSession:
                 last_timestamp=self._last_timestamp,
                 questions=len(self._turns) + self._num_forgotten,
                 turns_forgotten=self._num_forgotten,
-                cache_bytes=self._language.cache.num_bytes,
+                cache_bytes=self._language.num_bytes,
+                cache_bytes_at_most=self._language.max_bytes,
                 prompt_tokens=last.prompt_tokens if last else None,
                 cached_tokens=last.cached_tokens if last else None,
                 time_to_first_token=last.time_to_first_token if last else None,
@@ -301,7 +330,10 @@ class StreamingSession:
                 "encode_batch_size": self.encode_batch_size,
                 "skip_below": self._unchanged.threshold,
                 "reuse_cache": self._language.reuse_cache,
+                "max_cache_bytes": self._language.cache.max_bytes,
                 "encode_seconds": self._encode_seconds,
+                "num_skipped": self._num_skipped,
+                "num_forgotten": self._num_forgotten,
                 "turns": [asdict(turn) for turn in self._turns],
             }
         write_session(path, tensors, about)
@@ -324,11 +356,13 @@ class StreamingSession:
             encode_batch_size=about["encode_batch_size"],
             skip_below=about["skip_below"],
             reuse_cache=about["reuse_cache"],
+            max_cache_bytes=about["max_cache_bytes"],
         )
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if key.endswith(".features")}
         session.memory.load_state_dict({**tensors, **maps})
         session._turns = [Turn(**turn) for turn in about["turns"]]
-        session._encode_seconds = about["encode_seconds"]
+        session._encode_seconds, session._num_skipped = about["encode_seconds"], about["num_skipped"]
+        session._num_forgotten = about["num_forgotten"]
         last = float(tensors["last_timestamp"])
         session._last_timestamp = last if session.memory.num_written else None
         return session

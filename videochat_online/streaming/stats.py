@@ -26,7 +26,9 @@ class SessionStats(TypedDict):
     turns_forgotten: int
     """Oldest turns that the dialogue had to give up to fit the model."""
     cache_bytes: int
-    """Keys and values kept of the last prompt."""
+    """Keys, values and projected frames kept of the last prompt."""
+    cache_bytes_at_most: int
+    """What keys and values may come to: `max_cache_bytes`, or those of the longest prompt that the model takes."""
     prompt_tokens: int | None
     """Of the last question, like what follows."""
     cached_tokens: int | None

@@ -1,0 +1,152 @@
+"""Prefill in idle time: it does a question's work in advance, and a question never waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from videochat_online import StreamingSession, load_model
+from videochat_online.streaming.cache import PromptCache, num_common
+from videochat_online.streaming.idle import IdlePrefill
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load_model("pocket", device="cpu")
+
+
+def watching(pocket, num_frames=20, **options):
+    session = StreamingSession(*pocket, **options)
+    session.see_many(pictures(num_frames, 0), [k / 2 for k in range(num_frames)])
+    return session
+
+
+def pictures(num_frames, seed):
+    rng = np.random.default_rng(seed)
+    return list(rng.integers(0, 255, (num_frames, 32, 32, 3), dtype=np.uint8))
+
+
+def own_tokens(session, question):
+    """Tokens of a question with the marks around it: what two questions do not have in common."""
+    rendered, other = (session.prompt(text)[0].ids for text in (question, "(another one)"))
+    return len(rendered) - num_common(rendered, other)
+
+
+def test_a_question_costs_its_own_tokens_only(pocket):
+    session = watching(pocket)
+    session.ask("What now?", max_new_tokens=3, keep=False)
+    expected = own_tokens(session, "And what then?")
+    session.ask("And what then?", max_new_tokens=3, keep=False)
+    assert session.stats()["prompt_tokens"] - session.stats()["cached_tokens"] <= expected + 1 < 30
+
+
+def test_prefill_does_a_questions_work_in_advance(pocket):
+    session = watching(pocket)
+    assert session.needs_prefill
+    computed = session.prefill()
+    assert computed > 200 and session.prefill() == 0 and not session.needs_prefill
+    session.ask("What now?", max_new_tokens=3)
+    assert session.stats()["cached_tokens"] >= computed - 2  # the words may begin with another token behind the break
+    session.see(pictures(1, 7)[0], 11.0)
+    assert session.needs_prefill and 0 < session.prefill() < computed
+
+
+def test_prefill_keeps_the_dialogue(pocket):
+    """Behind a kept turn the cache goes on: it is not cropped back to the newest frame."""
+    session = watching(pocket)
+    session.ask("What did the red circle do before it came here?", max_new_tokens=6)
+    before = len(session._language.cache)
+    assert session.needs_prefill and 0 < session.prefill() < 20 and len(session._language.cache) > before
+    session.ask("And then?", max_new_tokens=3)
+    assert session.stats()["cached_tokens"] > before
+
+
+def test_prefill_gives_way_to_a_question(pocket):
+    session = watching(pocket)
+    with session._turn.question():
+        assert session.prefill() is None and session.is_asked
+    assert session.prefill(give_way=lambda: True) is None and session.needs_prefill
+    assert session.prefill() > 0 and not session.is_asked
+
+
+def test_a_question_waits_for_one_step_of_prefill_only(pocket, monkeypatch):
+    """It comes in the middle of a step; the next step must not begin."""
+    session, compute, steps, thread = watching(pocket), PromptCache._compute, [], []
+
+    def slow_step(self, embeds, begin, num_positions):
+        steps.append(embeds.shape[1])
+        if len(steps) == 2:
+            thread.append(threading.Thread(target=session.ask, args=("What?",), kwargs={"max_new_tokens": 2}))
+            thread[0].start()
+            until = time.monotonic() + 10
+            while not session._turn.is_wanted and time.monotonic() < until:
+                time.sleep(0.001)
+        compute(self, embeds, begin, num_positions)
+
+    monkeypatch.setattr(PromptCache, "_compute", slow_step)
+    monkeypatch.setattr(PromptCache, "_pace", lambda *args: None)
+    session._language.cache._step = 20
+    assert session.prefill() is None and len(steps) == 2
+    thread[0].join()
+    assert session.turns[0].question == "What?" and session.stats()["cached_tokens"] == 40
+
+
+def test_two_waiting_questions_both_go_before_prefill(pocket):
+    session = watching(pocket)
+    with session._turn.question():
+        threads = [threading.Thread(target=session.ask, args=(f"{k}?",), kwargs={"max_new_tokens": 2}) for k in "ab"]
+        for thread in threads:
+            thread.start()
+        while session._turn._num_waiting < 2:
+            time.sleep(0.001)
+    while len(session.turns) < 2:
+        if session.prefill() is not None:
+            break
+    assert len(session.turns) == 2
+    for thread in threads:
+        thread.join()
+
+
+def test_prefill_of_nothing_is_nothing(pocket):
+    session = StreamingSession(*pocket)
+    assert session.prefill() == 0 and not session.needs_prefill
+    session = watching(pocket, reuse_cache=False)
+    assert session.prefill() == 0 and not session.needs_prefill
+
+
+def test_idle_prefill_keeps_several_sessions_up_and_leaves_no_thread(pocket):
+    before = threading.active_count()
+    sessions, cold = [watching(pocket, 4), watching(pocket, 6)], watching(pocket, 4, reuse_cache=False)
+    with IdlePrefill(*sessions) as idle:
+        for k in range(6):
+            for session in (*sessions, cold):
+                session.see(pictures(1, k)[0], 5.0 + k)
+            assert idle.wait_until_ready(timeout=10)
+        for session in sessions:
+            session.ask("What?", max_new_tokens=8)
+            assert session.stats()["prompt_tokens"] - session.stats()["cached_tokens"] < 12
+        assert sessions[0].turns[0].answer == cold.ask("What?", max_new_tokens=8)
+        assert idle.wait_until_ready(timeout=10)
+        sessions[0].reset()
+        sessions[0].see(pictures(1, 0)[0], 0.0)
+        assert idle.wait_until_ready(timeout=10) and len(sessions[0]._language.cache) > 10
+        idle.remove(sessions[1])
+        sessions[1].see(pictures(1, 0)[0], 60.0)
+        assert idle.wait_until_ready(timeout=10) and sessions[1].needs_prefill
+    assert threading.active_count() == before
+
+
+def test_idle_prefill_of_one_session_gives_way_to_a_question_to_another(pocket):
+    sessions = [watching(pocket, 4), watching(pocket, 6)]
+    with sessions[1]._turn.question(), IdlePrefill(*sessions, interval=0.001) as idle:
+        assert not idle.wait_until_ready(timeout=0.2) and len(sessions[0]._language.cache) == 0
+
+
+def test_an_error_in_idle_time_comes_out(pocket, monkeypatch):
+    session = watching(pocket, 4)
+    monkeypatch.setattr(PromptCache, "_compute", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError), IdlePrefill(session) as idle:
+        assert not idle.wait_until_ready(timeout=10)
