@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -120,6 +122,33 @@ def test_a_public_server_cannot_lead_inside(path):
     server.shutdown()
     server.server_close()
     assert Redirecting.asked and set(Redirecting.asked) == {path}
+
+
+class Trickling(BaseHTTPRequestHandler):
+    """A byte now and then: enough for no time-out, never enough for a picture."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"\0")
+                time.sleep(0.2)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_server_that_trickles_does_not_hold_a_session(wait_until):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickling)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    with LiveStream(pinned_stream(f"http://127.0.0.1:{server.server_port}/a.mp4", "127.0.0.1")) as stream:
+        assert stream.take(1.0) is None and not stream.is_over
+        started = time.monotonic()
+    assert time.monotonic() - started < 2 and stream.error is None
+    server.shutdown()
+    server.server_close()
 
 
 def test_the_place_that_was_looked_at_is_the_one_that_is_opened(tmp_path, clip):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 from videochat_online.serve.client import Client, ServerError
 
@@ -29,7 +31,7 @@ def test_push_ask_look_end(serve, png):
         ]
         with session.client.open("GET", f"/v1/sessions/{session.key}/dialogue.srt") as response:
             assert b"00:00:02,500 -->" in response.read()
-        with session.client.open("GET", f"/live/{session.key}/frames/5.jpg") as response:
+        with session.client.open("GET", f"/live/{session.key}/frames/5") as response:
             assert response.read(2) == b"\xff\xd8"
     assert len(server.sessions) == 0
     with refused(404, "there is no session"):
@@ -51,6 +53,27 @@ def test_an_upload_plays_pauses_and_ends_without_a_trace(serve, clip, wait_until
         with refused(400, "seek needs a value"):
             session.control("seek")
     assert not folder.exists()
+
+
+def test_one_video_a_session_is_kept_and_sent_at_a_time(serve, clip, wait_until):
+    server = serve()
+    with Client(server.address).session() as session:
+        folder, path = server.sessions.get(session.key).folder, f"/v1/sessions/{session.key}/video"
+        session.upload(clip)
+        first = list(folder.iterdir())
+        session.upload(clip)
+        second = list(folder.iterdir())
+        assert len(first) == len(second) == 1 and first != second
+        slow = http.client.HTTPConnection(urlsplit(server.address).netloc)
+        slow.putrequest("PUT", path)
+        slow.putheader("Content-Length", "1000")
+        slow.endheaders(b"the beginning of a video")
+        wait_until(lambda: len(list(folder.iterdir())) == 2)
+        with refused(403, "is being sent a video already"):
+            session.upload(clip)
+        slow.close()  # the visitor's connection breaks
+        wait_until(lambda: list(folder.iterdir()) == second)
+        session.upload(clip)
 
 
 def test_worlds_samples_and_what_is_not_allowed(serve):
@@ -144,23 +167,41 @@ def test_a_failure_in_the_middle_of_an_answer_is_told(serve, png, monkeypatch):
     with Client(server.address).session() as session:
         session.see(png(1))
 
-        def breaks(*args, **kwargs):
+        def breaks(run):
             yield "half an "
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(server.sessions.get(session.key).session, "ask_stream", breaks)
+        monkeypatch.setattr("videochat_online.streaming.session.stream_pieces", breaks)
         pieces = session.ask("What?")
         assert next(pieces) == "half an "
         with refused(200, "out of memory"):
             next(pieces)
 
 
-def test_the_screen_is_motion_jpeg(serve):
+def test_the_screen_is_one_new_picture_after_another(serve):
     with Client(serve().address).session() as session:
-        session.watch("shapeworld")
-        with session.client.open("GET", f"/live/{session.key}/screen.mjpg") as response:
-            assert response.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
-            data = response.read(60_000)
-        assert data.count(b"--frame\r\nContent-Type: image/jpeg") >= 2
+
+        def picture(path: str) -> bytes:
+            with session.client.open("GET", f"/live/{path}") as response:
+                return response.read()
+
+        with refused(404, "there is no picture yet"):
+            picture(f"{session.key}/screen.jpg")
+        session.watch("shapeworld", level=3)
+        pictures = [picture(f"{session.key}/screen.jpg") for _ in range(6)]
+        assert all(data.startswith(b"\xff\xd8") for data in pictures) and len(set(pictures)) > 2
+        session.control("pause")
+        assert picture(f"{session.key}/screen.jpg") == picture(f"{session.key}/screen.jpg"), "it stands, and is sent"
         with refused(404, "there is no session"):
-            session.client.call("GET", "/live/nobody/screen.mjpg")
+            picture("nobody/screen.jpg")
+
+
+def test_frames_as_coarse_as_the_memory_holds_them(serve, png):
+    with Client(serve().address).session() as session:
+        session.see(png(1), 0.0)
+        with session.client.open("GET", f"/live/{session.key}/frames/0?cells=4") as response:
+            assert Image.open(io.BytesIO(response.read())).size == (4, 4)
+        with refused(422, "cells"):
+            session.client.call("GET", f"/live/{session.key}/frames/0?cells=99999")
+        with refused(404, "not kept any more"):
+            session.client.call("GET", f"/live/{session.key}/frames/7")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from videochat_online.media.source import MediaError
@@ -101,6 +102,58 @@ def test_one_visitors_failure_is_not_anothers(sessions, picture, wait_until, mon
     assert answer(broken, "What?", max_new_tokens=2)
 
 
+@pytest.mark.parametrize("open_anew", [open_world, open_push])
+def test_what_was_stopped_is_played_anew(open_anew, sessions, picture, wait_until):
+    session = sessions.create()
+    with pytest.raises(NotAllowed, match="choose what to watch first"):
+        session.play()
+    session.start(open_anew())
+
+    def watched() -> bool:
+        if session.watches_pushes:
+            session.push(picture(seen(session)))
+        return seen(session) > 0
+
+    wait_until(watched)
+    assert answer(session, "What?", max_new_tokens=2)
+    session.stop()
+    assert session.state()["state"] == "over" and answer(session, "And now?", max_new_tokens=2)
+    session.play()
+    assert session.state()["state"] != "over" and len(session.track.moments) == 0
+    wait_until(watched)
+    session.play()  # it plays already
+    session.change(SessionSettings(fps=5, policy="fifo"))
+    wait_until(watched)
+    assert session.state()["levels"][0]["every"] == 1, "the new memory watches the same stream"
+
+
+def test_a_moment_holds_what_the_answer_is_about(sessions, picture):
+    """However far the pictures for the page lag behind the memory."""
+    session = sessions.create(SessionSettings(capacities=(1, 1, 2)))
+    for k in range(4):
+        session.see(picture(k), float(k))
+    session.session.see_many([picture(k) for k in (4, 5)], [4.0, 5.0])  # the page does not know of these yet
+    moment, pieces = session.ask("What?", max_new_tokens=2)
+    frames = session.session.prompt("What?")[1]
+    assert [(f.number, f.level) for f in moment.held] == [(f.index, f.level) for f in frames]
+    assert moment.timestamp == 5.0 and not moment.is_done
+    assert next(pieces, "") == moment.answer
+    del pieces  # nobody listens any more
+    assert moment.is_done
+
+
+def test_a_session_that_cannot_be_ended_does_not_keep_the_others(make_sessions, wait_until, monkeypatch, caplog):
+    sessions = make_sessions(idle_seconds=0.3)
+    stuck = sessions.create()
+    monkeypatch.setattr(stuck, "close", lambda: 1 / 0)
+    wait_until(lambda: len(sessions) == 0)
+    assert "could not be ended cleanly" in caplog.text
+    fine = sessions.create()
+    wait_until(lambda: fine.is_closed)
+    with pytest.raises(NotAllowed, match="has ended"):
+        fine.see(np.zeros((4, 4, 3), np.uint8))
+
+
 def test_places_are_limited_and_given_back(make_sessions):
     sessions = make_sessions(max_sessions=2)
     first, _ = sessions.create(), sessions.create()
@@ -180,6 +233,10 @@ def test_what_a_session_cannot_do(sessions, picture):
     session = sessions.create()
     with pytest.raises(NotAllowed, match="nothing is playing: it cannot be paused"):
         session.pause()
+    session.start(open_push())
+    with pytest.raises(NotAllowed, match="your camera cannot be paused: stop it instead"):
+        session.pause()
+    session.stop()
     with pytest.raises(NotAllowed, match="does not watch a camera of yours"):
         session.push(picture(1))
     session.start(open_world())

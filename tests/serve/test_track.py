@@ -50,7 +50,7 @@ def test_what_is_kept_is_bounded(picture):
         events = bank.write(torch.randn(1, 8, 4, 4), [k / 2])
         track.add([Frame(picture(k % 7), k / 2, k)], events)
         if k % 4 == 0:
-            track.ask("What?", k / 2)
+            track.ask("What?", k / 2, track.held())
         if k % 100 == 99:
             sizes.append(track.num_bytes)
     assert len(track.moments) == KEPT_MOMENTS and max(sizes[2:]) < 1.2 * sizes[2]

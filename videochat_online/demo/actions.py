@@ -5,6 +5,7 @@ gradio is optional and imported inside the functions; annotations are evaluated,
 
 import functools
 from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from ..config import MEMORY_POLICIES
 from ..media.source import MediaError
 from ..serve.limits import Limits
 from ..serve.settings import SessionSettings
-from ..serve.sources import Opened, open_network, open_push, open_sample, open_world
+from ..serve.sources import Opened, open_network, open_sample, open_world
 from ..serve.track import Moment
-from .memory_view import counters_html, links_html, memory_html, screen_html, stamp, status_html
+from .memory_view import counters_html, links_html, memory_html, notice_html, screen_html, stamp, status_html
 from .visits import Visits, parse_levels
 
 NOW = -1
 """The memory view's choice that follows the stream; questions are numbered from 0."""
-ENDED = '<p class="vco-problem" role="alert">Your session was not used for a while and has ended. Start it again.</p>'
+ENDED = "Your session was not used for a while and has ended. Start it again."
 Chat = list[dict[str, Any]]
 
 
@@ -37,8 +38,17 @@ def told(call: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def question_message(moment: Moment) -> dict[str, Any]:
-    return {"role": "user", "content": f"`{stamp(moment.timestamp)}` {moment.question}"}
+def chat_messages(moments: list[Moment]) -> Chat:
+    """The dialogue as gradio's chat shows it, two messages a question. Words are words: no HTML in them is."""
+    messages = []
+    for moment in moments:
+        answer = moment.answer or ("(no words)" if moment.is_done else "…")
+        question = f"`{stamp(moment.timestamp)}` {escape(moment.question, quote=False)}"
+        messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": escape(answer, quote=False)},
+        ]
+    return messages
 
 
 class Actions:
@@ -66,31 +76,23 @@ class Actions:
     def begin_address(self, visitor: str, address: str) -> tuple[Any, ...]:
         return self.begin(visitor, open_network(address, self.limits))
 
-    def _begun(self, visitor: str, state: dict[str, Any]) -> tuple[Any, ...]:
-        """Values for: screen, chat, moments, seek slider, upload, and the parts that tick."""
+    def _begun(self, visitor: str, state: dict[str, Any] | None) -> tuple[Any, ...]:
+        """Values for: seek slider, speed, screen, chat, moments, and the parts that tick."""
         import gradio as gr
 
-        duration = state["duration"]
+        duration = state and state["duration"]
         seek = gr.update(maximum=round(duration, 1) if duration else 1, value=0, visible=bool(duration))
-        return (screen_html(state), [], _choices([]), seek, None, *self.tick(visitor, NOW))
+        return (seek, 1.0, screen_html(state), [], _choices([]), *self.tick(visitor, NOW))
 
-    def camera_frame(self, visitor: str, image: Any) -> Any:
-        """A frame of the browser's camera; the first one makes it the stream. Gives the screen, when it changes."""
-        import gradio as gr
-
-        if image is None:
-            return gr.skip()
-        session = self.visits.session(visitor)
-        if session is None or not session.watches_pushes:
-            session = self.visits.start(visitor, open_push())
-            session.push(image)
-            return screen_html(session.state())
-        session.push(image)
-        return gr.skip()
+    def camera_frame(self, visitor: str, image: Any) -> tuple[Any, ...] | None:
+        """A frame of the browser's camera; as `_begun` where it begins a stream, None where it only goes on."""
+        session = None if image is None else self.visits.camera_frame(visitor, image)
+        return None if session is None else self._begun(visitor, session.state())
 
     # ---- while it runs ----------------------------------------------------------------------------------------------
 
-    def control(self, visitor: str, action: str, value: float | None = None) -> tuple[Any, ...]:
+    def control(self, visitor: str, action: str, shown: int, value: float | None = None) -> tuple[Any, ...]:
+        """Values for: screen, chat, moments, and the parts that tick."""
         session = self.visits.running(visitor)
         if action == "seek":
             session.seek(float(value or 0.0))
@@ -98,48 +100,55 @@ class Actions:
             session.set_speed(float(value or 1.0))
         else:
             {"play": session.play, "pause": session.pause, "stop": session.stop}[action]()
-        return self.tick(visitor, NOW)
+        moments = list(session.track.moments)
+        chat, choices = chat_messages(moments), _choices(moments, shown)
+        return (screen_html(session.state()), chat, choices, *self.tick(visitor, shown))
 
     def tick(self, visitor: str, shown: int) -> tuple[Any, ...]:
-        """Values for: status, memory, counters, links."""
+        """Values for: status, notice, memory, counters, links."""
         state, moments, moment = self.visits.view(visitor, shown)
-        status = ENDED if state is None and self.visits.has_ended(visitor) else status_html(state)
-        return status, memory_html(state, moments, moment), counters_html(state), links_html(state)
+        problem = state["problem"] if state else ENDED if self.visits.has_ended(visitor) else None
+        return (
+            status_html(state),
+            notice_html(problem),
+            memory_html(state, moments, moment),
+            counters_html(state),
+            links_html(state),
+        )
 
-    def ask(self, visitor: str, question: str, chat: Chat) -> Iterator[tuple[Any, ...]]:
+    def ask(self, visitor: str, question: str) -> Iterator[tuple[Any, ...]]:
         """Values for: question box, chat, moments - again with each piece of the answer."""
         session = self.visits.running(visitor)
-        moment, pieces = session.ask(question.strip())
-        choices = _choices(list(session.track.moments))
-        chat = [*chat, question_message(moment)]
-        yield "", [*chat, {"role": "assistant", "content": "…"}], choices
+        _, pieces = session.ask(question.strip())
+        asked = session.track.moments
+        choices = _choices(list(asked))
+        yield "", chat_messages(list(asked)), choices
         for _ in pieces:
-            yield "", [*chat, {"role": "assistant", "content": moment.answer}], choices
-        yield "", [*chat, {"role": "assistant", "content": moment.answer or "(no words)"}], choices
+            yield "", chat_messages(list(asked)), choices
+        yield "", chat_messages(list(asked)), choices
 
-    def moment_of_message(self, visitor: str, index: int, chat: Chat) -> int:
-        """The number of the question that a click on message `index` means."""
+    def moment_of_message(self, visitor: str, index: int) -> int:
+        """The number of the question that a click on message `index` of the chat means."""
         moments = list(self.visits.running(visitor).track.moments)
-        asked = [k for k, message in enumerate(chat) if message["role"] == "user"]
-        behind = sum(k > index for k in asked)  # questions after the one that was clicked, or whose answer was
-        return moments[-1 - behind].number if behind < len(moments) else NOW
+        return moments[index // 2].number if index // 2 < len(moments) else NOW
 
-    # ---- settings ----------------------------------------------------------------------------------------
+    # ---- settings ---------------------------------------------------------------------------------------------------
 
     def change(
         self, visitor: str, fps: float, levels: str, policy: str, cascade: bool, prompt: str, most: float
     ) -> tuple[Any, ...]:
+        """As `_begun`: a stream that runs starts anew."""
         if policy not in MEMORY_POLICIES:
             raise ValueError(f"unknown policy {policy!r}")
         settings = SessionSettings(fps, parse_levels(levels), policy, cascade, prompt.strip() or None, int(most))
         self.visits.change(visitor, settings)
-        state, _, _ = self.visits.view(visitor)
-        return (screen_html(state), [], _choices([]), *self.tick(visitor, NOW))
+        return self._begun(visitor, self.visits.view(visitor)[0])
 
 
-def _choices(moments: list[Moment]) -> Any:
+def _choices(moments: list[Moment], shown: int = NOW) -> Any:
     """The memory view's choices: now, and each question's second."""
     import gradio as gr
 
-    asked = [(f"{stamp(moment.timestamp)} {moment.question[:24]}", moment.number) for moment in moments]
-    return gr.update(choices=[("now", NOW), *asked], value=NOW)
+    asked = [(f"{stamp(moment.timestamp)} {moment.question[:24]}", moment.number) for moment in reversed(moments)]
+    value = shown if any(moment.number == shown for moment in moments) else NOW
+    return gr.update(choices=[("now", NOW), *asked], value=value)

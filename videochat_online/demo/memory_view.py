@@ -14,6 +14,8 @@ from ..serve.track import Moment
 State = dict[str, Any]
 SHOWN_DEPARTURES = 4
 SHOWN_EMPTY = 12
+PIXELS_A_TOKEN = 4
+"""Pixels along one side of the square that a token stands for, in the coarse pictures: they are for the eye only."""
 
 
 def stamp(seconds: float) -> str:
@@ -26,32 +28,37 @@ def stamp(seconds: float) -> str:
 
 
 def screen_html(state: State | None) -> str:
-    """The picture on screen; it renews itself (motion JPEG)."""
+    """The picture on screen; as soon as it is there it fetches the next one."""
     if state is None or state["source"] is None:
-        return '<div class="vco-screen vco-empty"><p>Choose what to watch below.</p></div>'
-    picture = f"live/{state['id']}/screen.mjpg?{state['run']}"
+        return '<div class="vco-screen vco-empty"><p>Choose what to watch, then ask about it.</p></div>'
+    address = f"live/{state['id']}/screen.jpg?{state['run']}"
     name = escape(state["source"])
+    again = "if (this.isConnected) this.src = this.dataset.address + '.' + Date.now()"
     return (
-        f'<div class="vco-screen"><img src="{picture}" alt="what {name} shows now" '
-        "onerror=\"setTimeout(() => { this.src = this.src.split('#')[0] + '#' + Date.now() }, 2000)\"></div>"
+        f'<div class="vco-screen"><img src="{address}" data-address="{address}" alt="what {name} shows now" '
+        f'onload="setTimeout(() => {{ {again} }}, 20)" onerror="setTimeout(() => {{ {again} }}, 1000)"></div>'
     )
 
 
 def status_html(state: State | None) -> str:
-    """Name, state and second of the stream, and what is wrong with it."""
+    """Name, state and second of the stream, and what is true where that is known."""
     if state is None or state["source"] is None:
-        return '<div class="vco-status" role="status"><span class="vco-chip">nothing is playing</span></div>'
+        return '<div class="vco-status"><span class="vco-chip">nothing is playing</span></div>'
     length = f" / {stamp(state['duration'])}" if state["duration"] else ""
     share = f"{100 * min(1.0, state['position'] / state['duration']):.1f}%" if state["duration"] else "100%"
-    problem = f'<p class="vco-problem" role="alert">{escape(state["problem"])}</p>' if state["problem"] else ""
     truth = f'<p class="vco-truth">What is to be seen: {escape(state["truth"])}</p>' if state["truth"] else ""
     speed = f" · {state['speed']:g}x" if state["speed"] not in (None, 1.0) else ""
     return (
         f'<div class="vco-status"><span class="vco-chip vco-{state["state"]}">{state["state"]}</span>'
         f'<span class="vco-time">{stamp(state["position"])}{length}{speed}</span>'
         f'<span class="vco-name">{escape(state["source"])}</span></div>'
-        f'<div class="vco-progress" aria-hidden="true"><i style="width:{share}"></i></div>{problem}{truth}'
+        f'<div class="vco-progress" aria-hidden="true"><i style="width:{share}"></i></div>{truth}'
     )
+
+
+def notice_html(problem: str | None) -> str:
+    """What is wrong; apart from what changes every second, so that a screen reader says it once."""
+    return f'<p class="vco-problem" role="alert">{escape(problem)}</p>' if problem else ""
 
 
 def counters_html(state: State | None) -> str:
@@ -105,14 +112,17 @@ def memory_html(state: State | None, moments: Sequence[Moment] = (), shown: Mome
     departures = state["departures"] if shown is None else []
     now = state["position"] if shown is None else shown.timestamp
     rows = "".join(_level(state, number, held, departures) for number in range(len(state["levels"])))
+    timeline = _timeline(len(state["levels"]), held, departures, moments, now)
     title = "" if shown is None else f'<p class="vco-then">As it was at {stamp(now)}: “{escape(shown.question)}”</p>'
     return (
-        f'<section class="vco-memory" aria-label="Memory">{title}{_timeline(held, departures, moments, now)}{rows}'
+        f'<section class="vco-memory" aria-label="Memory">{title}{timeline}{rows}'
         f"{_departures(state, departures)}</section>"
     )
 
 
-def _timeline(held: Sequence[State], departures: Sequence[State], moments: Sequence[Moment], now: float) -> str:
+def _timeline(
+    num_levels: int, held: Sequence[State], departures: Sequence[State], moments: Sequence[Moment], now: float
+) -> str:
     """When the frames were seen, on a line from the start to now."""
     end = max(now, 1e-3)
 
@@ -136,7 +146,15 @@ def _timeline(held: Sequence[State], departures: Sequence[State], moments: Seque
     label = f"{len(held)} frames held between 0 and {now:.0f} seconds"
     return (
         f'<div class="vco-timeline"><div class="vco-line" role="img" aria-label="{label}">{"".join(marks)}</div>'
-        f'<div class="vco-ends"><span>0:00.0</span><span>{stamp(now)}</span></div></div>'
+        f'<div class="vco-ends"><span>0:00.0</span>{_legend(num_levels)}<span>{stamp(now)}</span></div></div>'
+    )
+
+
+def _legend(num_levels: int) -> str:
+    levels = "".join(f'<span><i class="vco-dot vco-l{k}"></i>level {k}</span>' for k in range(num_levels))
+    return (
+        f'<span class="vco-legend" aria-hidden="true">{levels}<span><b>?</b> question</span>'
+        '<span><i class="vco-demoted"></i>just demoted</span><span><i class="vco-gone"></i>just forgotten</span></span>'
     )
 
 
@@ -151,7 +169,7 @@ def _level(state: State, number: int, held: Sequence[State], departures: Sequenc
     ]
     free = min(SHOWN_EMPTY, level["capacity"] - len(frames))
     empty = '<span class="vco-slot" aria-hidden="true"></span>' * free
-    every = "every frame" if level["every"] == 1 else f"every {level['every']}th frame"
+    every = "every frame" if level["every"] == 1 else f"one frame in {level['every']}"
     tokens = f"{level['tokens']} token{'s' if level['tokens'] > 1 else ''}"
     return (
         f'<div class="vco-level vco-l{number}"><div class="vco-head"><b>Level {number}</b>'
@@ -161,12 +179,14 @@ def _level(state: State, number: int, held: Sequence[State], departures: Sequenc
     )
 
 
-def _figure(state: State, frame: State, grid: int, *, came_down: bool = False) -> str:
-    address = f"live/{state['id']}/frames/{frame['number']}.jpg?{state['run']}"
+def _figure(state: State, frame: State, grid: int = 0, *, came_down: bool = False) -> str:
+    """A frame's picture; with a grid, under a coarse one that has PIXELS_A_TOKEN^2 pixels for each token."""
+    address = f"live/{state['id']}/frames/{frame['number']}?run={state['run']}"
     mark = ' <em title="came down from the level above">↓</em>' if came_down else ""
+    coarse = f'<img class="vco-coarse" src="{address}&cells={PIXELS_A_TOKEN * grid}" alt="">' if grid else ""
     return (
         f'<figure class="vco-frame{" vco-down" if came_down else ""}"><div class="vco-pic" style="--g:{grid}">'
-        f'<img src="{address}" loading="lazy" alt="frame {frame["number"] + 1}, seen at {frame["timestamp"]:.1f} s">'
+        f'<img src="{address}" alt="frame {frame["number"] + 1}, seen at {frame["timestamp"]:.1f} s">{coarse}'
         f"</div><figcaption>{stamp(frame['timestamp'])}{mark}</figcaption></figure>"
     )
 
@@ -177,14 +197,25 @@ def _departures(state: State, departures: Sequence[State]) -> str:
         return ""
     items = "".join(
         f'<li class="{"vco-demoted" if event["to_level"] >= 0 else "vco-gone"}">'
-        f"{_figure(state, event, 1)}<span>{_fate(event)}</span></li>"
+        f"{_figure(state, event)}<span>{_fate_html(event)}</span></li>"
         for event in reversed(departures[-SHOWN_DEPARTURES:])
     )
-    return f'<div class="vco-left"><b>Left their level last</b><ul>{items}</ul></div>'
+    return f'<div class="vco-left"><b>Just left their level, newest first</b><ul>{items}</ul></div>'
 
 
 def _fate(event: State) -> str:
-    where = f"level {event['from_level']} → level {event['to_level']}"
-    where = where if event["to_level"] >= 0 else f"level {event['from_level']} → forgotten"
+    """
+    >>> _fate({"timestamp": 8.0, "from_level": 0, "to_level": 1, "similarity": 0.9991})
+    'frame of 0:08.0 demoted from level 0 to level 1, similarity to its neighbour 0.999'
+    """
+    kind = f"to level {event['to_level']}" if event["to_level"] >= 0 else "and forgotten"
+    verb = "demoted" if event["to_level"] >= 0 else "evicted"
     alike = "" if event["similarity"] is None else f", similarity to its neighbour {event['similarity']:.3f}"
-    return f"{stamp(event['timestamp'])}: {where}{alike}"
+    return f"frame of {stamp(event['timestamp'])} {verb} from level {event['from_level']} {kind}{alike}"
+
+
+def _fate_html(event: State) -> str:
+    is_demoted = event["to_level"] >= 0
+    where = f"level {event['from_level']} → {event['to_level']}" if is_demoted else f"level {event['from_level']} → ∅"
+    alike = "" if event["similarity"] is None else f"<br>similarity {event['similarity']:.3f}"
+    return f"<b>{'demoted' if is_demoted else 'forgotten'}</b> {stamp(event['timestamp'])} · {where}{alike}"

@@ -22,6 +22,8 @@ from .visits import Visits
 
 TICK_SECONDS = 0.7
 CAMERA_SECONDS = 0.25
+BARE: dict[str, Any] = {"show_label": False, "container": False}
+"""For inputs that need no label but a screen reader's."""
 EXAMPLES = (
     "What is happening now?",
     "How many objects are on the screen?",
@@ -49,7 +51,8 @@ def _theme() -> Any:
     import gradio as gr
 
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return gr.themes.Default(primary_hue="indigo", neutral_hue="slate", radius_size="lg", **fonts)
+    theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", radius_size="lg", **fonts)
+    return theme.set(body_text_color_subdued="*neutral_500", block_label_text_color="*neutral_600")
 
 
 def build_page(sessions: Sessions) -> Any:
@@ -63,10 +66,12 @@ def build_page(sessions: Sessions) -> Any:
         gr.HTML(_title(sessions))
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
-                _add_stream(parts, sessions)
+                gr.HTML("<h2><b>1</b> Watch</h2>")
+                _add_sources(parts, sessions)
+                _add_screen(parts)
             with gr.Column(scale=5, min_width=320):
-                _add_chat(parts)
-        parts.counters = gr.HTML(counters_html(None))
+                gr.HTML("<h2><b>2</b> Ask, at any moment</h2>")
+                _add_chat(parts, sessions)
         _add_memory(parts)
         _add_settings(parts, sessions)
         parts.timer = gr.Timer(TICK_SECONDS)
@@ -87,74 +92,91 @@ def _title(sessions: Sessions) -> str:
     name = escape(sessions.model_name)
     told_note = f'<p class="vco-note" role="note"><b>{name}:</b> {escape(note)}</p>' if note else ""
     return (
-        '<header><div class="vco-title"><h1>videochat-online</h1><p>Watch a stream, ask at any moment, see what the '
-        f"model remembers. Model: <b>{name}</b></p></div>{told_note}</header>"
+        '<header><div class="vco-title"><h1>videochat-online</h1><p>A model watches a stream and remembers a fixed '
+        f"number of frames. Ask it about past and present while it runs. Model: <b>{name}</b></p></div>"
+        f"{told_note}</header>"
     )
 
 
-def _add_stream(parts: SimpleNamespace, sessions: Sessions) -> None:
+def _add_sources(parts: SimpleNamespace, sessions: Sessions) -> None:
+    import gradio as gr
+
+    limits = sessions.limits
+    with gr.Tabs(elem_id="vco-sources"):
+        with gr.Tab("Sample"), gr.Row(equal_height=True):
+            parts.sample = gr.Dropdown(
+                list(SAMPLES), value=next(iter(SAMPLES)), label="A clip that ships", scale=3, min_width=120, **BARE
+            )
+            parts.start_sample = gr.Button("Watch the sample", variant="primary", scale=2, min_width=140)
+        with gr.Tab("World"), gr.Row(equal_height=True):
+            parts.seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1, min_width=70)
+            parts.level = gr.Dropdown([1, 2, 3, 4], value=2, label="Difficulty", scale=1, min_width=90)
+            parts.start_world = gr.Button("Watch a generated world", variant="primary", scale=2, min_width=140)
+        with gr.Tab("Upload"):
+            size, minutes = limits.max_upload_bytes // 2**20, limits.max_video_seconds / 60
+            parts.upload = gr.File(
+                label=f"A video, at most {size} MiB and {minutes:g} minutes",
+                file_types=["video", ".gif", ".mkv"], type="filepath", height=110, elem_id="vco-upload",
+            )  # fmt: skip
+        with gr.Tab("Camera"):
+            parts.camera = gr.Image(
+                sources=["webcam"], streaming=True, type="numpy", label="Your camera", height=200, elem_id="vco-camera"
+            )
+        with gr.Tab("Address"):
+            with gr.Row(equal_height=True):
+                parts.address = gr.Textbox(
+                    label="RTSP, HTTP, HLS or UDP address", placeholder="rtsp://camera.example/live", scale=3,
+                    min_width=160, interactive=limits.allow_urls,
+                )  # fmt: skip
+                parts.start_address = gr.Button(
+                    "Connect", variant="primary", scale=1, min_width=90, interactive=limits.allow_urls
+                )
+            if not limits.allow_urls:
+                gr.Markdown("Addresses are switched off on this server; its operator can allow them (`--allow-urls`).")
+
+
+def _add_screen(parts: SimpleNamespace) -> None:
     import gradio as gr
 
     parts.screen = gr.HTML(screen_html(None), elem_id="vco-screen")
     parts.status = gr.HTML(status_html(None), elem_id="vco-status")
-    with gr.Row(elem_classes="vco-transport"):
-        parts.play = gr.Button("Play", size="sm")
-        parts.pause = gr.Button("Pause", size="sm")
-        parts.stop = gr.Button("Stop", size="sm")
-        parts.speed = gr.Dropdown(
-            [("0.5x", 0.5), ("1x", 1.0), ("2x", 2.0), ("4x", 4.0)], value=1.0, label="Speed", min_width=80
-        )
+    parts.notice = gr.HTML("", elem_id="vco-notice")
+    with gr.Row(elem_classes="vco-transport", equal_height=True):
+        for name in ("play", "pause", "stop"):
+            setattr(parts, name, gr.Button(name.title(), size="sm", elem_id=f"vco-{name}", min_width=60))
+        speeds = [("0.5x", 0.5), ("1x", 1.0), ("2x", 2.0), ("4x", 4.0)]
+        parts.speed = gr.Dropdown(speeds, value=1.0, label="Speed", min_width=70, **BARE)
     parts.seek = gr.Slider(0, 1, value=0, step=0.1, label="Go to second (back: memory starts anew)", visible=False)
-    with gr.Tabs():
-        with gr.Tab("Sample"):
-            parts.sample = gr.Dropdown(list(SAMPLES), value=next(iter(SAMPLES)), label="A clip that ships")
-            parts.start_sample = gr.Button("Watch the sample", variant="primary")
-        with gr.Tab("Live world"):
-            with gr.Row():
-                parts.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80)
-                parts.level = gr.Slider(1, 4, value=2, step=1, label="Difficulty", min_width=120)
-            parts.start_world = gr.Button("Watch a generated world", variant="primary")
-        with gr.Tab("Upload"):
-            mebibytes = sessions.limits.max_upload_bytes // 2**20
-            parts.upload = gr.File(
-                label=f"A video, at most {mebibytes} MiB and {sessions.limits.max_video_seconds / 60:.0f} minutes",
-                file_types=["video", ".gif", ".mkv"], type="filepath", height=120, elem_id="vco-upload",
-            )  # fmt: skip
-        with gr.Tab("Camera"):
-            parts.camera = gr.Image(
-                sources=["webcam"], streaming=True, type="numpy", label="Your camera", height=220, elem_id="vco-camera"
-            )
-        with gr.Tab("Address"):
-            parts.address = gr.Textbox(label="RTSP, HTTP, HLS or UDP address", placeholder="rtsp://camera.example/live")
-            parts.start_address = gr.Button("Connect", variant="primary")
-            if not sessions.limits.allow_urls:
-                gr.Markdown("Addresses are switched off on this server; its operator can allow them (`--allow-urls`).")
 
 
-def _add_chat(parts: SimpleNamespace) -> None:
+def _add_chat(parts: SimpleNamespace, sessions: Sessions) -> None:
     import gradio as gr
 
     parts.chat = gr.Chatbot(
-        label="Dialogue", show_label=False, height=430, elem_id="vco-chat", feedback_options=None, buttons=["copy_all"],
+        label="Dialogue", show_label=False, height=408, elem_id="vco-chat", feedback_options=None, buttons=["copy_all"],
         placeholder="Start a stream, then ask about it.\n\nA click on a question shows what was in memory then.",
     )  # fmt: skip
-    with gr.Row():
+    with gr.Row(equal_height=True, elem_id="vco-asking"):
+        most = sessions.limits.max_question_chars
         parts.question = gr.Textbox(
-            label="Question", placeholder="What is happening now?", scale=5, min_width=180, max_length=4000
+            label="Question", placeholder="What is happening now?", scale=5, min_width=180, max_length=most, **BARE
         )
-        parts.ask = gr.Button("Ask", variant="primary", scale=1, min_width=80, elem_id="vco-ask")
+        parts.ask = gr.Button("Ask", variant="primary", scale=1, min_width=70, elem_id="vco-ask")
     with gr.Row(elem_id="vco-examples"):
         parts.examples = [gr.Button(text, size="sm") for text in EXAMPLES]
-    parts.links = gr.HTML("")
+    parts.links = gr.HTML("", elem_id="vco-links")
 
 
 def _add_memory(parts: SimpleNamespace) -> None:
     import gradio as gr
 
-    gr.HTML("<h2>Memory</h2><p class='vco-hint'>Each picture is a frame the model still holds; each cell in it is one "
-            "token. When a level is full, the older of the two most similar neighbours goes down a level, or is "
-            "forgotten.</p>")  # fmt: skip
-    parts.moments = gr.Radio([("now", NOW)], value=NOW, label="Memory at", elem_id="vco-moments")
+    gr.HTML("<h2><b>3</b> What the model remembers</h2><p class='vco-hint'>Each picture is a frame it still holds, as "
+            "coarse as it holds it: one cell is one token. When a level is full, the older of its two most similar "
+            "neighbours goes down a level, or is forgotten.</p>")  # fmt: skip
+    parts.counters = gr.HTML(counters_html(None))
+    with gr.Row(equal_height=True, elem_id="vco-look"):
+        parts.moments = gr.Radio([("now", NOW)], value=NOW, label="Memory at", elem_id="vco-moments", scale=5)
+        gr.Checkbox(False, label="Sharp pictures", elem_id="vco-sharp", scale=1, min_width=150, interactive=True)
     parts.memory = gr.HTML(memory_html(None), elem_id="vco-memory")
 
 
@@ -171,16 +193,26 @@ def _add_settings(parts: SimpleNamespace, sessions: Sessions) -> None:
         with gr.Row():
             gr.Dropdown([sessions.model_name], value=sessions.model_name, label="Model", interactive=False)
             most = sessions.limits.max_new_tokens
-            parts.most = gr.Slider(8, most, value=min(most, USUAL_NEW_TOKENS), step=8, label="Longest answer, tokens")
+            parts.most = gr.Slider(1, most, value=min(most, USUAL_NEW_TOKENS), step=1, label="Longest answer, tokens")
             parts.prompt = gr.Textbox(label="System prompt (empty: the model's own)", lines=2)
         parts.apply = gr.Button("Apply (the stream starts anew)")
+
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def _ticking(parts: SimpleNamespace) -> list[Any]:
+    return [parts.status, parts.notice, parts.memory, parts.counters, parts.links]
+
+
+def _beginning(parts: SimpleNamespace) -> list[Any]:
+    return [parts.seek, parts.speed, parts.screen, parts.chat, parts.moments, *_ticking(parts)]
 
 
 def _connect_stream(parts: SimpleNamespace, actions: Actions) -> None:
     import gradio as gr
 
-    live = [parts.status, parts.memory, parts.counters, parts.links]
-    begun = [parts.screen, parts.chat, parts.moments, parts.seek, parts.upload, *live]
+    begun = _beginning(parts)
 
     def sample(name: str, request: gr.Request) -> Any:
         return actions.begin_sample(str(request.session_hash), name)
@@ -192,64 +224,65 @@ def _connect_stream(parts: SimpleNamespace, actions: Actions) -> None:
         return actions.begin_address(str(request.session_hash), text)
 
     def upload(path: str, request: gr.Request) -> Any:
-        return actions.begin_upload(str(request.session_hash), path)
+        return (None, *actions.begin_upload(str(request.session_hash), path))
 
     def camera(image: Any, request: gr.Request) -> Any:
-        return actions.camera_frame(str(request.session_hash), image)
+        return actions.camera_frame(str(request.session_hash), image) or (gr.skip(),) * len(begun)
+
+    parts.start_sample.click(told(sample), parts.sample, begun, **QUIET)
+    parts.start_world.click(told(world), [parts.seed, parts.level], begun, **QUIET)
+    gr.on([parts.start_address.click, parts.address.submit], told(address), parts.address, begun, **QUIET)
+    parts.upload.upload(told(upload), parts.upload, [parts.upload, *begun], **QUIET)
+    parts.camera.stream(told(camera), parts.camera, begun, stream_every=CAMERA_SECONDS, **QUIET)
+    _connect_transport(parts, actions)
+
+
+def _connect_transport(parts: SimpleNamespace, actions: Actions) -> None:
+    import gradio as gr
+
+    outputs = [parts.screen, parts.chat, parts.moments, *_ticking(parts)]
 
     def control(action: str) -> Any:
-        def run(request: gr.Request, value: float | None = None) -> Any:
-            return actions.control(str(request.session_hash), action, value)
+        def run(shown: int, request: gr.Request) -> Any:
+            return actions.control(str(request.session_hash), action, shown)
 
         return told(run)
 
     def control_with_value(action: str) -> Any:
-        def run(value: float, request: gr.Request) -> Any:
-            return actions.control(str(request.session_hash), action, value)
+        def run(value: float, shown: int, request: gr.Request) -> Any:
+            return actions.control(str(request.session_hash), action, shown, value)
 
         return told(run)
 
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    parts.start_sample.click(told(sample), parts.sample, begun, **quiet)
-    parts.start_world.click(told(world), [parts.seed, parts.level], begun, **quiet)
-    gr.on([parts.start_address.click, parts.address.submit], told(address), parts.address, begun, **quiet)
-    parts.upload.upload(told(upload), parts.upload, begun, **quiet)
-    parts.camera.stream(told(camera), parts.camera, parts.screen, stream_every=CAMERA_SECONDS, **quiet)
     for name in ("play", "pause", "stop"):
-        getattr(parts, name).click(control(name), None, live, **quiet)
-    parts.seek.release(control_with_value("seek"), parts.seek, live, **quiet)
-    parts.speed.input(control_with_value("speed"), parts.speed, live, **quiet)
+        getattr(parts, name).click(control(name), parts.moments, outputs, **QUIET)
+    parts.seek.release(control_with_value("seek"), [parts.seek, parts.moments], outputs, **QUIET)
+    parts.speed.input(control_with_value("speed"), [parts.speed, parts.moments], outputs, **QUIET)
 
 
 def _connect_chat(parts: SimpleNamespace, actions: Actions) -> None:
     import gradio as gr
 
     outputs = [parts.question, parts.chat, parts.moments]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
-    def ask(question: str, chat: list[dict[str, Any]], request: gr.Request) -> Any:
+    def ask(question: str, request: gr.Request) -> Any:
         try:
-            yield from actions.ask(str(request.session_hash), question, chat)
+            yield from actions.ask(str(request.session_hash), question)
         except ValueError as error:
             raise gr.Error(str(error), duration=10, print_exception=False) from error
 
-    def chosen(chat: list[dict[str, Any]], request: gr.Request, event: gr.SelectData) -> Any:
+    def chosen(request: gr.Request, event: gr.SelectData) -> Any:
         index = event.index if isinstance(event.index, int) else event.index[0]
-        return actions.moment_of_message(str(request.session_hash), index, chat)
+        return actions.moment_of_message(str(request.session_hash), index)
 
-    gr.on([parts.ask.click, parts.question.submit], ask, [parts.question, parts.chat], outputs, **quiet)
+    gr.on([parts.ask.click, parts.question.submit], ask, parts.question, outputs, **QUIET)
     for button, text in zip(parts.examples, EXAMPLES, strict=True):
-        button.click(lambda text=text: text, None, parts.question, **quiet).then(
-            ask, [parts.question, parts.chat], outputs, **quiet
-        )
-    parts.chat.select(told(chosen), parts.chat, parts.moments, **quiet)
+        button.click(lambda text=text: text, None, parts.question, **QUIET).then(ask, parts.question, outputs, **QUIET)
+    parts.chat.select(told(chosen), None, parts.moments, **QUIET)
 
 
 def _connect_rest(parts: SimpleNamespace, actions: Actions) -> None:
     import gradio as gr
-
-    live = [parts.status, parts.memory, parts.counters, parts.links]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def tick(shown: int, request: gr.Request) -> Any:
         return actions.tick(str(request.session_hash), shown)
@@ -259,6 +292,6 @@ def _connect_rest(parts: SimpleNamespace, actions: Actions) -> None:
     ) -> Any:
         return actions.change(str(request.session_hash), fps, levels, policy, cascade, prompt, most)
 
-    gr.on([parts.timer.tick, parts.moments.change], tick, parts.moments, live, queue=False, **quiet)
+    gr.on([parts.timer.tick, parts.moments.change], tick, parts.moments, _ticking(parts), queue=False, **QUIET)
     settings = [parts.fps, parts.levels, parts.policy, parts.cascade, parts.prompt, parts.most]
-    parts.apply.click(told(change), settings, [parts.screen, parts.chat, parts.moments, *live], **quiet)
+    parts.apply.click(told(change), settings, _beginning(parts), **QUIET)

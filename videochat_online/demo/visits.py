@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from ..serve.limits import NotAllowed, UnknownSession
 from ..serve.live_session import LiveSession
 from ..serve.sessions import Sessions
 from ..serve.settings import SessionSettings
-from ..serve.sources import Opened, open_file
+from ..serve.sources import Opened, open_push
 from ..serve.track import Moment
-from ..serve.upload import TooLarge
+from ..serve.upload import TooLarge, upload_path
 
+CAMERA_PAUSE = 3.0
+"""Seconds without a frame after which a browser's camera counts as started again."""
 View = tuple[dict[str, Any] | None, list[Moment], Moment | None]
 
 
@@ -28,6 +32,7 @@ class Visits:
         self._keys: dict[str, str] = {}
         self._settings: dict[str, SessionSettings] = {}
         self._ended: set[str] = set()
+        self._camera: dict[str, float] = {}  # when each visitor's camera last sent a frame
         self._lock = threading.Lock()
 
     def session(self, visitor: str) -> LiveSession | None:
@@ -38,8 +43,8 @@ class Visits:
         try:
             return self.sessions.get(key)
         except UnknownSession:
-            self._keys.pop(visitor, None)
-            self._ended.add(visitor)
+            if self._keys.pop(visitor, None) is not None:
+                self._ended.add(visitor)
             return None
 
     def _session_for(self, visitor: str) -> LiveSession:
@@ -81,14 +86,28 @@ class Visits:
             arrived.unlink()
             raise TooLarge(f"{name} has {size:,} bytes, at most {self.sessions.limits.max_upload_bytes:,} are taken")
         session = self._session_for(visitor)
-        kept = session.folder / f"upload{arrived.suffix[:10]}"
-        session.stop()  # a file of the same name may still be playing
+        kept = upload_path(session)
         shutil.move(arrived, kept)
-        try:
-            session.start(open_file(kept, self.sessions.limits, name=name))
-        except ValueError:
-            kept.unlink(missing_ok=True)
-            raise
+        session.start_file(kept, name)
+        return session
+
+    def camera_frame(self, visitor: str, image: Any) -> LiveSession | None:
+        """A frame of the browser's camera; the session, where this one begins a stream.
+
+        A camera that goes on sending after its visitor chose something else, or pressed Stop, is not listened to until
+        it is started again.
+        """
+        now = time.monotonic()
+        is_new = now - self._camera.get(visitor, -math.inf) > CAMERA_PAUSE
+        self._camera[visitor] = now
+        session = self.session(visitor)
+        if session is not None and session.watches_pushes:
+            session.push(image)
+            return None
+        if not is_new:
+            return None
+        session = self.start(visitor, open_push())
+        session.push(image)
         return session
 
     def change(self, visitor: str, settings: SessionSettings) -> None:
@@ -103,9 +122,9 @@ class Visits:
         with self._lock:
             self._settings.pop(visitor, None)
             self._ended.discard(visitor)
-            if (session := self.session(visitor)) is not None:
-                self._keys.pop(visitor)
-                self.sessions.end(session.key)
+            self._camera.pop(visitor, None)
+            if (key := self._keys.pop(visitor, None)) is not None:
+                self.sessions.end_if_there(key)
 
     def view(self, visitor: str, moment: int | None = None) -> View:
         """The session's state, its questions, and the one whose number is `moment`."""

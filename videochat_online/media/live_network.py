@@ -6,13 +6,14 @@ Addresses are opened as they are: who may name which is decided above (serve/add
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib import import_module
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from .live import DISPLAY_FPS, LiveSource, Reduction
@@ -116,11 +117,11 @@ class NetworkStream(Reconnecting):
         fps: float = DISPLAY_FPS,
         patience: Patience | None = None,
         options: dict[str, str] | None = None,
-        download: Callable[[float], IO[bytes]] | None = None,
+        download: Callable[[float], AbstractContextManager[Readable]] | None = None,
     ) -> None:
         """`options`: FFmpeg's, for the container, such as {"rtsp_transport": "udp"}.
 
-        `download(seconds)`: gives the bytes behind the address instead of FFmpeg; it waits for data no longer than that.
+        `download(seconds)`: opens the bytes behind the address instead of FFmpeg; its `read` waits no longer than that.
         """
         scheme = urlsplit(address).scheme.lower()
         if scheme not in PROTOCOLS:
@@ -162,7 +163,7 @@ class NetworkStream(Reconnecting):
         # options=, unlike container_options=, makes PyAV 15 crash on some formats.
         place: Any = self.address
         if self._download is not None:
-            place = resources.enter_context(self._download(self.patience.read))
+            place = _UntilStopped(resources.enter_context(self._download(self.patience.read)), self.stopped)
         timeouts = (self.patience.open, self.patience.read)
         return resources.enter_context(av.open(place, container_options=self.options, timeout=timeouts))
 
@@ -181,6 +182,20 @@ class NetworkStream(Reconnecting):
             if shown.passes(seconds):
                 self._num += 1
                 yield Frame(_rgb(decoded), seconds, self._num - 1)
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _UntilStopped:
+    """Bytes that end when somebody says stop, however slowly they come."""
+
+    def __init__(self, file: Readable, stopped: threading.Event) -> None:
+        self._file, self._stopped = file, stopped
+
+    def read(self, size: int) -> bytes:
+        return b"" if self._stopped.is_set() else self._file.read(size)
 
 
 class _StreamClock:

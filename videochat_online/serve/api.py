@@ -7,18 +7,16 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..media.readers import MediaError
 from .export import dialogue_json, dialogue_srt
 from .limits import LimitReached, NotAllowed, UnknownSession
 from .live_session import LiveSession
 from .messages import AnswerDocument, ControlRequest, NewSession, Problem, Question, SeenFrame, SourceRequest
 from .sessions import Sessions
 from .settings import SessionSettings
-from .sources import Opened, open_camera, open_file, open_network, open_push, open_sample, open_world
+from .sources import Opened, open_camera, open_network, open_push, open_sample, open_world
 from .upload import TooLarge, decode_image, save_upload
 
 STATUS: dict[type[ValueError], int] = {UnknownSession: 404, NotAllowed: 403, LimitReached: 429, TooLarge: 413}
@@ -171,8 +169,9 @@ def source_routes(sessions: Sessions) -> Any:
     async def upload(session: str, request: Request) -> dict[str, Any]:
         """Watch a video file, sent as the request's body."""
         found = sessions.get(session)
-        path = await save_upload(request.stream(), found.folder, sessions.limits.max_upload_bytes)
-        return await run_in_threadpool(_start_file, found, path, sessions)
+        path = await save_upload(request.stream(), found, sessions.limits.max_upload_bytes)
+        await run_in_threadpool(found.start_file, path, "your video")
+        return found.state()
 
     @router.post("/sessions/{session}/control")
     def control(session: str, request: ControlRequest) -> dict[str, Any]:
@@ -189,15 +188,6 @@ def source_routes(sessions: Sessions) -> Any:
         return SeenFrame(**await run_in_threadpool(found.see, image, timestamp))
 
     return router
-
-
-def _start_file(session: LiveSession, path: Path, sessions: Sessions) -> dict[str, Any]:
-    try:
-        session.start(open_file(path, sessions.limits, name="your video"))
-    except MediaError:
-        path.unlink(missing_ok=True)
-        raise
-    return session.state()
 
 
 def control_session(session: LiveSession, request: ControlRequest) -> None:

@@ -8,11 +8,30 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from typing import IO
 from urllib.parse import urlsplit
 
 
-def download(address: str, place: str, seconds: float) -> IO[bytes]:
+class Body:
+    """The bytes of a response as they come. A context manager."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+
+    def read(self, size: int) -> bytes:
+        """What has come, at most `size` bytes, without waiting for that many; OSError where it breaks off."""
+        try:
+            return self._response.read1(size)
+        except http.client.HTTPException as error:
+            raise OSError(f"the answer broke off: {error}") from error
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._response.close()
+
+
+def download(address: str, place: str, seconds: float) -> Body:
     """The body behind an http(s) address, fetched from the IP address `place`; OSError for anything but status 200.
 
     `seconds`: longest silence.
@@ -33,7 +52,7 @@ def download(address: str, place: str, seconds: float) -> IO[bytes]:
         connection.close()
         what = "a redirect, which is not followed" if 300 <= response.status < 400 else response.reason
         raise OSError(f"HTTP {response.status}: {what}")
-    return response
+    return Body(response)
 
 
 class _Connection(http.client.HTTPConnection):

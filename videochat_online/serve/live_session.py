@@ -9,11 +9,11 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..media.live import LiveStream
+from ..media.live import LiveSource, LiveStream
 from ..media.live_paced import PacedSource, PacedVideo
 from ..media.live_pushed import PushedFrames, rgb_array
 from ..media.source import Frame
@@ -22,8 +22,8 @@ from ..streaming.live_watcher import LiveWatcher
 from ..streaming.session import StreamingSession
 from .limits import LimitReached, Limits, NotAllowed
 from .settings import SessionSettings
-from .sources import Opened
-from .track import MemoryTrack, Moment
+from .sources import Opened, open_file
+from .track import HeldPicture, MemoryTrack, Moment
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
@@ -52,6 +52,8 @@ class LiveSession:
         self._model, self._processor, self._encoder = model, processor, encoder
         self._lock = threading.RLock()  # starting and stopping
         self._seeing = threading.Lock()  # frames that come through the API, one after another
+        self.receiving = threading.Lock()
+        """Held while a file is being sent to the session's folder: one at a time."""
         self._watcher: LiveWatcher | None = None
         self._opened: Opened | None = None
         self._is_closed = False
@@ -87,6 +89,17 @@ class LiveSession:
                 opened.source.close()
                 raise
 
+    def start_file(self, path: Path, name: str) -> None:
+        """Watch a file of the session's folder. One file is kept: the one before goes, and so does one that fails."""
+        try:
+            self.start(open_file(path, self.limits, name=name))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        for other in self.folder.iterdir():
+            if other != path:
+                other.unlink(missing_ok=True)
+
     def _watch(self, opened: Opened) -> None:
         self._opened = opened
         self._run += 1
@@ -101,16 +114,21 @@ class LiveSession:
                 self._watcher.close()
 
     def change(self, settings: SessionSettings) -> None:
-        """Other settings: the stream starts anew where it can be opened again."""
+        """Other settings: the stream starts anew, with an empty memory."""
         settings.check(self.limits, self._model)
         with self._lock:
-            reopen = None if self._opened is None else self._opened.from_second
-            truth = None if self._opened is None else self._opened.truth
-            self.stop()
-            self._watcher = self._opened = None
-            self._configure(settings)
-            if reopen is not None:
-                self._watch(Opened(reopen(0.0), reopen, truth))
+            self._check_open()
+            if self._opened is None:
+                self._configure(settings)
+            else:
+                self._begin_anew(self._opened.again(), settings)
+
+    def _begin_anew(self, source: LiveSource, settings: SessionSettings | None = None) -> None:
+        """Watch the same stream, opened anew as `source`."""
+        assert self._opened is not None, "there is a stream to begin anew"
+        self.stop()
+        self._configure(settings or self.settings)
+        self._watch(replace(self._opened, source=source))
 
     @property
     def source(self) -> Any:
@@ -118,16 +136,19 @@ class LiveSession:
 
     def pause(self) -> None:
         self.touch()
-        self._paced("be paused").pause()
+        self._paced("be paused: stop it instead").pause()
 
     def play(self) -> None:
-        """Go on after a pause; a file that is over begins again."""
+        """Go on after a pause; a stream that is over, or was stopped, begins anew."""
         self.touch()
-        source = self._paced("be played again")
-        if source.state == "over" and self._opened is not None and self._opened.from_second is not None:
-            self.seek(0.0)
-        else:
-            source.play()
+        with self._lock:
+            self._check_open()
+            if self._opened is None:
+                raise NotAllowed("nothing is playing: choose what to watch first")
+            if self.source.state == "over":
+                self._begin_anew(self._opened.again())
+            elif isinstance(self.source, PacedSource):
+                self.source.play()
 
     def set_speed(self, speed: float) -> None:
         self.touch()
@@ -147,15 +168,12 @@ class LiveSession:
             if source.state != "over" and seconds >= source.position:
                 source.seek(seconds)
                 return
-            was_paused, speed, opened = source.state == "paused", source.speed, self._opened
-            self.stop()
-            self._configure(self.settings)
-            again = opened.from_second(seconds) if opened.from_second else source
+            again = self._opened.from_second(seconds)
             assert isinstance(again, PacedVideo), "from_second opens the same kind of source"
-            again.speed = speed
-            if was_paused:
+            again.speed = source.speed
+            if source.state == "paused":
                 again.pause()
-            self._watch(Opened(again, opened.from_second, opened.truth))
+            self._begin_anew(again)
 
     def _paced(self, what: str) -> PacedSource:
         if not isinstance(self.source, PacedSource):
@@ -179,6 +197,7 @@ class LiveSession:
     def see(self, image: Any, timestamp: float | None = None) -> dict[str, Any]:
         """A frame through the API: seen at once, whatever the session's fps."""
         self.touch()
+        self._check_open()
         picture = rgb_array(image)
         if self._watcher is not None and not self._watcher.is_over:
             raise NotAllowed(f"this session watches {self.source.name}: stop that before pushing frames")
@@ -207,16 +226,18 @@ class LiveSession:
             raise LimitReached(f"a question may have {self.limits.max_question_chars} characters, got {len(question)}")
         self._await_first_frame()
         pieces = self.session.ask_stream(question, max_new_tokens=most)
-        timestamp = self.session.stats()["last_timestamp"] or 0.0
-        moment = self.track.ask(question, timestamp)
+        held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.asked.frames]
+        moment = self.track.ask(question, pieces.asked.timestamp or 0.0, held)
         return moment, self._answer(moment, pieces)
 
     def _answer(self, moment: Moment, pieces: Iterator[str]) -> Iterator[str]:
-        for piece in pieces:
-            moment.answer += piece
-            yield piece
-        moment.is_done = True
-        self.touch()
+        try:
+            for piece in pieces:
+                moment.answer += piece
+                yield piece
+        finally:
+            moment.is_done = True
+            self.touch()
 
     def _await_first_frame(self) -> None:
         """A question right after the start waits for something to be asked about."""

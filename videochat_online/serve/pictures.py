@@ -1,40 +1,40 @@
-"""What a page fetches of a session: the screen as motion JPEG, frames of its memory, the dialogue as a file.
+"""What a page fetches of a session: the screen, frames of its memory, the dialogue as a file.
 
-A session's id is the only key: <img> and <a> can send no token. FastAPI is optional and imported inside the functions.
+A session's id is the only key: <img> and <a> can send no token. The screen is fetched picture by picture and not as one
+response without an end: a browser has only six connections for all the pages it shows of a server.
+FastAPI is optional and imported inside the functions.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 from .export import dialogue_json, dialogue_srt
 from .limits import UnknownSession
 from .live_session import LiveSession
 from .sessions import Sessions
-from .track import jpeg
+from .track import jpeg, mosaic
 
 SCREEN_SIDE = 640
-LOOK_SECONDS = 0.05
-REPEAT_SECONDS = 2.0
-"""A picture that does not change is sent again, so that a visitor who left is noticed."""
-BOUNDARY = "frame"
+LOOK_SECONDS = 0.02
+LONGEST_WAIT = 1.0
+"""Seconds until a picture that does not change is sent again."""
+MOST_CELLS = 512
 
 
 def add_picture_routes(app: Any, sessions: Sessions) -> None:
-    from fastapi import Response
-    from fastapi.responses import StreamingResponse
+    from fastapi import Query, Response
 
-    @app.get("/live/{session}/screen.mjpg", include_in_schema=False)
+    @app.get("/live/{session}/screen.jpg", include_in_schema=False)
     async def screen(session: str) -> Any:
-        kind = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
-        return StreamingResponse(motion(sessions.get(session)), media_type=kind, headers=NOT_KEPT)
+        return Response(await next_picture(sessions.get(session)), media_type="image/jpeg", headers=NOT_KEPT)
 
-    @app.get("/live/{session}/frames/{number}.jpg", include_in_schema=False)
-    def frame(session: str, number: int) -> Any:
+    @app.get("/live/{session}/frames/{number}", include_in_schema=False)
+    def frame(session: str, number: int, cells: int | None = Query(None, ge=1, le=MOST_CELLS)) -> Any:
         data = sessions.get(session).track.picture(number)
         if data is None:
             raise UnknownSession(f"frame {number} is not kept any more")
-        return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+        data, kind = (data, "image/jpeg") if cells is None else (mosaic(data, cells), "image/png")
+        return Response(data, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
 
     @app.get("/live/{session}/dialogue.{kind}", include_in_schema=False)
     def dialogue(session: str, kind: str) -> Any:
@@ -53,15 +53,15 @@ def add_picture_routes(app: Any, sessions: Sessions) -> None:
 NOT_KEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-async def motion(session: LiveSession) -> AsyncIterator[bytes]:
-    """Each new picture on screen, until the session ends."""
+async def next_picture(session: LiveSession) -> bytes:
+    """JPEG of the next picture that comes on screen; of the one that stands there, where none comes for a while."""
     loop = asyncio.get_running_loop()
-    shown, sent = None, 0.0
-    while not session.is_closed:
-        latest = session.latest()
-        if latest is not None and (latest is not shown or loop.time() - sent > REPEAT_SECONDS):
-            data = await asyncio.to_thread(jpeg, latest.image, side=SCREEN_SIDE)
-            head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-            yield head.encode() + data + b"\r\n"
-            shown, sent = latest, loop.time()
+    shown = latest = session.latest()
+    until = loop.time() + LONGEST_WAIT
+    while not session.is_closed and loop.time() < until:
+        if (latest := session.latest()) is not None and latest is not shown:
+            break
         await asyncio.sleep(LOOK_SECONDS)
+    if latest is None:
+        raise UnknownSession("there is no picture yet")
+    return await asyncio.to_thread(jpeg, latest.image, side=SCREEN_SIDE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import tempfile
 import threading
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..processing import Processor
 
 LOOK_SECONDS = 2.0
+log = logging.getLogger(__name__)
 
 
 class Sessions:
@@ -82,9 +84,16 @@ class Sessions:
         with self._lock:
             idle = [key for key, session in self._sessions.items() if session.last_used < before]
         for key in idle:
-            with contextlib.suppress(UnknownSession):  # its visitor ended it at the same moment
-                self.end(key)
+            self.end_if_there(key)
         return idle
+
+    def end_if_there(self, key: str) -> None:
+        """End a session that somebody else may be ending at the same moment. One that cannot end is logged, no more."""
+        try:
+            with contextlib.suppress(UnknownSession):
+                self.end(key)
+        except Exception:
+            log.exception("a session could not be ended cleanly")
 
     def _work(self) -> None:
         while not self._stop.wait(min(LOOK_SECONDS, self.limits.idle_seconds / 2)):
@@ -94,7 +103,7 @@ class Sessions:
         self._stop.set()
         self._reaper.join()
         for key in list(self._sessions):
-            self.end(key)
+            self.end_if_there(key)
         self._encoder.close()
         self._files.cleanup()
 

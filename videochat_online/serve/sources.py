@@ -33,8 +33,10 @@ class Opened:
     """A source that is ready to be played."""
 
     source: LiveSource
+    again: Callable[[], LiveSource]
+    """Opens it anew, from its beginning."""
     from_second: Callable[[float], LiveSource] | None = None
-    """Opens it again at another second, where it can be opened anew."""
+    """Opens it anew at another second, where it has such."""
     truth: Callable[[float], str] | None = None
     """What is to be seen at a second, where it is known."""
 
@@ -56,7 +58,7 @@ def open_file(path: Path, limits: Limits, *, name: str | None = None) -> Opened:
         raise MediaError.about(
             source.name, f"lasts {source.duration:.0f} s", f"at most {limits.max_video_seconds:.0f} s"
         )
-    return Opened(source, start_at)
+    return Opened(source, lambda: start_at(0.0), start_at)
 
 
 def open_sample(name: str, limits: Limits) -> Opened:
@@ -83,20 +85,23 @@ def open_world(seed: int = 0, level: int = 2) -> Opened:
     def truth(seconds: float) -> str:
         return caption(*place(seconds))
 
+    def start() -> PacedPictures:
+        return PacedPictures(f"ShapeWorld, seed {seed}, level {level}", picture_at)
+
     scene(0)  # a bad seed or level fails now
-    return Opened(PacedPictures(f"ShapeWorld, seed {seed}, level {level}", picture_at), truth=truth)
+    return Opened(start(), start, truth=truth)
 
 
 def open_network(address: str, limits: Limits) -> Opened:
-    return Opened(open_address(address, limits))
+    return Opened(open_address(address, limits), lambda: open_address(address, limits))
 
 
 def open_camera(number: int, limits: Limits) -> Opened:
     if not limits.allow_cameras:
         raise NotAllowed("cameras of this machine are switched off here (--allow-cameras switches them on)")
-    return Opened(Camera(number))
+    return Opened(Camera(number), lambda: Camera(number))
 
 
 def open_push(name: str = "your camera") -> Opened:
     """Frames that the visitor's browser sends in its own time."""
-    return Opened(PushedFrames(name))
+    return Opened(PushedFrames(name), lambda: PushedFrames(name))

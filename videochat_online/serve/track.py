@@ -61,6 +61,7 @@ class Moment:
     held: list[HeldPicture]
     answer: str = ""
     is_done: bool = False
+    """Whether nothing more will come: the answer is complete, or was broken off."""
 
 
 @dataclass
@@ -110,9 +111,8 @@ class MemoryTrack:
         wanted.update(picture.number for moment in self.moments for picture in moment.held)
         self._pictures = {number: data for number, data in self._pictures.items() if number in wanted}
 
-    def ask(self, question: str, timestamp: float) -> Moment:
-        """Remember what is held now, for a question."""
-        held = self.held()
+    def ask(self, question: str, timestamp: float, held: list[HeldPicture]) -> Moment:
+        """Remember what was held when a question came."""
         with self._lock:
             moment = Moment(self._asked, question, timestamp, held)
             self._asked += 1
@@ -147,4 +147,12 @@ def jpeg(image: object, *, side: int = PICTURE_SIDE, quality: int = 80) -> bytes
     picture.thumbnail((side, side), Image.Resampling.BILINEAR)
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def mosaic(picture: bytes, cells: int) -> bytes:
+    """A picture as PNG of `cells` x `cells` pixels, each the mean of what it stands for."""
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(picture)) as image:
+        image.convert("RGB").resize((cells, cells), Image.Resampling.BOX).save(out, "PNG")
     return out.getvalue()

@@ -9,23 +9,36 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..media.source import MediaError
+from .limits import NotAllowed, UnknownSession
+from .live_session import LiveSession
 
 
 class TooLarge(ValueError):
     """More bytes than the server takes."""
 
 
-async def save_upload(stream: AsyncIterator[bytes], folder: Path, most: int) -> Path:
-    """Write a body to a new file whose name the server chooses; nothing is left of one that is too large."""
-    path = folder / f"upload-{secrets.token_hex(8)}.video"
+async def save_upload(stream: AsyncIterator[bytes], session: LiveSession, most: int) -> Path:
+    """Write a body to a new file of the session's folder; nothing is left of one that is too large or breaks off."""
+    if not session.receiving.acquire(blocking=False):
+        raise NotAllowed("this session is being sent a video already: one at a time")
+    path = upload_path(session)
     try:
         with path.open("xb") as file:
             async for chunk in limited(stream, most):
                 file.write(chunk)
-    except BaseException:
+    except BaseException as error:
         path.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError):  # the folder went with its session
+            raise UnknownSession("the session ended before its video had come") from error
         raise
+    finally:
+        session.receiving.release()
     return path
+
+
+def upload_path(session: LiveSession) -> Path:
+    """A name that the server chooses, in the session's own folder."""
+    return session.folder / f"upload-{secrets.token_hex(8)}.video"
 
 
 async def decode_image(stream: AsyncIterator[bytes], most: int) -> np.ndarray:
