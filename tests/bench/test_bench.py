@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import replace
 
 import pytest
 
 from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
-from videochat_online.bench import ask, encoder, paper, train
+from videochat_online.bench import ask, encoder, feeding, paper, train
 from videochat_online.bench.e2e import bench_e2e
+from videochat_online.bench.endurance import bench_endurance
 from videochat_online.bench.measure import alternate, seconds_per_call, table
 from videochat_online.bench.memory import bench_memory
+from videochat_online.bench.order import bench_order
 from videochat_online.bench.stream import against_reencoding, flatness, transform_speed, where_time_goes, write_clip
-from videochat_online.bench.suite import write_report
 from videochat_online.cli import main
+from videochat_online.streaming.cache import PromptCache
 
 
 @pytest.fixture(scope="module")
@@ -82,33 +83,68 @@ def test_timing_helpers():
     assert table([{"name": "x", "ms": 1.5}]).splitlines()[2].split() == ["x", "1.5"]
 
 
-def test_ask_and_e2e_compare_equal_answers(monkeypatch):
-    # both raise where the two ways answer differently
-    _, processor = load_model("pocket", device="cpu")
-    small = functools.partial(ask.measuring_model, width=64, num_layers=1)
-    monkeypatch.setattr(ask, "measuring_model", small)
-    rows = ask.bench_ask(processor, repeats=1)
+def test_ask_compares_equal_answers_and_counts_what_is_computed(pocket):
+    rows = ask.bench_ask(pocket[1], repeats=1, width=64, num_layers=1)  # raises where warm and cold answer differently
     computed = {row["situation"]: row["computed"] for row in rows}
     assert computed["second question, nothing new"] < 20 and computed["one new frame, no eviction"] < 60
+    assert computed["one new frame, prefilled while idle"] <= computed["second question, nothing new"]
     assert computed["oldest frame evicted (worst case)"] > 900
-    assert all(row["visual tokens"] == 832 for row in rows)
+    assert all(row["visual tokens"] == 832 and row["warm/alone"] > 0 for row in rows)
+
+
+def test_order_counts_what_a_new_frame_changes():
+    rows = {(row["bank"], row["order"]): row for row in bench_order(num_frames=220, channels=4)}
+    shares = {order: row["mean share computed"] for (bank, order), row in rows.items() if bank == "2/2/12"}
+    assert shares["by time, question first"] == 1 == shares["newest frame first"]  # nothing stays in place
+    assert 0 < shares["by time, question last (trained)"] < shares["coarsest level first"] < 1
+    assert len(rows) == 10
 
 
 def test_e2e_encodes_each_frame_once(pocket):
-    ours, theirs = bench_e2e(lambda **more: StreamingSession(*pocket, **more), seconds=16, num_questions=4)
+    tables = bench_e2e(lambda **more: StreamingSession(*pocket, **more), seconds=16, num_questions=4)
+    ours, theirs = tables["a stream with questions"]  # equal answers, or it raises
     assert ours["frames encoded"] == 32 and theirs["frames encoded"] == 8 + 16 + 24 + 32
+    assert [row["frames so far"] for row in tables["each question"]] == [8, 16, 24, 32]
+    assert ours["re-encoding/this"] > 0 and theirs["re-encoding/this"] == 1
 
 
-def test_reports_are_written_and_compared(tmp_path, capsys):
-    parts = {"memory": {"times": [{"bank": "2/2/12", "ms": 1.0, "batch/floor": 1.5}]}}
-    write_report(tmp_path / "old", parts)
-    parts["memory"]["times"][0]["batch/floor"] = 3.0
-    write_report(tmp_path / "new", parts)
-    assert sorted(file.name for file in (tmp_path / "old").iterdir()) == ["results.json", "results.md", "results.png"]
-    assert main(["bench", "compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split()[-3:] == ["1.5", "3", "2"]
-    (tmp_path / "text").write_text("hello")
-    assert main(["bench", "compare", str(tmp_path / "text"), str(tmp_path / "new")]) == 2
+def test_endurance_checks_against_a_cold_session(pocket):
+    rows = bench_endurance(*pocket, num_frames=120, num_questions=30)
+    assert [row["questions"] for row in rows] == [6, 12, 18, 24, 30] and rows[-1]["frames"] == 120
+    assert sum(row["checked against cold"] for row in rows) == 3
+    assert all(row["logits apart"] is None or row["logits apart"] < 1e-4 for row in rows)
+    assert all(row["cache MiB"] <= row["cache MiB at most"] for row in rows)
+
+
+def test_endurance_refuses_a_wrong_cache(pocket, monkeypatch):
+    """Keys that are kept though their frames have gone are noticed."""
+
+    def keep_all(cache, keys, num_positions=None):
+        kept = min(len(cache.keys), len(keys) - 1)
+        cache.kv.crop(kept - len(cache.keys))
+        cache.keys = list(keys[:kept])
+        return kept
+
+    monkeypatch.setattr(PromptCache, "keep_common", keep_all)
+    with pytest.raises(AssertionError, match="the cached answer is"):
+        bench_endurance(*pocket, num_frames=2000, num_questions=100)
+
+
+def test_sessions_share_batches_and_decoding_goes_ahead(pocket, tmp_path):
+    rows = feeding.bench_sessions(*pocket, repeats=1, num_frames=5)
+    assert [row["sessions"] for row in rows] == [1, 4, 8]
+    assert rows[0]["frames in a batch"] == 1 and rows[2]["frames in a batch"] > 2
+    clip = write_clip(tmp_path / "clip.mp4", width=64, height=48, num_frames=20)
+    row = feeding.bench_overlap(*pocket, clip, repeats=1)[0]
+    assert row["frames"] == 20 and row["overlapped/longer side"] > 0
+
+
+def test_unchanged_frames_are_counted(pocket, tmp_path, monkeypatch):
+    monkeypatch.setattr(feeding, "WORLD", replace(feeding.WORLD, seconds=(10.0,)))
+    monkeypatch.setattr(feeding, "THRESHOLDS", (0.01, 255.0))
+    few, many = feeding.bench_unchanged(*pocket, tmp_path / "world")
+    assert few["share encoded"] == 1 and few["mean relative difference of their maps"] < 1e-5
+    assert many["share encoded"] == 1 / many["frames"] and many["mean relative difference of their maps"] > 0
 
 
 def test_paper_counts_what_is_known_of_the_published_model(golden, capsys):

@@ -139,12 +139,12 @@ def test_past_the_line_a_common_beginning_is_kept(tiny):
     asked_both(warm, cold, "What?", keep=False)
     for session in (warm, cold):
         session.see(pictures(1, 2)[0], 50.0)
-    common = num_common(warm._language.cache.keys, position_keys(*warm.prompt("What?")))
+    common = num_common(warm.language.cache.keys, position_keys(*warm.prompt("What?")))
     assert 10 < common < LINE, "the test wants a change before the line"
     assert asked_both(warm, cold, "What?", keep=False) == common
     for session in (warm, cold):
         session.see(pictures(1, 3)[0], 51.0)
-    common = num_common(warm._language.cache.keys, position_keys(*warm.prompt("?")))
+    common = num_common(warm.language.cache.keys, position_keys(*warm.prompt("?")))
     computed = warm.prefill()
     assert 0 < computed <= len(warm.prompt("?")[0].ids) - common
     assert asked_both(warm, cold, "What?", keep=False) > LINE
@@ -153,14 +153,14 @@ def test_past_the_line_a_common_beginning_is_kept(tiny):
 def test_an_interrupted_prefill_is_a_good_start(tiny, monkeypatch):
     warm, cold = long_prompt(tiny)
     if tiny[0].config.llm_config.rope_parameters["rope_type"] == "dynamic":  # no later question could use it
-        assert warm.prefill() == 0 == len(warm._language.cache) and not warm.needs_prefill
+        assert warm.prefill() == 0 == len(warm.language.cache) and not warm.needs_prefill
         return
-    warm._language.cache._step = 50
+    warm.language.cache._step = 50
     monkeypatch.setattr(PromptCache, "_pace", lambda *args: None)
     for _ in range(3):
         calls = iter([False, False, True])
         assert warm.prefill(give_way=lambda calls=calls: next(calls)) is None
-    assert len(warm._language.cache) >= 200
+    assert len(warm.language.cache) >= 200
     assert asked_both(warm, cold, "What?") >= 200
     assert warm.prefill() is not None and warm.prefill() == 0
     asked_both(warm, cold, "And then?")
@@ -195,7 +195,7 @@ def test_a_failed_answer_empties_the_cache(pocket, monkeypatch):
     session.ask("What now?", max_new_tokens=3)
     with pytest.raises(ValueError):
         session.ask("What now?", max_new_tokens=3, no_such_option=1)
-    assert len(session._language.cache) == 0
+    assert len(session.language.cache) == 0
     again = watching(pocket)
     again.ask("What now?", max_new_tokens=3)
     assert session.ask("And then?", max_new_tokens=6) == again.ask("And then?", max_new_tokens=6)

@@ -58,8 +58,8 @@ def test_prefill_keeps_the_dialogue(pocket):
     """Behind a kept turn the cache goes on: it is not cropped back to the newest frame."""
     session = watching(pocket)
     session.ask("What did the red circle do before it came here?", max_new_tokens=6)
-    before = len(session._language.cache)
-    assert session.needs_prefill and 0 < session.prefill() < 20 and len(session._language.cache) > before
+    before = len(session.language.cache)
+    assert session.needs_prefill and 0 < session.prefill() < 20 and len(session.language.cache) > before
     session.ask("And then?", max_new_tokens=3)
     assert session.stats()["cached_tokens"] > before
 
@@ -88,7 +88,7 @@ def test_a_question_waits_for_one_step_of_prefill_only(pocket, monkeypatch):
 
     monkeypatch.setattr(PromptCache, "_compute", slow_step)
     monkeypatch.setattr(PromptCache, "_pace", lambda *args: None)
-    session._language.cache._step = 20
+    session.language.cache._step = 20
     assert session.prefill() is None and len(steps) == 2
     thread[0].join()
     assert session.turns[0].question == "What?" and session.stats()["cached_tokens"] == 40
@@ -132,7 +132,7 @@ def test_idle_prefill_keeps_several_sessions_up_and_leaves_no_thread(pocket):
         assert idle.wait_until_ready(timeout=10)
         sessions[0].reset()
         sessions[0].see(pictures(1, 0)[0], 0.0)
-        assert idle.wait_until_ready(timeout=10) and len(sessions[0]._language.cache) > 10
+        assert idle.wait_until_ready(timeout=10) and len(sessions[0].language.cache) > 10
         idle.remove(sessions[1])
         sessions[1].see(pictures(1, 0)[0], 60.0)
         assert idle.wait_until_ready(timeout=10) and sessions[1].needs_prefill
@@ -142,7 +142,7 @@ def test_idle_prefill_keeps_several_sessions_up_and_leaves_no_thread(pocket):
 def test_idle_prefill_of_one_session_gives_way_to_a_question_to_another(pocket):
     sessions = [watching(pocket, 4), watching(pocket, 6)]
     with sessions[1]._turn.question(), IdlePrefill(*sessions, interval=0.001) as idle:
-        assert not idle.wait_until_ready(timeout=0.2) and len(sessions[0]._language.cache) == 0
+        assert not idle.wait_until_ready(timeout=0.2) and len(sessions[0].language.cache) == 0
 
 
 def test_an_error_in_idle_time_comes_out(pocket, monkeypatch):

@@ -64,8 +64,8 @@ def test_together_is_one_by_one(pocket, monkeypatch, attention):
 
 def test_one_pass_for_all_options(pocket, monkeypatch):
     session, calls = filled(pocket), []
-    peek = session._language.cache.peek
-    monkeypatch.setattr(session._language.cache, "peek", lambda *values: calls.append(1) or peek(*values))
+    peek = session.language.cache.peek
+    monkeypatch.setattr(session.language.cache, "peek", lambda *values: calls.append(1) or peek(*values))
     session.score_options("What is it?", OPTIONS)
     assert len(calls) == 1
     assert session.ask("What is it?", max_new_tokens=8) == filled(pocket).ask("What is it?", max_new_tokens=8)

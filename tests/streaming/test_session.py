@@ -73,7 +73,7 @@ def test_answers_as_the_published_model(published, name):
     assert rendered.ids == chat["input_ids"]
 
     expected = chat["generated_ids"][0][1:] if isinstance(chat["generated_ids"][0], list) else chat["generated_ids"][1:]
-    ids = model.generate(inputs_embeds=session._language.embed(rendered, held), max_new_tokens=len(expected))[
+    ids = model.generate(inputs_embeds=session.language.embed(rendered, held), max_new_tokens=len(expected))[
         0
     ].tolist()
     safe = next(
@@ -142,7 +142,7 @@ def test_option_scores_are_the_models_own(pocket):
     model, processor = pocket
     rendered, frames = session.prompt("What?")
     ids = processor.tokenizer("circle", add_special_tokens=False)["input_ids"] + processor.end_token_ids[:1]
-    embeds, expected = session._language.embed(rendered, frames), 0.0
+    embeds, expected = session.language.embed(rendered, frames), 0.0
     with torch.no_grad():
         for token in ids:  # one token at a time, nothing shared with the scoring code
             logits = model(inputs_embeds=embeds).logits[0, -1]
@@ -347,7 +347,8 @@ def test_a_long_dialogue_forgets_its_oldest_turns(pocket, caplog, monkeypatch):
         session.ask("What?", max_new_tokens=5000)
     assert session.turns == turns and session.stats()["turns_forgotten"] == stats["turns_forgotten"]
     long = "Is it the case that " * 60 + "the circle is red?"  # fits a prompt, but not behind the whole dialogue
-    assert session.score_options(long, ["yes", "no"]) == pytest.approx(cold.score_options(long, ["yes", "no"]), abs=2e-3)
+    scores = [each.score_options(long, ["yes", "no"]) for each in (session, cold)]
+    assert scores[0] == pytest.approx(scores[1], abs=2e-3)
     assert session.turns == turns
 
 

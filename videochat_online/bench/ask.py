@@ -6,7 +6,9 @@ prefilling, not Python, is what costs; the frames' maps are random, the encoder 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -17,7 +19,10 @@ from ..config import MemoryConfig
 from ..model.videochat import VideoChatOnline
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
+from ..streaming.cache import position_keys
+from ..streaming.idle import IdlePrefill
 from ..streaming.session import StreamingSession
+from .measure import seconds_per_call
 
 QUESTION = "What is the person doing now?"
 OTHER_QUESTION = "And what happened before that?"
@@ -55,17 +60,21 @@ def measuring_model(processor: Processor, *, width: int = 512, num_layers: int =
 
 @dataclass
 class Situation:
-    """What has happened before the question that is timed."""
+    """What has happened before the question that is timed: `num_frames` seen, and then `prepare`."""
 
     name: str
     prepare: Callable[[StreamingSession], None]
     policy: str = "pyramid"
     num_frames: int = 16
+    new_frames: int = 0
+    """Seen in `prepare`."""
+    idle: bool = False
+    """Prefill goes on in the background and is interrupted by the question."""
 
 
-def bench_ask(processor: Processor, *, repeats: int) -> list[dict[str, Any]]:
-    """Milliseconds to the first token in each situation, and the ratio of a cold prefill to it."""
-    model = measuring_model(processor)
+def bench_ask(processor: Processor, *, repeats: int, **sizes: int) -> list[dict[str, Any]]:
+    """Milliseconds to the first token in each situation; a cold prefill, and the question's tokens alone, beside it."""
+    model = measuring_model(processor, **sizes)
     maps = torch.randn(64, 16, 16, model.config.feature_size).permute(0, 3, 1, 2)
 
     def see(session: StreamingSession, count: int = 1) -> None:
@@ -85,9 +94,10 @@ def bench_ask(processor: Processor, *, repeats: int) -> list[dict[str, Any]]:
 
     situations = [
         Situation("second question, nothing new", ask_first),
-        Situation("one new frame, no eviction", ask_and_see, num_frames=15),
-        Situation("one new frame, prefilled while idle", ask_see_and_prefill, num_frames=15),
-        Situation("oldest frame evicted (worst case)", ask_and_see, policy="fifo"),
+        Situation("one new frame, no eviction", ask_and_see, num_frames=15, new_frames=1),
+        Situation("one new frame, prefilled while idle", ask_see_and_prefill, num_frames=15, new_frames=1),
+        Situation("all frames new, asked 0.1 s into prefill", lambda session: None, idle=True),
+        Situation("oldest frame evicted (worst case)", ask_and_see, policy="fifo", new_frames=1),
     ]
     return [_measure(model, processor, situation, see, repeats=repeats) for situation in situations]
 
@@ -95,31 +105,51 @@ def bench_ask(processor: Processor, *, repeats: int) -> list[dict[str, Any]]:
 def _measure(
     model: VideoChatOnline, processor: Processor, situation: Situation, see: Callable[..., None], *, repeats: int
 ) -> dict[str, Any]:
-    warm_times, cold_times = [], []
-    for _ in range(repeats + 1):  # the first is a warm-up
-        warm, cold = (
-            StreamingSession(
-                model, processor, memory=MemoryConfig.pyramid(policy=situation.policy), reuse_cache=reuse  # type: ignore[arg-type]
-            )
-            for reuse in (True, False)
-        )  # fmt: skip
-        for session in (warm, cold):
-            see(session, situation.num_frames)
-            situation.prepare(session)
-        if warm.ask(QUESTION, max_new_tokens=2) != cold.ask(QUESTION, max_new_tokens=2):
+    memory = MemoryConfig.pyramid(policy=situation.policy)  # type: ignore[arg-type]
+    times: dict[str, list[float]] = {"warm": [], "cold": [], "alone": []}
+    for turn in range(repeats + 1):  # the first is a warm-up
+        warm, cold, floor = (
+            StreamingSession(model, processor, memory=memory, reuse_cache=reuse) for reuse in (True, False, True)
+        )
+        see(warm, situation.num_frames)
+        see(cold, situation.num_frames + situation.new_frames)
+        situation.prepare(warm)
+        see(floor, situation.num_frames + situation.new_frames)
+        floor.prefill()
+        with IdlePrefill(warm, interval=0.001) if situation.idle else nullcontext():
+            time.sleep(0.1 if situation.idle else 0.0)
+            answer = warm.ask(QUESTION, max_new_tokens=2, keep=False)
+        alone = _question_alone(floor)
+        if answer != cold.ask(QUESTION, max_new_tokens=2, keep=False):
             raise AssertionError("the cached and the cold answer differ: the comparison would mean nothing")
-        warm_times.append(warm.stats()["time_to_first_token"])
-        cold_times.append(cold.stats()["time_to_first_token"])
-    stats = warm.stats()
-    prompt, cached = stats["prompt_tokens"], stats["cached_tokens"]
-    assert prompt is not None and cached is not None, "a question was asked"
-    warm_time, cold_time = (median(t for t in times[1:] if t) for times in (warm_times, cold_times))
+        if turn:
+            for name, taken in (("warm", _first(warm)), ("cold", _first(cold)), ("alone", alone)):
+                times[name].append(taken)
+    stats, seconds = warm.stats(), {name: median(values) for name, values in times.items()}
+    computed = (stats["prompt_tokens"] or 0) - (stats["cached_tokens"] or 0)
     return {
         "situation": situation.name,
         "visual tokens": stats["tokens"],
-        "prompt tokens": prompt,
-        "computed": prompt - cached,
-        "first token ms": warm_time * 1e3,
-        "cold ms": cold_time * 1e3,
-        "cold/warm": cold_time / warm_time,
+        "prompt tokens": stats["prompt_tokens"],
+        "computed": computed,
+        "first token ms": seconds["warm"] * 1e3,
+        "cold ms": seconds["cold"] * 1e3,
+        "question alone ms": seconds["alone"] * 1e3,
+        "cold/warm": seconds["cold"] / seconds["warm"],
+        "warm/alone": seconds["warm"] / seconds["alone"],
     }
+
+
+def _first(session: StreamingSession) -> float:
+    seconds = session.stats()["time_to_first_token"]
+    assert seconds is not None, "a question was asked"
+    return seconds
+
+
+def _question_alone(session: StreamingSession) -> float:
+    """Seconds of the floor: the model's forward over the question's own tokens on top of what is prefilled."""
+    rendered, frames = session.prompt(QUESTION)
+    language = session.language
+    embeds = language.embed(rendered, frames)
+    num_cached = language.cache.keep_common(position_keys(rendered, frames))
+    return seconds_per_call(lambda: language.cache.peek(embeds[:, num_cached:]), repeats=3)

@@ -1,15 +1,12 @@
-"""`videochat-online bench NAME`: which measurements there are, running and printing them."""
+"""`videochat-online bench NAME`: flags, running measurements, printing them."""
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-Tables = dict[str, list[dict[str, Any]]]
-"""Title -> rows."""
+from .benchmarks import BENCHMARKS, Tables
 
 
 def add_bench_command(commands: Any) -> None:
@@ -25,6 +22,9 @@ def add_bench_command(commands: Any) -> None:
         names.add_parser(name, help=what, parents=[common]).set_defaults(run=run_one, name=name)
     everything = names.add_parser("all", help="all of these, written to a folder with plots", parents=[common])
     everything.add_argument("--output", type=Path, required=True, metavar="DIR")
+    everything.add_argument(
+        "--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="these; the folder keeps the others"
+    )
     everything.set_defaults(run=run_all)
     comparison = names.add_parser("compare", help="the ratios of two reports of `bench all` side by side")
     comparison.add_argument("old", type=Path)
@@ -51,101 +51,11 @@ def _common_flags() -> argparse.ArgumentParser:
     )
     flags.add_argument("--samples", type=int, default=96, help="train: how many (default: %(default)s)")
     flags.add_argument("--seconds", type=float, default=600.0, help="e2e: length of the stream (default: %(default)s)")
+    flags.add_argument(
+        "--long-frames", type=int, default=10_000, help="endurance: length in frames (default: %(default)s)"
+    )
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     return flags
-
-
-def measure_memory(options: argparse.Namespace) -> Tables:
-    from .memory import bench_memory
-
-    return {
-        "milliseconds a frame": bench_memory(channels=options.channels, batch=options.batch, repeats=options.repeats)
-    }
-
-
-def measure_stream(options: argparse.Namespace) -> Tables:
-    """1. a long stream (first: its peak memory must be its own) 2. re-encoding 3. where time goes 4. transform."""
-    from ..processing import load_model
-    from ..streaming.session import StreamingSession
-    from .stream import against_reencoding, flatness, large_encoder, transform_speed, where_time_goes, write_clip
-
-    model, processor = load_model(options.model)
-    long_stream = flatness(StreamingSession(model, processor), num_frames=options.frames)
-    reencoding = against_reencoding(lambda: StreamingSession(model, processor), num_frames=240, num_questions=12)
-    with tempfile.TemporaryDirectory() as folder:
-        clip = write_clip(Path(folder) / "clip.mp4", width=1280, height=720, num_frames=128)
-        rows: list[dict[str, Any]] = [
-            {
-                "model": options.model,
-                "batch": batch,
-                **where_time_goes(model, processor, clip, num_frames=128, batch=batch),
-            }
-            for batch in (1, 16)
-        ]
-        if options.large_frames:
-            large, transform = large_encoder()
-            large_processor = replace(processor, transform=transform)
-            times = where_time_goes(large, large_processor, clip, num_frames=options.large_frames, batch=1)
-            rows.append({"model": "InternViT-300M", "batch": 1, **times})
-            del large
-    for row in rows:
-        row["(bank + connector)/encoder"] = (row["bank"] + row["connector"]) / row["encoder"]
-    return {
-        "milliseconds a frame": rows,
-        "transform": [transform_speed(repeats=options.repeats)],
-        "a long stream": [long_stream],
-        "against re-encoding at each question": [reencoding],
-    }
-
-
-def measure_encoder(options: argparse.Namespace) -> Tables:
-    from ..processing import load_model
-    from .encoder import bench_encoder
-
-    model, _ = load_model(options.model)
-    return {"ways to run the encoder": bench_encoder(model.config, batch=16, repeats=options.repeats)}
-
-
-def measure_ask(options: argparse.Namespace) -> Tables:
-    from ..processing import load_model
-    from .ask import bench_ask
-
-    _, processor = load_model("pocket")  # for its tokenizer and prompt format
-    return {"a question": bench_ask(processor, repeats=options.repeats)}
-
-
-def measure_e2e(options: argparse.Namespace) -> Tables:
-    from ..processing import load_model
-    from ..streaming.session import StreamingSession
-    from .e2e import bench_e2e
-
-    model, processor = load_model(options.model)
-    rows = bench_e2e(lambda **more: StreamingSession(model, processor, **more), seconds=options.seconds)
-    return {"a stream with questions": rows}
-
-
-def measure_train(options: argparse.Namespace) -> Tables:
-    from ..processing import load_model
-    from .train import bench_batches, bench_pipeline, mixed_dataset
-
-    model, processor = load_model(options.model)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        dataset = mixed_dataset(folder, model, processor)
-        return {
-            "forward and backward": bench_batches(dataset, model, processor, num_samples=options.samples),
-            "data pipeline": bench_pipeline(folder, dataset, num_samples=options.samples),
-        }
-
-
-BENCHMARKS = {
-    "memory": (measure_memory, "the memory bank against a plain one and against one read of the map"),
-    "stream": (measure_stream, "where a frame's time goes; is it constant; what re-encoding costs"),
-    "encoder": (measure_encoder, "torch.compile, bfloat16 and int8 against float32, and the machine's own peak"),
-    "ask": (measure_ask, "time to the first token with and without KV reuse"),
-    "train": (measure_train, "batches padded, grouped and packed; the data pipeline against decoding alone"),
-    "e2e": (measure_e2e, "a ten-minute stream with twenty questions against re-encoding at each question"),
-}
 
 
 def run_one(options: argparse.Namespace) -> int:
@@ -158,10 +68,11 @@ def run_one(options: argparse.Namespace) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    from .suite import write_report
+    from .suite import add_to_report
 
-    write_report(options.output, {name: _measure(options, name) for name in BENCHMARKS})
-    print(f"\nwritten to {options.output}: results.json, results.md, results.png")
+    for name in options.only:
+        files = add_to_report(options.output, name, _measure(options, name))
+        print(f"\nwritten to {options.output}: {', '.join(files)}\n", flush=True)
     return 0
 
 

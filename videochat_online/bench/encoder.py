@@ -15,14 +15,8 @@ from torch import nn
 
 from ..model.vision_encoder import InternVisionModel
 from ..model_config import VideoChatOnlineConfig, VisionConfig
-from .measure import alternate, seconds_per_call
+from .measure import alternate, matmul_peak
 from .paper import encoder_flops
-
-
-def matmul_peak(size: int = 1024, repeats: int = 5) -> float:
-    """FLOP a second of one float32 matrix product, measured now."""
-    one, other = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / seconds_per_call(lambda: one @ other, repeats=repeats)
 
 
 def ways(encoder: InternVisionModel) -> dict[str, Callable[[], nn.Module]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .. import __version__
+
 
 def seconds_per_call(run: Callable[[], object], *, repeats: int, warm_up: int = 1) -> float:
     """Median wall seconds of one call."""
@@ -37,30 +39,58 @@ def alternate(runs: dict[str, Callable[[], object]], *, repeats: int, warm_up: i
     return {name: median(values) for name, values in times.items()}
 
 
+def matmul_peak(size: int = 1024, repeats: int = 5) -> float:
+    """FLOP a second of one float32 matrix product, measured now: what this machine can do at best."""
+    import torch
+
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / seconds_per_call(lambda: one @ other, repeats=repeats)
+
+
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
+    import numpy
     import torch
     import transformers
 
     return {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "videochat-online": __version__,
         "commit": _commit(),
     }
 
 
-def _commit() -> str | None:
-    here = Path(__file__).parent
+def _cpu_name() -> str:
+    """As the system calls it; the architecture where it does not say."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked where files differ from it; None where this is no checkout."""
+    package = Path(__file__).parents[1]
+    try:
+        commit = _git("rev-parse", "HEAD", cwd=package)
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", cwd=package)
     except (OSError, subprocess.CalledProcessError):
-        return None  # not a git checkout: installed from a package
-    return done.stdout.strip()
+        return None
+    return f"{commit} with changes" if changes else commit
+
+
+def _git(*words: str, cwd: Path) -> str:
+    return subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -79,7 +79,7 @@ class StreamingSession:
         self.encode_batch_size = encode_batch_size
         self.encoder = encoder or FrameEncoder(model, processor)
         self._unchanged = UnchangedFrames(skip_below, processor.transform.std)
-        self._language = LanguageSide(model, processor, reuse_cache=reuse_cache, max_cache_bytes=max_cache_bytes)
+        self.language = LanguageSide(model, processor, reuse_cache=reuse_cache, max_cache_bytes=max_cache_bytes)
         self._state = threading.RLock()  # memory, dialogue, counters
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
         self._num_resets = 0
@@ -91,7 +91,7 @@ class StreamingSession:
             self._num_resets += 1
             self._prefilled: tuple[int, ...] = ()  # what `_moment` was when the cache last stood at the newest frame
             self.memory.reset()
-            self._language.reset()
+            self.language.reset()
             self._turns: list[Turn] = []
             self._num_forgotten = 0
             self._unchanged.reset()
@@ -218,7 +218,7 @@ class StreamingSession:
         return rendered, frames, len(self._turns) - len(turns)
 
     def _answer(self, asked: Asked, keep: bool, **generation: Any) -> Answer:
-        answer = self._language.answer(asked.rendered, asked.frames, started=asked.started, **generation)
+        answer = self.language.answer(asked.rendered, asked.frames, started=asked.started, **generation)
         with self._state:
             self._last_answer = answer
             if keep:
@@ -241,14 +241,14 @@ class StreamingSession:
                 return 0
             until = num_common(rendered.ids, other.ids)  # where any question would begin
             stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
-            computed = self._language.prefill(rendered, frames, until, stop=stop)
+            computed = self.language.prefill(rendered, frames, until, stop=stop)
             self._prefilled = self._prefilled if computed is None else moment
             return computed
 
     @property
     def needs_prefill(self) -> bool:
         """Whether something came since the cache last stood at the newest frame."""
-        return self._language.reuse_cache and self.memory.num_written > 0 and self._prefilled != self._moment
+        return self.language.reuse_cache and self.memory.num_written > 0 and self._prefilled != self._moment
 
     @property
     def is_asked(self) -> bool:
@@ -261,10 +261,11 @@ class StreamingSession:
         return self._num_resets, self.memory.num_written, self._num_forgotten, len(self._turns)
 
     def prompt(self, question: str) -> tuple[Rendered, list[MemoryFrame]]:
-        """What the model would be shown for this question now: the prompt, and the frames in it, oldest first."""
-        with self._state:
-            frames, turns = self.memory.read(), list(self._turns)
-        return self._rendered(turns, question, frames), frames
+        """What the model would be shown for this question now: the prompt, and the frames in it, oldest first.
+
+        A dialogue that leaves no room for an answer goes without its oldest turns, as in `ask`.
+        """
+        return self._fitted(question, 1)[:2]
 
     def _rendered(self, turns: Sequence[Turn], question: str, frames: Sequence[MemoryFrame]) -> Rendered:
         messages = dialogue(turns, question, frames, timestamps=self.timestamps, system_prompt=self.system_prompt)
@@ -281,7 +282,7 @@ class StreamingSession:
         with self._turn.question():
             self._check_question(question, without_frames)
             rendered, frames, _ = self._fitted(question, room)
-            return self._language.score(rendered, frames, options)
+            return self.language.score(rendered, frames, options)
 
     def _check_question(self, question: str, without_frames: bool) -> None:
         if not isinstance(question, str) or not question.strip():
@@ -310,8 +311,8 @@ class StreamingSession:
                 last_timestamp=self._last_timestamp,
                 questions=len(self._turns) + self._num_forgotten,
                 turns_forgotten=self._num_forgotten,
-                cache_bytes=self._language.num_bytes,
-                cache_bytes_at_most=self._language.max_bytes,
+                cache_bytes=self.language.num_bytes,
+                cache_bytes_at_most=self.language.max_bytes,
                 prompt_tokens=last.prompt_tokens if last else None,
                 cached_tokens=last.cached_tokens if last else None,
                 time_to_first_token=last.time_to_first_token if last else None,
@@ -329,8 +330,8 @@ class StreamingSession:
                 "system_prompt": self.system_prompt,
                 "encode_batch_size": self.encode_batch_size,
                 "skip_below": self._unchanged.threshold,
-                "reuse_cache": self._language.reuse_cache,
-                "max_cache_bytes": self._language.cache.max_bytes,
+                "reuse_cache": self.language.reuse_cache,
+                "max_cache_bytes": self.language.cache.max_bytes,
                 "encode_seconds": self._encode_seconds,
                 "num_skipped": self._num_skipped,
                 "num_forgotten": self._num_forgotten,
