@@ -18,7 +18,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(model: Path, data: Path, output: Path, *flags: str) -> int:
-    return main(["--check", "--model", str(model), "--data", str(data), "--output-dir", str(output), "--cpu", *flags])
+    """The exit status; without the default tracker, whose package need not be there."""
+    places = ["--model", str(model), "--data", str(data), "--output-dir", str(output)]
+    return main(["--check", *places, "--cpu", "--tracker", "none", *flags])
 
 
 def test_the_plan(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -34,7 +36,10 @@ def test_the_plan(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "run").exists()
 
 
-def test_all_problems_in_one_report(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_all_problems_in_one_report(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("videochat_online.training.distributed.find_spec", lambda name: object())  # deepspeed is there
     data = write_online_list(tmp_path, 3)
     rows = json.loads((tmp_path / "rows.json").read_text())
     rows[0]["video"] = "none.mp4"
@@ -58,6 +63,16 @@ def test_a_missing_file_is_named(model: Path, tmp_path: Path, what: str, capsys:
     gone.unlink(missing_ok=True)
     assert check(gone if what == "model" else model, data, tmp_path / "run", "--num-workers", "0") == 1
     assert str(gone) in capsys.readouterr().out
+
+
+def test_a_missing_package_is_a_problem_of_the_report(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("videochat_online.training.distributed.find_spec", lambda name: None)
+    flags = ["--tracker", "tensorboard", "--global-batch-size", "1", "--num-workers", "0"]
+    assert check(model, write_online_list(tmp_path, 2), tmp_path / "run", *flags) == 1
+    told = capsys.readouterr().out
+    assert "1 problem:" in told and "need the package tensorboard: pip install 'videochat-online[train]'" in told
 
 
 def test_what_does_not_divide(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

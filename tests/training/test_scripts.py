@@ -26,6 +26,12 @@ def run_script(script: str, folder: Path, *flags: str, **settings: str) -> subpr
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
 
 
+def need_training_packages() -> None:
+    """The scripts would make an environment of their own where the active one lacks what training needs."""
+    for package in ("peft", "deepspeed", "tensorboard"):
+        pytest.importorskip(package)
+
+
 FULL_SIZE = {
     "model_type": "internvl_chat", "template": "phi3-chat", "downsample_ratio": 0.5, "ps_version": "v2",
     "force_image_size": 448, "vision_config": {"model_type": "intern_vit_6b"},
@@ -43,6 +49,7 @@ FULL_SIZE = {
 @pytest.mark.parametrize("stage", [1, 2])
 def test_the_4b_scripts(stage: int, tmp_path: Path, golden: Path):
     """`--check` on a machine without GPU plans for 8 of them, from config.json and tokenizer alone."""
+    need_training_packages()
     shutil.copytree(golden / "tokenizers" / "phi3_fast", tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps(FULL_SIZE))
     told = check_4b(stage, tmp_path, "--check", "--batching", "packed" if stage == 2 else "grouped")
@@ -75,13 +82,13 @@ def test_the_4b_scripts_need_their_data(stage: int, tmp_path: Path):
 @pytest.mark.slow
 def test_both_pocket_stages(tmp_path: Path):
     """From nothing: the world, stage 1, a plan of stage 2, stage 2 from stage 1's model; run again, nothing is left."""
-    pytest.importorskip("tensorboard")
-    settings = {"WORLD": str(tmp_path / "world"), "VIDEOS": "2"}
+    need_training_packages()
+    settings = {"WORLD": str(tmp_path / "short"), "VIDEOS": "2", "MODEL": "pocket"}
     flags = ["--max-steps", "2", "--global-batch-size", "4", "--batch-size", "2", "--num-frames", "4"]
     run = tmp_path / "stage1"
     first = run_script("pocket/stage1.sh", tmp_path, *flags, **settings, OUTPUT_DIR=str(run))
     assert first.returncode == 0, first.stderr
-    settings |= {"MODEL": str(run / "model"), "OUTPUT_DIR": str(tmp_path / "stage2")}
+    settings |= {"WORLD": str(tmp_path / "long"), "MODEL": str(run / "model"), "OUTPUT_DIR": str(tmp_path / "stage2")}
     plan = run_script("pocket/stage2.sh", tmp_path, "--check", *flags, **settings)
     assert plan.returncode == 0 and "shapeworld_dialogue" in plan.stdout and "no problems" in plan.stdout
     for _ in range(2):
