@@ -34,6 +34,7 @@ SAME_LAYER = {
     ("streaming", "processing"),
     ("model_flags", "processing"),
     ("pocket", "shapeworld"),  # the small model learns in the small world
+    ("pocket", "evaluation"),  # and is measured there
     ("bench", "shapeworld"),  # and its samples are what training is measured on
     ("serve", "shapeworld"),  # a world to watch
     ("demo", "serve"),  # the page stands on the server's sessions

@@ -4,20 +4,28 @@
 # shellcheck source=shell/launch_training.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launch_training.sh"
 
-# pocket_stage NUMBER MODEL FLAGS: 1. the environment 2. the world 3. training on its list of that stage.
+# pocket_stage NUMBER MODEL WORLD_FLAGS TRAINING_FLAGS: 1. the environment 2. the world 3. training on its list of that
+# stage. WORLD_FLAGS is one string.
 pocket_stage() {
-  local stage=$1 model=$2 world
-  shift 2
+  local stage=$1 model=$2 world_flags=$3 world
+  shift 3
   use_python
   cd "$project_root"
-  world=$(realpath -m "${WORLD:-runs/pocket/world}")
-  "$python" -m videochat_online.cli world build "$world" --videos "${VIDEOS:-64}"
-  export DATA_ROOT=$world ANNO_ROOT=$world
+  world=$(realpath -m "$WORLD")
+  # shellcheck disable=SC2086 # the flags are several words
+  "$python" -m videochat_online.cli world build "$world" --videos "$VIDEOS" --fps 2 --size 64 $world_flags
+  export DATA_ROOT=$world ANNO_ROOT=$world OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   launch_training --preset "stage$stage" \
     --config "${CONFIG:-shell/pocket/settings.yaml}" \
     --model "$model" \
     --data "$world/train/stage$stage.json" \
-    --output-dir "${OUTPUT_DIR:-runs/pocket/stage$stage}" \
+    --output-dir "$OUTPUT_DIR" \
+    --precision "$(matrix_precision)" \
     --resume auto \
     "$@"
+}
+
+# bf16 where the CPU multiplies such matrices itself (twice as fast there, far slower elsewhere), else fp32.
+matrix_precision() {
+  "$python" -c 'import torch; print("bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32")'
 }

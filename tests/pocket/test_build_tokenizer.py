@@ -33,7 +33,7 @@ def test_what_ships_is_what_the_script_trains(tmp_path: Path):
 
 
 def test_ids_that_the_models_config_relies_on(tokenizer: PreTrainedTokenizerFast):
-    assert len(tokenizer) == build_tokenizer.VOCAB_SIZE == 2048
+    assert len(tokenizer) == build_tokenizer.VOCAB_SIZE == 2816
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 0, 0)
     marks = [*build_tokenizer.ROLE_MARKS, *build_tokenizer.IMAGE_MARKS]
@@ -63,20 +63,26 @@ def test_every_byte_has_its_token(tokenizer: PreTrainedTokenizerFast):
     assert len({token for token in tokens if len(token) == 1}) == 256
 
 
-def test_each_digit_is_one_token_wherever_it_stands(tokenizer: PreTrainedTokenizerFast):
-    digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
-    ids = tokenizer("At 10.5s Frame2345 at 678.9s: [0.10, 0.99] x1 (7)", add_special_tokens=False).input_ids
-    found = [tokenizer.decode(id_) for id_ in ids if any(map(str.isdigit, tokenizer.decode(id_)))]
-    assert found == list("1052345678901009917")
-    assert set(tokenizer.convert_tokens_to_ids(found)) <= set(digits)
-    assert words(tokenizer, "[0.10, 0.22]") == ["[", "0", ".", "1", "0", ", ", "0", ".", "2", "2", "]"]
+def test_a_number_is_the_same_token_wherever_it_stands(tokenizer: PreTrainedTokenizerFast):
+    (twelve,) = tokenizer("12", add_special_tokens=False).input_ids
+    for text in ("Frame1 at 12.0s: ", "(at 12.5s)", "from 12.0s to 13.0s", "12.0s - now", "the last 12 seconds"):
+        assert twelve in tokenizer(text, add_special_tokens=False).input_ids, text
+    singles = [str(number) for number in range(build_tokenizer.MAX_NUMBER + 1)]
+    assert all(len(tokenizer(number, add_special_tokens=False).input_ids) == 1 for number in singles)
+    assert words(tokenizer, "[0.1, 0.4]") == ["[", "0.1", ", ", "0.4", "]"]
+
+
+def test_digits_behind_a_letter_are_spelt(tokenizer: PreTrainedTokenizerFast):
+    """A frame's number may be any; its digits are known from the first frames on."""
+    assert words(tokenizer, "Frame2345 at 67.5s: ")[:7] == ["Frame", "2", "3", "4", "5", " at ", "67"]
 
 
 @pytest.mark.parametrize("letter", "ABCDE")
-def test_an_option_letter_is_the_same_token_in_the_option_and_as_the_answer(letter: str, tokenizer):
+def test_an_option_letter_is_one_token(letter: str, tokenizer):
     (id_,) = tokenizer(letter, add_special_tokens=False).input_ids
-    for text in (f"({letter}) left", f"{letter}. left", f"{letter}", f"\n({letter})", f"\n{letter}. "):
+    for text in (f"({letter}) left", f"{letter}. left", f"{letter}", f"\n{letter}. "):
         assert id_ in tokenizer(text, add_special_tokens=False).input_ids
+    assert words(tokenizer, f"?\n({letter}) left") == ["?", f"\n({letter})", " left"]
     question = [Message("user", ("Q?",))]
     prompt = render(question, PHI3, tokenizer, generate=True)
     answered = render([*question, Message("assistant", (letter,))], PHI3, tokenizer)
@@ -108,7 +114,7 @@ def test_the_words_of_its_world_are_single_tokens(tokenizer: PreTrainedTokenizer
 def test_a_prompt_is_short(tokenizer: PreTrainedTokenizerFast):
     """The published system message too: it costs every prompt of the small model, so its sentences are tokens."""
     prompt = render([Message("user", (*frame_parts([(11, 5.5, 16)]), "What now?"))], PHI3, tokenizer, generate=True)
-    assert len(prompt.ids) == 45
+    assert len(prompt.ids) == 40
     text = f"<s><|system|>{PHI3.system_message}<|end|><|user|>Frame12 at 5.5s: <img>{{16}}</img>\nWhat now?<|end|>"
     assert describe(prompt, tokenizer) == f"{text}<|assistant|>"
 
@@ -117,7 +123,7 @@ def test_ovbench_questions_need_little_more_than_a_token_a_word(shared: Path, to
     questions = [item["question"] for item in json.loads((shared / "ovbench/ava.json").read_text("utf-8"))]
     text = "\n".join(questions)
     pieces = len(tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text))
-    assert len(tokenizer(text, add_special_tokens=False).input_ids) < 1.1 * pieces
+    assert len(tokenizer(text, add_special_tokens=False).input_ids) < 1.2 * pieces  # numbers of two decimals take two
 
 
 def test_marks_swallow_the_newline_behind_them_as_in_phi3(tokenizer: PreTrainedTokenizerFast, golden: Path):

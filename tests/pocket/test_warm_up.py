@@ -15,8 +15,9 @@ from videochat_online.pocket.warm_up import LabelledFrames, ReadOuts, WarmUpSett
 SMALL = WarmUpSettings(steps=6, batch_size=16, warm_up_steps=2, save_every=2, levels=(1,))
 
 
-def test_regions_say_what_the_dense_labels_say():
-    scene = LabelledFrames(SMALL, 0, 8, 64).scene(3)
+@pytest.mark.parametrize("number", [2, 3], ids=["stream", "crowds"])
+def test_regions_say_what_the_dense_labels_say(number):
+    scene = LabelledFrames(SMALL, 0, 8, 64).scene(number)
     assert scene["frames"].shape == (16, 64, 64, 3) and scene["regions"].shape == (16, 9, 3)
     shown = {tuple(facts) for facts in scene["regions"].reshape(-1, 3) if facts[0]}
     cells = np.stack([scene[name] for name in ("shape", "colour", "action")], axis=-1).reshape(-1, 3)

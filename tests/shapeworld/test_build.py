@@ -11,7 +11,7 @@ from PIL import Image
 
 from videochat_online.data.formats import read_row
 from videochat_online.evaluation.benchmarks.ovbench import OVBench
-from videochat_online.shapeworld import SUB_TASKS, render_frames
+from videochat_online.shapeworld import SUB_TASKS, render_frames, samples
 from videochat_online.shapeworld import build as build_module
 from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world
 from videochat_online.shapeworld.video import frame_times, write_mp4
@@ -111,8 +111,9 @@ def test_only_train_worlds_hold_training_samples(tmp_path):
 
 @pytest.mark.parametrize("layout", ["flat", "streaming"])
 def test_the_benchmark_reads_both_layouts(world, layout):
-    source = world / "ovbench" if layout == "flat" else world / "ovbench" / "ovbench.json"
-    tasks = OVBench().load(source)
+    names = ("ava", "coin", "tao") if layout == "flat" else ("ovbench",)
+    tasks = [task for name in names for task in OVBench().load(world / "ovbench" / f"{name}.json")]
+    assert layout == "flat" or OVBench().load(world / "ovbench") == tasks  # each video is watched once
     questions = {question.id: question for task in tasks for question in task.questions}
     asked = {item["id"]: item for name in ("ava", "coin", "tao") for item in rows(world, f"ovbench/{name}")}
     assert set(questions) == set(asked) and len(asked) > 55
@@ -140,8 +141,9 @@ def test_flat_items_look_like_the_real_ones(world, shared):
 
 def test_training_samples_are_read_by_the_ordinary_loader(world):
     kinds = {
-        "offline_video": "video", "offline_qa": "video", "offline_image": "image", "dialogue": "online",
-        "narration": "online", "grounding": "online", "tracking": "tracking",
+        "offline_events": "video", "offline_video": "video", "offline_qa": "video", "offline_image": "image",
+        "dialogue": "online",
+        "single": "online", "narration": "online", "grounding": "online", "tracking": "tracking",
     }  # fmt: skip
     for name, kind in kinds.items():
         found = rows(world, f"train/{name}")
@@ -155,7 +157,7 @@ def test_training_samples_are_read_by_the_ordinary_loader(world):
 
 def test_online_turns_are_in_order_and_inside_the_video(world):
     lengths = {f"videos/{name}": scene.seconds for scene, name in SMALL.scenes()}
-    for name in ("dialogue", "narration", "grounding"):
+    for name in ("dialogue", "single", "narration", "grounding"):
         for row in rows(world, f"train/{name}"):
             times = [turn["timestamps"] for turn in row["conversations"] if turn["from"] == "human"]
             assert times == sorted(times)
@@ -199,11 +201,27 @@ def test_tracking_boxes_hold_the_thing(world):
 
 def test_lists_name_every_set_that_has_samples(world):
     stage1, stage2 = rows(world, "train/stage1"), rows(world, "train/stage2")
-    assert set(stage1) < set(stage2)
-    assert len(stage2) == 7
-    for entry in stage2.values():
+    single = rows(world, "train/stage2_single")
+    assert set(stage1) < set(stage2) and len(stage2) == 8
+    assert set(single) - set(stage1) == {"shapeworld_single"}
+    for entry in [*stage2.values(), *single.values()]:
         assert set(entry) == {"annotation", "data_root", "data_augment", "repeat_time"}
         assert Path(entry["annotation"].replace("${DATA_ROOT}", str(world))).is_file()
+
+
+def test_single_questions_are_those_of_the_dialogues(world):
+    whole, single = rows(world, "train/dialogue"), rows(world, "train/single")
+    said = [turn for row in whole for turn in row["conversations"] if turn["from"] != "system"]
+    assert said == [turn for row in single for turn in row["conversations"] if turn["from"] != "system"]
+    assert all(len(row["conversations"]) == 2 + (row["conversations"][0]["from"] == "system") for row in single)
+
+
+def test_half_of_the_dialogues_are_under_the_benchmarks_system_text(world):
+    from videochat_online.evaluation.benchmarks.ovbench import SYSTEM_PROMPT
+
+    texts = [row["conversations"][0]["value"] for row in rows(world, "train/single") + rows(world, "train/dialogue")]
+    assert {text for text in texts if text.startswith("Carefully")} <= {SYSTEM_PROMPT}
+    assert samples.SYSTEM == SYSTEM_PROMPT
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,11 @@ VISION = {
 }
 LANGUAGE = {
     "model_type": "phi3",
-    "hidden_size": 192,
-    "intermediate_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 384,
     "num_hidden_layers": 6,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "max_position_embeddings": 4096,
     "original_max_position_embeddings": 4096,
     "tie_word_embeddings": False,

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from ..shapeworld.vocabulary import ACTION_NAMES, GOAL_NAMES, REGION_NAMES
 
-VOCAB_SIZE = 2560
+VOCAB_SIZE = 2816
 MAX_NUMBER = 600
 """Whole numbers up to this one are single tokens: seconds of a stream are looked up, not spelt."""
 
@@ -33,11 +33,11 @@ IMAGE_MARKS = ("<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>",
 
 # A word takes the space before it, and its second half where it has one ("left-top"); before a number also the space
 # behind it, so that a whole number of up to three digits is the same token wherever it stands. ".5s" and "0.5" (of a
-# box) are one each, and so are ", " inside a box, ": " before a picture and a new line with its bracket. Digits right
-# behind a letter are spelt: a frame's number may be any.
+# box) are one each, and so are what stands around them in every prompt: ", " inside a box, ".5s: " before a picture,
+# the heads of options and answer. Digits right behind a letter are spelt: a frame's number may be any.
 PATTERN = (
-    r"'(?:s|t|re|ve|m|ll|d)|, (?=\p{N})|: (?!\S)|\n\(| ?\p{L}+(?:-\p{L}+)?(?: (?=\p{N}))?"
-    r"|(?<=\p{L}\p{N}?\p{N}?)\p{N}|\.\p{N}s?|(?<![\p{N}.])0\.\p{N}+|\p{N}{1,3}"
+    r"'(?:s|t|re|ve|m|ll|d)|, (?=\p{N})|: (?!\S)|\n(?:\(\p{Lu}\)|Options:|Answer:)| ?\p{L}+(?:-\p{L}+)?(?: (?=\p{N}))?"
+    r"|(?<=\p{L}\p{N}?\p{N}?)\p{N}|\.\p{N}s?(?:: (?!\S))?|(?<![\p{N}.])0\.\p{N}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+(?: (?=\p{N}))?|\s+(?!\S)|\s+"
 )
 
@@ -109,7 +109,9 @@ COMMON = _words(
     """
 )
 # Of questions and narrations about the generated world, beside its actions, regions and goals.
-WORLD = _words("wall perform performs performing cross comes hides leaves meets routine sight object objects duration nothing")
+WORLD = _words(
+    "wall perform performs performing cross comes hides leaves meets routine sight object objects duration nothing"
+)
 BEFORE_NUMBERS = _words("at from to last past of for the - (")
 SYSTEM_MESSAGES = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。",
@@ -226,12 +228,14 @@ def corpus() -> Iterator[str]:
     """Every text the tokenizer is trained on, as often as it should count."""
     names = [*COLOURS, *SHAPES, *(f"{shape}s" for shape in SHAPES), *SIDES, *OBJECTS, *NUMBERS, "yes", "no"]
     world = [*ACTION_NAMES, *REGION_NAMES, *" ".join(GOAL_NAMES).split(), *WORLD]
-    weights = [(names, 60, 60, 60), ("/".join(ACTIONS).split("/"), 60, 10, 15), (COMMON, 40, 20, 3), (world, 90, 9, 90)]
+    weights = [(names, 60, 60, 60), ("/".join(ACTIONS).split("/"), 60, 10, 15), (COMMON, 40, 30, 3), (world, 90, 9, 90)]
     for words, inside, capitalised, first in weights:
         for word in words:
             yield from [f" {word}"] * inside + [word.capitalize()] * capitalised + [word] * first
     for number in range(MAX_NUMBER + 1):
         yield from [f"at {number}.0s", f"{number} seconds"] * 40
+    for letter in "ABCDE":
+        yield from [f"?\n({letter}) {letter}\nAnswer:", "?\nOptions:"] * 60
     for word in BEFORE_NUMBERS:
         yield from [f" {word} 1"] * 60 + [f"{word} 1"] * 60
     yield from SYSTEM_MESSAGES * 30
@@ -254,15 +258,16 @@ def fill(sentences: tuple[str, ...], *, times: int) -> Iterator[str]:
         "digit": cycle("0123456789"),
         "letter": cycle("ABCDE"),
         "seconds": (f"{next(numbers) / 2:.1f}" for _ in repeat(None)),
-        "box": (
-            "[" + ", ".join(f"{number / 10 % 1:.1f}" if turn % 3 else f"{number / 100:.2f}" for number in islice(numbers, 4)) + "]"
-            for turn in count()
-        ),
+        "box": (_box(islice(numbers, 4), decimals=1 + (turn % 3 == 0)) for turn in count()),
     }
     for sentence in sentences:
         for _ in range(times):
             fields = Formatter().parse(sentence)
             yield "".join(text + (next(slots[name]) if name else "") for text, name, _, _ in fields)
+
+
+def _box(numbers: Iterator[int], *, decimals: int) -> str:
+    return "[" + ", ".join(f"{number / 10**decimals % 1:.{decimals}f}" for number in numbers) + "]"
 
 
 def train() -> Tokenizer:

@@ -30,8 +30,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..model.connector import pixel_shuffle
 from ..model.videochat import VideoChatOnline
 from ..processing import Processor
+from ..shapeworld.crowd import sample_crowd
 from ..shapeworld.labels import dense_labels, visible_things
 from ..shapeworld.render import render_frames
+from ..shapeworld.scenes import Scene
 from ..shapeworld.simulate import sample_stream
 from ..shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, SHAPE_NAMES, region_at
 from .build import HERE, pocket_config
@@ -47,15 +49,15 @@ SCENE_SECONDS = 30.0
 class WarmUpSettings:
     """All that decides the result, beside the code."""
 
-    steps: int = 6000
+    steps: int = 4500
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     warm_up_steps: int = 100
     bfloat16: bool = False
     """Matrix products in bfloat16: twice as fast on a CPU that has it, far slower on one that has not."""
     seed: int = 0
-    levels: tuple[int, ...] = (1, 2, 3, 3, 4, 4)
+    levels: tuple[int, ...] = (1, 2, 2, 3, 3, 4)
     """Difficulties of the scenes, drawn evenly."""
     save_every: int = 250
 
@@ -75,13 +77,19 @@ class LabelledFrames(IterableDataset):
             number += step
 
     def scene(self, number: int) -> dict[str, np.ndarray]:
-        """Frames of one scene (16, S, S, 3) and labels, each (16, ...)."""
+        """Frames (16, S, S, 3) of one stream, or where `number` is odd of four crowds, and labels, each (16, ...)."""
         rng = np.random.default_rng([self.settings.seed, number])
         level = int(rng.choice(self.settings.levels))
+        if number % 2:
+            parts = [self._labelled(sample_crowd(rng, level), rng, FRAMES_PER_SCENE // 4) for _ in range(4)]
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         scene = sample_stream(self.settings.seed * 2**32 + number, "train", level, SCENE_SECONDS)
-        times = np.sort(rng.random(FRAMES_PER_SCENE)) * (SCENE_SECONDS - 0.1)
+        return self._labelled(scene, rng, FRAMES_PER_SCENE)
+
+    def _labelled(self, scene: Scene, rng: np.random.Generator, num_frames: int) -> dict[str, np.ndarray]:
+        times = np.sort(rng.random(num_frames)) * (scene.seconds - 0.1)
         labels = [dense_labels(scene, float(moment), self.patch_grid) for moment in times]
-        regions = np.zeros((FRAMES_PER_SCENE, NUM_REGIONS, len(FACTS)), np.int64)
+        regions = np.zeros((num_frames, NUM_REGIONS, len(FACTS)), np.int64)
         for k, moment in enumerate(times):
             for thing in visible_things(scene, moment):
                 region = region_at(*thing.position(moment))

@@ -3,7 +3,7 @@
 DIR/manifest.json                     what was asked for, and what came out
 DIR/videos/*.mp4                      one file a scene
 DIR/ovbench/ava.json coin.json tao.json (flat layout), ovbench.json (streaming layout)
-DIR/train/*.json                      only for split "train": samples, and the lists stage1.json and stage2.json
+DIR/train/*.json                      only for split "train": samples, and the lists of LISTS that name them
 DIR/images/*.png DIR/frames/*/*.jpg   frames of the image and tracking samples
 """
 
@@ -35,7 +35,14 @@ TRACK_EVERY = 4
 """Each n-th video gets a tracking sample."""
 IMAGES_PER_VIDEO = 2
 DATA_ROOT = "${DATA_ROOT}"
-OFFLINE, ONLINE = ("offline_video", "offline_qa", "offline_image"), ("dialogue", "narration", "grounding", "tracking")
+OFFLINE = ("offline_events", "offline_video", "offline_qa", "offline_image")
+ONLINE = ("dialogue", "narration", "grounding", "tracking")
+SINGLE = ("single",)
+LISTS = {"stage1": OFFLINE, "stage2": (*OFFLINE, *ONLINE), "stage2_single": (*OFFLINE, *SINGLE)}
+"""What each list of data sets names; the last one to compare with: dialogues taken apart into their questions."""
+REPEAT = {"offline_events": 0.3, "narration": 0.3, "single": 0.25}
+"""Share of the samples that an epoch takes, where it is not all of them: the loss is a mean over tokens, and whole
+events in words would drown the answers of a word or a letter."""
 
 
 class BuildError(ValueError):
@@ -156,22 +163,25 @@ def _write_ovbench(folder: Path, config: WorldConfig, asked: list[VideoQuestions
 
 def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[str, int]:
     """All training samples and the two lists; returns how many samples each file holds."""
-    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *ONLINE)}
+    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *ONLINE, *SINGLE)}
     decks = Decks(config.rng("training decks"))
     for number, (scene, name) in enumerate(_bar(config, "samples", progress)):
         rng, video = config.rng("training", number), f"videos/{name}"
+        files["offline_events"].append(samples.offline_events(scene, video))
         files["offline_video"] += samples.offline_video(scene, video, rng, decks)
         files["offline_qa"] += samples.offline_qa(scene, video, rng, decks)
         files["offline_image"] += _images(folder, config, scene, rng, decks)
-        files["dialogue"].append(samples.online_dialogue(scene, video, rng, decks))
+        dialogue = samples.online_dialogue(scene, video, rng, decks)
+        files["dialogue"].append(dialogue)
+        files["single"] += samples.single_questions(dialogue)
         files["narration"].append(samples.online_narration(scene, video, rng))
         grounding = samples.online_grounding(scene, video, rng)
         files["grounding"] += [grounding] if grounding else []
         files["tracking"] += _track(folder, config, scene) if number % TRACK_EVERY == 0 else []
     for name, rows in files.items():
         write_json(folder / "train" / f"{name}.json", rows)
-    for stage, names in (("stage1", OFFLINE), ("stage2", (*OFFLINE, *ONLINE))):
-        write_json(folder / "train" / f"{stage}.json", data_list([name for name in names if files[name]]))
+    for list_name, names in LISTS.items():
+        write_json(folder / "train" / f"{list_name}.json", data_list([name for name in names if files[name]]))
     return {name: len(rows) for name, rows in files.items()}
 
 
@@ -182,7 +192,7 @@ def data_list(names: list[str]) -> dict[str, dict[str, Any]]:
             "annotation": f"{DATA_ROOT}/train/{name}.json",
             "data_root": DATA_ROOT,
             "data_augment": False,
-            "repeat_time": 1,
+            "repeat_time": REPEAT.get(name, 1),
         }
         for name in names
     }

@@ -43,7 +43,7 @@ def turns(question: Question, *, options: bool, at: bool = False, media: str = "
 
 CHOICES = 0.6
 """Share of the questions of a conversation that come with options."""
-NUM_QUESTIONS = 12
+NUM_QUESTIONS = 16
 """Of a conversation about a video."""
 
 
@@ -63,24 +63,30 @@ def last_moment(scene: Scene) -> float:
     return default_times(scene)[-1]
 
 
-def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
-    """LLaVA: one sample tells what happened in the whole video, another holds questions asked at its end.
+def offline_events(scene: Scene, video: str) -> Sample:
+    """LLaVA: what happened in the whole video.
 
-    Apart, because who has read the events need not look to answer.
+    Not in one conversation with questions: who has read the events need not look to answer.
     """
+    told = _said(VIDEO + DESCRIBE, narration(scene, 0.0, last_moment(scene)))
+    return {"id": f"{scene.key}/events", "video": video, "conversations": told}
+
+
+def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
+    """LLaVA: questions asked at the end of the video, in one conversation; none where there is nothing to ask."""
     conversation: list[Sample] = []
     for question in _mixed(scene, NUM_QUESTIONS, rng, [last_moment(scene)], decks):
         conversation += turns(question, options=bool(rng.random() < CHOICES), media="" if conversation else VIDEO)
-    told = _said(VIDEO + DESCRIBE, narration(scene, 0.0, last_moment(scene)))
-    rows = [("events", told), ("questions", _system(rng) + conversation if conversation else [])]
-    return [{"id": f"{scene.key}/{kind}", "video": video, "conversations": said} for kind, said in rows if said]
+    if not conversation:
+        return []
+    return [{"id": f"{scene.key}/questions", "video": video, "conversations": _system(rng) + conversation}]
 
 
 def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
-    """VideoChat2-IT: rows of one to six questions about the video up to a moment."""
+    """VideoChat2-IT: rows of up to ten questions about the video up to a moment."""
     rows = []
-    for time in rng.permutation(default_times(scene))[:4].tolist():
-        questions = _mixed(scene, 6, rng, [time], decks)
+    for time in rng.permutation(default_times(scene))[:3].tolist():
+        questions = _mixed(scene, 10, rng, [time], decks)
         choose = bool(rng.random() < CHOICES)
         qa = [
             {
@@ -98,7 +104,7 @@ def offline_image(scene: Scene, image: str, time: float, rng: np.random.Generato
     """LLaVA: the caption of one frame and simple questions about it."""
     kinds = ("presence", "count", "colour", "shape", "where", "box", "what_at", "action")
     conversation = _said(IMAGE + CAPTION, caption(scene, time))
-    for question in ask_perception(scene, kinds, 6, rng, [time], decks=decks):
+    for question in ask_perception(scene, kinds, 8, rng, [time], decks=decks):
         choose = bool(rng.random() < CHOICES)
         value = question.prompt(options=choose, time=False)
         conversation += _said(value, question.letter if choose else question.answer)
@@ -122,6 +128,17 @@ def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: D
     for question in _mixed(scene, NUM_QUESTIONS, rng, default_times(scene), decks):
         conversation += turns(question, options=bool(rng.random() < CHOICES), at=True, media=VIDEO)
     return _online(scene, video, "dialogue", conversation)
+
+
+def single_questions(dialogue: Sample) -> list[Sample]:
+    """Each question of a dialogue as a sample of its own, as if nothing had been asked before."""
+    said = dialogue["conversations"]
+    system, said = (said[:1], said[1:]) if said[0]["from"] == "system" else ([], said)
+    pairs = zip(said[::2], said[1::2], strict=True)
+    return [
+        {**dialogue, "id": f"{dialogue['id']}-{number}", "conversations": [*system, human, answer]}
+        for number, (human, answer) in enumerate(pairs, start=1)
+    ]
 
 
 def narration(scene: Scene, after: float, until: float) -> str:

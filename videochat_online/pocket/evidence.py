@@ -1,0 +1,306 @@
+"""What the pocket model shows about the method, measured with the ordinary commands and written as tables and plots.
+
+    python -m videochat_online.pocket.evidence FOLDER --work RUNS [--model MODEL] [--parts sub_tasks memory size stages]
+
+Every number comes from `videochat-online eval ovbench` on held-out streams, one run a folder under --work; a run that
+is there is gone on with, not repeated. Knows how runs are combined, not how they are scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.report import provenance
+from .evidence_plots import plot_bars, plot_curves, plot_lines
+
+NUM_DRAWS = 1000
+"""Resamplings of the videos behind every interval."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Held-out streams of one length, and the rate they are watched at."""
+
+    name: str
+    seconds: float
+    fps: float
+    videos: int
+    levels: tuple[int, ...] = (1, 2, 3)
+    seed: int = 0
+
+    def flags(self) -> list[str]:
+        levels = [str(level) for level in self.levels]
+        numbers = ["--videos", str(self.videos), "--seed", str(self.seed), "--seconds", f"{self.seconds:g}"]
+        return ["--split", "test", *numbers, "--fps", "4", "--level", *levels]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Right or wrong, question by question, of one run."""
+
+    scores: dict[str, Any]
+    cost: dict[str, Any]
+    correct: np.ndarray
+    """bool (Q,)."""
+    visible_now: np.ndarray
+    """bool (Q,): whether the last moments alone show the answer."""
+    video: np.ndarray
+    """int (Q,): which video a question is about."""
+    level: np.ndarray
+    """int (Q,): how hard the video is."""
+
+    def share(self, chosen: np.ndarray) -> str:
+        """Accuracy of the chosen questions in percent with its 95 % interval, whole videos resampled."""
+        if not chosen.any():
+            return "-"
+        low, high = self._interval(chosen)
+        return f"{100 * self.correct[chosen].mean():.1f} ({low:.0f} to {high:.0f})"
+
+    def _interval(self, chosen: np.ndarray) -> tuple[float, float]:
+        right = np.bincount(self.video[chosen], self.correct[chosen], self.video.max() + 1)
+        count = np.bincount(self.video[chosen], minlength=self.video.max() + 1)
+        right, count = right[count > 0], count[count > 0]
+        drawn = np.random.default_rng(0).integers(len(count), size=(NUM_DRAWS, len(count)))
+        low, high = np.percentile(right[drawn].sum(1) / count[drawn].sum(1), [2.5, 97.5])
+        return 100 * low, 100 * high
+
+
+@dataclass
+class Laboratory:
+    """Where runs are kept, and how one is made."""
+
+    work: Path
+    model: str
+    commands: list[str] = field(default_factory=list)
+
+    def run(self, *arguments: str) -> None:
+        """One command of the program, in a process of its own; noted. Raises CalledProcessError where it fails."""
+        shown = [str(Path(one).relative_to(self.work)) if one.startswith(str(self.work)) else one for one in arguments]
+        self.commands.append(" ".join(["videochat-online", *shown]))
+        print("==", self.commands[-1], flush=True)
+        subprocess.run(
+            [sys.executable, "-m", "videochat_online.cli", *arguments], check=True, stdout=subprocess.DEVNULL
+        )
+
+    def world(self, world: World) -> Path:
+        folder = self.work / "worlds" / world.name
+        self.run("world", "build", str(folder), *world.flags())
+        return folder
+
+    def evaluate(self, name: str, world: World, *flags: str, model: str | None = None) -> Outcome:
+        """Ask all questions of a world; `flags` say with which memory."""
+        folder, output = self.world(world), self.work / "runs" / name
+        annotations = folder / "ovbench" / "ovbench.json"
+        self.run(
+            "eval", "ovbench", "--model", model or self.model, "--annotations", str(annotations),
+            "--videos", str(folder / "videos"), "--output", str(output), "--fps", f"{world.fps:g}",
+            "--answer", "likelihood", "--resume", *flags,
+        )  # fmt: skip
+        return read_outcome(output, annotations)
+
+
+def read_outcome(output: Path, annotations: Path) -> Outcome:
+    """Join a run's predictions with what the world knows about each question."""
+    known = {
+        question["id"]: (number, question["visible_now"])
+        for number, item in enumerate(json.loads(annotations.read_text()))
+        for question in item["questions"]
+    }
+    levels = [int(item["video_id"].split("-l")[1].split("-")[0]) for item in json.loads(annotations.read_text())]
+    rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    report = json.loads((output / "report.json").read_text())
+    videos = np.array([known[row["id"]][0] for row in rows])
+    return Outcome(
+        report["scores"], report["cost"],
+        np.array([bool(row["correct"]) for row in rows]),
+        np.array([known[row["id"]][1] for row in rows]),
+        videos, np.array(levels)[videos],
+    )  # fmt: skip
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+# The parts. Each returns the text of its section; pictures go into `folder`.
+
+
+def sub_tasks(lab: Laboratory, folder: Path, videos: int) -> str:
+    """Accuracy of every sub-task beside its baselines, on three worlds that share no scene."""
+    seeds = (0, 1, 2)
+    worlds = [World(f"30s-{seed}", 30, 1, videos, seed=seed) for seed in seeds]
+    runs = [lab.evaluate(f"sub-tasks-{seed}", world) for seed, world in zip(seeds, worlds, strict=True)]
+    for name in ("report.md", "report.png"):
+        shutil.copyfile(lab.work / "runs" / "sub-tasks-0" / name, folder / f"sub_tasks{Path(name).suffix}")
+    rows = []
+    for place, first in enumerate(runs[0].scores["tasks"]):
+        per_seed = [100 * run.scores["tasks"][place]["accuracy"] for run in runs]
+        rows.append(_sub_task_row(first["task"], first["questions"], per_seed, first))
+    heads = [100 * run.scores["headline"]["accuracy"] for run in runs]
+    rows.append(_sub_task_row("**mean of the sub-tasks**", len(runs[0].correct), heads, runs[0].scores["headline"]))
+    levels = [
+        [str(level), *(run.share(run.level == level) for run in runs)] for level in sorted(set(runs[0].level.tolist()))
+    ]
+    titles = (
+        "sub-task",
+        "questions",
+        *(f"world {seed}" for seed in seeds),
+        "mean",
+        "spread",
+        "chance",
+        "commonest",
+        "blind",
+    )
+    return "\n\n".join(
+        [
+            "Streams of 30 s at one frame a second, levels 1 to 3 in turn (one thing; two; two or three that may share "
+            "a colour or a shape, with a wall to hide behind). Percent right; spread: standard deviation over the "
+            "worlds; baselines on world 0: chance, always the commonest letter, and the same model without any frame.",
+            table(titles, rows),
+            "![accuracy of every sub-task, world 0](sub_tasks.png)",
+            "By level, all questions pooled, percent with 95 % interval:",
+            table(("level", *(f"world {seed}" for seed in seeds)), levels),
+        ]
+    )
+
+
+def _sub_task_row(name: str, questions: int, values: Sequence[float], base: dict[str, Any]) -> list[str]:
+    baselines = [f"{100 * base[key]:.1f}" for key in ("chance", "commonest_answer", "blind")]
+    shown = [f"{value:.1f}" for value in values]
+    return [name, str(questions), *shown, f"{np.mean(values):.1f}", f"{np.std(values):.1f}", *baselines]
+
+
+POLICIES: dict[str, tuple[str, ...]] = {
+    "pyramid (published)": (),
+    "pyramid, cascade": ("--cascade",),
+    "fifo": ("--policy", "fifo"),
+    "uniform": ("--policy", "uniform"),
+    "merge": ("--policy", "merge"),
+    "recent n": ("--policy", "recent"),
+}
+"""Memories of equal token budget."""
+
+
+def memory(lab: Laboratory, folder: Path, videos: int) -> str:
+    """Policies at equal token budget, and no limit, on streams of three lengths."""
+    worlds = [
+        World("30s-0", 30, 1, videos), World("2min", 120, 0.5, videos // 2), World("10min", 600, 0.25, videos // 4)
+    ]  # fmt: skip
+    sections, lines = [], {name: [] for name in (*POLICIES, "no limit")}
+    for world in worlds:
+        frames = int(world.seconds * world.fps)
+        everything = ("--memory", f"{frames // 8 + 1}/{frames // 8 + 1}/{frames}")
+        rows = []
+        for name, flags in {**POLICIES, "no limit": everything}.items():
+            run = lab.evaluate(f"memory-{world.name}-{name.replace(' ', '-')}", world, "--no-blind", *flags)
+            now = run.visible_now
+            rows.append([name, run.share(now), run.share(~now), run.share(now | ~now)])
+            lines[name].append(100 * float(run.correct[~now].mean()))
+        heads = ("memory", f"visible now ({now.sum()})", f"only in the past ({(~now).sum()})", f"all ({len(now)})")
+        sections += [f"### {world.seconds:g} s at {world.fps:g} frames a second", table(heads, rows)]
+    labels = [f"{world.seconds:g} s" for world in worlds]
+    plot_lines(folder / "memory.png", labels, lines, "length of the stream", "% right, answer only in the past")
+    text = (
+        "Every memory but the last may hold 52 visual tokens: the pyramid 2 frames of 16 tokens, 2 of 4 and 12 of 1; "
+        "fifo, uniform and merge 52 frames of 1; recent n 3 frames of 16. Percent right with 95 % interval (videos "
+        "resampled); in brackets how many questions."
+    )
+    return "\n\n".join([text, *sections, "![past questions by length of stream](memory.png)"])
+
+
+def size(lab: Laboratory, folder: Path, videos: int) -> str:
+    """Size of the pyramid against accuracy and cost, on streams of two minutes."""
+    world = World("2min", 120, 0.5, videos // 2)
+    capacities = ("1/1/2", "1/1/6", "2/2/12", "4/4/24", "8/8/48")
+    rows, values = [], []
+    for capacity in capacities:
+        run = lab.evaluate(f"size-{capacity.replace('/', '-')}", world, "--no-blind", "--memory", capacity)
+        first, second, third = map(int, capacity.split("/"))
+        everything = np.ones(len(run.correct), bool)
+        cost = [f"{1000 * run.cost[name]:.1f}" for name in ("seconds_per_frame", "seconds_per_question")]
+        tokens = 16 * first + 4 * second + third
+        rows.append([capacity, str(tokens), run.share(everything), run.share(~run.visible_now), *cost])
+        values.append(100 * float(run.correct.mean()))
+    plot_bars(folder / "size.png", capacities, values, "frames held a level", "% right")
+    heads = ("frames a level", "visual tokens", "all", "only in the past", "ms a frame", "ms a question")
+    return "\n\n".join(
+        ["Streams of 2 minutes at one frame in two seconds.", table(heads, rows), "![size of the bank](size.png)"]
+    )
+
+
+def stages(lab: Laboratory, folder: Path, videos: int) -> str:
+    """Models trained on the same number of samples, each with one thing more than the one before."""
+    world = World("30s-0", 30, 1, videos)
+    rows = []
+    for name in STAGES:
+        trained = lab.work / "stages" / name / "model"
+        if not trained.is_dir():
+            raise FileNotFoundError(f"{trained} is missing: bash shell/pocket/evidence.sh trains it")
+        run = lab.evaluate(f"stages-{name}", world, "--no-blind", model=str(trained))
+        now = run.visible_now
+        mean = f"{100 * run.scores['headline']['accuracy']:.1f}"
+        rows.append([STAGES[name], mean, run.share(now), run.share(~now), run.share(now | ~now)])
+    logs = {STAGES[name]: lab.work / "stages" / name / "log.jsonl" for name in STAGES}
+    plot_curves(folder / "stages.png", logs)
+    heads = ("trained on", "mean of the sub-tasks", "visible now", "only in the past", "all")
+    return "\n\n".join([table(heads, rows), "![training loss](stages.png)"])
+
+
+STAGES: dict[str, str] = {
+    "offline": "offline samples only",
+    "online": "+ online questions, each a sample of its own",
+    "interleaved": "+ the same as interleaved dialogues",
+    "progressive": "the same in two stages: offline, then joint",
+}
+PARTS: dict[str, tuple[str, Callable[[Laboratory, Path, int], str]]] = {
+    "sub_tasks": ("Held-out streams, all sub-tasks", sub_tasks),
+    "memory": ("Memories at equal token budget", memory),
+    "size": ("Size of the bank", size),
+    "stages": ("What each step of training brings", stages),
+}
+
+
+def write_evidence(folder: Path, lab: Laboratory, parts: Sequence[str], videos: int) -> None:
+    """One page a part: its tables, the commands behind them, and where and with what they were run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        title, measure = PARTS[part]
+        lab.commands.clear()
+        text = measure(lab, folder, videos)
+        about = provenance(["bash", "shell/pocket/evidence.sh"])
+        made = "\n".join(f"- {key}: {value}" for key, value in about.items())
+        commands = "\n".join(dict.fromkeys(lab.commands))
+        page = f"# {title}\n\n{text}\n\n## How it was made\n\n{made}\n\n```\n{commands}\n```\n"
+        (folder / f"{part}.md").write_text(page, encoding="utf-8")
+        print(folder / f"{part}.md", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what the pocket model shows about the method.")
+    parser.add_argument("folder", type=Path, help="where tables and plots go")
+    parser.add_argument("--work", type=Path, required=True, help="folder of worlds and runs")
+    parser.add_argument("--model", default="pocket", help="model under test (default: %(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument(
+        "--videos", type=int, default=48, help="streams of 30 s (default: %(default)s); fewer long ones"
+    )
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    lab = Laboratory(options.work.resolve(), options.model)
+    write_evidence(options.folder, lab, options.parts, options.videos)
+
+
+if __name__ == "__main__":
+    main()
