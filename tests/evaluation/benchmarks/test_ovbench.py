@@ -191,6 +191,17 @@ def test_the_hubs_parts_are_not_counted_twice(tmp_path: Path):
     assert len(OVBench().files(tmp_path)) == 3
 
 
+def test_a_video_of_several_sources_is_listed_once(tmp_path: Path):
+    record = streaming_record("world-1.mp4")
+    record["questions"] += [{**record["questions"][0], "source": "ava", "middle_frame_timestamp": 3}]
+    (tmp_path / "coin.json").write_text(json.dumps([RECORD]))  # the same questions flat, a video once for each source
+    [task] = load_streaming(tmp_path, record)
+    assert [(question.source, question.timestamp) for question in task.questions] == [("AVA", 3.0), ("TAO", 7.0)]
+    [part] = OVBench().load(tmp_path, splits=("ava",))
+    assert [question.source for question in part.questions] == ["AVA"]
+    assert OVBench().load(tmp_path, splits=("coin",)) == []
+
+
 BAD_RECORDS = {
     "answer": ({"answer": "7 hours"}, "coin.json, record 0: the answer '7 hours' must be exactly one of"),
     "twice": ({"candidates": ["6-7s", "6-7s"]}, "must be exactly one of"),

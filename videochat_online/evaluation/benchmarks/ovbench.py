@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -118,12 +118,12 @@ class OVBench(Benchmark):
         self.system_prompt = SYSTEM_PROMPT if prompt == "official" else None
 
     def files(self, annotations: Path) -> list[Path]:
-        """The flat four, else the hub's ovbench.json, else its parts."""
+        """ovbench.json, which lists each video once, else the flat four, else the hub's parts."""
         if annotations.is_file():
             return [annotations]
         flat = [path for source in SOURCES if (path := annotations / f"{source}.json").is_file()]
         whole = [path for path in [annotations / "ovbench.json"] if path.is_file()]
-        found = flat or whole or sorted(annotations.glob("ovbench_*.json"))
+        found = whole or flat or sorted(annotations.glob("ovbench_*.json"))
         if not found:
             expected = "ava.json, coin.json, hirest.json, tao.json (flat) or ovbench*.json (streaming)"
             raise ValueError(f"no OVBench annotations in {annotations}: expected {expected}")
@@ -139,7 +139,7 @@ class OVBench(Benchmark):
             parse = self._streaming_tasks if is_streaming_layout(records, path) else self._flat_tasks
             tasks += parse(records, path)
         _refuse_equal_ids(tasks, annotations)
-        return [task for task in tasks if task.questions[0].source.lower() in splits]
+        return [part for task in tasks if (part := _of_sources(task, splits))]
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
         letter = extract_letter(reply.text)
@@ -195,7 +195,8 @@ class OVBench(Benchmark):
                 raise ValueError(f"{where}: no sub-task {row['sub_answer_type']!r} in {row['answer_type']!r}")
             options = [_without_letter(option, i, where) for i, option in enumerate(row["options"])]
             question_id = row.get("id", f"{video}#q{number}")
-            questions.append(self._question(question_id, sub_task, source, row, options, row["answer"]))
+            named = row.get("source", source)  # generated worlds name it, the hub does not
+            questions.append(self._question(question_id, sub_task, named, row, options, row["answer"]))
         absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
         return VideoTask(
             id=video,
@@ -223,6 +224,12 @@ class OVBench(Benchmark):
             labels=labels,
             options=tuple(options),
         )
+
+
+def _of_sources(task: VideoTask, sources: tuple[str, ...]) -> VideoTask | None:
+    """The video with its questions of these sources, or None where it has none."""
+    questions = tuple(question for question in task.questions if question.source.lower() in sources)
+    return replace(task, questions=questions) if questions else None
 
 
 def _refuse_equal_ids(tasks: list[VideoTask], annotations: Path) -> None:
