@@ -76,12 +76,6 @@ def add_chat_command(commands: Any) -> None:
     )
     parser.add_argument("--system-prompt", help="instead of the model's own")
     parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
-    parser.add_argument(
-        "--skip-below",
-        type=float,
-        metavar="D",
-        help="do not encode frames that differ by less than D of 255 from the last encoded one (default: encode all)",
-    )
     parser.add_argument("--json", action="store_true", help="print one json document instead of text")
     add_model_flags(parser)
     add_memory_flags(parser)
@@ -133,6 +127,7 @@ def _chat_live(options: argparse.Namespace) -> int:
     """A stream that has no end: questions have their moments, or are typed while it runs."""
     from .media.live import LiveSource, LiveStream
     from .media.live_network import Camera, NetworkStream
+    from .streaming.idle import IdlePrefill
     from .streaming.live_watcher import LiveWatcher
 
     for asked in options.questions or []:
@@ -140,7 +135,7 @@ def _chat_live(options: argparse.Namespace) -> int:
             raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {asked.question!r}")
     source: LiveSource = NetworkStream(options.video) if options.camera is None else Camera(options.camera)
     session = _new_session(options)
-    with LiveWatcher(session, LiveStream(source, fps=options.fps)) as watcher:
+    with LiveWatcher(session, LiveStream(source, fps=options.fps)) as watcher, IdlePrefill(lambda: [session]):
         watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
         _wait_for_first_frame(session, lambda: watcher.is_over)
         if options.questions:
@@ -210,6 +205,7 @@ def _ask_in_order(
 def _converse(options: argparse.Namespace, session: StreamingSession, video: VideoReader) -> int:
     """Questions from standard input while the video plays in a thread of its own."""
     from .media.sampling import sample_stream
+    from .streaming.idle import IdlePrefill
     from .streaming.watching import watch_in_real_time
 
     stop, failed = threading.Event(), []
@@ -235,7 +231,8 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
     print(f"playing {options.video}, {video.duration:.1f} s; type a question, leave with Ctrl-D", file=sys.stderr)
     try:
         _wait_for_first_frame(session, lambda: not player.is_alive())
-        _read_questions(options, session)
+        with IdlePrefill(lambda: [session]):
+            _read_questions(options, session)
     finally:
         stop.set()
         player.join()

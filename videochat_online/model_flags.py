@@ -67,6 +67,12 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
         help="what leaves a full memory; other policies get as many tokens as the pyramid (default: %(default)s)",
     )
     group.add_argument("--cascade", action="store_true", help="pass displaced frames further down, not away")
+    group.add_argument(
+        "--skip-below",
+        type=float,
+        metavar="D",
+        help="do not encode frames that differ by less than D of 255 from the last encoded one (default: encode all)",
+    )
 
 
 def parse_capacities(text: str) -> tuple[int, ...]:

@@ -113,6 +113,12 @@ def test_a_sliding_window_forgets_nothing(pocket: Loaded, video: OpenVideo, task
     assert (last.num_frames, last.first_time, last.last_time) == (19, 20.0, 29.0)
 
 
+def test_unchanged_frames_can_be_skipped(pocket: Loaded):
+    conversation = SessionResponder(*pocket, skip_below=2.0).open(None)
+    conversation.see([picture(1)] * 5, [float(i) for i in range(5)])
+    assert conversation.session.stats()["frames_skipped"] == 4
+
+
 def test_our_model_can_be_asked_blind(pocket: Loaded, task: VideoTask):
     model, processor = pocket
     responder = SessionResponder(model, processor)

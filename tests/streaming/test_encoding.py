@@ -183,3 +183,25 @@ def test_an_error_while_watching_ends_the_thread_that_reads(pocket, golden):
         with pytest.raises(ValueError, match="time went back") as caught:
             watch(session, video, range(20))
         assert threading.active_count() == before, caught.value  # the error, and with it the call, is still at hand
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_frames_are_sent_ahead_and_memory_is_that_of_the_cpu(pocket, golden):
+    on_gpu = load_model("pocket", device="cuda", dtype="float32")
+    with open_video(golden / "media" / "v10.mp4") as video:
+        sessions = [StreamingSession(*loaded, skip_below=skip) for loaded in (pocket, on_gpu) for skip in (None, 2.0)]
+        for session in sessions:
+            watch(session, video, range(60))
+    for cpu, gpu in zip(sessions[:2], sessions[2:], strict=True):
+        assert gpu.encoder.prepare(pictures(2)).is_cuda
+        same_memory(cpu, gpu)
+
+
+def test_a_shared_encoder_says_when_it_is_busy(pocket, monkeypatch):
+    with SharedEncoder(*pocket, wait=0.0) as encoder:
+        assert not encoder.is_busy
+        seen = []
+        inner = pocket[0].encode_frames
+        monkeypatch.setattr(pocket[0], "encode_frames", lambda pixels: seen.append(encoder.is_busy) or inner(pixels))
+        encoder.encode(encoder.prepare(pictures(1)))
+        assert seen == [True]

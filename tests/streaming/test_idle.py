@@ -120,7 +120,7 @@ def test_prefill_of_nothing_is_nothing(pocket):
 def test_idle_prefill_keeps_several_sessions_up_and_leaves_no_thread(pocket):
     before = threading.active_count()
     sessions, cold = [watching(pocket, 4), watching(pocket, 6)], watching(pocket, 4, reuse_cache=False)
-    with IdlePrefill(*sessions) as idle:
+    with IdlePrefill(lambda: sessions) as idle:
         for k in range(6):
             for session in (*sessions, cold):
                 session.see(pictures(1, k)[0], 5.0 + k)
@@ -133,20 +133,29 @@ def test_idle_prefill_keeps_several_sessions_up_and_leaves_no_thread(pocket):
         sessions[0].reset()
         sessions[0].see(pictures(1, 0)[0], 0.0)
         assert idle.wait_until_ready(timeout=10) and len(sessions[0].language.cache) > 10
-        idle.remove(sessions[1])
-        sessions[1].see(pictures(1, 0)[0], 60.0)
-        assert idle.wait_until_ready(timeout=10) and sessions[1].needs_prefill
+        left = sessions.pop()
+        left.see(pictures(1, 0)[0], 60.0)
+        assert idle.wait_until_ready(timeout=10) and left.needs_prefill
     assert threading.active_count() == before
 
 
 def test_idle_prefill_of_one_session_gives_way_to_a_question_to_another(pocket):
     sessions = [watching(pocket, 4), watching(pocket, 6)]
-    with sessions[1]._turn.question(), IdlePrefill(*sessions, interval=0.001) as idle:
+    with sessions[1]._turn.question(), IdlePrefill(lambda: sessions, interval=0.001) as idle:
         assert not idle.wait_until_ready(timeout=0.2) and len(sessions[0].language.cache) == 0
+
+
+def test_idle_prefill_waits_while_the_machine_is_busy(pocket):
+    session, busy = watching(pocket, 4), threading.Event()
+    busy.set()
+    with IdlePrefill(lambda: [session], interval=0.001, is_busy=busy.is_set) as idle:
+        assert not idle.wait_until_ready(timeout=0.2) and len(session.language.cache) == 0
+        busy.clear()
+        assert idle.wait_until_ready(timeout=10)
 
 
 def test_an_error_in_idle_time_comes_out(pocket, monkeypatch):
     session = watching(pocket, 4)
     monkeypatch.setattr(PromptCache, "_compute", lambda *args: 1 / 0)
-    with pytest.raises(ZeroDivisionError), IdlePrefill(session) as idle:
+    with pytest.raises(ZeroDivisionError), IdlePrefill(lambda: [session]) as idle:
         assert not idle.wait_until_ready(timeout=10)

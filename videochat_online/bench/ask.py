@@ -107,16 +107,15 @@ def _measure(
 ) -> dict[str, Any]:
     memory = MemoryConfig.pyramid(policy=situation.policy)  # type: ignore[arg-type]
     times: dict[str, list[float]] = {"warm": [], "cold": [], "alone": []}
+    floor = StreamingSession(model, processor, memory=memory)
+    see(floor, situation.num_frames + situation.new_frames)
+    floor.prefill()
     for turn in range(repeats + 1):  # the first is a warm-up
-        warm, cold, floor = (
-            StreamingSession(model, processor, memory=memory, reuse_cache=reuse) for reuse in (True, False, True)
-        )
+        warm, cold = (StreamingSession(model, processor, memory=memory, reuse_cache=reuse) for reuse in (True, False))
         see(warm, situation.num_frames)
         see(cold, situation.num_frames + situation.new_frames)
         situation.prepare(warm)
-        see(floor, situation.num_frames + situation.new_frames)
-        floor.prefill()
-        with IdlePrefill(warm, interval=0.001) if situation.idle else nullcontext():
+        with IdlePrefill(lambda: [warm], interval=0.001) if situation.idle else nullcontext():  # noqa: B023
             time.sleep(0.1 if situation.idle else 0.0)
             answer = warm.ask(QUESTION, max_new_tokens=2, keep=False)
         alone = _question_alone(floor)

@@ -35,15 +35,28 @@ def memory_of_all(num_frames: int, like: MemoryConfig) -> MemoryConfig:
 
 
 class SessionResponder:
-    """Our model with a given memory (None: what the model was made for)."""
+    """Our model with a given memory (None: what the model was made for). `skip_below`: see `StreamingSession`."""
 
-    def __init__(self, model: VideoChatOnline, processor: Processor, memory: MemoryConfig | None = None) -> None:
-        self.model, self.processor, self.memory = model, processor, memory
+    def __init__(
+        self,
+        model: VideoChatOnline,
+        processor: Processor,
+        memory: MemoryConfig | None = None,
+        *,
+        skip_below: float | None = None,
+    ) -> None:
+        self.model, self.processor, self.memory, self.skip_below = model, processor, memory, skip_below
 
     def open(self, system_prompt: str | None) -> SessionConversation:
         from ..streaming.session import StreamingSession
 
-        session = StreamingSession(self.model, self.processor, memory=self.memory, system_prompt=system_prompt)
+        session = StreamingSession(
+            self.model,
+            self.processor,
+            memory=self.memory,
+            system_prompt=system_prompt,
+            skip_below=self.skip_below,
+        )
         return SessionConversation(session)
 
 

@@ -49,8 +49,10 @@ def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) ->
     options.device = _device_of_process(options.device)
     about: dict[str, Any] = {"model": options.model, "adapter": options.adapter}
     if options.adapter == "transformers":
-        if options.recent or options.memory or options.cascade or options.policy != "pyramid":
-            raise ValueError("--memory, --policy, --cascade and --recent are for our models; see --frames")
+        if options.recent or options.memory or options.cascade or options.policy != "pyramid" or options.skip_below:
+            raise ValueError(
+                "--memory, --policy, --cascade, --recent and --skip-below are for our models; see --frames"
+            )
         frames = settings.frames or 64
         responder = TransformersResponder.load(
             options.model,
@@ -63,7 +65,10 @@ def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) ->
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
     about["memory"] = memory.for_encoder(model.config.grid).to_dict()
-    return SessionResponder(model, processor, memory), {**about, "dtype": str(model.dtype)}
+    if options.skip_below is not None:
+        about["skip_below"] = options.skip_below
+    ours = SessionResponder(model, processor, memory, skip_below=options.skip_below)
+    return ours, {**about, "dtype": str(model.dtype)}
 
 
 def _memory(options: argparse.Namespace, settings: ModeSettings, model: VideoChatOnline) -> MemoryConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..streaming.encoding import SharedEncoder
+from ..streaming.idle import IdlePrefill
 from .limits import LimitReached, Limits, UnknownSession
 from .live_session import LiveSession
 from .settings import SessionSettings
@@ -19,6 +20,7 @@ from .settings import SessionSettings
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
+    from ..streaming.session import StreamingSession
 
 LOOK_SECONDS = 2.0
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Sessions:
         self._lock = threading.Lock()
         self._files = tempfile.TemporaryDirectory(prefix="videochat-online-")
         self._encoder = SharedEncoder(model, processor)
+        self._idle = IdlePrefill(self._streams, is_busy=lambda: self._encoder.is_busy).start()
         self._stop = threading.Event()
         self._reaper = threading.Thread(target=self._work, name="videochat-online-idle", daemon=True)
         self._reaper.start()
@@ -75,6 +78,10 @@ class Sessions:
             raise UnknownSession(f"there is no session {key!r:.60}")
         session.close()
 
+    def _streams(self) -> list[StreamingSession]:
+        with self._lock:
+            return [session.session for session in self._sessions.values()]
+
     def __len__(self) -> int:
         return len(self._sessions)
 
@@ -104,6 +111,10 @@ class Sessions:
         self._reaper.join()
         for key in list(self._sessions):
             self.end_if_there(key)
+        try:
+            self._idle.close()
+        except Exception:
+            log.exception("prefill in idle time had ended early; questions were slower for it")
         self._encoder.close()
         self._files.cleanup()
 

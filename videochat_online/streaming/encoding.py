@@ -27,16 +27,25 @@ class FrameEncoder:
 
     def __init__(self, model: VideoChatOnline, processor: Processor) -> None:
         self.model, self.processor = model, processor
+        self._uploads = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
     def prepare(self, frames: Sequence[Picture]) -> torch.Tensor:
-        """Frames -> pixels (T, 3, S, S) on the CPU, in pinned memory where a GPU waits for them."""
+        """Frames -> pixels (T, 3, S, S). On a GPU they are on their way there, while it may be encoding others."""
         pixels = self.processor.frames(frames)
-        return pixels.pin_memory() if self.model.device.type == "cuda" else pixels
+        if self._uploads is None:
+            return pixels
+        with torch.cuda.stream(self._uploads):
+            return pixels.pin_memory().to(self.model.device, non_blocking=True)
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels -> features (T, C, g, g) as the memory takes them, on the model's device."""
-        return self.model.encode_frames(pixels.to(self.model.device, self.model.dtype, non_blocking=True))
+        if self._uploads is not None:
+            computing = torch.cuda.current_stream(self.model.device)
+            computing.wait_stream(self._uploads)
+            pixels = pixels.to(self.model.device)
+            pixels.record_stream(computing)
+        return self.model.encode_frames(pixels)
 
 
 class SharedEncoder(FrameEncoder):
@@ -53,6 +62,7 @@ class SharedEncoder(FrameEncoder):
         self._queue: queue.Queue[tuple[torch.Tensor, Future[torch.Tensor]] | None] = queue.Queue()
         self.num_batches = 0
         """Times the model has run."""
+        self._is_encoding = False
         self._door = threading.Lock()  # nothing may be queued behind the mark that ends the thread
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="videochat-online-encoder", daemon=True)
@@ -66,6 +76,11 @@ class SharedEncoder(FrameEncoder):
                 raise ValueError("the shared encoder is closed")
             self._queue.put((pixels, done))
         return done.result()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether frames wait or are being encoded."""
+        return self._is_encoding or not self._queue.empty()
 
     def close(self) -> None:
         """End the thread; what waits is still encoded. May be called again."""
@@ -87,6 +102,7 @@ class SharedEncoder(FrameEncoder):
             first = self._queue.get()
             if first is None:
                 return
+            self._is_encoding = True
             waiting, size = [first], len(first[0])
             while size < self.max_batch:
                 try:
@@ -99,6 +115,7 @@ class SharedEncoder(FrameEncoder):
                 waiting.append(more)
                 size += len(more[0])
             self._encode_together(waiting)
+            self._is_encoding = False
 
     def _encode_together(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
         try:

@@ -1,12 +1,14 @@
 """Work for live sessions while nobody asks: their caches are brought up to the newest frame.
 
-One thread for any number of sessions of one model; a question to any of them goes first.
+One thread for any number of sessions of one model; a question to any of them goes first, and so does whatever else
+the caller names.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 
 from .session import StreamingSession
 
@@ -14,23 +16,23 @@ from .session import StreamingSession
 class IdlePrefill:
     """Runs while the `with` block does. An error in the thread is raised when the block is left."""
 
-    def __init__(self, *sessions: StreamingSession, interval: float = 0.02) -> None:
-        """`interval`: seconds between two looks at the sessions."""
-        self.interval = interval
-        self._sessions = list(sessions)
-        self._changing = threading.Lock()
+    def __init__(
+        self,
+        sessions: Callable[[], Iterable[StreamingSession]],
+        *,
+        interval: float = 0.02,
+        is_busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            sessions: gives those to look after; called again and again, from the thread.
+            interval: seconds between two looks at them.
+            is_busy: whether the machine has other work now.
+        """
+        self.sessions, self.interval, self.is_busy = sessions, interval, is_busy
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="videochat-online-prefill", daemon=True)
-
-    def add(self, session: StreamingSession) -> None:
-        with self._changing:
-            self._sessions.append(session)
-
-    def remove(self, session: StreamingSession) -> None:
-        """Leave a session alone from now on. One that is not there is no error."""
-        with self._changing:
-            self._sessions = [one for one in self._sessions if one is not session]
 
     def start(self) -> IdlePrefill:
         self._thread.start()
@@ -52,24 +54,20 @@ class IdlePrefill:
     def wait_until_ready(self, timeout: float | None = None) -> bool:
         """Wait until every cache stands at its newest frame; False after `timeout` seconds, or after an error."""
         until = None if timeout is None else time.monotonic() + timeout
-        while any(session.needs_prefill for session in self._all()):
+        while any(session.needs_prefill for session in self.sessions()):
             if self._error is not None or (until is not None and time.monotonic() > until):
                 return False
             time.sleep(self.interval / 4)
         return self._error is None
 
-    def _all(self) -> list[StreamingSession]:
-        with self._changing:
-            return list(self._sessions)
-
-    def _somebody_asks(self) -> bool:
-        return self._stop.is_set() or any(session.is_asked for session in self._all())
+    def _has_to_wait(self) -> bool:
+        return self._stop.is_set() or self.is_busy() or any(session.is_asked for session in self.sessions())
 
     def _work(self) -> None:
         try:
             while not self._stop.wait(self.interval):
-                for session in self._all():
-                    if session.needs_prefill and not self._somebody_asks():
-                        session.prefill(give_way=self._somebody_asks)
+                for session in self.sessions():
+                    if session.needs_prefill and not self._has_to_wait():
+                        session.prefill(give_way=self._has_to_wait)
         except BaseException as error:  # raised by close()
             self._error = error

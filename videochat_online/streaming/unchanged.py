@@ -46,11 +46,11 @@ class UnchangedFrames:
 
     def _changed(self, pixels: torch.Tensor) -> tuple[list[int], list[int]]:
         """Frames to encode; and for each frame its place among [last encoded frame, if any] + those."""
-        last, known = self._pixels, int(self._pixels is not None)
+        last, known, scale = self._pixels, int(self._pixels is not None), self._scale.to(pixels.device)
         changed: list[int] = []
         sources: list[int] = []
         for number, frame in enumerate(pixels):
-            if last is None or float(((frame - last).abs() * self._scale).mean()) >= (self.threshold or 0.0):
+            if last is None or float(((frame - last).abs() * scale).mean()) >= (self.threshold or 0.0):
                 changed.append(number)
                 last = frame
             sources.append(known + len(changed) - 1)
