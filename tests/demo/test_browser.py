@@ -52,7 +52,8 @@ def wait_for(condition, seconds: float = 15.0) -> None:
 
 def test_upload_play_ask_and_look_at_the_memory(demo, visit, clips):
     page = visit()
-    assert "untrained" in page.locator(".vco-note").inner_text() or not demo.sessions.model.config.note
+    if note := demo.sessions.model.config.note:
+        assert note in page.locator(".vco-note").inner_text()
     upload(page, clips.one)
     page.locator(".vco-playing").wait_for()
     wait_for(lambda: frames(page) >= 2)
@@ -100,6 +101,53 @@ def test_pause_play_seek_stop_and_start_again(demo, visit, clips):
     wait_for(lambda: session.state()["position"] < 20)
 
 
+def test_a_generated_world_is_stopped_and_started(demo, visit):
+    page = visit()
+    page.get_by_role("tab", name="World").click()
+    page.get_by_label("Seed").fill("7")
+    page.get_by_role("button", name="Watch a generated world").click()
+    page.locator(".vco-name", has_text="ShapeWorld, seed 7, level 2").wait_for()
+    page.locator(".vco-truth", has_text="What is to be seen").wait_for()
+    ask(page, "What do you see?")
+    assert answer(page)
+    page.get_by_role("button", name="Stop").click()
+    page.locator(".vco-status .vco-over").wait_for()
+    ask(page, "And before?")  # it is still remembered
+    assert answer(page, 1)
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.locator(".vco-playing").wait_for()
+    wait_for(lambda: page.locator("#vco-chat .message").count() == 0)  # begun anew: so has the dialogue
+    wait_for(lambda: frames(page) >= 2)
+
+
+def test_questions_during_an_answer(demo, visit):
+    page = visit()
+    page.get_by_role("button", name="Watch the sample").click()
+    page.locator(".vco-playing").wait_for()
+    for text in ("What is happening now?", "What may happen next?", "Where is the object now?"):
+        page.get_by_role("button", name=text).click()
+    (session,) = demo.sessions._sessions.values()
+    wait_for(lambda: [m.is_done for m in session.track.moments] == [True] * 3, 30)
+    wait_for(lambda: page.locator("#vco-chat .user.message").count() == 3)
+    asked = page.locator("#vco-chat .user.message").all_inner_texts()
+    wanted = [moment.question for moment in session.track.moments]
+    assert [text.split(" ", 1)[-1] for text in asked] == wanted
+    assert sorted(wanted) == sorted({"What is happening now?", "What may happen next?", "Where is the object now?"})
+
+
+def test_several_pages_of_one_browser(demo, visit):
+    """A browser keeps six connections to a server, whatever the number of its pages."""
+    first = visit()
+    pages = [first, *(first.context.new_page() for _ in range(2))]
+    for page in pages[1:]:
+        page.goto(demo.address, wait_until="domcontentloaded")
+    for page in pages:
+        page.get_by_role("button", name="Watch the sample").click()
+        page.locator(".vco-playing").wait_for()
+    for page in pages:
+        wait_for(lambda page=page: frames(page) >= 3)
+
+
 def test_a_camera(demo, visit):
     page = visit()
     page.get_by_role("tab", name="Camera").click()
@@ -115,6 +163,12 @@ def test_a_camera(demo, visit):
     assert session.latest().image.shape[2] == 3 and session.latest().image.std() > 5
     kept = [path for path in demo.uploads.rglob("*") if path.is_file()]
     assert len(kept) < 3, "a camera's frames do not fill the disk"
+    page.get_by_role("tab", name="Sample").click()  # the camera goes on sending, and is not listened to
+    page.get_by_role("button", name="Watch the sample").click()
+    page.locator(".vco-name", has_text="sample: shapes").wait_for()
+    wait_for(lambda: session.state()["stats"]["frames_seen"] >= 4)
+    assert session.state()["source"] == "sample: shapes"
+    assert page.locator("#vco-chat .message").count() == 0
 
 
 def test_two_visitors_with_different_videos(demo, visit, clips):
@@ -140,7 +194,7 @@ def test_two_visitors_with_different_videos(demo, visit, clips):
 def test_mistakes_are_told(demo, visit, clips):
     page = visit()
     toast = page.locator(".toast-wrap, .toast-body").first
-    page.get_by_role("button", name="Play", exact=True).click()
+    ask(page, "What?")
     toast.get_by_text("start a stream first").wait_for()
     upload(page, clips.bad)
     page.get_by_text("bad.mp4: is not a video").first.wait_for()
@@ -212,7 +266,7 @@ def test_it_fits_and_can_be_read(demo, visit, width, dark):
     page.get_by_role("button", name="Watch the sample").click()
     wait_for(lambda: frames(page) >= 4)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    names = "[...document.querySelectorAll('#vco-memory img, #vco-screen img')].map(e => e.getAttribute('alt'))"
+    names = "[...document.querySelectorAll('#vco-memory img:not(.vco-coarse), #vco-screen img')].map(e => e.getAttribute('alt'))"
     assert all(page.evaluate(names)), "every picture says in words what it is"
     unnamed = page.evaluate(
         "[...document.querySelectorAll('button')].filter(e => e.offsetParent && !e.innerText.trim()"

@@ -118,10 +118,12 @@ def _add_sources(parts: SimpleNamespace, sessions: Sessions) -> None:
                 label=f"A video, at most {size} MiB and {minutes:g} minutes",
                 file_types=["video", ".gif", ".mkv"], type="filepath", height=110, elem_id="vco-upload",
             )  # fmt: skip
+            _take_no_addresses(parts.upload)
         with gr.Tab("Camera"):
             parts.camera = gr.Image(
                 sources=["webcam"], streaming=True, type="numpy", label="Your camera", height=200, elem_id="vco-camera"
             )
+            _take_no_addresses(parts.camera)
         with gr.Tab("Address"):
             with gr.Row(equal_height=True):
                 parts.address = gr.Textbox(
@@ -133,6 +135,20 @@ def _add_sources(parts: SimpleNamespace, sessions: Sessions) -> None:
                 )
             if not limits.allow_urls:
                 gr.Markdown("Addresses are switched off on this server; its operator can allow them (`--allow-urls`).")
+
+
+def _take_no_addresses(component: Any) -> None:
+    """Gradio fetches a "file" that a client names by its address; here only --allow-urls opens addresses."""
+    import gradio as gr
+
+    keep = component.async_move_resource_to_block_cache
+
+    async def keep_uploads(place: Any) -> Any:
+        if "://" in str(place):
+            raise gr.Error("only files that were uploaded here can be opened", print_exception=False)
+        return await keep(place)
+
+    component.async_move_resource_to_block_cache = keep_uploads
 
 
 def _add_screen(parts: SimpleNamespace) -> None:

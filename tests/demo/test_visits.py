@@ -1,0 +1,110 @@
+"""What pages do to sessions, without a browser: uploads, cameras, pages that are left; and what the page itself refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from videochat_online.demo.visits import CAMERA_PAUSE, Visits, parse_levels
+from videochat_online.media.source import MediaError
+from videochat_online.serve.limits import Limits, NotAllowed
+from videochat_online.serve.sessions import Sessions
+from videochat_online.serve.settings import SessionSettings
+from videochat_online.serve.sources import open_world
+from videochat_online.serve.upload import TooLarge
+
+
+@pytest.fixture
+def visits(pocket, tmp_path):
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    with Sessions(*pocket, limits=Limits(max_sessions=2, max_upload_bytes=100_000)) as sessions:
+        yield Visits(sessions, upload_folder=uploads)
+
+
+def sent(visits: Visits, clip: Path, name: str) -> str:
+    return str(shutil.copy(clip, visits.upload_folder / name))
+
+
+def test_an_upload_moves_into_the_session_and_replaces_the_last(visits, clips):
+    for clip, name in ((clips.one, "a.mp4"), (clips.two, "b.mp4")):
+        session = visits.start_upload("me", sent(visits, clip, name), name)
+        assert session.state()["source"] == name and len(list(session.folder.iterdir())) == 1
+    with pytest.raises(MediaError, match=r"^bad\.mp4: is not a video"):
+        visits.start_upload("me", sent(visits, clips.bad, "bad.mp4"), "bad.mp4")
+    assert session.state()["source"] == "b.mp4" and len(list(session.folder.iterdir())) == 1
+    assert list(visits.upload_folder.iterdir()) == []
+    visits.leave("me")
+    visits.leave("me")
+    assert not session.folder.exists() and len(visits.sessions) == 0
+
+
+def test_nothing_outside_the_uploads_is_opened(visits, clips, tmp_path):
+    (visits.upload_folder / "link.mp4").symlink_to(clips.one)
+    for path in ("/etc/passwd", str(clips.one), f"{visits.upload_folder}/../secret.mp4", "link.mp4", "", "nowhere.mp4"):
+        place = path if path.startswith("/") else str(visits.upload_folder / path)
+        with pytest.raises(NotAllowed, match="only files that were uploaded here"):
+            visits.start_upload("me", place, "x.mp4")
+    assert clips.one.exists() and len(visits.sessions) == 0
+    big = visits.upload_folder / "big.mp4"
+    big.write_bytes(b"\0" * 100_001)
+    with pytest.raises(TooLarge, match=r"big\.mp4 has 100,001 bytes, at most 100,000"):
+        visits.start_upload("me", str(big), "big.mp4")
+    assert not big.exists()
+
+
+def test_a_camera_is_the_stream_until_something_else_is_chosen(visits, clips, monkeypatch):
+    import numpy as np
+
+    picture, now = np.zeros((4, 6, 3), np.uint8), [1000.0]
+    monkeypatch.setattr("videochat_online.demo.visits.time.monotonic", lambda: now[0])
+    session = visits.camera_frame("me", picture)
+    assert session is not None and session.watches_pushes
+    assert visits.camera_frame("me", picture) is None, "it only goes on"
+    visits.start("me", open_world())
+    now[0] += 0.3
+    assert visits.camera_frame("me", picture) is None and "ShapeWorld" in session.state()["source"]
+    now[0] += CAMERA_PAUSE + 0.1
+    assert visits.camera_frame("me", picture) is session and session.watches_pushes, "the camera was started again"
+    session.stop()
+    now[0] += 0.3
+    assert visits.camera_frame("me", picture) is None and session.state()["state"] == "over"
+    session.play()
+    assert visits.camera_frame("me", picture) is None and session.watches_pushes
+
+
+def test_settings_and_ended_sessions(visits):
+    visits.change("me", SessionSettings(fps=4, policy="fifo"))
+    session = visits.start("me", open_world())
+    assert session.settings.fps == 4 and not visits.has_ended("me")
+    visits.sessions.end(session.key)  # as the idle watch does
+    assert visits.view("me") == (None, [], None) and visits.has_ended("me")
+    with pytest.raises(NotAllowed, match="start a stream first"):
+        visits.running("me")
+    assert visits.start("me", open_world()).settings.fps == 4 and not visits.has_ended("me")
+
+
+def test_levels_as_text():
+    assert parse_levels(" 1/2/3 ") == (1, 2, 3) == parse_levels("1,2,3") and parse_levels(" ") is None
+    with pytest.raises(ValueError, match="written as 2/2/12, got 'many'"):
+        parse_levels("many")
+
+
+def test_gradio_fetches_no_addresses(visits, clips):
+    """A client could name an address where a file is meant, and gradio would get it."""
+    gr = pytest.importorskip("gradio")
+    from videochat_online.demo.page import build_page
+
+    page = build_page(visits.sessions)
+    inputs = [block for block in page.blocks.values() if isinstance(block, gr.File | gr.Image)]
+    assert len(inputs) == 2
+    for block in inputs:
+        started = time.monotonic()
+        with pytest.raises(gr.Error, match="only files that were uploaded here"):
+            asyncio.run(block.async_move_resource_to_block_cache("http://93.184.216.34/a.mp4"))
+        assert time.monotonic() - started < 1
+        assert asyncio.run(block.async_move_resource_to_block_cache(str(clips.one)))
