@@ -94,9 +94,8 @@ def run_compare(options: argparse.Namespace) -> int:
 
 
 def run_paper(options: argparse.Namespace) -> int:
-    from ..config import MemoryConfig
     from ..model_config import VideoChatOnlineConfig
-    from .paper import H100, PUBLISHED_4B, per_frame, per_question
+    from .paper import PUBLISHED_4B, report
 
     if options.model:
         from ..model.weights import load_config
@@ -104,16 +103,12 @@ def run_paper(options: argparse.Namespace) -> int:
         config = load_config(options.model)
     else:
         config = VideoChatOnlineConfig(**PUBLISHED_4B)
-    banks = [MemoryConfig.pyramid(capacities=c).for_encoder(config.grid) for c in ((2, 2, 12), (24, 24, 144))]
-    tables = {"a frame": per_frame(config), "a question": [row for bank in banks for row in per_question(config, bank)]}
-    _show(f"on paper: {H100.name}, {H100.reachable:.0%} of {H100.tflops:g} TFLOPS reachable", tables)
+    print(report(config))
     return 0
 
 
 def _show(title: str, tables: Tables) -> None:
-    from .measure import machine, table
+    from .measure import machine, tables_of
 
     about = machine()
-    print(f"{title}; {about['cores']} cores, torch {about['torch']}, commit {about['commit']}")
-    for name, rows in tables.items():
-        print(f"\n{name}\n{table(rows)}")
+    print(f"{title}; {about['cores']} cores, torch {about['torch']}, commit {about['commit']}\n{tables_of(tables)}")

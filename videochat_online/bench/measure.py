@@ -109,6 +109,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def tables_of(tables: dict[str, list[dict[str, Any]]]) -> str:
+    """Several tables, each below its title."""
+    return "\n".join(f"\n{title}\n{table(rows)}" for title, rows in tables.items())
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
