@@ -245,7 +245,7 @@ def test_an_error_of_the_model_stops_the_run_and_is_not_counted_as_an_answer(
 
 
 def test_limit_takes_from_all_sources(tasks: list[VideoTask]):
-    for limit in (23, 60, 1000):
+    for limit in (4, 10, 23, 60, 1000):
         questions = [question for task in limited(tasks, limit) for question in task.questions]
         assert len(questions) == min(limit, 60)
         assert len(Counter(question.source for question in questions)) == 4

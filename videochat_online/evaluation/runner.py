@@ -170,11 +170,22 @@ def check(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:
 
 
 def limited(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
-    """The first videos until `limit` questions are reached, each from the source that has the fewest questions yet."""
+    """The first videos until `limit` questions are reached, each from the source that has the fewest questions yet.
+
+    Of one video no more are taken than a source's equal share, so that a small limit reaches every source.
+    """
     if limit is None:
         return list(tasks)
     if limit < 1:
         raise ValueError(f"--limit must be >= 1 question, got {limit}")
+    share = -(-limit // len({task.questions[0].source for task in tasks})) if tasks else limit
+    chosen = _in_turn(tasks, limit, share)
+    enough = sum(len(task.questions) for task in chosen) == limit
+    return chosen if enough else _in_turn(tasks, limit, limit)
+
+
+def _in_turn(tasks: Sequence[VideoTask], limit: int, share: int) -> list[VideoTask]:
+    """Videos until `limit` questions are reached, at most `share` questions of each."""
     waiting: dict[str, list[VideoTask]] = {}
     for task in reversed(tasks):
         waiting.setdefault(task.questions[0].source, []).append(task)
@@ -182,7 +193,7 @@ def limited(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
     chosen: list[VideoTask] = []
     while sum(taken.values()) < limit and any(waiting.values()):
         source = min((name for name in taken if waiting[name]), key=lambda name: taken[name])
-        task = _first_questions(waiting[source].pop(), limit - sum(taken.values()))
+        task = _first_questions(waiting[source].pop(), min(share, limit - sum(taken.values())))
         taken[source] += len(task.questions)
         chosen.append(task)
     return chosen
