@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from videochat_online.config import MEMORY_POLICIES, MemoryConfig, MemoryLevel
 from videochat_online.model.memory_bank import PyramidMemoryBank
@@ -208,11 +209,15 @@ def test_what_was_read_stays_as_it_was():
 
 
 @pytest.mark.parametrize("policy", MEMORY_POLICIES)
-def test_state_dict_goes_on_where_it_was(policy):
-    features, config = random_maps(90), MemoryConfig.pyramid(policy=policy, capacities=(2, 2, 6))
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_state_dict_goes_on_where_it_was(policy, layout, tmp_path):
+    """To the last bit, also through a file, which keeps no memory layout."""
+    features = random_maps(90).contiguous(memory_format=layout)
+    config = MemoryConfig.pyramid(policy=policy, capacities=(2, 2, 6))
     bank, restored = PyramidMemoryBank(config), PyramidMemoryBank(config)
     bank.write(features[:50], range(50))
-    restored.load_state_dict(bank.state_dict())
+    save_file({key: value.contiguous() for key, value in bank.state_dict().items()}, tmp_path / "bank")
+    restored.load_state_dict(load_file(tmp_path / "bank"))
     same_bank(bank, restored)
     bank.write(features[50:], range(50, 90))
     restored.write(features[50:], range(50, 90))
@@ -229,6 +234,9 @@ def test_state_dict_goes_on_where_it_was(policy):
         (lambda s: s.update({"level7.features": torch.zeros(1)}), r"it holds level7\.features"),
         (lambda s: s.update({"level1.features": s["level1.features"][:1]}), "level 1 of the state is incomplete"),
         (lambda s: s.update({"level1.features": s["level1.features"][0]}), "level 1 holds at most 2 maps of 8x8"),
+        (lambda s: s.update({"level1.features": s["level1.features"][:, :1]}), "level 1 of the state has maps of 1 ch"),
+        (lambda s: s.update({"level2.directions": s["level2.directions"][:, :3]}), r"summaries of shape \(3,\)"),
+        (lambda s: s.update(num_written=torch.tensor([1, 2])), r"num_written of the state must be one value"),
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(damage, message):

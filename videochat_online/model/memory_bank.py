@@ -63,6 +63,7 @@ class PyramidMemoryBank:
         """Forget everything; frame numbers start again from 0."""
         self._levels = [LevelState() for _ in self.config.levels]
         self._storage: list[torch.Tensor | None] = [None] * len(self._levels)  # (capacity, C, g, g) each
+        self._is_channels_last = False  # how stored maps lie in memory
         self._num_written = 0
         self._last_timestamp = -float("inf")
 
@@ -103,7 +104,7 @@ class PyramidMemoryBank:
         step = 1 if self.config.policy == "merge" else len(times)  # a merge needs the maps as they are now
         if not len(times):
             return []
-        self._allocate(features)
+        self._allocate(features, channels_last=not features.is_contiguous())
         events: list[MemoryEvent] = []
         for first in range(0, len(times), step):
             for k in range(first, first + step):
@@ -166,9 +167,9 @@ class PyramidMemoryBank:
         exact = features.dtype == torch.float32 and pools_exactly(features, self._to_coarsest.grid)
         means = cells.mean((2, 3)) if exact else features.mean((2, 3), dtype=torch.float32)
         summaries = means.cpu().numpy().astype(np.float64)
-        bad = np.flatnonzero(~np.isfinite(summaries).all(axis=1))
-        if len(bad):
-            raise ValueError(f"features of frame {self._num_written + int(bad[0])} are not finite (NaN or infinity)")
+        for k, summary in enumerate(summaries):
+            if not math.isfinite(summary @ summary):
+                raise ValueError(f"features of frame {self._num_written + k} are not finite (NaN or infinity)")
         return cells, summaries
 
     def _store(self, features: torch.Tensor, cells: torch.Tensor) -> None:
@@ -177,12 +178,12 @@ class PyramidMemoryBank:
         Coarsest level first: maps come from finer levels, so each is read before its old place is written.
         """
         for level in reversed(self._active):
-            free = self._free_slots(level)
-            for frame in self._levels[level].frames:
-                if frame.stored_level != level:
-                    values = self._pooled(frame, level, features, cells)
-                    frame.stored_level, frame.slot = level, free.pop()
-                    self._map(frame).copy_(values)
+            arrived = [frame for frame in self._levels[level].frames if frame.stored_level != level]
+            free = self._free_slots(level) if arrived else []
+            for frame in arrived:
+                values = self._pooled(frame, level, features, cells)
+                frame.stored_level, frame.slot = level, free.pop()
+                self._map(frame).copy_(values)
 
     def _pooled(self, frame: HeldFrame, level: int, features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
         """The frame's map at `level`, pooled through every level it passed, so that chunks do not change a bit."""
@@ -232,11 +233,12 @@ class PyramidMemoryBank:
         taken = {frame.slot for frame in self._levels[level].frames if frame.stored_level == level}
         return [slot for slot in reversed(range(self.config.levels[level].capacity)) if slot not in taken]
 
-    def _allocate(self, features: torch.Tensor) -> None:
+    def _allocate(self, features: torch.Tensor, *, channels_last: bool) -> None:
         """Storage for all levels at the first write, in the memory layout the maps come in."""
         if self._storage[self._active[0]] is not None:
             return
-        layout = torch.contiguous_format if features.is_contiguous() else torch.channels_last
+        self._is_channels_last = channels_last
+        layout = torch.channels_last if channels_last else torch.contiguous_format
         for k in self._active:
             level = self.config.levels[k]
             shape = (level.capacity, features.shape[1], level.grid, level.grid)
@@ -278,6 +280,7 @@ class PyramidMemoryBank:
         state = {
             "num_written": torch.tensor(self._num_written),
             "last_timestamp": torch.tensor(self._last_timestamp, dtype=torch.float64),
+            "channels_last": torch.tensor(self._is_channels_last),
         }
         for k, level in enumerate(self._levels):
             if not level.frames:
@@ -298,6 +301,7 @@ class PyramidMemoryBank:
         """
         check_state(self.config, state)
         self.reset()
+        self._is_channels_last = bool(state["channels_last"])
         for k in self._active:
             if f"level{k}.features" in state:
                 self._load_level(k, state)
@@ -306,7 +310,7 @@ class PyramidMemoryBank:
 
     def _load_level(self, level: int, state: dict[str, torch.Tensor]) -> None:
         numbers, times, merged, norms, directions, maps = (state[f"level{level}.{name}"] for name in COLUMNS)
-        self._allocate(maps)
+        self._allocate(maps, channels_last=self._is_channels_last)
         store = self._storage[level]
         assert store is not None
         store[: len(maps)] = maps
