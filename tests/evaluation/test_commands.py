@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from tests.evaluation.test_responders import llava_folder  # noqa: F401 (a fixture)
 from videochat_online.evaluation.commands import add_eval_commands
+from videochat_online.evaluation.run_setup import weights_digest
+from videochat_online.processing import SHIPPED_MODELS
 
 
 def run(*arguments: object) -> int:
@@ -54,6 +57,9 @@ def test_streaming_from_flags_to_report(flags: list[object], tmp_path: Path, cap
     )
     assert config["system_prompt"].startswith("Carefully watch the video")
     assert [level["capacity"] for level in config["memory"]["levels"]] == [2, 2, 12]
+    assert (
+        config["weights"] == hashlib.sha256((SHIPPED_MODELS["pocket"] / "model.safetensors").read_bytes()).hexdigest()
+    )
     assert set(config["annotations"]) == {"ava.json", "coin.json", "hirest.json", "tao.json"}
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["questions"], result["model"]) == (12, "pocket")
@@ -67,6 +73,15 @@ def test_streaming_from_flags_to_report(flags: list[object], tmp_path: Path, cap
     assert (tmp_path / "report.json").read_bytes() == before
     with pytest.raises(ValueError, match=r"fps: 8\.0 then, 4\.0 now"):
         run(*flags, "--output", tmp_path, "--resume", "--fps", 4)
+
+
+def test_other_weights_in_the_same_place_are_another_model(tmp_path: Path):
+    assert weights_digest(tmp_path) is None
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"ab")
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"c")
+    assert weights_digest(tmp_path) == hashlib.sha256(b"abc").hexdigest()
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"d")
+    assert weights_digest(tmp_path) == hashlib.sha256(b"abd").hexdigest()
 
 
 def test_sliding_window_and_comparison(flags: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -6,10 +6,12 @@ import argparse
 import hashlib
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import MemoryConfig
 from ..model_flags import load_from_flags, memory_from_flags
+from ..processing import SHIPPED_MODELS
 from .benchmarks import Benchmark, ModeSettings
 from .modes import Asking, Responder
 from .responders import SessionResponder, TransformersResponder, memory_of_all
@@ -61,14 +63,28 @@ def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) ->
             attn_implementation=options.attention,
             max_frames=frames,
         )
+        about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
         return responder, {**about, "dtype": str(responder.model.dtype), "max_frames": frames}
+    from ..model.weights import find_checkpoint
+
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
+    about["weights"] = weights_digest(find_checkpoint(SHIPPED_MODELS.get(options.model, options.model)))
     about["memory"] = memory.for_encoder(model.config.grid).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
     ours = SessionResponder(model, processor, memory, skip_below=options.skip_below)
     return ours, {**about, "dtype": str(model.dtype)}
+
+
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 over the weight files of a checkpoint in the order of their names; None: no folder, or none in it."""
+    digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
+    for path in files:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest() if files else None
 
 
 def _memory(options: argparse.Namespace, settings: ModeSettings, model: VideoChatOnline) -> MemoryConfig:
