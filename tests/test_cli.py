@@ -81,7 +81,9 @@ def test_a_folder_of_images_is_a_video(tmp_path, capsys):
         (["CLIP", "-q", "x", "--memory", "2/2/-1"], "capacity must be an integer >= 0, got -1"),
         (["CLIP", "-q", "x", "--device", "quantum"], "unknown device 'quantum'"),
         (["CLIP", "-q", "x", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
-        (["CLIP", "-q", "x", "--fps", "0"], "fps"),
+        (["CLIP", "-q", "x", "--fps", "0"], "--fps must be a number > 0, got 0.0"),
+        (["CLIP", "--speed", "-1"], "--speed must be a number > 0, got -1.0"),
+        (["CLIP", "-q", "x", "--model", "poket"], "no model 'poket'; did you mean 'pocket'"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(clip, arguments, message, capsys):

@@ -86,7 +86,10 @@ def run_chat(options: argparse.Namespace) -> int:
     """1. open the video 2. load the model 3. watch and ask."""
     from .media.live_network import is_address
     from .media.readers import open_video
+    from .media.source import check_fps
 
+    check_fps(options.fps, "--fps")
+    check_fps(options.speed, "--speed")
     if (options.video is None) == (options.camera is None):
         raise ValueError("say what to watch: a video or an address, or --camera N")
     if options.camera is not None or is_address(options.video):
@@ -142,7 +145,7 @@ def _chat_live(options: argparse.Namespace) -> int:
             _print_document(options, source.name, _ask_at_moments(options, watcher))
         else:
             print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
-            _read_questions(options, session)
+            _read_questions(options, session, lambda: source.problem)
     if watcher.error is not None:
         raise watcher.error
     return 0
@@ -239,10 +242,14 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
     return 2 if failed else 0
 
 
-def _read_questions(options: argparse.Namespace, session: StreamingSession) -> None:
-    """Answer lines of standard input until it ends."""
+def _read_questions(
+    options: argparse.Namespace, session: StreamingSession, problem: Callable[[], str | None] = lambda: None
+) -> None:
+    """Answer lines of standard input until it ends; `problem` says what is wrong with the stream at the moment."""
     while (line := _read_line()) is not None:
         if line.strip():
+            if trouble := problem():
+                print(f"videochat-online: {trouble}", file=sys.stderr)
             _answer_line(options, session, line.strip())
 
 

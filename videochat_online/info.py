@@ -34,9 +34,9 @@ def run_info(options: argparse.Namespace) -> int:
 
 def read_config(name: str) -> VideoChatOnlineConfig:
     from .model.weights import load_config
-    from .processing import SHIPPED_MODELS
+    from .processing import model_place
 
-    return load_config(SHIPPED_MODELS.get(name, name))
+    return load_config(model_place(name))
 
 
 def describe(config: VideoChatOnlineConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from .config import MEMORY_POLICIES, MemoryConfig
@@ -42,8 +43,12 @@ def add_model_flags(parser: argparse.ArgumentParser, *, default: str = "pocket")
 
 
 def load_from_flags(options: argparse.Namespace) -> tuple[VideoChatOnline, Processor]:
+    from transformers.utils.logging import disable_progress_bar
+
     from .processing import load_model
 
+    if not sys.stderr.isatty():  # a bar in a log file is noise
+        disable_progress_bar()
     model, processor = load_model(
         options.model, device=options.device, dtype=options.dtype, attn_implementation=options.attention
     )
