@@ -287,7 +287,7 @@ def test_lengths_are_estimated_on_the_long_side_and_measured_exactly(make_datase
     assert dataset.failures.num_read == opened  # nothing was opened
     for kind, estimate, length in zip(ROWS, estimates, exact, strict=False):
         most = 64 * 30 if kind == "video" else 2 * length  # how long that one is only its file knows
-        assert 0.8 * length <= estimate <= most, kind
+        assert length <= estimate <= most, kind
     assert measure_lengths(dataset) == exact
     assert measure_lengths(dataset, num_workers=1) == exact
     dataset.lengths = exact

@@ -186,17 +186,27 @@ def _interleave(turns: Sequence[Turn], times: Sequence[float], frames: Sequence[
 
 def _show_tracking(sample: Sample, footage: Footage, *, fps: float, max_frames: int, rng: random.Random) -> Showing:
     """Frames are those with a box, so that every answer can be seen; the dialogue begins at a random one of them."""
-    kept: list[tuple[int, Box]] = []
-    for index, box in boxed_frames(sample, footage):
-        is_due = not kept or box.timestamp - kept[-1][1].timestamp >= 1 / fps - SAME_MOMENT
-        if is_due and footage.first <= index < footage.stop:
-            kept.append((index, box))
+    boxed = [(index, box) for index, box in boxed_frames(sample, footage) if footage.first <= index < footage.stop]
+    kept = [boxed[n] for n in due_moments([box.timestamp for _, box in boxed], fps)]
     if not kept:
         raise SampleError(f"no box of {sample.name} lies within its clip")
     kept = [kept[n] for n in sample_uniform(len(kept), max_frames)]
     frames = [ShownFrame(index, box.timestamp) for index, box in kept]
     turns = tracking_turns(sample.turns[0], [box for _, box in kept], start=rng.randrange(len(kept)))
     return _interleave(turns, [turn.timestamp or 0.0 for turn in turns], frames)
+
+
+def due_moments(times: Sequence[float], fps: float) -> list[int]:
+    """Places of the times that are taken, from the first on: each a period or more after the one taken before.
+
+    >>> due_moments([0.0, 0.1, 0.9, 1.0, 1.5, 2.1], fps=1.0)
+    [0, 3, 5]
+    """
+    taken: list[int] = []
+    for place, time in enumerate(times):
+        if not taken or time - times[taken[-1]] >= 1 / fps - SAME_MOMENT:
+            taken.append(place)
+    return taken
 
 
 def tracking_turns(query: Turn, boxes: Sequence[Box], *, start: int) -> tuple[Turn, ...]:

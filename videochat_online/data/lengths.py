@@ -1,12 +1,13 @@
 """How many tokens samples take: estimated from the rows alone, or measured by opening their media.
 
-An estimate errs on the long side. It orders and groups samples; nothing depends on its being exact.
+An estimate errs on the long side: a packed sequence that holds less than planned costs little, one that overflows
+costs a second sequence. Nothing else depends on its being exact.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..prompt.messages import Image, Message, frame_parts
 from ..pyramid import scheduled_grids, tokens_of_grid
+from .footage import due_moments, tracking_turns
 from .formats import read_row
 from .registry import DataSet
-from .sample import Sample, SampleError
+from .sample import Box, Sample, SampleError, Turn
 
 if TYPE_CHECKING:
     from .dataset import ConversationDataset
 
 CALIBRATED_ON = 32
-"""Rows of a set whose text is tokenised to learn how many tokens a byte takes."""
+"""Rows of a set whose text is tokenised to learn how many tokens a byte takes at most."""
 
 
 def estimate_lengths(dataset: ConversationDataset) -> list[int]:
@@ -55,10 +57,7 @@ class LengthEstimator:
         self._max_tiles = data_set.max_dynamic_patch or self.settings.max_dynamic_patch or self.config.max_dynamic_patch
         self._fixed = self._length(())
         self._turn = self._length((), num_turns=2) - self._fixed
-        frame = self._length(frame_parts([(99, 100.0, 1)])) - self._fixed - 1
-        memory = self.config.memory_config
-        grids = scheduled_grids(self.settings.max_frames, memory.every, memory.grids)
-        self._frames = list(accumulate((tokens_of_grid(grid) + frame for grid in grids), initial=0))
+        self._frames = self._tokens_of_frames()
         """Tokens of the first n frames."""
         self._image = self._length((Image(1),)) - self._fixed - 1
         self._per_byte = self._tokens_per_byte(examples)
@@ -71,13 +70,23 @@ class LengthEstimator:
             return self._fixed
 
     def sample(self, sample: Sample) -> int:
-        num_bytes = sum(len((turn.question + turn.answer).encode()) for turn in sample.turns)
-        num_bytes += sum(len(f"At {box.timestamp:.1f}s, {box.text}\n") for box in sample.boxes)
-        num_turns = max(len(sample.turns), len(sample.boxes))
-        words = self._fixed + self._turn * (num_turns - 1) + math.ceil(self._per_byte * num_bytes)
+        turns = self._turns(sample)
+        words = self._fixed + self._turn * (len(turns) - 1) + math.ceil(self._per_byte * _num_bytes(turns))
         return words + (self._film(sample) if sample.video else self._stills(len(sample.images)))
 
+    def _turns(self, sample: Sample) -> Sequence[Turn]:
+        """What is said; tracking says most where it begins at its first box."""
+        if not sample.boxes:
+            return sample.turns
+        return tracking_turns(sample.turns[0], self._boxes(sample), start=0)
+
+    def _boxes(self, sample: Sample) -> list[Box]:
+        due = due_moments([box.timestamp for box in sample.boxes], self.settings.fps)
+        return [sample.boxes[n] for n in due[: self.settings.max_frames]]
+
     def _film(self, sample: Sample) -> int:
+        if sample.boxes:
+            return self._frames[len(self._boxes(sample))]
         num_frames = min(self.settings.max_frames, max(1, math.ceil(self._seconds(sample) * self.settings.fps)))
         return self._frames[num_frames]
 
@@ -93,8 +102,6 @@ class LengthEstimator:
         if sample.kind == "online" and sample.turns[-1].timestamp is not None:
             start = 0.0 if video.reset_timestamps or not video.clip else video.clip[0]
             limits.append(sample.turns[-1].timestamp - start)
-        if sample.boxes:
-            limits.append(min(len(sample.boxes) / self.settings.fps, sample.boxes[-1].timestamp + 1))
         return min(min(limits), self.settings.max_frames / self.settings.fps)
 
     def _stills(self, num_images: int) -> int:
@@ -105,20 +112,35 @@ class LengthEstimator:
         tiles = each + (self.config.use_thumbnail and each > 1)
         return num_images * (tiles * tokens_of_grid(self.config.grid) + self._image)
 
+    def _tokens_of_frames(self) -> list[int]:
+        """By number of frames, with the longer kind of line before each: with its time or without."""
+        memory, most = self.config.memory_config, self.settings.max_frames
+        times: list[list[float | None]] = [[None] * most, [(n + 0.5) / self.settings.fps for n in range(most)]]
+        lines = [self._length(frame_parts((n, one[n], 1) for n in range(most))) - self._fixed - most for one in times]
+        line = math.ceil(max(lines) / most)
+        grids = scheduled_grids(most, memory.every, memory.grids)
+        return list(accumulate((tokens_of_grid(grid) + line for grid in grids), initial=0))
+
     def _tokens_per_byte(self, rows: Iterable[dict[str, Any]]) -> float:
-        num_bytes, num_tokens = 1, 1
+        """The most that the words of a row take."""
+        ratios = []
         for row in rows:
             try:
-                turn = read_row(row).turns[0]
+                turns = self._turns(read_row(row))
             except SampleError:
                 continue
-            num_bytes += len((turn.question + turn.answer).encode())
-            num_tokens += self._length((turn.question,), turn.answer) - self._fixed
-        return num_tokens / num_bytes
+            messages = [m for t in turns for m in (Message("user", (t.question,)), Message("assistant", (t.answer,)))]
+            num_tokens = len(self._render(messages).ids) - self._fixed - self._turn * (len(turns) - 1)
+            ratios.append(num_tokens / max(1, _num_bytes(turns)))
+        return max(ratios, default=1.0)
 
-    def _length(self, parts: tuple[str | Image, ...], answer: str = "", *, num_turns: int = 1) -> int:
-        messages = [Message("user", parts), Message("assistant", (answer,))] * num_turns
+    def _length(self, parts: tuple[str | Image, ...], *, num_turns: int = 1) -> int:
+        messages = [Message("user", parts), Message("assistant", ("",))] * num_turns
         return len(self._render(messages).ids)
+
+
+def _num_bytes(turns: Iterable[Turn]) -> int:
+    return sum(len((turn.question + turn.answer).encode()) for turn in turns)
 
 
 class _Lengths(Dataset[int]):
