@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
-from videochat_online.bench import ask, encoder, feeding, paper, train
+from videochat_online.bench import ask, encoder, evaluation, feeding, paper, train
 from videochat_online.bench.e2e import bench_e2e
 from videochat_online.bench.endurance import bench_endurance
 from videochat_online.bench.measure import alternate, seconds_per_call, table
@@ -158,6 +158,14 @@ def test_paper_counts_what_is_known_of_the_published_model(golden, capsys):
     assert main(["bench", "paper"]) == 0
     page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
     assert capsys.readouterr().out.strip() == page.split("```")[1].strip(), "docs/performance.md is of another formula"
+
+
+def test_eval_bench_answers_alike_in_one_pass_and_anew(pocket, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "WORLD", replace(evaluation.WORLD, videos=1, seconds=(10.0,)))
+    rows = {row["mode"]: row for row in evaluation.bench_eval(*pocket, tmp_path / "world")}
+    assert list(rows) == ["streaming", "prefix", "sliding_window"]
+    assert rows["streaming"]["answers as in streaming"] == rows["prefix"]["answers as in streaming"] > 5
+    assert rows["streaming"]["frames encoded"] <= 20 < rows["prefix"]["frames encoded"]
 
 
 def test_train_bench_batches_the_same_samples_three_ways(tmp_path, monkeypatch):

@@ -86,6 +86,15 @@ def measure_ask(options: argparse.Namespace) -> Tables:
     }
 
 
+def measure_eval(options: argparse.Namespace) -> Tables:
+    from ..processing import load_model
+    from .evaluation import bench_eval
+
+    model, processor = load_model(options.model)
+    with tempfile.TemporaryDirectory() as folder:
+        return {"a small benchmark": bench_eval(model, processor, Path(folder) / "world")}
+
+
 def measure_e2e(options: argparse.Namespace) -> Tables:
     from ..processing import load_model
     from ..streaming.session import StreamingSession
@@ -124,6 +133,7 @@ BENCHMARKS = {
     "encoder": (measure_encoder, "torch.compile, bfloat16, int8; sessions together, decoding ahead, unchanged frames"),
     "ask": (measure_ask, "time to the first token with and without KV reuse; what the order of the prompt buys"),
     "train": (measure_train, "batches padded, grouped and packed; the data pipeline against decoding alone"),
+    "eval": (measure_eval, "scoring a benchmark in one pass, against encoding the stream anew for each question"),
     "e2e": (measure_e2e, "a ten-minute stream with twenty questions against re-encoding at each question"),
     "endurance": (measure_endurance, "10,000 frames and 500 questions on one session: memory, drift"),
 }

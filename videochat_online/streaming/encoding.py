@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
@@ -49,8 +50,9 @@ class FrameEncoder:
 
 
 class SharedEncoder(FrameEncoder):
-    """One encoder for several sessions: what they bring within `wait` seconds goes through the model together.
+    """One encoder for several sessions: what they bring goes through the model together.
 
+    While one batch is encoded the next gathers; with `wait`, each also waits so many seconds for others to join it.
     Give it to each session as `encoder=`; close it, or use it as a context manager, when the last has ended.
     """
 
@@ -103,10 +105,10 @@ class SharedEncoder(FrameEncoder):
             if first is None:
                 return
             self._is_encoding = True
-            waiting, size = [first], len(first[0])
+            waiting, size, until = [first], len(first[0]), time.monotonic() + self.wait
             while size < self.max_batch:
                 try:
-                    more = self._queue.get(timeout=self.wait)
+                    more = self._queue.get(timeout=max(0.0, until - time.monotonic()))
                 except queue.Empty:
                     break
                 if more is None:
