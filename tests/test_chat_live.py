@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from videochat_online.bench.stream import write_clip
+from videochat_online.chat import _read_questions
 from videochat_online.cli import main
 
 
@@ -72,3 +74,12 @@ def test_typed_questions_from_a_camera(monkeypatch, capsys):
 def test_mistakes(arguments, message, capsys):
     assert main(["chat", *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_is_wrong_with_the_stream_is_said_before_the_answer(monkeypatch, capsys):
+    lines = iter(["what now?"])
+    monkeypatch.setattr("videochat_online.chat._read_line", lambda: next(lines, None))
+    monkeypatch.setattr("videochat_online.chat._answer_line", lambda options, session, line: print(f"answer to {line}"))
+    _read_questions(argparse.Namespace(), None, lambda: "the camera broke off")
+    said = capsys.readouterr()
+    assert said.err == "videochat-online: the camera broke off\n" and said.out == "answer to what now?\n"

@@ -45,7 +45,7 @@ class Patience:
     """Without data for so long, a connection counts as broken; also the longest that `stop` takes."""
     first_pause: float = 0.5
     """Between the break and the first try; doubled with each try."""
-    longest_pause: float = 8.0
+    longest_pause: float = 4.0
     give_up: float = 300.0
     """Since the last frame."""
 
