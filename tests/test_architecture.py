@@ -36,6 +36,7 @@ SAME_LAYER = {
     ("pocket", "shapeworld"),  # the small model learns in the small world
     ("pocket", "evaluation"),  # and is measured there
     ("bench", "shapeworld"),  # and its samples are what training is measured on
+    ("bench", "evaluation"),  # whose modes are timed
     ("serve", "shapeworld"),  # a world to watch
     ("demo", "serve"),  # the page stands on the server's sessions
     ("__main__", "cli"),
