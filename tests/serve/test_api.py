@@ -133,7 +133,8 @@ def test_another_host_name_is_refused(serve):
 
 
 def test_openai_chat_completions(serve, png):
-    client = Client(serve().address)
+    server = serve()
+    client = Client(server.address)
     with client.session() as session:
         session.see(png(1), 0.0)
         messages = [{"role": "user", "content": [{"type": "text", "text": "What is happening?"}]}]
@@ -141,15 +142,19 @@ def test_openai_chat_completions(serve, png):
         whole = client.call("POST", "/v1/chat/completions", body)
         assert whole["object"] == "chat.completion" and whole["stream_time"] == {"timestamp": 0.0}
         assert whole["usage"]["total_tokens"] == sum(whole["usage"][k] for k in ("prompt_tokens", "completion_tokens"))
+        turns = server.sessions.get(session.key).session.turns
+        assert whole["choices"][0]["message"]["content"] == turns[0].answer and whole["usage"]["prompt_tokens"] > 16
         with client.open("POST", "/v1/chat/completions", {**body, "stream": True}) as response:
             lines = [line.decode().strip() for line in response if line.strip()]
         assert lines[-1] == "data: [DONE]"
         chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
         assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
-        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+        assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
         streamed = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
         dialogue = client.call("GET", f"/v1/sessions/{session.key}/dialogue")["dialogue"]
         assert [turn["answer"] for turn in dialogue] == [whole["choices"][0]["message"]["content"], streamed]
+        short = client.call("POST", "/v1/chat/completions", {**body, "max_tokens": 1})
+        assert short["choices"][0]["finish_reason"] == "length" and short["usage"]["completion_tokens"] == 1
         for change, status, message in (
             ({"model": "gpt"}, 400, "this server runs 'pocket', not 'gpt'"),
             ({"session": None}, 404, "name a session"),

@@ -18,6 +18,7 @@ from ..media.live_paced import PacedSource, PacedVideo
 from ..media.live_pushed import PushedFrames, rgb_array
 from ..media.source import Frame
 from ..streaming.encoding import FrameEncoder
+from ..streaming.history import StreamedAnswer
 from ..streaming.live_watcher import LiveWatcher
 from ..streaming.session import StreamingSession
 from .limits import LimitReached, Limits, NotAllowed
@@ -230,11 +231,14 @@ class LiveSession:
         moment = self.track.ask(question, pieces.asked.timestamp or 0.0, held)
         return moment, self._answer(moment, pieces)
 
-    def _answer(self, moment: Moment, pieces: Iterator[str]) -> Iterator[str]:
+    def _answer(self, moment: Moment, pieces: StreamedAnswer) -> Iterator[str]:
         try:
             for piece in pieces:
                 moment.answer += piece
                 yield piece
+            if (answer := pieces.answer) is not None:
+                moment.prompt_tokens, moment.answer_tokens = answer.prompt_tokens, len(answer.ids)
+                moment.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
         finally:
             moment.is_done = True
             self.touch()

@@ -12,6 +12,7 @@ from typing import Any
 from .limits import UnknownSession
 from .messages import ChatRequest
 from .sessions import Sessions
+from .track import Moment
 
 EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
@@ -35,11 +36,10 @@ def chat_routes(sessions: Sessions) -> Any:
         moment, pieces = session.ask(request.question(), max_new_tokens=most)
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
         if request.stream:
-            return StreamingResponse(chunks(pieces, head), media_type="text/event-stream")
+            return StreamingResponse(chunks(pieces, moment, head), media_type="text/event-stream")
         text = "".join(pieces)
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        used = session.session.stats()["prompt_tokens"] or 0
-        said = len(sessions.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason(moment)}
+        used, said = moment.prompt_tokens, moment.answer_tokens
         usage = {"prompt_tokens": used, "completion_tokens": said, "total_tokens": used + said}
         timing = {"timestamp": moment.timestamp}
         return {**head, "object": "chat.completion", "choices": [choice], "usage": usage, "stream_time": timing}
@@ -47,7 +47,11 @@ def chat_routes(sessions: Sessions) -> Any:
     return router
 
 
-def chunks(pieces: Iterator[str], head: dict[str, Any]) -> Iterator[str]:
+def finish_reason(moment: Moment) -> str:
+    return "length" if moment.is_cut else "stop"
+
+
+def chunks(pieces: Iterator[str], moment: Moment, head: dict[str, Any]) -> Iterator[str]:
     """Server-sent events as OpenAI's clients read them."""
 
     def chunk(delta: dict[str, str], finish: str | None = None) -> str:
@@ -59,7 +63,7 @@ def chunks(pieces: Iterator[str], head: dict[str, Any]) -> Iterator[str]:
         yield chunk({"role": "assistant", "content": ""})
         for piece in pieces:
             yield chunk({"content": piece})
-        yield chunk({}, "stop")
+        yield chunk({}, finish_reason(moment))
     except Exception as error:  # the answer has begun: there is no status to send any more
         yield f"data: {json.dumps({'error': {'message': str(error), 'type': type(error).__name__}})}\n\n"
     yield "data: [DONE]\n\n"

@@ -111,10 +111,8 @@ class Sessions:
         self._reaper.join()
         for key in list(self._sessions):
             self.end_if_there(key)
-        try:
+        with contextlib.suppress(Exception):  # what ended it early was logged then
             self._idle.close()
-        except Exception:
-            log.exception("prefill in idle time had ended early; questions were slower for it")
         self._encoder.close()
         self._files.cleanup()
 

@@ -62,6 +62,10 @@ class Moment:
     answer: str = ""
     is_done: bool = False
     """Whether nothing more will come: the answer is complete, or was broken off."""
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    is_cut: bool = False
+    """Whether the answer ended only because it might not be longer."""
 
 
 @dataclass

@@ -14,6 +14,11 @@ from ..prompt.messages import Message, frame_parts
 if TYPE_CHECKING:
     from ..model.memory_bank import MemoryFrame
     from ..prompt.render import Rendered
+    from .answering import Answer
+
+
+class PromptTooLong(ValueError):
+    """What must be in the prompt leaves no room for an answer."""
 
 
 class HeldFrame(Protocol):
@@ -55,8 +60,14 @@ class Asked:
 class StreamedAnswer(Iterator[str]):
     """An answer piece by piece, and in `asked` what it is an answer to. Closing or dropping it ends the answer."""
 
-    def __init__(self, asked: Asked, pieces: Generator[str, None, None]) -> None:
-        self.asked, self._pieces = asked, pieces
+    def __init__(self, asked: Asked, pieces: Generator[str, None, None], answers: Sequence[Answer]) -> None:
+        """`answers`: the whole answer will be in it when its last piece has come."""
+        self.asked, self._pieces, self._answers = asked, pieces, answers
+
+    @property
+    def answer(self) -> Answer | None:
+        """The whole answer with what it cost; None before it is complete."""
+        return self._answers[0] if self._answers else None
 
     def __next__(self) -> str:
         return next(self._pieces)

@@ -26,7 +26,7 @@ from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
 from .answering import Answer, stream_pieces
 from .cache import num_common
 from .encoding import FrameEncoder
-from .history import Asked, StreamedAnswer, Turn, dialogue
+from .history import Asked, PromptTooLong, StreamedAnswer, Turn, dialogue
 from .language import LanguageSide
 from .precedence import QuestionsFirst
 from .saving import read_session, write_session
@@ -130,9 +130,11 @@ class StreamingSession:
 
     def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> list[MemoryEvent]:
         """As `see_many` for one batch of pixels (T, 3, S, S) that `encoder.prepare` has made, in another thread say."""
-        started = time.perf_counter()
+        started, num_resets = time.perf_counter(), self._num_resets
         features, skipped = self._unchanged.encode(pixels, self.encoder)
         with self._state:
+            if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
+                return []
             events = self.memory.write(features, timestamps)
             self._unchanged.remember(pixels, features)
             self._num_skipped += skipped
@@ -183,11 +185,16 @@ class StreamingSession:
         """
         asked = self._asked(question, without_frames, max_new_tokens, time.perf_counter())
 
-        def run(emit: Callable[[str], None], stop: threading.Event) -> None:
-            with self._turn.question():
-                self._answer(asked, keep, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation)
+        answers: list[Answer] = []
 
-        return StreamedAnswer(asked, stream_pieces(run))
+        def run(emit: Callable[[str], None], stop: threading.Event) -> None:
+            options = generation | {"emit": emit, "stop": stop, "max_new_tokens": max_new_tokens}
+            with self._turn.question():
+                if stop.is_set():  # nobody listens any more
+                    return
+                answers.append(self._answer(asked, keep, **options))
+
+        return StreamedAnswer(asked, stream_pieces(run), answers)
 
     def _asked(self, question: str, without_frames: bool, max_new_tokens: int, started: float) -> Asked:
         """Memory and dialogue as they are now, with room for the answer; turns without room are forgotten."""
@@ -210,7 +217,7 @@ class StreamingSession:
             frames, turns = self.memory.read(), self._turns
         while len((rendered := self._rendered(turns, question, frames)).ids) + max_new_tokens > limit:
             if not turns:
-                raise ValueError(
+                raise PromptTooLong(
                     f"the prompt has {len(rendered.ids)} tokens and the answer may have {max_new_tokens}, "
                     f"but the model takes {limit} in all: use a smaller memory or max_new_tokens"
                 )
@@ -235,7 +242,12 @@ class StreamingSession:
             if not may:
                 return None
             with self._state:
-                moment, (rendered, frames, num_dropped) = self._moment, self._fitted("?", 1)
+                moment = self._moment
+                try:
+                    rendered, frames, num_dropped = self._fitted("?", 1)
+                except PromptTooLong:  # whoever asks is told so
+                    self._prefilled = moment
+                    return 0
                 other = self._rendered(self._turns[num_dropped:], "A", frames)
             if not frames:
                 return 0
