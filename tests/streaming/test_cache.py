@@ -150,6 +150,21 @@ def test_past_the_line_a_common_beginning_is_kept(tiny):
     assert asked_both(warm, cold, "What?", keep=False) > LINE
 
 
+def test_an_answer_that_crosses_the_line_equals_the_cold_one(tiny):
+    """The factors change in the middle of it; the next question finds a cache that was made with the new ones."""
+    warm, cold = StreamingSession(*tiny), StreamingSession(*tiny, reuse_cache=False)
+    for session in (warm, cold):
+        session.see_many(pictures(8, 1), range(8))
+    question = "What"
+    while len(warm.prompt(question)[0].ids) < LINE - 3:
+        question += " now" if len(question) % 3 else " what"
+    for session in (warm, cold):
+        session.ask("First of all?", max_new_tokens=2, keep=False)
+    asked_both(warm, cold, question, keep=False)
+    asked_both(warm, cold, question + " then")
+    asked_both(warm, cold, "And?")
+
+
 def test_an_interrupted_prefill_is_a_good_start(tiny, monkeypatch):
     warm, cold = long_prompt(tiny)
     if tiny[0].config.llm_config.rope_parameters["rope_type"] == "dynamic":  # no later question could use it

@@ -110,6 +110,14 @@ def test_two_waiting_questions_both_go_before_prefill(pocket):
         thread.join()
 
 
+def test_a_prompt_that_is_too_long_is_left_to_whoever_asks(pocket, monkeypatch):
+    monkeypatch.setattr("videochat_online.streaming.session.max_positions", lambda config: 100)
+    session = watching(pocket)
+    assert session.prefill() == 0 and not session.needs_prefill
+    with pytest.raises(ValueError, match="the model takes 100 in all"):
+        session.ask("What?")
+
+
 def test_prefill_of_nothing_is_nothing(pocket):
     session = StreamingSession(*pocket)
     assert session.prefill() == 0 and not session.needs_prefill

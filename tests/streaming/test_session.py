@@ -73,9 +73,7 @@ def test_answers_as_the_published_model(published, name):
     assert rendered.ids == chat["input_ids"]
 
     expected = chat["generated_ids"][0][1:] if isinstance(chat["generated_ids"][0], list) else chat["generated_ids"][1:]
-    ids = model.generate(inputs_embeds=session.language.embed(rendered, held), max_new_tokens=len(expected))[
-        0
-    ].tolist()
+    ids = model.generate(inputs_embeds=session.language.embed(rendered, held), max_new_tokens=len(expected))[0].tolist()
     safe = next(
         (k for k, step in enumerate(chat["steps_top5"]) if step[0][1] - step[1][1] < 1e-3), len(chat["steps_top5"])
     )
@@ -363,3 +361,30 @@ def test_a_streamed_question_is_about_the_moment_of_the_call(pocket):
 def test_options_that_are_the_sessions_are_refused(pocket, option):
     with pytest.raises(ValueError, match=f"'{option}' is the session's to set"):
         filled(pocket, 3).ask("What?", max_new_tokens=3, **{option: 1})
+
+
+def test_a_frame_that_was_being_encoded_at_a_reset_is_forgotten(pocket):
+    session = filled(pocket, 3)
+    encode = session.encoder.encode
+
+    class Slow:
+        prepare = session.encoder.prepare
+
+        def encode(self, pixels):
+            session.reset()
+            return encode(pixels)
+
+    session.encoder = Slow()
+    assert session.see(pictures(1)[0], 50.0) == []
+    assert session.stats()["frames_seen"] == 0 and session.stats()["last_timestamp"] is None
+
+
+def test_counting_goes_on_while_frames_are_projected(pocket):
+    """What stats() looks at in one thread is replaced in another, never changed."""
+    session = filled(pocket, 3)
+    session.ask("What now?", max_new_tokens=2)
+    held = session.language._tokens
+    size = len(held)
+    session.see_many(pictures(2, seed=5), [10.0, 11.0])
+    session.ask("And now?", max_new_tokens=2)
+    assert len(held) == size and session.language._tokens is not held

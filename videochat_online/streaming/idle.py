@@ -6,11 +6,14 @@ the caller names.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 
 from .session import StreamingSession
+
+log = logging.getLogger(__name__)
 
 
 class IdlePrefill:
@@ -69,5 +72,6 @@ class IdlePrefill:
                 for session in self.sessions():
                     if session.needs_prefill and not self._has_to_wait():
                         session.prefill(give_way=self._has_to_wait)
-        except BaseException as error:  # raised by close()
+        except BaseException as error:  # raised by close(), which may be far away
+            log.exception("prefill in idle time has ended: questions will be slower")
             self._error = error

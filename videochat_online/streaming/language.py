@@ -7,7 +7,7 @@ N positions of a prompt, D the language model's width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +35,7 @@ class LanguageSide:
 
     def reset(self) -> None:
         self.cache.reset()
-        self._tokens: dict[Hashable, torch.Tensor] = {}  # projected frames of the last prompt, by identity
+        self._tokens: dict[tuple[int, int, int], torch.Tensor] = {}  # projected frames of the last prompt, by identity
 
     @property
     def num_bytes(self) -> int:
@@ -51,13 +51,15 @@ class LanguageSide:
     def embed(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor:
         """Prompt and its frames -> input embeddings (1, N, D). Frames of the last prompt are not projected again."""
         ids = torch.tensor([rendered.ids], device=self.model.device)
-        new = [frame for frame in frames if frame.identity not in self._tokens]
+        known = self._tokens
+        new = [frame for frame in frames if frame.identity not in known]
         if new:
             rows = self.model.project([frame.features for frame in new])
             pieces = rows.split([frame.num_tokens for frame in new])
-            self._tokens.update((frame.identity, piece.clone()) for frame, piece in zip(new, pieces, strict=True))
-        shown: dict[Hashable, torch.Tensor] = {frame.identity: self._tokens[frame.identity] for frame in frames}
-        self._tokens = shown if self.reuse_cache else {}
+            projected = {frame.identity: piece.clone() for frame, piece in zip(new, pieces, strict=True)}
+            known = {**known, **projected}
+        shown = {frame.identity: known[frame.identity] for frame in frames}
+        self._tokens = shown if self.reuse_cache else {}  # replaced, never changed: another thread may be counting it
         return self.model.embed(ids, torch.cat(list(shown.values())) if frames else None)
 
     def answer(self, rendered: Rendered, frames: Sequence[MemoryFrame], *, started: float, **generation: Any) -> Answer:
