@@ -245,3 +245,16 @@ def test_a_reply_without_a_letter_is_wrong_and_said_so(tasks: list[VideoTask]):
     assert (verdict.extracted, verdict.correct) == (None, False)
     verdict = judge(question, Reply(f"({question.answer})", 1, 1, 0.0, 0.0, 0.0, 0.0))
     assert (verdict.extracted, verdict.correct) == (question.answer, True)
+
+
+def test_where_the_published_rule_differs_it_is_said(tasks: list[VideoTask]):
+    task = tasks[0]
+    question = next(q for task in tasks for q in task.questions if q.answer == "A")
+
+    def predicted(text: str) -> Prediction:
+        reply = Reply(text, 1, 1, 0.0, 0.0, 0.0, 0.0)
+        return Prediction.of(task, question, reply, OVBench().judge(question, reply))
+
+    assert OVBench().notes(tasks, [predicted("(A)"), predicted("B"), predicted("no idea")]) == []
+    [note] = OVBench().notes(tasks, [predicted("A man walks"), predicted("B")])
+    assert "1 instead of 0 questions" in note

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..scoring import extract_letter
-from ..types import Question, Reply, Verdict, VideoTask
+from ..types import Prediction, Question, Reply, Verdict, VideoTask
 from .base import Benchmark, ModeSettings
 
 SOURCES = ("ava", "coin", "hirest", "tao")
@@ -144,6 +144,17 @@ class OVBench(Benchmark):
     def judge(self, question: Question, reply: Reply) -> Verdict:
         letter = extract_letter(reply.text)
         return Verdict(letter, letter == question.answer)
+
+    def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
+        """Where the published rule (the first stand-alone capital A to E, articles too) would judge differently."""
+        found = [re.search(r"\b[A-E]\b", prediction.response or "") for prediction in predictions]
+        theirs = [match is not None and match[0] == p.answer for match, p in zip(found, predictions, strict=True)]
+        if theirs == [prediction.correct for prediction in predictions]:
+            return []
+        return [
+            "Letters are read with some care (an article is no option A); by the published rule, the first "
+            f"stand-alone letter, {sum(theirs)} instead of {sum(p.correct for p in predictions)} questions are right."
+        ]
 
     def _flat_tasks(self, records: list[dict[str, Any]], path: Path) -> list[VideoTask]:
         source = path.stem.lower()
