@@ -12,7 +12,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
 from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
+from packaging.requirements import Requirement
 
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.runner import check as check_videos
@@ -31,6 +32,7 @@ from .documents import data_root
 from .manifest import MODEL_NAME
 from .task_files import TaskFile, hub_home, task_files
 
+PLUG_IN = "lmms-eval-ovbench"
 SECONDS_FOR_HUB = 10.0
 
 Findings = Iterator[tuple[bool, str]]
@@ -59,12 +61,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check_packages(modules: Sequence[str]) -> Findings:
     import torch
 
-    names = ("lmms-eval", "lmms-eval-ovbench", "videochat-online", "torch", "transformers")
+    names = ("lmms-eval", PLUG_IN, "videochat-online", "torch", "transformers")
     yield True, f"Python {sys.version.split()[0]}, {', '.join(f'{name} {version(name)}' for name in names)}"
     yield True, f"CUDA devices: {torch.cuda.device_count()}"
+    yield from ((False, problem) for problem in unmet_requirements(PLUG_IN))
     for module in modules:
         fine = importlib.util.find_spec(module) is not None
         yield fine, f"{module} is installed" if fine else f"{module} is not installed, and this model needs it"
+
+
+def unmet_requirements(package: str) -> list[str]:
+    """What `package` requires and is not installed, or in a version that it cannot use."""
+    problems = []
+    for requirement in map(Requirement, requires(package) or ()):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            problems.append(f"{requirement.name} is not installed, and {package} needs it")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            problems.append(f"{requirement.name} {found} is installed, but {package} needs {requirement}")
+    return problems
 
 
 def check_model(name: str, arguments: dict[str, Any]) -> Findings:

@@ -1,0 +1,95 @@
+"""Our model as lmms-eval's: the answers of our own runner, whatever a task shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lmms_eval", reason="needs lmms-eval: see lmms-eval-ovbench/README.md")
+
+from lmms_eval_ovbench.documents import rows_of_source, stream_of
+from lmms_eval_ovbench.model import NO_ANSWER, VideoChatOnlineModel
+from PIL import Image
+
+from tests.evaluation.conftest import picture
+from videochat_online import StreamingSession
+from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.modes import Asking, streaming
+from videochat_online.evaluation.videos import VideoLibrary, open_task_video
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoChatOnlineModel:
+    return VideoChatOnlineModel("pocket", device="cpu")
+
+
+def asked(model: VideoChatOnlineModel, rows: list[Any], show: Any, **settings: Any) -> list[SimpleNamespace]:
+    """Requests as lmms-eval makes them."""
+    model.task_dict["t"] = {"test": rows}
+    settings = {"max_new_tokens": 4, **settings}
+    return [
+        SimpleNamespace(args=(row["prompt"], settings, show, number, "t", "test")) for number, row in enumerate(rows)
+    ]
+
+
+def test_one_pass_gives_the_answers_of_the_runner(model: VideoChatOnlineModel, root: Path):
+    benchmark = OVBench()
+    task = max(benchmark.load(root / "annotations", splits=("ava",)), key=lambda task: len(task.questions))
+    video = open_task_video(task, VideoLibrary(root / "videos"))
+    asking = Asking(max_new_tokens=4, system_prompt=benchmark.system_prompt)
+    with video.reader:
+        outcomes = list(streaming(task, video, benchmark.presets["streaming"], model.responder, asking, ()))
+    expected = {question.id: outcome.text for question, outcome in outcomes}
+    rows = [row for row in rows_of_source("ava") if row["id"] in expected]
+    requests = asked(
+        model,
+        [{**row, "prompt": row["prompts"]["official"]} for row in reversed(rows)],
+        lambda row: [stream_of(row).to_visual()],
+        system_prompt=benchmark.system_prompt,
+    )
+    assert model.generate_until(requests) == [expected[row["id"]] for row in reversed(rows)]
+    assert len(rows) > 1
+
+
+def test_a_video_that_cannot_be_read_costs_its_own_answers_only(model: VideoChatOnlineModel, root: Path):
+    path = rows_of_source("coin")[0]["path"]
+    rows = [{"prompt": "what?", "path": path}, {"prompt": "what?", "path": "/nowhere.mp4"}]
+    first, second = model.generate_until(asked(model, rows, lambda row: [row["path"]]))
+    assert second == NO_ANSWER != first
+
+
+def test_images_and_words_alone(model: VideoChatOnlineModel):
+    image = Image.fromarray(picture(5))
+    rows = [{"prompt": "what?", "visuals": [image]}, {"prompt": "what?", "visuals": []}]
+    replies = model.generate_until(asked(model, rows, lambda row: row["visuals"]))
+    session = StreamingSession(model.responder.model, model.responder.processor, timestamps=False)
+    session.see(np.asarray(image), 0.0)
+    assert replies[0] == session.ask("what?", max_new_tokens=4)
+    assert isinstance(replies[1], str)
+
+
+def test_the_likeliest_continuation_has_the_smallest_loss(model: VideoChatOnlineModel, root: Path):
+    path, options = rows_of_source("coin")[0]["path"], ("(A)", "(B)")
+    model.task_dict["t"] = {"test": [{"path": path}]}
+    requests = [
+        SimpleNamespace(args=("Which?", option, lambda row: [row["path"]], 0, "t", "test")) for option in options
+    ]
+    losses = [loss for loss, _ in model.loglikelihood(requests)]
+    assert len(set(losses)) == 2 and min(losses) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "offline"}, "mode must be one of"),
+        ({"batch_size": 4}, "batch_size must be 1"),
+        ({"window": 3}, "--window belongs to"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(arguments: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        VideoChatOnlineModel("pocket", device="cpu", **arguments)
