@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -13,14 +12,10 @@ from tests.evaluation.conftest import annotations, tasks, videos
 
 __all__ = ["annotations", "tasks", "videos"]  # fixtures
 
-PLUG_IN = Path(__file__).parent.parent.parent / "lmms-eval-ovbench"
-INSTALL = "pip install ./lmms-eval-ovbench && pip install --no-deps -r lmms-eval-ovbench/requirements.txt"
-
-
-@pytest.fixture(scope="session")
-def lmms_eval() -> ModuleType:
-    """lmms-eval itself, which is no part of the test environment."""
-    return pytest.importorskip("lmms_eval", reason=f"needs lmms-eval: {INSTALL}")
+INSTALL = (
+    "needs lmms-eval: pip install ./lmms-eval-ovbench && pip install --no-deps -r lmms-eval-ovbench/requirements.txt"
+)
+"""Why tests skip that need lmms-eval itself, which is no part of the test environment."""
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lmms_eval", reason="needs lmms-eval: see lmms-eval-ovbench/README.md")
+from tests.lmms_eval.conftest import INSTALL
+
+pytest.importorskip("lmms_eval", reason=INSTALL)
 
 from lmms_eval_ovbench import check, task_files
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lmms_eval", reason="needs lmms-eval: see lmms-eval-ovbench/README.md")
+from tests.lmms_eval.conftest import INSTALL
+
+pytest.importorskip("lmms_eval", reason=INSTALL)
 
 from lmms_eval_ovbench.documents import prediction_of, rows_of_source
 from lmms_eval_ovbench.metrics import mean_of_sub_tasks, of_group, pooled

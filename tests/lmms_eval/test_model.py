@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("lmms_eval", reason="needs lmms-eval: see lmms-eval-ovbench/README.md")
+from tests.lmms_eval.conftest import INSTALL
+
+pytest.importorskip("lmms_eval", reason=INSTALL)
 
 from lmms_eval_ovbench.documents import rows_of_source, stream_of
 from lmms_eval_ovbench.model import NO_ANSWER, VideoChatOnlineModel

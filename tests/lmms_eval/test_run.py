@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("lmms_eval", reason="needs lmms-eval: see lmms-eval-ovbench/README.md")
+from tests.lmms_eval.conftest import INSTALL
+
+pytest.importorskip("lmms_eval", reason=INSTALL)
 
 from lmms_eval_ovbench.results import main as write_results
 from lmms_eval_ovbench.task_files import include_path
