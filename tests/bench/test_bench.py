@@ -110,7 +110,7 @@ def test_e2e_encodes_each_frame_once(pocket):
 
 
 def test_endurance_checks_against_a_cold_session(pocket):
-    rows = bench_endurance(*pocket, num_frames=120, num_questions=30)
+    rows = bench_endurance(*pocket, keep=True, num_frames=120, num_questions=30)
     assert [row["questions"] for row in rows] == [6, 12, 18, 24, 30] and rows[-1]["frames"] == 120
     assert sum(row["checked against cold"] for row in rows) == 3
     assert all(row["logits apart"] is None or row["logits apart"] < 1e-4 for row in rows)
@@ -128,7 +128,7 @@ def test_endurance_refuses_a_wrong_cache(pocket, monkeypatch):
 
     monkeypatch.setattr(PromptCache, "keep_common", keep_all)
     with pytest.raises(AssertionError, match="the cached answer is"):
-        bench_endurance(*pocket, num_frames=2000, num_questions=100)
+        bench_endurance(*pocket, keep=False, num_frames=2000, num_questions=100)
 
 
 def test_sessions_share_batches_and_decoding_goes_ahead(pocket, tmp_path):

@@ -29,9 +29,17 @@ NEW_TOKENS = 8
 
 
 def bench_endurance(
-    model: VideoChatOnline, processor: Processor, *, num_frames: int = 10_000, num_questions: int = 500
+    model: VideoChatOnline,
+    processor: Processor,
+    *,
+    keep: bool,
+    num_frames: int = 10_000,
+    num_questions: int = 500,
 ) -> list[dict[str, Any]]:
-    """A row for each fifth of the stream. Every other question stays in the dialogue, every third has idle time."""
+    """A row for each fifth of the stream; every third question has idle time before it.
+
+    With `keep` every other question stays in the dialogue, which grows until the model's positions are used up.
+    """
     session = StreamingSession(model, processor)
     pictures = list(np.random.default_rng(0).integers(0, 255, (PICTURES, 64, 64, 3), dtype=np.uint8))
     each = num_frames // num_questions
@@ -45,10 +53,10 @@ def bench_endurance(
         encoding.append((time.perf_counter() - started) / each)
         if number % 3 == 0:
             session.prefill()
-        question, keep = f"What is the red circle doing now, at {number}?", number % 2 == 0
+        question = f"What is the red circle doing now, at {number}?"
         if number % CHECK_EVERY == 0:
             apart.append(_check_against_cold(session, question))
-        session.ask(question, max_new_tokens=NEW_TOKENS, keep=keep)
+        session.ask(question, max_new_tokens=NEW_TOKENS, keep=keep and number % 2 == 0)
         answering.append(session.stats()["latency"] or 0.0)
         if (number + 1) * NUM_ROWS % num_questions < NUM_ROWS:
             rows.append(_row(session, (number + 1), encoding, answering, apart))
