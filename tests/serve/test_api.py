@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import threading
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -181,6 +183,32 @@ def test_a_failure_in_the_middle_of_an_answer_is_told(serve, png, monkeypatch):
         assert next(pieces) == "half an "
         with refused(200, "out of memory"):
             next(pieces)
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions/{}/questions", "/v1/chat/completions"])
+def test_a_client_that_leaves_ends_its_answer(path, serve, png, monkeypatch, wait_until):
+    server, left = serve(), threading.Event()
+
+    def endless(run):
+        try:
+            while True:
+                yield "and so on, "
+                time.sleep(0.01)
+        finally:
+            left.set()
+
+    monkeypatch.setattr("videochat_online.streaming.session.stream_pieces", endless)
+    with Client(server.address).session() as session:
+        session.see(png(1))
+        body = {"question": "What?", "model": "pocket", "session": session.key, "stream": True}
+        body["messages"] = [{"role": "user", "content": "What?"}]
+        response = session.client.open("POST", path.format(session.key), body)
+        assert response.readline()
+        assert not left.is_set()
+        response.close()
+        assert left.wait(5), "the model goes on talking to nobody"
+        (moment,) = server.sessions.get(session.key).track.moments
+        wait_until(lambda: moment.is_done)
 
 
 def test_the_screen_is_one_new_picture_after_another(serve):

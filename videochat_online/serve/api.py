@@ -5,11 +5,12 @@ FastAPI is optional and imported inside the functions; so annotations here are e
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from .. import __version__
+from .event_stream import EVENTS, event_response
 from .export import dialogue_json, dialogue_srt
 from .limits import LimitReached, NotAllowed, UnknownSession
 from .live_session import LiveSession
@@ -201,7 +202,6 @@ def control_session(session: LiveSession, request: ControlRequest) -> None:
 
 def question_routes(sessions: Sessions) -> Any:
     from fastapi import APIRouter
-    from fastapi.responses import StreamingResponse
 
     router = APIRouter(tags=["questions"])
 
@@ -219,15 +219,12 @@ def question_routes(sessions: Sessions) -> Any:
             for _ in pieces:
                 pass
             return document()
-        return StreamingResponse(events(pieces, document), media_type="text/event-stream")
+        return event_response(events(pieces, document))
 
     return router
 
 
-EVENTS: dict[str, Any] = {"text/event-stream": {}}
-
-
-def events(pieces: Iterator[str], document: Any) -> Iterator[str]:
+def events(pieces: Iterator[str], document: Any) -> Generator[str, None, None]:
     """An answer as server-sent events; an error on the way is one too."""
     try:
         for piece in pieces:

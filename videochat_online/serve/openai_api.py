@@ -6,20 +6,18 @@ FastAPI is optional and imported inside the functions; so annotations here are e
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
+from .event_stream import EVENTS, event_response
 from .limits import UnknownSession
 from .messages import ChatRequest
 from .sessions import Sessions
 from .track import Moment
 
-EVENTS: dict[str, Any] = {"text/event-stream": {}}
-
 
 def chat_routes(sessions: Sessions) -> Any:
     from fastapi import APIRouter, Header
-    from fastapi.responses import StreamingResponse
 
     router = APIRouter(tags=["questions"])
 
@@ -36,7 +34,7 @@ def chat_routes(sessions: Sessions) -> Any:
         moment, pieces = session.ask(request.question(), max_new_tokens=most)
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
         if request.stream:
-            return StreamingResponse(chunks(pieces, moment, head), media_type="text/event-stream")
+            return event_response(chunks(pieces, moment, head))
         text = "".join(pieces)
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason(moment)}
         used, said = moment.prompt_tokens, moment.answer_tokens
@@ -51,7 +49,7 @@ def finish_reason(moment: Moment) -> str:
     return "length" if moment.is_cut else "stop"
 
 
-def chunks(pieces: Iterator[str], moment: Moment, head: dict[str, Any]) -> Iterator[str]:
+def chunks(pieces: Iterator[str], moment: Moment, head: dict[str, Any]) -> Generator[str, None, None]:
     """Server-sent events as OpenAI's clients read them."""
 
     def chunk(delta: dict[str, str], finish: str | None = None) -> str:
