@@ -38,6 +38,8 @@ launch_training() {
     fi
   done
   [ "$nodes" = 1 ] || need NODE_RANK MASTER_ADDR
+  # Seconds from a SIGTERM until torchrun kills: its own 30 are too few for a step and a checkpoint of a large model.
+  export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-1800}
   exec "$python" -m torch.distributed.run --nnodes "$nodes" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$gpus" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \
     -m videochat_online.training "$@"
