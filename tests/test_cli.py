@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -149,3 +151,13 @@ def test_every_command_explains_itself(capsys):
         with pytest.raises(SystemExit) as exit_:
             main([name, "--help"])
         assert exit_.value.code == 0 and "usage: videochat-online " + name in capsys.readouterr().out
+
+
+def test_help_loads_no_model_code():
+    """`--help` and a mistyped flag answer at once: torch and transformers take seconds to import."""
+    code = (
+        "import sys; from videochat_online.cli import build_parser; build_parser(); "
+        "print({'torch', 'transformers', 'av', 'gradio', 'fastapi'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -96,7 +96,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 def _dataset(options: argparse.Namespace) -> ConversationDataset:
     from ..model.weights import load_config
-    from ..processing import SHIPPED_MODELS, Processor
+    from ..processing import Processor, model_place
     from .dataset import ConversationDataset
     from .registry import read_lists
     from .settings import DataSettings
@@ -107,7 +107,7 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
         if options.data_set not in names:
             raise ValueError(f"--set {options.data_set}: no such set, {options.list} has {', '.join(names)}")
         data_sets = [data_sets[names.index(options.data_set)]]
-    place = SHIPPED_MODELS.get(options.model, options.model)
+    place = model_place(options.model)
     config = load_config(place)
     settings = DataSettings(fps=options.fps, max_frames=options.max_frames)
     return ConversationDataset(data_sets, Processor.from_pretrained(place, config), config, settings)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import MemoryConfig
 from ..model_flags import load_from_flags, memory_from_flags
-from ..processing import SHIPPED_MODELS
 from .benchmarks import Benchmark, ModeSettings
 from .modes import Asking, Responder
 from .responders import SessionResponder, TransformersResponder, memory_of_all
@@ -66,10 +65,11 @@ def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) ->
         about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
         return responder, {**about, "dtype": str(responder.model.dtype), "max_frames": frames}
     from ..model.weights import find_checkpoint
+    from ..processing import model_place
 
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
-    about["weights"] = weights_digest(find_checkpoint(SHIPPED_MODELS.get(options.model, options.model)))
+    about["weights"] = weights_digest(find_checkpoint(model_place(options.model)))
     about["memory"] = memory.for_encoder(model.config.grid).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below

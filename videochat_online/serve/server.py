@@ -1,14 +1,18 @@
 """Running the API (and whatever is mounted beside it) with uvicorn: where it listens, and who may come in."""
 
+from __future__ import annotations
+
 import argparse
 import ipaddress
 import secrets
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .limits import Limits
-from .sessions import Sessions
+
+if TYPE_CHECKING:
+    from .sessions import Sessions
 
 LOOPBACK_NAMES = ["localhost", "127.0.0.1"]
 
@@ -63,7 +67,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-AddPage = Callable[[Any, Sessions], Any]
+AddPage = Callable[[Any, "Sessions"], Any]
 """Mounts a page on the application; gives the application to run."""
 
 

@@ -61,10 +61,10 @@ def _settings(config: TrainingConfig, problems: list[str]) -> None:
 
 def _model_config(config: TrainingConfig, problems: list[str]) -> VideoChatOnlineConfig | None:
     from ..model.weights import load_config
-    from ..processing import SHIPPED_MODELS
+    from ..processing import model_place
 
     try:
-        return load_config(SHIPPED_MODELS.get(config.model, config.model))
+        return load_config(model_place(config.model))
     except ValueError as error:
         problems.append(f"--model {config.model}: {error}")
         return None
@@ -87,10 +87,10 @@ def _data(config: TrainingConfig, problems: list[str], say: Say) -> bool:
 def _plan(
     config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, problems: list[str]
 ) -> BatchPlan | None:
-    from ..processing import SHIPPED_MODELS, Processor
+    from ..processing import Processor, model_place
 
     try:
-        processor = Processor.from_pretrained(SHIPPED_MODELS.get(config.model, config.model), model_config)
+        processor = Processor.from_pretrained(model_place(config.model), model_config)
         lengths = make_dataset(config, processor, model_config).lengths
         return make_plan(config, lengths, num_processes, boundary=rope_boundary(model_config))
     except ValueError as error:
