@@ -4,11 +4,11 @@
 # shellcheck source=shell/launch_training.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launch_training.sh"
 
-# pocket_stage NUMBER MODEL WORLD_FLAGS TRAINING_FLAGS: 1. the environment 2. the world 3. training on its list of that
-# stage. WORLD_FLAGS is one string.
+# pocket_stage NUMBER LIST MODEL WORLD_FLAGS TRAINING_FLAGS: 1. the environment 2. the world 3. training on one of its
+# lists with the settings of that stage. WORLD_FLAGS is one string.
 pocket_stage() {
-  local stage=$1 model=$2 world_flags=$3 world
-  shift 3
+  local stage=$1 list=$2 model=$3 world_flags=$4 world
+  shift 4
   use_python
   cd "$project_root"
   world=$(realpath -m "$WORLD")
@@ -18,7 +18,8 @@ pocket_stage() {
   launch_training --preset "stage$stage" \
     --config "${CONFIG:-shell/pocket/settings.yaml}" \
     --model "$model" \
-    --data "$world/train/stage$stage.json" \
+    --data "$world/train/$list.json" \
+    --frame-cache "$world/frame-cache" \
     --output-dir "$OUTPUT_DIR" \
     --precision "$(matrix_precision)" \
     --resume auto \

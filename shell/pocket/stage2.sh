@@ -14,4 +14,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 
 WORLD=${WORLD:-runs/pocket/long} VIDEOS=${VIDEOS:-600} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage2}
-pocket_stage 2 "${MODEL:-runs/pocket/stage1/model}" "--seconds 30 30 30 120 --level 1 2 3" "$@"
+pocket_stage 2 stage2 "${MODEL:-runs/pocket/stage1/model}" "--seconds 30 30 30 120 --level 1 2 3" "$@"

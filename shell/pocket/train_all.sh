@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The pocket model from nothing, on two cores: stage 0 teaches the encoder what is where, stages 1 and 2 are the paper's.
+# The pocket model from nothing, on two cores: stage 0 teaches the encoder what is where and the connector to say it in
+# words; stages 1 and 2 are the paper's, stage 1 with single pictures first.
 #   bash shell/pocket/train_all.sh            hours; run again after an interruption, it goes on where it was
 #   bash shell/pocket/train_all.sh --smoke    five minutes: every step, too short to learn more than the beginnings
 #
 #   RUNS         folder of worlds, runs and the model that comes out                runs/pocket (with --smoke: .../smoke)
 #   SEED         of encoder and stages                                                                             42
-#   STAGE0_STEPS, STAGE1_EPOCHS, STAGE2_EPOCHS    length of each stage
+#   STAGE0_STEPS, PICTURE_EPOCHS, STAGE1_EPOCHS, STAGE2_EPOCHS    length of each stage
 # What comes out: $RUNS/stage2/model, and of each stage its settings.json, log.jsonl and checkpoints; $RUNS/seconds.txt
 set -euo pipefail
 
@@ -15,8 +16,8 @@ source "$here/../launch_training.sh"
 
 if [ "${1:-}" = --smoke ]; then
   shift
-  export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-24}
-  STAGE0_STEPS=${STAGE0_STEPS:-200} STAGE1_EPOCHS=${STAGE1_EPOCHS:-3} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
+  export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-400}
+  STAGE0_STEPS=${STAGE0_STEPS:-150} STAGE1_EPOCHS=${STAGE1_EPOCHS:-1} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
 fi
 [ $# -eq 0 ] || fail "unknown argument $1" "Usage: bash $0 [--smoke]"
 RUNS=${RUNS:-runs/pocket} SEED=${SEED:-42}
@@ -35,8 +36,10 @@ cd "$project_root"
 mkdir -p "$RUNS"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 timed stage0 "$python" -m videochat_online.pocket.warm_up "$RUNS/stage0" --steps "${STAGE0_STEPS:-4500}" --seed "$SEED"
-WORLD=$RUNS/short MODEL=$RUNS/stage0/model OUTPUT_DIR=$RUNS/stage1 timed stage1 \
-  bash "$here/stage1.sh" --seed "$SEED" --epochs "${STAGE1_EPOCHS:-4}"
+WORLD=$RUNS/short LIST=stage1_pictures MODEL=$RUNS/stage0/model OUTPUT_DIR=$RUNS/stage1_pictures timed pictures \
+  bash "$here/stage1.sh" --seed "$SEED" --epochs "${PICTURE_EPOCHS:-1}"
+WORLD=$RUNS/short MODEL=$RUNS/stage1_pictures/model OUTPUT_DIR=$RUNS/stage1 timed stage1 \
+  bash "$here/stage1.sh" --seed "$SEED" --epochs "${STAGE1_EPOCHS:-2}"
 WORLD=$RUNS/long MODEL=$RUNS/stage1/model OUTPUT_DIR=$RUNS/stage2 timed stage2 \
-  bash "$here/stage2.sh" --seed "$SEED" --epochs "${STAGE2_EPOCHS:-2}"
+  bash "$here/stage2.sh" --seed "$SEED" --epochs "${STAGE2_EPOCHS:-1}" --schedule cosine
 say "the model is in $RUNS/stage2/model; ask it: videochat-online chat VIDEO --model $RUNS/stage2/model"

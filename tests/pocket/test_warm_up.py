@@ -10,9 +10,11 @@ import torch
 
 from videochat_online import load_model
 from videochat_online.pocket import warm_up
+from videochat_online.pocket.align import AlignSettings
 from videochat_online.pocket.warm_up import LabelledFrames, ReadOuts, WarmUpSettings, losses
 
-SMALL = WarmUpSettings(steps=6, batch_size=16, warm_up_steps=2, save_every=2, levels=(1,))
+ALIGN = AlignSettings(scenes=3, steps=2, batch_size=8)
+SMALL = WarmUpSettings(steps=6, batch_size=16, warm_up_steps=2, save_every=2, levels=(1,), align=ALIGN)
 
 
 @pytest.mark.parametrize("number", [2, 3], ids=["stream", "crowds"])
@@ -69,6 +71,6 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
-    warm_up.warm_up(tmp_path, WarmUpSettings(steps=1, batch_size=16, levels=(1,)), num_workers=0)
+    warm_up.warm_up(tmp_path, WarmUpSettings(steps=1, batch_size=16, levels=(1,), align=ALIGN), num_workers=0)
     with pytest.raises(ValueError, match="use another folder"):
         warm_up.warm_up(tmp_path, SMALL, num_workers=0)

@@ -83,7 +83,7 @@ def test_the_4b_scripts_need_their_data(stage: int, tmp_path: Path):
 def test_both_pocket_stages(tmp_path: Path):
     """From nothing: the world, stage 1, a plan of stage 2, stage 2 from stage 1's model; run again, nothing is left."""
     need_training_packages()
-    settings = {"WORLD": str(tmp_path / "short"), "VIDEOS": "2", "MODEL": "pocket"}
+    settings = {"WORLD": str(tmp_path / "short"), "VIDEOS": "2", "PICTURES": "2", "MODEL": "pocket"}
     flags = ["--max-steps", "2", "--global-batch-size", "4", "--batch-size", "2", "--num-frames", "4"]
     run = tmp_path / "stage1"
     first = run_script("pocket/stage1.sh", tmp_path, *flags, **settings, OUTPUT_DIR=str(run))

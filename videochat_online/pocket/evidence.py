@@ -198,7 +198,8 @@ def memory(lab: Laboratory, folder: Path, videos: int) -> str:
     worlds = [
         World("30s-0", 30, 1, videos), World("2min", 120, 0.5, videos // 2), World("10min", 600, 0.25, videos // 4)
     ]  # fmt: skip
-    sections, lines = [], {name: [] for name in (*POLICIES, "no limit")}
+    sections: list[str] = []
+    lines: dict[str, list[float]] = {name: [] for name in (*POLICIES, "no limit")}
     for world in worlds:
         frames = int(world.seconds * world.fps)
         everything = ("--memory", f"{frames // 8 + 1}/{frames // 8 + 1}/{frames}")

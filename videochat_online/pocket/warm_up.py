@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from ..shapeworld.render import render_frames
 from ..shapeworld.scenes import Scene
 from ..shapeworld.simulate import sample_stream
 from ..shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, SHAPE_NAMES, region_at
+from .align import AlignSettings, align
 from .build import HERE, pocket_config
 
 FACTS = {"shape": len(SHAPE_NAMES) + 1, "colour": len(COLOUR_NAMES) + 1, "action": len(ACTION_NAMES) + 1}
@@ -60,6 +61,8 @@ class WarmUpSettings:
     levels: tuple[int, ...] = (1, 2, 2, 3, 3, 4)
     """Difficulties of the scenes, drawn evenly."""
     save_every: int = 250
+    align: AlignSettings = field(default_factory=AlignSettings)
+    """How the connector is taught afterwards to say it in words."""
 
 
 class LabelledFrames(IterableDataset):
@@ -144,7 +147,7 @@ def losses(
 def warm_up(output: Path, settings: WarmUpSettings, *, num_workers: int = 1) -> Path:
     """Train the encoder and write the model folder OUTPUT/model; goes on from OUTPUT/state.pt where there is one.
 
-    1. a model and read-outs, or those of the last save 2. frames from worker processes 3. steps 4. save
+    1. a model and read-outs, or those of the last save 2. frames from worker processes 3. steps 4. the connector
     """
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
@@ -184,7 +187,8 @@ def warm_up(output: Path, settings: WarmUpSettings, *, num_workers: int = 1) -> 
                 log.flush()
             if state.step % settings.save_every == 0 or state.step == settings.steps:
                 state.save(output / "state.pt", settings, trained, optimizer)
-    model.eval().save_pretrained(output / "model")
+    align(model.eval(), processor, settings.align)
+    model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
     return output / "model"
 

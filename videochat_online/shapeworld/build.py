@@ -4,7 +4,7 @@ DIR/manifest.json                     what was asked for, and what came out
 DIR/videos/*.mp4                      one file a scene
 DIR/ovbench/ava.json coin.json tao.json (flat layout), ovbench.json (streaming layout)
 DIR/train/*.json                      only for split "train": samples, and the lists of LISTS that name them
-DIR/images/*.png DIR/frames/*/*.jpg   frames of the image and tracking samples
+DIR/images/*.png DIR/pictures/*.png DIR/frames/*/*.jpg   frames of the image and tracking samples
 """
 
 from __future__ import annotations
@@ -37,9 +37,16 @@ IMAGES_PER_VIDEO = 2
 DATA_ROOT = "${DATA_ROOT}"
 OFFLINE = ("offline_events", "offline_video", "offline_qa", "offline_image")
 ONLINE = ("dialogue", "narration", "grounding", "tracking")
-SINGLE = ("single",)
-LISTS = {"stage1": OFFLINE, "stage2": (*OFFLINE, *ONLINE), "stage2_single": (*OFFLINE, *SINGLE)}
+SINGLE, PICTURES = ("single",), ("pictures",)
+LISTS = {
+    "stage1_pictures": PICTURES,
+    "stage1": OFFLINE,
+    "stage2": (*OFFLINE, *ONLINE),
+    "stage2_single": (*OFFLINE, *SINGLE),
+}
 """What each list of data sets names; the last one to compare with: dialogues taken apart into their questions."""
+PICTURE_CHOICES = 0.2
+"""Share of the questions about pictures that come with options: letters say little before looking works."""
 REPEAT = {"offline_events": 0.3, "narration": 0.3, "single": 0.25}
 """Share of the samples that an epoch takes, where it is not all of them: the loss is a mean over tokens, and whole
 events in words would drown the answers of a word or a letter."""
@@ -65,12 +72,17 @@ class WorldConfig:
     size: int = 128
     questions: int = 16
     """OVBench questions a video."""
+    pictures: int = 0
+    """Single pictures for training, each of a scene of its own."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seconds", tuple(float(value) for value in self.seconds))
         object.__setattr__(self, "level", tuple(self.level))
         if not 1 <= self.videos <= SEEDS_PER_WORLD:
             raise ValueError(f"videos must be from 1 to {SEEDS_PER_WORLD}, got {self.videos}")
+        if not 0 <= self.pictures <= SEEDS_PER_WORLD - self.videos:
+            most = SEEDS_PER_WORLD - self.videos
+            raise ValueError(f"pictures must be from 0 to {most} beside {self.videos} videos, got {self.pictures}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.split not in SPLITS[:3]:
@@ -163,7 +175,7 @@ def _write_ovbench(folder: Path, config: WorldConfig, asked: list[VideoQuestions
 
 def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[str, int]:
     """All training samples and the two lists; returns how many samples each file holds."""
-    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *ONLINE, *SINGLE)}
+    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *ONLINE, *SINGLE, *PICTURES)}
     decks = Decks(config.rng("training decks"))
     for number, (scene, name) in enumerate(_bar(config, "samples", progress)):
         rng, video = config.rng("training", number), f"videos/{name}"
@@ -178,6 +190,7 @@ def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[s
         grounding = samples.online_grounding(scene, video, rng)
         files["grounding"] += [grounding] if grounding else []
         files["tracking"] += _track(folder, config, scene) if number % TRACK_EVERY == 0 else []
+    files["pictures"] = _pictures(folder, config, progress)
     for name, rows in files.items():
         write_json(folder / "train" / f"{name}.json", rows)
     for list_name, names in LISTS.items():
@@ -206,6 +219,21 @@ def _images(
         name = f"images/{scene.key}-{time:g}.png"
         _save_frame(folder / name, scene, time, config.size)
         rows.append(samples.offline_image(scene, name, time, rng, decks))
+    return rows
+
+
+def _pictures(folder: Path, config: WorldConfig, progress: bool) -> list[samples.Sample]:
+    """One frame each of scenes that have no video."""
+    from tqdm import tqdm
+
+    decks, rows = Decks(config.rng("picture decks")), []
+    numbers = range(config.videos, config.videos + config.pictures)
+    for number in tqdm(numbers, desc="pictures", disable=not progress):
+        scene, rng = config.scene(number), config.rng("pictures", number)
+        time = float(rng.choice(default_times(scene)))
+        name = f"pictures/{scene.key}-{time:g}.png"
+        _save_frame(folder / name, scene, time, config.size)
+        rows.append(samples.offline_image(scene, name, time, rng, decks, choices=PICTURE_CHOICES))
     return rows
 
 

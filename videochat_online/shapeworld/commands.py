@@ -40,6 +40,7 @@ def _add_build(commands: Any) -> None:
     parser.add_argument("--fps", type=int, default=8, help="frames a second (default 8)")
     parser.add_argument("--size", type=int, default=128, help="side of a frame in pixels (default 128)")
     parser.add_argument("--questions", type=int, default=16, help="OVBench questions a video (default 16)")
+    parser.add_argument("--pictures", type=int, default=0, help="single pictures for training (default 0)")
     parser.set_defaults(run=run_build)
 
 
@@ -65,7 +66,7 @@ def run_build(args: argparse.Namespace) -> int:
 
     config = WorldConfig(
         args.videos, args.seed, args.split, tuple(args.seconds), tuple(args.level), args.pace, args.fps, args.size,
-        args.questions,
+        args.questions, args.pictures,
     )  # fmt: skip
     manifest = build_world(args.folder, config)
     asked, made = manifest["questions"], manifest["samples"]

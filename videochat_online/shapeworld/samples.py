@@ -55,7 +55,13 @@ def _mixed(scene: Scene, num: int, rng: np.random.Generator, times: Sequence[flo
     """Questions of the sub-tasks and simple ones, half and half, in order of time."""
     hard = ask_questions(scene, None, num - num // 2, rng, times, decks=decks)
     simple = ask_perception(scene, None, num // 2, rng, times, decks=decks)
-    return sorted([*hard, *simple], key=lambda question: question.time)
+    return _shuffled([*hard, *simple], rng)
+
+
+def _shuffled(questions: list[Question], rng: np.random.Generator) -> list[Question]:
+    """In order of time, those of one moment in any order: their kind must not be known from their place."""
+    anyhow = [questions[place] for place in rng.permutation(len(questions))]
+    return sorted(anyhow, key=lambda question: question.time)
 
 
 def last_moment(scene: Scene) -> float:
@@ -100,14 +106,20 @@ def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks)
     return rows
 
 
-def offline_image(scene: Scene, image: str, time: float, rng: np.random.Generator, decks: Decks) -> Sample:
-    """LLaVA: the caption of one frame and simple questions about it."""
-    kinds = ("presence", "count", "colour", "shape", "where", "box", "what_at", "action")
-    conversation = _said(IMAGE + CAPTION, caption(scene, time))
-    for question in ask_perception(scene, kinds, 8, rng, [time], decks=decks):
-        choose = bool(rng.random() < CHOICES)
+PICTURE_KINDS = ("presence", "count", "colour", "shape", "where", "box", "what_at", "action")
+
+
+def offline_image(
+    scene: Scene, image: str, time: float, rng: np.random.Generator, decks: Decks, *, choices: float = CHOICES
+) -> Sample:
+    """LLaVA: simple questions about one frame, then its caption: who has read that need not look to answer."""
+    conversation: list[Sample] = []
+    for question in _shuffled(ask_perception(scene, PICTURE_KINDS, 10, rng, [time], decks=decks), rng):
+        choose = bool(rng.random() < choices)
         value = question.prompt(options=choose, time=False)
         conversation += _said(value, question.letter if choose else question.answer)
+    conversation += _said(CAPTION, caption(scene, time))
+    conversation[0]["value"] = IMAGE + conversation[0]["value"]
     return {"id": f"{scene.key}/image-{time:g}", "image": image, "conversations": conversation}
 
 
