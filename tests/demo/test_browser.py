@@ -7,74 +7,9 @@ import time
 
 import pytest
 
+from tests.demo.steps import answer, ask, counter, frames, upload, wait_for
+
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:gradio")]
-
-
-def frames(page) -> int:
-    """Pictures in the memory's rows."""
-    return page.locator("#vco-memory .vco-frames .vco-frame").count()
-
-
-def counter(page, name: str) -> str:
-    return page.locator(".vco-counters div", has_text=name).locator("dd").inner_text()
-
-
-def upload(page, path) -> None:
-    page.get_by_role("tab", name="Upload").click()
-    page.locator("#vco-upload input[type=file]").set_input_files(str(path))
-
-
-def ask(page, question: str) -> None:
-    page.get_by_label("Question").fill(question)
-    page.get_by_label("Question").press("Enter")
-
-
-def answer(page, number: int = 0) -> str:
-    """The answer number `number`, when it is complete."""
-    bot = page.locator("#vco-chat .bot.message").nth(number)
-    bot.wait_for()
-    before = ""
-    for _ in range(60):
-        text = bot.inner_text()
-        if text.strip() not in ("", "…") and text == before:
-            return text
-        before = text
-        time.sleep(0.4)
-    raise AssertionError(f"no answer came to an end, last seen: {before!r}")
-
-
-def wait_for(condition, seconds: float = 15.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.1)
-
-
-def test_upload_play_ask_and_look_at_the_memory(demo, visit, clips):
-    page = visit()
-    if note := demo.sessions.model.config.note:
-        assert note in page.locator(".vco-note").inner_text()
-    upload(page, clips.one)
-    page.locator(".vco-playing").wait_for()
-    wait_for(lambda: frames(page) >= 2)
-    page.wait_for_function("document.querySelector('#vco-screen img')?.naturalWidth > 0")
-    ask(page, "What is happening now?")
-    page.locator("#vco-chat .user.message", has_text=re.compile(r"0:\d\d\.\d What is happening now\?")).wait_for()
-    said = answer(page)
-    (session,) = demo.sessions._sessions.values()
-    assert session.track.moments[0].answer.split()[0][:8] in said
-    held_then = len(session.track.moments[0].held)
-    before = frames(page)
-    wait_for(lambda: frames(page) > before)
-    page.locator("#vco-moments label", has_text="What is happening").click()  # what was in memory then
-    page.locator(".vco-then", has_text="What is happening now?").wait_for()
-    assert frames(page) == held_then
-    page.locator("#vco-moments label", has_text="now").first.click()
-    wait_for(lambda: frames(page) > held_then)
-    page.locator("#vco-chat .user.message").click()  # the same by a click on the question
-    page.locator(".vco-then", has_text="What is happening now?").wait_for()
-    wait_for(lambda: counter(page, "first token").endswith("s"))
-    assert "MiB" in counter(page, "memory") and counter(page, "dropped") == "0"
 
 
 def test_pause_play_seek_stop_and_start_again(demo, visit, clips):
@@ -266,8 +201,9 @@ def test_it_fits_and_can_be_read(demo, visit, width, dark):
     page.get_by_role("button", name="Watch the sample").click()
     wait_for(lambda: frames(page) >= 4)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    names = "[...document.querySelectorAll('#vco-memory img:not(.vco-coarse), #vco-screen img')].map(e => e.getAttribute('alt'))"
-    assert all(page.evaluate(names)), "every picture says in words what it is"
+    pictures = page.locator("#vco-memory img:not(.vco-coarse), #vco-screen img")
+    words = pictures.evaluate_all("all => all.map(e => e.getAttribute('alt'))")
+    assert words and all(words), "every picture says in words what it is"
     unnamed = page.evaluate(
         "[...document.querySelectorAll('button')].filter(e => e.offsetParent && !e.innerText.trim()"
         " && !e.ariaLabel && !e.title && !e.querySelector('[aria-label]')).map(e => e.outerHTML.slice(0, 120))"

@@ -1,4 +1,4 @@
-"""What pages do to sessions, without a browser: uploads, cameras, pages that are left; and what the page itself refuses."""
+"""What pages do to sessions, without a browser: uploads, cameras, pages that are left."""
 
 from __future__ import annotations
 

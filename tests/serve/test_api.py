@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from videochat_online.serve.client import Client, ServerError
+from videochat_online.serve.server import is_loopback, shown_name
 
 
 def refused(status: int, message: str):
@@ -238,3 +239,9 @@ def test_frames_as_coarse_as_the_memory_holds_them(serve, png):
             session.client.call("GET", f"/live/{session.key}/frames/0?cells=99999")
         with refused(404, "not kept any more"):
             session.client.call("GET", f"/live/{session.key}/frames/7")
+
+
+def test_who_is_on_the_loopback_and_what_a_model_is_called(tmp_path):
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.2", "example.org")))
+    assert shown_name(str(tmp_path)) == tmp_path.name and shown_name("org/model") == "org/model"

@@ -185,7 +185,7 @@ def test_another_failure_is_not_tried_again(checkout: Checkout):
 
 @pytest.mark.parametrize("failing", ["", "ruff", "mypy", "pytest", "ruff mypy"])
 def test_ci_runs_all_three_and_fails_with_any(checkout: Checkout, failing: str):
-    done = checkout.run(".ci/run", FAILING=failing)
+    done = checkout.run(".ci/run", FAILING=failing, DEBIAN_PACKAGES="")
     ran = [line for line in done.stdout.splitlines() if line.startswith("python ")]
     assert ran == ["python -m ruff check .", "python -m mypy", "python -m pytest"]
     assert done.stdout.splitlines()[-1] == ran[-1]

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..model_flags import add_model_flags, load_from_flags
-from ..serve.server import add_server_flags, limits_from_flags, run_server
+from ..serve.server import add_server_flags, limits_from_flags, run_server, shown_name
 
 
 def add_demo_command(commands: Any) -> None:
@@ -28,6 +28,6 @@ def run_demo(options: argparse.Namespace) -> int:
 
     limits = limits_from_flags(options)
     model, processor = load_from_flags(options)
-    with Sessions(model, processor, limits=limits, model_name=options.model) as sessions:
+    with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
         run_server(options, sessions, add_page)
     return 0

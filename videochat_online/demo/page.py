@@ -52,7 +52,12 @@ def _theme() -> Any:
 
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", radius_size="lg", **fonts)
-    return theme.set(body_text_color_subdued="*neutral_500", block_label_text_color="*neutral_600")
+    return theme.set(  # a shade darker than usual: enough contrast to be read by everybody
+        body_text_color_subdued="*neutral_500",
+        block_label_text_color="*neutral_600",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+    )
 
 
 def build_page(sessions: Sessions) -> Any:

@@ -19,6 +19,7 @@ footer { display: none !important; }
 .vco-title p { margin: 0; color: var(--body-text-color-subdued); }
 .vco-note { border-left: 3px solid #d97706; padding: .3rem .7rem; margin: .4rem 0 0; border-radius: 4px;
   background: color-mix(in srgb, #d97706 10%, transparent); font-size: .88rem; }
+#vco-sources .selected { color: #4f46e5; } .dark #vco-sources .selected { color: #a5b4fc; }
 #vco-sources button.primary, #vco-ask { align-self: end; height: 2.7rem; min-height: 0; }
 #vco-notice:not(:has(p)), #vco-links:not(:has(a)) { display: none; }
 .vco-screen { position: relative; background: #0b0d12; border-radius: 12px; overflow: hidden; aspect-ratio: 16 / 9; }
@@ -81,7 +82,8 @@ footer { display: none !important; }
   padding: .5rem .7rem; background: var(--background-fill-secondary); }
 .vco-head { display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-size: .82rem; margin-bottom: .45rem;
   color: var(--body-text-color-subdued); }
-.vco-head b { color: color-mix(in srgb, var(--c) 80%, #000); } .dark .vco-head b { filter: brightness(1.7); }
+.vco-head b { color: color-mix(in srgb, var(--c) 80%, #000); } 
+.dark .vco-head b { color: color-mix(in srgb, var(--c) 60%, #fff); }
 .vco-frames { display: flex; flex-wrap: wrap; gap: .5rem; --side: 64px; }
 .vco-l0 .vco-frames { --side: 112px; } .vco-l1 .vco-frames { --side: 86px; }
 .vco-frame { margin: 0 !important; width: var(--side); }

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..model_flags import add_model_flags, load_from_flags
-from .server import add_server_flags, limits_from_flags, run_server
+from .server import add_server_flags, limits_from_flags, run_server, shown_name
 
 
 def add_serve_command(commands: Any) -> None:
@@ -27,6 +27,6 @@ def run_serve(options: argparse.Namespace) -> int:
 
     limits = limits_from_flags(options)
     model, processor = load_from_flags(options)
-    with Sessions(model, processor, limits=limits, model_name=options.model) as sessions:
+    with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
         run_server(options, sessions)
     return 0

@@ -7,6 +7,7 @@ import ipaddress
 import secrets
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .limits import Limits
@@ -58,6 +59,11 @@ def limits_from_flags(options: argparse.Namespace) -> Limits:
     )
 
 
+def shown_name(model: str) -> str:
+    """What visitors are told of --model: a folder's name without the way to it."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -89,6 +95,8 @@ def run_server(options: argparse.Namespace, sessions: Sessions, add_page: AddPag
         app = add_page(app, sessions)
     if note := sessions.model.config.note:
         print(f"note: {note}", file=sys.stderr)
+    if add_page is not None and not local:
+        print("note: the page asks for no token: whoever reaches this address may use it", file=sys.stderr)
     if token is not None and options.token is None:
         print(f"API token: {token}", file=sys.stderr)
     host = f"[{options.host}]" if ":" in options.host else options.host
