@@ -1,4 +1,4 @@
-"""Runs shared by two processes end on the curve of one: ddp, ZeRO-1, ZeRO-2 and ZeRO-3 over gloo, also after a kill.
+"""Runs shared by two processes end on the curve of one: ddp, FSDP and ZeRO-1 to 3 over gloo, also after a kill.
 
 All add the same numbers in another order, in float32; 1e-5 is ten times what was seen after six steps.
 """
@@ -55,10 +55,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_two_processes_end_where_one_does(alone: Path, tmp_path: Path, strategy: str):
     """Killed in step 5 and resumed; some batches are text alone, on one process or on both."""
-    if strategy != "ddp":
+    if strategy.startswith("zero"):
         pytest.importorskip("deepspeed")
     assert together(str(tmp_path), strategy, "5").returncode != 0
     done = together(str(tmp_path), strategy)

@@ -2,6 +2,7 @@
 
     torchrun --nproc-per-node 2 -m tests.training.together FOLDER STRATEGY [STOP]
 With STOP every process kills itself in that step. A run that finds a checkpoint goes on from it.
+FSDP shards over the CPUs of gloo as it does over GPUs; only accelerate has to be told that this is wanted.
 """
 
 from __future__ import annotations
@@ -10,13 +11,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+
 from tests.training.lives import kill_at_step
 from tests.training.tiny import Examples, make_trainer, settings
+from videochat_online.training import run
+from videochat_online.training.distributed import trainer_arguments
 from videochat_online.training.export import export
 from videochat_online.training.run import train
 
 RUN: dict[str, Any] = {"global_batch_size": 4, "vision": "full", "drop_path": 0.0, "save_every": 3, "epochs": 1}
 SAMPLES = {"text_only": (0, 5, 6, 7, 11)}  # batches without a picture on one process or all
+
+
+def arguments_for_fsdp(*values: Any) -> Any:
+    """The arguments, and accelerate's word that several devices of one kind are there."""
+    arguments = trainer_arguments(*values)
+    assert arguments.device.type == "cpu"  # joins the process group, as one of several CPUs
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return arguments
 
 
 def share(folder: Path, strategy: str, stop: int | None = None) -> None:
@@ -29,4 +43,6 @@ def share(folder: Path, strategy: str, stop: int | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[2] == "fsdp":
+        run.trainer_arguments = arguments_for_fsdp
     share(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -46,9 +46,17 @@ def export(trainer: Any, config: TrainingConfig) -> Path:
 
 def gather_weights(trainer: Any) -> dict[str, torch.Tensor]:
     """All weights under the model's own keys, from wherever they are sharded; the main process's is the whole one."""
-    if trainer.model_wrapped is not trainer.model and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    wrapped = trainer.model_wrapped
+    if trainer.is_deepspeed_enabled and wrapped is not trainer.model or is_sharded(wrapped):
+        return trainer.accelerator.get_state_dict(wrapped)
     return trainer.model.state_dict()
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether FSDP holds the weights: it puts its shards into the model itself, where training has begun."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(weight, DTensor) for weight in model.parameters())
 
 
 def write_model(
