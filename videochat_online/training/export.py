@@ -47,7 +47,7 @@ def export(trainer: Any, config: TrainingConfig) -> Path:
 def gather_weights(trainer: Any) -> dict[str, torch.Tensor]:
     """All weights under the model's own keys, from wherever they are sharded; the main process's is the whole one."""
     wrapped = trainer.model_wrapped
-    if trainer.is_deepspeed_enabled and wrapped is not trainer.model or is_sharded(wrapped):
+    if (trainer.is_deepspeed_enabled and wrapped is not trainer.model) or is_sharded(wrapped):
         return trainer.accelerator.get_state_dict(wrapped)
     return trainer.model.state_dict()
 
