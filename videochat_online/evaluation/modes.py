@@ -279,7 +279,7 @@ def _ask(conversation: Conversation, moment: Moment, asking: Asking, shown: Repl
 
 
 def _label_scores(conversation: Conversation, question: Question) -> tuple[float, ...]:
-    """Log-likelihood of each label, summed over the ways to write it: `(B)`, `B` and `(B) the option's text`."""
+    """Log-likelihood of each label, summed over the ways to write it (see Question.written)."""
     forms = [question.written(i) for i in range(len(question.labels))]
     values = iter(conversation.score_options(question.prompt, [form for written in forms for form in written]))
     return tuple(float(np.logaddexp.reduce([next(values) for _ in written])) for written in forms)

@@ -83,11 +83,12 @@ class Question:
         return 1.0 / len(self.labels) if self.labels else 0.0
 
     def written(self, number: int) -> tuple[str, ...]:
-        """The ways in which a model may write label `number`: `(B)`, `B`, and with the option's text."""
+        """The ways in which a model may write label `number`: `(B)`, `B`, with the option's text, and that alone."""
         label = self.labels[number]
         forms = [label, self.letters[number]] if self.kind == "choice" else [label]
         if self.options:
-            forms.append(f"{label}{'' if label.startswith('(') else '.'} {self.options[number]}")
+            text = self.options[number]
+            forms += [f"{label}{'' if label.startswith('(') else '.'} {text}", text]
         return tuple(dict.fromkeys(forms))
 
     @property

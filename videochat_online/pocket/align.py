@@ -74,15 +74,16 @@ def align(model: VideoChatOnline, processor: Processor, settings: AlignSettings)
 @torch.no_grad()
 def draw_word_vectors(model: VideoChatOnline, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """New input and output vectors (vocabulary, D) for all words, of unit length; returned."""
-    embedding = model.get_input_embeddings().weight  # type: ignore[union-attr]
-    vectors = torch.randn_like(embedding) * embedding.shape[1] ** -0.5  # type: ignore[call-overload, operator]
+    reading, writing = model.get_input_embeddings(), model.get_output_embeddings()
+    assert isinstance(reading, nn.Embedding) and isinstance(writing, nn.Linear), f"words: {reading} and {writing}"
+    vectors = torch.randn_like(reading.weight) * reading.embedding_dim**-0.5
     vocabulary = tokenizer.get_vocab()
     for word, id_ in sorted(vocabulary.items()):
         bare = vocabulary.get(word.removeprefix(SPACE)) if word.startswith(SPACE) else None
         if bare is not None:
             vectors[bare] = ALIKE * vectors[id_] + (1 - ALIKE**2) ** 0.5 * vectors[bare]
-    embedding.copy_(vectors)  # type: ignore[operator]
-    model.get_output_embeddings().weight.copy_(vectors)  # type: ignore[union-attr, operator]
+    reading.weight.copy_(vectors)
+    writing.weight.copy_(vectors)
     return vectors
 
 

@@ -33,18 +33,26 @@ CHOOSE = "Choose the right option."
 TRACK = "Track the object at <bbox>."
 
 
-def turns(question: Question, *, options: bool, at: bool = False, media: str = "") -> list[Sample]:
-    """Human and assistant turn; `at` adds when the question is asked. With options the answer is the letter."""
+def turns(
+    question: Question, rng: np.random.Generator, *, options: bool, at: bool = False, media: str = ""
+) -> list[Sample]:
+    """Human and assistant turn; `at` adds when the question is asked."""
     human: Sample = {"from": "human", "value": media + question.prompt(options=options, time=options)}
     if at:
         human["timestamps"] = question.time
-    return [human, {"from": "gpt", "value": question.letter if options else question.answer}]
+    return [human, {"from": "gpt", "value": _answer(question, rng, options=options)}]
 
 
 CHOICES = 0.6
 """Share of the questions of a conversation that come with options."""
+LETTERS = 0.3
+"""Share of these that are answered by the letter; the others by the option's text, which says more to learn from."""
 NUM_QUESTIONS = 16
 """Of a conversation about a video."""
+
+
+def _answer(question: Question, rng: np.random.Generator, *, options: bool) -> str:
+    return question.letter if options and rng.random() < LETTERS else question.answer
 
 
 def _system(rng: np.random.Generator) -> list[Sample]:
@@ -82,7 +90,7 @@ def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Dec
     """LLaVA: questions asked at the end of the video, in one conversation; none where there is nothing to ask."""
     conversation: list[Sample] = []
     for question in _mixed(scene, NUM_QUESTIONS, rng, [last_moment(scene)], decks):
-        conversation += turns(question, options=bool(rng.random() < CHOICES), media="" if conversation else VIDEO)
+        conversation += turns(question, rng, options=bool(rng.random() < CHOICES), media="" if conversation else VIDEO)
     if not conversation:
         return []
     return [{"id": f"{scene.key}/questions", "video": video, "conversations": _system(rng) + conversation}]
@@ -98,7 +106,7 @@ def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks)
             {
                 "i": CHOOSE if choose else ANSWER,
                 "q": question.prompt(options=choose, time=choose),
-                "a": question.letter if choose else question.answer,
+                "a": _answer(question, rng, options=choose),
             }
             for question in questions
         ]
@@ -117,7 +125,7 @@ def offline_image(
     for question in _shuffled(ask_perception(scene, PICTURE_KINDS, 10, rng, [time], decks=decks), rng):
         choose = bool(rng.random() < choices)
         value = question.prompt(options=choose, time=False)
-        conversation += _said(value, question.letter if choose else question.answer)
+        conversation += _said(value, _answer(question, rng, options=choose))
     conversation += _said(CAPTION, caption(scene, time))
     conversation[0]["value"] = IMAGE + conversation[0]["value"]
     return {"id": f"{scene.key}/image-{time:g}", "image": image, "conversations": conversation}
@@ -138,7 +146,7 @@ def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: D
     """Questions at their moments while the stream goes on; more than half of them with options."""
     conversation = _system(rng)
     for question in _mixed(scene, NUM_QUESTIONS, rng, default_times(scene), decks):
-        conversation += turns(question, options=bool(rng.random() < CHOICES), at=True, media=VIDEO)
+        conversation += turns(question, rng, options=bool(rng.random() < CHOICES), at=True, media=VIDEO)
     return _online(scene, video, "dialogue", conversation)
 
 

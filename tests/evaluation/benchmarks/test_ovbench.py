@@ -120,7 +120,7 @@ def test_the_official_words(tmp_path: Path):
     )
     assert question.answer == "C"
     assert question.labels == ("(A)", "(B)", "(C)", "(D)")
-    assert question.written(2) == ("(C)", "C", "(C) 6-7s")
+    assert question.written(2) == ("(C)", "C", "(C) 6-7s", "6-7s")
     assert OVBench().system_prompt == SYSTEM_PROMPT
     assert SYSTEM_PROMPT.endswith("accurately addresses the question.\n")
 
