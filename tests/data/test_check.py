@@ -79,11 +79,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "box outside": (
         {**TRACK, "image_bboxes": [{"timestamp": 1, "bbox": "[0.5, 0, 1.2, 1]"}]},
-        "the box at 1 s lies outside the frame of 1 x 1",
+        "the box at 1 s lies outside the frame (0 to 1)",
     ),
     "box in pixels": (
         {**TRACK, "image_bboxes": [{"timestamp": 1, "bbox": [0, 0, 17, 16]}]},
-        "lies outside the frame of 16 x 16",
+        "lies outside the frame of 16 x 16 pixels",
     ),
     "box in words": (
         {"video": "video", "conversations": at(2, "Q", "It is at [0.5, 0, 0.2, 1]")},

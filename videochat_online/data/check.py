@@ -187,9 +187,11 @@ def box_problem(text: str, size: tuple[int, int]) -> str | None:
     if match is None:
         return f"is not [left, top, right, bottom]: {text!r:.60}"
     left, top, right, bottom = map(float, match.groups())
-    width, height = size if max(left, top, right, bottom) > 2 else (1, 1)
+    in_pixels = max(left, top, right, bottom) > 2
+    width, height = size if in_pixels else (1, 1)
     if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
-        return f"lies outside the frame of {width} x {height}, or is turned round: {match.group()}"
+        frame = f"of {width} x {height} pixels" if in_pixels else "(0 to 1)"
+        return f"lies outside the frame {frame}, or is turned round: {match.group()}"
     return None
 
 
