@@ -79,7 +79,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "box outside": (
         {**TRACK, "image_bboxes": [{"timestamp": 1, "bbox": "[0.5, 0, 1.2, 1]"}]},
-        "the box at 1 s lies outside the frame (0 to 1)",
+        r"the box at 1 s lies outside the frame \(0 to 1\)",
     ),
     "box in pixels": (
         {**TRACK, "image_bboxes": [{"timestamp": 1, "bbox": [0, 0, 17, 16]}]},
