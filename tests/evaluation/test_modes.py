@@ -218,7 +218,8 @@ def test_likelihood_takes_the_label_whose_ways_of_writing_are_likeliest_together
     class Scores(FakeResponder):
         def open(self, system_prompt: str | None) -> Any:
             conversation = super().open(system_prompt)
-            forms = {"(A)": -1.0, "A": -9.0, "(A) red": -9.0, "(B)": -1.3, "B": -1.3, "(B) blue": -9.0}
+            forms = {"(A)": -1.0, "A": -9.0, "(A) red": -9.0, "red": -30.0}
+            forms |= {"(B)": -1.3, "B": -1.3, "(B) blue": -9.0, "blue": -30.0}
             conversation.score_options = lambda prompt, options: [forms[option] for option in options]  # type: ignore[method-assign]
             return conversation
 
