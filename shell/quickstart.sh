@@ -14,7 +14,7 @@ EARLIER="Where was the blue circle 8 seconds ago (at 11.5s)?"
 
 make_environment core
 if [ $# -eq 0 ]; then
-  set -- "$VIDEO" -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: right-bottom, then right-middle
+  set -- "$VIDEO" --fps 1 -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: right-bottom, then right-middle
 fi
 say "videochat-online chat $*"
 exec "$venv/bin/videochat-online" chat "$@"

@@ -7,7 +7,7 @@
 #   RUNS         folder of worlds, runs and the model that comes out                runs/pocket (with --smoke: .../smoke)
 #   SEED         of encoder and stages                                                                             42
 #   STAGE0_STEPS, PICTURE_EPOCHS, STAGE1_EPOCHS, STAGE2_EPOCHS    length of each stage
-# What comes out: $RUNS/stage2/model, and of each stage its settings.json, log.jsonl and checkpoints; $RUNS/seconds.txt
+# What comes out: $RUNS/model, and of each stage its settings.json, log.jsonl and checkpoints; $RUNS/seconds.txt
 set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -42,4 +42,5 @@ WORLD=$RUNS/short MODEL=$RUNS/stage1_pictures/model OUTPUT_DIR=$RUNS/stage1 time
   bash "$here/stage1.sh" --seed "$SEED" --epochs "${STAGE1_EPOCHS:-2}"
 WORLD=$RUNS/long MODEL=$RUNS/stage1/model OUTPUT_DIR=$RUNS/stage2 timed stage2 \
   bash "$here/stage2.sh" --seed "$SEED" --epochs "${STAGE2_EPOCHS:-1}" --schedule cosine
-say "the model is in $RUNS/stage2/model; ask it: videochat-online chat VIDEO --model $RUNS/stage2/model"
+"$python" -m videochat_online.pocket.build "$RUNS/model" --trained "$RUNS/stage2/model"
+say "the model is in $RUNS/model; ask it: videochat-online chat VIDEO --model $RUNS/model"

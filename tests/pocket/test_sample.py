@@ -29,7 +29,7 @@ def test_the_model_knows_where_the_circle_is_and_where_it_was():
     circle = next(thing for thing in SCENE.things if thing.name(ASKED_AT) == "the blue circle")
     session = StreamingSession(*load_model("pocket", device="cpu"))
     with open_video(CLIP) as video:
-        for frame in video.read(range(0, int(ASKED_AT * 8) + 1, 4)):
+        for frame in video.read(range(0, int(ASKED_AT * 8) + 1, 8)):
             session.see(frame.image, frame.timestamp)
     now, then = (REGION_NAMES[circle.at(moment).place] for moment in (ASKED_AT, EARLIER))
     assert now != then

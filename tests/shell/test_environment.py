@@ -81,7 +81,7 @@ def test_quickstart_installs_once_and_asks_about_the_sample(checkout: Checkout):
     first = checkout.run("shell/quickstart.sh")
     assert (first.returncode, checkout.calls()) == (0, CORE)
     sample = f"{checkout.root}/videochat_online/pocket/sample.mp4"
-    assert first.stdout.splitlines()[-1].startswith(f"videochat-online chat {sample} -q Where is the blue circle? --at")
+    assert first.stdout.splitlines()[-1].startswith(f"videochat-online chat {sample} --fps 1 -q Where is")
     again = checkout.run("shell/quickstart.sh")
     assert (again.returncode, checkout.calls()) == (0, [])
     assert "up to date" in again.stdout and again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]

@@ -1,6 +1,6 @@
-"""The small model that ships: its shape, and random weights to begin training from.
+"""The small model that ships: its shape, random weights to begin training from, and trained ones to ship.
 
-    python -m videochat_online.pocket.build FOLDER [--seed N]
+    python -m videochat_online.pocket.build FOLDER [--seed N | --trained MODEL]
 
 Same architecture as the 4B model (InternViT, connector, Phi3), small enough for two CPU cores. A 64 px frame gives
 a 4x4 map, so the pyramid's grids are 4, 2, 1 and a full memory costs 52 tokens.
@@ -16,6 +16,7 @@ from ..model_config import VideoChatOnlineConfig
 
 HERE = Path(__file__).parent
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+KNOWS = "the pocket model knows the coloured shapes of `videochat-online world` and nothing else"
 UNTRAINED = "the pocket model is untrained: its weights are random and its answers mean nothing"
 
 VISION = {
@@ -61,14 +62,16 @@ def pocket_config(tokenizer_folder: Path = HERE, *, note: str | None = None) -> 
     )
 
 
-def build(folder: Path, *, seed: int = 0) -> None:
-    """Write a model folder with random weights."""
+def build(folder: Path, *, seed: int = 0, trained: Path | None = None) -> None:
+    """Write a model folder with random weights, or with those of the folder `trained`."""
     import torch
 
     from ..model.videochat import VideoChatOnline
 
     torch.manual_seed(seed)
-    model = VideoChatOnline(pocket_config(note=UNTRAINED))
+    model = VideoChatOnline(pocket_config(note=UNTRAINED if trained is None else KNOWS))
+    if trained is not None:
+        model.load_state_dict(VideoChatOnline.from_pretrained(trained, dtype=torch.float32).state_dict())
     model.save_pretrained(folder)
     for name in TOKENIZER_FILES:
         if (HERE / name) != (folder / name).resolve():
@@ -76,11 +79,12 @@ def build(folder: Path, *, seed: int = 0) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the pocket model with random weights.")
+    parser = argparse.ArgumentParser(description="Write the pocket model.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    parser.add_argument("--trained", type=Path, metavar="MODEL", help="take the weights of this folder")
     options = parser.parse_args()
-    build(options.folder, seed=options.seed)
+    build(options.folder, seed=options.seed, trained=options.trained)
 
 
 if __name__ == "__main__":
