@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the pocket model shows about the method: tables, plots and the commands behind them, in docs/evidence/.
-#   bash shell/pocket/evidence.sh [PART...]     sub_tasks memory size stages; all by default
+#   bash shell/pocket/evidence.sh [PART...]     sub_tasks memory size training stages; all by default
 # Run again after an interruption, it goes on. `stages` first trains four small models on the same number of samples.
 #
 #   MODEL     model under test                                                             pocket
@@ -32,7 +32,7 @@ use_python
 cd "$project_root"
 mkdir -p "$RUNS"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-[ $# -gt 0 ] || set -- sub_tasks memory size stages
+[ $# -gt 0 ] || set -- sub_tasks memory size training stages
 if [[ " $* " == *" stages "* ]]; then
   variant offline stage1 "$STEPS" "$ENCODER"
   variant online stage2_single "$STEPS" "$ENCODER"

@@ -47,7 +47,7 @@ def test_prefill_does_a_questions_work_in_advance(pocket):
     session = watching(pocket)
     assert session.needs_prefill
     computed = session.prefill()
-    assert computed > 200 and session.prefill() == 0 and not session.needs_prefill
+    assert computed > 150 and session.prefill() == 0 and not session.needs_prefill
     session.ask("What now?", max_new_tokens=3)
     assert session.stats()["cached_tokens"] >= computed - 2  # the words may begin with another token behind the break
     session.see(pictures(1, 7)[0], 11.0)

@@ -1,6 +1,6 @@
 """What the pocket model shows about the method, measured with the ordinary commands and written as tables and plots.
 
-    python -m videochat_online.pocket.evidence FOLDER --work RUNS [--model MODEL] [--parts sub_tasks memory size stages]
+    python -m videochat_online.pocket.evidence FOLDER --work RUNS [--model MODEL] [--parts PART...]
 
 Every number comes from `videochat-online eval ovbench` on held-out streams, one run a folder under --work; a run that
 is there is gone on with, not repeated. Knows how runs are combined, not how they are scored.
@@ -81,6 +81,8 @@ class Laboratory:
 
     work: Path
     model: str
+    runs: Path
+    """Where the stages of the model under test were trained."""
     commands: list[str] = field(default_factory=list)
 
     def run(self, *arguments: str) -> None:
@@ -259,6 +261,25 @@ def stages(lab: Laboratory, folder: Path, videos: int) -> str:
     return "\n\n".join([table(heads, rows), "![training loss](stages.png)"])
 
 
+def training(lab: Laboratory, folder: Path, videos: int) -> str:
+    """The runs that made the model: what each was told, how its loss fell."""
+    stages = [stage for stage in ("stage0", "stage1_pictures", "stage1", "stage2") if (lab.runs / stage).is_dir()]
+    logs = {stage: lab.runs / stage / "log.jsonl" for stage in stages}
+    plot_curves(folder / "training.png", logs)
+    rows = []
+    for stage, log in logs.items():
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        losses = [line["loss"] for line in lines if "loss" in line]
+        ends = [f"{np.mean(part):.2f}" for part in (losses[:3], losses[-10:])]
+        settings = json.loads((lab.runs / stage / "settings.json").read_text())
+        shutil.copyfile(lab.runs / stage / "settings.json", folder / f"{stage}.settings.json")
+        steps = str(max(line["step"] for line in lines if "loss" in line))
+        rows.append([stage, steps, str(settings["seed"]), *ends, f"[settings]({stage}.settings.json)"])
+    heads = ("stage", "steps", "seed", "first loss", "last loss", "")
+    text = "The losses of different stages do not compare: each is over what that stage is asked to say."
+    return "\n\n".join([text, table(heads, rows), "![loss of every stage](training.png)"])
+
+
 STAGES: dict[str, str] = {
     "offline": "offline samples only",
     "online": "+ online questions, each a sample of its own",
@@ -269,6 +290,7 @@ PARTS: dict[str, tuple[str, Callable[[Laboratory, Path, int], str]]] = {
     "sub_tasks": ("Held-out streams, all sub-tasks", sub_tasks),
     "memory": ("Memories at equal token budget", memory),
     "size": ("Size of the bank", size),
+    "training": ("How the model was trained", training),
     "stages": ("What each step of training brings", stages),
 }
 
@@ -293,13 +315,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where tables and plots go")
     parser.add_argument("--work", type=Path, required=True, help="folder of worlds and runs")
     parser.add_argument("--model", default="pocket", help="model under test (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/pocket"), help="training: folder of train_all.sh's runs"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument(
         "--videos", type=int, default=48, help="streams of 30 s (default: %(default)s); fewer long ones"
     )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    lab = Laboratory(options.work.resolve(), options.model)
+    lab = Laboratory(options.work.resolve(), options.model, options.runs)
     write_evidence(options.folder, lab, options.parts, options.videos)
 
 
