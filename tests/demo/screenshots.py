@@ -18,7 +18,7 @@ from PIL import Image
 DOCS = Path(__file__).parents[2] / "docs"
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-QUESTIONS = ("Where is the blue circle?", "How many objects are in the picture?")
+QUESTIONS = ("Where is the purple cross?", "How many objects are in the picture?")
 
 
 def main(address: str = "http://127.0.0.1:7860/") -> None:
