@@ -28,5 +28,5 @@ pocket_stage() {
 
 # bf16 where the CPU multiplies such matrices itself (twice as fast there, far slower elsewhere), else fp32.
 matrix_precision() {
-  "$python" -c 'import torch; print("bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32")'
+  "$python" -c 'from videochat_online.pocket.warm_up import has_bfloat16; print("bf16" if has_bfloat16() else "fp32")'
 }

@@ -46,8 +46,10 @@ def test_a_question_costs_its_own_tokens_only(pocket):
 def test_prefill_does_a_questions_work_in_advance(pocket):
     session = watching(pocket)
     assert session.needs_prefill
+    expected = len(session.prompt("What now?")[0].ids) - own_tokens(session, "What now?")
     computed = session.prefill()
-    assert computed > 150 and session.prefill() == 0 and not session.needs_prefill
+    assert expected - 1 <= computed <= expected  # the first word behind the break may join it
+    assert session.prefill() == 0 and not session.needs_prefill
     session.ask("What now?", max_new_tokens=3)
     assert session.stats()["cached_tokens"] >= computed - 2  # the words may begin with another token behind the break
     session.see(pictures(1, 7)[0], 11.0)
