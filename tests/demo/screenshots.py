@@ -1,7 +1,7 @@
 """Makes the pictures of docs/demo.md anew: the page on a desktop and a phone, light and dark, as small PNGs.
 
-    videochat-online demo --port 7860 &
-    python tests/demo/screenshots.py [http://127.0.0.1:7860/]
+videochat-online demo --port 7860 &
+python tests/demo/screenshots.py [http://127.0.0.1:7860/]
 """
 
 from __future__ import annotations

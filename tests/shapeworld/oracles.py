@@ -257,6 +257,49 @@ def when_back(record: Record, q: Question) -> str:
     return f"at {spans[-1][1]:.1f}s"
 
 
+def is_at(record: Record, q: Question) -> str:
+    return yes(record.region(record.called(q.question)[0], q.time) == word(q.question, REGION_NAMES))
+
+
+def doing_at(record: Record, q: Question) -> str:
+    thing, moment = record.called(q.question)[0], float(re.findall(r"at ([\d.]+)s", q.question)[0])
+    if thing.at(moment).kind in ("away", "hide"):
+        return "out of sight"
+    if thing.at(moment).kind == "move":
+        return "moving"
+    action = record.action(thing, moment)
+    return f"{ACTION_NAMES[action] if action >= 0 else 'nothing'} {record.region(thing, moment)}"
+
+
+def history(record: Record, q: Question) -> str:
+    actions = [action for action, *_ in record.sequence(record.called(q.question)[0])]
+    return ", ".join(ACTION_NAMES[action] for action in actions[: -len(q.answer.split()) - 1 : -1])
+
+
+def after(q: Question) -> tuple[int, ...]:
+    """Numbers of the actions a text names, in its order."""
+    return tuple(ACTION_NAMES.index(name) for name in re.findall("|".join(ACTION_NAMES), q.question))
+
+
+def follows(record: Record, q: Question) -> str:
+    return ACTION_NAMES[(after(q)[0] + GOAL_NAMES.index(word(q.question, GOAL_NAMES)) + 1) % 5]
+
+
+def procedure(record: Record, q: Question) -> str:
+    first, second = after(q)
+    return GOAL_NAMES[(second - first) % 5 - 1]
+
+
+def continues(record: Record, q: Question) -> str:
+    first, second = after(q)
+    return ACTION_NAMES[(2 * second - first) % 5]
+
+
+PERCEPTION_ORACLES: dict[str, Oracle] = {
+    oracle.__name__: oracle for oracle in (is_at, doing_at, history, follows, procedure, continues)
+} | {"is_performing": still_step}
+
+
 ORACLES: dict[str, Oracle] = {
     oracle.__name__: oracle
     for oracle in (

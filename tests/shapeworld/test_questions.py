@@ -20,7 +20,7 @@ from videochat_online.shapeworld.vocabulary import (
     name_of,
 )
 
-from .oracles import ORACLES, Record, movement, where_object, word, yes
+from .oracles import ORACLES, PERCEPTION_ORACLES, Record, movement, where_object, word, yes
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_perceptual_questions_are_right():
     counts = Counter()
     for seed in range(60):
         scene = sample_stream(seed, "dev", 1 + seed % 4, 30)
-        for question in ask_perception(scene, num=22):
+        for question in ask_perception(scene, num=36):
             counts[question.template] += 1
             record = Record(scene, question.time)
             there = [thing for thing in scene.things if record.seen(thing, question.time)]
@@ -142,6 +142,8 @@ def test_perceptual_questions_are_right():
             elif question.template == "when_happened":
                 last = [event for event in scene.events if event.time <= question.time][-1]
                 assert question.answer == f"at {last.time:.1f}s"
+            elif question.template in PERCEPTION_ORACLES:
+                assert question.answer == PERCEPTION_ORACLES[question.template](record, question), question
     assert set(counts) == set(PERCEPTION_KINDS) and min(counts.values()) > 20
 
 

@@ -43,11 +43,11 @@ def turns(
     return [human, {"from": "gpt", "value": _answer(question, rng, options=options)}]
 
 
-CHOICES = 0.6
+CHOICES = 0.5
 """Share of the questions of a conversation that come with options."""
 LETTERS = 0.3
 """Share of these that are answered by the letter; the others by the option's text, which says more to learn from."""
-NUM_QUESTIONS = 16
+NUM_QUESTIONS = 24
 """Of a conversation about a video."""
 
 
@@ -97,10 +97,10 @@ def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Dec
 
 
 def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
-    """VideoChat2-IT: rows of up to ten questions about the video up to a moment."""
+    """VideoChat2-IT: rows of up to 16 questions about the video up to a moment."""
     rows = []
     for time in rng.permutation(default_times(scene))[:3].tolist():
-        questions = _mixed(scene, 10, rng, [time], decks)
+        questions = _mixed(scene, 16, rng, [time], decks)
         choose = bool(rng.random() < CHOICES)
         qa = [
             {
@@ -114,7 +114,7 @@ def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks)
     return rows
 
 
-PICTURE_KINDS = ("presence", "count", "colour", "shape", "where", "box", "what_at", "action")
+PICTURE_KINDS = ("presence", "count", "colour", "shape", "where", "box", "what_at", "action", "is_at", "is_performing")
 
 
 def offline_image(

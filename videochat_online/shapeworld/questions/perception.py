@@ -1,4 +1,6 @@
-"""Simple questions about one frame or one event, for the first part of a curriculum. Answers are one or a few words."""
+"""Simple questions for the first part of a curriculum: about one frame, one event, one thing's past, or the routines
+alone, which no picture shows. Answers are one or a few words.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,25 @@ from ..vocabulary import (
     ACTION_NAMES,
     COLOUR_NAMES,
     DIRECTION_NAMES,
+    GOAL_NAMES,
+    NUM_ACTIONS,
     REGION_NAMES,
     SHAPE_NAMES,
     box_text,
     clock,
+    goal_of,
     name_of,
+    next_action,
 )
-from .context import Context
-from .future import direction_of
+from .context import Context, seen_acts
+from .future import direction_of, other_actions
 from .hallucination import strange_name, yes_or_no
 from .past import other_boxes, other_regions
 from .types import Draft
 
-NOTHING = "nothing"
+NOTHING, MOVING, OUT_OF_SIGHT = "nothing", "moving", "out of sight"
+MOST_TOLD = 4
+"""Actions that `history` names."""
 
 
 def _now(context: Context) -> tuple[tuple[float, float], ...]:
@@ -178,9 +186,101 @@ def when_happened(context: Context) -> Draft | None:
     return Draft("when_happened", text[0].upper() + text[1:], f"at {clock(event.time)}", wrong, evidence)
 
 
+def is_at(context: Context) -> Draft | None:
+    thing = context.pick(context.visible())
+    if thing is None:
+        return None
+    truth, cell = context.truth("is_at"), thing.at(context.time).place
+    claimed = cell if truth else context.some(set(range(len(REGION_NAMES))) - {cell}, 1)[0]
+    text = f"Is {thing.name(context.time)} at the {REGION_NAMES[claimed]}?"
+    return Draft("is_at", text, *yes_or_no(truth), _now(context))
+
+
+def is_performing(context: Context) -> Draft | None:
+    choice = context.pick(context.acting())
+    if choice is None:
+        return None
+    thing, act = choice
+    truth = context.truth("is_performing")
+    claimed = act.action if truth else context.some(set(range(NUM_ACTIONS)) - {act.action}, 1)[0]
+    text = f"Is {thing.name(context.time)} performing the {ACTION_NAMES[claimed]}?"
+    return Draft("is_performing", text, *yes_or_no(truth), _now(context))
+
+
+def doing(scene: Scene, thing: Thing, time: float) -> str | None:
+    """ "spin left-top", "nothing center", "moving" or "out of sight"; None unless it is certain."""
+    segment = thing.at(time)
+    if scene.presence(thing, time) is False:
+        return OUT_OF_SIGHT
+    if segment.kind == "move" and scene.presence(thing, time):
+        return MOVING
+    if not scene.standing(thing, time):
+        return None
+    return f"{ACTION_NAMES[segment.action] if segment.kind == 'act' else NOTHING} {REGION_NAMES[segment.place]}"
+
+
+def doing_at(context: Context) -> Draft | None:
+    """Any moment up to now."""
+    moment = context.pick(half / 2 for half in range(int(2 * context.time) + 1))
+    thing = context.pick(context.scene.things)
+    answer = doing(context.scene, thing, moment) if thing and moment is not None else None
+    if thing is None or moment is None or answer is None or not thing.was_seen(context.time):
+        return None
+    wrong = context.borrow(answer, lambda scene, other: doing(scene, other, moment), 3)
+    if wrong is None:
+        return None
+    text = f"What was {thing.name(context.time)} doing at {clock(moment)}?"
+    return Draft("doing_at", text, answer, tuple(wrong), ((moment, moment),))
+
+
+def history(context: Context) -> Draft | None:
+    """Wrong options have another action somewhere; none follows itself."""
+    thing = context.pick(thing for thing in context.scene.things if len(seen_acts(thing, context.time)) > 1)
+    if thing is None:
+        return None
+    acts = seen_acts(thing, context.time)[-MOST_TOLD:]
+    told = [act.action for act in reversed(acts)]
+    ways = [
+        [*told[:place], other, *told[place + 1 :]]
+        for place in range(len(told))
+        for other in set(range(NUM_ACTIONS)) - set(told[max(0, place - 1) : place + 2])
+    ]
+    text = f"Which actions did {thing.name(context.time)} perform recently, from the last to the first?"
+    wrong = tuple(map(_listed, context.some(ways, 3)))
+    evidence = tuple((act.start, min(act.end, context.time)) for act in acts)
+    return Draft("history", text, _listed(told), wrong, evidence)
+
+
+def _listed(actions: list[int]) -> str:
+    return ", ".join(ACTION_NAMES[action] for action in actions)
+
+
+def follows(context: Context) -> Draft | None:
+    """The three kinds from here on ask for what is known of routines."""
+    action, goal = int(context.rng.integers(NUM_ACTIONS)), int(context.rng.integers(len(GOAL_NAMES)))
+    text = f"In the procedure of '{GOAL_NAMES[goal]}', what is the next step after the {ACTION_NAMES[action]}?"
+    following = next_action(action, goal)
+    return Draft("follows", text, ACTION_NAMES[following], other_actions(context, following), _now(context))
+
+
+def procedure(context: Context) -> Draft | None:
+    first, second = context.some(range(NUM_ACTIONS), 2)
+    answer = GOAL_NAMES[goal_of(first, second)]
+    text = f"Which is the procedure with the sequence {ACTION_NAMES[first]} -> {ACTION_NAMES[second]}?"
+    return Draft("procedure", text, answer, tuple(name for name in GOAL_NAMES if name != answer), _now(context))
+
+
+def continues(context: Context) -> Draft | None:
+    first, second = context.some(range(NUM_ACTIONS), 2)
+    answer = next_action(second, goal_of(first, second))
+    text = f"What is the next step after the sequence {ACTION_NAMES[first]} -> {ACTION_NAMES[second]}?"
+    return Draft("continues", text, ACTION_NAMES[answer], other_actions(context, answer), _now(context))
+
+
 TEMPLATES: dict[str, Callable[[Context], Draft | None]] = {
     template.__name__: template
     for template in (
         presence, count, colour, shape, where, box, what_at, action, direction, what_changed, when_happened,
+        is_at, is_performing, doing_at, history, follows, procedure, continues,
     )
 }  # fmt: skip
