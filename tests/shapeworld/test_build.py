@@ -15,6 +15,9 @@ from videochat_online.shapeworld import SUB_TASKS, render_frames, samples
 from videochat_online.shapeworld import build as build_module
 from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world
 from videochat_online.shapeworld.video import frame_times, write_mp4
+from videochat_online.shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES
+
+from .oracles import Record
 
 SMALL = WorldConfig(4, seed=2, seconds=(20, 30), level=(2, 3), fps=4, size=64)
 
@@ -141,7 +144,7 @@ def test_flat_items_look_like_the_real_ones(world, shared):
 
 def test_training_samples_are_read_by_the_ordinary_loader(world):
     kinds = {
-        "offline_events": "video", "offline_video": "video", "offline_qa": "video", "offline_image": "image",
+        "offline_events": "video", "offline_log": "video", "offline_video": "video", "offline_qa": "video", "offline_image": "image",
         "dialogue": "online",
         "single": "online", "narration": "online", "grounding": "online", "tracking": "tracking",
     }  # fmt: skip
@@ -199,10 +202,33 @@ def test_tracking_boxes_hold_the_thing(world):
                 assert image.size == (SMALL.size, SMALL.size)
 
 
+def test_the_log_tells_what_the_tracks_show(world):
+    """Each second that is asked about, against the positions and actions of the scene itself."""
+    scenes = {f"videos/{name}": scene for scene, name in SMALL.scenes()}
+    for row in rows(world, "train/offline_log"):
+        scene, turns = scenes[row["video"]], row["conversations"]
+        assert len(turns) >= 10
+        for human, gpt in zip(turns[::2], turns[1::2], strict=True):
+            time = float(human["value"].split("At ")[1].removesuffix("s?"))
+            told = [] if gpt["value"] == "nothing" else gpt["value"].split(", ")
+            record = Record(scene, time)
+            there = [thing for thing in scene.things if record.seen(thing, time)]
+            assert sorted(part.split(" ")[0] for part in told) == sorted(
+                COLOUR_NAMES[thing.colour(time)] for thing in there
+            )
+            for part in told:
+                if not part.endswith("moving"):
+                    colour, _, action, region = part.split(" ")
+                    thing = next(one for one in there if COLOUR_NAMES[one.colour(time)] == colour)
+                    found = record.action(thing, time)
+                    assert action == (ACTION_NAMES[found] if found >= 0 else "nothing")
+                    assert region == record.region(thing, time)
+
+
 def test_lists_name_every_set_that_has_samples(world):
     stage1, stage2 = rows(world, "train/stage1"), rows(world, "train/stage2")
     single = rows(world, "train/stage2_single")
-    assert set(stage1) < set(stage2) and len(stage2) == 8
+    assert set(stage1) < set(stage2) and len(stage2) == 9
     assert set(single) - set(stage1) == {"shapeworld_single"}
     for entry in [*stage2.values(), *single.values()]:
         assert set(entry) == {"annotation", "data_root", "data_augment", "repeat_time"}

@@ -35,21 +35,25 @@ TRACK_EVERY = 4
 """Each n-th video gets a tracking sample."""
 IMAGES_PER_VIDEO = 2
 DATA_ROOT = "${DATA_ROOT}"
-OFFLINE = ("offline_events", "offline_video", "offline_qa", "offline_image")
+OFFLINE = ("offline_events", "offline_log", "offline_video", "offline_qa", "offline_image")
 ONLINE = ("dialogue", "narration", "grounding", "tracking")
 SINGLE, PICTURES = ("single",), ("pictures",)
 LISTS = {
     "stage1_pictures": PICTURES,
-    "stage1": OFFLINE,
+    "stage1": (*OFFLINE, *PICTURES),
     "stage2": (*OFFLINE, *ONLINE),
     "stage2_single": (*OFFLINE, *SINGLE),
 }
 """What each list of data sets names; the last one to compare with: dialogues taken apart into their questions."""
+REPEAT = {
+    "stage1": {"offline_events": 0.15, "offline_image": 0.3, "pictures": 0.25},
+    "stage2": {"offline_events": 0.15, "offline_image": 0.3, "narration": 0.3},
+    "stage2_single": {"offline_events": 0.15, "offline_image": 0.3, "single": 0.25},
+}
+"""Share of the samples that an epoch of a list takes, where it is not all of them: the loss is a mean over tokens, and
+whole events in words would drown the answers of a word."""
 PICTURE_CHOICES = 0.2
-"""Share of the questions about pictures that come with options: letters say little before looking works."""
-REPEAT = {"offline_events": 0.3, "narration": 0.3, "single": 0.25}
-"""Share of the samples that an epoch takes, where it is not all of them: the loss is a mean over tokens, and whole
-events in words would drown the answers of a word or a letter."""
+"""Share of the questions about pictures that come with options: they make a conversation twice as long."""
 
 
 class BuildError(ValueError):
@@ -180,6 +184,7 @@ def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[s
     for number, (scene, name) in enumerate(_bar(config, "samples", progress)):
         rng, video = config.rng("training", number), f"videos/{name}"
         files["offline_events"].append(samples.offline_events(scene, video))
+        files["offline_log"] += samples.offline_log(scene, video, rng)
         files["offline_video"] += samples.offline_video(scene, video, rng, decks)
         files["offline_qa"] += samples.offline_qa(scene, video, rng, decks)
         files["offline_image"] += _images(folder, config, scene, rng, decks)
@@ -194,18 +199,21 @@ def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[s
     for name, rows in files.items():
         write_json(folder / "train" / f"{name}.json", rows)
     for list_name, names in LISTS.items():
-        write_json(folder / "train" / f"{list_name}.json", data_list([name for name in names if files[name]]))
+        write_json(
+            folder / "train" / f"{list_name}.json",
+            data_list([name for name in names if files[name]], REPEAT.get(list_name, {})),
+        )
     return {name: len(rows) for name, rows in files.items()}
 
 
-def data_list(names: list[str]) -> dict[str, dict[str, Any]]:
+def data_list(names: list[str], repeat: dict[str, float]) -> dict[str, dict[str, Any]]:
     """A list of data sets as in anno_data/; DATA_ROOT is the world's folder."""
     return {
         f"shapeworld_{name}": {
             "annotation": f"{DATA_ROOT}/train/{name}.json",
             "data_root": DATA_ROOT,
             "data_augment": False,
-            "repeat_time": REPEAT.get(name, 1),
+            "repeat_time": repeat.get(name, 1),
         }
         for name in names
     }

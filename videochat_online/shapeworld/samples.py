@@ -13,6 +13,7 @@ import numpy as np
 
 from .labels import caption
 from .questions import Decks, Question, ask_perception, ask_questions, default_times
+from .questions.perception import NOTHING, OUT_OF_SIGHT, doing
 from .scenes import Scene, Thing
 from .vocabulary import ACTION_NAMES, clock, duration
 
@@ -27,32 +28,28 @@ SYSTEM = (
 """OVBench's own system text: half of the conversations are under it, half under the template's."""
 SUMMARIZE = "Summarize the events up to the current frame that were not mentioned before."
 DESCRIBE = "Describe the events in this video."
+LOG = "What does the video show?"
 CAPTION = "Describe the picture."
 ANSWER = "Answer the question about the video."
 CHOOSE = "Choose the right option."
 TRACK = "Track the object at <bbox>."
 
 
-def turns(
-    question: Question, rng: np.random.Generator, *, options: bool, at: bool = False, media: str = ""
-) -> list[Sample]:
+def turns(question: Question, *, options: bool, at: bool = False, media: str = "") -> list[Sample]:
     """Human and assistant turn; `at` adds when the question is asked."""
     human: Sample = {"from": "human", "value": media + question.prompt(options=options, time=options)}
     if at:
         human["timestamps"] = question.time
-    return [human, {"from": "gpt", "value": _answer(question, rng, options=options)}]
+    return [human, {"from": "gpt", "value": question.answer}]
 
 
 CHOICES = 0.5
-"""Share of the questions of a conversation that come with options."""
-LETTERS = 0.3
-"""Share of these that are answered by the letter; the others by the option's text, which says more to learn from."""
+"""Share of the questions of a conversation that come with options. The answer is the option's text, not its letter:
+it says more to learn from, and to find the letter is a second thing to learn after it."""
 NUM_QUESTIONS = 24
 """Of a conversation about a video."""
-
-
-def _answer(question: Question, rng: np.random.Generator, *, options: bool) -> str:
-    return question.letter if options and rng.random() < LETTERS else question.answer
+NUM_MOMENTS = 20
+"""Of a conversation about single seconds."""
 
 
 def _system(rng: np.random.Generator) -> list[Sample]:
@@ -86,11 +83,38 @@ def offline_events(scene: Scene, video: str) -> Sample:
     return {"id": f"{scene.key}/events", "video": video, "conversations": told}
 
 
+def offline_log(scene: Scene, video: str, rng: np.random.Generator) -> list[Sample]:
+    """LLaVA: what was to be seen at single seconds of the video, in any order; none where nothing is certain.
+
+    To look a moment up is most of what there is to learn, and nothing asks for it as often in as few words. (Second by
+    second in order, each line is a copy of the one before.)
+    """
+    conversation: list[Sample] = []
+    for time in rng.permutation(int(last_moment(scene)) + 1)[:NUM_MOMENTS].tolist():
+        seen = seen_at(scene, time)
+        if seen is not None:
+            asked = f"At {clock(time)}?" if conversation else f"{VIDEO}{LOG} At {clock(time)}?"
+            conversation += _said(asked, seen)
+    return [{"id": f"{scene.key}/log", "video": video, "conversations": conversation}] if conversation else []
+
+
+def seen_at(scene: Scene, time: float) -> str | None:
+    """ "red circle spin left-top, blue ring moving", "nothing"; None unless it is certain."""
+    found = [(thing, doing(scene, thing, time)) for thing in scene.things]
+    if not all(what for _, what in found):
+        return None
+    return ", ".join(f"{_bare(thing, time)} {what}" for thing, what in found if what != OUT_OF_SIGHT) or NOTHING
+
+
+def _bare(thing: Thing, time: float) -> str:
+    return thing.name(time).removeprefix("the ")
+
+
 def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
     """LLaVA: questions asked at the end of the video, in one conversation; none where there is nothing to ask."""
     conversation: list[Sample] = []
     for question in _mixed(scene, NUM_QUESTIONS, rng, [last_moment(scene)], decks):
-        conversation += turns(question, rng, options=bool(rng.random() < CHOICES), media="" if conversation else VIDEO)
+        conversation += turns(question, options=bool(rng.random() < CHOICES), media="" if conversation else VIDEO)
     if not conversation:
         return []
     return [{"id": f"{scene.key}/questions", "video": video, "conversations": _system(rng) + conversation}]
@@ -106,7 +130,7 @@ def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks)
             {
                 "i": CHOOSE if choose else ANSWER,
                 "q": question.prompt(options=choose, time=choose),
-                "a": _answer(question, rng, options=choose),
+                "a": question.answer,
             }
             for question in questions
         ]
@@ -125,7 +149,7 @@ def offline_image(
     for question in _shuffled(ask_perception(scene, PICTURE_KINDS, 10, rng, [time], decks=decks), rng):
         choose = bool(rng.random() < choices)
         value = question.prompt(options=choose, time=False)
-        conversation += _said(value, _answer(question, rng, options=choose))
+        conversation += _said(value, question.answer)
     conversation += _said(CAPTION, caption(scene, time))
     conversation[0]["value"] = IMAGE + conversation[0]["value"]
     return {"id": f"{scene.key}/image-{time:g}", "image": image, "conversations": conversation}
@@ -146,7 +170,7 @@ def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: D
     """Questions at their moments while the stream goes on; more than half of them with options."""
     conversation = _system(rng)
     for question in _mixed(scene, NUM_QUESTIONS, rng, default_times(scene), decks):
-        conversation += turns(question, rng, options=bool(rng.random() < CHOICES), at=True, media=VIDEO)
+        conversation += turns(question, options=bool(rng.random() < CHOICES), at=True, media=VIDEO)
     return _online(scene, video, "dialogue", conversation)
 
 
