@@ -144,7 +144,8 @@ def test_flat_items_look_like_the_real_ones(world, shared):
 
 def test_training_samples_are_read_by_the_ordinary_loader(world):
     kinds = {
-        "offline_events": "video", "offline_log": "video", "offline_video": "video", "offline_qa": "video", "offline_image": "image",
+        "offline_events": "video", "offline_log": "video", "offline_video": "video", "offline_qa": "video",
+        "offline_image": "image",
         "dialogue": "online",
         "single": "online", "narration": "online", "grounding": "online", "tracking": "tracking",
     }  # fmt: skip

@@ -13,6 +13,8 @@ from videochat_online.model_config import VisionConfig
 from videochat_online.processing import Processor
 from videochat_online.streaming.cache import PromptCache, num_common, position_bytes, position_keys
 
+from .sessions import pictures, watching
+
 LINE = 300
 """Positions where the tiny LongRoPE model changes its factors: within reach of a short dialogue."""
 
@@ -63,11 +65,6 @@ def tiny(request):
     torch.manual_seed(0)
     model = VideoChatOnline(config).eval()
     return model, Processor(pocket.tokenizer, pocket.template, type(pocket.transform)(32))
-
-
-def pictures(num_frames, seed):
-    rng = np.random.default_rng(seed)
-    return list(rng.integers(0, 255, (num_frames, 32, 32, 3), dtype=np.uint8))
 
 
 @contextmanager
@@ -192,17 +189,6 @@ def test_option_scores_on_a_cache_are_the_cold_ones(tiny):
                 cold.score_options(question, options), abs=2e-3
             )
         assert warm.ask("Now?", max_new_tokens=6) == cold.ask("Now?", max_new_tokens=6)
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return load_model("pocket", device="cpu")
-
-
-def watching(pocket, num_frames=20, **options):
-    session = StreamingSession(*pocket, **options)
-    session.see_many(pictures(num_frames, 0), [k / 2 for k in range(num_frames)])
-    return session
 
 
 def test_a_failed_answer_empties_the_cache(pocket, monkeypatch):

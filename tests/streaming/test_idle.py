@@ -5,28 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
-import numpy as np
 import pytest
 
-from videochat_online import StreamingSession, load_model
+from videochat_online import StreamingSession
 from videochat_online.streaming.cache import PromptCache, num_common
 from videochat_online.streaming.idle import IdlePrefill
 
-
-@pytest.fixture(scope="module")
-def pocket():
-    return load_model("pocket", device="cpu")
-
-
-def watching(pocket, num_frames=20, **options):
-    session = StreamingSession(*pocket, **options)
-    session.see_many(pictures(num_frames, 0), [k / 2 for k in range(num_frames)])
-    return session
-
-
-def pictures(num_frames, seed):
-    rng = np.random.default_rng(seed)
-    return list(rng.integers(0, 255, (num_frames, 32, 32, 3), dtype=np.uint8))
+from .sessions import pictures, watching
 
 
 def own_tokens(session, question):
