@@ -5,8 +5,8 @@
 #
 #   LIST        stage1_pictures (single pictures) or stage1 (pictures and whole videos)          stage1
 #   WORLD       folder of the generated videos and their lists                          runs/pocket/short
-#   VIDEOS      how many are made                                                                    800
-#   PICTURES    how many single pictures                                                            6000
+#   VIDEOS      how many are made                                                                   2600
+#   PICTURES    how many single pictures                                                            8000
 #   MODEL       start from this model                                            runs/pocket/stage0/model
 #   OUTPUT_DIR  folder of the run                                                      runs/pocket/stage1
 #   CONFIG      settings                                                          shell/pocket/settings.yaml
@@ -15,6 +15,6 @@ set -euo pipefail
 # shellcheck source=shell/pocket/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 
-WORLD=${WORLD:-runs/pocket/short} VIDEOS=${VIDEOS:-800} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage1}
-flags="--seconds 12 --level 1 2 1 --pictures ${PICTURES:-6000}"
-pocket_stage 1 "${LIST:-stage1}" "${MODEL:-runs/pocket/stage0/model}" "$flags" --num-frames 12 "$@"
+WORLD=${WORLD:-runs/pocket/short} VIDEOS=${VIDEOS:-2600} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage1}
+flags="--seconds 12 20 --level 1 1 2 --pictures ${PICTURES:-8000}"
+pocket_stage 1 "${LIST:-stage1}" "${MODEL:-runs/pocket/stage0/model}" "$flags" --num-frames 24 "$@"

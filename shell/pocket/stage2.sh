@@ -4,7 +4,7 @@
 # Makes the world where it is missing. Run again after an interruption, it goes on.
 #
 #   WORLD       folder of the generated videos and their lists           runs/pocket/long
-#   VIDEOS      how many are made                                                    600
+#   VIDEOS      how many are made                                                    700
 #   MODEL       start from this model                            runs/pocket/stage1/model
 #   OUTPUT_DIR  folder of the run                                      runs/pocket/stage2
 #   CONFIG      settings                                          shell/pocket/settings.yaml
@@ -13,5 +13,5 @@ set -euo pipefail
 # shellcheck source=shell/pocket/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 
-WORLD=${WORLD:-runs/pocket/long} VIDEOS=${VIDEOS:-600} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage2}
-pocket_stage 2 stage2 "${MODEL:-runs/pocket/stage1/model}" "--seconds 30 30 30 120 --level 1 2 3" "$@"
+WORLD=${WORLD:-runs/pocket/long} VIDEOS=${VIDEOS:-700} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage2}
+pocket_stage 2 stage2 "${MODEL:-runs/pocket/stage1/model}" "--seconds 30 30 30 60 --level 1 2 3" "$@"
