@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from videochat_online.config import MEMORY_POLICIES, MemoryConfig, MemoryLevel
 from videochat_online.model.memory_bank import PyramidMemoryBank
-from videochat_online.model.pooling import average_pool
+from videochat_online.model.pooling import BatchPooling, average_pool
 
 
 def random_maps(num_frames, channels=6, grid=16, seed=0):
@@ -345,3 +345,14 @@ def test_on_cuda_features_stay_on_the_device():
     features = random_maps(100)
     assert bank.write(features.cuda(), range(100)) == reference.write(features, range(100))
     assert all(f.features.is_cuda for f in bank.read())
+
+
+@pytest.mark.parametrize("channels", [3, 100, 512])
+@pytest.mark.parametrize(("side", "grid"), [(16, 4), (16, 2), (16, 1), (12, 4), (4, 2), (4, 1)])
+def test_a_map_pools_to_the_same_bits_alone_and_in_a_batch(side, grid, channels):
+    features = torch.randn(9, channels, side, side).to(memory_format=torch.channels_last)
+    together = BatchPooling(grid)(features).clone()
+    alone = BatchPooling(grid)
+    for k in range(len(features)):
+        assert torch.equal(alone(features[k : k + 1])[0], together[k])
+        assert torch.equal(average_pool(features[k], grid), together[k])

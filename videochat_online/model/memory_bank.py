@@ -102,16 +102,16 @@ class PyramidMemoryBank:
         if not times:
             return []
         features = _as_stored(features)
-        maps, summaries = self._summarise(features)
+        cells, summaries = self._summarise(features)
         step = 1 if self.config.policy == "merge" else len(times)  # a merge needs the maps as they are now
         self._allocate(features, channels_last=not features.is_contiguous())
         events: list[MemoryEvent] = []
         for first in range(0, len(times), step):
             for k in range(first, first + step):
                 newcomer = HeldFrame.arriving(self._num_written, times[k], summaries[k], slot=k)
-                self._admit(newcomer, maps, events)
+                self._admit(newcomer, features, cells, events)
                 self._num_written += 1
-            self._store(maps)
+            self._store(features, cells)
         self._last_timestamp = times[-1]
         return events
 
@@ -126,13 +126,15 @@ class PyramidMemoryBank:
 
     # ---- deciding -------------------------------------------------------------------------------------------------
 
-    def _admit(self, newcomer: HeldFrame, maps: list[torch.Tensor], events: list[MemoryEvent]) -> None:
+    def _admit(
+        self, newcomer: HeldFrame, features: torch.Tensor, cells: torch.Tensor, events: list[MemoryEvent]
+    ) -> None:
         """Bring one frame into the level its number belongs to, making room there."""
         level = self._entry_level(newcomer.number)
         if level == DROPPED:
             return
         if self.config.policy == "merge" and len(self._levels[level].frames) == self.config.levels[level].capacity:
-            self._merge(level, newcomer, maps, events)
+            self._merge(level, newcomer, features, cells, events)
             return
         self._make_room(level, newcomer, events, demoted=False)
         self._levels[level].append(newcomer)
@@ -159,27 +161,18 @@ class PyramidMemoryBank:
 
     # ---- maps -----------------------------------------------------------------------------------------------------
 
-    def _summarise(self, features: torch.Tensor) -> tuple[list[torch.Tensor], np.ndarray]:
-        """Each map (C, g, g) as the level holds it that its frame enters, and the maps' means, float64 (T, C).
-
-        A map is read once for both: its mean is that of its coarsest form.
-        """
-        levels = [self._entry_level(self._num_written + k) for k in range(len(features))]
-        between = self._active[:-1]
-        maps = [
-            average_pool(features[k], self.config.levels[level].grid) if level in between else features[k]
-            for k, level in enumerate(levels)
-        ]
-        cells = self._to_coarsest(maps)
+    def _summarise(self, features: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+        """One read of the batch: its maps at the coarsest grid (T, C, g, g) and their means, float64 (T, C)."""
+        cells = self._to_coarsest(features)
         exact = features.dtype == torch.float32 and pools_exactly(features, self._to_coarsest.grid)
         means = cells.mean((2, 3)) if exact else features.mean((2, 3), dtype=torch.float32)
         summaries = means.cpu().numpy().astype(np.float64)
         for k, summary in enumerate(summaries):
             if not math.isfinite(summary @ summary):
                 raise ValueError(f"features of frame {self._num_written + k} are not finite (NaN or infinity)")
-        return [cells[k] if level == self._active[-1] else maps[k] for k, level in enumerate(levels)], summaries
+        return cells, summaries
 
-    def _store(self, maps: list[torch.Tensor]) -> None:
+    def _store(self, features: torch.Tensor, cells: torch.Tensor) -> None:
         """Bring every surviving map to the level its frame now belongs to.
 
         Coarsest level first: maps come from finer levels, so each is read before its old place is written.
@@ -188,21 +181,26 @@ class PyramidMemoryBank:
             arrived = [frame for frame in self._levels[level].frames if frame.stored_level != level]
             free = self._free_slots(level) if arrived else []
             for frame in arrived:
-                values = self._pooled(frame, level, maps)
+                values = self._pooled(frame, level, features, cells)
                 frame.stored_level, frame.slot = level, free.pop()
                 self._map(frame).copy_(values)
 
-    def _pooled(self, frame: HeldFrame, level: int, maps: list[torch.Tensor]) -> torch.Tensor:
+    def _pooled(self, frame: HeldFrame, level: int, features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
         """The frame's map at `level`, pooled through every level it passed, so that chunks do not change a bit."""
-        is_new = frame.stored_level == INCOMING
-        now_at = self._entry_level(frame.number) if is_new else frame.stored_level
-        values = maps[frame.slot] if is_new else self._map(frame)
+        if frame.stored_level != INCOMING:
+            entered, values = frame.stored_level + 1, self._map(frame)
+        else:
+            entered, values = self._entry_level(frame.number), features[frame.slot]
+            if entered == self._active[-1]:
+                return cells[frame.slot]
         for passed in self._active:
-            if now_at < passed <= level:
+            if entered <= passed <= level:
                 values = average_pool(values, self.config.levels[passed].grid)
         return values
 
-    def _merge(self, level: int, newcomer: HeldFrame, maps: list[torch.Tensor], events: list[MemoryEvent]) -> None:
+    def _merge(
+        self, level: int, newcomer: HeldFrame, features: torch.Tensor, cells: torch.Tensor, events: list[MemoryEvent]
+    ) -> None:
         """Policy `merge`: average the most similar neighbours, the newcomer among them (as in arXiv 2307.16449)."""
         state = self._levels[level]
         state.append(newcomer)
@@ -216,7 +214,7 @@ class PyramidMemoryBank:
         )  # fmt: skip
         older, newer = state.frames[position], state.frames[position + 1]
         share = newer.num_merged / (older.num_merged + newer.num_merged)
-        self._map(older).lerp_(self._pooled(newer, level, maps), share)
+        self._map(older).lerp_(self._pooled(newer, level, features, cells), share)
         summary = (1 - share) * older.norm * older.direction + share * newer.norm * newer.direction
         merged = HeldFrame.arriving(older.number, older.timestamp, summary, older.slot)
         merged.stored_level, merged.num_merged = level, older.num_merged + newer.num_merged

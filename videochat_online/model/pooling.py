@@ -7,7 +7,6 @@ from memory, and takes as long as the map's mean alone. torch's own pooling kern
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -50,18 +49,19 @@ class BatchPooling:
         self.grid = grid
         self._cells = torch.empty(0)
 
-    def __call__(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """T maps (C, h, w), one or more and of any grids -> (T, C, g, g)"""
-        last = [values.permute(1, 2, 0) for values in maps]
-        if not all(_is_fast(values, self.grid) for values in maps) or not all(each.is_contiguous() for each in last):
-            return torch.stack([average_pool(values, self.grid) for values in maps])
-        shape = len(maps), self.grid, self.grid, maps[0].shape[0]
-        if self._cells.shape != shape:
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """(T, C, h, w), T >= 1 -> (T, C, g, g)"""
+        num, channels, height, width = features.shape
+        last = features.permute(0, 2, 3, 1)  # (T, h, w, C)
+        # One product for all maps gives the bits of one each, but for a single cell: there sums are split over threads.
+        if not (_is_fast(features, self.grid) and last.is_contiguous() and self.grid > 1):
+            return torch.stack([average_pool(each, self.grid) for each in features])
+        if self._cells.shape != (num * self.grid, self.grid, channels):
             with torch.inference_mode(False):
-                self._cells = torch.empty(shape)
-        for each, cells in zip(last, self._cells, strict=True):
-            torch.bmm(_cell_weights(*each.shape[:2], self.grid), each.reshape(self.grid, -1, shape[-1]), out=cells)
-        return self._cells.permute(0, 3, 1, 2)
+                self._cells = torch.empty(num * self.grid, self.grid, channels)
+        weights = _cell_weights(height, width, self.grid)[:1].expand(num * self.grid, -1, -1)
+        torch.bmm(weights, last.reshape(num * self.grid, -1, channels), out=self._cells)
+        return self._cells.view(num, self.grid, self.grid, channels).permute(0, 3, 1, 2)
 
 
 def _is_fast(features: torch.Tensor, grid: int) -> bool:
