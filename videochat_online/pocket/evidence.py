@@ -263,7 +263,7 @@ def stages(lab: Laboratory, folder: Path, videos: int) -> str:
 
 def training(lab: Laboratory, folder: Path, videos: int) -> str:
     """The runs that made the model: what each was told, how its loss fell."""
-    stages = [stage for stage in ("stage0", "stage1_pictures", "stage1", "stage2") if (lab.runs / stage).is_dir()]
+    stages = [folder.parent.name for folder in sorted(lab.runs.glob("stage*/log.jsonl"))]
     logs = {stage: lab.runs / stage / "log.jsonl" for stage in stages}
     plot_curves(folder / "training.png", logs)
     rows = []
