@@ -9,12 +9,12 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 VIDEO=$project_root/videochat_online/pocket/sample.mp4
-NOW="Where is the blue circle?"
-EARLIER="Where was the blue circle 8 seconds ago (at 11.5s)?"
+NOW="Where is the cyan circle?"
+EARLIER="Where was the cyan circle 8 seconds ago (at 11.5s)?"
 
 make_environment core
 if [ $# -eq 0 ]; then
-  set -- "$VIDEO" --fps 1 -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: right-bottom, then right-middle
+  set -- "$VIDEO" --fps 1 -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: bottom, then left-bottom
 fi
 say "videochat-online chat $*"
 exec "$venv/bin/videochat-online" chat "$@"
