@@ -21,7 +21,6 @@ RUNS=${RUNS:-runs/pocket/evidence} ENCODER=${ENCODER:-runs/pocket/stage0/model} 
 variant() {
   local world=$RUNS/stages/world
   [ ! -d "$RUNS/stages/$1/model" ] || return 0
-  "$python" -m videochat_online.cli world build "$world" --videos 600 --fps 2 --size 64 --seconds 12 30 --level 1 2
   DATA_ROOT=$(realpath "$world") ANNO_ROOT=$(realpath "$world") "$python" -m videochat_online.training \
     --preset stage2 --config shell/pocket/settings.yaml --precision "$(matrix_precision)" --resume auto \
     --model "$4" --data "$world/train/$2.json" --max-steps "$3" --output-dir "$RUNS/stages/$1" \
@@ -34,6 +33,8 @@ mkdir -p "$RUNS"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 [ $# -gt 0 ] || set -- sub_tasks memory size training stages
 if [[ " $* " == *" stages "* ]]; then
+  "$python" -m videochat_online.cli world build "$RUNS/stages/world" --videos 600 --fps 2 --size 64 --seconds 12 30 \
+    --level 1 2
   variant offline stage1 "$STEPS" "$ENCODER"
   variant online stage2_single "$STEPS" "$ENCODER"
   variant interleaved stage2 "$STEPS" "$ENCODER"
