@@ -17,7 +17,7 @@ source "$here/../launch_training.sh"
 if [ "${1:-}" = --smoke ]; then
   shift
   export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-400}
-  STAGE0_STEPS=${STAGE0_STEPS:-150} STAGE1_EPOCHS=${STAGE1_EPOCHS:-1} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
+  STAGE0_STEPS=${STAGE0_STEPS:-150} STAGE1_EPOCHS=${STAGE1_EPOCHS:-1} STAGE2_EPOCHS=${STAGE2_EPOCHS:-2}
 fi
 [ $# -eq 0 ] || fail "unknown argument $1" "Usage: bash $0 [--smoke]"
 RUNS=${RUNS:-runs/pocket} SEED=${SEED:-42}
