@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from videochat_online.config import MEMORY_POLICIES, MemoryConfig, MemoryLevel
 from videochat_online.model.memory_bank import PyramidMemoryBank
-from videochat_online.model.pooling import BatchPooling, average_pool
 
 
 def random_maps(num_frames, channels=6, grid=16, seed=0):
@@ -269,15 +268,6 @@ def test_other_grids_and_maps_that_do_not_divide():
         assert frame.features.shape == (6, side, side)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (12, 12), (18, 6), (8, 16)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_pooling_equals_torch(size, layout):
-    features = torch.randn(1, 5, *size).to(memory_format=layout)
-    for grid in (6, 4, 3, 2, 1):
-        expected = F.adaptive_avg_pool2d(features, grid)[0]
-        torch.testing.assert_close(average_pool(features[0], grid), expected, atol=1e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("features", "times", "message"),
     [
@@ -345,14 +335,3 @@ def test_on_cuda_features_stay_on_the_device():
     features = random_maps(100)
     assert bank.write(features.cuda(), range(100)) == reference.write(features, range(100))
     assert all(f.features.is_cuda for f in bank.read())
-
-
-@pytest.mark.parametrize("channels", [3, 100, 512])
-@pytest.mark.parametrize(("side", "grid"), [(16, 4), (16, 2), (16, 1), (12, 4), (4, 2), (4, 1)])
-def test_a_map_pools_to_the_same_bits_alone_and_in_a_batch(side, grid, channels):
-    features = torch.randn(9, channels, side, side).to(memory_format=torch.channels_last)
-    together = BatchPooling(grid)(features).clone()
-    alone = BatchPooling(grid)
-    for k in range(len(features)):
-        assert torch.equal(alone(features[k : k + 1])[0], together[k])
-        assert torch.equal(average_pool(features[k], grid), together[k])

@@ -263,8 +263,7 @@ def stages(lab: Laboratory, folder: Path, videos: int) -> str:
 
 def training(lab: Laboratory, folder: Path, videos: int) -> str:
     """The runs that made the model: what each was told, how its loss fell."""
-    stages = [folder.parent.name for folder in sorted(lab.runs.glob("stage*/log.jsonl"))]
-    logs = {stage: lab.runs / stage / "log.jsonl" for stage in stages}
+    logs = {log.parent.name: log for log in sorted(lab.runs.glob("stage*/log.jsonl"))}
     plot_curves(folder / "training.png", logs)
     rows = []
     for stage, log in logs.items():

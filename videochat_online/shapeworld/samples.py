@@ -13,7 +13,7 @@ import numpy as np
 
 from .labels import caption
 from .questions import Decks, Question, ask_perception, ask_questions, default_times
-from .questions.perception import NOTHING, OUT_OF_SIGHT, doing
+from .questions.perception import NOTHING, OUT_OF_SIGHT, bare_name, doing
 from .scenes import Scene, Thing
 from .vocabulary import ACTION_NAMES, clock, duration
 
@@ -103,11 +103,7 @@ def seen_at(scene: Scene, time: float) -> str | None:
     found = [(thing, doing(scene, thing, time)) for thing in scene.things]
     if not all(what for _, what in found):
         return None
-    return ", ".join(f"{_bare(thing, time)} {what}" for thing, what in found if what != OUT_OF_SIGHT) or NOTHING
-
-
-def _bare(thing: Thing, time: float) -> str:
-    return thing.name(time).removeprefix("the ")
+    return ", ".join(f"{bare_name(thing, time)} {what}" for thing, what in found if what != OUT_OF_SIGHT) or NOTHING
 
 
 def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:

@@ -36,7 +36,8 @@ def _now(context: Context) -> tuple[tuple[float, float], ...]:
     return ((context.time, context.time),)
 
 
-def _bare(thing: Thing, time: float) -> str:
+def bare_name(thing: Thing, time: float) -> str:
+    """ "red circle" """
     return thing.name(time).removeprefix("the ")
 
 
@@ -46,7 +47,7 @@ def presence(context: Context) -> Draft | None:
         return None
     truth = context.truth("presence")
     asked = context.some(there, 1)[0]
-    name = _bare(asked, context.time) if truth else _false_name(context, asked)
+    name = bare_name(asked, context.time) if truth else _false_name(context, asked)
     return Draft("presence", f"Is there a {name} in the picture?", *yes_or_no(truth), _now(context))
 
 
@@ -116,7 +117,7 @@ def what_at(context: Context) -> Draft | None:
     thing = context.pick(context.visible())
     if thing is None:
         return None
-    answer = _bare(thing, context.time)
+    answer = bare_name(thing, context.time)
     every = [name_of(c, s) for c in range(len(COLOUR_NAMES)) for s in range(len(SHAPE_NAMES))]
     wrong = tuple(context.some((name for name in every if name != answer), 3))
     text = f"What object is at the {REGION_NAMES[thing.at(context.time).place]}?"

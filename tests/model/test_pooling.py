@@ -1,0 +1,29 @@
+"""Pooling: torch's own numbers, and the same bits however many maps come at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from videochat_online.model.pooling import BatchPooling, average_pool
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 12), (18, 6), (8, 16)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_equals_torch(size, layout):
+    features = torch.randn(1, 5, *size).to(memory_format=layout)
+    for grid in (6, 4, 3, 2, 1):
+        expected = F.adaptive_avg_pool2d(features, grid)[0]
+        torch.testing.assert_close(average_pool(features[0], grid), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [3, 100, 512])
+@pytest.mark.parametrize(("side", "grid"), [(16, 4), (16, 2), (16, 1), (12, 4), (4, 2), (4, 1)])
+def test_a_map_pools_to_the_same_bits_alone_and_in_a_batch(side, grid, channels):
+    features = torch.randn(9, channels, side, side).to(memory_format=torch.channels_last)
+    together = BatchPooling(grid)(features).clone()
+    alone = BatchPooling(grid)
+    for k in range(len(features)):
+        assert torch.equal(alone(features[k : k + 1])[0], together[k])
+        assert torch.equal(average_pool(features[k], grid), together[k])
