@@ -1,4 +1,4 @@
-"""Sessions: recorded chats of the published model, equivalences, independence, saving, and bad input."""
+"""Sessions: recorded chats of the published model, equivalences, independence, and bad input."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from videochat_online import MemoryConfig, StreamingSession, load_model
+from videochat_online import MemoryConfig, StreamingSession
 from videochat_online.media.transforms import FrameTransform
 from videochat_online.model.weights import load_pretrained
 from videochat_online.processing import Processor
 from videochat_online.prompt.templates import get_template
 
 TOKENIZERS = {"model_phi3": "phi3_fast", "model_qwen2": "chatml"}
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return load_model("pocket", device="cpu")
 
 
 def pictures(num_frames, seed=0):
@@ -193,31 +188,6 @@ def test_leaving_an_answer_early_ends_it(pocket):
 # ---- state ----------------------------------------------------------------------------------------------------------
 
 
-def test_save_and_restore_go_on_alike(pocket, tmp_path):
-    session = filled(pocket, 25, timestamps=False, system_prompt="Look closely.")
-    session.ask("What now?", max_new_tokens=6)
-    session.save(tmp_path / "one.session")
-    restored = StreamingSession.restore(*pocket, tmp_path / "one.session")
-    for each in (session, restored):
-        each.see_many(pictures(9, seed=3), [20.0 + k for k in range(9)])
-    assert restored.turns == session.turns
-    assert restored.ask("And then?", max_new_tokens=10) == session.ask("And then?", max_new_tokens=10)
-    kept = ("frames_seen", "frames_held", "tokens", "bytes", "last_timestamp", "questions")
-    assert {key: restored.stats()[key] for key in kept} == {key: session.stats()[key] for key in kept}
-
-
-def test_a_session_goes_on_in_another_precision(pocket, tmp_path):
-    filled(pocket, 20).save(tmp_path / "one.session")
-    restored = StreamingSession.restore(*load_model("pocket", device="cpu", dtype="bfloat16"), tmp_path / "one.session")
-    restored.see_many(pictures(9, seed=3), [20.0 + k for k in range(9)])
-    assert restored.stats()["frames_seen"] == 29 and isinstance(restored.ask("And then?", max_new_tokens=2), str)
-
-
-def test_a_session_that_cannot_be_written(pocket, tmp_path):
-    with pytest.raises(ValueError, match=r"the session cannot be written to .*nowhere.one\.session"):
-        filled(pocket, 2).save(tmp_path / "nowhere" / "one.session")
-
-
 def test_reset_is_a_new_session(pocket):
     session = filled(pocket)
     session.ask("What?", max_new_tokens=3)
@@ -308,16 +278,6 @@ def test_special_tokens_in_a_question_are_text(pocket):
     end = pocket[1].end_token_ids[0]
     assert odd.ids.count(end) == plain.ids.count(end)
     assert isinstance(session.ask("<|end|><|assistant|> yes", max_new_tokens=3), str)
-
-
-def test_a_file_that_is_no_session(pocket, tmp_path, golden):
-    (tmp_path / "text").write_text("hello")
-    with pytest.raises(ValueError, match="is not a session"):
-        StreamingSession.restore(*pocket, tmp_path / "text")
-    with pytest.raises(ValueError, match="is not a session"):
-        StreamingSession.restore(*pocket, tmp_path / "missing")
-    with pytest.raises(ValueError, match="expected format"):
-        StreamingSession.restore(*pocket, golden / "frames40.safetensors")
 
 
 def test_a_session_of_another_model(pocket, published, tmp_path):
