@@ -5,6 +5,7 @@
 #
 #   WORLD       folder of the generated videos and their lists           runs/pocket/long
 #   VIDEOS      how many are made                                                    700
+#   PICTURES    how many single pictures                                            4000
 #   MODEL       start from this model                            runs/pocket/stage1/model
 #   OUTPUT_DIR  folder of the run                                      runs/pocket/stage2
 #   CONFIG      settings                                          shell/pocket/settings.yaml
@@ -14,4 +15,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 
 WORLD=${WORLD:-runs/pocket/long} VIDEOS=${VIDEOS:-700} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage2}
-pocket_stage 2 stage2 "${MODEL:-runs/pocket/stage1/model}" "--seconds 30 30 30 60 --level 1 2 3" "$@"
+flags="--seconds 30 30 30 60 --level 1 2 3 --pictures ${PICTURES:-4000}"
+pocket_stage 2 stage2 "${MODEL:-runs/pocket/stage1/model}" "$flags" "$@"

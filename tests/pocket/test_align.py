@@ -53,3 +53,10 @@ def test_what_is_said_comes_closer_to_what_is_there_and_the_encoder_stays():
             found.append(float(distance(model.mlp1, *examples(model, processor, words, settings))))
     assert found[1] < 0.8 * found[0]
     assert all(torch.equal(value, encoder[name]) for name, value in model.vision_model.state_dict().items())
+
+
+def test_a_trained_models_words_stay_when_its_connector_is_taught_anew():
+    model, processor = load_model("pocket", device="cpu")
+    words = model.get_input_embeddings().weight.detach().clone()
+    align(model, processor, AlignSettings(scenes=2, steps=2, batch_size=4), new_words=False)
+    assert torch.equal(model.get_input_embeddings().weight, words)

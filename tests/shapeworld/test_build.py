@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +19,12 @@ from videochat_online.shapeworld import SUB_TASKS, render_frames, samples
 from videochat_online.shapeworld import build as build_module
 from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world
 from videochat_online.shapeworld.video import frame_times, write_mp4
-from videochat_online.shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES
+from videochat_online.shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, GOAL_NAMES
 
+from . import oracles
 from .oracles import Record
 
-SMALL = WorldConfig(4, seed=2, seconds=(20, 30), level=(2, 3), fps=4, size=64)
+SMALL = WorldConfig(4, seed=2, seconds=(20, 30), level=(2, 3), fps=4, size=64, pictures=9)
 
 
 @pytest.fixture(scope="module")
@@ -226,14 +231,66 @@ def test_the_log_tells_what_the_tracks_show(world):
                     assert region == record.region(thing, time)
 
 
+CLIP_QUESTIONS = {
+    "doing at": oracles.doing_at,
+    "last start": oracles.when_started,
+    "come into sight": oracles.when_back,
+}
+"""What a question holds, and who else can answer it."""
+
+
+def test_clips_ask_what_was_when_within_their_seconds(world):
+    scenes = {f"videos/{name}": scene for scene, name in SMALL.scenes()}
+    checked: Counter[str] = Counter()
+    for row in rows(world, "train/offline_clips"):
+        start, end = row["start"], row["end"]
+        assert samples.MIN_CLIP <= end - start <= samples.MAX_CLIP and 0 < len(row["QA"]) <= samples.NUM_CLIP_QUESTIONS
+        for told in row["QA"]:
+            text = told["a"] if told["a"].startswith("at ") else told["q"]
+            assert start < float(re.findall(r"([\d.]+)s", text)[0]) < end
+            for words, answer in CLIP_QUESTIONS.items():
+                if words in told["q"]:
+                    question: Any = SimpleNamespace(question=told["q"], time=end)
+                    assert told["a"] == answer(Record(scenes[row["video"]], end), question)
+                    checked[words] += 1
+    assert set(checked) == set(CLIP_QUESTIONS)
+
+
 def test_lists_name_every_set_that_has_samples(world):
     stage1, stage2 = rows(world, "train/stage1"), rows(world, "train/stage2")
     single = rows(world, "train/stage2_single")
-    assert set(stage1) < set(stage2) and len(stage2) == 9
+    assert set(stage1) < set(stage2) and len(stage2) == 13
     assert set(single) - set(stage1) == {"shapeworld_single"}
     for entry in [*stage2.values(), *single.values()]:
         assert set(entry) == {"annotation", "data_root", "data_augment", "repeat_time"}
         assert Path(entry["annotation"].replace("${DATA_ROOT}", str(world))).is_file()
+
+
+def test_a_third_of_the_pictures_claim_after_asking_and_a_third_claim_alone(world):
+    by_order: list[list[list[bool]]] = [[], [], []]
+    for row in rows(world, "train/claims"):
+        claims = [turn["value"] in ("Yes", "No") for turn in row["conversations"][1::2]]
+        number_in_its_world = int(row["id"].split("-")[1]) % 1_000_000
+        by_order[number_in_its_world % 3].append(claims)
+        assert row["conversations"][0]["value"].startswith("<image>\n") and any(claims)
+    open_first, mixed, alone = by_order
+    assert all(claims == sorted(claims) and not claims[0] for claims in open_first)
+    assert any(claims != sorted(claims) for claims in mixed)
+    assert all(all(claims) for claims in alone)
+
+
+def test_routines_are_told_as_they_are(world):
+    told = [row["conversations"] for row in rows(world, "train/routines")]
+    for human, answer in [pair for said in told for pair in zip(said[::2], said[1::2], strict=True)]:
+        text = human["value"].split("\n")[0].rstrip("?")
+        if text.startswith("In the procedure of"):
+            goal, action = GOAL_NAMES.index(text.split("'")[1]), ACTION_NAMES.index(text.split()[-1])
+            assert answer["value"] == ACTION_NAMES[(action + goal + 1) % 5]
+            continue
+        first, second = (ACTION_NAMES.index(name) for name in text.split("sequence ")[1].split(" -> "))
+        step = (second - first) % 5
+        assert answer["value"] == (GOAL_NAMES[step - 1] if "Which is" in text else ACTION_NAMES[(second + step) % 5])
+    assert len(told) == 3
 
 
 def test_single_questions_are_those_of_the_dialogues(world):

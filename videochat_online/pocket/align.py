@@ -1,17 +1,24 @@
 """The end of stage 0: the connector says what it sees in words the language model knows.
 
+    python -m videochat_online.pocket.align MODEL OUTPUT    anew, in the words of a trained model
+
 The encoder can tell what is where (warm_up.py); here the connector learns to map it onto the sum of the word vectors of
 what a token covers: colour, shape, action and region of each thing, on every grid of the memory. So the language
 model begins with pictures it can read as words, and copying a word is all it has to learn first. Its word vectors are
 drawn anew to that end, at unit length, the same for reading and writing; a word with and without the space before
 it begin alike. Knows nothing of questions.
 
+Afterwards it is best left as it is: trained on with the language model, tokens of length 2 grew to length 90 within
+some thousand steps, and no layer could add anything to them any more.
+
 N frames, G side of a grid (4, 2, 1), D the language model's width.
 """
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +27,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..model.videochat import VideoChatOnline
-from ..processing import Processor
+from ..processing import Processor, load_model
 from ..shapeworld.crowd import sample_crowd
 from ..shapeworld.labels import visible_things
 from ..shapeworld.render import render_frames
@@ -48,13 +55,17 @@ class AlignSettings:
     levels: tuple[int, ...] = (1, 1, 2, 2, 3, 3)
 
 
-def align(model: VideoChatOnline, processor: Processor, settings: AlignSettings) -> None:
-    """Change the connector and the word vectors of `model` in place; the encoder stays as it is.
+def align(model: VideoChatOnline, processor: Processor, settings: AlignSettings, *, new_words: bool = True) -> None:
+    """Change the connector of `model` in place and, with `new_words`, its word vectors; the encoder stays as it is.
 
     1. word vectors 2. frames with what is in each cell 3. the connector's norm to the features' scale 4. steps.
     """
     torch.manual_seed(settings.seed)
-    vectors = draw_word_vectors(model, processor.tokenizer)
+    if new_words:
+        draw_word_vectors(model, processor.tokenizer)
+    reading = model.get_input_embeddings()
+    assert isinstance(reading, nn.Embedding), f"words: {reading}"
+    vectors = reading.weight.detach()
     features, targets = examples(model, processor, Words.of(vectors, processor.tokenizer), settings)
     connector = model.mlp1
     fit_norm(connector, features)
@@ -163,3 +174,19 @@ def distance(connector: nn.Module, features: torch.Tensor, targets: torch.Tensor
         total = total + (error * weight).sum() / weight.sum()
         grid //= 2
     return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Teach the connector of a trained pocket model anew; its words stay.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seed", type=int, default=AlignSettings.seed)
+    options = parser.parse_args()
+    model, processor = load_model(options.model, device="cpu", dtype="float32")
+    align(model, processor, AlignSettings(seed=options.seed), new_words=False)
+    model.save_pretrained(options.output)
+    processor.save_pretrained(options.output)
+
+
+if __name__ == "__main__":
+    main()

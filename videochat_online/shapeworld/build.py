@@ -35,25 +35,26 @@ TRACK_EVERY = 4
 """Each n-th video gets a tracking sample."""
 IMAGES_PER_VIDEO = 2
 DATA_ROOT = "${DATA_ROOT}"
-OFFLINE = ("offline_events", "offline_log", "offline_video", "offline_qa", "offline_image")
+OFFLINE = ("offline_events", "offline_log", "offline_clips", "offline_video", "offline_qa", "offline_image")
 ONLINE = ("dialogue", "narration", "grounding", "tracking")
-SINGLE, PICTURES = ("single",), ("pictures",)
+SINGLE, PICTURES = ("single",), ("pictures", "claims", "routines")
 LISTS = {
     "stage1_pictures": PICTURES,
     "stage1": (*OFFLINE, *PICTURES),
-    "stage2": (*OFFLINE, *ONLINE),
+    "stage2": (*OFFLINE, *ONLINE, *PICTURES),
     "stage2_single": (*OFFLINE, *SINGLE),
 }
 """What each list of data sets names; the last one to compare with: dialogues taken apart into their questions."""
+FEW = {"offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "claims": 0.3, "routines": 0.3}
 REPEAT = {
-    "stage1": {"offline_events": 0.15, "offline_image": 0.3, "pictures": 0.25},
-    "stage2": {"offline_events": 0.15, "offline_image": 0.3, "narration": 0.3},
-    "stage2_single": {"offline_events": 0.15, "offline_image": 0.3, "single": 0.25},
+    "stage1": FEW,
+    "stage2": {**FEW, "narration": 0.3},
+    "stage2_single": {**FEW, "single": 0.25},
 }
 """Share of the samples that an epoch of a list takes, where it is not all of them: the loss is a mean over tokens, and
 whole events in words would drown the answers of a word."""
-PICTURE_CHOICES = 0.2
-"""Share of the questions about pictures that come with options: they make a conversation twice as long."""
+ROUTINES_EVERY = 4
+"""Each n-th picture comes with questions about the routines."""
 
 
 class BuildError(ValueError):
@@ -185,6 +186,7 @@ def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[s
         rng, video = config.rng("training", number), f"videos/{name}"
         files["offline_events"].append(samples.offline_events(scene, video))
         files["offline_log"] += samples.offline_log(scene, video, rng)
+        files["offline_clips"] += samples.offline_clips(scene, video, rng)
         files["offline_video"] += samples.offline_video(scene, video, rng, decks)
         files["offline_qa"] += samples.offline_qa(scene, video, rng, decks)
         files["offline_image"] += _images(folder, config, scene, rng, decks)
@@ -195,7 +197,7 @@ def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[s
         grounding = samples.online_grounding(scene, video, rng)
         files["grounding"] += [grounding] if grounding else []
         files["tracking"] += _track(folder, config, scene) if number % TRACK_EVERY == 0 else []
-    files["pictures"] = _pictures(folder, config, progress)
+    files |= _pictures(folder, config, progress)
     for name, rows in files.items():
         write_json(folder / "train" / f"{name}.json", rows)
     for list_name, names in LISTS.items():
@@ -230,18 +232,22 @@ def _images(
     return rows
 
 
-def _pictures(folder: Path, config: WorldConfig, progress: bool) -> list[samples.Sample]:
-    """One frame each of scenes that have no video."""
+def _pictures(folder: Path, config: WorldConfig, progress: bool) -> dict[str, list[samples.Sample]]:
+    """The sets of PICTURES: questions and claims about one frame each of scenes that have no video, and routines."""
     from tqdm import tqdm
 
-    decks, rows = Decks(config.rng("picture decks")), []
+    decks = Decks(config.rng("picture decks"))
+    rows: dict[str, list[samples.Sample]] = {name: [] for name in PICTURES}
     numbers = range(config.videos, config.videos + config.pictures)
     for number in tqdm(numbers, desc="pictures", disable=not progress):
         scene, rng = config.scene(number), config.rng("pictures", number)
         time = float(rng.choice(default_times(scene)))
         name = f"pictures/{scene.key}-{time:g}.png"
         _save_frame(folder / name, scene, time, config.size)
-        rows.append(samples.offline_image(scene, name, time, rng, decks, choices=PICTURE_CHOICES))
+        order, few = samples.ORDERS[number % len(samples.ORDERS)], samples.PICTURE_CHOICES
+        rows["pictures"].append(samples.offline_image(scene, name, time, rng, decks, choices=few))
+        rows["claims"] += samples.offline_claims(scene, name, time, rng, decks, choices=few, order=order)
+        rows["routines"] += [samples.routines(scene, rng, decks)] if number % ROUTINES_EVERY == 0 else []
     return rows
 
 

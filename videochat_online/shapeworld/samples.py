@@ -46,10 +46,15 @@ def turns(question: Question, *, options: bool, at: bool = False, media: str = "
 CHOICES = 0.5
 """Share of the questions of a conversation that come with options. The answer is the option's text, not its letter:
 it says more to learn from, and to find the letter is a second thing to learn after it."""
+PICTURE_CHOICES = 0.2
+"""The same of questions about single pictures: options make a conversation twice as long."""
 NUM_QUESTIONS = 24
 """Of a conversation about a video."""
 NUM_MOMENTS = 20
 """Of a conversation about single seconds."""
+NUM_CLIPS, MIN_CLIP, MAX_CLIP = 2, 4, 10
+"""Of each video, and their seconds."""
+NUM_CLIP_QUESTIONS = 12
 
 
 def _system(rng: np.random.Generator) -> list[Sample]:
@@ -106,6 +111,57 @@ def seen_at(scene: Scene, time: float) -> str | None:
     return ", ".join(f"{bare_name(thing, time)} {what}" for thing, what in found if what != OUT_OF_SIGHT) or NOTHING
 
 
+def offline_clips(scene: Scene, video: str, rng: np.random.Generator) -> list[Sample]:
+    """VideoChat2-IT: what was to be seen when within a few seconds of the video, two clips of them.
+
+    As `offline_log`, but among so few frames that the right one is found by chance often enough to learn from, and the
+    other way round too: when something happened.
+    """
+    rows = []
+    last = int(last_moment(scene))
+    for _ in range(NUM_CLIPS):
+        start = int(rng.integers(0, last - MIN_CLIP + 1))
+        end = min(last, start + int(rng.integers(MIN_CLIP, MAX_CLIP + 1)))
+        told = {**_moments(scene, start, end, rng), **_whens(scene, start, end)}
+        asked = list(told.items())
+        chosen = [asked[place] for place in rng.permutation(len(asked))[:NUM_CLIP_QUESTIONS]]
+        qa = [{"i": ANSWER, "q": question, "a": answer} for question, answer in chosen]
+        rows += [{"video": video, "start": float(start), "end": float(end), "QA": qa}] if qa else []
+    return rows
+
+
+def _moments(scene: Scene, start: int, end: int, rng: np.random.Generator) -> dict[str, str]:
+    """Questions about each second of a clip, by turns about all things and about one of them, and their answers."""
+    found: dict[str, str] = {}
+    for time in np.arange(start + 0.5, end).tolist():
+        thing = scene.things[int(rng.integers(len(scene.things)))]
+        if rng.random() < 0.5:
+            question, answer = f"At {clock(time)}?", seen_at(scene, time)
+        else:
+            question, answer = f"What was {thing.name(end)} doing at {clock(time)}?", doing(scene, thing, time)
+        found |= {question: answer} if answer else {}
+    return found
+
+
+def _whens(scene: Scene, start: int, end: int) -> dict[str, str]:
+    """Questions when something within a clip happened, a second before its end at the latest, and their answers."""
+    found: dict[str, str] = {}
+    for event in scene.events:
+        if start + 0.5 <= event.time <= end - 1:
+            sentence = scene.sentence(event)
+            question = f"{sentence[0].upper()}{sentence[1:]}. When did this happen?"
+            found[question] = f"at {clock(event.time)}"
+    for thing in scene.things:
+        name = thing.name(end)
+        for act in thing.acts:
+            if start < act.start <= end - 1:
+                found[f"When did {name} last start the {ACTION_NAMES[act.action]}?"] = f"at {clock(act.start)}"
+        for part in thing.absences:
+            if start < part.end <= end - 1:
+                found[f"When did {name} last come into sight?"] = f"at {clock(part.end)}"
+    return found
+
+
 def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
     """LLaVA: questions asked at the end of the video, in one conversation; none where there is nothing to ask."""
     conversation: list[Sample] = []
@@ -134,21 +190,58 @@ def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks)
     return rows
 
 
-PICTURE_KINDS = ("presence", "count", "colour", "shape", "where", "box", "what_at", "action", "is_at", "is_performing")
+OPEN_KINDS = ("count", "colour", "shape", "where", "box", "what_at", "action")
+CLAIM_KINDS = ("presence", "is_at", "is_performing")
+CLAIM_SUB_TASKS = ("AP", "SV")
+"""Those of the yes-or-no questions that a single picture answers."""
+ORDERS = ("open questions first", "any", "claims only")
 
 
 def offline_image(
     scene: Scene, image: str, time: float, rng: np.random.Generator, decks: Decks, *, choices: float = CHOICES
 ) -> Sample:
-    """LLaVA: simple questions about one frame, then its caption: who has read that need not look to answer."""
-    conversation: list[Sample] = []
-    for question in _shuffled(ask_perception(scene, PICTURE_KINDS, 10, rng, [time], decks=decks), rng):
-        choose = bool(rng.random() < choices)
-        value = question.prompt(options=choose, time=False)
-        conversation += _said(value, question.answer)
-    conversation += _said(CAPTION, caption(scene, time))
+    """LLaVA: simple questions about one frame in any order, then its caption: who has read it need not look."""
+    asked = ask_perception(scene, OPEN_KINDS + CLAIM_KINDS, 10, rng, [time], decks=decks)
+    conversation = _asked_anyhow(asked, rng, choices) + _said(CAPTION, caption(scene, time))
     conversation[0]["value"] = IMAGE + conversation[0]["value"]
     return {"id": f"{scene.key}/image-{time:g}", "image": image, "conversations": conversation}
+
+
+def offline_claims(
+    scene: Scene, image: str, time: float, rng: np.random.Generator, decks: Decks, *, choices: float, order: str
+) -> list[Sample]:
+    """LLaVA: claims about one frame to say yes or no to, in one of ORDERS; none where there is nothing to claim.
+
+    To compare a claim with a picture is learnt late. After open questions their answers can be compared with, word by
+    word, which is learnt at once; it goes over to pictures whose tokens resemble words.
+    """
+    claims = ask_perception(scene, CLAIM_KINDS, 9, rng, [time], decks=decks)
+    claims += ask_questions(scene, CLAIM_SUB_TASKS, 4, rng, [time], decks=decks)
+    asked = [] if order == "claims only" else ask_perception(scene, OPEN_KINDS, 9, rng, [time], decks=decks)
+    parts = [asked, claims] if order == "open questions first" else [asked + claims]
+    conversation = [turn for part in parts for turn in _asked_anyhow(part, rng, choices)]
+    if not claims:
+        return []
+    conversation[0]["value"] = IMAGE + conversation[0]["value"]
+    return [{"id": f"{scene.key}/claims-{time:g}", "image": image, "conversations": conversation}]
+
+
+ROUTINE_KINDS = ("follows", "procedure", "continues")
+
+
+def routines(scene: Scene, rng: np.random.Generator, decks: Decks) -> Sample:
+    """LLaVA, text alone: what is known of the routines; the scene only lends its name."""
+    asked = ask_perception(scene, ROUTINE_KINDS, 6, rng, decks=decks)
+    return {"id": f"{scene.key}/routines", "conversations": _asked_anyhow(asked, rng, PICTURE_CHOICES)}
+
+
+def _asked_anyhow(questions: list[Question], rng: np.random.Generator, choices: float) -> list[Sample]:
+    """In any order, a share of them with options, without saying when."""
+    said: list[Sample] = []
+    for place in rng.permutation(len(questions)):
+        choose = bool(rng.random() < choices)
+        said += _said(questions[place].prompt(options=choose, time=False), questions[place].answer)
+    return said
 
 
 def _said(question: str, answer: str) -> list[Sample]:
