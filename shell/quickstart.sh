@@ -9,8 +9,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 VIDEO=$project_root/videochat_online/pocket/sample.mp4
-NOW="Where is the cyan circle?"
-EARLIER="Where was the cyan circle 8 seconds ago (at 11.5s)?"
+NOW="Where is the yellow ring?"
+EARLIER="Where was the yellow ring 8 seconds ago (at 11.5s)?"
 
 make_environment core
 if [ $# -eq 0 ]; then
