@@ -14,7 +14,7 @@ EARLIER="Where was the yellow ring 8 seconds ago (at 11.5s)?"
 
 make_environment core
 if [ $# -eq 0 ]; then
-  set -- "$VIDEO" --fps 1 -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: bottom, then left-bottom
+  set -- "$VIDEO" --fps 1 -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: left-bottom, then left-middle
 fi
 say "videochat-online chat $*"
 exec "$venv/bin/videochat-online" chat "$@"

@@ -43,11 +43,14 @@ def plot_curves(path: Path, logs: Mapping[str, Path]) -> None:
     """Loss over steps of several runs' log.jsonl."""
 
     def paint(axes: Any) -> None:
+        from matplotlib import colormaps
+
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for name, log in logs.items():
             rows = [json.loads(line) for line in log.read_text().splitlines()]
             rows = [row for row in rows if "loss" in row]
             axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], label=name, linewidth=0.9)
         axes.set(xlabel="step", ylabel="training loss", yscale="log")
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
 
     draw(path, paint)
