@@ -38,8 +38,6 @@ LANGUAGE = {
     "original_max_position_embeddings": 4096,
     "tie_word_embeddings": False,
 }
-EVERY = (4, 2, 1)
-"""Which frames enter which level. Twice as often as published: the newest full map is 4 frames old at most, not 8."""
 
 
 def pocket_config(tokenizer_folder: Path = HERE, *, note: str | None = None) -> VideoChatOnlineConfig:
@@ -59,7 +57,6 @@ def pocket_config(tokenizer_folder: Path = HERE, *, note: str | None = None) -> 
         dynamic_image_size=False,
         max_dynamic_patch=1,
         use_thumbnail=False,
-        reverse_memory_sample_ratio=EVERY,
         img_context_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         note=note,
     )

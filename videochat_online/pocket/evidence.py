@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.report import provenance
-from .build import EVERY
 from .evidence_plots import plot_bars, plot_curves, plot_lines
 
 NUM_DRAWS = 1000
@@ -217,8 +216,7 @@ def memory(lab: Laboratory, folder: Path, videos: int) -> str:
     labels = [f"{world.seconds:g} s" for world in worlds]
     plot_lines(folder / "memory.png", labels, lines, "length of the stream", "% right, answer only in the past")
     text = (
-        "Every memory but the last may hold 52 visual tokens: the pyramid 2 frames of 16 tokens, 2 of 4 and 12 of 1 "
-        f"(every {EVERY[0]}th frame enters as 16, every {EVERY[1]}nd as 4); "
+        "Every memory but the last may hold 52 visual tokens: the pyramid 2 frames of 16 tokens, 2 of 4 and 12 of 1; "
         "fifo, uniform and merge 52 frames of 1; recent n 3 frames of 16. Percent right with 95 % interval (videos "
         "resampled); in brackets how many questions."
     )
