@@ -9,12 +9,12 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 VIDEO=$project_root/videochat_online/pocket/sample.mp4
-NOW="Where is the yellow ring?"
-EARLIER="Where was the yellow ring 8 seconds ago (at 11.5s)?"
+NOW="Where is the yellow square?"
+EARLIER="Where was the yellow square 8 seconds ago (at 11.5s)?"
 
 make_environment core
 if [ $# -eq 0 ]; then
-  set -- "$VIDEO" --fps 1 -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: left-bottom, then left-middle
+  set -- "$VIDEO" --fps 1 -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: center, then top
 fi
 say "videochat-online chat $*"
 exec "$venv/bin/videochat-online" chat "$@"
