@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The pocket model from nothing, on two cores: stage 0 teaches the encoder what is where and the connector to say it in
-# words; stages 1 and 2 are the paper's, stage 1 with single pictures first.
+# words, where it stays; stages 1 and 2 are otherwise the paper's, stage 1 with single pictures first.
 #   bash shell/pocket/train_all.sh            hours; run again after an interruption, it goes on where it was
 #   bash shell/pocket/train_all.sh --smoke    five minutes: every step, too short to learn more than the beginnings
 #

@@ -96,7 +96,7 @@ def test_levels_as_text():
 
 def test_gradio_fetches_no_addresses(visits, clips):
     """A client could name an address where a file is meant, and gradio would get it."""
-    gr = pytest.importorskip("gradio")
+    gr = pytest.importorskip("gradio", reason="needs gradio: pip install 'videochat-online[demo]'")
     from videochat_online.demo.page import build_page
 
     page = build_page(visits.sessions)

@@ -17,7 +17,7 @@ from videochat_online.training.lora import merge_lora, rank_and_alpha
 from videochat_online.training.parts import part_rows
 from videochat_online.training.run import train
 
-pytest.importorskip("peft")
+pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
 
 LORA = {"vision": "lora:4", "llm": "lora:8:8"}
 
@@ -88,7 +88,7 @@ def test_resumed_lora_goes_on_with_its_pairs(tmp_path: Path):
 
 def test_the_program_trains_on_files_and_its_model_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """Lists, videos, LoRA, packing, tensorboard and export together, as a user runs them."""
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'videochat-online[train]'")
     from videochat_online.media.readers import open_video
     from videochat_online.streaming.session import StreamingSession
 

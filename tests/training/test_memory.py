@@ -90,7 +90,7 @@ def test_the_largest_batch():
 
 
 def test_rows_of_a_model_that_is_never_made():
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
     rows = model_rows(tiny_config(), settings("run", llm="lora:8"))
     assert [(row.name, row.num_trained > 0) for row in rows] == [
         ("vision_model", False),

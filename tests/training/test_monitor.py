@@ -34,7 +34,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path):
 
 
 def test_curves_of_a_resumed_run(tmp_path: Path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'videochat-online[train]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     changes = {"tracker": "tensorboard", "resume": "auto", "schedule": "constant_with_warmup"}

@@ -29,7 +29,7 @@ def run_script(script: str, folder: Path, *flags: str, **settings: str) -> subpr
 def need_training_packages() -> None:
     """The scripts would make an environment of their own where the active one lacks what training needs."""
     for package in ("peft", "deepspeed", "tensorboard"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'videochat-online[train]'")
 
 
 FULL_SIZE = {

@@ -45,7 +45,7 @@ def plot_curves(path: Path, logs: Mapping[str, Path]) -> None:
     def paint(axes: Any) -> None:
         from matplotlib import colormaps
 
-        axes.set_prop_cycle(color=colormaps["tab20"].colors)
+        axes.set_prop_cycle(color=colormaps["tab20"](range(20)))
         for name, log in logs.items():
             rows = [json.loads(line) for line in log.read_text().splitlines()]
             rows = [row for row in rows if "loss" in row]

@@ -42,7 +42,7 @@ LISTS = {
     "stage1_pictures": PICTURES,
     "stage1": (*OFFLINE, *PICTURES),
     "stage2": (*OFFLINE, *ONLINE, *PICTURES),
-    "stage2_single": (*OFFLINE, *SINGLE),
+    "stage2_single": (*OFFLINE, *SINGLE, *PICTURES),
 }
 """What each list of data sets names; the last one to compare with: dialogues taken apart into their questions."""
 FEW = {"offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "claims": 0.3, "routines": 0.3}
@@ -244,9 +244,10 @@ def _pictures(folder: Path, config: WorldConfig, progress: bool) -> dict[str, li
         time = float(rng.choice(default_times(scene)))
         name = f"pictures/{scene.key}-{time:g}.png"
         _save_frame(folder / name, scene, time, config.size)
-        order, few = samples.ORDERS[number % len(samples.ORDERS)], samples.PICTURE_CHOICES
-        rows["pictures"].append(samples.offline_image(scene, name, time, rng, decks, choices=few))
-        rows["claims"] += samples.offline_claims(scene, name, time, rng, decks, choices=few, order=order)
+        picture = samples.offline_image(scene, name, time, rng, decks, choices=samples.PICTURE_CHOICES)
+        order = samples.ORDERS[number % len(samples.ORDERS)]
+        rows["pictures"].append(picture)
+        rows["claims"] += samples.offline_claims(scene, name, time, rng, decks, order=order)
         rows["routines"] += [samples.routines(scene, rng, decks)] if number % ROUTINES_EVERY == 0 else []
     return rows
 

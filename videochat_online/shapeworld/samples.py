@@ -1,7 +1,8 @@
 """Training samples about scenes, in the formats the ordinary loaders read.
 
-Offline: LLaVA video and image conversations, VideoChat2-IT rows. Online: dialogues, narrations and temporal grounding
-whose human turns carry `timestamps`, and tracking with boxes. Pure functions of a scene and a random generator.
+Offline: LLaVA video, image and text conversations, VideoChat2-IT rows. Online: dialogues, narrations and temporal
+grounding whose human turns carry `timestamps`, and tracking with boxes. Pure functions of a scene and a random
+generator.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 
 from .labels import caption
 from .questions import Decks, Question, ask_perception, ask_questions, default_times
-from .questions.perception import NOTHING, OUT_OF_SIGHT, bare_name, doing
+from .questions.past import last_acts
+from .questions.perception import DOING, NOTHING, OUT_OF_SIGHT, bare_name, doing, when_question
+from .questions.temporal import RETURNED, STARTED, last_return
 from .scenes import Scene, Thing
 from .vocabulary import ACTION_NAMES, clock, duration
 
@@ -131,14 +134,14 @@ def offline_clips(scene: Scene, video: str, rng: np.random.Generator) -> list[Sa
 
 
 def _moments(scene: Scene, start: int, end: int, rng: np.random.Generator) -> dict[str, str]:
-    """Questions about each second of a clip, by turns about all things and about one of them, and their answers."""
+    """A question about each second of a clip, about all things or, half of the time, about one, and its answer."""
     found: dict[str, str] = {}
     for time in np.arange(start + 0.5, end).tolist():
         thing = scene.things[int(rng.integers(len(scene.things)))]
         if rng.random() < 0.5:
             question, answer = f"At {clock(time)}?", seen_at(scene, time)
         else:
-            question, answer = f"What was {thing.name(end)} doing at {clock(time)}?", doing(scene, thing, time)
+            question, answer = DOING.format(thing.name(end), clock(time)), doing(scene, thing, time)
         found |= {question: answer} if answer else {}
     return found
 
@@ -148,17 +151,14 @@ def _whens(scene: Scene, start: int, end: int) -> dict[str, str]:
     found: dict[str, str] = {}
     for event in scene.events:
         if start + 0.5 <= event.time <= end - 1:
-            sentence = scene.sentence(event)
-            question = f"{sentence[0].upper()}{sentence[1:]}. When did this happen?"
-            found[question] = f"at {clock(event.time)}"
+            found[when_question(scene, event)] = f"at {clock(event.time)}"
     for thing in scene.things:
-        name = thing.name(end)
-        for act in thing.acts:
-            if start < act.start <= end - 1:
-                found[f"When did {name} last start the {ACTION_NAMES[act.action]}?"] = f"at {clock(act.start)}"
-        for part in thing.absences:
-            if start < part.end <= end - 1:
-                found[f"When did {name} last come into sight?"] = f"at {clock(part.end)}"
+        name, back = thing.name(end), last_return(thing, end)
+        for act in last_acts(thing, end):
+            if act.start > start:
+                found[STARTED.format(name, ACTION_NAMES[act.action])] = f"at {clock(act.start)}"
+        if back is not None and back > start:
+            found[RETURNED.format(name)] = f"at {clock(back)}"
     return found
 
 
@@ -208,7 +208,7 @@ def offline_image(
 
 
 def offline_claims(
-    scene: Scene, image: str, time: float, rng: np.random.Generator, decks: Decks, *, choices: float, order: str
+    scene: Scene, image: str, time: float, rng: np.random.Generator, decks: Decks, *, order: str
 ) -> list[Sample]:
     """LLaVA: claims about one frame to say yes or no to, in one of ORDERS; none where there is nothing to claim.
 
@@ -217,11 +217,11 @@ def offline_claims(
     """
     claims = ask_perception(scene, CLAIM_KINDS, 9, rng, [time], decks=decks)
     claims += ask_questions(scene, CLAIM_SUB_TASKS, 4, rng, [time], decks=decks)
-    asked = [] if order == "claims only" else ask_perception(scene, OPEN_KINDS, 9, rng, [time], decks=decks)
-    parts = [asked, claims] if order == "open questions first" else [asked + claims]
-    conversation = [turn for part in parts for turn in _asked_anyhow(part, rng, choices)]
     if not claims:
         return []
+    asked = [] if order == "claims only" else ask_perception(scene, OPEN_KINDS, 9, rng, [time], decks=decks)
+    parts = [asked, claims] if order == "open questions first" else [asked + claims]
+    conversation = [turn for part in parts for turn in _asked_anyhow(part, rng, PICTURE_CHOICES)]
     conversation[0]["value"] = IMAGE + conversation[0]["value"]
     return [{"id": f"{scene.key}/claims-{time:g}", "image": image, "conversations": conversation}]
 
@@ -236,11 +236,11 @@ def routines(scene: Scene, rng: np.random.Generator, decks: Decks) -> Sample:
 
 
 def _asked_anyhow(questions: list[Question], rng: np.random.Generator, choices: float) -> list[Sample]:
-    """In any order, a share of them with options, without saying when."""
+    """Questions of one moment in any order, a share of them with options, without saying when."""
     said: list[Sample] = []
-    for place in rng.permutation(len(questions)):
+    for question in _shuffled(questions, rng):
         choose = bool(rng.random() < choices)
-        said += _said(questions[place].prompt(options=choose, time=False), questions[place].answer)
+        said += _said(question.prompt(options=choose, time=False), question.answer)
     return said
 
 

@@ -28,6 +28,7 @@ from .past import other_boxes, other_regions
 from .types import Draft
 
 NOTHING, MOVING, OUT_OF_SIGHT = "nothing", "moving", "out of sight"
+DOING = "What was {} doing at {}?"
 MOST_TOLD = 4
 """Actions that `history` names."""
 
@@ -181,10 +182,15 @@ def when_happened(context: Context) -> Draft | None:
     others = context.spread(event.time, ask, 3, float, 1)
     if others is None:
         return None
-    text = f"{context.scene.sentence(event)}. When did this happen?"
     wrong = tuple(f"at {clock(time)}" for time in others)
     evidence = ((event.time, event.time + 0.5),)
-    return Draft("when_happened", text[0].upper() + text[1:], f"at {clock(event.time)}", wrong, evidence)
+    return Draft("when_happened", when_question(context.scene, event), f"at {clock(event.time)}", wrong, evidence)
+
+
+def when_question(scene: Scene, event: Event) -> str:
+    """ "The red circle performs the spin. When did this happen?" """
+    text = f"{scene.sentence(event)}. When did this happen?"
+    return text[0].upper() + text[1:]
 
 
 def is_at(context: Context) -> Draft | None:
@@ -230,7 +236,7 @@ def doing_at(context: Context) -> Draft | None:
     wrong = context.borrow(answer, lambda scene, other: doing(scene, other, moment), 3)
     if wrong is None:
         return None
-    text = f"What was {thing.name(context.time)} doing at {clock(moment)}?"
+    text = DOING.format(thing.name(context.time), clock(moment))
     return Draft("doing_at", text, answer, tuple(wrong), ((moment, moment),))
 
 

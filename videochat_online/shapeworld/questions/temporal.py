@@ -22,6 +22,8 @@ def _recent(context: Context, num: int, *, idle: bool = False) -> tuple[Thing, l
 
 LEAST_APART = 2.0
 SEQUENCE = "What is the sequence of actions {} has performed recently?"
+STARTED = "When did {} last start the {}?"
+RETURNED = "When did {} last come into sight?"
 
 
 def last_two(context: Context) -> Draft | None:
@@ -88,7 +90,7 @@ def when_started(context: Context) -> Draft | None:
     if wrong is None:
         return None
     start, action = answer
-    text = f"When did {thing.name(context.time)} last start the {ACTION_NAMES[action]}?"
+    text = STARTED.format(thing.name(context.time), ACTION_NAMES[action])
     options = tuple(f"at {clock(time)}" for time, _ in wrong)
     return Draft("when_started", text, f"at {clock(start)}", options, ((max(0.0, start - 0.5), start + 1),))
 
@@ -151,6 +153,6 @@ def when_back(context: Context) -> Draft | None:
     wrong = context.spread(answer, ask, 3, float, _apart(context.scene)) if answer else None
     if thing is None or answer is None or wrong is None:
         return None
-    text = f"When did {thing.name(context.time)} last come into sight?"
+    text = RETURNED.format(thing.name(context.time))
     options = tuple(f"at {clock(time)}" for time in wrong)
     return Draft("when_back", text, f"at {clock(answer)}", options, ((max(0.0, answer - 0.5), answer + 1),))
