@@ -22,6 +22,7 @@ from PIL import Image
 
 from . import samples
 from .annotations import VideoQuestions, flat_files, streaming_item
+from .clips import CLIPS, clips
 from .questions import SUB_TASKS, Decks, ask_questions, default_times
 from .render import render_frames
 from .scenes import Scene
@@ -35,19 +36,25 @@ TRACK_EVERY = 4
 """Each n-th video gets a tracking sample."""
 IMAGES_PER_VIDEO = 2
 DATA_ROOT = "${DATA_ROOT}"
-OFFLINE = ("offline_events", "offline_log", "offline_clips", "offline_video", "offline_qa", "offline_image")
+OFFLINE = ("offline_events", "offline_log", "offline_video", "offline_qa", "offline_image")
 ONLINE = ("dialogue", "narration", "grounding", "tracking")
-SINGLE, PICTURES = ("single",), ("pictures", "claims", "routines")
+SINGLE, PICTURES = ("single",), ("pictures", "claims", "routines", "steps")
+SKILLS = ("steps", *CLIPS)
 LISTS = {
     "stage1_pictures": PICTURES,
-    "stage1": (*OFFLINE, *PICTURES),
-    "stage2": (*OFFLINE, *ONLINE, *PICTURES),
-    "stage2_single": (*OFFLINE, *SINGLE, *PICTURES),
+    "stage1": (*OFFLINE, *CLIPS, *PICTURES),
+    **{f"skill_{name}": SKILLS for name in SKILLS},
+    "stage2": (*OFFLINE, *CLIPS, *ONLINE, *PICTURES),
+    "stage2_single": (*OFFLINE, *CLIPS, *SINGLE, *PICTURES),
 }
 """What each list of data sets names; the last one to compare with: dialogues taken apart into their questions."""
-FEW = {"offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "claims": 0.3, "routines": 0.3}
+FEW = {
+    "offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "claims": 0.3, "routines": 0.3, "steps": 0.3,
+    **dict.fromkeys(CLIPS, 0.5),
+}  # fmt: skip
 REPEAT = {
     "stage1": FEW,
+    **{f"skill_{name}": {other: 0.05 for other in SKILLS if other != name} for name in SKILLS},
     "stage2": {**FEW, "narration": 0.3},
     "stage2_single": {**FEW, "single": 0.25},
 }
@@ -180,15 +187,16 @@ def _write_ovbench(folder: Path, config: WorldConfig, asked: list[VideoQuestions
 
 def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[str, int]:
     """All training samples and the two lists; returns how many samples each file holds."""
-    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *ONLINE, *SINGLE, *PICTURES)}
+    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *CLIPS, *ONLINE, *SINGLE, *PICTURES)}
     decks = Decks(config.rng("training decks"))
     for number, (scene, name) in enumerate(_bar(config, "samples", progress)):
         rng, video = config.rng("training", number), f"videos/{name}"
         files["offline_events"].append(samples.offline_events(scene, video))
         files["offline_log"] += samples.offline_log(scene, video, rng)
-        files["offline_clips"] += samples.offline_clips(scene, video, rng)
         files["offline_video"] += samples.offline_video(scene, video, rng, decks)
         files["offline_qa"] += samples.offline_qa(scene, video, rng, decks)
+        for kind in CLIPS:
+            files[kind] += clips(scene, video, kind, rng, decks)
         files["offline_image"] += _images(folder, config, scene, rng, decks)
         dialogue = samples.online_dialogue(scene, video, rng, decks)
         files["dialogue"].append(dialogue)
@@ -247,6 +255,7 @@ def _pictures(folder: Path, config: WorldConfig, progress: bool) -> dict[str, li
         picture = samples.offline_image(scene, name, time, rng, decks, choices=samples.PICTURE_CHOICES)
         order = samples.ORDERS[number % len(samples.ORDERS)]
         rows["pictures"].append(picture)
+        rows["steps"] += samples.offline_steps(scene, name, time, rng, decks, order=order)
         rows["claims"] += samples.offline_claims(scene, name, time, rng, decks, order=order)
         rows["routines"] += [samples.routines(scene, rng, decks)] if number % ROUTINES_EVERY == 0 else []
     return rows

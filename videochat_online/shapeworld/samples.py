@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from .labels import caption
-from .questions import Decks, Question, ask_perception, ask_questions, default_times
-from .questions.past import last_acts
-from .questions.perception import DOING, NOTHING, OUT_OF_SIGHT, bare_name, doing, when_question
-from .questions.temporal import RETURNED, STARTED, last_return
+from .questions import PERCEPTION_KINDS, Decks, Question, ask_perception, ask_questions, default_times
+from .questions.perception import NOTHING, OUT_OF_SIGHT, bare_name, doing
 from .scenes import Scene, Thing
 from .vocabulary import ACTION_NAMES, clock, duration
 
@@ -55,19 +53,20 @@ NUM_QUESTIONS = 24
 """Of a conversation about a video."""
 NUM_MOMENTS = 20
 """Of a conversation about single seconds."""
-NUM_CLIPS, MIN_CLIP, MAX_CLIP = 2, 4, 10
-"""Of each video, and their seconds."""
-NUM_CLIP_QUESTIONS = 12
 
 
 def _system(rng: np.random.Generator) -> list[Sample]:
     return [{"from": "system", "value": SYSTEM}] if rng.random() < 0.5 else []
 
 
+VIDEO_KINDS = tuple(kind for kind in PERCEPTION_KINDS if kind != "step")
+"""A video shows which goal a thing has; `step` asks about any."""
+
+
 def _mixed(scene: Scene, num: int, rng: np.random.Generator, times: Sequence[float], decks: Decks) -> list[Question]:
     """Questions of the sub-tasks and simple ones, half and half, in order of time."""
     hard = ask_questions(scene, None, num - num // 2, rng, times, decks=decks)
-    simple = ask_perception(scene, None, num // 2, rng, times, decks=decks)
+    simple = ask_perception(scene, VIDEO_KINDS, num // 2, rng, times, decks=decks)
     return _shuffled([*hard, *simple], rng)
 
 
@@ -114,54 +113,6 @@ def seen_at(scene: Scene, time: float) -> str | None:
     return ", ".join(f"{bare_name(thing, time)} {what}" for thing, what in found if what != OUT_OF_SIGHT) or NOTHING
 
 
-def offline_clips(scene: Scene, video: str, rng: np.random.Generator) -> list[Sample]:
-    """VideoChat2-IT: what was to be seen when within a few seconds of the video, two clips of them.
-
-    As `offline_log`, but among so few frames that the right one is found by chance often enough to learn from, and the
-    other way round too: when something happened.
-    """
-    rows = []
-    last = int(last_moment(scene))
-    for _ in range(NUM_CLIPS):
-        start = int(rng.integers(0, last - MIN_CLIP + 1))
-        end = min(last, start + int(rng.integers(MIN_CLIP, MAX_CLIP + 1)))
-        told = {**_moments(scene, start, end, rng), **_whens(scene, start, end)}
-        asked = list(told.items())
-        chosen = [asked[place] for place in rng.permutation(len(asked))[:NUM_CLIP_QUESTIONS]]
-        qa = [{"i": ANSWER, "q": question, "a": answer} for question, answer in chosen]
-        rows += [{"video": video, "start": float(start), "end": float(end), "QA": qa}] if qa else []
-    return rows
-
-
-def _moments(scene: Scene, start: int, end: int, rng: np.random.Generator) -> dict[str, str]:
-    """A question about each second of a clip, about all things or, half of the time, about one, and its answer."""
-    found: dict[str, str] = {}
-    for time in np.arange(start + 0.5, end).tolist():
-        thing = scene.things[int(rng.integers(len(scene.things)))]
-        if rng.random() < 0.5:
-            question, answer = f"At {clock(time)}?", seen_at(scene, time)
-        else:
-            question, answer = DOING.format(thing.name(end), clock(time)), doing(scene, thing, time)
-        found |= {question: answer} if answer else {}
-    return found
-
-
-def _whens(scene: Scene, start: int, end: int) -> dict[str, str]:
-    """Questions when something within a clip happened, a second before its end at the latest, and their answers."""
-    found: dict[str, str] = {}
-    for event in scene.events:
-        if start + 0.5 <= event.time <= end - 1:
-            found[when_question(scene, event)] = f"at {clock(event.time)}"
-    for thing in scene.things:
-        name, back = thing.name(end), last_return(thing, end)
-        for act in last_acts(thing, end):
-            if act.start > start:
-                found[STARTED.format(name, ACTION_NAMES[act.action])] = f"at {clock(act.start)}"
-        if back is not None and back > start:
-            found[RETURNED.format(name)] = f"at {clock(back)}"
-    return found
-
-
 def offline_video(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
     """LLaVA: questions asked at the end of the video, in one conversation; none where there is nothing to ask."""
     conversation: list[Sample] = []
@@ -194,7 +145,7 @@ OPEN_KINDS = ("count", "colour", "shape", "where", "box", "what_at", "action")
 CLAIM_KINDS = ("presence", "is_at", "is_performing")
 CLAIM_SUB_TASKS = ("AP", "SV")
 """Those of the yes-or-no questions that a single picture answers."""
-ORDERS = ("open questions first", "any", "claims only")
+ORDERS = ("open questions first", "any", "alone")
 
 
 def offline_image(
@@ -219,11 +170,29 @@ def offline_claims(
     claims += ask_questions(scene, CLAIM_SUB_TASKS, 4, rng, [time], decks=decks)
     if not claims:
         return []
-    asked = [] if order == "claims only" else ask_perception(scene, OPEN_KINDS, 9, rng, [time], decks=decks)
+    asked = [] if order == "alone" else ask_perception(scene, OPEN_KINDS, 9, rng, [time], decks=decks)
     parts = [asked, claims] if order == "open questions first" else [asked + claims]
     conversation = [turn for part in parts for turn in _asked_anyhow(part, rng, PICTURE_CHOICES)]
     conversation[0]["value"] = IMAGE + conversation[0]["value"]
     return [{"id": f"{scene.key}/claims-{time:g}", "image": image, "conversations": conversation}]
+
+
+def offline_steps(
+    scene: Scene, image: str, time: float, rng: np.random.Generator, decks: Decks, *, order: str
+) -> list[Sample]:
+    """LLaVA: the next step of what acts in a frame, for any goal it may have, in one of ORDERS; none if nothing acts.
+
+    What is seen and what is known of the routines are learnt apart; to put them together takes samples of nothing else.
+    """
+    steps = ask_perception(scene, ("step",), 6, rng, [time], decks=decks)
+    if not steps:
+        return []
+    kinds = {"open questions first": ("action",), "any": ("action", "where", *CLAIM_KINDS), "alone": ()}[order]
+    asked = ask_perception(scene, kinds, 4, rng, [time], decks=decks) if kinds else []
+    parts = [asked + steps] if order == "any" else [asked, steps]
+    conversation = [turn for part in parts for turn in _asked_anyhow(part, rng, PICTURE_CHOICES)]
+    conversation[0]["value"] = IMAGE + conversation[0]["value"]
+    return [{"id": f"{scene.key}/steps-{time:g}", "image": image, "conversations": conversation}]
 
 
 ROUTINE_KINDS = ("follows", "procedure", "continues")

@@ -8,6 +8,8 @@ from .context import Context, seen_acts
 from .types import Draft
 
 AHEAD_SECONDS = 1.0
+NEXT_STEP = "The goal of {} is '{}'. What is the next step?"
+MOVEMENT = "What direction may {} move towards in the next second?"
 
 
 def other_actions(context: Context, action: int, num: int = 3) -> tuple[str, ...]:
@@ -41,7 +43,7 @@ def next_step(context: Context) -> Draft | None:
     answer = thing.next_action(act.action)
     return Draft(
         "next_step",
-        f"The goal of {thing.name(context.time)} is '{GOAL_NAMES[thing.goal]}'. What is the next step?",
+        NEXT_STEP.format(thing.name(context.time), GOAL_NAMES[thing.goal]),
         ACTION_NAMES[answer],
         other_actions(context, answer),
         ((max(act.start, context.time - 1), context.time),),
@@ -83,7 +85,7 @@ def movement(context: Context) -> Draft | None:
     thing, time, answer = choice
     return Draft(
         "movement",
-        f"What direction may {thing.name(time)} move towards in the next second?",
+        MOVEMENT.format(thing.name(time)),
         answer,
         tuple(context.some((name for name in (*DIRECTION_NAMES, STATIONARY) if name != answer), 3)),
         ((time - AHEAD_SECONDS, time),),

@@ -22,13 +22,14 @@ from ..vocabulary import (
     next_action,
 )
 from .context import Context, seen_acts
-from .future import direction_of, other_actions
+from .future import NEXT_STEP, direction_of, other_actions
 from .hallucination import strange_name, yes_or_no
 from .past import other_boxes, other_regions
 from .types import Draft
 
 NOTHING, MOVING, OUT_OF_SIGHT = "nothing", "moving", "out of sight"
 DOING = "What was {} doing at {}?"
+DIRECTION = "In which direction does {} move?"
 MOST_TOLD = 4
 """Actions that `history` names."""
 
@@ -140,7 +141,7 @@ def direction(context: Context) -> Draft | None:
     answer = direction_of(context.scene, thing, context.time) if thing else None
     if thing is None or answer not in DIRECTION_NAMES:
         return None
-    text = f"In which direction does {thing.name(context.time)} move?"
+    text = DIRECTION.format(thing.name(context.time))
     wrong = tuple(name for name in DIRECTION_NAMES if name != answer)
     return Draft("direction", text, answer, wrong, ((context.time - 1, context.time),))
 
@@ -263,7 +264,7 @@ def _listed(actions: list[int]) -> str:
 
 
 def follows(context: Context) -> Draft | None:
-    """The three kinds from here on ask for what is known of routines."""
+    """The three kinds from here ask for what is known of routines."""
     action, goal = int(context.rng.integers(NUM_ACTIONS)), int(context.rng.integers(len(GOAL_NAMES)))
     text = f"In the procedure of '{GOAL_NAMES[goal]}', what is the next step after the {ACTION_NAMES[action]}?"
     following = next_action(action, goal)
@@ -284,10 +285,23 @@ def continues(context: Context) -> Draft | None:
     return Draft("continues", text, ACTION_NAMES[answer], other_actions(context, answer), _now(context))
 
 
+def step(context: Context) -> Draft | None:
+    """The next step of what is being performed, for a goal that it may have: one frame does not tell."""
+    choice = context.pick(context.acting())
+    if choice is None:
+        return None
+    thing, act = choice
+    goal = int(context.rng.integers(len(GOAL_NAMES)))
+    following = next_action(act.action, goal)
+    text = NEXT_STEP.format(thing.name(context.time), GOAL_NAMES[goal])
+    evidence = ((max(act.start, context.time - 1), context.time),)
+    return Draft("step", text, ACTION_NAMES[following], other_actions(context, following), evidence)
+
+
 TEMPLATES: dict[str, Callable[[Context], Draft | None]] = {
     template.__name__: template
     for template in (
         presence, count, colour, shape, where, box, what_at, action, direction, what_changed, when_happened,
-        is_at, is_performing, doing_at, history, follows, procedure, continues,
+        is_at, is_performing, doing_at, history, follows, procedure, continues, step,
     )
 }  # fmt: skip

@@ -24,6 +24,8 @@ LEAST_APART = 2.0
 SEQUENCE = "What is the sequence of actions {} has performed recently?"
 STARTED = "When did {} last start the {}?"
 RETURNED = "When did {} last come into sight?"
+AWAY = "When was {} last out of sight?"
+HOW_LONG = "How long has {} been performing the {}?"
 
 
 def last_two(context: Context) -> Draft | None:
@@ -113,7 +115,7 @@ def how_long(context: Context) -> Draft | None:
     answer, *others = context.some(lengths, 4)
     thing, time = context.some(found[answer], 1)[0]
     act = thing.at(time)
-    text = f"How long has {thing.name(time)} been performing the {ACTION_NAMES[act.action]}?"
+    text = HOW_LONG.format(thing.name(time), ACTION_NAMES[act.action])
     wrong = tuple(map(duration, others))
     return Draft("how_long", text, duration(answer), wrong, ((max(0.0, act.start - 0.5), time),), time)
 
@@ -122,6 +124,11 @@ def last_absence(thing: Thing, time: float) -> Interval | None:
     """The latest time span, over for a second at least, in which a thing was gone after it had been there."""
     spans = [(part.start, part.end) for part in thing.absences if part.start > 0 and part.end <= time - 1]
     return spans[-1] if spans else None
+
+
+def span(start: float, end: float) -> str:
+    """ "from 3.0s to 6.5s" """
+    return f"from {clock(start)} to {clock(end)}"
 
 
 def when_away(context: Context) -> Draft | None:
@@ -133,8 +140,8 @@ def when_away(context: Context) -> Draft | None:
     wrong = context.spread(answer, ask, 3, sum, 2 * LEAST_APART) if answer else None
     if thing is None or answer is None or wrong is None:
         return None
-    options = tuple(f"from {clock(start)} to {clock(end)}" for start, end in (answer, *wrong))
-    text = f"When was {thing.name(context.time)} last out of sight?"
+    options = tuple(span(*away) for away in (answer, *wrong))
+    text = AWAY.format(thing.name(context.time))
     return Draft("when_away", text, options[0], options[1:], ((answer[0] - 1, answer[1] + 1),))
 
 

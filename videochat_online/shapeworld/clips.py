@@ -1,0 +1,154 @@
+"""Training samples about a few seconds of a video, one skill each: VideoChat2-IT rows.
+
+Among so few frames the right one is found by chance often enough to learn from. And a skill alone is learnt within some
+hundred steps that thousands of steps of a broad mixture do not teach; mixed in from then on, it stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .questions import Decks, Question, ask_perception, ask_questions, default_times
+from .questions.context import current_act
+from .questions.future import MOVEMENT, direction_of
+from .questions.past import last_acts
+from .questions.perception import DIRECTION, DOING, MOVING, NOTHING, OUT_OF_SIGHT, doing, when_question
+from .questions.temporal import AWAY, HOW_LONG, RETURNED, STARTED, elapsed, last_absence, last_return, span
+from .samples import ANSWER, CHOICES, CHOOSE, Sample, last_moment, seen_at
+from .scenes import Scene
+from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration
+
+Told = list[tuple[str, str]]
+"""Questions without options, and their answers."""
+MOST_QUESTIONS = 12
+"""Of a clip."""
+MANY, FEW = 0.6, 0.4
+ACT_SUB_TASKS = ("AA", "GSP", "AS", "PR", "SV", "AT", "AR")
+"""What the last actions of a thing answer."""
+CLAIM_SUB_TASKS = ("AP", "THV-OP", "SV")
+
+
+def moments(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
+    """What was to be seen at a second, and the other way round: when something was to be seen that was so only once.
+
+    Half of the time the questions one way come first: the others can then be answered from their answers.
+    """
+    seconds = np.arange(start + 0.5, end).tolist()
+    forth: Told = []
+    back: Told = []
+    looks = [seen_at(scene, time) for time in seconds]
+    for time, look in zip(seconds, looks, strict=True):
+        if look is not None:
+            forth.append((f"At {clock(time)}?", look))
+            if looks.count(look) == 1 and look != NOTHING:
+                back.append((f"When was this to be seen: {look}?", f"at {clock(time)}"))
+    for thing in scene.things:
+        name, states = thing.name(end), [doing(scene, thing, time) for time in seconds]
+        for time, state in zip(seconds, states, strict=True):
+            if state is not None and rng.random() < FEW:
+                forth.append((DOING.format(name, clock(time)), state))
+            if state is not None and None not in states and states.count(state) == 1:
+                back.append((f"When was {name} {_in_words(state)}?", f"at {clock(time)}"))
+    return _some(forth, rng, most=MOST_QUESTIONS if rng.random() < 0.5 else 2) + _some(back, rng)
+
+
+def _in_words(state: str) -> str:
+    """ "spin top" -> "performing the spin at the top" """
+    if state in (MOVING, OUT_OF_SIGHT):
+        return state
+    action, region = state.split(" ")
+    return f"at the {region}" if action == NOTHING else f"performing the {action} at the {region}"
+
+
+def whens(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
+    """When something within a clip happened, a second before its end at the latest, and how long it goes on."""
+    found: Told = []
+    for event in scene.events:
+        if start + 0.5 <= event.time <= end - 1:
+            found.append((when_question(scene, event), f"at {clock(event.time)}"))
+    for thing in scene.things:
+        name, back, away = thing.name(end), last_return(thing, end), last_absence(thing, end)
+        for act in last_acts(thing, end):
+            if act.start > start:
+                found.append((STARTED.format(name, ACTION_NAMES[act.action]), f"at {clock(act.start)}"))
+        if back is not None and back > start:
+            found.append((RETURNED.format(name), f"at {clock(back)}"))
+        if away is not None and away[0] > start:
+            found.append((AWAY.format(name), span(*away)))
+        act, length = current_act(thing, end), elapsed(scene, thing, end)
+        if act is not None and length is not None and act.start > start:
+            found.append((HOW_LONG.format(name, ACTION_NAMES[act.action]), duration(length)))
+    if not found:
+        return []
+    before = moments(scene, start, end, rng, decks) if rng.random() < 0.5 else []
+    return before + _some(found, rng)
+
+
+def moves(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
+    """Where things are going at the end of a clip; of those that stand still, less than half."""
+    found: Told = []
+    for thing in scene.things:
+        name, direction = thing.name(end), direction_of(scene, thing, end)
+        if direction is None or (direction == STATIONARY and rng.random() < MANY):
+            continue
+        found.append((MOVEMENT.format(name), direction))
+        found += [(DIRECTION.format(name), direction)] if direction != STATIONARY else []
+    return _some(found, rng)
+
+
+def acts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
+    """What things did within a clip and what follows from it; mostly the actions first, then what follows."""
+    asked = ask_questions(scene, ACT_SUB_TASKS, 2 * len(ACT_SUB_TASKS), rng, [end], decks=decks)
+    asked += ask_perception(scene, ("history", "action"), 3, rng, [end], decks=decks)
+    asked = _some([question for question in asked if _within(question, start)], rng)
+    if rng.random() < MANY:
+        asked.sort(key=lambda question: {"history": 0, "action": 0, "AS": 1}.get(question.sub_task, 2))
+    return asked
+
+
+def claims(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
+    """What is still so at the end of a clip and what was there in it; half of the time after how many there are."""
+    asked = ask_questions(scene, CLAIM_SUB_TASKS, 7, rng, [end], decks=decks)
+    asked = _some([question for question in asked if _within(question, start)], rng)
+    return (ask_perception(scene, ("count",), 1, rng, [end], decks=decks) if rng.random() < 0.5 else []) + asked
+
+
+def _within(question: Question, start: float) -> bool:
+    """Whether a clip from `start` on shows all that the answer needs."""
+    return all(begin >= start for begin, _ in question.evidence)
+
+
+def _some(values: list, rng: np.random.Generator, most: int = MOST_QUESTIONS) -> list:
+    return [values[place] for place in rng.permutation(len(values))[:most]]
+
+
+CLIPS: dict[str, tuple[Callable[..., Told | list[Question]], int, int, int]] = {
+    "clip_acts": (acts, 4, 5, 12),
+    "clip_moves": (moves, 6, 2, 5),
+    "clip_moments": (moments, 5, 2, 6),
+    "clip_whens": (whens, 3, 3, 8),
+    "clip_claims": (claims, 2, 3, 8),
+}
+"""Per set: what is asked, how many clips of each video, and their fewest and most whole seconds."""
+
+
+def clips(scene: Scene, video: str, kind: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
+    """VideoChat2-IT rows of one of CLIPS; fewer where a clip has nothing to ask."""
+    ask, number, shortest, longest = CLIPS[kind]
+    rows = []
+    for _ in range(number):
+        end = float(rng.choice(default_times(scene)))
+        start = max(0.0, float(int(end) - int(rng.integers(shortest, longest + 1))))
+        asked = ask(scene, start, end, rng, decks)
+        if asked:
+            rows.append({"video": video, "start": start, "end": end, "QA": [_told(one, rng) for one in asked]})
+    return rows
+
+
+def _told(asked: Question | tuple[str, str], rng: np.random.Generator) -> Sample:
+    if isinstance(asked, tuple):
+        return {"i": ANSWER, "q": asked[0], "a": asked[1]}
+    choose = bool(rng.random() < CHOICES)
+    return {"i": CHOOSE if choose else ANSWER, "q": asked.prompt(options=choose, time=choose), "a": asked.answer}
