@@ -297,7 +297,7 @@ def continues(record: Record, q: Question) -> str:
 
 PERCEPTION_ORACLES: dict[str, Oracle] = {
     oracle.__name__: oracle for oracle in (is_at, doing_at, history, follows, procedure, continues)
-} | {"is_performing": still_step}
+} | {"is_performing": still_step, "step": next_step}
 
 
 ORACLES: dict[str, Oracle] = {

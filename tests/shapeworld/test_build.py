@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,11 @@ from PIL import Image
 
 from videochat_online.data.formats import read_row
 from videochat_online.evaluation.benchmarks.ovbench import OVBench
-from videochat_online.shapeworld import SUB_TASKS, render_frames, samples
+from videochat_online.shapeworld import SUB_TASKS, render_frames, sample_stream, samples
 from videochat_online.shapeworld import build as build_module
 from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world
+from videochat_online.shapeworld.clips import CLIPS, clips
+from videochat_online.shapeworld.questions import Decks
 from videochat_online.shapeworld.video import frame_times, write_mp4
 from videochat_online.shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, GOAL_NAMES
 
@@ -235,31 +238,78 @@ CLIP_QUESTIONS = {
     "doing at": oracles.doing_at,
     "last start": oracles.when_started,
     "come into sight": oracles.when_back,
+    "last out of sight": oracles.when_away,
+    "How long": oracles.how_long,
+    "in the next second": oracles.movement,
+    "direction does": oracles.movement,
+    "likely to do next": oracles.next_action,
+    "is the next step": oracles.next_step,
+    "is the goal": oracles.goal,
+    "from the last to the first": oracles.history,
+    "follow the procedure": oracles.followed,
+    "first action": oracles.first_action,
+    "still performing the step": oracles.still_step,
+    "Are there still": oracles.still_count,
+    "Was the": oracles.was_there,
+    "objects were on the screen": oracles.how_many,
 }
 """What a question holds, and who else can answer it."""
+SCENES = [sample_stream(seed, "train", 1 + seed % 3, 20) for seed in range(30)]
+TAKES_TWO = ("likely to do next", "is the goal", "follow the procedure")
 
 
-def test_clips_ask_what_was_when_within_their_seconds(world):
-    scenes = {f"videos/{name}": scene for scene, name in SMALL.scenes()}
+def test_clips_ask_about_nothing_but_their_seconds():
+    rng = np.random.default_rng(0)
     checked: Counter[str] = Counter()
-    for row in rows(world, "train/offline_clips"):
-        start, end = row["start"], row["end"]
-        assert samples.MIN_CLIP <= end - start <= samples.MAX_CLIP and 0 < len(row["QA"]) <= samples.NUM_CLIP_QUESTIONS
-        for told in row["QA"]:
-            text = told["a"] if told["a"].startswith("at ") else told["q"]
-            assert start < float(re.findall(r"([\d.]+)s", text)[0]) < end
-            for words, answer in CLIP_QUESTIONS.items():
-                if words in told["q"]:
-                    question: Any = SimpleNamespace(question=told["q"], time=end)
-                    assert told["a"] == answer(Record(scenes[row["video"]], end), question)
+    for scene, (kind, (_, number, shortest, longest)) in product(SCENES, CLIPS.items()):
+        told_of = clips(scene, "videos/one.mp4", kind, rng, Decks(rng))
+        assert len(told_of) <= number
+        for row in told_of:
+            start, end, record = row["start"], row["end"], Record(scene, row["end"])
+            assert (shortest <= end - start or start == 0) and end - start <= longest + 0.5 and row["QA"]
+            for told in row["QA"]:
+                text = re.sub(r"^Question at [^:]+: ", "", told["q"].split("\n")[0])
+                question: Any = SimpleNamespace(question=text, time=end, answer=told["a"])
+                for moment in re.findall(r"at ([\d.]+)s", text + told["a"]):
+                    assert start < float(moment) < end
+                for words in (words for words in CLIP_QUESTIONS if words in text):
+                    assert told["a"] == CLIP_QUESTIONS[words](record, question)
                     checked[words] += 1
+                    if words in TAKES_TWO:
+                        assert record.sequence(record.called(text)[0])[-2][1] >= start
     assert set(checked) == set(CLIP_QUESTIONS)
+
+
+def test_what_was_to_be_seen_once_is_found_again(world):
+    scenes = {f"videos/{name}": scene for scene, name in SMALL.scenes()}
+    found = 0
+    for row in rows(world, "train/clip_moments"):
+        scene, seconds = scenes[row["video"]], np.arange(row["start"] + 0.5, row["end"]).tolist()
+        for told in row["QA"]:
+            if told["q"].startswith("When was this to be seen: "):
+                look = told["q"].removeprefix("When was this to be seen: ").removesuffix("?")
+                assert [f"at {time:.1f}s" for time in seconds if samples.seen_at(scene, time) == look] == [told["a"]]
+                found += 1
+    assert found
+
+
+def test_steps_follow_from_what_acts_in_the_picture(world):
+    scenes = {scene.key: scene for scene in map(SMALL.scene, range(SMALL.videos, SMALL.videos + SMALL.pictures))}
+    told = rows(world, "train/steps")
+    for row in told:
+        key, time = row["id"].split("/")[0], float(row["id"].split("steps-")[1])
+        pairs = zip(row["conversations"][::2], row["conversations"][1::2], strict=True)
+        for human, answer in pairs:
+            question: Any = SimpleNamespace(question=human["value"].split("\nOptions")[0], time=time)
+            if "next step" in question.question:
+                assert answer["value"] == oracles.next_step(Record(scenes[key], time), question)
+    assert told
 
 
 def test_lists_name_every_set_that_has_samples(world):
     stage1, stage2 = rows(world, "train/stage1"), rows(world, "train/stage2")
     single = rows(world, "train/stage2_single")
-    assert set(stage1) < set(stage2) and len(stage2) == 13
+    assert set(stage1) < set(stage2) and len(stage2) == 18
     assert set(single) - set(stage1) == {"shapeworld_single"}
     for entry in [*stage2.values(), *single.values()]:
         assert set(entry) == {"annotation", "data_root", "data_augment", "repeat_time"}

@@ -16,7 +16,7 @@ from .questions.future import MOVEMENT, direction_of
 from .questions.past import last_acts
 from .questions.perception import DIRECTION, DOING, MOVING, NOTHING, OUT_OF_SIGHT, doing, when_question
 from .questions.temporal import AWAY, HOW_LONG, RETURNED, STARTED, elapsed, last_absence, last_return, span
-from .samples import ANSWER, CHOICES, CHOOSE, Sample, last_moment, seen_at
+from .samples import ANSWER, CHOICES, CHOOSE, Sample, seen_at
 from .scenes import Scene
 from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration
 
@@ -77,9 +77,9 @@ def whens(scene: Scene, start: float, end: float, rng: np.random.Generator, deck
             found.append((RETURNED.format(name), f"at {clock(back)}"))
         if away is not None and away[0] > start:
             found.append((AWAY.format(name), span(*away)))
-        act, length = current_act(thing, end), elapsed(scene, thing, end)
-        if act is not None and length is not None and act.start > start:
-            found.append((HOW_LONG.format(name, ACTION_NAMES[act.action]), duration(length)))
+        now, length = current_act(thing, end), elapsed(scene, thing, end)
+        if now is not None and length is not None and now.start > start:
+            found.append((HOW_LONG.format(name, ACTION_NAMES[now.action]), duration(length)))
     if not found:
         return []
     before = moments(scene, start, end, rng, decks) if rng.random() < 0.5 else []
@@ -128,7 +128,7 @@ CLIPS: dict[str, tuple[Callable[..., Told | list[Question]], int, int, int]] = {
     "clip_acts": (acts, 4, 5, 12),
     "clip_moves": (moves, 6, 2, 5),
     "clip_moments": (moments, 5, 2, 6),
-    "clip_whens": (whens, 3, 3, 8),
+    "clip_whens": (whens, 4, 3, 10),
     "clip_claims": (claims, 2, 3, 8),
 }
 """Per set: what is asked, how many clips of each video, and their fewest and most whole seconds."""

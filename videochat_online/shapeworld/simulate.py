@@ -213,8 +213,7 @@ class _Simulation:
         """Glide to a cell of the row or column; blocked, it stays as it is for a while."""
         target = int(self.rng.choice(rook_cells(actor.cell)))
         if target in self.taken:
-            kind: Kind = "hide" if actor.cell == self.wall else "rest"
-            return self._add(actor, kind, 1.0, actor.cell)
+            return self._stay_away(actor) if actor.cell == self.wall else self._add(actor, "rest", 1.0, actor.cell)
         self.taken[target] = index
         distance = sum(abs(a - b) for a, b in zip(divmod(actor.cell, 3), divmod(target, 3), strict=True))
         self._add(actor, "move", distance * STEP_SECONDS, target)
@@ -244,13 +243,16 @@ class _Simulation:
         target = int(self.rng.integers(9))
         outside = self._outside(actor, target)
         if target == self.wall or target in self.taken:
-            last = actor.segments.pop()  # still away: the same absence goes on
-            longer = last.duration + 1.0
-            actor.now = last.start
-            return self._add(actor, "away", longer, last.target, knots=outside)
+            return self._stay_away(actor, knots=outside)
         self.taken[target] = index
         self._add(actor, "enter", GO_SECONDS, target, knots=(outside[0], (1, *actor.stand(target))))
         actor.cell = target
+
+    def _stay_away(self, actor: _Actor, *, knots: tuple = ()) -> None:
+        """The absence that it is in goes on for a second: one absence, not two."""
+        last = actor.segments.pop()
+        actor.now = last.start
+        self._add(actor, last.kind, last.duration + 1.0, last.target, knots=knots)
 
     def _meet(self, index: int, actor: _Actor) -> bool:
         """Go up to a thing that stands in the next cell and will stay there; False when there is none."""
