@@ -1,7 +1,8 @@
-"""Training samples about a few seconds of a video, one skill each: VideoChat2-IT rows.
+"""Training samples about a part of a video, one skill each: VideoChat2-IT rows.
 
-Among so few frames the right one is found by chance often enough to learn from. And a skill alone is learnt within some
-hundred steps that thousands of steps of a broad mixture do not teach; mixed in from then on, it stays.
+Among the frames of a few seconds the right one is found by chance often enough to learn from. And a skill alone is
+learnt within some hundred steps that thousands of steps of a broad mixture do not teach; mixed in from then on, and asked
+for in longer parts too, it stays.
 """
 
 from __future__ import annotations
@@ -130,8 +131,11 @@ CLIPS: dict[str, tuple[Callable[..., Told | list[Question]], int, int, int]] = {
     "clip_moments": (moments, 5, 2, 6),
     "clip_whens": (whens, 4, 3, 10),
     "clip_claims": (claims, 2, 3, 8),
+    "stream_acts": (acts, 2, 12, 30),
+    "stream_whens": (whens, 1, 12, 30),
+    "stream_claims": (claims, 1, 12, 30),
 }
-"""Per set: what is asked, how many clips of each video, and their fewest and most whole seconds."""
+"""Per set: what is asked, how many parts of each video, and their fewest and most whole seconds."""
 
 
 def clips(scene: Scene, video: str, kind: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
