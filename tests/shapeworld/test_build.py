@@ -266,7 +266,7 @@ def test_clips_ask_about_nothing_but_their_seconds():
         assert len(told_of) <= number
         for row in told_of:
             start, end, record = row["start"], row["end"], Record(scene, row["end"])
-            assert (shortest <= end - start or start == 0) and end - start <= longest + 0.5 and row["QA"]
+            assert (shortest - 0.5 <= end - start or start <= 0.5) and end - start <= longest + 0.5 and row["QA"]
             for told in row["QA"]:
                 text = re.sub(r"^Question at [^:]+: ", "", told["q"].split("\n")[0])
                 question: Any = SimpleNamespace(question=text, time=end, answer=told["a"])

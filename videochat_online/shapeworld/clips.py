@@ -17,7 +17,7 @@ from .questions.future import MOVEMENT, direction_of
 from .questions.past import last_acts
 from .questions.perception import DIRECTION, DOING, MOVING, NOTHING, OUT_OF_SIGHT, doing, when_question
 from .questions.temporal import AWAY, HOW_LONG, RETURNED, STARTED, elapsed, last_absence, last_return, span
-from .samples import ANSWER, CHOICES, CHOOSE, Sample, seen_at
+from .samples import ANSWER, CHOICES, CHOOSE, Sample, first_second, seen_at
 from .scenes import Scene
 from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration
 
@@ -144,7 +144,7 @@ def clips(scene: Scene, video: str, kind: str, rng: np.random.Generator, decks: 
     rows = []
     for _ in range(number):
         end = float(rng.choice(default_times(scene)))
-        start = max(0.0, float(int(end) - int(rng.integers(shortest, longest + 1))))
+        start = max(0.0, float(int(end) - int(rng.integers(shortest, longest + 1)))) + first_second(rng)
         asked = ask(scene, start, end, rng, decks)
         if asked:
             rows.append({"video": video, "start": start, "end": end, "QA": [_told(one, rng) for one in asked]})

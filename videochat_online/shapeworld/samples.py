@@ -49,10 +49,18 @@ CHOICES = 0.5
 it says more to learn from, and to find the letter is a second thing to learn after it."""
 PICTURE_CHOICES = 0.2
 """The same of questions about single pictures: options make a conversation twice as long."""
+WHOLE_SECONDS = 0.65
+"""Share of the parts of videos whose frames stand at whole seconds."""
 NUM_QUESTIONS = 24
 """Of a conversation about a video."""
 NUM_MOMENTS = 20
 """Of a conversation about single seconds."""
+
+
+def first_second(rng: np.random.Generator) -> float:
+    """Where a part of a video begins: so that frames, taken in the middle of each second, stand at whole seconds as those
+    of a live stream do, or at half ones."""
+    return 0.5 if rng.random() < WHOLE_SECONDS else 0.0
 
 
 def _system(rng: np.random.Generator) -> list[Sample]:
@@ -137,7 +145,7 @@ def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks)
             }
             for question in questions
         ]
-        rows += [{"video": video, "start": 0.0, "end": time, "QA": qa}] if qa else []
+        rows += [{"video": video, "start": first_second(rng), "end": time, "QA": qa}] if qa else []
     return rows
 
 
@@ -217,11 +225,14 @@ def _said(question: str, answer: str) -> list[Sample]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
-def _online(scene: Scene, video: str, kind: str, conversation: list[Sample]) -> Sample:
+def _online(scene: Scene, video: str, kind: str, conversation: list[Sample], rng: np.random.Generator) -> Sample:
     return {
-        "id": f"{scene.key}/{kind}", "video": video, "clip": [0.0, scene.seconds], "need_reset_timestamp": False,
+        "id": f"{scene.key}/{kind}",
+        "video": video,
+        "clip": [first_second(rng), scene.seconds],
+        "need_reset_timestamp": False,
         "conversations": conversation,
-    }  # fmt: skip
+    }
 
 
 def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> Sample:
@@ -229,7 +240,7 @@ def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: D
     conversation = _system(rng)
     for question in _mixed(scene, NUM_QUESTIONS, rng, default_times(scene), decks):
         conversation += turns(question, options=bool(rng.random() < CHOICES), at=True, media=VIDEO)
-    return _online(scene, video, "dialogue", conversation)
+    return _online(scene, video, "dialogue", conversation, rng)
 
 
 def single_questions(dialogue: Sample) -> list[Sample]:
@@ -257,7 +268,7 @@ def online_narration(scene: Scene, video: str, rng: np.random.Generator) -> Samp
         time = min(last, time + float(rng.integers(8, 17)) / 2 * scene.pace // 0.5 * 0.5)
         conversation += _asked(VIDEO + SUMMARIZE, time, narration(scene, before, time))
         before = time
-    return _online(scene, video, "narration", conversation)
+    return _online(scene, video, "narration", conversation, rng)
 
 
 def _asked(question: str, time: float, answer: str) -> list[Sample]:
@@ -279,7 +290,7 @@ def online_grounding(scene: Scene, video: str, rng: np.random.Generator) -> Samp
         length = duration(min(latest.end, time) - latest.start)
         question = f"When did {thing.name(time)} last perform the {ACTION_NAMES[act.action]}?"
         conversation += _asked(VIDEO + question, time, f"{clock(latest.start)} - {end} (duration: {length})")
-    return _online(scene, video, "grounding", conversation) if conversation else None
+    return _online(scene, video, "grounding", conversation, rng) if conversation else None
 
 
 def longest_view(scene: Scene) -> tuple[Thing, float, float] | None:
