@@ -1,8 +1,8 @@
 """Training samples about a part of a video, one skill each: VideoChat2-IT rows.
 
 Among the frames of a few seconds the right one is found by chance often enough to learn from. And a skill alone is
-learnt within some hundred steps that thousands of steps of a broad mixture do not teach; mixed in from then on, and asked
-for in longer parts too, it stays.
+learnt within some hundred steps that thousands of steps of a broad mixture do not teach; mixed in from then on, and
+asked for in longer parts too, it stays.
 """
 
 from __future__ import annotations

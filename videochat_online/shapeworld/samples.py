@@ -58,8 +58,8 @@ NUM_MOMENTS = 20
 
 
 def first_second(rng: np.random.Generator) -> float:
-    """Where a part of a video begins: so that frames, taken in the middle of each second, stand at whole seconds as those
-    of a live stream do, or at half ones."""
+    """Where a part of a video begins: so that its frames, each from the middle of a second, stand at whole seconds as
+    those of a live stream do, or at half ones."""
     return 0.5 if rng.random() < WHOLE_SECONDS else 0.0
 
 
