@@ -50,7 +50,7 @@ stage() {
 export WORLD=$RUNS/short
 LIST=stage1_pictures stage stage1_pictures stage1.sh --epochs "${PICTURE_EPOCHS:-1}"
 LIST=stage1 stage stage1 stage1.sh --epochs "${STAGE1_EPOCHS:-1}"
-for skill in steps clip_acts clip_moves clip_moments clip_whens; do
+for skill in steps clip_acts clip_moves clip_moments clip_whens clip_counts; do
   LIST=skill_$skill stage "stage1_$skill" stage1.sh --batch-size 16 --global-batch-size 32 \
     --max-steps "${SKILL_STEPS:-300}" --epochs 100
 done

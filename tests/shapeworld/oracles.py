@@ -145,6 +145,11 @@ def how_many(record: Record, q: Question) -> str:
     return f"{then}, {'increases' if now > then else 'decreases' if now < then else 'the same'}"
 
 
+def count_at(record: Record, q: Question) -> str:
+    moment = float(re.findall(r"at ([\d.]+)s", q.question)[0])
+    return str(sum(record.seen(thing, moment) for thing in record.things))
+
+
 def past_action(record: Record, q: Question) -> str:
     return ACTION_NAMES[record.action(record.called(q.question)[0], ago(q.question))]
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from .questions import Decks, Question, ask_perception, ask_questions, default_times
-from .questions.context import current_act
+from .questions.context import GAPS, current_act
 from .questions.future import MOVEMENT, direction_of
+from .questions.hallucination import HOW_MANY, STILL_COUNT, compared, yes_or_no
 from .questions.past import last_acts
 from .questions.perception import DIRECTION, DOING, MOVING, NOTHING, OUT_OF_SIGHT, doing, when_question
 from .questions.temporal import AWAY, HOW_LONG, RETURNED, STARTED, elapsed, last_absence, last_return, span
@@ -21,6 +22,7 @@ from .samples import ANSWER, CHOICES, CHOOSE, Sample, first_second, seen_at
 from .scenes import Scene
 from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration
 
+COUNT_AT = "How many objects were on the screen at {}?"
 Told = list[tuple[str, str]]
 """Questions without options, and their answers."""
 MOST_QUESTIONS = 12
@@ -28,6 +30,7 @@ MOST_QUESTIONS = 12
 MANY, FEW = 0.6, 0.4
 ACT_SUB_TASKS = ("AA", "GSP", "AS", "PR", "SV", "AT", "AR")
 """What the last actions of a thing answer."""
+PATH_SUB_TASKS = ("AT", "OT", "TR", "AR")
 CLAIM_SUB_TASKS = ("AP", "THV-OP", "SV")
 
 
@@ -99,6 +102,24 @@ def moves(scene: Scene, start: float, end: float, rng: np.random.Generator, deck
     return _some(found, rng)
 
 
+def counts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
+    """How many things there were at each second and, from the answers or not, what has become of their number."""
+    now = scene.count(end)
+    counted = [(time, scene.count(time)) for time in np.arange(start + 0.5, end).tolist()]
+    found: Told = []
+    compare: Told = []
+    for time, number in counted:
+        if number is not None:
+            found.append((COUNT_AT.format(clock(time)), str(number)))
+            if now is not None and end - time == int(end - time) >= GAPS[0] and rng.random() < 0.5:
+                compare.append((HOW_MANY.format(duration(end - time), clock(time)), compared(number, now)))
+    if now is not None:
+        claimed = now if rng.random() < 0.5 else max(0, now + int(rng.choice([-1, 1])))
+        compare.append((STILL_COUNT.format(claimed), yes_or_no(claimed == now)[0]))
+    told = _some(found, rng, most=8) + compare
+    return told if rng.random() < MANY else _some(told, rng)
+
+
 def acts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
     """What things did within a clip and what follows from it; mostly the actions first, then what follows."""
     asked = ask_questions(scene, ACT_SUB_TASKS, 2 * len(ACT_SUB_TASKS), rng, [end], decks=decks)
@@ -107,6 +128,13 @@ def acts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks
     if rng.random() < MANY:
         asked.sort(key=lambda question: {"history": 0, "action": 0, "AS": 1}.get(question.sub_task, 2))
     return asked
+
+
+def paths(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
+    """Where things were within a clip and which way they went; half of the time after what they did at some moments."""
+    asked = ask_questions(scene, PATH_SUB_TASKS, 8, rng, [end], decks=decks)
+    before = ask_perception(scene, ("doing_at",), 3, rng, [end], decks=decks) if rng.random() < 0.5 else []
+    return [question for part in (before, asked) for question in _some(part, rng) if _within(question, start)]
 
 
 def claims(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
@@ -130,7 +158,9 @@ CLIPS: dict[str, tuple[Callable[..., Told | list[Question]], int, int, int]] = {
     "clip_moves": (moves, 6, 2, 5),
     "clip_moments": (moments, 5, 2, 6),
     "clip_whens": (whens, 4, 3, 10),
-    "clip_claims": (claims, 2, 3, 8),
+    "clip_counts": (counts, 4, 3, 12),
+    "clip_paths": (paths, 4, 5, 14),
+    "clip_claims": (claims, 4, 3, 14),
     "stream_acts": (acts, 2, 12, 30),
     "stream_whens": (whens, 1, 12, 30),
     "stream_claims": (claims, 1, 12, 30),

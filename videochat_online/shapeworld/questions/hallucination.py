@@ -8,6 +8,8 @@ from .context import Context, seen_acts
 from .types import Draft
 
 YES_NO = ("Yes", "No")
+STILL_COUNT = "Are there still {} objects in the current frame now?"
+HOW_MANY = "How many objects were on the screen {} ago (at {})? Does the number increase or decrease?"
 STRANGE_SHARE = 0.1
 """Attempts that deny a thing by a name nothing has; all that a scene of one thing allows."""
 
@@ -42,7 +44,7 @@ def still_count(context: Context) -> Draft | None:
         return None
     truth = context.truth("still_count")
     answer, wrong = yes_or_no(truth)
-    text = f"Are there still {number if truth else other} objects in the current frame now?"
+    text = STILL_COUNT.format(number if truth else other)
     return Draft("still_count", text, answer, wrong, ((context.time - 0.5, context.time),))
 
 
@@ -86,6 +88,11 @@ def strange_name(context: Context) -> str:
     return f"the {name_of(*context.some((name for name in every if name not in taken), 1)[0])}"
 
 
+def compared(then: int, now: int) -> str:
+    """ "2, increases" """
+    return f"{then}, {'the same' if then == now else 'increases' if now > then else 'decreases'}"
+
+
 def how_many(context: Context) -> Draft | None:
     gap = context.gap()
     if gap is None:
@@ -96,13 +103,12 @@ def how_many(context: Context) -> Draft | None:
         then, now = scene.count(moment), scene.count(context.time)
         if then is None or now is None:
             return None
-        return f"{then}, {'the same' if then == now else 'increases' if now > then else 'decreases'}"
+        return compared(then, now)
 
     answer = ask(context.scene, context.scene.things[0])
     wrong = context.borrow(answer, ask, 3) if answer else None
     if answer is None or wrong is None:
         return None
-    ago = f"{duration(gap)} ago (at {clock(moment)})"
-    text = f"How many objects were on the screen {ago}? Does the number increase or decrease?"
+    text = HOW_MANY.format(duration(gap), clock(moment))
     evidence = ((max(0.0, moment - 0.5), moment + 0.5), (context.time - 0.5, context.time))
     return Draft("how_many", text, answer, tuple(wrong), evidence)
