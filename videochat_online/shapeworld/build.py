@@ -50,7 +50,7 @@ LISTS = {
 """What each list of data sets names; the last one to compare with: dialogues taken apart into their questions."""
 FEW = {
     "offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "claims": 0.3, "routines": 0.3, "steps": 0.3,
-    **dict.fromkeys(CLIPS, 0.5),
+    **dict.fromkeys(CLIPS, 0.25),
 }  # fmt: skip
 REPEAT = {
     "stage1": FEW,
