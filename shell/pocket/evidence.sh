@@ -7,7 +7,7 @@
 #   RUNS      folder of worlds and runs                                      runs/pocket/evidence
 #   VIDEOS    held-out streams of 30 seconds; half as many of 2 minutes, a quarter of 10       48
 #   ENCODER   stages: folder of stage 0's model                           runs/pocket/stage0/model
-#   STEPS     stages: steps of 4 samples that each model is trained for                      2000
+#   STEPS     stages: steps of 8 samples that each model is trained for                      2000
 #   OUTPUT    where tables and plots go                                             docs/evidence
 set -euo pipefail
 
