@@ -3,8 +3,8 @@
 #   bash shell/pocket/stage1.sh [--check] [flags of `videochat-online train --help`]
 # Makes the world where it is missing. Run again after an interruption, it goes on.
 #
-#   LIST        stage1_pictures (single pictures), stage1 (pictures and videos) or skill_clip_acts,
-#               skill_clip_counts, ... (that skill and a little of the others)                  stage1
+#   LIST        stage1_pictures (single pictures), stage1 (pictures and videos) or skill_steps,
+#               skill_clip_acts, ... (that skill and a little of the others)                    stage1
 #   WORLD       folder of the generated videos and their lists                          runs/pocket/short
 #   VIDEOS      how many are made                                                                   2600
 #   PICTURES    how many single pictures                                                            8000

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The pocket model from nothing, on two cores: stage 0 teaches the encoder what is where and the connector to say it in
 # words, where it stays; stages 1 and 2 are otherwise the paper's, stage 1 with single pictures first and, after it, some
-# hundred steps of each skill alone (videochat_online/shapeworld/clips.py says why).
+# hundred steps of each of six skills, nearly alone (videochat_online/shapeworld/clips.py says why).
 #   bash shell/pocket/train_all.sh            hours; run again after an interruption, it goes on where it was
 #   bash shell/pocket/train_all.sh --smoke    five minutes: every step, too short to learn more than the beginnings
 #
 #   RUNS         folder of worlds, runs and the model that comes out                runs/pocket (with --smoke: .../smoke)
 #   SEED         of encoder and stages                                                                             42
 #   STAGE0_STEPS, PICTURE_EPOCHS, STAGE1_EPOCHS, SKILL_STEPS, STAGE2_EPOCHS    length of each stage
-#   NUM_GPUS     processes that train, one core each                                                                2
+#   NUM_GPUS     processes that train, one core each: 1 or 2, the same when run again                              2
 # What comes out: $RUNS/model, and of each stage its settings.json, log.jsonl and checkpoints; $RUNS/seconds.txt
 set -euo pipefail
 
@@ -18,8 +18,8 @@ source "$here/../launch_training.sh"
 
 if [ "${1:-}" = --smoke ]; then
   shift
-  export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-400}
-  STAGE0_STEPS=${STAGE0_STEPS:-150} SKILL_STEPS=${SKILL_STEPS:-8} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
+  export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-250}
+  STAGE0_STEPS=${STAGE0_STEPS:-150} SKILL_STEPS=${SKILL_STEPS:-2} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
 fi
 [ $# -eq 0 ] || fail "unknown argument $1" "Usage: bash $0 [--smoke]"
 RUNS=${RUNS:-runs/pocket} SEED=${SEED:-42}
@@ -52,7 +52,7 @@ LIST=stage1_pictures stage stage1_pictures stage1.sh --epochs "${PICTURE_EPOCHS:
 LIST=stage1 stage stage1 stage1.sh --epochs "${STAGE1_EPOCHS:-1}"
 for skill in steps clip_acts clip_moves clip_moments clip_whens clip_counts; do
   LIST=skill_$skill stage "stage1_$skill" stage1.sh --batch-size 16 --global-batch-size 32 \
-    --max-steps "${SKILL_STEPS:-300}" --epochs 100
+    --max-steps "${SKILL_STEPS:-300}"
 done
 export WORLD=$RUNS/long
 stage stage2 stage2.sh --epochs "${STAGE2_EPOCHS:-3}" --schedule cosine

@@ -263,12 +263,16 @@ TAKES_TWO = ("likely to do next", "is the goal", "follow the procedure")
 def test_clips_ask_about_nothing_but_their_seconds():
     rng = np.random.default_rng(0)
     checked: Counter[str] = Counter()
-    for scene, (kind, (_, number, shortest, longest)) in product(SCENES, CLIPS.items()):
+    for scene, (kind, clip) in product(SCENES, CLIPS.items()):
         told_of = clips(scene, "videos/one.mp4", kind, rng, Decks(rng))
-        assert len(told_of) <= number
+        assert len(told_of) <= clip.number
         for row in told_of:
             start, end, record = row["start"], row["end"], Record(scene, row["end"])
-            assert (shortest - 0.5 <= end - start or start <= 0.5) and end - start <= longest + 0.5 and row["QA"]
+            assert (
+                (clip.shortest - 0.5 <= end - start or start <= 0.5) and end - start <= clip.longest + 0.5 and row["QA"]
+            )
+            whens = [told["q"] for told in row["QA"] if "When did this happen" in told["q"]]
+            assert len(set(whens)) == len(whens)
             for told in row["QA"]:
                 text = re.sub(r"^Question at [^:]+: ", "", told["q"].split("\n")[0])
                 question: Any = SimpleNamespace(question=text, time=end, answer=told["a"])

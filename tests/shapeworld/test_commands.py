@@ -28,7 +28,7 @@ def test_build_prints_what_it_made(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 videos, 32 questions" in printed and f"DATA_ROOT={folder}" in printed
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["complete"] and manifest["config"]["level"] == [1, 2] and manifest["version"] == 1
+    assert manifest["complete"] and manifest["config"]["level"] == [1, 2] and manifest["version"] == 2
     assert len(list((folder / "videos").iterdir())) == 2
 
 

@@ -29,7 +29,7 @@ from .scenes import Scene
 from .simulate import LEVELS, SPLITS, sample_stream
 from .video import write_mp4
 
-VERSION = 1
+VERSION = 2
 SEEDS_PER_WORLD = 1_000_000
 TRACK_FPS = 2
 TRACK_EVERY = 4
@@ -47,7 +47,8 @@ LISTS = {
     "stage2": (*OFFLINE, *CLIPS, *ONLINE, *PICTURES),
     "stage2_single": (*OFFLINE, *CLIPS, *SINGLE, *PICTURES),
 }
-"""What each list of data sets names; the last one to compare with: dialogues taken apart into their questions."""
+"""What each list of data sets names. skill_*: one skill and, by REPEAT, a little of the others. stage2_single is
+to compare with: dialogues taken apart into their questions."""
 FEW = {
     "offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "claims": 0.3, "routines": 0.3, "steps": 0.3,
     **dict.fromkeys(CLIPS, 0.25),
@@ -186,7 +187,7 @@ def _write_ovbench(folder: Path, config: WorldConfig, asked: list[VideoQuestions
 
 
 def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[str, int]:
-    """All training samples and the two lists; returns how many samples each file holds."""
+    """All training samples and the lists of LISTS; returns how many samples each file holds."""
     files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *CLIPS, *ONLINE, *SINGLE, *PICTURES)}
     decks = Decks(config.rng("training decks"))
     for number, (scene, name) in enumerate(_bar(config, "samples", progress)):

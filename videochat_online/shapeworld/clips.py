@@ -7,7 +7,8 @@ asked for in longer parts too, it stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .questions.hallucination import HOW_MANY, STILL_COUNT, compared, yes_or_no
 from .questions.past import last_acts
 from .questions.perception import DIRECTION, DOING, MOVING, NOTHING, OUT_OF_SIGHT, doing, when_question
 from .questions.temporal import AWAY, HOW_LONG, RETURNED, STARTED, elapsed, last_absence, last_return, span
-from .samples import ANSWER, CHOICES, CHOOSE, Sample, first_second, seen_at
+from .samples import ANSWER, CHOICES, PICTURE_CLAIMS, Sample, choice_row, first_second, seen_at
 from .scenes import Scene
 from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration
 
@@ -26,18 +27,24 @@ COUNT_AT = "How many objects were on the screen at {}?"
 Told = list[tuple[str, str]]
 """Questions without options, and their answers."""
 MOST_QUESTIONS = 12
-"""Of a clip."""
-MANY, FEW = 0.6, 0.4
+"""Of one kind about a clip."""
+IN_ORDER = 0.6
+"""Share of the clips whose later questions can be answered from the answers before them."""
+SKIP_STATIONARY = 0.6
+"""Share of the things at rest that nobody asks about."""
+ASK_DOING = 0.4
+"""Share of a thing's seconds that are asked about."""
 ACT_SUB_TASKS = ("AA", "GSP", "AS", "PR", "SV", "AT", "AR")
 """What the last actions of a thing answer."""
 PATH_SUB_TASKS = ("AT", "OT", "TR", "AR")
-CLAIM_SUB_TASKS = ("AP", "THV-OP", "SV")
+CLAIM_SUB_TASKS = (*PICTURE_CLAIMS, "THV-OP")
 
 
 def moments(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
     """What was to be seen at a second, and the other way round: when something was to be seen that was so only once.
 
-    Half of the time the questions one way come first: the others can then be answered from their answers.
+    The first kind comes first: half of the time up to MOST_QUESTIONS of them, from whose answers the second kind can be
+    answered, else two.
     """
     seconds = np.arange(start + 0.5, end).tolist()
     forth: Told = []
@@ -46,12 +53,12 @@ def moments(scene: Scene, start: float, end: float, rng: np.random.Generator, de
     for time, look in zip(seconds, looks, strict=True):
         if look is not None:
             forth.append((f"At {clock(time)}?", look))
-            if looks.count(look) == 1 and look != NOTHING:
+            if None not in looks and looks.count(look) == 1 and look != NOTHING:
                 back.append((f"When was this to be seen: {look}?", f"at {clock(time)}"))
     for thing in scene.things:
         name, states = thing.name(end), [doing(scene, thing, time) for time in seconds]
         for time, state in zip(seconds, states, strict=True):
-            if state is not None and rng.random() < FEW:
+            if state is not None and rng.random() < ASK_DOING:
                 forth.append((DOING.format(name, clock(time)), state))
             if state is not None and None not in states and states.count(state) == 1:
                 back.append((f"When was {name} {_in_words(state)}?", f"at {clock(time)}"))
@@ -69,9 +76,11 @@ def _in_words(state: str) -> str:
 def whens(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
     """When something within a clip happened, a second before its end at the latest, and how long it goes on."""
     found: Told = []
-    for event in scene.events:
-        if start + 0.5 <= event.time <= end - 1:
-            found.append((when_question(scene, event), f"at {clock(event.time)}"))
+    events = [(when_question(scene, event), event.time) for event in scene.events if start <= event.time <= end]
+    texts = [text for text, _ in events]
+    for text, time in events:
+        if texts.count(text) == 1 and start + 0.5 <= time <= end - 1:
+            found.append((text, f"at {clock(time)}"))
     for thing in scene.things:
         name, back, away = thing.name(end), last_return(thing, end), last_absence(thing, end)
         for act in last_acts(thing, end):
@@ -95,7 +104,7 @@ def moves(scene: Scene, start: float, end: float, rng: np.random.Generator, deck
     found: Told = []
     for thing in scene.things:
         name, direction = thing.name(end), direction_of(scene, thing, end)
-        if direction is None or (direction == STATIONARY and rng.random() < MANY):
+        if direction is None or (direction == STATIONARY and rng.random() < SKIP_STATIONARY):
             continue
         found.append((MOVEMENT.format(name), direction))
         found += [(DIRECTION.format(name), direction)] if direction != STATIONARY else []
@@ -117,7 +126,7 @@ def counts(scene: Scene, start: float, end: float, rng: np.random.Generator, dec
         claimed = now if rng.random() < 0.5 else max(0, now + int(rng.choice([-1, 1])))
         compare.append((STILL_COUNT.format(claimed), yes_or_no(claimed == now)[0]))
     told = _some(found, rng, most=8) + compare
-    return told if rng.random() < MANY else _some(told, rng)
+    return told if rng.random() < IN_ORDER else _some(told, rng)
 
 
 def acts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
@@ -125,7 +134,7 @@ def acts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks
     asked = ask_questions(scene, ACT_SUB_TASKS, 2 * len(ACT_SUB_TASKS), rng, [end], decks=decks)
     asked += ask_perception(scene, ("history", "action"), 3, rng, [end], decks=decks)
     asked = _some([question for question in asked if _within(question, start)], rng)
-    if rng.random() < MANY:
+    if rng.random() < IN_ORDER:
         asked.sort(key=lambda question: {"history": 0, "action": 0, "AS": 1}.get(question.sub_task, 2))
     return asked
 
@@ -153,29 +162,39 @@ def _some(values: list, rng: np.random.Generator, most: int = MOST_QUESTIONS) ->
     return [values[place] for place in rng.permutation(len(values))[:most]]
 
 
-CLIPS: dict[str, tuple[Callable[..., Told | list[Question]], int, int, int]] = {
-    "clip_acts": (acts, 4, 5, 12),
-    "clip_moves": (moves, 6, 2, 5),
-    "clip_moments": (moments, 5, 2, 6),
-    "clip_whens": (whens, 4, 3, 10),
-    "clip_counts": (counts, 4, 3, 12),
-    "clip_paths": (paths, 4, 5, 14),
-    "clip_claims": (claims, 4, 3, 14),
-    "stream_acts": (acts, 2, 12, 30),
-    "stream_whens": (whens, 1, 12, 30),
-    "stream_claims": (claims, 1, 12, 30),
+@dataclass(frozen=True)
+class Clip:
+    """One set: what it asks, of how many parts of each video, and their fewest and most whole seconds."""
+
+    ask: Callable[[Scene, float, float, np.random.Generator, Decks], Told | list[Question]]
+    number: int
+    shortest: int
+    longest: int
+
+
+CLIPS: dict[str, Clip] = {
+    "clip_acts": Clip(acts, 4, 5, 12),
+    "clip_moves": Clip(moves, 6, 2, 5),
+    "clip_moments": Clip(moments, 5, 2, 6),
+    "clip_whens": Clip(whens, 4, 3, 10),
+    "clip_counts": Clip(counts, 4, 3, 12),
+    "clip_paths": Clip(paths, 4, 5, 14),
+    "clip_claims": Clip(claims, 4, 3, 14),
+    "stream_acts": Clip(acts, 2, 12, 29),
+    "stream_whens": Clip(whens, 1, 12, 29),
+    "stream_claims": Clip(claims, 1, 12, 29),
 }
-"""Per set: what is asked, how many parts of each video, and their fewest and most whole seconds."""
+"""All are asked alike, though not every one needs the beginning or the decks."""
 
 
 def clips(scene: Scene, video: str, kind: str, rng: np.random.Generator, decks: Decks) -> list[Sample]:
     """VideoChat2-IT rows of one of CLIPS; fewer where a clip has nothing to ask."""
-    ask, number, shortest, longest = CLIPS[kind]
+    clip = CLIPS[kind]
     rows = []
-    for _ in range(number):
+    for _ in range(clip.number):
         end = float(rng.choice(default_times(scene)))
-        start = max(0.0, float(int(end) - int(rng.integers(shortest, longest + 1)))) + first_second(rng)
-        asked = ask(scene, start, end, rng, decks)
+        start = max(0.0, float(int(end) - int(rng.integers(clip.shortest, clip.longest + 1)))) + first_second(rng)
+        asked: Sequence[tuple[str, str] | Question] = clip.ask(scene, start, end, rng, decks)
         if asked:
             rows.append({"video": video, "start": start, "end": end, "QA": [_told(one, rng) for one in asked]})
     return rows
@@ -184,5 +203,4 @@ def clips(scene: Scene, video: str, kind: str, rng: np.random.Generator, decks: 
 def _told(asked: Question | tuple[str, str], rng: np.random.Generator) -> Sample:
     if isinstance(asked, tuple):
         return {"i": ANSWER, "q": asked[0], "a": asked[1]}
-    choose = bool(rng.random() < CHOICES)
-    return {"i": CHOOSE if choose else ANSWER, "q": asked.prompt(options=choose, time=choose), "a": asked.answer}
+    return choice_row(asked, choose=bool(rng.random() < CHOICES))

@@ -137,21 +137,20 @@ def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks)
     for time in rng.permutation(default_times(scene))[:3].tolist():
         questions = _mixed(scene, 16, rng, [time], decks)
         choose = bool(rng.random() < CHOICES)
-        qa = [
-            {
-                "i": CHOOSE if choose else ANSWER,
-                "q": question.prompt(options=choose, time=choose),
-                "a": question.answer,
-            }
-            for question in questions
-        ]
+        qa = [choice_row(question, choose=choose) for question in questions]
         rows += [{"video": video, "start": first_second(rng), "end": time, "QA": qa}] if qa else []
     return rows
 
 
+def choice_row(question: Question, *, choose: bool) -> Sample:
+    """A question of a VideoChat2-IT row, with options or without."""
+    asked = question.prompt(options=choose, time=choose)
+    return {"i": CHOOSE if choose else ANSWER, "q": asked, "a": question.answer}
+
+
 OPEN_KINDS = ("count", "colour", "shape", "where", "box", "what_at", "action")
 CLAIM_KINDS = ("presence", "is_at", "is_performing")
-CLAIM_SUB_TASKS = ("AP", "SV")
+PICTURE_CLAIMS = ("AP", "SV")
 """Those of the yes-or-no questions that a single picture answers."""
 ORDERS = ("open questions first", "any", "alone")
 
@@ -175,14 +174,12 @@ def offline_claims(
     word, which is learnt at once; it goes over to pictures whose tokens resemble words.
     """
     claims = ask_perception(scene, CLAIM_KINDS, 9, rng, [time], decks=decks)
-    claims += ask_questions(scene, CLAIM_SUB_TASKS, 4, rng, [time], decks=decks)
+    claims += ask_questions(scene, PICTURE_CLAIMS, 4, rng, [time], decks=decks)
     if not claims:
         return []
     asked = [] if order == "alone" else ask_perception(scene, OPEN_KINDS, 9, rng, [time], decks=decks)
     parts = [asked, claims] if order == "open questions first" else [asked + claims]
-    conversation = [turn for part in parts for turn in _asked_anyhow(part, rng, PICTURE_CHOICES)]
-    conversation[0]["value"] = IMAGE + conversation[0]["value"]
-    return [{"id": f"{scene.key}/claims-{time:g}", "image": image, "conversations": conversation}]
+    return [_about_picture(f"{scene.key}/claims-{time:g}", image, parts, rng)]
 
 
 def offline_steps(
@@ -198,9 +195,14 @@ def offline_steps(
     kinds = {"open questions first": ("action",), "any": ("action", "where", *CLAIM_KINDS), "alone": ()}[order]
     asked = ask_perception(scene, kinds, 4, rng, [time], decks=decks) if kinds else []
     parts = [asked + steps] if order == "any" else [asked, steps]
+    return [_about_picture(f"{scene.key}/steps-{time:g}", image, parts, rng)]
+
+
+def _about_picture(key: str, image: str, parts: list[list[Question]], rng: np.random.Generator) -> Sample:
+    """One part after the other, each in any order."""
     conversation = [turn for part in parts for turn in _asked_anyhow(part, rng, PICTURE_CHOICES)]
     conversation[0]["value"] = IMAGE + conversation[0]["value"]
-    return [{"id": f"{scene.key}/steps-{time:g}", "image": image, "conversations": conversation}]
+    return {"id": key, "image": image, "conversations": conversation}
 
 
 ROUTINE_KINDS = ("follows", "procedure", "continues")
