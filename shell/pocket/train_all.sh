@@ -18,8 +18,8 @@ source "$here/../launch_training.sh"
 
 if [ "${1:-}" = --smoke ]; then
   shift
-  export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-10} PICTURES=${PICTURES:-200}
-  STAGE0_STEPS=${STAGE0_STEPS:-110} SKILL_STEPS=${SKILL_STEPS:-2} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
+  export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-250}
+  STAGE0_STEPS=${STAGE0_STEPS:-150} SKILL_STEPS=${SKILL_STEPS:-2} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
 fi
 [ $# -eq 0 ] || fail "unknown argument $1" "Usage: bash $0 [--smoke]"
 RUNS=${RUNS:-runs/pocket} SEED=${SEED:-42}
