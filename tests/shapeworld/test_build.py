@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +13,9 @@ from PIL import Image
 
 from videochat_online.data.formats import read_row
 from videochat_online.evaluation.benchmarks.ovbench import OVBench
-from videochat_online.shapeworld import SUB_TASKS, render_frames, sample_stream, samples
+from videochat_online.shapeworld import SUB_TASKS, render_frames, samples
 from videochat_online.shapeworld import build as build_module
 from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world
-from videochat_online.shapeworld.clips import CLIPS, clips
-from videochat_online.shapeworld.questions import Decks
 from videochat_online.shapeworld.video import frame_times, write_mp4
 from videochat_online.shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, GOAL_NAMES
 
@@ -232,71 +227,6 @@ def test_the_log_tells_what_the_tracks_show(world):
                     found = record.action(thing, time)
                     assert action == (ACTION_NAMES[found] if found >= 0 else "nothing")
                     assert region == record.region(thing, time)
-
-
-CLIP_QUESTIONS = {
-    "doing at": oracles.doing_at,
-    "last start": oracles.when_started,
-    "come into sight": oracles.when_back,
-    "last out of sight": oracles.when_away,
-    "How long": oracles.how_long,
-    "in the next second": oracles.movement,
-    "direction does": oracles.movement,
-    "likely to do next": oracles.next_action,
-    "is the next step": oracles.next_step,
-    "is the goal": oracles.goal,
-    "from the last to the first": oracles.history,
-    "follow the procedure": oracles.followed,
-    "first action": oracles.first_action,
-    "still performing the step": oracles.still_step,
-    "Are there still": oracles.still_count,
-    "Was the": oracles.was_there,
-    "Does the number": oracles.how_many,
-    "on the screen at": oracles.count_at,
-    "the trajectory of": oracles.object_trajectory,
-}
-"""What a question holds, and who else can answer it."""
-SCENES = [sample_stream(seed, "train", 1 + seed % 3, 20) for seed in range(20)]
-TAKES_TWO = ("likely to do next", "is the goal", "follow the procedure")
-
-
-def test_clips_ask_about_nothing_but_their_seconds():
-    rng = np.random.default_rng(0)
-    checked: Counter[str] = Counter()
-    for scene, (kind, clip) in product(SCENES, CLIPS.items()):
-        told_of = clips(scene, "videos/one.mp4", kind, rng, Decks(rng))
-        assert len(told_of) <= clip.number
-        for row in told_of:
-            start, end, record = row["start"], row["end"], Record(scene, row["end"])
-            assert (
-                (clip.shortest - 0.5 <= end - start or start <= 0.5) and end - start <= clip.longest + 0.5 and row["QA"]
-            )
-            whens = [told["q"] for told in row["QA"] if "When did this happen" in told["q"]]
-            assert len(set(whens)) == len(whens)
-            for told in row["QA"]:
-                text = re.sub(r"^Question at [^:]+: ", "", told["q"].split("\n")[0])
-                question: Any = SimpleNamespace(question=text, time=end, answer=told["a"])
-                for moment in re.findall(r"at ([\d.]+)s", text + told["a"]):
-                    assert start <= float(moment) <= end
-                for words in (words for words in CLIP_QUESTIONS if words in text):
-                    assert told["a"] == CLIP_QUESTIONS[words](record, question)
-                    checked[words] += 1
-                    if words in TAKES_TWO:
-                        assert record.sequence(record.called(text)[0])[-2][1] >= start
-    assert set(checked) == set(CLIP_QUESTIONS)
-
-
-def test_what_was_to_be_seen_once_is_found_again(world):
-    scenes = {f"videos/{name}": scene for scene, name in SMALL.scenes()}
-    found = 0
-    for row in rows(world, "train/clip_moments"):
-        scene, seconds = scenes[row["video"]], np.arange(row["start"] + 0.5, row["end"]).tolist()
-        for told in row["QA"]:
-            if told["q"].startswith("When was this to be seen: "):
-                look = told["q"].removeprefix("When was this to be seen: ").removesuffix("?")
-                assert [f"at {time:.1f}s" for time in seconds if samples.seen_at(scene, time) == look] == [told["a"]]
-                found += 1
-    assert found
 
 
 def test_steps_follow_from_what_acts_in_the_picture(world):
