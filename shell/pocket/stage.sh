@@ -12,12 +12,8 @@ pocket_stage() {
   use_python
   cd "$project_root"
   world=$(realpath -m "$WORLD")
-  if [ -e "$world/train/$list.json" ] && grep -q '"complete": true' "$world/manifest.json"; then
-    say "the world is there as it is: $world"
-  else
-    # shellcheck disable=SC2086 # the flags are several words
-    "$python" -m videochat_online.cli world build "$world" --videos "$VIDEOS" --fps 2 --size 64 $world_flags
-  fi
+  # shellcheck disable=SC2086 # the flags are several words
+  "$python" -m videochat_online.cli world build "$world" --videos "$VIDEOS" --fps 2 --size 64 $world_flags
   export DATA_ROOT=$world ANNO_ROOT=$world OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   launch_training --preset "stage$stage" \
     --config "${CONFIG:-shell/pocket/settings.yaml}" \

@@ -88,6 +88,17 @@ def test_an_interrupted_build_goes_on(world, tmp_path, monkeypatch):
     assert times == {name: (tmp_path / "world" / "videos" / name).stat().st_mtime_ns for name in written}
 
 
+def test_a_complete_world_is_left_alone_and_a_lost_video_made_again(tmp_path):
+    config = WorldConfig(1, seed=2, split="dev", seconds=(10,), level=(1,), fps=2, size=32)
+    folder = tmp_path / "world"
+    manifest = build_world(folder, config, progress=False)
+    before, written = files(folder), (folder / "manifest.json").stat().st_mtime_ns
+    assert build_world(folder, config, progress=False) == manifest
+    assert (folder / "manifest.json").stat().st_mtime_ns == written
+    next((folder / "videos").iterdir()).unlink()
+    assert build_world(folder, config, progress=False) == manifest and files(folder) == before
+
+
 def test_another_world_in_the_folder_is_refused(world, tmp_path):
     with pytest.raises(BuildError, match="holds another world"):
         build_world(world, WorldConfig(4, seed=3), progress=False)

@@ -126,9 +126,14 @@ class WorldConfig:
 
 
 def build_world(folder: str | Path, config: WorldConfig, *, progress: bool = True) -> dict[str, Any]:
-    """1. Claim the folder. 2. Render missing videos. 3. Ask. 4. Training samples. 5. The manifest, returned."""
+    """1. Claim the folder. 2. Render missing videos. 3. Ask. 4. Training samples. 5. The manifest, returned.
+
+    A world that is complete and has all its videos is left as it is.
+    """
     folder = Path(folder)
-    _claim(folder, config)
+    found = _claim(folder, config)
+    if found.get("complete") and len(list((folder / "videos").glob("*.mp4"))) == config.videos:
+        return found
     for scene, video in _bar(config, "videos", progress):
         path = folder / "videos" / video
         if not path.exists():
@@ -150,8 +155,8 @@ def _recipe(config: WorldConfig) -> dict[str, Any]:
     return {"generator": "shapeworld", "version": VERSION, "config": json.loads(json.dumps(asdict(config)))}
 
 
-def _claim(folder: Path, config: WorldConfig) -> None:
-    """Make the folder, or make sure that it holds this very world."""
+def _claim(folder: Path, config: WorldConfig) -> dict[str, Any]:
+    """Make the folder, or make sure that it holds this very world; its manifest so far."""
     path = folder / "manifest.json"
     if path.exists():
         try:
@@ -161,12 +166,14 @@ def _claim(folder: Path, config: WorldConfig) -> None:
         if {key: found.get(key) for key in _recipe(config)} != _recipe(config):
             asked = _recipe(config)["config"]
             raise BuildError(f"{folder} holds another world: {found.get('config')}, asked for {asked}")
-        return
+        return found
     if folder.exists() and any(folder.iterdir()):
         raise BuildError(f"{folder} is not empty and holds no world; expected a new or empty folder")
     for name in ("videos", "ovbench"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    write_json(path, {**_recipe(config), "complete": False})
+    manifest = {**_recipe(config), "complete": False}
+    write_json(path, manifest)
+    return manifest
 
 
 def _ask(config: WorldConfig, progress: bool) -> list[VideoQuestions]:
