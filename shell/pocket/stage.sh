@@ -1,19 +1,28 @@
-# One stage of the pocket model; sourced by stage1.sh and stage2.sh.
+# The worlds and stages of the pocket model; sourced by the scripts beside it.
 # shellcheck shell=bash
 
 # shellcheck source=shell/launch_training.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launch_training.sh"
 
-# pocket_stage NUMBER LIST MODEL WORLD_FLAGS TRAINING_FLAGS: 1. the environment 2. the world 3. training on one of its
-# lists with the settings of that stage. WORLD_FLAGS is one string.
+# build_world STAGE FOLDER: the videos and pictures of stage 1 or 2, unless they are there. Environment: VIDEOS, PICTURES.
+build_world() {
+  if [ "$1" = 1 ]; then
+    set -- "$2" --videos "${VIDEOS:-2600}" --pictures "${PICTURES:-8000}" --seconds 12 20 --level 1 1 2
+  else
+    set -- "$2" --videos "${VIDEOS:-700}" --pictures "${PICTURES:-4000}" --seconds 30 30 30 60 --level 1 2 3
+  fi
+  "$python" -m videochat_online.cli world build "$@" --fps 2 --size 64
+}
+
+# pocket_stage STAGE LIST MODEL FLAGS: 1. the environment 2. the world 3. training on one of its lists with the settings
+# of that stage.
 pocket_stage() {
-  local stage=$1 list=$2 model=$3 world_flags=$4 world
-  shift 4
+  local stage=$1 list=$2 model=$3 world
+  shift 3
   use_python
   cd "$project_root"
   world=$(realpath -m "$WORLD")
-  # shellcheck disable=SC2086 # the flags are several words
-  "$python" -m videochat_online.cli world build "$world" --videos "$VIDEOS" --fps 2 --size 64 $world_flags
+  build_world "$stage" "$world"
   export DATA_ROOT=$world ANNO_ROOT=$world OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   launch_training --preset "stage$stage" \
     --config "${CONFIG:-shell/pocket/settings.yaml}" \

@@ -3,7 +3,7 @@
 #   bash shell/pocket/stage1.sh [--check] [flags of `videochat-online train --help`]
 # Makes the world where it is missing. Run again after an interruption, it goes on.
 #
-#   LIST        stage1_pictures (single pictures), stage1 (pictures and videos) or skill_steps,
+#   LIST        stage1_pictures (single pictures), stage1 (pictures and videos) or skill_claims_one,
 #               skill_clip_acts, ... (that skill and a little of the others)                    stage1
 #   WORLD       folder of the generated videos and their lists                          runs/pocket/short
 #   VIDEOS      how many are made                                                                   2600
@@ -16,6 +16,5 @@ set -euo pipefail
 # shellcheck source=shell/pocket/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 
-WORLD=${WORLD:-runs/pocket/short} VIDEOS=${VIDEOS:-2600} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage1}
-flags="--seconds 12 20 --level 1 1 2 --pictures ${PICTURES:-8000}"
-pocket_stage 1 "${LIST:-stage1}" "${MODEL:-runs/pocket/stage0/model}" "$flags" --num-frames 24 "$@"
+WORLD=${WORLD:-runs/pocket/short} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage1}
+pocket_stage 1 "${LIST:-stage1}" "${MODEL:-runs/pocket/stage0/model}" --num-frames 24 "$@"

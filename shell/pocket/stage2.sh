@@ -14,6 +14,5 @@ set -euo pipefail
 # shellcheck source=shell/pocket/stage.sh
 source "$(dirname "${BASH_SOURCE[0]}")/stage.sh"
 
-WORLD=${WORLD:-runs/pocket/long} VIDEOS=${VIDEOS:-700} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage2}
-flags="--seconds 30 30 30 60 --level 1 2 3 --pictures ${PICTURES:-4000}"
-pocket_stage 2 stage2 "${MODEL:-runs/pocket/stage1/model}" "$flags" "$@"
+WORLD=${WORLD:-runs/pocket/long} OUTPUT_DIR=${OUTPUT_DIR:-runs/pocket/stage2}
+pocket_stage 2 stage2 "${MODEL:-runs/pocket/stage1/model}" "$@"

@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
 # The pocket model from nothing, on two cores: stage 0 teaches the encoder what is where and the connector to say it in
-# words, where it stays; stages 1 and 2 are otherwise the paper's, stage 1 with single pictures first and, after it, some
-# hundred steps of each of six skills, nearly alone (videochat_online/shapeworld/clips.py says why).
+# words, where it stays; stages 1 and 2 are otherwise the paper's, stage 1 with single pictures first. What pictures, and
+# then videos, do not teach in a mixture follows each of them: some hundred steps of each skill, nearly alone
+# (videochat_online/shapeworld/clips.py says why).
 #   bash shell/pocket/train_all.sh            hours; run again after an interruption, it goes on where it was
 #   bash shell/pocket/train_all.sh --smoke    six minutes: every step, too short to learn more than the beginnings
 #
 #   RUNS         folder of worlds, runs and the model that comes out                runs/pocket (with --smoke: .../smoke)
 #   SEED         of encoder and stages                                                                             42
-#   STAGE0_STEPS, PICTURE_EPOCHS, STAGE1_EPOCHS, SKILL_STEPS, STAGE2_EPOCHS    length of each stage
+#   STAGE0_STEPS, PICTURE_EPOCHS, PICTURE_SKILL_STEPS, STAGE1_EPOCHS, SKILL_STEPS, STAGE2_EPOCHS  length of each stage
 #   NUM_GPUS     processes that train, one core each: 1 or 2, the same when run again                              2
-# What comes out: $RUNS/model, and of each stage its settings.json, log.jsonl and checkpoints; $RUNS/seconds.txt
+# What comes out: $RUNS/model, seconds.txt, worlds.log and of each stage its settings.json, log.jsonl and checkpoints
 set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")
-# shellcheck source=shell/launch_training.sh
-source "$here/../launch_training.sh"
+# shellcheck source=shell/pocket/stage.sh
+source "$here/stage.sh"
 
 if [ "${1:-}" = --smoke ]; then
   shift
   export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-250}
-  STAGE0_STEPS=${STAGE0_STEPS:-150} SKILL_STEPS=${SKILL_STEPS:-2} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
+  STAGE0_STEPS=${STAGE0_STEPS:-150} PICTURE_SKILL_STEPS=${PICTURE_SKILL_STEPS:-5} SKILL_STEPS=${SKILL_STEPS:-2}
+  STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
 fi
 [ $# -eq 0 ] || fail "unknown argument $1" "Usage: bash $0 [--smoke]"
 RUNS=${RUNS:-runs/pocket} SEED=${SEED:-42}
@@ -37,8 +39,17 @@ use_python
 cd "$project_root"
 mkdir -p "$RUNS"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
+
+# Stage 0 is one process: the worlds are made beside it.
+set -m # a process group of its own, so that all of it ends with this script
+(build_world 1 "$RUNS/short" && build_world 2 "$RUNS/long") >"$RUNS/worlds.log" 2>&1 &
+worlds=$!
+set +m
+trap 'kill -- "-$worlds" 2>/dev/null || true' EXIT
 timed stage0 "$python" -m videochat_online.pocket.warm_up "$RUNS/stage0" --steps "${STAGE0_STEPS:-4500}" --seed "$SEED"
+wait "$worlds" || fail "the worlds could not be made" "$RUNS/worlds.log says why"
 model=$RUNS/stage0/model
+
 # stage NAME SCRIPT FLAGS...: trains the model of the stage before on; environment: LIST, WORLD.
 stage() {
   local name=$1 script=$2
@@ -49,6 +60,9 @@ stage() {
 
 export WORLD=$RUNS/short
 LIST=stage1_pictures stage stage1_pictures stage1.sh --epochs "${PICTURE_EPOCHS:-1}"
+for skill in claims_one routines claims; do
+  LIST=skill_$skill stage "stage1_$skill" stage1.sh --max-steps "${PICTURE_SKILL_STEPS:-800}"
+done
 LIST=stage1 stage stage1 stage1.sh --epochs "${STAGE1_EPOCHS:-1}"
 for skill in steps clip_acts clip_moves clip_moments clip_whens clip_counts; do
   LIST=skill_$skill stage "stage1_$skill" stage1.sh --batch-size 16 --global-batch-size 32 \

@@ -16,6 +16,7 @@ from videochat_online.evaluation.benchmarks.ovbench import OVBench
 from videochat_online.shapeworld import SUB_TASKS, render_frames, samples
 from videochat_online.shapeworld import build as build_module
 from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world
+from videochat_online.shapeworld.labels import visible_things
 from videochat_online.shapeworld.video import frame_times, write_mp4
 from videochat_online.shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, GOAL_NAMES
 
@@ -97,6 +98,14 @@ def test_a_complete_world_is_left_alone_and_a_lost_video_made_again(tmp_path):
     assert (folder / "manifest.json").stat().st_mtime_ns == written
     next((folder / "videos").iterdir()).unlink()
     assert build_world(folder, config, progress=False) == manifest and files(folder) == before
+
+
+def test_the_same_world_by_an_older_generator_is_refused_by_its_version(tmp_path):
+    config = WorldConfig(1, split="dev", seconds=(10,), level=(1,), fps=2, size=32)
+    manifest = build_world(tmp_path / "world", config, progress=False)
+    (tmp_path / "world" / "manifest.json").write_text(json.dumps({**manifest, "version": 1}))
+    with pytest.raises(BuildError, match=r"version 1 of .*; asked for version [2-9]"):
+        build_world(tmp_path / "world", config, progress=False)
 
 
 def test_another_world_in_the_folder_is_refused(world, tmp_path):
@@ -256,7 +265,7 @@ def test_steps_follow_from_what_acts_in_the_picture(world):
 def test_lists_name_every_set_that_has_samples(world):
     stage1, stage2 = rows(world, "train/stage1"), rows(world, "train/stage2")
     single = rows(world, "train/stage2_single")
-    assert set(stage1) < set(stage2) and len(stage2) == 23
+    assert set(stage1) < set(stage2) and len(stage2) == 24
     assert set(single) - set(stage1) == {"shapeworld_single"}
     for entry in [*stage2.values(), *single.values()]:
         assert set(entry) == {"annotation", "data_root", "data_augment", "repeat_time"}
@@ -265,7 +274,7 @@ def test_lists_name_every_set_that_has_samples(world):
 
 def test_a_third_of_the_pictures_claim_after_asking_and_a_third_claim_alone(world):
     by_order: list[list[list[bool]]] = [[], [], []]
-    for row in rows(world, "train/claims"):
+    for row in rows(world, "train/claims") + rows(world, "train/claims_one"):
         claims = [turn["value"] in ("Yes", "No") for turn in row["conversations"][1::2]]
         number_in_its_world = int(row["id"].split("-")[1]) % 1_000_000
         by_order[number_in_its_world % 3].append(claims)
@@ -274,6 +283,17 @@ def test_a_third_of_the_pictures_claim_after_asking_and_a_third_claim_alone(worl
     assert all(claims == sorted(claims) and not claims[0] for claims in open_first)
     assert any(claims != sorted(claims) for claims in mixed)
     assert all(all(claims) for claims in alone)
+
+
+def test_claims_about_a_picture_of_one_thing_are_a_set_of_their_own(world):
+    def num_things(row: dict) -> int:
+        _, number, *_ = row["id"].split("-")
+        scene = SMALL.scene(int(number) - SMALL.seed * 1_000_000)
+        assert row["id"].startswith(scene.key)
+        return len(visible_things(scene, float(row["id"].rsplit("-", 1)[1])))
+
+    one, more = ({num_things(row) for row in rows(world, f"train/{name}")} for name in ("claims_one", "claims"))
+    assert one == {1} and more and 1 not in more
 
 
 def test_routines_are_told_as_they_are(world):

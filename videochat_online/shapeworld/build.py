@@ -23,13 +23,14 @@ from PIL import Image
 from . import samples
 from .annotations import VideoQuestions, flat_files, streaming_item
 from .clips import CLIPS, clips
+from .labels import visible_things
 from .questions import SUB_TASKS, Decks, ask_questions, default_times
 from .render import render_frames
 from .scenes import Scene
 from .simulate import LEVELS, SPLITS, sample_stream
 from .video import write_mp4
 
-VERSION = 2
+VERSION = 3
 SEEDS_PER_WORLD = 1_000_000
 TRACK_FPS = 2
 TRACK_EVERY = 4
@@ -38,24 +39,28 @@ IMAGES_PER_VIDEO = 2
 DATA_ROOT = "${DATA_ROOT}"
 OFFLINE = ("offline_events", "offline_log", "offline_video", "offline_qa", "offline_image")
 ONLINE = ("dialogue", "narration", "grounding", "tracking")
-SINGLE, PICTURES = ("single",), ("pictures", "claims", "routines", "steps")
-SKILLS = ("steps", *CLIPS)
+SINGLE, PICTURES = ("single",), ("pictures", "claims_one", "claims", "routines", "steps")
+SKILLS = {
+    **dict.fromkeys(("claims_one", "claims", "routines"), PICTURES),
+    **dict.fromkeys(("steps", *CLIPS), ("steps", *CLIPS)),
+}
+"""What can be taught nearly alone, and which sets the little beside it is from."""
 LISTS = {
     "stage1_pictures": PICTURES,
     "stage1": (*OFFLINE, *CLIPS, *PICTURES),
-    **{f"skill_{name}": SKILLS for name in SKILLS},
+    **{f"skill_{name}": sets for name, sets in SKILLS.items()},
     "stage2": (*OFFLINE, *CLIPS, *ONLINE, *PICTURES),
     "stage2_single": (*OFFLINE, *CLIPS, *SINGLE, *PICTURES),
 }
 """What each list of data sets names. skill_*: one skill and, by REPEAT, a little of the others. stage2_single is
 to compare with: dialogues taken apart into their questions."""
 FEW = {
-    "offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "claims": 0.3, "routines": 0.3, "steps": 0.3,
-    **dict.fromkeys(CLIPS, 0.25),
+    "offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "steps": 0.3,
+    "claims_one": 0.3, "claims": 0.3, "routines": 0.3, **dict.fromkeys(CLIPS, 0.25),
 }  # fmt: skip
 REPEAT = {
     "stage1": FEW,
-    **{f"skill_{name}": {other: 0.05 for other in SKILLS if other != name} for name in SKILLS},
+    **{f"skill_{name}": {other: 0.05 for other in sets if other != name} for name, sets in SKILLS.items()},
     "stage2": {**FEW, "narration": 0.3},
     "stage2_single": {**FEW, "single": 0.25},
 }
@@ -155,6 +160,10 @@ def _recipe(config: WorldConfig) -> dict[str, Any]:
     return {"generator": "shapeworld", "version": VERSION, "config": json.loads(json.dumps(asdict(config)))}
 
 
+def _name(recipe: dict[str, Any]) -> str:
+    return f"version {recipe.get('version')} of {recipe.get('config')}"
+
+
 def _claim(folder: Path, config: WorldConfig) -> dict[str, Any]:
     """Make the folder, or make sure that it holds this very world; its manifest so far."""
     path = folder / "manifest.json"
@@ -164,8 +173,7 @@ def _claim(folder: Path, config: WorldConfig) -> dict[str, Any]:
         except json.JSONDecodeError as error:
             raise BuildError(f"{path} is not a world's manifest: {error}") from error
         if {key: found.get(key) for key in _recipe(config)} != _recipe(config):
-            asked = _recipe(config)["config"]
-            raise BuildError(f"{folder} holds another world: {found.get('config')}, asked for {asked}")
+            raise BuildError(f"{folder} holds another world: {_name(found)}; asked for {_name(_recipe(config))}")
         return found
     if folder.exists() and any(folder.iterdir()):
         raise BuildError(f"{folder} is not empty and holds no world; expected a new or empty folder")
@@ -264,7 +272,8 @@ def _pictures(folder: Path, config: WorldConfig, progress: bool) -> dict[str, li
         order = samples.ORDERS[number % len(samples.ORDERS)]
         rows["pictures"].append(picture)
         rows["steps"] += samples.offline_steps(scene, name, time, rng, decks, order=order)
-        rows["claims"] += samples.offline_claims(scene, name, time, rng, decks, order=order)
+        claims = samples.offline_claims(scene, name, time, rng, decks, order=order)
+        rows["claims_one" if len(visible_things(scene, time)) == 1 else "claims"] += claims
         rows["routines"] += [samples.routines(scene, rng, decks)] if number % ROUTINES_EVERY == 0 else []
     return rows
 
