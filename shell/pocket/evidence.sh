@@ -6,8 +6,9 @@
 #   MODEL     model under test                                                             pocket
 #   RUNS      folder of worlds and runs                                      runs/pocket/evidence
 #   VIDEOS    held-out streams of 30 seconds; half as many of 2 minutes, a quarter of 10       48
-#   ENCODER   stages: folder of stage 0's model                           runs/pocket/stage0/model
+#   START     stages: the model that all begin with                 runs/pocket/stage1_claims/model
 #   STEPS     stages: steps of 8 samples that each model is trained for                      2000
+#   NUM_GPUS  stages: processes that train, one core each: 1 or 2                               2
 #   OUTPUT    where tables and plots go                                             docs/evidence
 set -euo pipefail
 
@@ -15,30 +16,31 @@ here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=shell/pocket/stage.sh
 source "$here/stage.sh"
 
-RUNS=${RUNS:-runs/pocket/evidence} ENCODER=${ENCODER:-runs/pocket/stage0/model} STEPS=${STEPS:-2000}
+RUNS=${RUNS:-runs/pocket/evidence} START=${START:-runs/pocket/stage1_claims/model} STEPS=${STEPS:-2000}
 
-# variant NAME LIST STEPS MODEL: one model of `stages`, trained on a list of its world.
-variant() {
-  local world=$RUNS/stages/world
-  [ ! -d "$RUNS/stages/$1/model" ] || return 0
-  DATA_ROOT=$(realpath "$world") ANNO_ROOT=$(realpath "$world") "$python" -m videochat_online.training \
-    --preset stage2 --config shell/pocket/settings.yaml --precision "$(matrix_precision)" --resume auto \
-    --model "$4" --data "$world/train/$2.json" --max-steps "$3" --output-dir "$RUNS/stages/$1" \
+# variant NAME LIST STEPS MODEL: one model of `stages`, trained on a list of its world. The warm-up is a share of its
+# steps, so that two stages of half the length have no more of it than one.
+variant() (
+  world=$(realpath "$RUNS/stages/world")
+  [ ! -d "$RUNS/stages/$1/model" ] || exit 0
+  export DATA_ROOT=$world ANNO_ROOT=$world
+  launch_training --preset stage2 --config shell/pocket/settings.yaml --precision "$(matrix_precision)" --resume auto \
+    --model "$4" --data "$world/train/$2.json" --max-steps "$3" --warmup 0.05 --output-dir "$RUNS/stages/$1" \
     --frame-cache "$RUNS/stages/frames"
-}
+)
 
 use_python
 cd "$project_root"
 mkdir -p "$RUNS"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
 [ $# -gt 0 ] || set -- sub_tasks memory size training stages
 if [[ " $* " == *" stages "* ]]; then
   "$python" -m videochat_online.cli world build "$RUNS/stages/world" --videos 600 --fps 2 --size 64 --seconds 12 30 \
     --level 1 2
-  variant offline stage1 "$STEPS" "$ENCODER"
-  variant online stage2_single "$STEPS" "$ENCODER"
-  variant interleaved stage2 "$STEPS" "$ENCODER"
-  variant first_half stage1 "$((STEPS / 2))" "$ENCODER"
+  variant offline stage1 "$STEPS" "$START"
+  variant online stage2_single "$STEPS" "$START"
+  variant interleaved stage2 "$STEPS" "$START"
+  variant first_half stage1 "$((STEPS / 2))" "$START"
   variant progressive stage2 "$((STEPS / 2))" "$RUNS/stages/first_half/model"
 fi
 "$python" -m videochat_online.pocket.evidence "${OUTPUT:-docs/evidence}" --work "$RUNS" --model "${MODEL:-pocket}" \
