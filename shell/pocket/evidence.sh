@@ -24,7 +24,7 @@ variant() (
   world=$(realpath "$RUNS/stages/world")
   [ ! -d "$RUNS/stages/$1/model" ] || exit 0
   export DATA_ROOT=$world ANNO_ROOT=$world
-  launch_training --preset stage2 --config shell/pocket/settings.yaml --precision "$(matrix_precision)" --resume auto \
+  launch_training --preset stage2 --config shell/pocket/settings.yaml --precision "${PRECISION:-$(matrix_precision)}" --resume auto \
     --model "$4" --data "$world/train/$2.json" --max-steps "$3" --warmup 0.05 --output-dir "$RUNS/stages/$1" \
     --frame-cache "$RUNS/stages/frames"
 )
@@ -37,10 +37,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
 if [[ " $* " == *" stages "* ]]; then
   "$python" -m videochat_online.cli world build "$RUNS/stages/world" --videos 600 --fps 2 --size 64 --seconds 12 30 \
     --level 1 2
-  variant offline stage1 "$STEPS" "$START"
+  variant offline stage2_offline "$STEPS" "$START"
   variant online stage2_single "$STEPS" "$START"
   variant interleaved stage2 "$STEPS" "$START"
-  variant first_half stage1 "$((STEPS / 2))" "$START"
+  variant first_half stage2_offline "$((STEPS / 2))" "$START"
   variant progressive stage2 "$((STEPS / 2))" "$RUNS/stages/first_half/model"
 fi
 "$python" -m videochat_online.pocket.evidence "${OUTPUT:-docs/evidence}" --work "$RUNS" --model "${MODEL:-pocket}" \

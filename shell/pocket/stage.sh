@@ -30,12 +30,13 @@ pocket_stage() {
     --data "$world/train/$list.json" \
     --frame-cache "$world/frame-cache" \
     --output-dir "$OUTPUT_DIR" \
-    --precision "$(matrix_precision)" \
+    --precision "${PRECISION:-$(matrix_precision)}" \
     --resume auto \
     "$@"
 }
 
-# bf16 where the CPU multiplies such matrices itself (twice as fast there, far slower elsewhere), else fp32.
+# bf16 where the CPU multiplies such matrices itself (twice as fast there, far slower elsewhere), else fp32. PRECISION,
+# where it is set, is taken instead.
 matrix_precision() {
   "$python" -c 'from videochat_online.pocket.warm_up import has_bfloat16; print("bf16" if has_bfloat16() else "fp32")'
 }

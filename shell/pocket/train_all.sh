@@ -48,6 +48,8 @@ set +m
 trap 'kill -- "-$worlds" 2>/dev/null || true' EXIT
 timed stage0 "$python" -m videochat_online.pocket.warm_up "$RUNS/stage0" --steps "${STAGE0_STEPS:-4500}" --seed "$SEED"
 wait "$worlds" || fail "the worlds could not be made" "$RUNS/worlds.log says why"
+PRECISION=${PRECISION:-$(matrix_precision)}
+export PRECISION
 model=$RUNS/stage0/model
 
 # stage NAME SCRIPT FLAGS...: trains the model of the stage before on; environment: LIST, WORLD.

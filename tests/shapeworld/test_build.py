@@ -267,6 +267,8 @@ def test_lists_name_every_set_that_has_samples(world):
     single = rows(world, "train/stage2_single")
     assert set(stage1) < set(stage2) and len(stage2) == 24
     assert set(single) - set(stage1) == {"shapeworld_single"}
+    offline = rows(world, "train/stage2_offline")
+    assert offline.items() <= stage2.items() and offline.items() <= single.items() and set(offline) == set(stage1)
     for entry in [*stage2.values(), *single.values()]:
         assert set(entry) == {"annotation", "data_root", "data_augment", "repeat_time"}
         assert Path(entry["annotation"].replace("${DATA_ROOT}", str(world))).is_file()

@@ -40,29 +40,32 @@ DATA_ROOT = "${DATA_ROOT}"
 OFFLINE = ("offline_events", "offline_log", "offline_video", "offline_qa", "offline_image")
 ONLINE = ("dialogue", "narration", "grounding", "tracking")
 SINGLE, PICTURES = ("single",), ("pictures", "claims_one", "claims", "routines", "steps")
+STAGE1 = (*OFFLINE, *CLIPS, *PICTURES)
 SKILLS = {
     **dict.fromkeys(("claims_one", "claims", "routines"), PICTURES),
-    **dict.fromkeys(("steps", *CLIPS), ("steps", *CLIPS)),
+    **dict.fromkeys(("steps", *CLIPS), STAGE1),
 }
-"""What can be taught nearly alone, and which sets the little beside it is from."""
+"""What can be taught nearly alone, and the sets that the little beside it is from, lest they be forgotten."""
 LISTS = {
     "stage1_pictures": PICTURES,
-    "stage1": (*OFFLINE, *CLIPS, *PICTURES),
+    "stage1": STAGE1,
     **{f"skill_{name}": sets for name, sets in SKILLS.items()},
-    "stage2": (*OFFLINE, *CLIPS, *ONLINE, *PICTURES),
-    "stage2_single": (*OFFLINE, *CLIPS, *SINGLE, *PICTURES),
+    "stage2": (*STAGE1, *ONLINE),
+    "stage2_single": (*STAGE1, *SINGLE),
+    "stage2_offline": STAGE1,
 }
-"""What each list of data sets names. skill_*: one skill and, by REPEAT, a little of the others. stage2_single is
-to compare with: dialogues taken apart into their questions."""
+"""What each list of data sets names. skill_*: one skill and, by REPEAT, a little of the others. stage2_single
+and stage2_offline are to compare with: dialogues taken apart into their questions, or left out."""
 FEW = {
     "offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "steps": 0.3,
     "claims_one": 0.3, "claims": 0.3, "routines": 0.3, **dict.fromkeys(CLIPS, 0.25),
 }  # fmt: skip
 REPEAT = {
-    "stage1": FEW,
+    "stage1": {**FEW, **dict.fromkeys(CLIPS, 0.05)},
     **{f"skill_{name}": {other: 0.05 for other in sets if other != name} for name, sets in SKILLS.items()},
     "stage2": {**FEW, "narration": 0.3},
     "stage2_single": {**FEW, "single": 0.25},
+    "stage2_offline": FEW,
 }
 """Share of the samples that an epoch of a list takes, where it is not all of them: the loss is a mean over tokens, and
 whole events in words would drown the answers of a word."""
