@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ class World:
         levels = [str(level) for level in self.levels]
         numbers = ["--videos", str(self.videos), "--seed", str(self.seed), "--seconds", f"{self.seconds:g}"]
         return ["--split", "test", *numbers, "--fps", "4", "--level", *levels]
+
+
+SEEDS = (0, 1, 2)
+
+
+def half_minute(seed: int, videos: int) -> World:
+    """One of three worlds of streams of 30 seconds that share no scene."""
+    return World(f"30s-{seed}", 30, 1, videos, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,18 @@ def read_outcome(output: Path, annotations: Path) -> Outcome:
     )  # fmt: skip
 
 
+def pooled(runs: Sequence[Outcome]) -> Outcome:
+    """The questions of several worlds as of one; scores and cost stay the first one's."""
+    firsts = np.cumsum([0, *(run.video.max() + 1 for run in runs[:-1])])
+    return replace(
+        runs[0],
+        correct=np.concatenate([run.correct for run in runs]),
+        visible_now=np.concatenate([run.visible_now for run in runs]),
+        video=np.concatenate([run.video + first for run, first in zip(runs, firsts, strict=True)]),
+        level=np.concatenate([run.level for run in runs]),
+    )
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
@@ -141,9 +161,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def sub_tasks(lab: Laboratory, folder: Path, videos: int) -> str:
     """Accuracy of every sub-task beside its baselines, on three worlds that share no scene."""
-    seeds = (0, 1, 2)
-    worlds = [World(f"30s-{seed}", 30, 1, videos, seed=seed) for seed in seeds]
-    runs = [lab.evaluate(f"sub-tasks-{seed}", world) for seed, world in zip(seeds, worlds, strict=True)]
+    runs = [lab.evaluate(f"sub-tasks-{seed}", half_minute(seed, videos)) for seed in SEEDS]
     for name in ("report.md", "report.png"):
         shutil.copyfile(lab.work / "runs" / "sub-tasks-0" / name, folder / f"sub_tasks{Path(name).suffix}")
     rows = []
@@ -158,7 +176,7 @@ def sub_tasks(lab: Laboratory, folder: Path, videos: int) -> str:
     titles = (
         "sub-task",
         "questions",
-        *(f"world {seed}" for seed in seeds),
+        *(f"world {seed}" for seed in SEEDS),
         "mean",
         "spread",
         "chance",
@@ -173,7 +191,7 @@ def sub_tasks(lab: Laboratory, folder: Path, videos: int) -> str:
             table(titles, rows),
             "![accuracy of every sub-task, world 0](sub_tasks.png)",
             "By level, all questions pooled, percent with 95 % interval:",
-            table(("level", *(f"world {seed}" for seed in seeds)), levels),
+            table(("level", *(f"world {seed}" for seed in SEEDS)), levels),
         ]
     )
 
@@ -198,7 +216,7 @@ POLICIES: dict[str, tuple[str, ...]] = {
 def memory(lab: Laboratory, folder: Path, videos: int) -> str:
     """Policies at equal token budget, and no limit, on streams of three lengths."""
     worlds = [
-        World("30s-0", 30, 1, videos), World("2min", 120, 0.5, videos // 2), World("10min", 600, 0.25, videos // 4)
+        half_minute(0, videos), World("2min", 120, 0.5, videos // 2), World("10min", 600, 0.25, videos // 4)
     ]  # fmt: skip
     sections: list[str] = []
     lines: dict[str, list[float]] = {name: [] for name in (*POLICIES, "no limit")}
@@ -244,17 +262,21 @@ def size(lab: Laboratory, folder: Path, videos: int) -> str:
 
 
 def stages(lab: Laboratory, folder: Path, videos: int) -> str:
-    """Models trained on the same number of samples, each with one thing more than the one before."""
-    world = World("30s-0", 30, 1, videos)
+    """Models trained on the same number of samples, each with one thing more than the one before; three worlds."""
     rows = []
     for name in STAGES:
         trained = lab.work / "stages" / name / "model"
         if not trained.is_dir():
             raise FileNotFoundError(f"{trained} is missing: bash shell/pocket/evidence.sh trains it")
-        run = lab.evaluate(f"stages-{name}", world, "--no-blind", model=str(trained))
-        now = run.visible_now
-        mean = f"{100 * run.scores['headline']['accuracy']:.1f}"
-        rows.append([STAGES[name], mean, run.share(now), run.share(~now), run.share(now | ~now)])
+        runs = [
+            lab.evaluate(f"stages-{name}-{seed}", half_minute(seed, videos), "--no-blind", model=str(trained))
+            for seed in SEEDS
+        ]
+        means = [100 * run.scores["headline"]["accuracy"] for run in runs]
+        mean = f"{np.mean(means):.1f} ({', '.join(f'{value:.1f}' for value in means)})"
+        everything = pooled(runs)
+        now = everything.visible_now
+        rows.append([STAGES[name], mean, *(everything.share(chosen) for chosen in (now, ~now, now | ~now))])
     logs = {STAGES[name]: lab.work / "stages" / name / "log.jsonl" for name in STAGES}
     plot_curves(folder / "stages.png", logs)
     heads = ("trained on", "mean of the sub-tasks", "visible now", "only in the past", "all")
