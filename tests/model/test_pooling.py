@@ -27,3 +27,15 @@ def test_a_map_pools_to_the_same_bits_alone_and_in_a_batch(side, grid, channels)
     for k in range(len(features)):
         assert torch.equal(alone(features[k : k + 1])[0], together[k])
         assert torch.equal(average_pool(features[k], grid), together[k])
+
+
+@pytest.mark.parametrize(("side", "grid"), [(9, 1), (9, 3), (16, 4)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_map_has_the_same_bits_wherever_it_lies_in_memory(side, grid, channels_last):
+    shape = (side, side, 6) if channels_last else (6, side, side)
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    pooled = []
+    for offset in range(17):
+        place = torch.empty(values.numel() + 17)[offset : offset + values.numel()].view(shape).copy_(values)
+        pooled.append(average_pool(place.permute(2, 0, 1) if channels_last else place, grid))
+    assert all(torch.equal(each, pooled[0]) for each in pooled)

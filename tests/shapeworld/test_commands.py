@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from videochat_online.shapeworld import sample_stream
+from videochat_online.shapeworld.build import VERSION
 from videochat_online.shapeworld.commands import add_world_commands
 from videochat_online.shapeworld.preview import PAPER, RIGHT, WIDTH, contact_sheet
 
@@ -28,7 +29,7 @@ def test_build_prints_what_it_made(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 videos, 32 questions" in printed and f"DATA_ROOT={folder}" in printed
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["complete"] and manifest["config"]["level"] == [1, 2] and manifest["version"] == 2
+    assert manifest["complete"] and manifest["config"]["level"] == [1, 2] and manifest["version"] == VERSION
     assert len(list((folder / "videos").iterdir())) == 2
 
 

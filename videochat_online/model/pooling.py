@@ -12,6 +12,9 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+ALIGNMENT = 64
+"""Bytes of a cache line; torch gives memory that begins with one."""
+
 
 def pools_exactly(features: torch.Tensor, grid: int) -> bool:
     """Whether every cell of the grid covers as many positions of a map (..., h, w): then pooling keeps its mean."""
@@ -34,8 +37,8 @@ def average_pool(features: torch.Tensor, grid: int) -> torch.Tensor:
     last = features.permute(1, 2, 0)  # (h, w, C)
     weights = _cell_weights(height, width, grid)
     if last.is_contiguous():
-        return torch.bmm(weights, last.reshape(grid, weights.shape[2], -1)).permute(2, 0, 1)
-    return (features.reshape(-1, weights.shape[2]) @ weights[0].t()).view(-1, grid, grid)
+        return torch.bmm(weights, _aligned(last).reshape(grid, weights.shape[2], -1)).permute(2, 0, 1)
+    return (_aligned(features.reshape(-1, weights.shape[2])) @ weights[0].t()).view(-1, grid, grid)
 
 
 class BatchPooling:
@@ -53,8 +56,10 @@ class BatchPooling:
         """(T, C, h, w), T >= 1 -> (T, C, g, g)"""
         num, channels, height, width = features.shape
         last = features.permute(0, 2, 3, 1)  # (T, h, w, C)
-        # One product for all maps gives the bits of one each, but for a single cell: there sums are split over threads.
-        if not (_is_fast(features, self.grid) and last.is_contiguous() and self.grid > 1):
+        # One product for all maps gives the bits of one each, where each begins with a cache line; but for a single
+        # cell: there sums are split over threads.
+        aligned = features.data_ptr() % ALIGNMENT == 0 and channels * height * width * 4 % ALIGNMENT == 0
+        if not (_is_fast(features, self.grid) and last.is_contiguous() and aligned and self.grid > 1):
             return torch.stack([average_pool(each, self.grid) for each in features])
         if self._cells.shape != (num * self.grid, self.grid, channels):
             with torch.inference_mode(False):
@@ -62,6 +67,11 @@ class BatchPooling:
         weights = _cell_weights(height, width, self.grid)[:1].expand(num * self.grid, -1, -1)
         torch.bmm(weights, last.reshape(num * self.grid, -1, channels), out=self._cells)
         return self._cells.view(num, self.grid, self.grid, channels).permute(0, 3, 1, 2)
+
+
+def _aligned(matrix: torch.Tensor) -> torch.Tensor:
+    """A contiguous tensor where a cache line begins: on some CPUs its place decides the last bit of its sums."""
+    return matrix if matrix.data_ptr() % ALIGNMENT == 0 else matrix.clone()
 
 
 def _is_fast(features: torch.Tensor, grid: int) -> bool:
