@@ -4,7 +4,7 @@
 # then videos, do not teach in a mixture follows each of them: some hundred steps of each skill, nearly alone
 # (videochat_online/shapeworld/clips.py says why).
 #   bash shell/pocket/train_all.sh            hours; run again after an interruption, it goes on where it was
-#   bash shell/pocket/train_all.sh --smoke    six minutes: every step, too short to learn more than the beginnings
+#   bash shell/pocket/train_all.sh --smoke    five minutes: every step, too short to learn more than the beginnings
 #
 #   RUNS         folder of worlds, runs and the model that comes out                runs/pocket (with --smoke: .../smoke)
 #   SEED         of encoder and stages                                                                             42
@@ -21,7 +21,7 @@ if [ "${1:-}" = --smoke ]; then
   shift
   export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-250}
   STAGE0_STEPS=${STAGE0_STEPS:-150} PICTURE_SKILL_STEPS=${PICTURE_SKILL_STEPS:-5} SKILL_STEPS=${SKILL_STEPS:-2}
-  STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
+  STAGE1_EPOCHS=${STAGE1_EPOCHS:-2} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
 fi
 [ $# -eq 0 ] || fail "unknown argument $1" "Usage: bash $0 [--smoke]"
 RUNS=${RUNS:-runs/pocket} SEED=${SEED:-42}
