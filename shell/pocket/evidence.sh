@@ -21,12 +21,8 @@ RUNS=${RUNS:-runs/pocket/evidence} START=${START:-runs/pocket/stage1_claims/mode
 # variant NAME LIST STEPS MODEL: one model of `stages`, trained on a list of its world. The warm-up is a share of its
 # steps, so that two stages of half the length have no more of it than one.
 variant() (
-  world=$(realpath "$RUNS/stages/world")
   [ ! -d "$RUNS/stages/$1/model" ] || exit 0
-  export DATA_ROOT=$world ANNO_ROOT=$world
-  launch_training --preset stage2 --config shell/pocket/settings.yaml --precision "${PRECISION:-$(matrix_precision)}" --resume auto \
-    --model "$4" --data "$world/train/$2.json" --max-steps "$3" --warmup 0.05 --output-dir "$RUNS/stages/$1" \
-    --frame-cache "$RUNS/stages/frames"
+  train_on 2 "$(realpath "$RUNS/stages/world")" "$2" "$4" "$RUNS/stages/$1" --max-steps "$3" --warmup 0.05
 )
 
 use_python

@@ -14,8 +14,7 @@ build_world() {
   "$python" -m videochat_online.cli world build "$@" --fps 2 --size 64
 }
 
-# pocket_stage STAGE LIST MODEL FLAGS: 1. the environment 2. the world 3. training on one of its lists with the settings
-# of that stage.
+# pocket_stage STAGE LIST MODEL FLAGS: 1. the environment 2. the world 3. training on one of its lists.
 pocket_stage() {
   local stage=$1 list=$2 model=$3 world
   shift 3
@@ -23,13 +22,20 @@ pocket_stage() {
   cd "$project_root"
   world=$(realpath -m "$WORLD")
   build_world "$stage" "$world"
+  train_on "$stage" "$world" "$list" "$model" "$OUTPUT_DIR" "$@"
+}
+
+# train_on STAGE WORLD LIST MODEL OUTPUT FLAGS: trains with the settings of that stage, and ends the shell.
+train_on() {
+  local stage=$1 world=$2 list=$3 model=$4 output=$5
+  shift 5
   export DATA_ROOT=$world ANNO_ROOT=$world OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   launch_training --preset "stage$stage" \
     --config "${CONFIG:-shell/pocket/settings.yaml}" \
     --model "$model" \
     --data "$world/train/$list.json" \
     --frame-cache "$world/frame-cache" \
-    --output-dir "$OUTPUT_DIR" \
+    --output-dir "$output" \
     --precision "${PRECISION:-$(matrix_precision)}" \
     --resume auto \
     "$@"
