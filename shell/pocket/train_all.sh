@@ -68,9 +68,9 @@ done
 LIST=stage1 stage stage1 stage1.sh --epochs "${STAGE1_EPOCHS:-1}"
 for skill in steps clip_acts clip_moves clip_moments clip_whens clip_counts; do
   LIST=skill_$skill stage "stage1_$skill" stage1.sh --batch-size 16 --global-batch-size 32 \
-    --max-steps "${SKILL_STEPS:-300}"
+    --max-steps "${SKILL_STEPS:-200}"
 done
 export WORLD=$RUNS/long
-stage stage2 stage2.sh --epochs "${STAGE2_EPOCHS:-3}" --schedule cosine
+stage stage2 stage2.sh --epochs "${STAGE2_EPOCHS:-1.5}" --schedule cosine
 "$python" -m videochat_online.pocket.build "$RUNS/model" --trained "$model"
 say "the model is in $RUNS/model; ask it: videochat-online chat VIDEO --model $RUNS/model"
