@@ -253,12 +253,14 @@ def how_long(record: Record, q: Question) -> str:
 
 
 def when_away(record: Record, q: Question) -> str:
-    spans = [span for span in record.gaps(record.called(q.question)[0]) if span[0] > 0 and span[1] <= q.time - 1]
+    spans = [span for span in record.gaps(record.called(q.question)[0]) if 0 < span[0] <= q.time]
+    assert spans[-1][1] <= q.time - 1
     return f"from {spans[-1][0]:.1f}s to {spans[-1][1]:.1f}s"
 
 
 def when_back(record: Record, q: Question) -> str:
-    spans = [span for span in record.gaps(record.called(q.question)[0]) if span[1] <= q.time - 1]
+    spans = [span for span in record.gaps(record.called(q.question)[0]) if span[1] <= q.time]
+    assert spans[-1][1] <= q.time - 1
     return f"at {spans[-1][1]:.1f}s"
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from videochat_online.data.footage import choose_frames
 from videochat_online.data.formats import read_row
 from videochat_online.evaluation.benchmarks.ovbench import OVBench
 from videochat_online.shapeworld import SUB_TASKS, render_frames, samples
 from videochat_online.shapeworld import build as build_module
-from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world
+from videochat_online.shapeworld.build import BuildError, WorldConfig, build_world, picture_order
 from videochat_online.shapeworld.labels import visible_things
 from videochat_online.shapeworld.video import frame_times, write_mp4
 from videochat_online.shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, GOAL_NAMES
@@ -227,13 +228,15 @@ def test_tracking_boxes_hold_the_thing(world):
 
 
 def test_the_log_tells_what_the_tracks_show(world):
-    """Each second that is asked about, against the positions and actions of the scene itself."""
+    """Each second that is asked about, against the scene itself; and training shows a frame of it."""
     scenes = {f"videos/{name}": scene for scene, name in SMALL.scenes()}
     for row in rows(world, "train/offline_log"):
         scene, turns = scenes[row["video"]], row["conversations"]
+        shown = choose_frames(round((row["end"] - row["start"]) * SMALL.fps), SMALL.fps, 1.0, samples.LOG_SECONDS)
         assert len(turns) >= 10
         for human, gpt in zip(turns[::2], turns[1::2], strict=True):
             time = float(human["value"].split("At ")[1].removesuffix("s?"))
+            assert round((time - row["start"]) * SMALL.fps) in shown
             told = [] if gpt["value"] == "nothing" else gpt["value"].split(", ")
             record = Record(scene, time)
             there = [thing for thing in scene.things if record.seen(thing, time)]
@@ -275,16 +278,25 @@ def test_lists_name_every_set_that_has_samples(world):
 
 
 def test_a_third_of_the_pictures_claim_after_asking_and_a_third_claim_alone(world):
-    by_order: list[list[list[bool]]] = [[], [], []]
+    by_order: dict[str, list[list[bool]]] = {order: [] for order in samples.ORDERS}
     for row in rows(world, "train/claims") + rows(world, "train/claims_one"):
         claims = [turn["value"] in ("Yes", "No") for turn in row["conversations"][1::2]]
         number_in_its_world = int(row["id"].split("-")[1]) % 1_000_000
-        by_order[number_in_its_world % 3].append(claims)
+        by_order[picture_order(SMALL, number_in_its_world)].append(claims)
         assert row["conversations"][0]["value"].startswith("<image>\n") and any(claims)
-    open_first, mixed, alone = by_order
+    open_first, mixed, alone = by_order.values()
+    assert all(by_order.values())
     assert all(claims == sorted(claims) and not claims[0] for claims in open_first)
     assert any(claims != sorted(claims) for claims in mixed)
     assert all(all(claims) for claims in alone)
+
+
+def test_pictures_of_every_level_come_in_every_order():
+    config = WorldConfig(1, seconds=(12, 20), level=(1, 1, 2))
+    found = [(config.scene(number).level, picture_order(config, number)) for number in range(36)]
+    assert {pair: found.count(pair) for pair in found} == {
+        (level, order): times for level, times in ((1, 8), (2, 4)) for order in samples.ORDERS
+    }
 
 
 def test_claims_about_a_picture_of_one_thing_are_a_set_of_their_own(world):

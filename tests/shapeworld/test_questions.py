@@ -142,6 +142,9 @@ def test_perceptual_questions_are_right():
             elif question.template == "when_happened":
                 last = [event for event in scene.events if event.time <= question.time][-1]
                 assert question.answer == f"at {last.time:.1f}s"
+                assert [scene.sentence(event) for event in scene.events].index(
+                    scene.sentence(last)
+                ) == scene.events.index(last)
             elif question.template in PERCEPTION_ORACLES:
                 assert question.answer == PERCEPTION_ORACLES[question.template](record, question), question
     assert set(counts) == set(PERCEPTION_KINDS) and min(counts.values()) > 20

@@ -95,6 +95,7 @@ def test_events_agree_with_the_tracks(scenes):
                 assert ACTION_NAMES[thing.at(event.time).action] == event.detail
             if event.kind == "turns":
                 assert COLOUR_NAMES[thing.colour(event.time)] == event.detail
+                assert scene.presence(thing, event.time) is not False
                 assert COLOUR_NAMES[thing.colour(event.time - 0.5)] != event.detail
     assert set(kinds) >= {"appears at the", "comes back at the", "leaves", "moves to the", "turns", "meets"}
     assert "hides behind the" in kinds

@@ -249,7 +249,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=WarmUpSettings.seed)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw frames (default: %(default)s)")
     options = parser.parse_args()
-    settings = WarmUpSettings(steps=options.steps, seed=options.seed, bfloat16=has_bfloat16())
+    align = AlignSettings(seed=options.seed)
+    settings = WarmUpSettings(steps=options.steps, seed=options.seed, align=align, bfloat16=has_bfloat16())
     print(warm_up(options.output, settings, num_workers=options.workers))
 
 

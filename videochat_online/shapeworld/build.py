@@ -30,11 +30,11 @@ from .scenes import Scene
 from .simulate import LEVELS, SPLITS, sample_stream
 from .video import write_mp4
 
-VERSION = 3
+VERSION = 4
 SEEDS_PER_WORLD = 1_000_000
 TRACK_FPS = 2
-TRACK_EVERY = 4
-"""Each n-th video gets a tracking sample."""
+TRACK_EVERY = 5
+"""Each n-th video gets a tracking sample; prime to 2, 3 and 4, lest it be always one length or level."""
 IMAGES_PER_VIDEO = 2
 DATA_ROOT = "${DATA_ROOT}"
 OFFLINE = ("offline_events", "offline_log", "offline_video", "offline_qa", "offline_image")
@@ -136,11 +136,12 @@ class WorldConfig:
 def build_world(folder: str | Path, config: WorldConfig, *, progress: bool = True) -> dict[str, Any]:
     """1. Claim the folder. 2. Render missing videos. 3. Ask. 4. Training samples. 5. The manifest, returned.
 
-    A world that is complete and has all its videos is left as it is.
+    A world that is complete and has all its videos is left as it is, but for its lists.
     """
     folder = Path(folder)
     found = _claim(folder, config)
     if found.get("complete") and len(list((folder / "videos").glob("*.mp4"))) == config.videos:
+        _write_lists(folder, found["samples"])
         return found
     for scene, video in _bar(config, "videos", progress):
         path = folder / "videos" / video
@@ -149,6 +150,7 @@ def build_world(folder: str | Path, config: WorldConfig, *, progress: bool = Tru
     asked = _ask(config, progress)
     _write_ovbench(folder, config, asked)
     counts = _write_training(folder, config, progress) if config.split == "train" else {}
+    _write_lists(folder, counts)
     manifest = {
         **_recipe(config),
         "complete": True,
@@ -205,7 +207,7 @@ def _write_ovbench(folder: Path, config: WorldConfig, asked: list[VideoQuestions
 
 
 def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[str, int]:
-    """All training samples and the lists of LISTS; returns how many samples each file holds."""
+    """All training samples; returns how many each file holds."""
     files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *CLIPS, *ONLINE, *SINGLE, *PICTURES)}
     decks = Decks(config.rng("training decks"))
     for number, (scene, name) in enumerate(_bar(config, "samples", progress)):
@@ -227,12 +229,14 @@ def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[s
     files |= _pictures(folder, config, progress)
     for name, rows in files.items():
         write_json(folder / "train" / f"{name}.json", rows)
-    for list_name, names in LISTS.items():
-        write_json(
-            folder / "train" / f"{list_name}.json",
-            data_list([name for name in names if files[name]], REPEAT.get(list_name, {})),
-        )
     return {name: len(rows) for name, rows in files.items()}
+
+
+def _write_lists(folder: Path, counts: dict[str, int]) -> None:
+    """Those of LISTS, each of its sets that have samples."""
+    for list_name, names in LISTS.items() if counts else ():
+        chosen = [name for name in names if counts[name]]
+        write_json(folder / "train" / f"{list_name}.json", data_list(chosen, REPEAT.get(list_name, {})))
 
 
 def data_list(names: list[str], repeat: dict[str, float]) -> dict[str, dict[str, Any]]:
@@ -272,13 +276,18 @@ def _pictures(folder: Path, config: WorldConfig, progress: bool) -> dict[str, li
         name = f"pictures/{scene.key}-{time:g}.png"
         _save_frame(folder / name, scene, time, config.size)
         picture = samples.offline_image(scene, name, time, rng, decks, choices=samples.PICTURE_CHOICES)
-        order = samples.ORDERS[number % len(samples.ORDERS)]
+        order = picture_order(config, number)
         rows["pictures"].append(picture)
         rows["steps"] += samples.offline_steps(scene, name, time, rng, decks, order=order)
         claims = samples.offline_claims(scene, name, time, rng, decks, order=order)
         rows["claims_one" if len(visible_things(scene, time)) == 1 else "claims"] += claims
         rows["routines"] += [samples.routines(scene, rng, decks)] if number % ROUTINES_EVERY == 0 else []
     return rows
+
+
+def picture_order(config: WorldConfig, number: int) -> str:
+    """Which of ORDERS the claims of a picture come in: each in turn for every length and level."""
+    return samples.ORDERS[number // (len(config.seconds) * len(config.level)) % len(samples.ORDERS)]
 
 
 def _track(folder: Path, config: WorldConfig, scene: Scene) -> list[samples.Sample]:

@@ -19,7 +19,7 @@ from .questions.hallucination import HOW_MANY, STILL_COUNT, compared, yes_or_no
 from .questions.past import last_acts
 from .questions.perception import DIRECTION, DOING, MOVING, NOTHING, OUT_OF_SIGHT, doing, when_question
 from .questions.temporal import AWAY, HOW_LONG, RETURNED, STARTED, elapsed, last_absence, last_return, span
-from .samples import ANSWER, CHOICES, PICTURE_CLAIMS, Sample, choice_row, first_second, seen_at
+from .samples import ANSWER, CHOICES, PICTURE_CLAIMS, Sample, choice_row, first_second, frame_moments, seen_at
 from .scenes import Scene
 from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration
 
@@ -46,7 +46,7 @@ def moments(scene: Scene, start: float, end: float, rng: np.random.Generator, de
     The first kind comes first: half of the time up to MOST_QUESTIONS of them, from whose answers the second kind can be
     answered, else two.
     """
-    seconds = np.arange(start + 0.5, end).tolist()
+    seconds = frame_moments(start, end)
     forth: Told = []
     back: Told = []
     looks = [seen_at(scene, time) for time in seconds]
@@ -114,7 +114,7 @@ def moves(scene: Scene, start: float, end: float, rng: np.random.Generator, deck
 def counts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
     """How many things there were at each second and, from the answers or not, what has become of their number."""
     now = scene.count(end)
-    counted = [(time, scene.count(time)) for time in np.arange(start + 0.5, end).tolist()]
+    counted = [(time, scene.count(time)) for time in frame_moments(start, end)]
     found: Told = []
     compare: Told = []
     for time, number in counted:

@@ -55,12 +55,19 @@ NUM_QUESTIONS = 24
 """Of a conversation about a video."""
 NUM_MOMENTS = 20
 """Of a conversation about single seconds."""
+LOG_SECONDS = 30
+"""Longest part of a video that such a conversation is about: training takes so many frames at one a second."""
 
 
 def first_second(rng: np.random.Generator) -> float:
     """Where a part of a video begins: so that its frames, each from the middle of a second, stand at whole seconds as
     those of a live stream do, or at half ones."""
     return 0.5 if rng.random() < WHOLE_SECONDS else 0.0
+
+
+def frame_moments(start: float, end: float) -> list[float]:
+    """Seconds at which a part of a video shows frames, one a second: each from the middle of its second."""
+    return np.arange(start + 0.5, end).tolist()
 
 
 def _system(rng: np.random.Generator) -> list[Sample]:
@@ -99,18 +106,22 @@ def offline_events(scene: Scene, video: str) -> Sample:
 
 
 def offline_log(scene: Scene, video: str, rng: np.random.Generator) -> list[Sample]:
-    """LLaVA: what was to be seen at single seconds of the video, in any order; none where nothing is certain.
+    """LLaVA: what is to be seen in single frames of the video, at most LOG_SECONDS of it, one a second, in any order;
+    none where nothing is certain.
 
     To look a moment up is most of what there is to learn, and nothing asks for it as often in as few words. (Second by
     second in order, each line is a copy of the one before.)
     """
+    start = float(rng.integers(max(0, int(scene.seconds) - LOG_SECONDS) + 1)) + first_second(rng)
+    end = min(start + LOG_SECONDS, scene.seconds)
     conversation: list[Sample] = []
-    for time in rng.permutation(int(last_moment(scene)) + 1)[:NUM_MOMENTS].tolist():
+    for time in rng.permutation(frame_moments(start, end))[:NUM_MOMENTS].tolist():
         seen = seen_at(scene, time)
         if seen is not None:
             asked = f"At {clock(time)}?" if conversation else f"{VIDEO}{LOG} At {clock(time)}?"
             conversation += _said(asked, seen)
-    return [{"id": f"{scene.key}/log", "video": video, "conversations": conversation}] if conversation else []
+    row = {"id": f"{scene.key}/log", "video": video, "start": start, "end": end, "conversations": conversation}
+    return [row] if conversation else []
 
 
 def seen_at(scene: Scene, time: float) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .scenes import Kind, Look, Scene, Segment, Thing, standing_point
+from .scenes import UNSEEN, Kind, Look, Scene, Segment, Thing, standing_point
 from .vocabulary import COLOUR_NAMES, GOAL_NAMES, NUM_ACTIONS, SHAPE_NAMES, next_action
 
 SPLITS: tuple[str, ...] = ("train", "dev", "test", "bank")
@@ -279,7 +279,8 @@ class _Simulation:
             if self.rng.random() < self.rules.recolour and free:
                 colour = int(self.rng.choice(free))
                 time = int(self.rng.integers(int(0.6 * self.seconds), int(1.6 * self.seconds))) / 2
-                names.add((colour, actor.shape))
-                colours = (*colours, (time, colour))
+                if actor.thing(0, colours).at(time).kind not in UNSEEN:  # a change that nobody sees is none
+                    names.add((colour, actor.shape))
+                    colours = (*colours, (time, colour))
             result.append((actor, colours))
         return result

@@ -175,6 +175,9 @@ def when_happened(context: Context) -> Draft | None:
     event = _last_event(context)
     if event is None:
         return None
+    sentence = context.scene.sentence(event)
+    if any(context.scene.sentence(other) == sentence for other in context.scene.events if other.time < event.time):
+        return None
 
     def ask(scene: Scene, thing: Thing) -> float | None:
         times = [other.time for other in scene.events if other.time <= context.time - 0.5]

@@ -121,9 +121,9 @@ def how_long(context: Context) -> Draft | None:
 
 
 def last_absence(thing: Thing, time: float) -> Interval | None:
-    """The latest time span, over for a second at least, in which a thing was gone after it had been there."""
-    spans = [(part.start, part.end) for part in thing.absences if part.start > 0 and part.end <= time - 1]
-    return spans[-1] if spans else None
+    """The latest time span in which a thing was gone after it had been there, if it is over for a second at least."""
+    spans = [(part.start, part.end) for part in thing.absences if 0 < part.start <= time]
+    return spans[-1] if spans and spans[-1][1] <= time - 1 else None
 
 
 def span(start: float, end: float) -> str:
@@ -146,9 +146,9 @@ def when_away(context: Context) -> Draft | None:
 
 
 def last_return(thing: Thing, time: float) -> float | None:
-    """When a thing last came onto the screen."""
-    times = [part.end for part in thing.absences if part.end <= time - 1]
-    return times[-1] if times else None
+    """When a thing last came onto the screen, a second ago at least."""
+    times = [part.end for part in thing.absences if part.end <= time]
+    return times[-1] if times and times[-1] <= time - 1 else None
 
 
 def when_back(context: Context) -> Draft | None:
