@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from videochat_online import StreamingSession, load_model
+from videochat_online.model import weights
 from videochat_online.processing import load_tokenizer
 from videochat_online.prompt import Message
 
@@ -54,7 +55,7 @@ def test_a_system_message_in_the_config_is_used(published_folder):
     assert processor.template.system_message == "Look."
 
 
-def test_internlm2_tokenizers_are_read_as_llamas(golden, tmp_path):
+def test_internlm2_tokenizers_are_read_as_llamas(golden, tmp_path, monkeypatch):
     """Such checkpoints name a class of their own code, which is never run."""
     AutoTokenizer.from_pretrained(golden / "tokenizers" / "phi3_fast").save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -63,9 +64,11 @@ def test_internlm2_tokenizers_are_read_as_llamas(golden, tmp_path):
         "auto_map": {"AutoTokenizer": ["code.InternLM2Tokenizer", None]},
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = load_tokenizer(tmp_path)
-    assert type(tokenizer).__name__.startswith("Llama")
-    assert tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>") == 813
+    monkeypatch.setattr(weights, "snapshot_download", lambda name, **_: str(tmp_path))
+    for name in (tmp_path, "OpenGVLab/InternVL2-8B"):  # a folder, and a hub id
+        tokenizer = load_tokenizer(name)
+        assert type(tokenizer).__name__.startswith("Llama")
+        assert tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>") == 813
 
 
 def test_a_folder_without_tokenizer(published_folder):

@@ -95,12 +95,15 @@ def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, LlamaTokenizer
 
+    from .model.weights import WORDS, find_folder
+
+    folder = find_folder(name, WORDS, hub)
     try:
-        settings = Path(name) / "tokenizer_config.json"
+        settings = folder / "tokenizer_config.json"
         own_class = json.loads(settings.read_text()).get("tokenizer_class", "") if settings.is_file() else ""
         if own_class.startswith("InternLM2"):
-            return LlamaTokenizer.from_pretrained(name, **hub)
-        return AutoTokenizer.from_pretrained(name, **hub)
+            return LlamaTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"no tokenizer found in {name}: expected tokenizer.json or tokenizer.model ({error})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ DTYPES = {
     "fp32": torch.float32,
     "float32": torch.float32,
 }
-FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+WORDS = ("*.json", "*.model", "*.txt", "*.jinja")
+"""Files of a checkpoint beside its weights: configuration and tokenizer."""
+FETCHED = (*WORDS, "*.safetensors")
 PICKLED = "pytorch_model*.bin"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 """Options that go to huggingface_hub's snapshot_download."""
@@ -103,7 +106,7 @@ def choose_dtype(dtype: str | torch.dtype, *, on_cpu: bool) -> torch.dtype | str
 
 def load_config(name: str | Path, **hub: Any) -> VideoChatOnlineConfig:
     """The config.json of a folder or hub id; of a repository nothing else is fetched. Raises CheckpointError."""
-    folder = _find_folder(name, ["config.json"], hub)
+    folder = find_folder(name, ["config.json"], hub)
     _check_config(folder)
     return VideoChatOnlineConfig.from_pretrained(folder)
 
@@ -113,13 +116,13 @@ def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any)
 
     Raises CheckpointError, saying what was tried, unless it holds a config.json of ours and weights.
     """
-    folder = _find_folder(name, [*FETCHED, PICKLED] if allow_pickle else list(FETCHED), hub)
+    folder = find_folder(name, [*FETCHED, PICKLED] if allow_pickle else FETCHED, hub)
     _check_config(folder)
     _check_weight_files(folder, allow_pickle)
     return folder
 
 
-def _find_folder(name: str | Path, patterns: list[str], hub: dict[str, Any]) -> Path:
+def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) -> Path:
     """A folder of that name, else a hub repository's files that match; what was fetched before is used offline."""
     if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
         raise TypeError(f"unknown options {', '.join(unknown)}; for the hub there are {', '.join(HUB_OPTIONS)}")
@@ -130,7 +133,7 @@ def _find_folder(name: str | Path, patterns: list[str], hub: dict[str, Any]) -> 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise CheckpointError(f"{tried}, and a hub id has the form owner/name")
     try:
-        return Path(snapshot_download(str(name), allow_patterns=patterns, **hub))
+        return Path(snapshot_download(str(name), allow_patterns=list(patterns), **hub))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise CheckpointError(f"{tried}, and the hub (or its local copy) gave no such repository: {error}") from error
 
