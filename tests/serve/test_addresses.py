@@ -52,6 +52,11 @@ def test_public_places(place):
     assert is_public(place)
 
 
+def test_udp_is_refused_for_what_it_is():
+    with pytest.raises(NotAllowed, match="udp opens a port of this server"):
+        checked_place("udp://93.184.216.34:5000", PUBLIC)
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -43,6 +43,27 @@ def test_a_file_is_watched_asked_about_and_over(sessions, clip, wait_until):
     assert session.session.turns == () and session.state()["state"] == "playing"
 
 
+def test_a_new_file_takes_the_place_of_the_one_before_and_of_no_other(sessions, clip):
+    session = sessions.create()
+    first, second, arriving = (session.folder / f"upload-{name}.video" for name in ("a", "b", "c"))
+    for path in (first, second):
+        path.write_bytes(clip.read_bytes())
+    session.start_file(first, "first.mp4")
+    arriving.write_bytes(b"half of a third")
+    session.start_file(second, "second.mp4")
+    assert not first.exists() and second.exists() and arriving.exists()
+
+
+def test_a_dialogue_may_grow_to_the_limit_of_the_server(make_sessions):
+    session = make_sessions(max_prompt_tokens=250).create(SessionSettings(max_new_tokens=2))
+    for second in range(3):
+        session.see(np.zeros((64, 64, 3), np.uint8), float(second))
+    for _ in range(12):
+        answer(session, "What is the red circle doing now, and what did it do before?")
+    stats = session.state()["stats"]
+    assert stats["turns_forgotten"] > 0 and stats["prompt_tokens"] <= 248
+
+
 def test_seeking_forward_goes_on_and_back_starts_anew(sessions, clip, wait_until):
     session = sessions.create()
     session.start(open_file(clip, LIMITS))

@@ -116,7 +116,7 @@ class CountingEncoder:
 
     def __init__(self, session):
         self.inner, self.count = session.encoder, 0
-        self.prepare = self.inner.prepare
+        self.prepare, self.arrived = self.inner.prepare, self.inner.arrived
 
     def encode(self, pixels):
         self.count += len(pixels)

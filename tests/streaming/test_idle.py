@@ -101,7 +101,7 @@ def test_a_prompt_that_is_too_long_is_left_to_whoever_asks(pocket, monkeypatch):
     monkeypatch.setattr("videochat_online.streaming.session.max_positions", lambda config: 100)
     session = watching(pocket)
     assert session.prefill() == 0 and not session.needs_prefill
-    with pytest.raises(ValueError, match="the model takes 100 in all"):
+    with pytest.raises(ValueError, match="100 are taken in all"):
         session.ask("What?")
 
 

@@ -102,8 +102,20 @@ def test_a_later_frame_never_changes_an_earlier_answer(pocket):
     session = filled(pocket, 12)
     before = session.ask("What now?", max_new_tokens=8, keep=False)
     other = filled(pocket, 12)
+    pieces = other.ask_stream("What now?", max_new_tokens=8, keep=False)
     other.see_many(pictures(5, seed=9), [6.0 + k for k in range(5)])
-    assert session.ask("What now?", max_new_tokens=8, keep=False) == before
+    assert "".join(pieces) == before
+
+
+def test_an_answer_that_is_taken_after_a_reset_leaves_nothing_behind(pocket):
+    session, fresh = filled(pocket, 12), StreamingSession(*pocket)
+    pieces = session.ask_stream("What now?", max_new_tokens=8)
+    session.reset()
+    assert list(pieces) == [] and pieces.answer is None and session.turns == ()
+    for one in (session, fresh):
+        one.see_many(pictures(3, seed=9), [0.0, 1.0, 2.0])
+    assert session.ask("Where is it?", max_new_tokens=8) == fresh.ask("Where is it?", max_new_tokens=8)
+    torch.testing.assert_close(*(one.score_options("Where?", ["left", "right"]) for one in (session, fresh)))
 
 
 def test_frames_stand_in_the_turn_in_which_they_were_seen(pocket):
@@ -301,7 +313,7 @@ def test_a_long_dialogue_forgets_its_oldest_turns(pocket, caplog, monkeypatch):
     text = pocket[1].tokenizer.decode(session.prompt("Now?")[0].ids)
     assert "number 24," in text and "number 0," not in text and text.count("Frame") == 16
     turns = session.turns
-    with pytest.raises(ValueError, match=r"answer may have 5000, but the model takes 700"):
+    with pytest.raises(ValueError, match=r"answer may have 5000, but 700 are taken"):
         session.ask("What?", max_new_tokens=5000)
     assert session.turns == turns and session.stats()["turns_forgotten"] == stats["turns_forgotten"]
     long = "Is it the case that " * 60 + "the circle is red?"  # fits a prompt, but not behind the whole dialogue

@@ -49,8 +49,10 @@ def checked_place(address: str, limits: Limits) -> str:
     parts = _split(address)
     if limits.allow_private_urls:
         return parts.hostname or ""
+    if parts.scheme.lower() in SENT:
+        raise NotAllowed(f"{parts.scheme.lower()} opens a port of this server, which is not allowed here")
     found = places(parts.hostname or "")
-    if parts.scheme.lower() in SENT or not all(map(is_public, found)):
+    if not all(map(is_public, found)):
         raise NotAllowed(f"{parts.hostname} is inside a private network; only public addresses are allowed here")
     return found[0]
 

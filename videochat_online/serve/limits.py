@@ -33,15 +33,24 @@ class Limits:
     max_fps: float = 10.0
     max_memory_tokens: int = 8192
     """Visual tokens of one session's memory."""
+    max_prompt_tokens: int = 16384
+    """Of memory, dialogue and answer together; a longer dialogue loses its oldest turns. Bounds a session's cache."""
     allow_urls: bool = False
-    """Visitors may name RTSP, HTTP and UDP addresses."""
+    """Visitors may name public RTSP and HTTP addresses."""
     allow_private_urls: bool = False
-    """... also inside this machine and its network."""
+    """... also inside this machine and its network; redirects, playlists and UDP."""
     allow_cameras: bool = False
     """Visitors may open camera devices of this machine."""
 
     def __post_init__(self) -> None:
-        for name in ("max_sessions", "max_upload_bytes", "max_image_bytes", "max_new_tokens", "max_question_chars"):
+        for name in (
+            "max_sessions",
+            "max_upload_bytes",
+            "max_image_bytes",
+            "max_new_tokens",
+            "max_question_chars",
+            "max_prompt_tokens",
+        ):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"Limits.{name} must be an integer >= 1, got {getattr(self, name)!r}")
         for name in ("idle_seconds", "max_video_seconds", "max_fps", "max_memory_tokens"):

@@ -57,6 +57,7 @@ class LiveSession:
         """Held while a file is being sent to the session's folder: one at a time."""
         self._watcher: LiveWatcher | None = None
         self._opened: Opened | None = None
+        self._file: Path | None = None  # of the session's folder, the last that was watched
         self._is_closed = False
         self._run = 0  # streams started so far
         self.last_used = time.monotonic()
@@ -71,6 +72,7 @@ class LiveSession:
             timestamps=settings.timestamps,
             system_prompt=settings.system_prompt,
             encoder=self._encoder,
+            max_prompt_tokens=self.limits.max_prompt_tokens,
         )
         self.track = MemoryTrack(self.session.memory.config)
         self._first_seen: float | None = None  # real time of the first frame that came through the API
@@ -97,9 +99,10 @@ class LiveSession:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        for other in self.folder.iterdir():
-            if other != path:
-                other.unlink(missing_ok=True)
+        with self._lock:
+            before, self._file = self._file, path
+        if before is not None and before != path:
+            before.unlink(missing_ok=True)
 
     def _watch(self, opened: Opened) -> None:
         self._opened = opened

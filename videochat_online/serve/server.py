@@ -40,9 +40,11 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
     )
     most.add_argument("--max-upload", type=int, default=usual.max_upload_bytes // 2**20, metavar="MIB")
     most.add_argument("--max-video", type=float, default=usual.max_video_seconds, metavar="SECONDS")
-    most.add_argument("--allow-urls", action="store_true", help="visitors may name RTSP, HTTP and UDP addresses")
+    most.add_argument("--allow-urls", action="store_true", help="visitors may name public RTSP and HTTP addresses")
     most.add_argument(
-        "--allow-private-urls", action="store_true", help="... inside this machine's networks, too; redirects and HLS"
+        "--allow-private-urls",
+        action="store_true",
+        help="... inside this machine's networks, too; redirects, HLS and UDP",
     )
     most.add_argument("--allow-cameras", action="store_true", help="visitors may open this machine's cameras")
 

@@ -38,15 +38,20 @@ class FrameEncoder:
         with torch.cuda.stream(self._uploads):
             return pixels.pin_memory().to(self.model.device, non_blocking=True)
 
+    def arrived(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels on the model's device: what is computed from here on waits for them to be there."""
+        if self._uploads is None:
+            return pixels
+        computing = torch.cuda.current_stream(self.model.device)
+        computing.wait_stream(self._uploads)
+        pixels = pixels.to(self.model.device)
+        pixels.record_stream(computing)
+        return pixels
+
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels -> features (T, C, g, g) as the memory takes them, on the model's device."""
-        if self._uploads is not None:
-            computing = torch.cuda.current_stream(self.model.device)
-            computing.wait_stream(self._uploads)
-            pixels = pixels.to(self.model.device)
-            pixels.record_stream(computing)
-        return self.model.encode_frames(pixels)
+        return self.model.encode_frames(self.arrived(pixels))
 
 
 class SharedEncoder(FrameEncoder):
@@ -121,7 +126,7 @@ class SharedEncoder(FrameEncoder):
 
     def _encode_together(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
         try:
-            features = super().encode(torch.cat([pixels for pixels, _ in waiting]))
+            features = super().encode(torch.cat([self.arrived(pixels) for pixels, _ in waiting]))
             self.num_batches += 1
         except BaseException as error:  # each session learns of it; the thread goes on for the others
             for _, done in waiting:

@@ -55,6 +55,8 @@ class Asked:
     timestamp: float | None
     started: float
     """When it came (time.perf_counter)."""
+    num_resets: int
+    """Of the session so far: a question about a stream that was forgotten is not answered."""
 
 
 class StreamedAnswer(Iterator[str]):

@@ -105,6 +105,13 @@ class LanguageSide:
         answers = [self.processor.answer_ids(option) for option in options]
         if not self.reuse_cache:
             return [self._score_alone(embeds, ids) for ids in answers]
+        try:
+            return self._score_cached(keys, embeds, answers)
+        finally:
+            self.cache.trim()
+
+    def _score_cached(self, keys: Sequence[Any], embeds: torch.Tensor, answers: list[list[int]]) -> list[float]:
+        """Of all answers behind one prompt, all together where the model takes a mask for it."""
         self.cache.fill(keys[:-1], embeds[:, :-1])
         tree, longest = OptionTree.of(answers), len(keys) + max(map(len, answers))
         if self.cache.can_go_on(longest - len(keys)) and takes_mask(self.model.config.llm_config, longest):

@@ -11,6 +11,7 @@ while another asks: a question is answered from what the memory held when it was
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +56,8 @@ class StreamingSession:
             pixels, of 255); it takes that one's features. None: every frame is encoded.
         reuse_cache: keep the language model's keys and values between questions (the answers are the same).
         max_cache_bytes: of keys and values, how many to keep at most; None: those of the longest prompt.
+        max_prompt_tokens: of a prompt and its answer, where that is to be less than the model takes; a dialogue that
+            has grown longer loses its oldest turns.
     """
 
     def __init__(
@@ -70,13 +73,16 @@ class StreamingSession:
         skip_below: float | None = None,
         reuse_cache: bool = True,
         max_cache_bytes: int | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> None:
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
+        if max_prompt_tokens is not None and max_prompt_tokens < 1:
+            raise ValueError(f"max_prompt_tokens must be >= 1, got {max_prompt_tokens}")
         self.model, self.processor = model, processor
         self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
         self.timestamps, self.system_prompt = timestamps, system_prompt
-        self.encode_batch_size = encode_batch_size
+        self.encode_batch_size, self.max_prompt_tokens = encode_batch_size, max_prompt_tokens
         self.encoder = encoder or FrameEncoder(model, processor)
         self._unchanged = UnchangedFrames(skip_below, processor.transform.std)
         self.language = LanguageSide(model, processor, reuse_cache=reuse_cache, max_cache_bytes=max_cache_bytes)
@@ -180,8 +186,9 @@ class StreamingSession:
     ) -> StreamedAnswer:
         """Like `ask`, but yields the answer piece by piece; the pieces joined are what `ask` returns.
 
-        The question is about what the memory holds at the call, however late the first piece is taken. Leaving the
-        iterator early ends the answer there; what was said until then is kept.
+        The question is about what the memory holds at the call, however late the first piece is taken; after a `reset`
+        in between there is no answer. Leaving the iterator early ends the answer there; what was said until then is
+        kept.
         """
         asked = self._asked(question, without_frames, max_new_tokens, time.perf_counter())
 
@@ -190,7 +197,7 @@ class StreamingSession:
         def run(emit: Callable[[str], None], stop: threading.Event) -> None:
             options = generation | {"emit": emit, "stop": stop, "max_new_tokens": max_new_tokens}
             with self._turn.question():
-                if stop.is_set():  # nobody listens any more
+                if stop.is_set() or asked.num_resets != self._num_resets:  # nobody listens, or all is forgotten
                     return
                 answers.append(self._answer(asked, keep, **options))
 
@@ -205,21 +212,22 @@ class StreamingSession:
                 log.warning("the dialogue has outgrown the model: its oldest %d turns are forgotten", num_dropped)
                 del self._turns[:num_dropped]
                 self._num_forgotten += num_dropped
-            return Asked(question, rendered, frames, self.memory.num_written, self._last_timestamp, started)
+            moment = self.memory.num_written, self._last_timestamp, started, self._num_resets
+            return Asked(question, rendered, frames, *moment)
 
     def _fitted(self, question: str, max_new_tokens: int) -> tuple[Rendered, list[MemoryFrame], int]:
         """A prompt that leaves room for the answer, its frames, and how many of the oldest turns it does without.
 
         A quarter of the dialogue goes at once: rarely, because each time the whole prompt is computed again.
         """
-        limit = max_positions(self.model.config.llm_config)
+        limit = min(max_positions(self.model.config.llm_config), self.max_prompt_tokens or sys.maxsize)
         with self._state:
             frames, turns = self.memory.read(), self._turns
         while len((rendered := self._rendered(turns, question, frames)).ids) + max_new_tokens > limit:
             if not turns:
                 raise PromptTooLong(
                     f"the prompt has {len(rendered.ids)} tokens and the answer may have {max_new_tokens}, "
-                    f"but the model takes {limit} in all: use a smaller memory or max_new_tokens"
+                    f"but {limit} are taken in all: use a smaller memory or max_new_tokens"
                 )
             turns = turns[max(1, len(turns) // 4) :]
         return rendered, frames, len(self._turns) - len(turns)
@@ -344,6 +352,7 @@ class StreamingSession:
                 "skip_below": self._unchanged.threshold,
                 "reuse_cache": self.language.reuse_cache,
                 "max_cache_bytes": self.language.cache.max_bytes,
+                "max_prompt_tokens": self.max_prompt_tokens,
                 "encode_seconds": self._encode_seconds,
                 "num_skipped": self._num_skipped,
                 "num_forgotten": self._num_forgotten,
@@ -370,6 +379,7 @@ class StreamingSession:
             skip_below=about["skip_below"],
             reuse_cache=about["reuse_cache"],
             max_cache_bytes=about["max_cache_bytes"],
+            max_prompt_tokens=about.get("max_prompt_tokens"),  # older files have none
         )
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if key.endswith(".features")}
         session.memory.load_state_dict({**tensors, **maps})

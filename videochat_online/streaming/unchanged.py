@@ -31,6 +31,7 @@ class UnchangedFrames:
         """Features (T, C, g, g) of pixels (T, 3, S, S), and how many frames were not encoded for them."""
         if self.threshold is None:
             return encoder.encode(pixels), 0
+        pixels = encoder.arrived(pixels)
         changed, sources = self._changed(pixels)
         parts = [] if self._features is None else [self._features]
         parts += [encoder.encode(pixels[changed])] if changed else []
