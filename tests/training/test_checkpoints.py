@@ -115,6 +115,17 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, name: str):
         choose_checkpoint(str(tmp_path / name), tmp_path, print)
 
 
+def test_a_named_checkpoint_that_is_not_the_newest_of_its_run(tmp_path: Path):
+    """Gone on from, the old branch's later checkpoints would be taken for its own."""
+    older, newer = make(tmp_path / "run", 4), make(tmp_path / "run", 6)
+    with pytest.raises(ResumeError, match=r"also holds checkpoint-6, .* move them away, or take another"):
+        choose_checkpoint(str(older), tmp_path / "run", print)
+    assert choose_checkpoint(str(older), tmp_path / "other", print) == Checkpoint(older, 4)
+    assert choose_checkpoint(str(newer), tmp_path / "run", print) == Checkpoint(newer, 6)
+    (newer / MARKER).unlink()
+    assert choose_checkpoint(str(older), tmp_path / "run", print) == Checkpoint(older, 4)
+
+
 def test_old_ones_go_and_incomplete_ones_stay(tmp_path: Path):
     folders = [make(tmp_path, step) for step in (1, 2, 3, 4)]
     (folders[1] / MARKER).unlink()

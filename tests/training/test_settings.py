@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from videochat_online.training.arguments import SettingError, TrainingConfig, field_names
+from videochat_online.training.checkpoints import ResumeError
 from videochat_online.training.commands import add_train_flags, main
 from videochat_online.training.presets import PRESETS
 from videochat_online.training.resolve import FlagParser, field_texts, read_settings, resolve, write_settings
+from videochat_online.training.run import run
 
 
 def parse(*flags: str) -> TrainingConfig:
@@ -148,6 +150,15 @@ def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path):
     write_settings(run_config(tmp_path, resume="auto", log_every=3, num_workers=0))
     with pytest.raises(SettingError, match=r"\(--seed 42 -> 7; --learning-rate 0.0001 -> 0.5\); take its settings"):
         write_settings(run_config(tmp_path, resume="auto", learning_rate=0.5, seed=7))
+
+
+def test_a_run_that_is_refused_changes_nothing(tmp_path: Path):
+    before = run_config(tmp_path)
+    write_settings(before)
+    (tmp_path / "run" / "checkpoint-3").mkdir()
+    with pytest.raises(ResumeError, match="already holds checkpoint-3"):
+        run(run_config(tmp_path, learning_rate=0.5), print)
+    assert json.loads((tmp_path / "run" / "settings.json").read_text()) == before.to_dict()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path):

@@ -110,7 +110,8 @@ def choose_checkpoint(resume: str, run_folder: Path, say: Callable[[str], None])
         resume: never, auto, or a checkpoint's folder.
         say: told which incomplete checkpoints are passed over, and why.
 
-    Raises ResumeError for `never` in a folder that holds checkpoints, and for a named one that is incomplete.
+    Raises ResumeError for `never` in a folder that holds checkpoints, and for a named one that is incomplete or older
+    than others of the run's folder.
     """
     found = find_checkpoints(run_folder)
     if resume == "never":
@@ -121,7 +122,13 @@ def choose_checkpoint(resume: str, run_folder: Path, say: Callable[[str], None])
             )
         return None
     if resume != "auto":
-        return _named_checkpoint(Path(resume))
+        named = _named_checkpoint(Path(resume))
+        if later := [one.folder.name for one in found if one.step > named.step and not one.problem]:
+            raise ResumeError(
+                f"--resume {resume}: {run_folder} also holds {', '.join(later)}, later ones: go on from the last with "
+                "--resume auto, or move them away, or take another --output-dir"
+            )
+        return named
     for checkpoint in found:
         if checkpoint.problem:
             say(f"passing over {checkpoint.folder}: {checkpoint.problem}")

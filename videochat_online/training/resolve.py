@@ -161,5 +161,5 @@ def _check_same(path: Path, config: TrainingConfig) -> None:
     if changed:
         raise SettingError(
             f"--resume auto: {config.output_dir} holds a run with other settings ({'; '.join(changed)}); "
-            "take its settings, another --output-dir, or name the checkpoint to go on from with --resume PATH"
+            "take its settings, or another --output-dir (and there --resume PATH to go on from one of its checkpoints)"
         )

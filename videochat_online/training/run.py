@@ -37,6 +37,7 @@ def run(config: TrainingConfig, say: Say) -> int:
     check_packages(config)
     check_launcher(config)
     if is_main_process():
+        choose_checkpoint(config.resume, config.run_folder, lambda _: None)  # a run that is refused changes nothing
         write_settings(config)
     model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
     dataset = make_dataset(config, processor, model.config)
