@@ -14,7 +14,7 @@ def main() -> int:
     options = parser.parse_args(["eval", *sys.argv[1:]])
     try:
         return options.run(options)
-    except ValueError as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"videochat-online: error: {error}", file=sys.stderr)
         return 2
 

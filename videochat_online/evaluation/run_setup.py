@@ -90,6 +90,8 @@ def weights_digest(folder: Path) -> str | None:
 def _memory(options: argparse.Namespace, settings: ModeSettings, model: VideoChatOnline) -> MemoryConfig:
     """What the flags ask for; a sliding window without such flags forgets nothing, as published."""
     if options.recent is not None:
+        if options.memory or options.cascade or options.policy != "pyramid":
+            raise ValueError("--recent N is no memory: it does not go with --memory, --policy or --cascade")
         return MemoryConfig.recent(options.recent)
     memory = memory_from_flags(options, model)
     if options.mode != "sliding_window" or options.memory or options.cascade or options.policy != "pyramid":

@@ -207,6 +207,7 @@ BAD_RECORDS = {
     "twice": ({"candidates": ["6-7s", "6-7s"]}, "must be exactly one of"),
     "type": ({"answer_type": "SpatialPerception"}, "no sub-task 'SpatialPerception' in coin"),
     "time": ({"middle_frame_timestamp": -1}, "timestamp must be seconds >= 0"),
+    "kind": ({"candidates": 3}, "coin.json, record 0 is not as expected: 'int' object is not iterable"),
 }
 
 
@@ -222,6 +223,17 @@ def test_bad_streaming_records_are_named(tmp_path: Path):
         load_streaming(tmp_path, streaming_record("LaSOT/a", options=["A. stationary", "right"]))
     with pytest.raises(ValueError, match="no sub-task 'Movement Prediction' in 'Past Memory'"):
         load_streaming(tmp_path, streaming_record("LaSOT/a", answer_type="Past Memory"))
+
+
+def test_a_field_that_is_missing_is_named(tmp_path: Path):
+    for name, where in (("question", "coin.json, record 0"), ("video", "record 0"), ("start", "record 0")):
+        with pytest.raises(ValueError, match=rf"{where} has no '{name}'"):
+            (tmp_path / "coin.json").write_text(json.dumps([{key: RECORD[key] for key in RECORD if key != name}]))
+            OVBench().load(tmp_path)
+    record = streaming_record("LaSOT/a")
+    del record["questions"][0]["options"]
+    with pytest.raises(ValueError, match="LaSOT/a, question 0 has no 'options'"):
+        load_streaming(tmp_path, record)
 
 
 def test_files_that_are_no_annotations_are_refused(tmp_path: Path):

@@ -126,6 +126,22 @@ def test_chunks_are_videos_of_their_own(annotations: Path):
     tasks = OVOBench(chunked=True).load(annotations)
     assert [task.names[0] for task in tasks][:4] == [f"chunked_videos/{n}.mp4" for n in ("0", "1", "2", "3_0")]
     assert all(len(task.questions) == 1 for task in tasks)
+    whole = {question: task.video for task in OVOBench().load(annotations) for question in questions_of([task])}
+    assert {question: task.video for task in tasks for question in questions_of([task])} == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"task": "OCR"', r"ovo_bench_new\.json cannot be read as JSON"),
+        ('[{"video_id": "a.mp4", "questions": []}]', r"ovo_bench_new\.json: item 0 has no 'task'"),
+        ('[{"id": 1, "task": "OCR", "video": "a.mp4", "options": 3}]', r"item 0 is not as expected: .*int"),
+    ],
+)
+def test_what_is_no_such_file(tmp_path: Path, text: str, message: str):
+    (tmp_path / "ovo_bench_new.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        OVOBench().load(tmp_path)
 
 
 def test_splits_are_regimes_or_tasks(annotations: Path):

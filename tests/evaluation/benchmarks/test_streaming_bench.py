@@ -170,6 +170,16 @@ def test_two_files_of_one_part_are_refused(annotations: Path):
     assert len(StreamingBench().load(annotations / "questions_proactive.json")) == 1
 
 
+def test_what_is_no_such_file(tmp_path: Path):
+    for text, message in (
+        ("[{", r"questions_real\.json cannot be read as JSON"),
+        ('[{"video": "a.mp4"}]', "entry 0 has no 'video_path'"),
+    ):
+        (tmp_path / "questions_real.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            StreamingBench().load(tmp_path)
+
+
 def test_missing_annotations_and_parts(tmp_path: Path):
     with pytest.raises(ValueError, match="no StreamingBench annotations"):
         StreamingBench().load(tmp_path)

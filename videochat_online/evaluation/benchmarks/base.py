@@ -5,11 +5,13 @@ Running, resuming, sharding, scoring and reporting exist once, outside; a benchm
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..types import Prediction, Question, Reply, Verdict, VideoTask
 
@@ -32,6 +34,25 @@ class ModeSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name} must be > 0, got {value!r}")
+
+
+def read_json(path: Path) -> Any:
+    """What an annotation file holds. Raises ValueError, naming it, where it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no UTF-8 is one, too
+        raise ValueError(f"{path} cannot be read as JSON (cut off, or another kind of file?): {error}") from error
+
+
+@contextmanager
+def in_record(where: str) -> Iterator[None]:
+    """Within it a field that is missing or of another kind becomes a ValueError that names the record."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{where} has no {error}: is this file of the benchmark that was named?") from error
+    except (TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{where} is not as expected: {error}") from error
 
 
 class Benchmark(ABC):

@@ -7,7 +7,6 @@ Knows nothing of models, running or reporting.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 
 from ..scoring import extract_letter
 from ..types import Prediction, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, ModeSettings
+from .base import Benchmark, ModeSettings, in_record, read_json
 
 SOURCES = ("ava", "coin", "hirest", "tao")
 AVA_START = 900.0
@@ -135,7 +134,7 @@ class OVBench(Benchmark):
             raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(SOURCES)}")
         tasks: list[VideoTask] = []
         for path in self.files(annotations):
-            records = json.loads(path.read_text(encoding="utf-8"))
+            records = read_json(path)
             parse = self._streaming_tasks if is_streaming_layout(records, path) else self._flat_tasks
             tasks += parse(records, path)
         _refuse_equal_ids(tasks, annotations)
@@ -162,19 +161,27 @@ class OVBench(Benchmark):
             raise ValueError(f"{path}: a flat annotation file is named {', '.join(f'{s}.json' for s in SOURCES)}")
         videos: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
         for number, record in enumerate(records):
-            videos[record["video"]].append((number, record))
-        return [self._flat_video(source, video, rows) for video, rows in videos.items()]
+            with in_record(f"{path}: record {number}"):
+                videos[record["video"]].append((number, record))
+        tasks = []
+        for video, rows in videos.items():
+            with in_record(f"{path}: record {rows[0][0]}"):
+                tasks.append(self._flat_video(source, video, rows))
+        return tasks
 
     def _flat_video(self, source: str, video: str, rows: list[tuple[int, dict[str, Any]]]) -> VideoTask:
         first = rows[0][1]
-        questions = tuple(self._flat_question(source, number, record) for number, record in rows)
+        questions = []
+        for number, record in rows:
+            with in_record(f"{source}.json, record {number}"):
+                questions.append(self._flat_question(source, number, record))
         absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
         frame = PurePosixPath(first["image_file"]) if "image_file" in first else None
         return VideoTask(
             id=f"{source}/{video}",
             video=video,
             names=_places(source, video, str(frame.parent) if frame else None),
-            questions=questions,
+            questions=tuple(questions),
             start=AVA_START if absolute else float(first["start"]),
             fps=float(first["fps"]) if "fps" in first else None,
             segment_start=AVA_START if absolute else 0.0,
@@ -193,7 +200,11 @@ class OVBench(Benchmark):
         return self._question(record.get("id", f"{source}/{number:05d}"), sub_task, source, record, options, answer)
 
     def _streaming_tasks(self, records: list[dict[str, Any]], path: Path) -> list[VideoTask]:
-        return [self._streaming_video(record, path) for record in records if record["questions"]]
+        tasks = []
+        for number, record in enumerate(records):
+            with in_record(f"{path}: video {number}"):
+                tasks += [self._streaming_video(record, path)] if record["questions"] else []
+        return tasks
 
     def _streaming_video(self, record: dict[str, Any], path: Path) -> VideoTask:
         video = record["video_id"]
@@ -201,13 +212,14 @@ class OVBench(Benchmark):
         questions = []
         for number, row in enumerate(record["questions"]):
             where = f"{path}: {video}, question {number}"
-            sub_task = _BY_NAME.get(row["sub_answer_type"])
-            if sub_task is None or sub_task.category != row["answer_type"]:
-                raise ValueError(f"{where}: no sub-task {row['sub_answer_type']!r} in {row['answer_type']!r}")
-            options = [_without_letter(option, i, where) for i, option in enumerate(row["options"])]
-            question_id = row.get("id", f"{video}#q{number}")
-            named = row.get("source", source)  # generated worlds name it, the hub does not
-            questions.append(self._question(question_id, sub_task, named, row, options, row["answer"]))
+            with in_record(where):
+                sub_task = _BY_NAME.get(row["sub_answer_type"])
+                if sub_task is None or sub_task.category != row["answer_type"]:
+                    raise ValueError(f"{where}: no sub-task {row['sub_answer_type']!r} in {row['answer_type']!r}")
+                options = [_without_letter(option, i, where) for i, option in enumerate(row["options"])]
+                question_id = row.get("id", f"{video}#q{number}")
+                named = row.get("source", source)  # generated worlds name it, the hub does not
+                questions.append(self._question(question_id, sub_task, named, row, options, row["answer"]))
         absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
         return VideoTask(
             id=video,

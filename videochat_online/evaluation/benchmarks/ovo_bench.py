@@ -6,7 +6,6 @@ OVOBenchScore.py; the total is the mean of the three regimes' means over their t
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 
 from ..scoring import commonest_answers, extract_letter
 from ..types import Prediction, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, ModeSettings
+from .base import Benchmark, ModeSettings, in_record, read_json
 
 REGIMES = {
     "backward": ("EPM", "HLD", "ASI"),
@@ -90,19 +89,23 @@ class OVOBench(Benchmark):
         if unknown := wanted - set(_REGIME_OF):
             raise ValueError(f"unknown split {sorted(unknown)}, expected regimes or tasks of {REGIMES}")
         [path] = self.files(annotations)
-        items = json.loads(path.read_text(encoding="utf-8"))
+        items = read_json(path)
         videos: dict[str, list[Question]] = defaultdict(list)
-        names: dict[str, tuple[str, ...]] = {}
-        for item in items:
-            if item["task"] not in _REGIME_OF:
-                raise ValueError(f"{path}: item {item['id']} has the unknown task {item['task']!r}")
-            if item["task"] not in wanted:
-                continue
-            for chunk, question in _questions(item, path):
-                key = chunk if self.chunked else item["video"]
-                videos[key].append(question)
-                names[key] = _places(key, self.chunked)
-        return [VideoTask(id=key, video=key, names=names[key], questions=tuple(qs)) for key, qs in videos.items()]
+        whole: dict[str, str] = {}  # the video that a chunk is of
+        for number, item in enumerate(items):
+            with in_record(f"{path}: item {number}"):
+                if item["task"] not in _REGIME_OF:
+                    raise ValueError(f"{path}: item {item['id']} has the unknown task {item['task']!r}")
+                if item["task"] not in wanted:
+                    continue
+                for chunk, question in _questions(item, path):
+                    key = chunk if self.chunked else item["video"]
+                    videos[key].append(question)
+                    whole[key] = item["video"]
+        return [
+            VideoTask(id=key, video=whole[key], names=_places(key, self.chunked), questions=tuple(questions))
+            for key, questions in videos.items()
+        ]
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
         """The authors' rules: a substring for letters and Yes / No, all digits together for counts."""

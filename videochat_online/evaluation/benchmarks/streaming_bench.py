@@ -7,14 +7,13 @@ Sound is not given to the model, so the omni-source questions are answered from 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..types import Poll, Prediction, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, ModeSettings
+from .base import Benchmark, ModeSettings, in_record, read_json
 
 PARTS = ("real", "omni", "sqa", "proactive")
 POLL_SECONDS_AFTER = 4.0
@@ -123,17 +122,18 @@ def _refuse_two_of_a_part(files: list[Path]) -> None:
 
 
 def _load_part(path: Path, part: str) -> list[VideoTask]:
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_json(path)
     videos: dict[PurePosixPath, list[Question]] = defaultdict(list)
     groups = data if part == "sqa" else [[entry] for entry in data]
-    for group in groups:
+    for number, group in enumerate(groups):
         context = ""
-        for entry in group:
-            video = PurePosixPath(entry["video_path"])
-            for row in entry["questions"]:
-                question_id = f"{part}/{video.stem}#q{len(videos[video])}"
-                question, context = _question(row, question_id, part, context)
-                videos[video].append(question)
+        with in_record(f"{path}: entry {number}"):
+            for entry in group:
+                video = PurePosixPath(entry["video_path"])
+                for row in entry["questions"]:
+                    question_id = f"{part}/{video.stem}#q{len(videos[video])}"
+                    question, context = _question(row, question_id, part, context)
+                    videos[video].append(question)
     return [
         VideoTask(id=f"{part}/{path.stem}", video=path.name, names=_places(path, part), questions=tuple(questions))
         for path, questions in videos.items()
