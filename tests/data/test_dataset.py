@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from videochat_online.data.dataset import ConversationDataset, TrainingExample
 from videochat_online.data.failures import TooManyFailures
-from videochat_online.data.lengths import measure_lengths
 from videochat_online.data.material import augment
 from videochat_online.data.settings import DataSettings
 from videochat_online.model_config import VideoChatOnlineConfig
@@ -252,8 +251,6 @@ def test_indices_and_settings_are_checked(make_dataset: Any):
     for index in (-1, 1):
         with pytest.raises(IndexError, match="expected 0 <= index < 1"):
             dataset[index]
-    with pytest.raises(ValueError, match="lengths needs one number a sample: 2 numbers for 1 samples"):
-        dataset.lengths = [1, 2]
     for wrong, message in (
         ({"fps": 0}, "fps must be"),
         ({"max_frames": 0}, "max_frames must be an integer >= 1, got 0"),
@@ -288,8 +285,4 @@ def test_lengths_are_estimated_on_the_long_side_and_measured_exactly(make_datase
     for kind, estimate, length in zip(ROWS, estimates, exact, strict=False):
         most = 64 * 30 if kind == "video" else 2 * length  # how long that one is only its file knows
         assert length <= estimate <= most, kind
-    assert measure_lengths(dataset) == exact
-    assert measure_lengths(dataset, num_workers=1) == exact
-    dataset.lengths = exact
-    assert dataset.lengths == exact
     assert max(make_dataset(rows, max_length=200).lengths) == 200

@@ -88,22 +88,6 @@ def test_epochs_differ_and_repeat_themselves():
     assert sorted(map(tuple, first)) == sorted(map(tuple, other))
 
 
-def test_resuming_goes_on_where_it_was():
-    batches = PlannedBatches(packing_plan(LENGTHS, MAX_LENGTH), seed=3)
-    batches.set_epoch(2)
-    whole = list(batches)
-    resumed = PlannedBatches(packing_plan(LENGTHS, MAX_LENGTH), seed=3)
-    resumed.resume(2, 7)
-    resumed.set_epoch(2)  # as a trainer calls it before the epoch
-    assert list(resumed) == whole[7:]
-    assert list(resumed) == whole
-    resumed.resume(1, 7)
-    resumed.set_epoch(2)
-    assert list(resumed) == whole
-    with pytest.raises(ValueError, match="cannot start behind"):
-        resumed.resume(0, len(whole) + 1)
-
-
 def test_wrong_ranks_and_empty_plans_are_named():
     with pytest.raises(ValueError, match="rank must be from 0 to num_ranks - 1 = 1, got 2"):
         PlannedBatches([[0]], rank=2, num_ranks=2)

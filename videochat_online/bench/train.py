@@ -61,12 +61,12 @@ def bench_batches(
                 "samples": len(examples),
                 "positions": positions,
                 "padding share": 1 - sum(lengths) / positions,
-                "samples/s": len(examples) / seconds,
-                "tokens/s": sum(lengths) / seconds,
+                "samples a second": len(examples) / seconds,
+                "tokens a second": sum(lengths) / seconds,
             }
         )
     for row in rows:
-        row["speed/shuffled"] = row["samples/s"] / rows[0]["samples/s"]
+        row["speed/shuffled"] = row["samples a second"] / rows[0]["samples a second"]
     return rows
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -36,8 +35,6 @@ UNREADABLE = (MediaError, SampleError, OSError)
 MAX_REPLACEMENTS = 10
 SHRINK = 3 / 4
 """A sample too long is tried with this share of its pictures, again and again."""
-
-Made = TypeVar("Made")
 
 
 @dataclass
@@ -106,12 +103,17 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> TrainingExample:
-        """Example `index`, or its replacement. TooManyFailures when too many cannot be read."""
-        return self._of_readable(index, self.example)
-
-    def length(self, index: int) -> int:
-        """Tokens of example `index`, exactly; opens its media, decodes no video."""
-        return self._of_readable(index, lambda prompted: len(prompted.rendered.ids))
+        """Example `index`, else its first replacement that can be read. TooManyFailures when too many cannot."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} asked for, expected 0 <= index < {len(self)}")
+        for attempt, place in enumerate(self._places(index)):
+            self.failures.read()
+            try:
+                with self.prepare(*place, seed=f"{self.settings.seed}/{self.epoch}/{index}/{attempt}") as prompted:
+                    return self.example(prompted)
+            except UNREADABLE as error:
+                self.failures.fail(self.source(*place), error)
+        raise self.failures.error(f"nor could {MAX_REPLACEMENTS} replacements of sample {index}")
 
     @contextmanager
     def prepare(self, set_number: int, row: int, *, seed: str = "0") -> Iterator[Prompted]:
@@ -142,29 +144,10 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each sample, for grouping and packing: estimated from the rows alone, or what was measured."""
+        """Tokens of each sample, for grouping and packing: estimated from the rows alone."""
         if self._lengths is None:
             self._lengths = estimate_lengths(self)
         return self._lengths
-
-    @lengths.setter
-    def lengths(self, lengths: Sequence[int]) -> None:
-        if len(lengths) != len(self):
-            raise ValueError(f"lengths needs one number a sample: {len(lengths)} numbers for {len(self)} samples")
-        self._lengths = list(lengths)
-
-    def _of_readable(self, index: int, make: Callable[[Prompted], Made]) -> Made:
-        """What `make` makes of sample `index`, else of its first replacement that can be read."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} asked for, expected 0 <= index < {len(self)}")
-        for attempt, place in enumerate(self._places(index)):
-            self.failures.read()
-            try:
-                with self.prepare(*place, seed=f"{self.settings.seed}/{self.epoch}/{index}/{attempt}") as prompted:
-                    return make(prompted)
-            except UNREADABLE as error:
-                self.failures.fail(self.source(*place), error)
-        raise self.failures.error(f"nor could {MAX_REPLACEMENTS} replacements of sample {index}")
 
     def _places(self, index: int) -> Iterator[tuple[int, int]]:
         """(set, row) of a sample, then of its replacements: other rows of the same set, the same ones every time."""

@@ -1,4 +1,4 @@
-"""How many tokens samples take: estimated from the rows alone, or measured by opening their media.
+"""How many tokens samples take, estimated from the rows alone.
 
 An estimate errs on the long side: a packed sequence that holds less than planned costs little, one that overflows
 costs a second sequence. Nothing else depends on its being exact.
@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
-
-from torch.utils.data import DataLoader, Dataset
 
 from ..prompt.messages import Image, Message, frame_parts
 from ..pyramid import scheduled_grids, tokens_of_grid
@@ -35,12 +33,6 @@ def estimate_lengths(dataset: ConversationDataset) -> list[int]:
         estimator = LengthEstimator(dataset, data_set, [rows[n] for n in spread(len(rows), CALIBRATED_ON)])
         by_set.append([min(estimator.row(rows[number]), max_length) for number in range(len(rows))])
     return [by_set[set_number][row] for set_number, row in dataset.rows.tolist()]
-
-
-def measure_lengths(dataset: ConversationDataset, *, num_workers: int = 0) -> list[int]:
-    """Tokens of each sample, exactly (but for where tracking begins, which changes from epoch to epoch)."""
-    loader = DataLoader(_Lengths(dataset), batch_size=64, num_workers=num_workers, collate_fn=list)
-    return [length for batch in loader for length in batch]
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -141,14 +133,3 @@ class LengthEstimator:
 
 def _num_bytes(turns: Iterable[Turn]) -> int:
     return sum(len((turn.question + turn.answer).encode()) for turn in turns)
-
-
-class _Lengths(Dataset[int]):
-    def __init__(self, dataset: ConversationDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> int:
-        return self._dataset.length(index)

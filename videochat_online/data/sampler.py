@@ -90,30 +90,18 @@ class PlannedBatches(Sampler[list[int]]):
         self._rank = rank
         self._num_ranks = num_ranks
         self._epoch = 0
-        self._skipped = 0
 
     def __len__(self) -> int:
         """Batches a rank has in an epoch."""
         return -(-len(self._plan) // self._num_ranks)
 
     def __iter__(self) -> Iterator[list[int]]:
-        start, self._skipped = self._skipped, 0
-        for number in self._order()[start:]:
+        for number in self._order():
             yield list(self._plan[number])
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is of this epoch."""
-        if epoch != self._epoch:
-            self._epoch, self._skipped = epoch, 0
-
-    def resume(self, epoch: int, num_batches: int) -> None:
-        """The next iteration is of `epoch` and starts behind this rank's first `num_batches`, which were trained on.
-
-        The trainer has to count them: a loader asks for batches ahead of the training.
-        """
-        if not 0 <= num_batches <= len(self):
-            raise ValueError(f"an epoch has {len(self)} batches a rank, cannot start behind {num_batches}")
-        self._epoch, self._skipped = epoch, num_batches
+        self._epoch = epoch
 
     def _order(self) -> list[int]:
         """This rank's batch numbers: whole steps (neighbours in the plan, one a rank) are shuffled."""
