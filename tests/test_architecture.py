@@ -1,6 +1,6 @@
 """Imports point down only, files say what they are, and importing acts on nothing.
 
-The layers are those of the picture in the README. Every import is read from the syntax tree: those inside functions,
+The layers are those that the README describes. Every import is read from the syntax tree: those inside functions,
 those for type checkers and `import_module("...")` with a literal name count as well.
 """
 

@@ -1,6 +1,6 @@
-"""All configuration: the model's (transformers configs) and the memory's (a small checked dataclass).
+"""The memory's configuration: a small checked dataclass (the model's is in model_config.py).
 
-Plain Python, no torch.nn. Unknown values fail here, with the value and what was expected.
+Plain Python, no torch. Unknown values fail here, with the value and what was expected.
 """
 
 from __future__ import annotations

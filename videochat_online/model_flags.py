@@ -21,7 +21,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, default: str = "pocket")
         help="'pocket' (ships with the package), a folder, or a hub id (default: %(default)s)",
     )
     group.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: cuda where there is one)"
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: cuda, else mps, else cpu)"
     )
     group.add_argument(
         "--dtype",

@@ -262,7 +262,8 @@ def write_evidence(folder: Path, lab: Laboratory, parts: Sequence[str], videos: 
         about = provenance(["bash", "shell/pocket/evidence.sh"])
         made = "\n".join(f"- {key}: {value}" for key, value in about.items())
         commands = "\n".join(dict.fromkeys(lab.commands))
-        page = f"# {title}\n\n{text}\n\n## How it was made\n\n{made}\n\n```\n{commands}\n```\n"
+        block = f"\n```\n{commands}\n```\n" if commands else ""
+        page = f"# {title}\n\n{text}\n\n## How it was made\n\n{made}\n{block}"
         (folder / f"{part}.md").write_text(page, encoding="utf-8")
         print(folder / f"{part}.md", flush=True)
 
