@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What the pocket model shows about the method: tables, plots and the commands behind them, in docs/evidence/.
-#   bash shell/pocket/evidence.sh [PART...]     sub_tasks memory size training stages; all by default
-# Run again after an interruption, it goes on. `stages` first trains four small models on the same number of samples.
+#   bash shell/pocket/evidence.sh [PART...]     sub_tasks memory size (these by default) training stages
+# Run again after an interruption, it goes on. `training` and `stages` are about what train_all.sh leaves in runs/pocket;
+# `stages` first trains four small models on the same number of samples.
 #
 #   MODEL     model under test                                                             pocket
 #   RUNS      folder of worlds and runs                                      runs/pocket/evidence
@@ -21,7 +22,6 @@ RUNS=${RUNS:-runs/pocket/evidence} START=${START:-runs/pocket/stage1_claims/mode
 # variant NAME LIST STEPS MODEL: one model of `stages`, trained on a list of its world. The warm-up is a share of its
 # steps, so that two stages of half the length have no more of it than one.
 variant() (
-  [ ! -d "$RUNS/stages/$1/model" ] || exit 0
   train_on 2 "$(realpath "$RUNS/stages/world")" "$2" "$4" "$RUNS/stages/$1" --max-steps "$3" --warmup 0.05
 )
 
@@ -29,7 +29,7 @@ use_python
 cd "$project_root"
 mkdir -p "$RUNS"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
-[ $# -gt 0 ] || set -- sub_tasks memory size training stages
+[ $# -gt 0 ] || set -- sub_tasks memory size
 if [[ " $* " == *" stages "* ]]; then
   "$python" -m videochat_online.cli world build "$RUNS/stages/world" --videos 600 --fps 2 --size 64 --seconds 12 30 \
     --level 1 2

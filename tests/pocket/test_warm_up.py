@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from videochat_online import load_model
 from videochat_online.pocket import warm_up
@@ -28,8 +29,15 @@ def test_regions_say_what_the_dense_labels_say(number):
 
 def test_frames_are_the_same_every_time_and_shared_by_workers():
     frames = LabelledFrames(SMALL, 5, 8, 64)
-    first = next(iter(frames))
-    assert np.array_equal(first["frames"], frames.scene(5)["frames"])
+    loaded = iter(DataLoader(frames, batch_size=None, num_workers=2))
+    for number in (5, 6, 7):
+        assert np.array_equal(next(loaded)["frames"], frames.scene(number)["frames"])
+
+
+def test_a_seed_out_of_range_is_named():
+    for settings in (WarmUpSettings, AlignSettings):
+        with pytest.raises(ValueError, match="seed must be from 0 to 255, got 256"):
+            settings(seed=256)
 
 
 def test_the_encoder_learns_and_nothing_else_changes():

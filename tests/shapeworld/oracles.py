@@ -206,6 +206,18 @@ def where_object(record: Record, q: Question) -> str:
     return record.region(record.called(q.question)[0], q.time)
 
 
+def action(record: Record, q: Question) -> str:
+    found = record.action(record.called(q.question)[0], q.time)
+    return ACTION_NAMES[found] if found >= 0 else "nothing"
+
+
+def box(record: Record, q: Question) -> str:
+    thing = record.called(q.question)[0]
+    x, y = thing.position(q.time)
+    sides = (x - thing.radius, y - thing.radius, x + thing.radius, y + thing.radius)
+    return box_text(sides)
+
+
 def relative_position(record: Record, q: Question) -> str:
     (x, y), (rx, ry) = (thing.position(q.time) for thing in record.called(q.question))
     horizontal = "left" if x < rx - 0.15 else "right" if x > rx + 0.15 else ""
@@ -303,7 +315,7 @@ def continues(record: Record, q: Question) -> str:
 
 
 PERCEPTION_ORACLES: dict[str, Oracle] = {
-    oracle.__name__: oracle for oracle in (is_at, doing_at, history, follows, procedure, continues)
+    oracle.__name__: oracle for oracle in (action, box, is_at, doing_at, history, follows, procedure, continues)
 } | {"is_performing": still_step, "step": next_step}
 
 

@@ -335,7 +335,8 @@ def test_half_of_the_dialogues_are_under_the_benchmarks_system_text(world):
     from videochat_online.evaluation.benchmarks.ovbench import SYSTEM_PROMPT
 
     texts = [row["conversations"][0]["value"] for row in rows(world, "train/single") + rows(world, "train/dialogue")]
-    assert {text for text in texts if text.startswith("Carefully")} <= {SYSTEM_PROMPT}
+    under = [text for text in texts if text.startswith("Carefully")]
+    assert set(under) == {SYSTEM_PROMPT} and 0 < len(under) < len(texts)
     assert samples.SYSTEM == SYSTEM_PROMPT
 
 
@@ -349,6 +350,9 @@ def test_half_of_the_dialogues_are_under_the_benchmarks_system_text(world):
         ({"level": (7,)}, "unknown level in"),
         ({"size": 65}, "even size >= 32, got fps 8 and size 65"),
         ({"fps": 0}, "fps >= 1"),
+        ({"pace": 0.1}, r"pace must be a number >= 0\.25, got 0\.1"),
+        ({"pace": float("inf")}, "got inf"),
+        ({"questions": -1}, "questions must not be negative, got -1"),
     ],
 )
 def test_wrong_configurations_are_refused(arguments, message):

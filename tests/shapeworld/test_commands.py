@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from videochat_online.shapeworld import sample_stream
-from videochat_online.shapeworld.build import VERSION
+from videochat_online.shapeworld.build import VERSION, WorldConfig
 from videochat_online.shapeworld.commands import add_world_commands
 from videochat_online.shapeworld.preview import PAPER, RIGHT, WIDTH, contact_sheet
 
@@ -44,6 +44,15 @@ def test_preview_is_a_readable_picture(tmp_path, capsys):
     green = (np.abs(pixels - RIGHT).sum(-1) < 40).sum(1)
     assert (green > 0).sum() > 6 * 2 * 8  # twelve right answers, some ten rows of pixels each
     assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_preview_shows_the_scenes_of_the_world_of_that_seed(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "videochat_online.shapeworld.preview.write_preview", lambda path, scenes, num: shown.extend(scenes)
+    )
+    assert run("preview", "x.png", "--seed", "3", "--scenes", "2", "--seconds", "20", "30", "--level", "1", "4") == 0
+    assert shown == [scene for scene, _ in WorldConfig(2, 3, seconds=(20, 30), level=(1, 4)).scenes()]
 
 
 def test_contact_sheet_grows_with_its_questions():

@@ -32,7 +32,7 @@ from ..shapeworld.crowd import sample_crowd
 from ..shapeworld.labels import visible_things
 from ..shapeworld.render import render_frames
 from ..shapeworld.scenes import Scene
-from ..shapeworld.simulate import sample_stream
+from ..shapeworld.simulate import MAX_SEED, sample_stream
 from ..shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, REGION_NAMES, SHAPE_NAMES, region_at
 
 SPACE = "\u0120"
@@ -53,6 +53,10 @@ class AlignSettings:
     learning_rate: float = 2e-3
     seed: int = 0
     levels: tuple[int, ...] = (1, 1, 2, 2, 3, 3)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < MAX_SEED // 2**32:  # each seed has 2**32 scenes
+            raise ValueError(f"seed must be from 0 to {MAX_SEED // 2**32 - 1}, got {self.seed}")
 
 
 def align(model: VideoChatOnline, processor: Processor, settings: AlignSettings, *, new_words: bool = True) -> None:

@@ -215,13 +215,18 @@ def stages(lab: Laboratory, folder: Path, videos: int) -> str:
         rows.append([STAGES[name], mean, *(everything.share(chosen) for chosen in (now, ~now, now | ~now))])
     logs = {STAGES[name]: lab.work / "stages" / name / "log.jsonl" for name in STAGES}
     plot_curves(folder / "stages.png", logs)
+    settings = json.loads((lab.work / "stages" / "offline" / "settings.json").read_text())
+    length = f"{settings['max_steps']} steps of {settings['global_batch_size']} samples, seed {settings['seed']}"
     heads = ("trained on", "mean of the sub-tasks", "visible now", "only in the past", "all")
-    return "\n\n".join([table(heads, rows), "![training loss](stages.png)"])
+    text = f"Each model was trained for {length}, from the same start."
+    return "\n\n".join([text, table(heads, rows), "![training loss](stages.png)"])
 
 
 def training(lab: Laboratory, folder: Path, videos: int) -> str:
     """The runs that made the model: what each was told, how its loss fell."""
     logs = {log.parent.name: log for log in sorted(lab.runs.glob("stage*/log.jsonl"))}
+    if not logs:
+        raise FileNotFoundError(f"no stage*/log.jsonl in {lab.runs}: bash shell/pocket/train_all.sh writes them")
     plot_curves(folder / "training.png", logs)
     rows = []
     for stage, log in logs.items():
@@ -259,7 +264,8 @@ def write_evidence(folder: Path, lab: Laboratory, parts: Sequence[str], videos: 
         title, measure = PARTS[part]
         lab.commands.clear()
         text = measure(lab, folder, videos)
-        about = provenance(["bash", "shell/pocket/evidence.sh"])
+        about = provenance([f"VIDEOS={videos}", "bash", "shell/pocket/evidence.sh", part])
+        about["command"] = " ".join(about["command"])
         made = "\n".join(f"- {key}: {value}" for key, value in about.items())
         commands = "\n".join(dict.fromkeys(lab.commands))
         block = f"\n```\n{commands}\n```\n" if commands else ""

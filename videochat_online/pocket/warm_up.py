@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,9 @@ class WarmUpSettings:
     save_every: int = 250
     align: AlignSettings = field(default_factory=AlignSettings)
     """How the connector is taught afterwards to say it in words."""
+
+    def __post_init__(self) -> None:
+        replace(self.align, seed=self.seed)  # refuses a seed out of range
 
 
 class LabelledFrames(IterableDataset):

@@ -27,7 +27,7 @@ from .labels import visible_things
 from .questions import SUB_TASKS, Decks, ask_questions, default_times
 from .render import render_frames
 from .scenes import Scene
-from .simulate import LEVELS, SPLITS, sample_stream
+from .simulate import LEVELS, SPLITS, checked_pace, sample_stream
 from .video import write_mp4
 
 VERSION = 4
@@ -112,6 +112,10 @@ class WorldConfig:
             raise ValueError(f"a world's videos last 10 seconds or more, got {self.seconds}")
         if not self.level or any(level not in LEVELS for level in self.level):
             raise ValueError(f"unknown level in {self.level}, expected some of {', '.join(map(str, LEVELS))}")
+        if self.pace is not None:
+            checked_pace(self.pace)
+        if self.questions < 0:
+            raise ValueError(f"questions must not be negative, got {self.questions}")
         if self.fps < 1 or self.size < 32 or self.size % 2:
             raise ValueError(f"need fps >= 1 and an even size >= 32, got fps {self.fps} and size {self.size}")
 

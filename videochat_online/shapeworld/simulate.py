@@ -16,6 +16,8 @@ from .vocabulary import COLOUR_NAMES, GOAL_NAMES, NUM_ACTIONS, SHAPE_NAMES, next
 SPLITS: tuple[str, ...] = ("train", "dev", "test", "bank")
 """Seed spaces that never meet. "bank" is what distractors are drawn from."""
 MAX_SEED = 2**40
+MIN_PACE = 0.25
+"""Below it the shortest act or rest would come to nothing."""
 
 STEP_SECONDS = 2.0
 """To glide from a cell to its neighbour."""
@@ -63,10 +65,11 @@ def sample_stream(
 ) -> Scene:
     """The scene of a seed: always the same one. Scenes of different splits or seeds differ.
 
-    `level` 1 to 4 (see LEVELS), `seconds` 5 to 3600, `pace` 1.0 is an event every few seconds (default: by length).
+    `level` 1 to 4 (see LEVELS), `seconds` 5 to 3600, `pace` from 0.25: 1.0 is an event every few seconds (default: by
+    length).
     """
     _check(seed, split, level, seconds)
-    pace = default_pace(seconds) if pace is None else pace
+    pace = default_pace(seconds) if pace is None else checked_pace(pace)
     entropy = [SPLITS.index(split), seed, level, round(seconds * 1000), round(pace * 1000)]
     rng = np.random.Generator(np.random.PCG64(entropy))
     rules = LEVELS[level]
@@ -87,6 +90,13 @@ def _check(seed: int, split: str, level: int, seconds: float) -> None:
         raise ValueError(f"a seed must be from 0 to 2**40 - 1, got {seed}")
     if not 5 <= seconds <= 3600:
         raise ValueError(f"a stream lasts 5 to 3600 seconds, got {seconds}")
+
+
+def checked_pace(pace: float) -> float:
+    """The pace; ValueError where nothing can go on at it."""
+    if not MIN_PACE <= pace < float("inf"):
+        raise ValueError(f"pace must be a number >= {MIN_PACE}, got {pace}")
+    return pace
 
 
 def rook_cells(cell: int) -> list[int]:
