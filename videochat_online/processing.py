@@ -95,9 +95,9 @@ def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, LlamaTokenizer
 
-    from .model.weights import WORDS, find_folder
+    from .model.weights import NO_WEIGHTS, find_folder
 
-    folder = find_folder(name, WORDS, hub)
+    folder = find_folder(name, NO_WEIGHTS, hub)
     try:
         settings = folder / "tokenizer_config.json"
         own_class = json.loads(settings.read_text()).get("tokenizer_class", "") if settings.is_file() else ""

@@ -29,7 +29,6 @@ use_python
 cd "$project_root"
 mkdir -p "$RUNS"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
-[ $# -gt 0 ] || set -- sub_tasks memory size
 if [[ " $* " == *" stages "* ]]; then
   "$python" -m videochat_online.cli world build "$RUNS/stages/world" --videos 600 --fps 2 --size 64 --seconds 12 30 \
     --level 1 2
@@ -40,4 +39,4 @@ if [[ " $* " == *" stages "* ]]; then
   variant progressive stage2 "$((STEPS / 2))" "$RUNS/stages/first_half/model"
 fi
 "$python" -m videochat_online.pocket.evidence "${OUTPUT:-docs/evidence}" --work "$RUNS" --model "${MODEL:-pocket}" \
-  --videos "${VIDEOS:-48}" --parts "$@"
+  --videos "${VIDEOS:-48}" ${1:+--parts "$@"}

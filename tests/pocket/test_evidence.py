@@ -10,16 +10,16 @@ import pytest
 from videochat_online.pocket.evidence import Laboratory, training, write_evidence
 from videochat_online.pocket.evidence_outcomes import Outcome, pooled, read_outcome
 
-QUESTIONS = [  # video, level, visible now, right
-    ("test-00000000-l1-30s-p1", 1, [(True, True), (False, False)]),
-    ("test-00000001-l3-30s-p1", 3, [(False, True)]),
-]
+QUESTIONS = {  # of each video (its level is in its name): visible now, right
+    "test-00000000-l1-30s-p1": [(True, True), (False, False)],
+    "test-00000001-l3-30s-p1": [(False, True)],
+}
 
 
 @pytest.fixture
 def outcome(tmp_path) -> Outcome:
     items, rows = [], []
-    for video, _, questions in QUESTIONS:
+    for video, questions in QUESTIONS.items():
         ids = [f"{video}#{number}" for number in range(len(questions))]
         items.append(
             {

@@ -14,14 +14,7 @@ from videochat_online.media.readers import MediaError
 from videochat_online.streaming.encoding import SharedEncoder, ahead
 from videochat_online.streaming.watching import watch
 
-
-@pytest.fixture(scope="module")
-def pocket():
-    return load_model("pocket", device="cpu")
-
-
-def pictures(num_frames, seed=0):
-    return list(np.random.default_rng(seed).integers(0, 255, (num_frames, 48, 48, 3), dtype=np.uint8))
+from .sessions import pictures
 
 
 def held(session):

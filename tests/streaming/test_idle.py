@@ -98,7 +98,7 @@ def test_two_waiting_questions_both_go_before_prefill(pocket):
 
 
 def test_a_prompt_that_is_too_long_is_left_to_whoever_asks(pocket, monkeypatch):
-    monkeypatch.setattr("videochat_online.streaming.session.max_positions", lambda config: 100)
+    monkeypatch.setattr("videochat_online.streaming.language.max_positions", lambda config: 100)
     session = watching(pocket)
     assert session.prefill() == 0 and not session.needs_prefill
     with pytest.raises(ValueError, match="100 are taken in all"):

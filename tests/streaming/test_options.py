@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from transformers import Phi3Config
 
-from videochat_online import StreamingSession, load_model
 from videochat_online.streaming import language
 from videochat_online.streaming.options import OptionTree, takes_mask
+
+from .sessions import watching
 
 OPTIONS = ["(A)", "A", "(A) the red circle", "(B)", "B", "(B) the red square", "the red", "A"]
 
@@ -38,37 +38,25 @@ def test_an_answers_score_sums_its_own_tokens():
     assert tree.scores(logits) == pytest.approx([float(value) for value in expected])
 
 
-@pytest.fixture(scope="module")
-def pocket():
-    return load_model("pocket", device="cpu")
-
-
-def filled(pocket, **options):
-    session = StreamingSession(*pocket, **options)
-    frames = np.random.default_rng(3).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
-    session.see_many(list(frames), [index / 2 for index in range(20)])
-    return session
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_together_is_one_by_one(pocket, monkeypatch, attention):
     model = pocket[0]
     monkeypatch.setattr(model.config.llm_config, "_attn_implementation", attention)
-    together = filled(pocket).score_options("What is it?", OPTIONS)
-    cold = filled(pocket, reuse_cache=False).score_options("What is it?", OPTIONS)
+    together = watching(pocket, seed=3).score_options("What is it?", OPTIONS)
+    cold = watching(pocket, seed=3, reuse_cache=False).score_options("What is it?", OPTIONS)
     monkeypatch.setattr(language, "takes_mask", lambda config, num_positions: False)
-    behind = filled(pocket).score_options("What is it?", OPTIONS)
+    behind = watching(pocket, seed=3).score_options("What is it?", OPTIONS)
     assert together == pytest.approx(cold, abs=1e-3) and behind == pytest.approx(cold, abs=1e-3)
     assert together[1] == together[7] and len(set(together)) == len(OPTIONS) - 1
 
 
 def test_one_pass_for_all_options(pocket, monkeypatch):
-    session, calls = filled(pocket), []
+    session, calls = watching(pocket, seed=3), []
     peek = session.language.cache.peek
     monkeypatch.setattr(session.language.cache, "peek", lambda *values: calls.append(1) or peek(*values))
     session.score_options("What is it?", OPTIONS)
     assert len(calls) == 1
-    assert session.ask("What is it?", max_new_tokens=8) == filled(pocket).ask("What is it?", max_new_tokens=8)
+    assert session.ask("What is it?", max_new_tokens=8) == watching(pocket, seed=3).ask("What is it?", max_new_tokens=8)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-"""Sessions: recorded chats of the published model, equivalences, independence, and bad input."""
+"""Sessions: recorded chats of the published model, equivalences, independence and state."""
 
 from __future__ import annotations
 
 import json
 import threading
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,18 +17,9 @@ from videochat_online.model.weights import load_pretrained
 from videochat_online.processing import Processor
 from videochat_online.prompt.templates import get_template
 
+from .sessions import pictures, watching
+
 TOKENIZERS = {"model_phi3": "phi3_fast", "model_qwen2": "chatml"}
-
-
-def pictures(num_frames, seed=0):
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 255, (40, 56, 3), dtype=np.uint8) for _ in range(num_frames)]
-
-
-def filled(pocket, num_frames=20, seed=0, **options):
-    session = StreamingSession(*pocket, **options)
-    session.see_many(pictures(num_frames, seed), [k / 2 for k in range(num_frames)])
-    return session
 
 
 # ---- the published model --------------------------------------------------------------------------------------------
@@ -81,7 +71,7 @@ def test_answers_as_the_published_model(published, name):
 
 
 def test_frame_by_frame_is_all_at_once(pocket):
-    together, single = filled(pocket, 37), StreamingSession(*pocket)
+    together, single = watching(pocket, 37), StreamingSession(*pocket)
     for k, picture in enumerate(pictures(37)):
         single.see(Image.fromarray(picture), k / 2)
     left, right = together.memory.read(), single.memory.read()
@@ -93,22 +83,13 @@ def test_frame_by_frame_is_all_at_once(pocket):
 
 def test_streamed_answer_is_the_answer(pocket):
     question = "What is the red circle doing?"
-    pieces = list(filled(pocket).ask_stream(question, max_new_tokens=24))
-    assert "".join(pieces) == filled(pocket).ask(question, max_new_tokens=24)
+    pieces = list(watching(pocket).ask_stream(question, max_new_tokens=24))
+    assert "".join(pieces) == watching(pocket).ask(question, max_new_tokens=24)
     assert len(pieces) > 1
 
 
-def test_a_later_frame_never_changes_an_earlier_answer(pocket):
-    session = filled(pocket, 12)
-    before = session.ask("What now?", max_new_tokens=8, keep=False)
-    other = filled(pocket, 12)
-    pieces = other.ask_stream("What now?", max_new_tokens=8, keep=False)
-    other.see_many(pictures(5, seed=9), [6.0 + k for k in range(5)])
-    assert "".join(pieces) == before
-
-
 def test_an_answer_that_is_taken_after_a_reset_leaves_nothing_behind(pocket):
-    session, fresh = filled(pocket, 12), StreamingSession(*pocket)
+    session, fresh = watching(pocket, 12), StreamingSession(*pocket)
     pieces = session.ask_stream("What now?", max_new_tokens=8)
     session.reset()
     assert list(pieces) == [] and pieces.answer is None and session.turns == ()
@@ -119,7 +100,7 @@ def test_an_answer_that_is_taken_after_a_reset_leaves_nothing_behind(pocket):
 
 
 def test_frames_stand_in_the_turn_in_which_they_were_seen(pocket):
-    session = filled(pocket, 4)
+    session = watching(pocket, 4)
     session.ask("First?", max_new_tokens=4)
     session.see_many(pictures(3, seed=1), [2.0, 2.5, 3.0])
     rendered, frames = session.prompt("Second?")
@@ -132,7 +113,7 @@ def test_frames_stand_in_the_turn_in_which_they_were_seen(pocket):
 
 
 def test_a_question_may_leave_no_trace(pocket):
-    session = filled(pocket)
+    session = watching(pocket)
     before = session.prompt("Now?")[0].ids
     session.ask("What?", max_new_tokens=4, keep=False)
     session.score_options("What?", ["yes", "no"])
@@ -140,7 +121,7 @@ def test_a_question_may_leave_no_trace(pocket):
 
 
 def test_option_scores_are_the_models_own(pocket):
-    session = filled(pocket)
+    session = watching(pocket)
     answer = session.ask("What?", max_new_tokens=6, keep=False)
     scores = session.score_options("What?", ["circle", "a red square", answer])
     assert all(score < 0 for score in scores) and len(set(scores)) == 3
@@ -160,7 +141,7 @@ def test_option_scores_are_the_models_own(pocket):
 
 
 def test_two_sessions_do_not_touch_also_from_two_threads(pocket):
-    alone = {seed: filled(pocket, 30, seed).ask("What now?", max_new_tokens=12) for seed in (1, 2)}
+    alone = {seed: watching(pocket, 30, seed).ask("What now?", max_new_tokens=12) for seed in (1, 2)}
     together = {}
 
     def run(seed):
@@ -178,7 +159,7 @@ def test_two_sessions_do_not_touch_also_from_two_threads(pocket):
 
 
 def test_one_may_watch_while_another_asks(pocket):
-    session, expected = filled(pocket, 20), filled(pocket, 20).ask("What now?", max_new_tokens=40)
+    session, expected = watching(pocket, 20), watching(pocket, 20).ask("What now?", max_new_tokens=40)
     pieces = session.ask_stream("What now?", max_new_tokens=40)
     text = next(pieces)
     session.see_many(pictures(10, seed=5), [10 + k for k in range(10)])
@@ -188,7 +169,7 @@ def test_one_may_watch_while_another_asks(pocket):
 
 
 def test_leaving_an_answer_early_ends_it(pocket):
-    session = filled(pocket)
+    session = watching(pocket)
     pieces = session.ask_stream("What now?", max_new_tokens=2000)
     first = next(pieces)
     pieces.close()
@@ -201,16 +182,16 @@ def test_leaving_an_answer_early_ends_it(pocket):
 
 
 def test_reset_is_a_new_session(pocket):
-    session = filled(pocket)
+    session = watching(pocket)
     session.ask("What?", max_new_tokens=3)
     session.reset()
     assert session.stats()["frames_seen"] == 0 and session.turns == () and session.stats()["last_timestamp"] is None
     session.see_many(pictures(20), [k / 2 for k in range(20)])
-    assert session.ask("What?", max_new_tokens=6) == filled(pocket).ask("What?", max_new_tokens=6)
+    assert session.ask("What?", max_new_tokens=6) == watching(pocket).ask("What?", max_new_tokens=6)
 
 
 def test_stats_count_what_happened(pocket):
-    session = filled(pocket, 20)
+    session = watching(pocket, 20)
     prompt_tokens = len(session.prompt("What?")[0].ids)
     session.ask("What?", max_new_tokens=5)
     stats = session.stats()
@@ -230,78 +211,16 @@ def test_memory_follows_the_encoder_unless_grids_were_asked_for(pocket):
         StreamingSession(*pocket, memory=MemoryConfig.pyramid(grids=(16, 8, 4)))
 
 
-# ---- bad input ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        np.zeros((40, 56), np.uint8),
-        np.zeros((3, 40, 56), np.uint8),
-        np.zeros((40, 56, 3), np.float32),
-        np.full((40, 56, 3), np.nan),
-        np.zeros((0, 56, 3), np.uint8),
-        "frame.png",
-        None,
-    ],
-)
-def test_a_bad_frame_is_an_error_and_changes_nothing(pocket, frame):
-    session = filled(pocket, 5)
-    before = session.memory.state_dict()
-    with pytest.raises(ValueError, match=r"uint8|at least one pixel"):
-        session.see(frame, 9.0)
-    after = session.memory.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    session.see(pictures(1)[0], 9.0)
-
-
-@pytest.mark.parametrize(
-    ("act", "message"),
-    [
-        (lambda s: s.see(pictures(1)[0], 1.0), "time went back: frame 5 at 1.0 s comes after 2.0 s"),
-        (lambda s: s.see(pictures(1)[0], float("nan")), "timestamps must be finite"),
-        (lambda s: s.see_many(pictures(2), [3.0]), "2 frames came with 1 timestamps"),
-        (lambda s: s.ask(""), "must be a text that is not empty, got ''"),
-        (lambda s: s.ask("  \n"), "must be a text that is not empty"),
-        (lambda s: s.ask(None), "must be a text that is not empty, got None"),
-        (lambda s: s.ask_stream(""), "must be a text that is not empty"),
-        (lambda s: s.score_options("What?", []), "no options"),
-    ],
-)
-def test_bad_input_is_one_clear_error(pocket, act, message):
-    session = filled(pocket, 5)
-    with pytest.raises(ValueError, match=message):
-        act(session)
-    assert session.stats()["frames_seen"] == 5 and session.turns == ()
-
-
-def test_a_question_before_any_frame(pocket):
-    session = StreamingSession(*pocket)
-    for ask in (session.ask, session.ask_stream):
-        with pytest.raises(ValueError, match="before any frame"):
-            ask("What?")
-    assert isinstance(session.ask("What?", without_frames=True, max_new_tokens=3), str)
-
-
-def test_special_tokens_in_a_question_are_text(pocket):
-    session = filled(pocket, 5)
-    plain, odd = session.prompt("What?")[0], session.prompt("<IMG_CONTEXT><|end|><image>What?")[0]
-    assert odd.num_image_tokens == plain.num_image_tokens
-    end = pocket[1].end_token_ids[0]
-    assert odd.ids.count(end) == plain.ids.count(end)
-    assert isinstance(session.ask("<|end|><|assistant|> yes", max_new_tokens=3), str)
-
-
 def test_a_session_of_another_model(pocket, published, tmp_path):
-    filled(pocket).save(tmp_path / "one.session")
+    watching(pocket).save(tmp_path / "one.session")
     with pytest.raises(ValueError, match="is a session of a model"):
         StreamingSession.restore(published[0], published[1], tmp_path / "one.session")
 
 
 def test_a_long_dialogue_forgets_its_oldest_turns(pocket, caplog, monkeypatch):
     """The prompt stays within the model, the newest turns stay in it; a question too long in itself forgets nothing."""
-    monkeypatch.setattr("videochat_online.streaming.session.max_positions", lambda config: 700)
-    session, cold = filled(pocket, 20), filled(pocket, 20, reuse_cache=False)
+    monkeypatch.setattr("videochat_online.streaming.language.max_positions", lambda config: 700)
+    session, cold = watching(pocket, 20), watching(pocket, 20, reuse_cache=False)
     for k in range(25):
         question = f"Question number {k}, and what did the red circle do before the blue square came?"
         assert session.ask(question, max_new_tokens=8) == cold.ask(question, max_new_tokens=8)
@@ -323,7 +242,7 @@ def test_a_long_dialogue_forgets_its_oldest_turns(pocket, caplog, monkeypatch):
 
 
 def test_a_streamed_question_is_about_the_moment_of_the_call(pocket):
-    session, expected = filled(pocket, 10), filled(pocket, 10).ask("What now?", max_new_tokens=12)
+    session, expected = watching(pocket, 10), watching(pocket, 10).ask("What now?", max_new_tokens=12)
     pieces = session.ask_stream("What now?", max_new_tokens=12)
     session.see_many(pictures(9, seed=4), [9.0 + k for k in range(9)])
     assert "".join(pieces) == expected and session.turns[0].num_seen == 10
@@ -332,11 +251,11 @@ def test_a_streamed_question_is_about_the_moment_of_the_call(pocket):
 @pytest.mark.parametrize("option", ["eos_token_id", "streamer", "return_dict_in_generate"])
 def test_options_that_are_the_sessions_are_refused(pocket, option):
     with pytest.raises(ValueError, match=f"'{option}' is the session's to set"):
-        filled(pocket, 3).ask("What?", max_new_tokens=3, **{option: 1})
+        watching(pocket, 3).ask("What?", max_new_tokens=3, **{option: 1})
 
 
 def test_a_frame_that_was_being_encoded_at_a_reset_is_forgotten(pocket):
-    session = filled(pocket, 3)
+    session = watching(pocket, 3)
     encode = session.encoder.encode
 
     class Slow:
@@ -353,7 +272,7 @@ def test_a_frame_that_was_being_encoded_at_a_reset_is_forgotten(pocket):
 
 def test_counting_goes_on_while_frames_are_projected(pocket):
     """What stats() looks at in one thread is replaced in another, never changed."""
-    session = filled(pocket, 3)
+    session = watching(pocket, 3)
     session.ask("What now?", max_new_tokens=2)
     held = session.language._tokens
     size = len(held)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -93,7 +93,6 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         sizes = [len(rows) for rows in self.annotations]
         self.rows = epoch_rows(sizes, repeats, mixing=self.settings.mixing, seed=self.settings.seed)
         """int64 (len, 2): set and row of each sample."""
-        self._lengths: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -142,12 +141,10 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
     def source(self, set_number: int, row: int) -> Source:
         return self.data_sets[set_number].name, int(row)
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Tokens of each sample, for grouping and packing: estimated from the rows alone."""
-        if self._lengths is None:
-            self._lengths = estimate_lengths(self)
-        return self._lengths
+        return estimate_lengths(self)
 
     def _places(self, index: int) -> Iterator[tuple[int, int]]:
         """(set, row) of a sample, then of its replacements: other rows of the same set, the same ones every time."""

@@ -28,9 +28,9 @@ DTYPES = {
     "fp32": torch.float32,
     "float32": torch.float32,
 }
-WORDS = ("*.json", "*.model", "*.txt", "*.jinja")
+NO_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Files of a checkpoint beside its weights: configuration and tokenizer."""
-FETCHED = (*WORDS, "*.safetensors")
+FETCHED = (*NO_WEIGHTS, "*.safetensors")
 PICKLED = "pytorch_model*.bin"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 """Options that go to huggingface_hub's snapshot_download."""

@@ -41,6 +41,14 @@ ALIKE = 0.95
 """Cosine of a word's vectors with and without the space, about."""
 STREAM_SECONDS, FRAMES_OF_STREAM, FRAMES_OF_CROWD = 30.0, 8, 2
 EMPTY_WEIGHT = 0.15
+SCENES_PER_SEED = 2**32
+"""Numbers of scenes that belong to one seed of stage 0: the first half to the encoder, the second to the connector."""
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError where sampling has no scenes for it."""
+    if not 0 <= seed < MAX_SEED // SCENES_PER_SEED:
+        raise ValueError(f"seed must be from 0 to {MAX_SEED // SCENES_PER_SEED - 1}, got {seed}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,7 @@ class AlignSettings:
     levels: tuple[int, ...] = (1, 1, 2, 2, 3, 3)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < MAX_SEED // 2**32:  # each seed has 2**32 scenes
-            raise ValueError(f"seed must be from 0 to {MAX_SEED // 2**32 - 1}, got {self.seed}")
+        check_seed(self.seed)
 
 
 def align(model: VideoChatOnline, processor: Processor, settings: AlignSettings, *, new_words: bool = True) -> None:
@@ -152,7 +159,7 @@ def examples(
 
 
 def _stream(seed: int, number: int, level: int) -> Scene:
-    return sample_stream(seed * 2**32 + 2**31 + number, "train", level, STREAM_SECONDS)
+    return sample_stream(seed * SCENES_PER_SEED + SCENES_PER_SEED // 2 + number, "train", level, STREAM_SECONDS)
 
 
 @torch.no_grad()

@@ -256,6 +256,9 @@ PARTS: dict[str, tuple[str, Callable[[Laboratory, Path, int], str]]] = {
     "stages": ("What each step of training brings", stages),
 }
 
+DEFAULT = ("sub_tasks", "memory", "size")
+"""Parts about the model alone; the others need the runs that train_all.sh leaves."""
+
 
 def write_evidence(folder: Path, lab: Laboratory, parts: Sequence[str], videos: int) -> None:
     """One page a part: its tables, the commands behind them, and where and with what they were run."""
@@ -282,7 +285,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/pocket"), help="training: folder of train_all.sh's runs"
     )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=DEFAULT, help=f"default: {' '.join(DEFAULT)}")
     parser.add_argument(
         "--videos", type=int, default=48, help="streams of 30 s (default: %(default)s); fewer long ones"
     )

@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from ..shapeworld.render import render_frames
 from ..shapeworld.scenes import Scene
 from ..shapeworld.simulate import sample_stream
 from ..shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, SHAPE_NAMES, region_at
-from .align import AlignSettings, align
+from .align import SCENES_PER_SEED, AlignSettings, align, check_seed
 from .build import HERE, pocket_config
 
 FACTS = {"shape": len(SHAPE_NAMES) + 1, "colour": len(COLOUR_NAMES) + 1, "action": len(ACTION_NAMES) + 1}
@@ -65,7 +65,7 @@ class WarmUpSettings:
     """How the connector is taught afterwards to say it in words."""
 
     def __post_init__(self) -> None:
-        replace(self.align, seed=self.seed)  # refuses a seed out of range
+        check_seed(self.seed)
 
 
 class LabelledFrames(IterableDataset):
@@ -89,7 +89,7 @@ class LabelledFrames(IterableDataset):
         if number % 2:
             parts = [self._labelled(sample_crowd(rng, level), rng, FRAMES_PER_SCENE // 4) for _ in range(4)]
             return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        scene = sample_stream(self.settings.seed * 2**32 + number, "train", level, SCENE_SECONDS)
+        scene = sample_stream(self.settings.seed * SCENES_PER_SEED + number, "train", level, SCENE_SECONDS)
         return self._labelled(scene, rng, FRAMES_PER_SCENE)
 
     def _labelled(self, scene: Scene, rng: np.random.Generator, num_frames: int) -> dict[str, np.ndarray]:

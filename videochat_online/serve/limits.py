@@ -44,13 +44,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in (
-            "max_sessions",
-            "max_upload_bytes",
-            "max_image_bytes",
-            "max_new_tokens",
-            "max_question_chars",
+            "max_sessions", "max_upload_bytes", "max_image_bytes", "max_new_tokens", "max_question_chars",
             "max_prompt_tokens",
-        ):
+        ):  # fmt: skip
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"Limits.{name} must be an integer >= 1, got {getattr(self, name)!r}")
         for name in ("idle_seconds", "max_video_seconds", "max_fps", "max_memory_tokens"):

@@ -18,7 +18,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ..model.language_model import factor_set, max_positions
+from ..model.language_model import factor_set
 from ..model.memory_bank import MemoryFrame
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def position_bytes(model: VideoChatOnline) -> int:
 class PromptCache:
     """Keys and values of the last prompt, and which positions they stand for."""
 
-    def __init__(self, model: VideoChatOnline, *, max_bytes: int | None = None) -> None:
-        """`max_bytes`: kept from one question to the next at most; None: what the model's longest prompt takes."""
+    def __init__(self, model: VideoChatOnline, *, max_positions: int, max_bytes: int | None = None) -> None:
+        """`max_positions` of the longest prompt; `max_bytes`: kept from one question to the next at most; None: all."""
         if max_bytes is not None and max_bytes < 0:
             raise ValueError(f"max_cache_bytes must be >= 0, got {max_bytes}")
         self.model, self.max_bytes = model, max_bytes
-        self.max_positions = max_positions(model.config.llm_config)
+        self.max_positions = max_positions
         if max_bytes is not None:
-            self.max_positions = min(self.max_positions, max_bytes // position_bytes(model))
+            self.max_positions = min(max_positions, max_bytes // position_bytes(model))
         self._step = 128
         self.reset()
 

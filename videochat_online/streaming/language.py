@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..model.language_model import max_positions
 from ..model.memory_bank import MemoryFrame
 from .answering import Answer, generate_answer
 from .cache import PromptCache, position_bytes, position_keys
@@ -27,10 +28,21 @@ class LanguageSide:
     """Holds what one session's prompts have in common: keys and values of the last one, and projected frames."""
 
     def __init__(
-        self, model: VideoChatOnline, processor: Processor, *, reuse_cache: bool, max_cache_bytes: int | None = None
+        self,
+        model: VideoChatOnline,
+        processor: Processor,
+        *,
+        reuse_cache: bool,
+        max_cache_bytes: int | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> None:
+        if max_prompt_tokens is not None and max_prompt_tokens < 1:
+            raise ValueError(f"max_prompt_tokens must be >= 1, got {max_prompt_tokens}")
         self.model, self.processor, self.reuse_cache = model, processor, reuse_cache
-        self.cache = PromptCache(model, max_bytes=max_cache_bytes)
+        taken = max_positions(model.config.llm_config)
+        self.max_positions = min(taken, max_prompt_tokens or taken)
+        """Of a prompt with its answer, at most."""
+        self.cache = PromptCache(model, max_positions=self.max_positions, max_bytes=max_cache_bytes)
         self.reset()
 
     def reset(self) -> None:

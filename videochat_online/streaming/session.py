@@ -11,7 +11,6 @@ while another asks: a question is answered from what the memory held when it was
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..config import MemoryConfig
-from ..model.language_model import max_positions
 from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
 from .answering import Answer, stream_pieces
 from .cache import num_common
@@ -77,15 +75,19 @@ class StreamingSession:
     ) -> None:
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
-        if max_prompt_tokens is not None and max_prompt_tokens < 1:
-            raise ValueError(f"max_prompt_tokens must be >= 1, got {max_prompt_tokens}")
         self.model, self.processor = model, processor
         self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
         self.timestamps, self.system_prompt = timestamps, system_prompt
         self.encode_batch_size, self.max_prompt_tokens = encode_batch_size, max_prompt_tokens
         self.encoder = encoder or FrameEncoder(model, processor)
         self._unchanged = UnchangedFrames(skip_below, processor.transform.std)
-        self.language = LanguageSide(model, processor, reuse_cache=reuse_cache, max_cache_bytes=max_cache_bytes)
+        self.language = LanguageSide(
+            model,
+            processor,
+            reuse_cache=reuse_cache,
+            max_cache_bytes=max_cache_bytes,
+            max_prompt_tokens=max_prompt_tokens,
+        )
         self._state = threading.RLock()  # memory, dialogue, counters
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
         self._num_resets = 0
@@ -209,18 +211,18 @@ class StreamingSession:
             self._check_question(question, without_frames)
             rendered, frames, num_dropped = self._fitted(question, max_new_tokens)
             if num_dropped:
-                log.warning("the dialogue has outgrown the model: its oldest %d turns are forgotten", num_dropped)
+                log.warning("the dialogue has outgrown the prompt: its oldest %d turns are forgotten", num_dropped)
                 del self._turns[:num_dropped]
                 self._num_forgotten += num_dropped
-            moment = self.memory.num_written, self._last_timestamp, started, self._num_resets
-            return Asked(question, rendered, frames, *moment)
+            seen = self.memory.num_written
+            return Asked(question, rendered, frames, seen, self._last_timestamp, started, self._num_resets)
 
     def _fitted(self, question: str, max_new_tokens: int) -> tuple[Rendered, list[MemoryFrame], int]:
         """A prompt that leaves room for the answer, its frames, and how many of the oldest turns it does without.
 
         A quarter of the dialogue goes at once: rarely, because each time the whole prompt is computed again.
         """
-        limit = min(max_positions(self.model.config.llm_config), self.max_prompt_tokens or sys.maxsize)
+        limit = self.language.max_positions
         with self._state:
             frames, turns = self.memory.read(), self._turns
         while len((rendered := self._rendered(turns, question, frames)).ids) + max_new_tokens > limit:

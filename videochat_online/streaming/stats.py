@@ -24,11 +24,11 @@ class SessionStats(TypedDict):
     questions: int
     """Kept in the dialogue, or forgotten."""
     turns_forgotten: int
-    """Oldest turns that the dialogue had to give up to fit the model."""
+    """Oldest turns that the dialogue had to give up to fit a prompt."""
     cache_bytes: int
     """Keys, values and projected frames kept of the last prompt."""
     cache_bytes_at_most: int
-    """What keys and values may come to: `max_cache_bytes`, or those of the longest prompt that the model takes."""
+    """What keys and values may come to: `max_cache_bytes`, or those of the longest prompt that is taken."""
     prompt_tokens: int | None
     """Of the last question, like what follows."""
     cached_tokens: int | None

@@ -122,7 +122,7 @@ def test_the_authors_words(tasks: list[VideoTask]):
     )
 
 
-def test_chunks_are_videos_of_their_own(annotations: Path):
+def test_chunks_are_files_of_their_own_and_of_one_video(annotations: Path):
     tasks = OVOBench(chunked=True).load(annotations)
     assert [task.names[0] for task in tasks][:4] == [f"chunked_videos/{n}.mp4" for n in ("0", "1", "2", "3_0")]
     assert all(len(task.questions) == 1 for task in tasks)

@@ -171,17 +171,14 @@ class OVBench(Benchmark):
 
     def _flat_video(self, source: str, video: str, rows: list[tuple[int, dict[str, Any]]]) -> VideoTask:
         first = rows[0][1]
-        questions = []
-        for number, record in rows:
-            with in_record(f"{source}.json, record {number}"):
-                questions.append(self._flat_question(source, number, record))
+        questions = tuple(self._flat_question(source, number, record) for number, record in rows)
         absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
         frame = PurePosixPath(first["image_file"]) if "image_file" in first else None
         return VideoTask(
             id=f"{source}/{video}",
             video=video,
             names=_places(source, video, str(frame.parent) if frame else None),
-            questions=tuple(questions),
+            questions=questions,
             start=AVA_START if absolute else float(first["start"]),
             fps=float(first["fps"]) if "fps" in first else None,
             segment_start=AVA_START if absolute else 0.0,
@@ -190,14 +187,15 @@ class OVBench(Benchmark):
 
     def _flat_question(self, source: str, number: int, record: dict[str, Any]) -> Question:
         where = f"{source}.json, record {number}"
-        sub_task = _BY_FLAT.get((record["answer_type"], source))
-        if sub_task is None:
-            raise ValueError(f"{where}: no sub-task {record['answer_type']!r} in {source}")
-        options = list(record["candidates"])
-        if options.count(record["answer"]) != 1:
-            raise ValueError(f"{where}: the answer {record['answer']!r} must be exactly one of {options}")
-        answer = chr(ord("A") + options.index(record["answer"]))
-        return self._question(record.get("id", f"{source}/{number:05d}"), sub_task, source, record, options, answer)
+        with in_record(where):
+            sub_task = _BY_FLAT.get((record["answer_type"], source))
+            if sub_task is None:
+                raise ValueError(f"{where}: no sub-task {record['answer_type']!r} in {source}")
+            options = list(record["candidates"])
+            if options.count(record["answer"]) != 1:
+                raise ValueError(f"{where}: the answer {record['answer']!r} must be exactly one of {options}")
+            answer = chr(ord("A") + options.index(record["answer"]))
+            return self._question(record.get("id", f"{source}/{number:05d}"), sub_task, source, record, options, answer)
 
     def _streaming_tasks(self, records: list[dict[str, Any]], path: Path) -> list[VideoTask]:
         tasks = []
