@@ -22,7 +22,9 @@ LAYERS: tuple[set[str], ...] = (
     {"config", "model_config", "pyramid"},
     {"media", "prompt", "model"},
     {"processing", "model_flags", "data", "streaming"},
-    {"training", "evaluation", "shapeworld", "pocket", "bench", "chat", "info", "serve", "demo"},
+    {"training", "evaluation", "chat", "info"},
+    {"serve", "demo"},
+    {"shapeworld", "pocket", "bench", "lab"},
     {"cli", "__main__", "gradio_demo", "lmms-eval-ovbench"},
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
@@ -34,16 +36,17 @@ SAME_LAYER = {
     ("streaming", "processing"),
     ("model_flags", "processing"),
     ("pocket", "shapeworld"),  # the small model learns in the small world
-    ("pocket", "evaluation"),  # and is measured there
     ("bench", "shapeworld"),  # and its samples are what training is measured on
-    ("bench", "evaluation"),  # whose modes are timed
-    ("serve", "shapeworld"),  # a world to watch
+    ("lab", "shapeworld"),  # a world to watch on the page
     ("demo", "serve"),  # the page stands on the server's sessions
     ("__main__", "cli"),
     ("gradio_demo", "cli"),
 }
 ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below
+BY_NAME = {("cli", "lab"), ("serve", "lab")}
+"""Who may reach the lab: by name (import_module), when it is asked for, and not with a plain import."""
 FACADE = f"{PACKAGE} itself"  # the public names of videochat_online/__init__.py: for layer 4 and outside
+IMPORTERS = ("import_module", "__import__")
 NEVER = {"torchvision"}  # beside our torch it fails to import and takes transformers with it
 
 
@@ -54,12 +57,14 @@ def project_files(root: Path) -> list[Path]:
 
 
 def unit_of(path: Path) -> str:
-    """Which box of the picture a file is in: media/readers.py -> media, cli.py -> cli."""
+    """Which box of the picture a file is in: media/readers.py -> media, cli.py -> cli, lab/bench/ask.py -> bench."""
     parts = path.with_suffix("").parts
-    return parts[1] if parts[0] == PACKAGE else parts[0]
+    if parts[0] != PACKAGE:
+        return parts[0]
+    return parts[2] if parts[1] == "lab" and parts[2] in LAYER else parts[1]
 
 
-def imported_modules(path: Path, tree: ast.AST) -> Iterator[tuple[int, str]]:
+def imported_modules(path: Path, tree: ast.AST, *, by_name: bool = True) -> Iterator[tuple[int, str]]:
     """(line, absolute dotted name) of everything a file imports, names of a `from` import included."""
     package = path.parent.parts
     for node in ast.walk(tree):
@@ -69,7 +74,7 @@ def imported_modules(path: Path, tree: ast.AST) -> Iterator[tuple[int, str]]:
             above = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*above, *([node.module] if node.module else [])])
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+        elif by_name and isinstance(node, ast.Call) and ast.unparse(node.func).endswith(IMPORTERS):
             names = (name.value for name in node.args[:1] if isinstance(name, ast.Constant))
             yield from ((node.lineno, str(name)) for name in names)
 
@@ -81,7 +86,9 @@ def target_unit(module: str) -> str | None:
         return parts[0] if parts[0] in LAYER else None
     if parts[1:] == ["__version__"]:
         return None
-    return parts[1] if len(parts) > 1 and parts[1] in LAYER else FACADE
+    if len(parts) == 1 or parts[1] not in LAYER:
+        return FACADE
+    return parts[2] if parts[1] == "lab" and len(parts) > 2 and parts[2] in LAYER else parts[1]
 
 
 def is_allowed(unit: str, target: str) -> bool:
@@ -103,8 +110,11 @@ def violations(root: Path) -> list[str]:
         if unit not in LAYER and unit not in ("__init__", "setup"):
             found.append(f"{path}: {unit!r} has no place in LAYERS")
             continue
+        plain = set(imported_modules(path, tree, by_name=False))
         for line, module in imported_modules(path, tree):
             target = target_unit(module)
+            if (unit, target) in BY_NAME and (line, module) not in plain:
+                continue
             if module.split(".")[0] in NEVER:
                 found.append(f"{path}:{line}: imports {module}, which this project keeps out")
             elif unit in LAYER and target is not None and not is_allowed(unit, target):
@@ -124,9 +134,10 @@ BAD = {
     "programs": ("training/run.py", "import videochat_online.evaluation.runner", "training must not import evaluation"),
     "in a function": ("model/bank.py", "def f():\n    from .. import cli", "model must not import cli"),
     "for types": ("config.py", "if TYPE_CHECKING:\n    from .model import bank", "config must not import model"),
+    "the lab": ("serve/sources.py", "from ..lab import world_source", "serve must not import lab"),
     "by name": ("model/a.py", "m = import_module('videochat_online.data.x')", "model must not import data"),
     "facade": ("streaming/session.py", "from videochat_online import load_model", "streaming must not import"),
-    "shapeworld": ("shapeworld/build.py", "from ..model import videochat", "shapeworld must not import model"),
+    "shapeworld": ("lab/shapeworld/build.py", "from ...model import videochat", "shapeworld must not import model"),
     "demo": ("media/live.py", "import gradio_demo", "media must not import gradio_demo"),
     "torchvision": ("media/transforms.py", "from torchvision import transforms", "keeps out"),
     "no place": ("utils.py", "import os", "'utils' has no place"),
@@ -150,9 +161,10 @@ def test_a_missing_docstring_is_found(tmp_path: Path):
 GOOD = {
     "media/readers.py": "import decord\nfrom . import sampling\nfrom .sampling import x",
     "streaming/session.py": "from ..processing import Processor\nfrom .. import __version__, config",
-    "shapeworld/build.py": "from ..media.readers import Frame",
+    "lab/shapeworld/build.py": "from ...media.readers import Frame",
     "evaluation/benchmarks/ovbench.py": "from ...streaming.session import S\nfrom ..types import T",
     "cli.py": "from . import load_model\nfrom .evaluation import runner",
+    "serve/sources.py": "m = import_module('videochat_online.lab.world_source')",
     "media/__init__.py": None,
 }
 

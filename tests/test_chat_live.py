@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from videochat_online.bench.stream import write_clip
 from videochat_online.chat import _read_questions
 from videochat_online.cli import main
+from videochat_online.lab.bench.stream import write_clip
 
 
 @pytest.fixture(scope="module")

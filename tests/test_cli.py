@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videochat_online.bench.stream import write_clip
 from videochat_online.cli import build_parser, main
+from videochat_online.lab.bench.stream import write_clip
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from . import __version__
 
@@ -31,15 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from .bench.commands import add_bench_command
     from .chat import add_chat_command
     from .data.commands import add_data_command
     from .demo.commands import add_demo_command
     from .evaluation.commands import add_eval_commands
     from .info import add_info_command
     from .serve.commands import add_serve_command
-    from .shapeworld.commands import add_world_commands
     from .training.commands import add_train_command
+
+    lab = {name: import_module(f"{__package__}.lab.{name}.commands") for name in ("shapeworld", "bench")}
 
     parser = argparse.ArgumentParser(
         prog="videochat-online",
@@ -53,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_command(commands)
     add_train_command(commands)
     add_eval_commands(commands)
-    add_world_commands(commands)
-    add_bench_command(commands)
+    lab["shapeworld"].add_world_commands(commands)
+    lab["bench"].add_bench_command(commands)
     add_demo_command(commands)
     add_serve_command(commands)
     return parser

@@ -38,5 +38,5 @@ if [[ " $* " == *" stages "* ]]; then
   variant first_half stage2_offline "$((STEPS / 2))" "$START"
   variant progressive stage2 "$((STEPS / 2))" "$RUNS/stages/first_half/model"
 fi
-"$python" -m videochat_online.pocket.evidence "${OUTPUT:-docs/evidence}" --work "$RUNS" --model "${MODEL:-pocket}" \
+"$python" -m videochat_online.lab.pocket.evidence "${OUTPUT:-docs/evidence}" --work "$RUNS" --model "${MODEL:-pocket}" \
   --videos "${VIDEOS:-48}" ${1:+--parts "$@"}

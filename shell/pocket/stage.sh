@@ -44,5 +44,5 @@ train_on() {
 # bf16 where the CPU multiplies such matrices itself (twice as fast there, far slower elsewhere), else fp32. PRECISION,
 # where it is set, is taken instead.
 matrix_precision() {
-  "$python" -c 'from videochat_online.pocket.warm_up import has_bfloat16; print("bf16" if has_bfloat16() else "fp32")'
+  "$python" -c 'from videochat_online.lab.pocket.warm_up import has_bfloat16; print("bf16" if has_bfloat16() else "fp32")'
 }

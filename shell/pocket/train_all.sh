@@ -2,7 +2,7 @@
 # The pocket model from nothing, on two cores: stage 0 teaches the encoder what is where and the connector to say it in
 # words, where it stays; stages 1 and 2 are otherwise the paper's, stage 1 with single pictures first. What pictures, and
 # then videos, do not teach in a mixture follows each of them: some hundred steps of each skill, nearly alone
-# (videochat_online/shapeworld/clips.py says why).
+# (videochat_online/lab/shapeworld/clips.py says why).
 #   bash shell/pocket/train_all.sh            2 h 20 min; run again after an interruption, it goes on where it was
 #   bash shell/pocket/train_all.sh --smoke    five minutes: every step, too short to learn more than the beginnings
 #
@@ -46,7 +46,7 @@ set -m # a process group of its own, so that all of it ends with this script
 worlds=$!
 set +m
 trap 'kill -- "-$worlds" 2>/dev/null || true' EXIT
-timed stage0 "$python" -m videochat_online.pocket.warm_up "$RUNS/stage0" --steps "${STAGE0_STEPS:-4500}" --seed "$SEED"
+timed stage0 "$python" -m videochat_online.lab.pocket.warm_up "$RUNS/stage0" --steps "${STAGE0_STEPS:-4500}" --seed "$SEED"
 wait "$worlds" || fail "the worlds could not be made" "$RUNS/worlds.log says why"
 PRECISION=${PRECISION:-$(matrix_precision)}
 export PRECISION
@@ -72,5 +72,5 @@ for skill in steps clip_acts clip_moves clip_moments clip_whens clip_counts; do
 done
 export WORLD=$RUNS/long
 stage stage2 stage2.sh --epochs "${STAGE2_EPOCHS:-1.5}" --schedule cosine
-"$python" -m videochat_online.pocket.build "$RUNS/model" --trained "$model"
+"$python" -m videochat_online.lab.pocket.build "$RUNS/model" --trained "$model"
 say "the model is in $RUNS/model; ask it: videochat-online chat VIDEO --model $RUNS/model"

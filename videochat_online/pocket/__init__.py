@@ -1,1 +1,1 @@
-"""The small model that ships: weights, config, tokenizer, and the scripts that make them."""
+"""The small model that ships: weights, config, tokenizer, card, clip. How it is made: lab/pocket."""

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-
-import numpy as np
 
 from ..media.live import LiveSource
 from ..media.live_network import Camera
-from ..media.live_paced import PacedPictures, PacedVideo
+from ..media.live_paced import PacedVideo
 from ..media.live_pushed import PushedFrames
 from ..media.source import MediaError
 from ..processing import SHIPPED_MODELS
-from ..shapeworld.labels import caption
-from ..shapeworld.render import render_frames
-from ..shapeworld.scenes import Scene
-from ..shapeworld.simulate import sample_stream
 from .addresses import open_address
 from .limits import Limits, NotAllowed
 
-SCENE_SECONDS = 120.0
-WORLD_SIZE = 224
 SAMPLES = {"shapes": SHIPPED_MODELS["pocket"] / "sample.mp4"}
 """Clips that come with the package, by name. Visitors name samples, never paths."""
 
@@ -68,28 +60,9 @@ def open_sample(name: str, limits: Limits) -> Opened:
 
 
 def open_world(seed: int = 0, level: int = 2) -> Opened:
-    """An endless ShapeWorld: one scene after another, made while it runs."""
-
-    @lru_cache(maxsize=2)
-    def scene(number: int) -> Scene:
-        return sample_stream(seed + number, "test", level, SCENE_SECONDS, pace=1.5)
-
-    def place(seconds: float) -> tuple[Scene, float]:
-        number = int(seconds // SCENE_SECONDS)
-        return scene(number), seconds - number * SCENE_SECONDS
-
-    def picture_at(seconds: float) -> np.ndarray:
-        current, moment = place(seconds)
-        return render_frames(current, [moment], WORLD_SIZE)[0]
-
-    def truth(seconds: float) -> str:
-        return caption(*place(seconds))
-
-    def start() -> PacedPictures:
-        return PacedPictures(f"ShapeWorld, seed {seed}, level {level}", picture_at)
-
-    scene(0)  # a bad seed or level fails now
-    return Opened(start(), start, truth=truth)
+    """An endless ShapeWorld. ValueError for a bad seed or level."""
+    world: Opened = import_module("videochat_online.lab.world_source").open_world(seed, level)
+    return world
 
 
 def open_network(address: str, limits: Limits) -> Opened:

@@ -1,0 +1,195 @@
+"""The benchmarks run and compare like with like. No timing is asserted: `videochat-online bench` is for that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
+from videochat_online.cli import main
+from videochat_online.lab.bench import ask, encoder, evaluation, feeding, paper, train
+from videochat_online.lab.bench.e2e import bench_e2e
+from videochat_online.lab.bench.endurance import bench_endurance
+from videochat_online.lab.bench.measure import alternate, seconds_per_call, table
+from videochat_online.lab.bench.memory import bench_memory
+from videochat_online.lab.bench.order import bench_order
+from videochat_online.lab.bench.stream import against_reencoding, flatness, transform_speed, where_time_goes, write_clip
+from videochat_online.streaming.cache import PromptCache
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load_model("pocket", device="cpu")
+
+
+def test_memory_bench_compares_equal_banks(capsys, tmp_path):
+    # the two banks hold the same frames, or bench_memory raises
+    assert (
+        main(
+            [
+                "bench",
+                "memory",
+                "--channels",
+                "4",
+                "--repeats",
+                "1",
+                "--threads",
+                "1",
+                "--json",
+                str(tmp_path / "out.json"),
+            ]
+        )
+        == 0
+    )
+    rows = json.loads((tmp_path / "out.json").read_text())["results"]["milliseconds a frame"]
+    assert [(row["bank"], row["maps"]) for row in rows] == [
+        (bank, maps) for bank in ("2/2/12", "24/24/144") for maps in ("channels_last", "channels_first")
+    ]
+    assert all(row["batch/floor"] > 0 for row in rows)
+    assert "one by one ms" in capsys.readouterr().out
+
+
+def test_memory_bench_refuses_to_compare_different_banks(monkeypatch):
+    monkeypatch.setattr("videochat_online.lab.bench.memory.StraightforwardBank.indices", property(lambda self: []))
+    with pytest.raises(AssertionError, match="different frames"):
+        bench_memory(channels=4, repeats=1)
+
+
+def test_stream_bench_measures_every_step(pocket, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", width=128, height=96, num_frames=12)
+    row = where_time_goes(*pocket, clip, num_frames=12, batch=5)
+    assert list(row) == ["decode", "transform", "encoder", "bank", "connector"] and min(row.values()) > 0
+
+
+def test_one_pass_answers_like_re_encoding(pocket):
+    row = against_reencoding(lambda: StreamingSession(*pocket), num_frames=24, num_questions=3)
+    assert row["questions"] == 3  # equal answers, or it raises
+
+
+def test_flatness_and_transform(pocket):
+    row = flatness(StreamingSession(*pocket), num_frames=30)
+    assert row["frames"] == 30 and row["memory bank bytes"] == 52 * 512 * 4
+    assert transform_speed(repeats=1)["largest difference of 255"] <= 2
+
+
+def test_timing_helpers():
+    calls = []
+    assert seconds_per_call(lambda: calls.append(1), repeats=3) >= 0 and len(calls) == 4
+    order = []
+    alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
+    assert "".join(order) == "ababab"
+    assert table([{"name": "x", "ms": 1.5}]).splitlines()[2].split() == ["x", "1.5"]
+
+
+def test_ask_compares_equal_answers_and_counts_what_is_computed(pocket):
+    rows = ask.bench_ask(pocket[1], repeats=1, width=64, num_layers=1)  # raises where warm and cold answer differently
+    computed = {row["situation"]: row["computed"] for row in rows}
+    assert computed["second question, nothing new"] < 20 and computed["one new frame, no eviction"] < 60
+    assert computed["one new frame, prefilled while idle"] <= computed["second question, nothing new"]
+    assert computed["oldest frame evicted (worst case)"] > 900
+    assert all(row["visual tokens"] == 832 and row["warm/alone"] > 0 for row in rows)
+
+
+def test_order_counts_what_a_new_frame_changes():
+    rows = {(row["bank"], row["order"]): row for row in bench_order(num_frames=220, channels=4)}
+    shares = {order: row["mean share computed"] for (bank, order), row in rows.items() if bank == "2/2/12"}
+    assert shares["by time, question first"] == 1 == shares["newest frame first"]  # nothing stays in place
+    assert 0 < shares["by time, question last (trained)"] < shares["coarsest level first"] < 1
+    assert len(rows) == 10
+
+
+def test_e2e_encodes_each_frame_once(pocket):
+    tables = bench_e2e(lambda **more: StreamingSession(*pocket, **more), seconds=16, num_questions=4)
+    ours, theirs = tables["a stream with questions"]  # equal answers, or it raises
+    assert ours["frames encoded"] == 32 and theirs["frames encoded"] == 8 + 16 + 24 + 32
+    assert [row["frames so far"] for row in tables["each question"]] == [8, 16, 24, 32]
+    assert ours["re-encoding/this"] > 0 and theirs["re-encoding/this"] == 1
+
+
+def test_endurance_checks_against_a_cold_session(pocket):
+    rows = bench_endurance(*pocket, keep=True, num_frames=120, num_questions=30)
+    assert [row["questions"] for row in rows] == [6, 12, 18, 24, 30] and rows[-1]["frames"] == 120
+    assert sum(row["checked against cold"] for row in rows) == 3
+    assert all(row["logits apart"] is None or row["logits apart"] < 1e-4 for row in rows)
+    assert all(row["cache MiB"] <= row["cache MiB at most"] for row in rows)
+
+
+def test_endurance_refuses_a_wrong_cache(pocket, monkeypatch):
+    """Keys that are kept though their frames have gone are noticed."""
+
+    def keep_all(cache, keys, num_positions=None):
+        kept = min(len(cache.keys), len(keys) - 1)
+        cache.kv.crop(kept - len(cache.keys))
+        cache.keys = list(keys[:kept])
+        return kept
+
+    monkeypatch.setattr(PromptCache, "keep_common", keep_all)
+    with pytest.raises(AssertionError, match="the cached answer is"):
+        bench_endurance(*pocket, keep=False, num_frames=2000, num_questions=100)
+
+
+def test_sessions_share_batches_and_decoding_goes_ahead(pocket, tmp_path):
+    rows = feeding.bench_sessions(*pocket, repeats=1, num_frames=5)
+    assert [row["sessions"] for row in rows] == [1, 4, 8]
+    assert rows[0]["frames in a batch"] == 1 and rows[2]["frames in a batch"] > 2
+    clip = write_clip(tmp_path / "clip.mp4", width=64, height=48, num_frames=20)
+    row = feeding.bench_overlap(*pocket, clip, repeats=1)[0]
+    assert row["frames"] == 20 and row["overlapped/longer side"] > 0
+
+
+def test_unchanged_frames_are_counted(pocket, tmp_path, monkeypatch):
+    monkeypatch.setattr(feeding, "WORLD", replace(feeding.WORLD, seconds=(10.0,)))
+    monkeypatch.setattr(feeding, "THRESHOLDS", (0.01, 255.0))
+    few, many = feeding.bench_unchanged(*pocket, tmp_path / "world")
+    assert few["share encoded"] == 1 and few["mean relative difference of their maps"] < 1e-5
+    assert many["share encoded"] == pytest.approx(1 / many["frames"])
+    assert many["mean relative difference of their maps"] > 0
+
+
+def test_paper_counts_what_is_known_of_the_published_model(golden, capsys):
+    config = VideoChatOnlineConfig(**paper.PUBLISHED_4B)
+    assert paper.cache_bytes(config, 1) == 393_216  # 384 KiB a token
+    recorded = json.loads((golden / "fullsize_keys.json").read_text())["params_by_prefix"]["language_model"]
+    embeddings = config.llm_config.vocab_size * config.llm_config.hidden_size
+    assert paper.language_weights(config) == pytest.approx(recorded - embeddings, rel=1e-3)
+    assert main(["bench", "paper"]) == 0
+    page = (Path(__file__).parents[3] / "docs" / "performance.md").read_text()
+    assert capsys.readouterr().out.strip() == page.split("```")[1].strip(), "docs/performance.md is of another formula"
+
+
+def test_eval_bench_answers_alike_in_one_pass_and_anew(pocket, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "WORLD", replace(evaluation.WORLD, videos=1, seconds=(10.0,)))
+    rows = {row["mode"]: row for row in evaluation.bench_eval(*pocket, tmp_path / "world")}
+    assert list(rows) == ["streaming", "prefix", "sliding_window"]
+    assert rows["streaming"]["answers as in streaming"] == rows["prefix"]["answers as in streaming"] > 5
+    assert rows["streaming"]["frames encoded"] <= 20 < rows["prefix"]["frames encoded"]
+
+
+def test_train_bench_batches_the_same_samples_three_ways(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "WORLD", replace(train.WORLD, videos=1, seconds=(12.0,)))
+    model, processor = load_model("pocket", device="cpu")
+    dataset = train.mixed_dataset(tmp_path, model, processor)
+    rows = train.bench_batches(dataset, model, processor, num_samples=6, batch_size=3)
+    assert [row["samples"] for row in rows] == [6, 6, 6]
+    assert rows[2]["padding share"] < rows[0]["padding share"] and rows[0]["speed/shuffled"] == 1
+    assert all(parameter.requires_grad for parameter in model.parameters()) and not model.training
+    pipeline = train.bench_pipeline(tmp_path, dataset, num_samples=3)[0]
+    assert pipeline["samples"] == 3 and pipeline["pipeline/decoder"] > 0 and 0 < pipeline["cache/pipeline"] < 1
+
+
+def test_encoder_bench_reports_each_way(pocket, monkeypatch):
+    def no_compiler():
+        raise RuntimeError("no compiler here\nand a long trace")
+
+    offered = encoder.ways
+    monkeypatch.setattr(encoder, "matmul_peak", lambda: 1e9)
+    monkeypatch.setattr(encoder, "ways", lambda model: {**offered(model), "float32, torch.compile": no_compiler})
+    rows = {row["way"]: row for row in encoder.bench_encoder(pocket[0].config, batch=1, repeats=1)}
+    assert rows["float32"]["largest difference"] == 0 and rows["float32"]["of matmul peak"] > 0
+    for way in ("bfloat16", "int8 weights (dynamic)"):
+        assert rows[way]["note"] == "" and 0 < rows[way]["largest difference"] < 0.2
+    compiled = rows["float32, torch.compile"]
+    assert compiled["ms a frame"] is None and compiled["note"] == "RuntimeError: no compiler here"

@@ -1,0 +1,1 @@
+"""The generated world, the benchmarks, and how the small model is made: nothing of the product imports them."""

@@ -1,0 +1,154 @@
+"""`bench ask`: the time to the first token of a question, with and without what earlier questions computed.
+
+The model is a random one with the published memory (832 visual tokens) and a language model large enough that
+prefilling, not Python, is what costs; the frames' maps are random, the encoder is not part of this measurement.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from ...config import MemoryConfig
+from ...model.videochat import VideoChatOnline
+from ...model_config import VideoChatOnlineConfig
+from ...processing import Processor
+from ...streaming.cache import position_keys
+from ...streaming.idle import IdlePrefill
+from ...streaming.session import StreamingSession
+from .measure import seconds_per_call
+
+QUESTION = "What is the person doing now?"
+OTHER_QUESTION = "And what happened before that?"
+
+
+def measuring_model(processor: Processor, *, width: int = 512, num_layers: int = 8) -> VideoChatOnline:
+    """A random model whose encoder would give 16x16 maps, for the tokenizer of `processor`."""
+    vision = {
+        "image_size": 64,
+        "patch_size": 2,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    language = {
+        "model_type": "phi3",
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": width // 64,
+        "num_key_value_heads": width // 64,
+        "vocab_size": len(processor.tokenizer),
+        "original_max_position_embeddings": 16384,
+        "max_position_embeddings": 16384,
+        "pad_token_id": 0,
+        "eos_token_id": 0,
+    }
+    torch.manual_seed(0)
+    config = VideoChatOnlineConfig(
+        vision_config=vision, llm_config=language, img_context_token_id=processor.image_token_id
+    )
+    return VideoChatOnline(config).eval()
+
+
+@dataclass
+class Situation:
+    """What has happened before the question that is timed: `num_frames` seen, and then `prepare`."""
+
+    name: str
+    prepare: Callable[[StreamingSession], None]
+    policy: str = "pyramid"
+    num_frames: int = 16
+    new_frames: int = 0
+    """Seen in `prepare`."""
+    idle: bool = False
+    """Prefill goes on in the background and is interrupted by the question."""
+
+
+def bench_ask(processor: Processor, *, repeats: int, **sizes: int) -> list[dict[str, Any]]:
+    """Milliseconds to the first token in each situation; a cold prefill, and the question's tokens alone, beside it."""
+    model = measuring_model(processor, **sizes)
+    maps = torch.randn(64, 16, 16, model.config.feature_size).permute(0, 3, 1, 2)
+
+    def see(session: StreamingSession, count: int = 1) -> None:
+        first = session.memory.num_written
+        session.memory.write(maps[first : first + count], [float(k) for k in range(first, first + count)])
+
+    def ask_first(session: StreamingSession) -> None:
+        session.ask(OTHER_QUESTION, max_new_tokens=1, keep=False)
+
+    def ask_and_see(session: StreamingSession) -> None:
+        ask_first(session)
+        see(session)
+
+    def ask_see_and_prefill(session: StreamingSession) -> None:
+        ask_and_see(session)
+        session.prefill()
+
+    situations = [
+        Situation("second question, nothing new", ask_first),
+        Situation("one new frame, no eviction", ask_and_see, num_frames=15, new_frames=1),
+        Situation("one new frame, prefilled while idle", ask_see_and_prefill, num_frames=15, new_frames=1),
+        Situation("all frames new, asked 0.1 s into prefill", lambda session: None, idle=True),
+        Situation("oldest frame evicted (worst case)", ask_and_see, policy="fifo", new_frames=1),
+    ]
+    return [_measure(model, processor, situation, see, repeats=repeats) for situation in situations]
+
+
+def _measure(
+    model: VideoChatOnline, processor: Processor, situation: Situation, see: Callable[..., None], *, repeats: int
+) -> dict[str, Any]:
+    memory = MemoryConfig.pyramid(policy=situation.policy)  # type: ignore[arg-type]
+    times: dict[str, list[float]] = {"warm": [], "cold": [], "alone": []}
+    floor = StreamingSession(model, processor, memory=memory)
+    see(floor, situation.num_frames + situation.new_frames)
+    floor.prefill()
+    for turn in range(repeats + 1):  # the first is a warm-up
+        warm, cold = (StreamingSession(model, processor, memory=memory, reuse_cache=reuse) for reuse in (True, False))
+        see(warm, situation.num_frames)
+        see(cold, situation.num_frames + situation.new_frames)
+        situation.prepare(warm)
+        with IdlePrefill(lambda: [warm], interval=0.001) if situation.idle else nullcontext():  # noqa: B023
+            time.sleep(0.1 if situation.idle else 0.0)
+            answer = warm.ask(QUESTION, max_new_tokens=2, keep=False)
+        alone = _question_alone(floor)
+        if answer != cold.ask(QUESTION, max_new_tokens=2, keep=False):
+            raise AssertionError("the cached and the cold answer differ: the comparison would mean nothing")
+        if turn:
+            for name, taken in (("warm", _first(warm)), ("cold", _first(cold)), ("alone", alone)):
+                times[name].append(taken)
+    stats, seconds = warm.stats(), {name: median(values) for name, values in times.items()}
+    computed = (stats["prompt_tokens"] or 0) - (stats["cached_tokens"] or 0)
+    return {
+        "situation": situation.name,
+        "visual tokens": stats["tokens"],
+        "prompt tokens": stats["prompt_tokens"],
+        "computed": computed,
+        "first token ms": seconds["warm"] * 1e3,
+        "cold ms": seconds["cold"] * 1e3,
+        "question alone ms": seconds["alone"] * 1e3,
+        "cold/warm": seconds["cold"] / seconds["warm"],
+        "warm/alone": seconds["warm"] / seconds["alone"],
+    }
+
+
+def _first(session: StreamingSession) -> float:
+    seconds = session.stats()["time_to_first_token"]
+    assert seconds is not None, "a question was asked"
+    return seconds
+
+
+def _question_alone(session: StreamingSession) -> float:
+    """Seconds of the floor: the model's forward over the question's own tokens on top of what is prefilled."""
+    rendered, frames = session.prompt(QUESTION)
+    language = session.language
+    embeds = language.embed(rendered, frames)
+    num_cached = language.cache.keep_common(position_keys(rendered, frames))
+    return seconds_per_call(lambda: language.cache.peek(embeds[:, num_cached:]), repeats=3)

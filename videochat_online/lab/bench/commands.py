@@ -1,0 +1,114 @@
+"""`videochat-online bench NAME`: flags, running measurements, printing them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .benchmarks import BENCHMARKS, Tables
+
+
+def add_bench_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure speed, each number beside its straightforward counterpart",
+        description="Measure speed. Every result stands beside a straightforward implementation measured in the same "
+        "run and, where there is one, beside a physical limit. Let nothing else run meanwhile.",
+    )
+    names = parser.add_subparsers(title="benchmarks", metavar="NAME", required=True)
+    common = _common_flags()
+    for name, (_, what) in BENCHMARKS.items():
+        names.add_parser(name, help=what, parents=[common]).set_defaults(run=run_one, name=name)
+    everything = names.add_parser("all", help="all of these, written to a folder with plots", parents=[common])
+    everything.add_argument("--output", type=Path, required=True, metavar="DIR")
+    everything.add_argument(
+        "--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="these; the folder keeps the others"
+    )
+    everything.set_defaults(run=run_all)
+    comparison = names.add_parser("compare", help="the ratios of two reports of `bench all` side by side")
+    comparison.add_argument("old", type=Path)
+    comparison.add_argument("new", type=Path)
+    comparison.set_defaults(run=run_compare)
+    paper = names.add_parser("paper", help="FLOPs and bytes of the 4B model on paper; nothing is measured")
+    paper.add_argument("--model", help="a folder or hub id instead of the published 4B sizes")
+    paper.set_defaults(run=run_paper)
+
+
+def _common_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--repeats", type=int, default=9, help="counted runs of each timing (default: %(default)s)")
+    flags.add_argument("--threads", type=int, default=2, help="threads torch may use (default: %(default)s)")
+    flags.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")
+    flags.add_argument("--channels", type=int, default=4096, help="memory: channels of a map (default: %(default)s)")
+    flags.add_argument("--batch", type=int, default=32, help="memory: frames in a batch (default: %(default)s)")
+    flags.add_argument("--frames", type=int, default=2000, help="stream: length in frames (default: %(default)s)")
+    flags.add_argument(
+        "--large-frames",
+        type=int,
+        default=3,
+        help="stream: frames through a 300M encoder; 0: none (default: %(default)s)",
+    )
+    flags.add_argument("--samples", type=int, default=96, help="train: how many (default: %(default)s)")
+    flags.add_argument("--seconds", type=float, default=600.0, help="e2e: length of the stream (default: %(default)s)")
+    flags.add_argument(
+        "--long-frames", type=int, default=10_000, help="endurance: length in frames (default: %(default)s)"
+    )
+    flags.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    return flags
+
+
+def run_one(options: argparse.Namespace) -> int:
+    from .measure import machine, write_json
+
+    results = _measure(options, options.name)
+    if options.json:
+        write_json(options.json, {"benchmark": options.name, "machine": machine(), "results": results})
+    return 0
+
+
+def run_all(options: argparse.Namespace) -> int:
+    from .suite import add_to_report
+
+    for name in options.only:
+        files = add_to_report(options.output, name, _measure(options, name))
+        print(f"\nwritten to {options.output}: {', '.join(files)}\n", flush=True)
+    return 0
+
+
+def _measure(options: argparse.Namespace, name: str) -> Tables:
+    """Run one benchmark and print its tables."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    results = BENCHMARKS[name][0](options)
+    _show(f"bench {name}, {options.threads} threads", results)
+    return results
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    from .suite import compare
+
+    _show("bench compare", {"ratios": compare(options.old, options.new)})
+    return 0
+
+
+def run_paper(options: argparse.Namespace) -> int:
+    from ...model_config import VideoChatOnlineConfig
+    from .paper import PUBLISHED_4B, report
+
+    if options.model:
+        from ...model.weights import load_config
+
+        config = load_config(options.model)
+    else:
+        config = VideoChatOnlineConfig(**PUBLISHED_4B)
+    print(report(config))
+    return 0
+
+
+def _show(title: str, tables: Tables) -> None:
+    from .measure import machine, tables_of
+
+    about = machine()
+    print(f"{title}; {about['cores']} cores, torch {about['torch']}, commit {about['commit']}\n{tables_of(tables)}")

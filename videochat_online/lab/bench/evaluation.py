@@ -1,0 +1,103 @@
+"""`bench eval`: what scoring a benchmark costs in each mode, on a small ShapeWorld in OVBench's layout.
+
+The straightforward counterpart of one pass (`streaming`) is `prefix`: the stream up to each question encoded anew. The
+floor is reading, transforming and encoding the one pass's frames, without memory and questions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ...evaluation.benchmarks import ModeSettings, OVBench
+from ...evaluation.modes import Asking, Responder
+from ...evaluation.responders import SessionResponder, memory_of_all
+from ...evaluation.runner import MODES
+from ...evaluation.types import Reply, VideoTask
+from ...evaluation.videos import VideoLibrary, open_task_video
+from ...media.sampling import sample_stream
+from ...model.videochat import VideoChatOnline
+from ...processing import Processor
+from ...streaming.encoding import FrameEncoder
+from ..shapeworld.build import WorldConfig, build_world
+
+WORLD = WorldConfig(videos=2, seed=0, split="test", seconds=(30.0,), level=(2,), fps=4, size=64)
+FPS = 2.0
+FRAMES = 64
+"""Of a window, as published."""
+
+
+def bench_eval(model: VideoChatOnline, processor: Processor, folder: Path) -> list[dict[str, Any]]:
+    """A row for each mode; options are scored by likelihood."""
+    build_world(folder, WORLD, progress=False)
+    benchmark, library = OVBench(), VideoLibrary(folder / "videos")
+    tasks = benchmark.load(folder / "ovbench")
+    asking = Asking("likelihood", system_prompt=benchmark.system_prompt)
+    ways: dict[str, tuple[ModeSettings, SessionResponder]] = {
+        "streaming": (ModeSettings(FPS), SessionResponder(model, processor)),
+        "prefix": (ModeSettings(FPS), SessionResponder(model, processor)),
+        "sliding_window": (
+            ModeSettings(FPS, window=32.0, frames=FRAMES),
+            SessionResponder(model, processor, memory_of_all(FRAMES, model.config.memory_config)),
+        ),
+    }
+    found = {name: _timed(name, tasks, library, *way, asking) for name, way in ways.items()}
+    floor = _frames_alone(FrameEncoder(model, processor), tasks, library)
+    return [_row(name, *found[name], found["prefix"], found["streaming"], floor) for name in ways]
+
+
+def _timed(
+    mode: str,
+    tasks: Sequence[VideoTask],
+    library: VideoLibrary,
+    settings: ModeSettings,
+    responder: Responder,
+    asking: Asking,
+) -> tuple[float, dict[str, Reply]]:
+    """Seconds, and each question's reply."""
+    replies: dict[str, Reply] = {}
+    started = time.perf_counter()
+    for task in tasks:
+        with (opened := open_task_video(task, library)).reader:
+            for question, outcome in MODES[mode](task, opened, settings, responder, asking, ()):
+                assert isinstance(outcome, Reply), f"a video that was just made cannot be read: {outcome}"
+                replies[question.id] = outcome
+    return time.perf_counter() - started, replies
+
+
+def _frames_alone(encoder: FrameEncoder, tasks: Sequence[VideoTask], library: VideoLibrary) -> float:
+    """Seconds to read, transform and encode what one pass shows."""
+    started = time.perf_counter()
+    for task in tasks:
+        with (opened := open_task_video(task, library)).reader as video:
+            end = max(question.timestamp for question in task.questions)
+            indices = sample_stream(opened.timestamps, FPS, task.start, end, video_fps=video.fps)
+            frames = video.read(indices)
+            while batch := list(islice(frames, 16)):
+                encoder.encode(encoder.prepare([frame.image for frame in batch]))
+    return time.perf_counter() - started
+
+
+def _row(
+    name: str,
+    seconds: float,
+    replies: dict[str, Reply],
+    prefix: tuple[float, dict[str, Reply]],
+    streaming: tuple[float, dict[str, Reply]],
+    floor: float,
+) -> dict[str, Any]:
+    same = sum(reply.text == streaming[1][key].text for key, reply in replies.items())
+    return {
+        "mode": name,
+        "questions": len(replies),
+        "frames encoded": sum(reply.new_frames for reply in replies.values()),
+        "ms a question": seconds / len(replies) * 1e3,
+        "of it frames ms": sum(reply.frame_seconds for reply in replies.values()) / len(replies) * 1e3,
+        "frames alone ms": floor / len(replies) * 1e3,
+        "answers as in streaming": same,
+        "prefix/this": prefix[0] / seconds,
+        "this/frames alone": seconds / floor,
+    }

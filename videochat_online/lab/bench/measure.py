@@ -1,0 +1,125 @@
+"""How things are timed, and how results are shown and written. Knows nothing of what is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ... import __version__
+
+
+def seconds_per_call(run: Callable[[], object], *, repeats: int, warm_up: int = 1) -> float:
+    """Median wall seconds of one call."""
+    for _ in range(warm_up):
+        run()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def alternate(runs: dict[str, Callable[[], object]], *, repeats: int, warm_up: int = 1) -> dict[str, float]:
+    """Median wall seconds of each of several runs, taken in turn, so that a drifting machine is fair to all."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warm_up + repeats):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if turn >= warm_up:
+                times[name].append(time.perf_counter() - started)
+    return {name: median(values) for name, values in times.items()}
+
+
+def matmul_peak(size: int = 1024, repeats: int = 5) -> float:
+    """FLOP a second of one float32 matrix product, measured now: what this machine can do at best."""
+    import torch
+
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / seconds_per_call(lambda: one @ other, repeats=repeats)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    import numpy
+    import torch
+    import transformers
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "videochat-online": __version__,
+        "commit": _commit(),
+    }
+
+
+def _cpu_name() -> str:
+    """As the system calls it; the architecture where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked where files differ from it; None where this is no checkout."""
+    package = Path(__file__).parents[2]
+    try:
+        commit = _git("rev-parse", "HEAD", cwd=package)
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", cwd=package)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit} with changes" if changes else commit
+
+
+def _git(*words: str, cwd: Path) -> str:
+    return subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned text, the keys as heading."""
+    if not rows:
+        return "(nothing)"
+    cells = [list(rows[0])] + [[_shown(value) for value in row.values()] for row in rows]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]
+    lines = [
+        "  ".join(
+            text.ljust(width) if k == 0 else text.rjust(width)
+            for k, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def tables_of(tables: dict[str, list[dict[str, Any]]]) -> str:
+    """Several tables, each below its title."""
+    return "\n".join(f"\n{title}\n{table(rows)}" for title, rows in tables.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "-" if value is None else str(value)
+
+
+def write_json(path: str | Path, results: dict[str, Any]) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(results, indent=1) + "\n")

@@ -1,0 +1,156 @@
+"""Many sessions at once on one server, for minutes: errors, latency, memory. Prints a table and a json line.
+
+    python -m videochat_online.lab.bench.soak --sessions 20 --seconds 300
+
+Starts `videochat-online serve` in a process of its own; each session uploads a generated film, watches it in real time
+at 2 fps and asks again and again, answers streamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...serve.client import Client, ServerError
+from ..shapeworld.simulate import sample_stream
+from ..shapeworld.video import write_mp4
+
+QUESTIONS = ("What is happening now?", "How many objects are on the screen?", "What happened before that?")
+START_SECONDS = 60.0
+
+
+@dataclass
+class Tally:
+    """What all sessions met together."""
+
+    first: list[float] = field(default_factory=list)
+    """Seconds from a question to the first piece of its answer."""
+    whole: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    """Each session's last state."""
+    memory: list[float] = field(default_factory=list)
+    """MiB of the server's process, every few seconds."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """1. a film 2. a server 3. the sessions 4. the table."""
+    parser = argparse.ArgumentParser(description="Many sessions at once on one server.")
+    parser.add_argument("--sessions", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--pause", type=float, default=15.0, help="mean seconds between two questions of a session")
+    parser.add_argument("--max-new-tokens", type=int, default=32)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--port", type=int, default=8765)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        film = write_mp4(Path(folder) / "film.mp4", sample_stream(0, "test", 2, min(3600, options.seconds + 60)), fps=4)
+        server = _start_server(options)
+        try:
+            tally = _run(options, server, film)
+        finally:
+            server.terminate()
+            server.wait(30)
+    print(report(options, tally))
+    return 1 if tally.errors else 0
+
+
+def _start_server(options: argparse.Namespace) -> subprocess.Popen:
+    command = [sys.executable, "-m", "videochat_online.cli", "serve", "--port", str(options.port)]
+    command += ["--model", options.model, "--max-sessions", str(options.sessions)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    client, until = Client(f"http://127.0.0.1:{options.port}"), time.monotonic() + START_SECONDS
+    while True:
+        try:
+            client.call("GET", "/v1/models")
+            return server
+        except OSError:
+            if time.monotonic() > until or server.poll() is not None:
+                server.kill()
+                raise
+            time.sleep(0.3)
+
+
+def _run(options: argparse.Namespace, server: subprocess.Popen, film: Path) -> Tally:
+    tally, until = Tally(), time.monotonic() + options.seconds
+    threads = [threading.Thread(target=_visit, args=(options, tally, film, k, until)) for k in range(options.sessions)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        tally.memory.append(_resident_mebibytes(server.pid))
+        time.sleep(2.0)
+    return tally
+
+
+def _visit(options: argparse.Namespace, tally: Tally, film: Path, number: int, until: float) -> None:
+    pause = random.Random(number)
+    client = Client(f"http://127.0.0.1:{options.port}", timeout=120)
+    try:
+        with client.session(max_new_tokens=options.max_new_tokens) as session:
+            session.upload(film)
+            while (wait := pause.uniform(0.5, 1.5) * options.pause) < until - time.monotonic():
+                time.sleep(wait)
+                started = time.perf_counter()
+                pieces = session.ask(pause.choice(QUESTIONS))
+                next(pieces, None)
+                first = time.perf_counter() - started
+                for _ in pieces:
+                    pass
+                with tally.lock:
+                    tally.first.append(first)
+                    tally.whole.append(time.perf_counter() - started)
+            state = session.state()
+            with tally.lock:
+                tally.states.append(state)
+                if state["problem"]:
+                    tally.errors.append(f"session {number}: {state['problem']}")
+    except (OSError, ServerError) as error:
+        with tally.lock:
+            tally.errors.append(f"session {number}: {error}")
+
+
+def _resident_mebibytes(process: int) -> float:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def report(options: argparse.Namespace, tally: Tally) -> str:
+    """The table, and the same numbers as json."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        parts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else values * 99
+        return {"median": parts[49], "p95": parts[94], "worst": max(values)} if values else {}
+
+    settled = tally.memory[len(tally.memory) // 3 :]
+    numbers = {
+        "sessions": options.sessions, "seconds": options.seconds, "questions": len(tally.whole),
+        "errors": len(tally.errors), "first_token_s": spread(tally.first), "answer_s": spread(tally.whole),
+        "lag_s": spread([state["lag"] for state in tally.states]),
+        "frames_seen": sum(state["stats"]["frames_seen"] for state in tally.states),
+        "frames_dropped": sum(state["frames_dropped"] for state in tally.states),
+        "server_mib": {"a third in": settled[0], "end": settled[-1], "most": max(tally.memory)} if settled else {},
+    }  # fmt: skip
+    lines = [f"{name:16} {_shown(value)}" for name, value in numbers.items()]
+    return "\n".join([*lines, *tally.errors[:10], json.dumps(numbers)])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {number:.2f}" for name, number in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""`bench stream`: where a frame's time goes, whether it stays the same, and what re-encoding at each question costs."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...config import MemoryConfig
+from ...media.readers import open_video
+from ...media.transforms import FrameTransform, straightforward_transform
+from ...model.memory_bank import PyramidMemoryBank
+from ...model.videochat import VideoChatOnline
+from ...model_config import VideoChatOnlineConfig
+from ...processing import Processor
+from ...streaming.session import StreamingSession
+from .measure import alternate
+
+PICTURE_SIZE = (1280, 720)
+STEPS = ("decode", "transform", "encoder", "bank", "connector")
+
+
+class Stopwatch:
+    """Adds up seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def lap(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+
+
+def write_clip(path: Path, *, width: int, height: int, num_frames: int, fps: int = 25) -> Path:
+    """A clip with moving edges and noise, h264."""
+    import av
+
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 255, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for k in range(num_frames):
+            picture = np.ascontiguousarray(base[k % 16 : k % 16 + height, (3 * k) % 16 : (3 * k) % 16 + width])
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def where_time_goes(
+    model: VideoChatOnline, processor: Processor, clip: Path, *, num_frames: int, batch: int
+) -> dict[str, float]:
+    """Milliseconds a frame of each step, from a file to the language model's door.
+
+    The connector works once a question: its time is that of a full memory, divided among the frames it holds.
+    """
+    watch = Stopwatch()
+    bank = PyramidMemoryBank(MemoryConfig.pyramid().for_encoder(model.config.grid))
+    with open_video(clip) as video, torch.no_grad():
+        frames = video.read(range(min(num_frames, len(video))))
+        done = 0
+        while done < min(num_frames, len(video)):
+            with watch.lap("decode"):
+                shown = [next(frames) for _ in range(min(batch, num_frames - done))]
+            with watch.lap("transform"):
+                pixels = processor.frames([frame.image for frame in shown])
+            with watch.lap("encoder"):
+                features = model.encode_frames(pixels)
+            with watch.lap("bank"):
+                bank.write(features, [frame.timestamp for frame in shown])
+            done += len(shown)
+        per_frame = {step: watch.seconds[step] / done * 1e3 for step in STEPS}
+        while len(bank) < bank.config.capacity:  # the connector is asked for a full memory
+            bank.write(features, [shown[-1].timestamp] * len(features))
+        with watch.lap("connector"):
+            model.project([frame.features for frame in bank.read()])
+    per_frame["connector"] = watch.seconds["connector"] / len(bank) * 1e3
+    return per_frame
+
+
+def large_encoder(image_size: int = 448) -> tuple[VideoChatOnline, FrameTransform]:
+    """The published encoder and connector (InternViT-300M at 448 px), random weights, a language model of one layer."""
+    llm = {
+        "model_type": "phi3",
+        "hidden_size": 3072,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "vocab_size": 64,
+    }
+    config = VideoChatOnlineConfig(
+        vision_config={},
+        llm_config={**llm, "intermediate_size": 64, "pad_token_id": 0, "eos_token_id": 0},
+        force_image_size=image_size,
+    )
+    return VideoChatOnline(config).eval(), FrameTransform(image_size)
+
+
+def flatness(session: StreamingSession, *, num_frames: int, size: tuple[int, int] = (160, 120)) -> dict[str, Any]:
+    """Cost per frame over a long stream, one by one: median of the last tenth against the second; and peak memory."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8) for _ in range(32)]
+    seconds, peaks = [], []
+    for k in range(num_frames):
+        started = time.perf_counter()
+        session.see(pictures[k % len(pictures)], k / 2.0)
+        seconds.append(time.perf_counter() - started)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    tenth = num_frames // 10
+    second, last = median(seconds[tenth : 2 * tenth]), median(seconds[-tenth:])
+    return {
+        "frames": num_frames,
+        "second tenth ms": second * 1e3,
+        "last tenth ms": last * 1e3,
+        "last/second": last / second,
+        "peak MiB after the second tenth": peaks[2 * tenth - 1] / 1024,
+        "peak MiB at the end": peaks[-1] / 1024,
+        "memory bank bytes": session.stats()["bytes"],
+    }
+
+
+def against_reencoding(make: Callable[[], StreamingSession], *, num_frames: int, num_questions: int) -> dict[str, Any]:
+    """Seconds to watch a stream and answer questions spread over it: one pass, against encoding all frames so far again
+    at each question (as the published code does). Both answer alike."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (120, 160, 3), dtype=np.uint8) for _ in range(num_frames)]
+    moments = [num_frames * (k + 1) // num_questions for k in range(num_questions)]
+
+    def ask(session: StreamingSession) -> str:
+        return session.ask("What is happening now?", max_new_tokens=8, keep=False)
+
+    started = time.perf_counter()
+    session, shown, ours = make(), 0, []
+    for moment in moments:
+        session.see_many(pictures[shown:moment], [k / 2.0 for k in range(shown, moment)])
+        shown = moment
+        ours.append(ask(session))
+    one_pass = time.perf_counter() - started
+    started, theirs = time.perf_counter(), []
+    for moment in moments:
+        session = make()
+        session.see_many(pictures[:moment], [k / 2.0 for k in range(moment)])
+        theirs.append(ask(session))
+    again = time.perf_counter() - started
+    if ours != theirs:
+        raise AssertionError(f"one pass and re-encoding answer differently: {ours} and {theirs}")
+    return {
+        "frames": num_frames, "questions": num_questions, "one pass s": one_pass, "re-encoding s": again,
+        "re-encoding/one pass": again / one_pass,
+    }  # fmt: skip
+
+
+def transform_speed(*, repeats: int, size: int = 448) -> dict[str, Any]:
+    """The transform of a 1280x720 frame against PIL and numpy, and the largest difference of their results."""
+    width, height = PICTURE_SIZE
+    picture = (
+        np.random.default_rng(0)
+        .integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+        .repeat(8, 0)
+        .repeat(8, 1)
+    )
+    transform = FrameTransform(size)
+    ours, theirs = transform(picture), torch.as_tensor(straightforward_transform(picture, size))
+    scale = torch.tensor(transform.std).view(3, 1, 1) * 255
+    seconds = alternate(
+        {"ours": lambda: transform(picture), "PIL + numpy": lambda: straightforward_transform(picture, size)},
+        repeats=repeats,
+    )
+    return {
+        "frame": f"{width}x{height} to {size}",
+        "ours ms": seconds["ours"] * 1e3,
+        "PIL + numpy ms": seconds["PIL + numpy"] * 1e3,
+        "ratio": seconds["PIL + numpy"] / seconds["ours"],
+        "largest difference of 255": round(float(((ours - theirs).abs() * scale).max()), 3),
+    }

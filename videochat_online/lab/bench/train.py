@@ -1,0 +1,125 @@
+"""`bench train`: batches padded, grouped and packed on one mix of lengths; and the data pipeline against the decoder.
+
+The mix is a small ShapeWorld: images, short and long videos, offline questions and online dialogues, read by the
+ordinary loaders. Times are of forward and backward; the optimizer is left out, it costs the same per step.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...data.collator import PackingCollator, PaddingCollator
+from ...data.dataset import ConversationDataset
+from ...data.registry import read_lists
+from ...data.sampler import grouping_plan, packing_plan
+from ...data.settings import DataSettings
+from ...media.readers import open_video
+from ...media.sampling import sample_stream
+from ...model.videochat import VideoChatOnline
+from ...processing import Processor
+from ..shapeworld.build import WorldConfig, build_world
+
+WORLD = WorldConfig(videos=6, seed=0, seconds=(15.0, 30.0, 60.0), level=(2,), fps=4, size=64)
+MAX_LENGTH = 2048
+
+
+def mixed_dataset(folder: Path, model: VideoChatOnline, processor: Processor) -> ConversationDataset:
+    """Builds the world in `folder` and opens the list of stage 2, which holds samples of every kind."""
+    build_world(folder, WORLD, progress=False)
+    roots = {"DATA_ROOT": str(folder), "ANNO_ROOT": str(folder)}
+    sets = read_lists([folder / "train" / "stage2.json"], roots)
+    return ConversationDataset(sets, processor, model.config, DataSettings(max_length=MAX_LENGTH))
+
+
+def bench_batches(
+    dataset: ConversationDataset, model: VideoChatOnline, processor: Processor, *, num_samples: int, batch_size: int = 8
+) -> list[dict[str, Any]]:
+    """Samples a second and padding share of three ways to batch the same samples."""
+    chosen = random.Random(0).sample(range(len(dataset)), min(num_samples, len(dataset)))
+    examples = [dataset[number] for number in chosen]
+    lengths = [len(example.input_ids) for example in examples]
+    pad = processor.tokenizer.pad_token_id
+    shuffled = [list(range(k, min(k + batch_size, len(examples)))) for k in range(0, len(examples), batch_size)]
+    ways: dict[str, tuple[Sequence[Sequence[int]], Callable[..., dict[str, Any]]]] = {
+        "padded, shuffled": (shuffled, PaddingCollator(pad)),
+        "padded, grouped by length": (grouping_plan(lengths, batch_size), PaddingCollator(pad)),
+        "packed": (packing_plan(lengths, MAX_LENGTH), PackingCollator(pad, MAX_LENGTH, attention="positions")),
+    }
+    rows = []
+    for name, (plan, collator) in ways.items():
+        batches = [collator([examples[number] for number in numbers]) for numbers in plan]
+        seconds = _forward_and_backward(model, batches)
+        positions = sum(batch["input_ids"].numel() for batch in batches)
+        rows.append(
+            {
+                "batches": name,
+                "samples": len(examples),
+                "positions": positions,
+                "padding share": 1 - sum(lengths) / positions,
+                "samples a second": len(examples) / seconds,
+                "tokens a second": sum(lengths) / seconds,
+            }
+        )
+    for row in rows:
+        row["speed/shuffled"] = row["samples a second"] / rows[0]["samples a second"]
+    return rows
+
+
+def _forward_and_backward(model: VideoChatOnline, batches: Sequence[dict[str, Any]]) -> float:
+    """Seconds for one pass over the batches; encoder frozen, as published. The first batch is a warm-up beforehand."""
+    model.vision_model.requires_grad_(False)
+    model.train()
+    started = 0.0
+    for number, batch in enumerate([batches[0], *batches]):
+        if number == 1:
+            started = time.perf_counter()
+        model.zero_grad()
+        model(**batch, use_cache=False).loss.backward()
+    seconds = time.perf_counter() - started
+    model.zero_grad()
+    model.eval().requires_grad_(True)
+    return seconds
+
+
+def bench_pipeline(folder: Path, dataset: ConversationDataset, *, num_samples: int) -> list[dict[str, Any]]:
+    """Milliseconds a frame of the videos: from row to tensors, the same from the frame cache, and decoding alone."""
+    shown = [data_set.name for data_set in dataset.data_sets]
+    videos = [number for number, (place, _) in enumerate(dataset.rows.tolist()) if "image" not in shown[place]]
+    chosen = random.Random(1).sample(videos, min(num_samples, len(videos)))
+    settings = replace(dataset.settings, frame_cache=str(folder / "cache"))
+    cached = ConversationDataset(dataset.data_sets, dataset.processor, dataset.config, settings)
+    pipeline = _milliseconds_a_frame(dataset, chosen)
+    _milliseconds_a_frame(cached, chosen)  # fills the cache
+    from_cache = _milliseconds_a_frame(cached, chosen)
+    decoder = _decoder_alone(sorted((folder / "videos").glob("*.mp4")), num_frames=16 * len(chosen))
+    return [
+        {
+            "samples": len(chosen),
+            "pipeline ms a frame": pipeline,
+            "from the cache ms a frame": from_cache,
+            "decoder alone ms a frame": decoder,
+            "pipeline/decoder": pipeline / decoder,
+            "cache/pipeline": from_cache / pipeline,
+        }
+    ]
+
+
+def _milliseconds_a_frame(dataset: ConversationDataset, numbers: Sequence[int]) -> float:
+    started = time.perf_counter()
+    num_frames = sum(len(dataset[number].image_grids) for number in numbers)
+    return (time.perf_counter() - started) / num_frames * 1e3
+
+
+def _decoder_alone(files: Sequence[Path], *, num_frames: int) -> float:
+    """Milliseconds a frame of opening the files and decoding them at 1 fps, again and again."""
+    started, decoded = time.perf_counter(), 0
+    while decoded < num_frames:
+        for file in files:
+            with open_video(file) as video:
+                decoded += sum(1 for _ in video.read(sample_stream(video.timestamps, 1.0, video_fps=video.fps)))
+    return (time.perf_counter() - started) / decoded * 1e3
