@@ -29,7 +29,7 @@ ABOUT, TIMES, FRAMES, HELD = "about.json", "times.npy", "frames", "held"
 
 
 class FrameCacheError(ValueError):
-    """The cache cannot be written. Not a sample's fault: training ends with it."""
+    """The cache cannot be written or read. Not a sample's fault: training ends with it."""
 
 
 @dataclass(frozen=True)
