@@ -6,9 +6,10 @@ What a container says about itself in words (title, author) is nobody's business
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .source import MediaError, reading
+from .source import MediaError, T, reading
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -50,6 +51,17 @@ def video_stream(container: InputContainer, name: object, expected: str, *, num_
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = num_threads
     return stream
+
+
+def to_the_end(items: Iterable[T]) -> Iterator[T]:
+    """Packets or frames as PyAV gives them, to the last.
+
+    Where a stream begins late (sound in an FLV recording), PyAV 15 raises IndexError behind the last one.
+    """
+    try:
+        yield from items
+    except IndexError:
+        return
 
 
 def _codec_tag(stream: Stream, name: object, expected: str) -> str:

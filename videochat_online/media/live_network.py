@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from .container import open_container, video_stream
+from .container import open_container, to_the_end, video_stream
 from .live import DISPLAY_FPS, LiveSource, Reduction
 from .live_paced import fitting
 from .source import Frame, MediaError, each, reading
@@ -163,7 +163,7 @@ class NetworkStream(Reconnecting):
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
         clock, shown = None, Reduction(self.fps)
-        for decoded in each(container.decode(stream), self.name, CANNOT_BE_READ, A_STREAM):
+        for decoded in each(to_the_end(container.decode(stream)), self.name, CANNOT_BE_READ, A_STREAM):
             if self.stopped.is_set():
                 return
             clock = clock or _StreamClock(self._now())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .container import to_the_end
 from .source import MediaError, each
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> _Packet
     def damage() -> str:
         return f"damaged after {len(packets.is_key)} frames"
 
-    for packet in each(container.demux(stream), path, damage, "a complete video file"):
+    for packet in each(to_the_end(container.demux(stream)), path, damage, "a complete video file"):
         if packet.size == 0 or packet.is_discard:
             continue
         is_whole = not packet.is_corrupt

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .container import to_the_end
 from .source import MediaError, VideoReader, reading
 from .video_index import VideoIndex, open_stream
 
@@ -103,12 +104,12 @@ class PyavReader(VideoReader):
             moment = int(self._index.times.ticks[start])
             with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
                 self._container.seek(moment, stream=self._stream)
-            self._frames = self._container.decode(self._stream)
+            self._frames = to_the_end(self._container.decode(self._stream))
             self._position = start
 
     def _restart(self) -> None:
         self._container, self._stream = open_stream(self._index.path, num_threads=self._num_threads)
-        self._frames = self._container.decode(self._stream)
+        self._frames = to_the_end(self._container.decode(self._stream))
         self._position = 0
 
     def _decode_to(self, index: int) -> VideoFrame | None:

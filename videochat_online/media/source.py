@@ -35,7 +35,11 @@ class MediaError(ValueError):
 
 @contextmanager
 def reading(
-    source: object, what: str | Callable[[], str], expected: str, *, errors: type[Exception] = Exception
+    source: object,
+    what: str | Callable[[], str],
+    expected: str,
+    *,
+    errors: type[Exception] | tuple[type[Exception], ...] = Exception,
 ) -> Iterator[None]:
     """Around the calls of a library that opens or decodes `source`: whatever it raises is a MediaError.
 
@@ -65,8 +69,9 @@ def _reason(error: Exception) -> str:
     if type(error).__name__ == "ExitError":  # PyAV's name for a time-out
         return "no answer in time"
     words = getattr(error, "strerror", None) or str(error)
-    is_told = words and isinstance(error, OSError | ValueError | EOFError | SyntaxError | RuntimeError)
-    words = words if is_told or hasattr(error, "strerror") else f"{type(error).__name__}: {words}"
+    is_sentence = isinstance(error, OSError | ValueError | EOFError | SyntaxError | RuntimeError)
+    if not words or (type(error).__module__ == "builtins" and not is_sentence):
+        words = f"{type(error).__name__}: {words}"  # "list index out of range" alone says nothing
     return shorten(words, width=200)
 
 
