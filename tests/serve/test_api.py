@@ -107,7 +107,7 @@ def test_limits_of_size_and_number(serve, clip, png):
             session.upload(clip)
         with refused(413, "more than 500 bytes"):
             session.see(png(1))
-        with refused(400, "is no picture"):
+        with refused(400, "the frame sent: is broken or not an image"):
             session.see(b"no picture")
         assert list(server.sessions.get(session.key).folder.iterdir()) == []
         with refused(429, "all 1 places are taken"), session.client.session():
