@@ -34,7 +34,7 @@ from .inputs import Generation, Request, request_of
 from .visuals import one_pass
 
 NO_ANSWER = "?"
-"""Where a video or an image cannot be read. Not empty: some tasks leave out empty answers, but a question must count."""
+"""Where a video or image cannot be read. Not empty: some tasks leave out empty answers, but a question must count."""
 
 
 class VideoChatOnlineModel(lmms):
