@@ -172,9 +172,7 @@ class NetworkStream(Reconnecting):
                 return
             if shown.passes(seconds):
                 self._num += 1
-                with reading(self.name, CANNOT_BE_READ, A_STREAM):
-                    picture = _rgb(decoded)
-                yield Frame(picture, seconds, self._num - 1)
+                yield Frame(_rgb(decoded, self.name), seconds, self._num - 1)
 
 
 class Readable(Protocol):
@@ -214,9 +212,10 @@ class _StreamClock:
         return 0.0 if self._started is None else max(0.0, self._started + seconds - time.monotonic())
 
 
-def _rgb(frame: VideoFrame) -> Any:
+def _rgb(frame: VideoFrame, name: str) -> Any:
     width, height = fitting((frame.width, frame.height))
-    return frame.reformat(width, height, "rgb24").to_ndarray()
+    with reading(name, CANNOT_BE_READ, A_STREAM):
+        return frame.reformat(width, height, "rgb24").to_ndarray()
 
 
 class Camera(Reconnecting):
