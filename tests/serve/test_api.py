@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import random
+import re
 import threading
 import time
 from urllib.parse import urlsplit
@@ -12,6 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
+from tests.odd_media import mutated, with_gbk_title, with_unknown_codec
+from videochat_online.media import image_source
+from videochat_online.serve import sources
 from videochat_online.serve.client import Client, ServerError
 from videochat_online.serve.server import is_loopback, shown_name
 
@@ -100,6 +105,59 @@ def test_private_addresses_are_refused(serve):
         session.watch("url", address="http://127.0.0.1:1/a.mp4")
 
 
+def test_odd_videos_over_http(serve, tmp_path, wait_until, monkeypatch):
+    """Whatever their library raises is the visitor's 400, by the name the visitor knows; the session goes on."""
+    server = serve()
+    with Client(server.address).session() as session:
+        path = f"/v1/sessions/{session.key}/video"
+        with refused(400, "your video: its codec 'zz9z' is unknown to FFmpeg"):
+            session.upload(with_unknown_codec(tmp_path / "odd.mp4"))
+        for junk in (b"GIF89a" + bytes(60), b"\x89PNG\r\n\x1a\n" + bytes(60), b"RIFF\xff\xff\xff\xffAVI LIST" * 9):
+            with refused(400, "your video: "):
+                session.client.call("PUT", path, junk)
+        assert list(server.sessions.get(session.key).folder.iterdir()) == []
+        assert session.upload(with_gbk_title(tmp_path / "gbk.mp4"))["duration"] == 5.0
+        wait_until(lambda: session.state()["stats"]["frames_seen"] > 0)
+        monkeypatch.setitem(sources.SAMPLES, "odd", tmp_path / "odd.mp4")
+        with refused(400, "sample: odd: its codec 'zz9z' is unknown to FFmpeg"):
+            session.watch("sample", name="odd")
+
+
+def test_odd_pictures_over_http(serve):
+    """Each damaged picture is a 400, whatever PIL raises at it; phone photos are seen upright."""
+    rng = random.Random(15)
+    picture = Image.effect_noise((24, 16), 50).convert("RGB")
+    with Client(serve().address).session() as session:
+        refusals = 0
+        for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
+            file = io.BytesIO()
+            picture.save(file, kind)
+            for _ in range(8):
+                try:
+                    session.see(mutated(file.getvalue(), rng))
+                except ServerError as error:
+                    assert re.search(r"the frame sent: .*\(HTTP 400\)", str(error)), error
+                    refusals += 1
+        assert refusals > 10
+        exif = Image.Exif()
+        exif[0x112] = 6
+        photo = io.BytesIO()
+        picture.save(photo, "JPEG", exif=exif)
+        number = session.see(photo.getvalue())["number"]
+        with session.client.open("GET", f"/live/{session.key}/frames/{number}") as response:
+            assert Image.open(io.BytesIO(response.read())).size == (16, 24)
+
+
+def test_our_own_mistake_is_a_500(serve, png, monkeypatch):
+    def mistake(*args: object) -> None:
+        raise AttributeError("a bug of ours")
+
+    with Client(serve().address).session() as session:
+        monkeypatch.setattr(image_source, "to_rgb", mistake)
+        with refused(500, "Internal Server Error"):
+            session.see(png(1))
+
+
 def test_limits_of_size_and_number(serve, clip, png):
     server = serve(max_sessions=1, max_upload_bytes=1000, max_image_bytes=500)
     with Client(server.address).session() as session:
@@ -107,7 +165,7 @@ def test_limits_of_size_and_number(serve, clip, png):
             session.upload(clip)
         with refused(413, "more than 500 bytes"):
             session.see(png(1))
-        with refused(400, "is no picture"):
+        with refused(400, "the frame sent: is broken or not an image"):
             session.see(b"no picture")
         assert list(server.sessions.get(session.key).folder.iterdir()) == []
         with refused(429, "all 1 places are taken"), session.client.session():
