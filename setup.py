@@ -45,7 +45,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["videochat_online", "videochat_online.*"]),
-    package_data={"videochat_online": ["pocket/*"]},
+    package_data={"videochat_online": ["pocket/*", "serve/swagger/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["videochat-online = videochat_online.cli:main"]},
