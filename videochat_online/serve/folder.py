@@ -25,7 +25,7 @@ class ServerFolder:
     """A new folder among the system's temporary files; what killed servers left there is removed first."""
 
     def __init__(self) -> None:
-        parent = Path(tempfile.gettempdir())
+        parent = Path(tempfile.gettempdir()).resolve()
         remove_left(parent)
         made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))  # not taken for one that was left: no lock yet
         lock = _opened(made)
