@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import json
+import re
 import threading
 import time
 from urllib.parse import urlsplit
@@ -245,3 +247,29 @@ def test_who_is_on_the_loopback_and_what_a_model_is_called(tmp_path):
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.2", "example.org")))
     assert shown_name(str(tmp_path)) == tmp_path.name and shown_name("org/model") == "org/model"
+
+
+def test_the_description_is_read_without_internet(serve):
+    """Every file of /docs is this server's."""
+    client = Client(serve().address)
+
+    def get(path: str) -> tuple[bytes, str]:
+        with client.open("GET", path) as response:
+            return response.read(), response.headers["Content-Type"]
+
+    page, kind = get("/docs")
+    assert kind.startswith("text/html") and b"//" not in page.replace(b"//-", b""), "it names another host"
+    named = re.findall(r'(?:src|href|url)\W{1,4}([\w./-]+)', page.decode())
+    assert sorted(named) == ["docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "openapi.json"], page
+    for path, start in (("docs/swagger-ui-bundle.js", b"/*! For license"), ("docs/swagger-ui.css", b".swagger-ui")):
+        data, kind = get(f"/{path}")
+        assert gzip.decompress(data).startswith(start) and kind.startswith(("text/javascript", "text/css"))
+    for path in ("/redoc", "/docs/LICENSE", "/docs/..%2fapi.py", "/docs/oauth2-redirect"):
+        with refused(404, ""):
+            client.call("GET", path)
+
+
+@pytest.mark.parametrize("seed", [-5, 2**50])
+def test_a_seed_that_is_none(seed, serve):
+    with Client(serve().address).session() as session, refused(400, "a seed must be from 0"):
+        session.watch("shapeworld", seed=seed)
