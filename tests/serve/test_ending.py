@@ -48,11 +48,50 @@ def folders(parent: Path) -> list[Path]:
 
 
 def watch(address: str, clip: Path) -> None:
-    session = Client(address).session()
-    session.__enter__()  # and never left: the visitor is still there when the server ends
-    session.upload(clip)
+    """A visitor who is still there when the server ends."""
+    client = Client(address)
+    session = client.call("POST", "/v1/sessions", {})["id"]
+    client.call("PUT", f"/v1/sessions/{session}/video", clip.read_bytes())
 
 
+def ends_by(number: int, tmp_path: Path, program: str) -> int:
+    """Status of a small program that holds a server's folder and is then sent a signal."""
+    start = "from videochat_online.serve.server import unwound_by_signals\n"
+    start += "from videochat_online.serve.folder import ServerFolder\n"
+    place = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-c", start + program]
+    with subprocess.Popen(command, env=place, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert len(folders(tmp_path)) == 1
+        process.send_signal(number)
+        return process.wait(60)
+
+
+WAITS = "with unwound_by_signals():\n folder = ServerFolder()\n print('ready', flush=True)\n while True: time.sleep(1)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_told_to_end_takes_its_folder_with_it(number, tmp_path):
+    assert ends_by(number, tmp_path, f"import time\n{WAITS}") == 0
+    assert folders(tmp_path) == []
+
+
+def test_a_killed_process_leaves_its_folder_to_the_next(tmp_path, monkeypatch):
+    assert ends_by(signal.SIGKILL, tmp_path, f"import time\n{WAITS}") == -signal.SIGKILL
+    assert len(folders(tmp_path)) == 1
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = ServerFolder()
+    assert folders(tmp_path) == [folder.path]
+    folder.remove()
+
+
+def test_nohup_is_respected(tmp_path):
+    ignored = "import signal, time\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    program = ignored + WAITS.replace("print(", "signal.raise_signal(signal.SIGHUP); print(")
+    assert ends_by(signal.SIGTERM, tmp_path, program) == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "number"),
     [("serve", signal.SIGINT), ("serve", signal.SIGTERM), ("serve", signal.SIGHUP), ("demo", signal.SIGTERM)],
@@ -76,6 +115,7 @@ def send_to_the_page(address: str, clip: Path) -> None:
     Visitor(address).upload(clip)
 
 
+@pytest.mark.slow
 def test_the_next_start_removes_what_a_killed_server_left(start, clip, tmp_path):
     killed, address = start("serve")
     watch(address, clip)
