@@ -25,7 +25,7 @@ Chat = list[dict[str, Any]]
 
 
 def told(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A mistake or a limit becomes a notice and leaves the page as it is; anything else is a bug and goes to the log."""
+    """A mistake or a limit becomes a notice and leaves the page as it is; all else is a bug and goes to the log."""
 
     @functools.wraps(call)
     def run(*args: Any, **kwargs: Any) -> Any:
