@@ -52,9 +52,7 @@ def parts_of(values: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in PARTS}
 
 
-PRESET_PARTS = {name: parts_of(values) for name, values in PRESETS.items()} | {
-    "pocket": parts_of(read_settings(POCKET))
-}
+PRESET_PARTS = {name: parts_of(values) for name, values in {**PRESETS, "pocket": read_settings(POCKET)}.items()}
 
 
 @dataclass
