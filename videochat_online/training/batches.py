@@ -96,9 +96,7 @@ def accumulation(config: TrainingConfig, world_size: int, samples_per_batch: flo
     return config.global_batch_size // at_once
 
 
-def make_plan(
-    config: TrainingConfig, lengths: Lengths, world_size: int, *, boundary: int | None = None
-) -> BatchPlan:
+def make_plan(config: TrainingConfig, lengths: Lengths, world_size: int, *, boundary: int | None = None) -> BatchPlan:
     """The plan of a run over samples of these lengths.
 
     Args:
