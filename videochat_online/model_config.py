@@ -33,6 +33,9 @@ ROPE_KEYS: dict[str, tuple[str, ...]] = {
 }
 """The rope types we can run, each with the keys it cannot do without."""
 
+ANSWER_MODES = ("generate", "likelihood")
+"""How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
+
 NOT_KEPT = (
     "auto_map",
     "attn_implementation",
@@ -129,6 +132,9 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     """Id of <IMG_CONTEXT>; published checkpoints leave it to the tokenizer."""
     system_message: str | None = None
     """Instead of the template's own system message."""
+    answer_mode: str | None = None
+    """How it answers a question with options, which `eval` follows: `generate`, it says a letter; `likelihood`, it knows
+    the options' words only, and the option that it finds likeliest is its answer; None: not known."""
     note: str | None = None
     """What a user of these weights must know; commands print it."""
 
@@ -143,6 +149,8 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
+        if self.answer_mode not in (None, *ANSWER_MODES):
+            raise ValueError(f"answer_mode must be {' or '.join(ANSWER_MODES)}, got {self.answer_mode!r}")
         if self.ps_version not in ("v1", "v2"):
             raise ValueError(f"ps_version must be v1 or v2, got {self.ps_version!r}")
         num_layers = self.vision_config.num_hidden_layers

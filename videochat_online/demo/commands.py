@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..extras import require
 from ..model_flags import add_model_flags, load_from_flags
 from ..serve.server import add_server_flags, limits_from_flags, run_server, shown_name
 
@@ -26,6 +27,7 @@ def run_demo(options: argparse.Namespace) -> int:
     from ..serve.sessions import Sessions
     from .page import add_page
 
+    require("fastapi", "uvicorn", "gradio")  # before a model is loaded
     limits = limits_from_flags(options)
     model, processor = load_from_flags(options)
     with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:

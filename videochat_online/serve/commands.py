@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..extras import require
 from ..model_flags import add_model_flags, load_from_flags
 from .server import add_server_flags, limits_from_flags, run_server, shown_name
 
@@ -25,6 +26,7 @@ def add_serve_command(commands: Any) -> None:
 def run_serve(options: argparse.Namespace) -> int:
     from .sessions import Sessions
 
+    require("fastapi", "uvicorn")  # before a model is loaded
     limits = limits_from_flags(options)
     model, processor = load_from_flags(options)
     with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
