@@ -182,9 +182,9 @@ def _blind_twin(run: Run) -> Run:
 def _report_problems(tasks: list[VideoTask], left_out: list[str], problems: list[str]) -> int:
     for problem in (*left_out, *problems):
         print(problem)
-    counts = [f"{sum(len(task.questions) for task in tasks)} questions on {len(tasks)} videos"]
+    counts = [f"{sum(len(task.questions) for task in tasks)} questions"]
     counts += [f"{len(left_out)} records cannot be asked"] if left_out else []
-    counts += [f"{len(problems)} videos or ids have problems"] if problems else ["all of these are fine"]
+    counts += [f"{len(problems)} problems in {len(tasks)} videos" if problems else f"all {len(tasks)} videos are fine"]
     print("; ".join(counts))
     return 1 if left_out or problems else 0
 
