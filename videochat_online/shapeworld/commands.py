@@ -80,11 +80,11 @@ def run_build(args: argparse.Namespace) -> int:
 
 def next_commands(folder: Path, *, trains: bool) -> list[str]:
     """What may be typed next, in whatever folder. `folder` is absolute, as what DATA_ROOT stands for must be."""
-    world = shlex.quote(str(folder))
     if trains:
-        return [f"export DATA_ROOT={world}", f"videochat-online data check {world}/train/stage2.json"]
-    where = f"--annotations {world}/ovbench --videos {world}/videos"
-    return [f"videochat-online eval ovbench {where} --fps 1 --output runs/eval"]
+        check = ["videochat-online", "data", "check", f"{folder}/train/stage2.json"]
+        return [f"export DATA_ROOT={shlex.quote(str(folder))}", shlex.join(check)]
+    where = ["--annotations", f"{folder}/ovbench", "--videos", f"{folder}/videos"]
+    return [shlex.join(["videochat-online", "eval", "ovbench", *where, "--fps", "1", "--output", "runs/eval"])]
 
 
 def run_preview(args: argparse.Namespace) -> int:
