@@ -1,4 +1,4 @@
-"""Packages that not everybody needs: what is missing is known before the work begins, with the command that installs it.
+"""Packages that not everybody needs: what is missing is said before the work begins, with what installs it.
 
 Plain Python; knows nothing of what the packages are used for.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
@@ -33,7 +33,7 @@ ROPE_KEYS: dict[str, tuple[str, ...]] = {
 }
 """The rope types we can run, each with the keys it cannot do without."""
 
-ANSWER_MODES = ("generate", "likelihood")
+AnswerMode = Literal["generate", "likelihood"]
 """How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
 
 NOT_KEPT = (
@@ -132,9 +132,9 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     """Id of <IMG_CONTEXT>; published checkpoints leave it to the tokenizer."""
     system_message: str | None = None
     """Instead of the template's own system message."""
-    answer_mode: str | None = None
-    """How it answers a question with options, which `eval` follows: `generate`, it says a letter; `likelihood`, it knows
-    the options' words only, and the option that it finds likeliest is its answer; None: not known."""
+    answer_mode: AnswerMode | None = None
+    """How it answers a question with options, which `eval` follows: `generate`, it says a letter; `likelihood`, it
+    knows the options' words only, and the option that it finds likeliest is its answer; None: not known."""
     note: str | None = None
     """What a user of these weights must know; commands print it."""
 
@@ -149,8 +149,8 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        if self.answer_mode not in (None, *ANSWER_MODES):
-            raise ValueError(f"answer_mode must be {' or '.join(ANSWER_MODES)}, got {self.answer_mode!r}")
+        if self.answer_mode not in (None, *get_args(AnswerMode)):
+            raise ValueError(f"answer_mode must be {' or '.join(get_args(AnswerMode))}, got {self.answer_mode!r}")
         if self.ps_version not in ("v1", "v2"):
             raise ValueError(f"ps_version must be v1 or v2, got {self.ps_version!r}")
         num_layers = self.vision_config.num_hidden_layers

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..extras import lacks
-from ..model_config import ANSWER_MODES
+from ..model_config import AnswerMode
 from ..model_flags import add_memory_flags, add_model_flags
 from .benchmarks import Benchmark, OVBench, OVOBench, StreamingBench
 from .benchmarks.ovbench import PROMPTS
@@ -91,7 +91,7 @@ def _add_benchmark(
     add("--limit", type=int, metavar="N", help="only N questions, taken from all sources in turn")
     add("--resume", action="store_true", help="go on with what --output holds")
     add("--check", action="store_true", help="look at annotations and videos, print every problem, ask nothing")
-    add("--answer", choices=ANSWER_MODES, help=ANSWER_HELP)
+    add("--answer", choices=get_args(AnswerMode), help=ANSWER_HELP)
     add("--max-new-tokens", type=int, metavar="N", help="length of an answer at most (default: as published)")
     add("--fps", type=float, help="frames shown per second of video (default: as published)")
     add("--window", type=float, metavar="SECONDS", help="sliding_window: how far back (default: as published)")
@@ -120,8 +120,8 @@ def run_benchmark(options: argparse.Namespace) -> int:
     if options.check:
         return _report_problems(tasks, examples.left_out, check(tasks, library))
     if not tasks:
-        why = f"{len(examples.left_out)} cannot be asked, such as {examples.left_out[0]}" if examples.left_out else ""
-        raise ValueError(f"no questions in {options.annotations} with --split {options.split or 'all'}: {why or 'none'}")
+        odd = f"; {len(examples.left_out)} cannot be asked, such as {examples.left_out[0]}" if examples.left_out else ""
+        raise ValueError(f"no questions left of {options.annotations} with --split {options.split or 'all'}{odd}")
     refuse_equal_ids(tasks)
     answer, because = answer_from_flags(options)
     settings, asking = settings_from_flags(options, benchmark), asking_from_flags(options, benchmark, answer)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import MemoryConfig
+from ..model_config import AnswerMode
 from ..model_flags import load_from_flags, memory_from_flags
 from .benchmarks import Benchmark, ModeSettings
-from .modes import AnswerBy, Asking, Responder
+from .modes import Asking, Responder
 from .responders import SessionResponder, TransformersResponder, memory_of_all
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark) -> Mo
     return replace(preset, **{name: value for name, value in flags.items() if value is not None})
 
 
-def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerBy, str]:
+def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
     """How a question with options is answered, and why so: by the flag, else as the model's config has it."""
     from ..model.weights import load_config
     from ..processing import model_place
@@ -43,7 +44,7 @@ def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerBy, str]:
     return "generate", "as published; the model says nothing else"
 
 
-def asking_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerBy) -> Asking:
+def asking_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerMode) -> Asking:
     if options.multi_turn and options.mode != "streaming":
         raise ValueError(f"--multi-turn belongs to --mode streaming, got --mode {options.mode}")
     if options.multi_turn and answer != "generate":

@@ -225,7 +225,7 @@ def test_odd_records_are_left_out_and_the_others_are_read(tmp_path: Path):
     (tmp_path / "coin.json").write_text(json.dumps([*odd, RECORD, {**RECORD, "middle_frame_timestamp": 90}]))
     examples = OVBench().read(tmp_path)
     [task] = examples.tasks
-    assert [question.id for question in task.questions] == ["coin/00004", "coin/00005"]  # numbers stay those of the file
+    assert [question.id for question in task.questions] == ["coin/00004", "coin/00005"]  # numbered as in the file
     assert [line.split(":")[0].split(" is ")[0].split(" has ")[0] for line in examples.left_out] == [
         f"coin.json, record {number}" for number in range(4)
     ]

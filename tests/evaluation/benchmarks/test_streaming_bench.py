@@ -176,7 +176,8 @@ def test_a_file_that_is_part_of_another_is_read_only_where_it_is_named(annotatio
 
 def test_of_more_than_four_options_the_first_four_are_shown(tmp_path: Path):
     broken = ["A. 'Go", "on.'", "B. 'No.'", "C. 'Yes.'", "D. 'Stop.'"]
-    (tmp_path / "questions_omni.json").write_text(json.dumps([entry("a", choice("00:00:05", options=broken, answer="D"))]))
+    row = choice("00:00:05", options=broken, answer="D")
+    (tmp_path / "questions_omni.json").write_text(json.dumps([entry("a", row)]))
     [task] = StreamingBench().load(tmp_path)
     [question] = task.questions
     assert question.prompt.endswith("\n\nOptions:\nA. 'Go\non.'\nB. 'No.'\nC. 'Yes.'\n\nThe best option is:")
@@ -186,7 +187,8 @@ def test_of_more_than_four_options_the_first_four_are_shown(tmp_path: Path):
 
 
 def test_odd_rows_are_left_out_and_the_others_keep_their_ids(annotations: Path):
-    real = [entry("a", choice("00:00:05", answer="E"), choice("0:x"), choice("00:00:07")), {"video_path": 3}, entry("b")]
+    rows = [choice("00:00:05", answer="E"), choice("0:x"), choice("00:00:07")]
+    real = [entry("a", *rows), {"video_path": 3}, entry("b")]
     (annotations / "questions_real.json").write_text(json.dumps(real))
     sqa = [[entry("c", choice("00:00:05", options="A. 1")), {}, entry("c", choice("00:00:09"))], 5]
     (annotations / "questions_sqa.json").write_text(json.dumps(sqa))
