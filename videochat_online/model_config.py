@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-from .config import MemoryConfig
+from .config import AnswerMode, MemoryConfig
 
 LLM_ARCHITECTURES = {
     "phi3": "Phi3ForCausalLM",
@@ -32,9 +32,6 @@ ROPE_KEYS: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
 }
 """The rope types we can run, each with the keys it cannot do without."""
-
-AnswerMode = Literal["generate", "likelihood"]
-"""How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
 
 NOT_KEPT = (
     "auto_map",

@@ -5,12 +5,11 @@ Both annotation layouts are read by videochat_online; a row can be turned back i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from loguru import logger
 
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.benchmarks.ovbench import PROMPTS
@@ -41,7 +40,7 @@ def rows_of_source(source: str) -> list[dict[str, Any]]:
     root = data_root()
     found = {name: OVBench(name).read(root / "annotations", splits=(source,)) for name in PROMPTS}
     for record in next(iter(found.values())).left_out:
-        logger.warning(f"left out: {record}")
+        logging.getLogger(__name__).warning("left out: %s", record)
     loaded = [examples.tasks for examples in found.values()]
     refuse_equal_ids(loaded[0])
     library = VideoLibrary(root / "videos")

@@ -13,8 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from ..config import AnswerMode
 from ..extras import lacks
-from ..model_config import AnswerMode
 from ..model_flags import add_memory_flags, add_model_flags
 from .benchmarks import Benchmark, OVBench, OVOBench, StreamingBench
 from .benchmarks.ovbench import PROMPTS

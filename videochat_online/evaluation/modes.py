@@ -13,9 +13,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ..config import AnswerMode
 from ..media.readers import MediaError
 from ..media.sampling import sample_stream, sample_window
-from ..model_config import AnswerMode
 from .benchmarks.base import ModeSettings
 from .types import Question, Reply, VideoTask
 from .videos import OpenVideo

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import MemoryConfig
-from ..model_config import AnswerMode
+from ..config import AnswerMode, MemoryConfig
 from ..model_flags import load_from_flags, memory_from_flags
 from .benchmarks import Benchmark, ModeSettings
 from .modes import Asking, Responder

@@ -61,7 +61,8 @@ class Question:
     def __post_init__(self) -> None:
         for name in ("id", "prompt", "answer"):
             text = getattr(self, name)
-            if not isinstance(text, str) or not text.strip():
+            may_be_empty = name == "answer" and self.kind != "proactive"  # not known to whoever only asks
+            if not isinstance(text, str) or not (text.strip() or may_be_empty):
                 raise ValueError(f"a question needs a text as {name}, got {text!r}")
             text.encode()  # half a surrogate pair, which JSON may hold, can neither be tokenized nor written
         if self.kind not in get_args(Kind):
