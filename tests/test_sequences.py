@@ -74,6 +74,7 @@ def test_the_readme_trains_and_then_scores_above_chance(
     model = re.search(r"^the trained model is in (.+)$", capfd.readouterr().out, re.MULTILINE)
     assert model is not None
     assert main(["info", model[1]]) == 0
+    assert json.loads((Path(model[1]) / "config.json").read_text())["answer_mode"] == "likelihood"
 
 
 @pytest.mark.slow  # one to five minutes
