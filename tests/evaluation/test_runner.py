@@ -157,6 +157,17 @@ def test_costs_follow_length_in_a_stream_and_questions_in_windows(annotations: P
     assert costs == {"streaming": 8 * 1000 + 1, "sliding_window": 64 + 1, "blind": 1}
 
 
+def test_questions_of_one_id_are_refused_whatever_the_benchmark(
+    annotations: Path, videos: Path, tmp_path: Path, tasks: list[VideoTask]
+):
+    twice = [*tasks, replace(tasks[0], id="again"), replace(tasks[1], id="and again")]
+    ids = [question.id for task in tasks[:2] for question in task.questions]
+    with pytest.raises(ValueError, match=f"{len(ids)} ids stand for several questions each: {ids[0]!r}"):
+        run_of(annotations, videos, tmp_path, "streaming", tasks=twice)
+    found = check(twice, run_of(annotations, videos, tmp_path, "streaming").library)
+    assert found == [f"{question_id!r} is the id of 2 questions" for question_id in ids]
+
+
 @pytest.fixture
 def damaged(tasks: list[VideoTask], videos: Path, tmp_path: Path) -> Path:
     """A copy of the videos in which one is missing, one cut off, and one empty."""

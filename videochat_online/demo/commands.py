@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..extras import require
 from ..model_flags import add_model_flags
 from ..serve.server import add_server_flags, run_server
 
@@ -25,4 +26,5 @@ def add_demo_command(commands: Any) -> None:
 def run_demo(options: argparse.Namespace) -> int:
     from .page import add_page
 
+    require("gradio")  # before a model is loaded
     return run_server(options, add_page)

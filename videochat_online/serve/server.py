@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require
 from ..model_flags import load_from_flags
 from .limits import Limits
 from .ports import bound, listen, port_number, port_of
@@ -95,6 +96,7 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
     """1. the port 2. the model 3. the API, and the page beside it 4. listen until stopped."""
     from .sessions import Sessions
 
+    require("fastapi", "uvicorn")  # before a model is loaded
     limits = limits_from_flags(options)
     with unwound_by_signals(), bound(options.host, options.port) as sockets:
         model, processor = load_from_flags(options)
@@ -128,10 +130,7 @@ def _application(options: argparse.Namespace, sessions: Sessions, add_page: AddP
 
 
 def _serve(app: Any, sockets: list[socket.socket], ready: str) -> None:
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ImportError("the server needs uvicorn: pip install 'videochat-online[demo]'") from error
+    import uvicorn
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

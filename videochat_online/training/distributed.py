@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import lacks
 from ..shipped import shipped
 from .arguments import STRATEGIES, SettingError, TrainingConfig
 
@@ -71,9 +71,8 @@ def check_packages(config: TrainingConfig) -> None:
     needed["peft"] = "lora" in config.vision + config.llm
     needed["deepspeed"] = config.strategy not in ("ddp", "fsdp")
     for package, is_needed in needed.items():
-        if is_needed and find_spec(package) is None:
-            extra = "pip install wandb" if package == "wandb" else "pip install 'videochat-online[train]'"
-            raise SettingError(f"these settings need the package {package}: {extra}")
+        if is_needed and (problem := lacks(package)):
+            raise SettingError(f"for these settings {problem}")
     if config.strategy == "fsdp" and uses_cpu(config):
         raise SettingError("--strategy fsdp needs CUDA devices: on the CPU transformers would quietly train with ddp")
 
