@@ -23,6 +23,7 @@ from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
 from packaging.requirements import Requirement
 
+from videochat_online.command_line import CommandParser
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.runner import check as check_videos
 from videochat_online.evaluation.videos import VIDEO_SUFFIXES, VideoLibrary
@@ -40,12 +41,16 @@ Findings = Iterator[tuple[bool, str]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lmms_eval_ovbench.check", description=__doc__)
+    parser = CommandParser(prog="python -m lmms_eval_ovbench.check", description=__doc__)
     parser.add_argument("--tasks", required=True, help="as for lmms-eval, with commas between")
     parser.add_argument("--model", default=MODEL_NAME, help="a model of lmms-eval (default: %(default)s)")
     parser.add_argument("--model-args", default="", help="as for lmms-eval's --model_args")
     parser.add_argument("--requires", nargs="*", default=[], metavar="MODULE", help="modules that the model needs")
-    options = parser.parse_args(arguments)
+    parser.set_defaults(run=report_findings)
+    return parser.run(arguments)
+
+
+def report_findings(options: argparse.Namespace) -> int:
     num_problems = 0
     for fine, found in (
         *check_packages(options.requires),

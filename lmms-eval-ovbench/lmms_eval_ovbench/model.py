@@ -7,7 +7,7 @@ about one video share a pass over it. The class knows no benchmark.
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
+from videochat_online.command_line import CommandParser
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.modes import Asking
@@ -216,7 +217,7 @@ class VideoChatOnlineModel(lmms):
 
 def _flags(**given: Any) -> Namespace:
     """The flags of `videochat-online eval`: those given, and the defaults of all others."""
-    parser = ArgumentParser()
+    parser = CommandParser()
     add_model_flags(parser)
     add_memory_flags(parser)
     flags = parser.parse_args([])

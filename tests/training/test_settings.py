@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from videochat_online.command_line import CommandParser
 from videochat_online.training.arguments import SettingError, TrainingConfig, field_names
 from videochat_online.training.checkpoints import ResumeError
 from videochat_online.training.commands import add_train_flags, main
 from videochat_online.training.presets import PRESETS
-from videochat_online.training.resolve import FlagParser, field_texts, read_settings, resolve, write_settings
+from videochat_online.training.resolve import field_texts, read_settings, resolve, write_settings
 from videochat_online.training.run import run
 
 
 def parse(*flags: str) -> TrainingConfig:
-    parser = FlagParser(allow_abbrev=False)
+    parser = CommandParser()
     add_train_flags(parser)
     return resolve(parser.parse_args(flags))
 
@@ -82,7 +83,7 @@ def test_a_missing_file(tmp_path: Path):
 
 WRONG_FLAGS = {
     "unknown": (["--learning-rat", "1"], "unknown flag --learning-rat; did you mean --learning-rate"),
-    "far from all": (["--zzz"], "unknown flag --zzz\n"),
+    "far from all": (["--zzz"], "unknown flag --zzz; `python -m videochat_online.training --help` lists them\n"),
     "abbreviated": (["--learning", "1"], "unknown flag --learning"),
     "not a number": (["--max-length", "long"], "invalid int value: 'long'"),
     "choice": (["--batching", "sorted"], "invalid choice: 'sorted'"),

@@ -55,8 +55,12 @@ ADAPTER_HELP = "transformers: --model is any image-text-to-text model of transfo
 
 
 def add_eval_commands(commands: Any) -> None:
-    """Add `eval` with its benchmarks to the program's subparsers."""
-    parser = commands.add_parser("eval", help="score a model on a benchmark, or compare two runs")
+    """Add `eval` with its benchmarks to the program's commands."""
+    add_benchmarks(commands.add_parser("eval", help="score a model on a benchmark, or compare two runs"))
+
+
+def add_benchmarks(parser: argparse.ArgumentParser) -> None:
+    """A command for each benchmark, and `compare`."""
     names = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     ovbench = _add_benchmark(names, OVBench, "OVBench: the mean of 16 sub-tasks", _make_ovbench)
     ovbench.add_argument("--prompt", default="official", choices=PROMPTS, help="whose words (default: %(default)s)")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .resolve import FlagParser, add_setting_flags, resolve
+from ..command_line import CommandParser
+from .resolve import add_setting_flags, resolve
 
 DESCRIPTION = "Train a model on data-set lists. Settings come from --preset, then --config, then flags."
 EPILOG = (
@@ -22,10 +22,8 @@ def add_train_command(commands: Any) -> None:
         help="train a model, on one machine or many",
         description=DESCRIPTION,
         epilog=EPILOG,
-        allow_abbrev=False,
     )
     add_train_flags(parser)
-    parser.set_defaults(run=run_train)
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +35,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         help="processes that --check plans for (default: those of torchrun, or 1)",
     )
     add_setting_flags(parser)
+    parser.set_defaults(run=run_train)
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -61,13 +60,7 @@ def be_quiet(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program that torchrun starts. A ValueError is what the user or a file did: one line, exit status 2."""
-    parser = FlagParser(
-        prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
-    )
+    """The program that torchrun starts."""
+    parser = CommandParser(prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG)
     add_train_flags(parser)
-    try:
-        return run_train(parser.parse_args(arguments))
-    except (ValueError, ImportError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+    return parser.run(arguments)

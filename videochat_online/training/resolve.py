@@ -7,33 +7,20 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import inspect
 import json
-from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..command_line import did_you_mean
 from .arguments import MAY_CHANGE, SettingError, TrainingConfig, field_names, flag
 from .files import write_json
 from .presets import PRESETS
 
 SETTINGS_FILE = "settings.json"
 METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X"}
-
-
-class FlagParser(argparse.ArgumentParser):
-    """argparse that answers a flag it does not know with the ones that look like it."""
-
-    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        options, unknown = self.parse_known_args(None if args is None else list(args), namespace)
-        if unknown:
-            flags = [name for action in self._actions for name in action.option_strings]
-            wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
-            self.error(f"unknown flag {wrong}{did_you_mean(wrong, flags)}")
-        return options
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
@@ -128,12 +115,6 @@ def _as_type(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise SettingError(f"{where} must be of type {kind.__name__}, got {value!r}")
     return value
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """'; did you mean a or b?', or nothing where no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def write_settings(config: TrainingConfig) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...command_line import CommandParser
 from ...extras import lacks
 from .benchmarks import BENCHMARKS, Tables
 
@@ -37,8 +38,8 @@ def add_bench_command(commands: Any) -> None:
     paper.set_defaults(run=run_paper)
 
 
-def _common_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False)
+def _common_flags() -> CommandParser:
+    flags = CommandParser(add_help=False)
     flags.add_argument("--repeats", type=int, default=9, help="counted runs of each timing (default: %(default)s)")
     flags.add_argument("--threads", type=int, default=2, help="threads torch may use (default: %(default)s)")
     flags.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...command_line import CommandParser
 from ...serve.client import Client, ServerError
 from ...serve.ports import port_number
 from ..shapeworld.simulate import sample_stream
@@ -48,7 +49,7 @@ class Tally:
 
 def main(arguments: list[str] | None = None) -> int:
     """1. a film 2. a server 3. the sessions 4. the table."""
-    parser = argparse.ArgumentParser(description="Many sessions at once on one server.")
+    parser = CommandParser(description="Many sessions at once on one server.")
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--pause", type=float, default=15.0, help="mean seconds between two questions of a session")

@@ -6,7 +6,6 @@ words them, and the prompts around them. The same file gives the same tokenizer,
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from itertools import count, cycle, islice, repeat
@@ -15,6 +14,7 @@ from string import Formatter
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from ...command_line import CommandParser
 from ..shapeworld.vocabulary import ACTION_NAMES, GOAL_NAMES, REGION_NAMES
 
 VOCAB_SIZE = 2816
@@ -310,7 +310,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the small model's tokenizer.")
+    parser = CommandParser(description="Train the small model's tokenizer.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parents[2] / "pocket")
     folder = parser.parse_args().folder
     tokenizer = train()

@@ -8,7 +8,6 @@ is there is gone on with, not repeated. Knows how runs are combined, not how the
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ...command_line import CommandParser
 from ...evaluation.report import provenance
 from ...extras import lacks
 from .evidence_outcomes import Outcome, pooled, read_outcome
@@ -279,7 +279,7 @@ def write_evidence(folder: Path, lab: Laboratory, parts: Sequence[str], videos: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what the pocket model shows about the method.")
+    parser = CommandParser(description="Measure what the pocket model shows about the method.")
     parser.add_argument("folder", type=Path, help="where tables and plots go")
     parser.add_argument("--work", type=Path, required=True, help="folder of worlds and runs")
     parser.add_argument("--model", default="pocket", help="model under test (default: %(default)s)")

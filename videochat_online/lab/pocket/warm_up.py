@@ -13,7 +13,6 @@ B frames of a batch, P patches (8x8), C channels after the pixel shuffle, R regi
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -27,6 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ...command_line import CommandParser
 from ...model.connector import pixel_shuffle
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor
@@ -246,7 +246,7 @@ def has_bfloat16() -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Stage 0 of the pocket model: warm its encoder up on ShapeWorld.")
+    parser = CommandParser(description="Stage 0 of the pocket model: warm its encoder up on ShapeWorld.")
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=WarmUpSettings.steps)
     parser.add_argument("--seed", type=int, default=WarmUpSettings.seed)
