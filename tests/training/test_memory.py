@@ -9,7 +9,7 @@ from transformers import Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausa
 from tests.training.tiny import settings, tiny_config
 from videochat_online.training.memory import Load, Machine, activations, estimate, layer_bytes
 from videochat_online.training.parts import PartRow
-from videochat_online.training.plan import largest_load, memory_text, model_rows
+from videochat_online.training.check import largest_load, memory_text, model_rows
 
 ROWS = [PartRow("vision_model", "frozen", 300, 0), PartRow("rest", "full", 1000, 1000)]
 SIZES = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 100}
@@ -84,7 +84,7 @@ def test_the_largest_batch():
     config = settings("run", num_frames=8, batch_size=2, max_length=500)
     assert largest_load(tiny_config(), config, [30, 70, 20]) == Load(140, 16)
     assert largest_load(tiny_config(), config) == Load(1000, 16)
-    config.batching = "packed"
+    config = settings("run", num_frames=8, batch_size=2, max_length=500, batching="packed")
     film = 16 + 4 + 6  # 8 frames at levels 0, 2, 2, 2, 1, 2, 2, 2 of 4x4 maps
     assert largest_load(tiny_config(), config, [30]) == Load(1000, 8 * 1000 // film)
 

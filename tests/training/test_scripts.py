@@ -95,6 +95,6 @@ def test_both_pocket_stages(tmp_path: Path):
         second = run_script("pocket/stage2.sh", tmp_path, *flags, **settings)
         assert second.returncode == 0, second.stderr
         assert f"the trained model is in {tmp_path / 'stage2' / 'model'}" in second.stdout
-    assert f"going on from {tmp_path / 'stage2' / 'checkpoint-2'}" in second.stdout
+    assert f"resuming from {tmp_path / 'stage2' / 'checkpoint-2'}" in second.stdout
     begun = json.loads((tmp_path / "stage2" / "settings.json").read_text())
     assert begun["model"] == str(run / "model") and begun["cpu"]

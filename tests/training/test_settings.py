@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.training.arguments import SettingError, TrainingConfig, field_names
+from videochat_online.data.settings import DataSettings, SettingError
 from videochat_online.training.checkpoints import ResumeError
-from videochat_online.training.commands import add_train_flags, main
-from videochat_online.training.presets import PRESETS
-from videochat_online.training.resolve import FlagParser, field_texts, read_settings, resolve, write_settings
-from videochat_online.training.run import run
+from videochat_online.training.commands import (
+    FlagParser,
+    add_train_flags,
+    field_texts,
+    main,
+    read_settings,
+    resolve,
+)
+from videochat_online.training.configuration import FIELDS, PRESETS, TrainingConfig
+from videochat_online.training.run import run, write_settings
 
 
 def parse(*flags: str) -> TrainingConfig:
@@ -126,7 +132,7 @@ def test_wrong_values_name_flag_and_value(name: str):
 
 
 def test_every_setting_has_a_text():
-    assert {name for name in field_names() if not field_texts(TrainingConfig).get(name)} <= {
+    assert {name for name in FIELDS if name not in {**field_texts(TrainingConfig), **field_texts(DataSettings)}} <= {
         "adam_beta1", "adam_beta2", "adam_epsilon"
     }  # fmt: skip
 
@@ -139,7 +145,7 @@ def test_resolved_settings_are_written(tmp_path: Path):
     config = run_config(tmp_path, max_length=77)
     write_settings(config)
     written = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert written == config.to_dict() and set(written) == set(field_names())
+    assert written == config.to_dict() and set(written) == set(FIELDS)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["settings.json"]
     again = parse("--config", str(tmp_path / "run" / "settings.json"))
     assert again == config

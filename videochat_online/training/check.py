@@ -1,31 +1,29 @@
-"""`--check`: everything that can be known before a run starts, on any machine; trains nothing and writes nothing."""
+"""`--check`: everything that can be known before a run starts, on any machine; trains nothing and writes nothing.
+
+Steps, tokens, what trains, memory on each GPU, room on the disk, and all problems in one report.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import SettingError, TrainingConfig
-from .batches import BatchPlan, make_plan
+from ..data.settings import SettingError
+from ..pyramid import scheduled_grids, tokens_of_grid
 from .checkpoints import ResumeError, choose_checkpoint
-from .counts import count_steps
-from .distributed import check_packages, zero_stage
-from .plan import (
-    checkpoint_bytes,
-    count,
-    disk_problem,
-    estimate_memory,
-    largest_load,
-    memory_text,
-    model_rows,
-    steps_text,
-)
-from .run import make_dataset, rope_boundary
+from .configuration import TrainingConfig
+from .distributed import check_packages, uses_bf16, zero_stage
+from .memory import Load, Machine, MemoryEstimate, estimate
+from .parts import PartRow, choose_parts, part_rows, parts_table
+from .plan import Plan, make_plan
+from .run import Say, make_dataset, rope_boundary
 
 if TYPE_CHECKING:
     from ..model_config import VideoChatOnlineConfig
 
-Say = Callable[[str], None]
+GIB = 2**30
 
 
 def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
@@ -39,7 +37,7 @@ def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
     data_is_whole = _data(config, problems, say)
     plan = _plan(config, model_config, num_processes, problems) if model_config and data_is_whole else None
     if plan is not None:
-        say(steps_text(count_steps(plan), config, num_processes))
+        say(steps_text(plan, config, num_processes))
     if model_config is not None:
         _model(config, model_config, num_processes, plan, problems, say)
     lines = [f"{count(len(problems), 'problem')}:", *(f"  {one}" for one in problems)]
@@ -86,7 +84,7 @@ def _data(config: TrainingConfig, problems: list[str], say: Say) -> bool:
 
 def _plan(
     config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, problems: list[str]
-) -> BatchPlan | None:
+) -> Plan | None:
     from ..processing import Processor, model_place
 
     try:
@@ -102,13 +100,11 @@ def _model(
     config: TrainingConfig,
     model_config: VideoChatOnlineConfig,
     num_processes: int,
-    plan: BatchPlan | None,
+    plan: Plan | None,
     problems: list[str],
     say: Say,
 ) -> None:
     """What trains, the memory it takes, and the room that checkpoints need."""
-    from .parts import parts_table
-
     try:
         rows = model_rows(model_config, config)
     except (SettingError, ImportError) as error:
@@ -118,6 +114,101 @@ def _model(
     load = largest_load(model_config, config, plan.lengths if plan else ())
     say(memory_text(estimate_memory(rows, model_config, config, num_processes, load), config, num_processes, load))
     each = checkpoint_bytes(rows, config)
-    say(f"checkpoints      {each / 2**30:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
+    say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
     if config.output_dir and (problem := disk_problem(each * (config.keep_checkpoints + 1), config.run_folder)):
         problems.append(f"--output-dir: {problem}")
+
+
+def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
+    """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
+    import torch
+
+    from ..model.videochat import VideoChatOnline
+
+    with torch.device("meta"):
+        model = VideoChatOnline(model_config)
+        choose_parts(model, config)
+    return part_rows(model, config)
+
+
+def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Sequence[int] = ()) -> Load:
+    """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
+    memory, num_frames = model_config.memory_config, config.num_frames
+    film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
+    if config.batching == "packed":
+        tokens = config.batch_size * config.max_length
+        return Load(tokens, max(num_frames, num_frames * tokens // film))
+    longest = min(max(lengths, default=config.max_length), config.max_length)
+    return Load(config.batch_size * longest, config.batch_size * num_frames)
+
+
+def estimate_memory(
+    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
+) -> MemoryEstimate:
+    machine = Machine(num_processes, zero_stage(config), config.strategy == "fsdp", uses_bf16(config), not config.cpu)
+    return estimate(rows, model_config, config, machine, load)
+
+
+def checkpoint_bytes(rows: list[PartRow], config: TrainingConfig) -> float:
+    """One checkpoint: the weights, Adam's moments, and with ZeRO its own copy of both."""
+    weights, trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
+    if zero_stage(config):
+        return (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
+    return 4 * weights + 8 * trained
+
+
+def disk_problem(needed: float, folder: Path) -> str | None:
+    """What to say where a folder has no room for `needed` bytes."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free >= needed:
+        return None
+    return f"{place} has {free / GIB:.1f} GiB free, the checkpoints of this run take {needed / GIB:.1f} GiB"
+
+
+def steps_text(plan: Plan, config: TrainingConfig, num_processes: int) -> str:
+    times = plan.batches_per_step // num_processes
+    unit = "sequence" if config.batching == "packed" else "sample"
+    return "\n".join(
+        [
+            f"samples          {len(plan.lengths):,} an epoch, {sum(plan.lengths):,} tokens (estimated), "
+            f"{plan.padding_share:.1%} padding ({config.batching})",
+            f"a step           {plan.samples_per_step:,.0f} samples: {count(num_processes, 'process')} x "
+            f"{times} times x {count(config.batch_size, unit)}",
+            f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
+            f"warm-up; a checkpoint every {config.save_every:,}",
+        ]
+    )
+
+
+def count(number: int, what: str) -> str:
+    """1 process, 8 processes."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
+
+
+def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: int, load: Load) -> str:
+    """The estimate as a table, GiB."""
+    on, off = ("with", "without") if config.gradient_checkpointing else ("without", "with")
+    number = "bf16" if uses_bf16(config) else "fp32"
+    rows: list[tuple[str, float, str]] = [
+        ("weights", memory.weights, ""),
+        ("gradients", memory.gradients, ""),
+        ("optimizer", memory.optimizer, ""),
+        ("casts", memory.casts, ""),
+        (
+            "activations",
+            memory.activations,
+            f"{on} gradient checkpointing ({off}: {memory.other_activations / GIB:.2f})",
+        ),
+        ("logits", memory.logits, ""),
+        ("reserve", memory.reserve, ""),
+        ("total", memory.total, ""),
+    ]
+    place = "of each process" if config.cpu else "on each GPU"
+    head = (
+        f"memory {place}, estimated, GiB ({config.strategy}, {count(num_processes, 'process')}, {number}; a batch "
+        f"of {count(load.num_tokens, 'token')} and {count(load.num_pictures, 'picture')})"
+    )
+    return "\n".join([head, *(f"  {name:12} {size / GIB:8.2f}  {note}".rstrip() for name, size, note in rows)])

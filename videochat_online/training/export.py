@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .arguments import TrainingConfig
+from ..files import flush_folder, flush_tree
 from .checkpoints import is_write_error, write_failure
+from .configuration import TrainingConfig
 from .distributed import uses_bf16
-from .files import flush_folder, flush_tree
-from .lora import merge_lora
+from .parts import merge_lora
+from .state import TrainState
 
 if TYPE_CHECKING:
     import torch
@@ -23,40 +24,22 @@ FOLDER = "model"
 STAGING = ".saving-model"
 
 
-def export(trainer: Any, config: TrainingConfig) -> Path:
-    """Write the model of a trainer into the run's folder `model/`, whole or not at all. For all processes together.
+def export(state: TrainState, config: TrainingConfig) -> Path:
+    """Write a run's model into its folder model/, whole or not at all. For all processes together.
 
     Raises SaveError where the disk takes no more.
     """
-    folder = config.run_folder / FOLDER
-    weights = gather_weights(trainer)
-    if trainer.args.should_save:
+    folder, weights = config.run_folder / FOLDER, state.weights()
+    if state.accelerator.is_main_process:
         try:
-            write_model(
-                trainer.accelerator.unwrap_model(trainer.model).config, weights, trainer.processor, config, folder
-            )
+            write_model(state.model.config, weights, state.processor, config, folder)
         except Exception as error:
             if not is_write_error(error):
                 raise
             shutil.rmtree(config.run_folder / STAGING, ignore_errors=True)
             raise write_failure(error, folder, config.run_folder) from error
-    trainer.accelerator.wait_for_everyone()
+    state.accelerator.wait_for_everyone()
     return folder
-
-
-def gather_weights(trainer: Any) -> dict[str, torch.Tensor]:
-    """All weights under the model's own keys, from wherever they are sharded; the main process's is the whole one."""
-    wrapped = trainer.model_wrapped
-    if (trainer.is_deepspeed_enabled and wrapped is not trainer.model) or is_sharded(wrapped):
-        return trainer.accelerator.get_state_dict(wrapped)
-    return trainer.model.state_dict()
-
-
-def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether FSDP holds the weights: it puts its shards into the model itself, where training has begun."""
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(weight, DTensor) for weight in model.parameters())
 
 
 def write_model(

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from .arguments import TrainingConfig, check_part
+from .configuration import TrainingConfig
 
 if TYPE_CHECKING:
     from ..model_config import VideoChatOnlineConfig
@@ -138,7 +138,7 @@ def _encoder(
     vision = model_config.vision_config
     num_patches = load.num_pictures * (1 + (model_config.image_size // vision.patch_size) ** 2)
     per_patch = number_size * (12 * vision.hidden_size + 2 * vision.intermediate_size)
-    kind, numbers = check_part("--vision", config.vision, ("frozen", "full", "last", "lora"))
+    kind, numbers = config.part("vision")
     trained = {"frozen": 0, "last": int(numbers[0]) if numbers else 0}.get(kind, vision.num_hidden_layers)
     if not trained:
         return number_size * 2 * (vision.hidden_size + vision.intermediate_size) * num_patches

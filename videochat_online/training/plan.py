@@ -1,115 +1,128 @@
-"""What a run would do, before it does it: steps, tokens, what trains, memory on each GPU, room on the disk."""
+"""The course of a run: which samples stand together in the batches of each step, and each step's learning rate.
+
+A step is planned for all processes together, so that it holds the same samples on any number of them. The orders
+themselves are data.sampler's.
+"""
 
 from __future__ import annotations
 
-import shutil
+import math
+import random
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from ..pyramid import scheduled_grids, tokens_of_grid
-from .arguments import TrainingConfig
-from .counts import Steps
-from .distributed import uses_bf16, zero_stage
-from .memory import Load, Machine, MemoryEstimate, estimate
-from .parts import PartRow, choose_parts, part_rows
+from ..data.sampler import fill_share, grouping_plan, packing_plan
+from ..data.settings import SettingError
+from .configuration import TrainingConfig
 
-if TYPE_CHECKING:
-    from ..model_config import VideoChatOnlineConfig
-
-GIB = 2**30
+Batch = list[int]
+"""Numbers of samples."""
 
 
-def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
-    """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
-    import torch
+@dataclass(frozen=True)
+class Plan:
+    """What every epoch's steps are made of."""
 
-    from ..model.videochat import VideoChatOnline
+    lengths: Sequence[int]
+    """Tokens of each sample, estimated."""
+    config: TrainingConfig
+    batches_per_step: int
+    """Over all processes."""
+    packs: Sequence[Batch] = ()
+    """With packing: the samples of each batch, the same in every epoch."""
 
-    with torch.device("meta"):
-        model = VideoChatOnline(model_config)
-        choose_parts(model, config)
-    return part_rows(model, config)
+    def steps(self, epoch: int) -> list[list[Batch]]:
+        """The batches of each step; process n of W takes those at n, n + W, n + 2 W, ...
+
+        All steps are of one size: where the samples do not fill the last one, some of the epoch are used once more.
+        """
+        batches, size = self._batches(epoch), self.batches_per_step
+        batches += (batches * size)[: -len(batches) % size]
+        steps = [batches[first : first + size] for first in range(0, len(batches), size)]
+        random.Random(f"{self.config.seed}/{epoch}/order").shuffle(steps)
+        return steps
+
+    def _batches(self, epoch: int) -> list[Batch]:
+        if self.config.batching == "packed":
+            return [list(pack) for pack in self.packs]
+        seed, size = self.config.seed * 1_000_003 + epoch, self.config.batch_size
+        if self.config.batching == "grouped":  # the batches of one step are alike too
+            return grouping_plan(self.lengths, size, seed=seed, num_ranks=self.batches_per_step)
+        order = random.Random(f"{seed}/shuffling").sample(range(len(self.lengths)), len(self.lengths))
+        return [order[first : first + size] for first in range(0, len(order), size)]
+
+    @property
+    def num_batches(self) -> int:
+        return len(self.packs) or -(-len(self.lengths) // self.config.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_batches // self.batches_per_step)
+
+    @property
+    def num_steps(self) -> int:
+        """Of the whole run."""
+        most = self.config.max_steps
+        return most if most > 0 else math.ceil(self.config.epochs * self.steps_per_epoch)
+
+    @property
+    def warmup_steps(self) -> int:
+        share = self.config.warmup
+        return math.ceil(share * self.num_steps) if share < 1 else int(share)
+
+    @property
+    def samples_per_step(self) -> float:
+        """In the mean."""
+        return len(self.lengths) / self.num_batches * self.batches_per_step
+
+    @property
+    def padding_share(self) -> float:
+        """Of the first epoch's positions, by the estimated lengths."""
+        packed = self.config.batching == "packed"
+        return 1 - fill_share(self.lengths, self._batches(0), max_length=self.config.max_length if packed else None)
+
+    def learning_rate(self, step: int) -> float:
+        """Of the step that comes after `step` finished ones: a linear warm-up from 0, then --schedule."""
+        highest, warmup = self.config.learning_rate, self.warmup_steps
+        if step < warmup:
+            return highest * step / warmup
+        progress = (step - warmup) / max(1, self.num_steps - warmup)
+        if self.config.schedule == "cosine":
+            return highest * 0.5 * (1 + math.cos(math.pi * progress))
+        return highest * (1 - progress) if self.config.schedule == "linear" else highest
 
 
-def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Sequence[int] = ()) -> Load:
-    """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
-    memory, num_frames = model_config.memory_config, config.num_frames
-    film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
+def make_plan(config: TrainingConfig, lengths: Sequence[int], world_size: int, *, boundary: int | None = None) -> Plan:
+    """The plan of a run over samples of these lengths.
+
+    Args:
+        boundary: with packing, samples of more tokens than this are kept apart from shorter ones (see `packing_plan`).
+
+    Raises SettingError for an empty data set and for numbers that do not divide.
+    """
+    if not len(lengths):
+        raise SettingError("--data holds no samples")
+    packs: list[Batch] = []
     if config.batching == "packed":
-        tokens = config.batch_size * config.max_length
-        return Load(tokens, max(num_frames, num_frames * tokens // film))
-    longest = min(max(lengths, default=config.max_length), config.max_length)
-    return Load(config.batch_size * longest, config.batch_size * num_frames)
+        packs = packing_plan(
+            lengths, config.max_length, batch_size=config.batch_size, seed=config.seed, boundary=boundary
+        )
+    per_batch = len(lengths) / len(packs) if packs else config.batch_size
+    return Plan(lengths, config, world_size * _gradient_accumulation(config, world_size, per_batch), packs)
 
 
-def estimate_memory(
-    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
-) -> MemoryEstimate:
-    machine = Machine(num_processes, zero_stage(config), config.strategy == "fsdp", uses_bf16(config), not config.cpu)
-    return estimate(rows, model_config, config, machine, load)
+def _gradient_accumulation(config: TrainingConfig, world_size: int, samples_per_batch: float) -> int:
+    """Batches of one process in a step.
 
-
-def checkpoint_bytes(rows: list[PartRow], config: TrainingConfig) -> float:
-    """One checkpoint: the weights, Adam's moments, and with ZeRO its own copy of both."""
-    weights, trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
-    if zero_stage(config):
-        return (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
-    return 4 * weights + 8 * trained
-
-
-def disk_problem(needed: float, folder: Path) -> str | None:
-    """What to say where a folder has no room for `needed` bytes."""
-    place = folder
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free >= needed:
-        return None
-    return f"{place} has {free / GIB:.1f} GiB free, the checkpoints of this run take {needed / GIB:.1f} GiB"
-
-
-def steps_text(steps: Steps, config: TrainingConfig, num_processes: int) -> str:
-    accumulation = steps.batches_per_step // num_processes
-    unit = "sequence" if config.batching == "packed" else "sample"
-    return "\n".join(
-        [
-            f"samples          {steps.num_samples:,} an epoch, {steps.num_tokens:,} tokens (estimated), "
-            f"{steps.padding_share:.1%} padding ({config.batching})",
-            f"a step           {steps.samples_per_step:,.0f} samples: {count(num_processes, 'process')} x "
-            f"{accumulation} times x {count(config.batch_size, unit)}",
-            f"steps            {steps.total:,} ({steps.per_epoch:,} an epoch), {steps.warmup:,} of them warm-up; "
-            f"a checkpoint every {config.save_every:,}",
-        ]
-    )
-
-
-def count(number: int, what: str) -> str:
-    """1 process, 8 processes."""
-    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
-
-
-def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: int, load: Load) -> str:
-    """The estimate as a table, GiB."""
-    on, off = ("with", "without") if config.gradient_checkpointing else ("without", "with")
-    number = "bf16" if uses_bf16(config) else "fp32"
-    rows: list[tuple[str, float, str]] = [
-        ("weights", memory.weights, ""),
-        ("gradients", memory.gradients, ""),
-        ("optimizer", memory.optimizer, ""),
-        ("casts", memory.casts, ""),
-        (
-            "activations",
-            memory.activations,
-            f"{on} gradient checkpointing ({off}: {memory.other_activations / GIB:.2f})",
-        ),
-        ("logits", memory.logits, ""),
-        ("reserve", memory.reserve, ""),
-        ("total", memory.total, ""),
-    ]
-    place = "of each process" if config.cpu else "on each GPU"
-    head = (
-        f"memory {place}, estimated, GiB ({config.strategy}, {count(num_processes, 'process')}, {number}; a batch "
-        f"of {count(load.num_tokens, 'token')} and {count(load.num_pictures, 'picture')})"
-    )
-    return "\n".join([head, *(f"  {name:12} {size / GIB:8.2f}  {note}".rstrip() for name, size, note in rows)])
+    With packing a step holds --global-batch-size samples in the mean, as nearly as whole batches on all processes
+    allow. Without, the numbers must divide.
+    """
+    if config.batching == "packed":
+        return max(1, round(config.global_batch_size / (samples_per_batch * world_size)))
+    at_once = world_size * config.batch_size
+    if config.global_batch_size % at_once:
+        raise SettingError(
+            f"--global-batch-size {config.global_batch_size} must be a multiple of --batch-size {config.batch_size} "
+            f"times the {world_size} processes"
+        )
+    return config.global_batch_size // at_once

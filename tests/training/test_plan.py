@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.training.tiny import settings
-from videochat_online.training.arguments import SettingError
-from videochat_online.training.batches import ProcessBatches, make_plan
+from videochat_online.data.settings import SettingError
+from videochat_online.training.plan import Plan, make_plan
 
 BATCHINGS = ("shuffled", "grouped", "packed")
 LENGTHS = random.Random(7).choices(range(5, 61), k=101)
@@ -20,17 +21,10 @@ def steps_of(batching: str, world_size: int, epoch: int, **changes) -> list[list
     """The samples of each step of an epoch, over all processes."""
     config = settings("run", batching=batching, **{"global_batch_size": 8, "batch_size": 1, **changes})
     plan = make_plan(config, LENGTHS, world_size)
-    shares = []
-    for rank in range(world_size):
-        batches = ProcessBatches(plan, world_size=world_size, rank=rank)
-        batches.set_epoch(epoch)
-        shares.append(list(batches))
-        assert len(shares[-1]) == len(batches)
-    per_step = plan.batches_per_step // world_size
-    return [
-        sorted(index for share in shares for batch in share[first : first + per_step] for index in batch)
-        for first in range(0, len(shares[0]), per_step)
-    ]
+    steps = plan.steps(epoch)
+    assert len(steps) == plan.steps_per_epoch
+    assert {len(step[rank::world_size]) for step in steps for rank in range(world_size)} == {len(steps[0]) // world_size}
+    return [sorted(index for batch in step for index in batch) for step in steps]
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
@@ -52,10 +46,9 @@ def test_every_sample_is_seen_and_few_twice(batching: str):
 
 
 def test_grouped_batches_pad_less():
-    config = settings("run", batch_size=4, global_batch_size=4)
     shares = {}
     for batching in ("shuffled", "grouped"):
-        config.batching = batching
+        config = settings("run", batch_size=4, global_batch_size=4, batching=batching)
         shares[batching] = make_plan(config, LENGTHS, 1).padding_share
     assert shares["grouped"] < 0.3 * shares["shuffled"]
 
@@ -83,3 +76,18 @@ def test_numbers_that_do_not_divide():
 def test_no_samples(tmp_path: Path):
     with pytest.raises(SettingError, match="--data holds no samples"):
         make_plan(settings(tmp_path), [], 1)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
+@pytest.mark.parametrize("warmup", [0, 0.3, 4])
+def test_the_learning_rate_is_that_of_transformers(schedule: str, warmup: float):
+    """Of every step, to the last digits of a float."""
+    from transformers import get_scheduler
+
+    plan = Plan([1] * 20, settings("run", schedule=schedule, warmup=warmup, learning_rate=0.3), 2)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    reference = get_scheduler(schedule, optimizer, plan.warmup_steps, plan.num_steps)
+    for step in range(plan.num_steps):
+        assert plan.learning_rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-18)
+        optimizer.step()
+        reference.step()
