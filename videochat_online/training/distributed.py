@@ -110,7 +110,7 @@ def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Acce
             _prepare_deepspeed_on_cpu()
         sharding["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=filled_in(config, gradient_accumulation))
     return Accelerator(
-        cpu=on_cpu and not zero_stage(config),  # DeepSpeed has its own switch for that
+        cpu=on_cpu and not zero_stage(config),  # see _prepare_deepspeed_on_cpu
         mixed_precision="bf16" if uses_bf16(config) else "no",
         gradient_accumulation_steps=gradient_accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
@@ -137,5 +137,7 @@ def _prepare_deepspeed_on_cpu() -> None:
     """DeepSpeed's shared-memory operator would be compiled for minutes on first use; gloo does without it."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
+    from accelerate.state import PartialState
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    PartialState(cpu=True)  # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed

@@ -47,8 +47,8 @@ class TrainingLoop:
         choose_parts(model, config)
         set_drop_path(model, config.drop_path)
         if config.gradient_checkpointing and config.strategy != "fsdp":  # there accelerate switches it on
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            enable = getattr(model, "activation_checkpointing_enable", None)  # so named from transformers 5.21 on
+            (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
         self.gradient_accumulation = plan.batches_per_step // world_size()
         self.shape = RunShape(world_size(), config.strategy, config.batch_size, self.gradient_accumulation)
         self.accelerator = make_accelerator(config, self.gradient_accumulation)
