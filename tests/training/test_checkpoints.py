@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from tests.training.tiny import make_loop, settings, tiny_model
+from tests.training.tiny import make_loop, tiny_model
 from videochat_online.training import checkpoints
 from videochat_online.training.checkpoints import (
     MARKER,

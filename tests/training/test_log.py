@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.tiny import Examples, make_loop, settings
+from tests.training.tiny import Examples, make_loop
 from videochat_online.training.log import Throughput, read_log, summary
 from videochat_online.training.run import train
 

@@ -20,7 +20,9 @@ def step_gradients(loop, batches: list[dict]) -> tuple[float, dict[str, torch.Te
     loop.model.zero_grad()
     loop.model.eval()  # no drop path: the two ways to batch would draw other random numbers
     loss = loop.backward(batches).item()
-    return loss, {name: weight.grad.clone() for name, weight in loop.model.named_parameters() if weight.grad is not None}
+    return loss, {
+        name: weight.grad.clone() for name, weight in loop.model.named_parameters() if weight.grad is not None
+    }
 
 
 def assert_same(first: tuple, second: tuple) -> None:

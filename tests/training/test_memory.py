@@ -7,9 +7,9 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tests.training.tiny import settings, tiny_config
+from videochat_online.training.check import largest_load, memory_text, model_rows
 from videochat_online.training.memory import Load, Machine, activations, estimate, layer_bytes
 from videochat_online.training.parts import PartRow
-from videochat_online.training.check import largest_load, memory_text, model_rows
 
 ROWS = [PartRow("vision_model", "frozen", 300, 0), PartRow("rest", "full", 1000, 1000)]
 SIZES = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 100}

@@ -23,7 +23,9 @@ def steps_of(batching: str, world_size: int, epoch: int, **changes) -> list[list
     plan = make_plan(config, LENGTHS, world_size)
     steps = plan.steps(epoch)
     assert len(steps) == plan.steps_per_epoch
-    assert {len(step[rank::world_size]) for step in steps for rank in range(world_size)} == {len(steps[0]) // world_size}
+    assert {len(step[rank::world_size]) for step in steps for rank in range(world_size)} == {
+        len(steps[0]) // world_size
+    }
     return [sorted(index for batch in step for index in batch) for step in steps]
 
 

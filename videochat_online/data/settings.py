@@ -47,9 +47,7 @@ class DataSettings:
         for name in ("num_frames", "max_length", "max_dynamic_patch"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
-            self._require(
-                name, (whole and value >= 1) or (name == "max_dynamic_patch" and value is None), "at least 1"
-            )
+            self._require(name, (whole and value >= 1) or (name == "max_dynamic_patch" and value is None), "at least 1")
         self._require("fps", self.fps > 0, "above 0")
         self._require("max_failed_share", 0 <= self.max_failed_share <= 1, "from 0 to 1")
 

@@ -103,7 +103,10 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), help="start from the settings of a stage of the paper")
     parser.add_argument("--config", metavar="FILE", help="json or yaml file of settings, between preset and flags")
     hints = get_type_hints(TrainingConfig)
-    for owner, title in ((TrainingConfig, "settings (they override those of --preset and --config)"), (DataSettings, "data")):
+    for owner, title in (
+        (TrainingConfig, "settings (they override those of --preset and --config)"),
+        (DataSettings, "data"),
+    ):
         group, helps = parser.add_argument_group(title), field_texts(owner)
         for field in fields(owner):
             if field.name in owner.__annotations__:  # its own, not those of DataSettings

@@ -18,7 +18,11 @@ Tracker = Literal["tensorboard", "wandb", "none"]
 Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 
-PARTS = {"vision": ("frozen", "full", "last", "lora"), "connector": ("frozen", "full"), "llm": ("frozen", "full", "lora")}
+PARTS = {
+    "vision": ("frozen", "full", "last", "lora"),
+    "connector": ("frozen", "full"),
+    "llm": ("frozen", "full", "lora"),
+}
 """What may train of each part of the model."""
 
 MAY_CHANGE = frozenset(

@@ -81,7 +81,11 @@ def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: 
     inside = {id(module) for module in layers.modules() if isinstance(module, torch.nn.Linear)}
     names = [name for name, module in part.named_modules() if id(module) in inside]
     lora = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=config.lora_dropout, target_modules=names, bias="none"  # type: ignore[arg-type]
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=names,
+        bias="none",  # type: ignore[arg-type]
     )
     inject_adapter_in_model(lora, part, adapter_name=ADAPTER)
 
