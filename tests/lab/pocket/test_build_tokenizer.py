@@ -9,9 +9,10 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from videochat_online.lab.pocket import build_tokenizer
+from videochat_online.processing import SHIPPED_MODELS
 from videochat_online.prompt import TEMPLATES, Image, Message, describe, end_token_ids, frame_parts, render
 
-FOLDER = Path(build_tokenizer.__file__).parent
+FOLDER = SHIPPED_MODELS["pocket"]
 PHI3 = TEMPLATES["phi3-chat"]
 
 
