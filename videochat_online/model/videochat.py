@@ -69,6 +69,17 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
 
+    def enable_input_require_grads(self) -> None:
+        """transformers calls this where gradient checkpointing is switched on; only the reentrant kind needs it.
+
+        Its hooks make the output of every embedding require a gradient, the patch embedding's too: the backward pass
+        would go through the whole encoder although it is frozen.
+        """
+        functions = [getattr(module, "_gradient_checkpointing_func", None) for module in self.modules()]
+        kinds = {function.keywords.get("use_reentrant", True) for function in functions if function is not None}
+        if kinds != {False}:
+            super().enable_input_require_grads()
+
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
