@@ -21,10 +21,11 @@ Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 
 MAY_CHANGE = frozenset(
-    {"resume", "output_dir", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers", "frame_cache",
-     "attention", "gradient_checkpointing", "cpu", "export_dtype"}
+    {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
+     "frame_cache", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
 )  # fmt: skip
-"""Settings that a resumed run may have changed: none of them changes what is learned."""
+"""Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
+it, see record.py: a list may lie elsewhere.)"""
 
 
 class SettingError(ValueError):
@@ -91,6 +92,8 @@ class TrainingConfig:
     """gradients are scaled down to this norm; 0: never"""
     epochs: float = 1.0
     """passes over the data"""
+    min_steps: int = 0
+    """where --epochs give fewer steps than this, pass over the data until there are as many"""
     max_steps: int = -1
     """end after this many steps instead of after --epochs; -1: no limit"""
     global_batch_size: int = 1024
@@ -147,7 +150,7 @@ class TrainingConfig:
             self._require(name, getattr(self, name) > 0, "above 0")
         for name in ("drop_path", "lora_dropout", "max_failed_share", "adam_beta1", "adam_beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
-        for name in ("warmup", "weight_decay", "max_grad_norm", "num_workers"):
+        for name in ("warmup", "weight_decay", "max_grad_norm", "num_workers", "min_steps"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         patches = self.max_dynamic_patch
         self._require("max_dynamic_patch", patches is None or patches >= 1, "at least 1")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from .arguments import SettingError, TrainingConfig
 from .batches import BatchPlan, make_plan
-from .checkpoints import ResumeError, choose_checkpoint
-from .counts import count_steps
+from .checkpoints import choose_checkpoint
+from .counts import count_steps, judge
 from .distributed import check_packages, zero_stage
 from .plan import (
     checkpoint_bytes,
@@ -20,6 +20,7 @@ from .plan import (
     model_rows,
     steps_text,
 )
+from .record import check_record, describe_data
 from .run import make_dataset, rope_boundary
 
 if TYPE_CHECKING:
@@ -38,12 +39,20 @@ def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
     model_config = _model_config(config, problems)
     data_is_whole = _data(config, problems, say)
     plan = _plan(config, model_config, num_processes, problems) if model_config and data_is_whole else None
+    warnings: list[str] = []
     if plan is not None:
-        say(steps_text(count_steps(plan), config, num_processes))
+        steps = count_steps(plan)
+        say(steps_text(steps, config, num_processes))
+        judgement = judge(steps, config)
+        problems += judgement.problems
+        warnings += judgement.warnings
     if model_config is not None:
         _model(config, model_config, num_processes, plan, problems, say)
-    lines = [f"{count(len(problems), 'problem')}:", *(f"  {one}" for one in problems)]
-    say("\n".join(lines) if problems else "no problems")
+    for what, found in (("warning", warnings), ("problem", problems)):
+        if found:
+            say("\n".join([f"{count(len(found), what)}:", *(f"  {one}" for one in found)]))
+    if not problems:
+        say("no problems")
     return 1 if problems else 0
 
 
@@ -54,8 +63,10 @@ def _settings(config: TrainingConfig, problems: list[str]) -> None:
         except (SettingError, ImportError) as error:
             problems.append(str(error))
     try:
-        choose_checkpoint(config.resume, config.run_folder, problems.append)
-    except ResumeError as error:
+        checkpoint = choose_checkpoint(config.resume, config.run_folder, problems.append)
+        if checkpoint is not None:
+            check_record(config, checkpoint, problems.append, describe_data(config))
+    except ValueError as error:
         problems.append(str(error))
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import files_below, flush_folder, flush_tree, write_json
+from ..files import files_below, flush_folder, flush_tree, write_json
 
 MARKER = "complete.json"
 STAGING = ".saving"

@@ -17,6 +17,8 @@ from .arguments import STRATEGIES, SettingError, TrainingConfig
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from .counts import Steps
+
 DEEPSPEED_FOLDER = Path(__file__).parents[2] / "shell" / "deepspeed"
 
 
@@ -89,7 +91,7 @@ def check_launcher(config: TrainingConfig) -> None:
         )
 
 
-def trainer_arguments(config: TrainingConfig, accumulation: int) -> TrainingArguments:
+def trainer_arguments(config: TrainingConfig, accumulation: int, steps: Steps) -> TrainingArguments:
     """The TrainingArguments of these settings; making them joins the process group under torchrun."""
     from transformers import TrainingArguments
 
@@ -103,14 +105,13 @@ def trainer_arguments(config: TrainingConfig, accumulation: int) -> TrainingArgu
         seed=config.seed,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup,
+        warmup_steps=steps.warmup,
         weight_decay=config.weight_decay,
         adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2,
         adam_epsilon=config.adam_epsilon,
         max_grad_norm=config.max_grad_norm,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps,
+        max_steps=steps.total,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=accumulation,
         bf16=uses_bf16(config),

@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import flush_folder, flush_tree
 from .arguments import TrainingConfig
 from .checkpoints import is_write_error, write_failure
 from .distributed import uses_bf16
-from .files import flush_folder, flush_tree
 from .lora import merge_lora
+from .monitor import LOG_FILE
+from .weights import spaced
 
 if TYPE_CHECKING:
     import torch
@@ -26,11 +28,12 @@ STAGING = ".saving-model"
 def export(trainer: Any, config: TrainingConfig) -> Path:
     """Write the model of a trainer into the run's folder `model/`, whole or not at all. For all processes together.
 
-    Raises SaveError where the disk takes no more.
+    Raises SaveError where the disk takes no more, ValueError where nothing was learned.
     """
     folder = config.run_folder / FOLDER
     weights = gather_weights(trainer)
     if trainer.args.should_save:
+        check_weights_changed(trainer.begun, weights, config)
         try:
             write_model(
                 trainer.accelerator.unwrap_model(trainer.model).config, weights, trainer.processor, config, folder
@@ -42,6 +45,26 @@ def export(trainer: Any, config: TrainingConfig) -> Path:
             raise write_failure(error, folder, config.run_folder) from error
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def check_weights_changed(
+    begun: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], config: TrainingConfig
+) -> None:
+    """Raise ValueError where no weight is another than before, in the type they are written in, or one is no number.
+
+    Args:
+        begun: `trainer.sampled_weights` before the first step of the run's first life.
+    """
+    import torch
+
+    dtype = getattr(torch, export_dtype(config))
+    log = f"{config.run_folder / LOG_FILE} has the losses"
+    for name in begun:
+        if not bool(weights[name].isfinite().all()):
+            raise ValueError(f"no model is written: the trained {name} holds values that are not numbers; {log}")
+    if all(torch.equal(spaced(weights[name]).to(dtype), values.to(dtype)) for name, values in begun.items()):
+        rate = f"--learning-rate {config.learning_rate:g}"
+        raise ValueError(f"no model is written: training changed no weight ({rate}); {log}")
 
 
 def gather_weights(trainer: Any) -> dict[str, torch.Tensor]:

@@ -1,7 +1,4 @@
-"""Settings <- preset <- json or yaml file <- flags; unknown names fail with the nearest known ones.
-
-Also writes the result into the run's folder before anything else happens there, and compares it on resuming.
-"""
+"""Settings <- preset <- json or yaml file <- flags; unknown names fail with the nearest known ones."""
 
 from __future__ import annotations
 
@@ -16,11 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .arguments import MAY_CHANGE, SettingError, TrainingConfig, field_names, flag
-from .files import write_json
-from .presets import PRESETS
+from .arguments import SettingError, TrainingConfig, field_names, flag
+from .presets import FINETUNE_SMALL, PRESETS, is_small
 
-SETTINGS_FILE = "settings.json"
+PRESET_HELP = "start from named settings: finetune for tens to thousands of samples, the others are the paper's stages"
 METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X"}
 
 
@@ -38,7 +34,7 @@ class FlagParser(argparse.ArgumentParser):
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     """--preset, --config and a flag for each field of TrainingConfig. A flag that is not given leaves no trace."""
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="start from the settings of a stage of the paper")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help=PRESET_HELP)
     parser.add_argument("--config", metavar="FILE", help="json or yaml file of settings, between preset and flags")
     group = parser.add_argument_group("settings (they go over those of --preset and --config)")
     hints, helps = get_type_hints(TrainingConfig), field_texts(TrainingConfig)
@@ -82,7 +78,10 @@ def resolve(options: argparse.Namespace) -> TrainingConfig:
     given = {name: value for name, value in vars(options).items() if name in field_names()}
     preset = PRESETS[options.preset] if options.preset else {}
     from_file = read_settings(options.config) if options.config else {}
-    return TrainingConfig(**{**preset, **from_file, **given})
+    values = {**preset, **from_file, **given}
+    if options.preset == "finetune" and is_small(values["model"]):
+        values = {**preset, **FINETUNE_SMALL, **from_file, **given}
+    return TrainingConfig(**values)
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -134,32 +133,3 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """'; did you mean a or b?', or nothing where no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-def write_settings(config: TrainingConfig) -> None:
-    """Write the resolved settings into the run's folder.
-
-    Where the folder already holds a run that is to be resumed, settings that change what is learned must be the same.
-    Raises SettingError otherwise, with both values.
-    """
-    path = config.run_folder / SETTINGS_FILE
-    if config.resume == "auto" and path.exists():
-        _check_same(path, config)
-    try:
-        write_json(path, config.to_dict())
-    except OSError as error:
-        raise SettingError(f"--output-dir {config.output_dir} cannot be written to: {error}") from error
-
-
-def _check_same(path: Path, config: TrainingConfig) -> None:
-    before, now = json.loads(path.read_text("utf-8")), config.to_dict()
-    changed = [
-        f"{flag(name)} {before.get(name)!r} -> {value!r}"
-        for name, value in now.items()
-        if name not in MAY_CHANGE and before.get(name) != value
-    ]
-    if changed:
-        raise SettingError(
-            f"--resume auto: {config.output_dir} holds a run with other settings ({'; '.join(changed)}); "
-            "take its settings, or another --output-dir (and there --resume PATH to go on from one of its checkpoints)"
-        )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from ..files import locked
 from .arguments import SettingError, TrainingConfig
-from .batches import make_plan
+from .batches import BatchPlan, make_plan
 from .checkpoints import RunShape, check_shape, choose_checkpoint
-from .counts import count_steps
+from .counts import count_steps, judge
 from .distributed import check_launcher, check_packages, is_main_process, trainer_arguments, world_size
 from .parts import choose_parts, part_rows, parts_table, set_drop_path
-from .resolve import write_settings
+from .plan import steps_text
+from .record import write_record
 from .weights import load_weights
 
 if TYPE_CHECKING:
@@ -26,28 +29,43 @@ INTERRUPTED = 143
 
 
 def run(config: TrainingConfig, say: Say) -> int:
-    """Train; returns the exit status.
-
-    1. settings into the run's folder 2. model and processor 3. data 4. trainer 5. train 6. the trained model.
-    """
-    from ..processing import load_model
-    from .export import export
-
+    """Train, as the only run in the folder; returns the exit status."""
     config.check_complete()
     check_packages(config)
     check_launcher(config)
+    with locked(config.run_folder) if is_main_process() else nullcontext():
+        return _run(config, say)
+
+
+def _run(config: TrainingConfig, say: Say) -> int:
+    """1. settings into the folder 2. model, processor 3. data 4. trainer 5. the plan 6. train 7. the trained model."""
+    from ..processing import load_model
+    from .export import export
+
     if is_main_process():
-        choose_checkpoint(config.resume, config.run_folder, lambda _: None)  # a run that is refused changes nothing
-        write_settings(config)
+        checkpoint = choose_checkpoint(config.resume, config.run_folder, lambda _: None)
+        write_record(config, checkpoint, say)  # a run that is refused changes nothing
     model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
     dataset = make_dataset(config, processor, model.config)
     trainer = build_trainer(model, dataset, make_collator(config, processor), config, processor=processor)
     say(parts_table(part_rows(model, config)))
+    check_plan(trainer.plan, config, say)
     if not train(trainer, config, say):
         say("stopped by SIGTERM; go on with --resume auto")
         return INTERRUPTED
     say(f"the trained model is in {export(trainer, config)}")
     return 0
+
+
+def check_plan(plan: BatchPlan, config: TrainingConfig, say: Say) -> None:
+    """Say what the run will do and what is odd about it; SettingError where it could not change any weight."""
+    steps = count_steps(plan)
+    say(steps_text(steps, config, world_size()))
+    judgement = judge(steps, config)
+    for warning in judgement.warnings:
+        say(f"WARNING: {warning}")
+    if judgement.problems:
+        raise SettingError("; ".join(judgement.problems))
 
 
 def make_dataset(
@@ -108,7 +126,7 @@ def build_trainer(
 
     plan = make_plan(config, dataset.lengths, world_size(), boundary=rope_boundary(model.config))
     shape = RunShape(world_size(), config.strategy, config.batch_size, plan.batches_per_step // world_size())
-    arguments = trainer_arguments(config, shape.accumulation)
+    arguments = trainer_arguments(config, shape.accumulation, count_steps(plan))
     choose_parts(model, config)
     set_drop_path(model, config.drop_path)
     return OnlineTrainer(

@@ -29,7 +29,7 @@ from .monitor import (
     leave_sigterm_to_the_trainer,
     summary,
 )
-from .weights import load_weights, save_weights
+from .weights import load_weights, sampled_weights, save_weights
 
 IGNORE = -100
 
@@ -55,6 +55,7 @@ class OnlineTrainer(Trainer):
         self.plan = plan
         self.shape = shape
         self.processor = processor
+        self.begun = sampled_weights(model)
         self.throughput = Throughput()
         self.signals = SaveOnSignal(self._any_process)
         self.num_kept = args.save_total_limit or 1

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import ResumeError
+from .lora import PAIR_A
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SAMPLED = 1024
+"""Values of each weight that are kept from before training, to tell whether it changed."""
 
 
 def save_weights(model: Any, folder: str, state_dict: dict[str, Any] | None) -> None:
@@ -71,3 +74,14 @@ def _tied_keys(model: Any) -> set[str]:
             tied |= {key, first[id(weight)]}
         first.setdefault(id(weight), key)
     return tied
+
+
+def sampled_weights(model: Any) -> dict[str, Any]:
+    """Some values of each weight that trains, on the CPU. Of LoRA only B, which starts at 0: A alone is nothing."""
+    trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+    return {name: spaced(weight).clone() for name, weight in trained if PAIR_A not in name}
+
+
+def spaced(weight: Any) -> Any:
+    """About SAMPLED of a tensor's values, evenly spread, (K,) on the CPU."""
+    return weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)].cpu()
