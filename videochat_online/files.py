@@ -1,12 +1,75 @@
-"""Files that are either whole or not there: written beside their place, flushed to the disk, then renamed."""
+"""Files that are whole or not there, written by one process at a time, and known by what is in them.
+
+Files are written beside their place, flushed to the disk, then renamed. The kernel keeps the locks: a killed process
+holds none.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
+import socket
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+LOCK_FILE = ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""What the system says on a file system that cannot lock, as some of clusters."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let this process alone write to `folder`, which is made where it is missing; its file .lock stays.
+
+    Raises ValueError where another process has it, naming that process, and where the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error}") from error
+    # A data worker inherits the file, and would hold the lock for some seconds after its trainer was killed.
+    os.register_at_fork(after_in_child=file.close)
+    with file:
+        if not lock(file):
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is being written by another process ({file.read().strip()}); "
+                "wait for its end, or choose another folder"
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def lock(file: IO[Any]) -> bool:
+    """Lock an open file until it is closed; False where another process has it. Warns where files cannot be locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(f"{file.name}: this file system cannot lock: see that no other process writes it", stacklevel=2)
+    return True
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 over the bytes of files, one after the other. Raises OSError where one cannot be read."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                found.update(block)
+    return found.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

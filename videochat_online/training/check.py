@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from ..data.settings import SettingError
 from ..pyramid import scheduled_grids, tokens_of_grid
-from .checkpoints import ResumeError, choose_checkpoint
+from .checkpoints import choose_checkpoint
 from .configuration import TrainingConfig
 from .distributed import check_packages, uses_bf16, zero_stage
 from .memory import Load, Machine, MemoryEstimate, estimate
 from .parts import PartRow, choose_parts, part_rows, parts_table
-from .plan import Plan, make_plan
+from .plan import Plan, count, judge, make_plan, steps_text
+from .record import check_record, describe_data
 from .run import Say, make_dataset, rope_boundary
 
 if TYPE_CHECKING:
@@ -36,12 +37,19 @@ def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
     model_config = _model_config(config, problems)
     data_is_whole = _data(config, problems, say)
     plan = _plan(config, model_config, num_processes, problems) if model_config and data_is_whole else None
+    warnings: list[str] = []
     if plan is not None:
-        say(steps_text(plan, config, num_processes))
+        say(steps_text(plan, num_processes))
+        judgement = judge(plan)
+        problems += judgement.problems
+        warnings += judgement.warnings
     if model_config is not None:
         _model(config, model_config, num_processes, plan, problems, say)
-    lines = [f"{count(len(problems), 'problem')}:", *(f"  {one}" for one in problems)]
-    say("\n".join(lines) if problems else "no problems")
+    for what, found in (("warning", warnings), ("problem", problems)):
+        if found:
+            say("\n".join([f"{count(len(found), what)}:", *(f"  {one}" for one in found)]))
+    if not problems:
+        say("no problems")
     return 1 if problems else 0
 
 
@@ -52,8 +60,10 @@ def _settings(config: TrainingConfig, problems: list[str]) -> None:
         except (SettingError, ImportError) as error:
             problems.append(str(error))
     try:
-        choose_checkpoint(config.resume, config.run_folder, problems.append)
-    except ResumeError as error:
+        checkpoint = choose_checkpoint(config.resume, config.run_folder, problems.append)
+        if checkpoint is not None:
+            check_record(config, checkpoint, problems.append, describe_data(config))
+    except ValueError as error:
         problems.append(str(error))
 
 
@@ -166,26 +176,6 @@ def disk_problem(needed: float, folder: Path) -> str | None:
     if free >= needed:
         return None
     return f"{place} has {free / GIB:.1f} GiB free, the checkpoints of this run take {needed / GIB:.1f} GiB"
-
-
-def steps_text(plan: Plan, config: TrainingConfig, num_processes: int) -> str:
-    times = plan.batches_per_step // num_processes
-    unit = "sequence" if config.batching == "packed" else "sample"
-    return "\n".join(
-        [
-            f"samples          {len(plan.lengths):,} an epoch, {sum(plan.lengths):,} tokens (estimated), "
-            f"{plan.padding_share:.1%} padding ({config.batching})",
-            f"a step           {plan.samples_per_step:,.0f} samples: {count(num_processes, 'process')} x "
-            f"{times} times x {count(config.batch_size, unit)}",
-            f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
-            f"warm-up; a checkpoint every {config.save_every:,}",
-        ]
-    )
-
-
-def count(number: int, what: str) -> str:
-    """1 process, 8 processes."""
-    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: int, load: Load) -> str:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..data.settings import DataSettings, SettingError, flag
-from .configuration import FIELDS, PRESETS, TrainingConfig
+from .configuration import FIELDS, FINETUNE_SMALL, PRESETS, TrainingConfig, is_small
 
 DESCRIPTION = "Train a model on data-set lists. Settings come from --preset, then --config, then flags."
 EPILOG = (
     "example: videochat-online train --preset stage2 --model pocket --data list.json --output-dir runs/mine --check. "
     "On several GPUs: torchrun --nproc-per-node 8 -m videochat_online.training --preset stage1 --strategy zero1 ..."
 )
+PRESET_HELP = "start from named settings: finetune for tens to thousands of samples, the others are the paper's stages"
 METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X"}
 
 
@@ -100,13 +101,11 @@ class FlagParser(argparse.ArgumentParser):
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     """--preset, --config and a flag for each field of TrainingConfig. A flag that is not given leaves no trace."""
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="start from the settings of a stage of the paper")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help=PRESET_HELP)
     parser.add_argument("--config", metavar="FILE", help="json or yaml file of settings, between preset and flags")
     hints = get_type_hints(TrainingConfig)
-    for owner, title in (
-        (TrainingConfig, "settings (they override those of --preset and --config)"),
-        (DataSettings, "data"),
-    ):
+    titles = {TrainingConfig: "settings (they override those of --preset and --config)", DataSettings: "of the data"}
+    for owner, title in titles.items():
         group, helps = parser.add_argument_group(title), field_texts(owner)
         for field in fields(owner):
             if field.name in owner.__annotations__:  # its own, not those of DataSettings
@@ -149,7 +148,10 @@ def resolve(options: argparse.Namespace) -> TrainingConfig:
     given = {name: value for name, value in vars(options).items() if name in FIELDS}
     preset = PRESETS[options.preset] if options.preset else {}
     from_file = read_settings(options.config) if options.config else {}
-    return TrainingConfig(**{**preset, **from_file, **given})
+    values = {**preset, **from_file, **given}
+    if options.preset == "finetune" and is_small(values["model"]):
+        values = {**preset, **FINETUNE_SMALL, **from_file, **given}
+    return TrainingConfig(**values)
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def zero_stage(config: TrainingConfig) -> int:
 
 
 def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
-    """The DeepSpeed file of --strategy. Raises SettingError where there is none, or it sets no ZeRO stage or too much."""
+    """The DeepSpeed file of --strategy. Raises SettingError where it sets no ZeRO stage, or an optimizer."""
     named = config.strategy in STRATEGIES
     path = DEEPSPEED_FOLDER / f"{config.strategy}.json" if named else Path(config.strategy)
     try:

@@ -11,8 +11,9 @@ from ..files import flush_folder, flush_tree
 from .checkpoints import is_write_error, write_failure
 from .configuration import TrainingConfig
 from .distributed import uses_bf16
+from .log import LOG_FILE
 from .parts import merge_lora
-from .state import TrainState
+from .state import TrainState, spaced
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +28,11 @@ STAGING = ".saving-model"
 def export(state: TrainState, config: TrainingConfig) -> Path:
     """Write a run's model into its folder model/, whole or not at all. For all processes together.
 
-    Raises SaveError where the disk takes no more.
+    Raises SaveError where the disk takes no more, ValueError where nothing was learned.
     """
     folder, weights = config.run_folder / FOLDER, state.weights()
     if state.accelerator.is_main_process:
+        check_weights_changed(state.begun, weights, config)
         try:
             write_model(state.model.config, weights, state.processor, config, folder)
         except Exception as error:
@@ -40,6 +42,26 @@ def export(state: TrainState, config: TrainingConfig) -> Path:
             raise write_failure(error, folder, config.run_folder) from error
     state.accelerator.wait_for_everyone()
     return folder
+
+
+def check_weights_changed(
+    begun: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], config: TrainingConfig
+) -> None:
+    """Raise ValueError where no weight is another than before, in the type they are written in, or one is no number.
+
+    Args:
+        begun: `sampled_weights` before the first step of the run's first life.
+    """
+    import torch
+
+    dtype = getattr(torch, export_dtype(config))
+    log = f"{config.run_folder / LOG_FILE} has the losses"
+    for name in begun:
+        if not bool(weights[name].isfinite().all()):
+            raise ValueError(f"no model is written: the trained {name} holds values that are not numbers; {log}")
+    if all(torch.equal(spaced(weights[name]).to(dtype), values.to(dtype)) for name, values in begun.items()):
+        rate = f"--learning-rate {config.learning_rate:g}"
+        raise ValueError(f"no model is written: training changed no weight ({rate}); {log}")
 
 
 def write_model(

@@ -56,6 +56,7 @@ class TrainingLoop:
         self.collate = Collate(collator, model.config.image_size, model.config.img_context_token_id)
         self.dtype = torch.bfloat16 if zero_stage(config) and uses_bf16(config) else None  # else autocast sees to it
         self.throughput = Throughput()
+        self.grad_norm: Any = None
 
     def train(self, checkpoint: Checkpoint | None = None) -> bool:
         """Run to the end, or to a SIGTERM, after whose step a checkpoint is written: then False.
@@ -168,7 +169,6 @@ class TrainingLoop:
 
     def _begin_line(self) -> None:
         self.loss = torch.zeros((), device=self.accelerator.device)
-        self.grad_norm: Any = None
         self.line_began = self.state.step
         self.throughput.restart()
 

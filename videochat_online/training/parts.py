@@ -82,10 +82,10 @@ def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: 
     names = [name for name, module in part.named_modules() if id(module) in inside]
     lora = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=config.lora_dropout,
         target_modules=names,
-        bias="none",  # type: ignore[arg-type]
+        bias="none",
     )
     inject_adapter_in_model(lora, part, adapter_name=ADAPTER)
 

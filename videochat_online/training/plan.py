@@ -1,4 +1,5 @@
-"""The course of a run: which samples stand together in the batches of each step, and each step's learning rate.
+"""The course of a run: which samples stand together in the batches of each step, and each step's learning rate;
+and whether that can teach anything.
 
 A step is planned for all processes together, so that it holds the same samples on any number of them. The orders
 themselves are data.sampler's.
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from ..data.sampler import fill_share, grouping_plan, packing_plan
 from ..data.settings import SettingError
 from .configuration import TrainingConfig
+
+FEW_STEPS = 10
+"""Fewer steps that change weights are taken for a mistake, and said."""
 
 Batch = list[int]
 """Numbers of samples."""
@@ -62,13 +66,19 @@ class Plan:
     @property
     def num_steps(self) -> int:
         """Of the whole run."""
-        most = self.config.max_steps
-        return most if most > 0 else math.ceil(self.config.epochs * self.steps_per_epoch)
+        if self.config.max_steps > 0:
+            return self.config.max_steps
+        return max(math.ceil(self.config.epochs * self.steps_per_epoch), self.config.min_steps)
 
     @property
     def warmup_steps(self) -> int:
         share = self.config.warmup
         return math.ceil(share * self.num_steps) if share < 1 else int(share)
+
+    @property
+    def changing_steps(self) -> int:
+        """Steps whose learning rate is above 0: all, but the first where there is a warm-up, which starts from 0."""
+        return self.num_steps - (1 if self.warmup_steps else 0)
 
     @property
     def samples_per_step(self) -> float:
@@ -126,3 +136,57 @@ def _gradient_accumulation(config: TrainingConfig, world_size: int, samples_per_
             f"times the {world_size} processes"
         )
     return config.global_batch_size // at_once
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What to think of a run before it starts, for `train` and `--check` alike."""
+
+    problems: list[str]
+    """Why it could not change any weight: it is refused."""
+    warnings: list[str]
+    """Why it would hardly do what was meant."""
+
+
+def judge(plan: Plan) -> Judgement:
+    problems, warnings, config = [], [], plan.config
+    advice = "lower --global-batch-size, raise --epochs, or take --preset finetune"
+    if plan.changing_steps < 1:
+        problems.append(
+            f"no weight would change: the run has {plan.num_steps:,} step, and the first step of a warm-up has "
+            f"learning rate 0 (--warmup {config.warmup:g}); {advice}"
+        )
+    elif plan.changing_steps < FEW_STEPS:
+        warnings.append(f"only {plan.changing_steps:,} of {plan.num_steps:,} steps change weights; {advice}")
+    if plan.samples_per_step > len(plan.lengths):
+        times = plan.samples_per_step / len(plan.lengths)
+        warnings.append(
+            f"one step holds the {len(plan.lengths):,} samples of the data {times:.1f} times over "
+            f"(--global-batch-size {config.global_batch_size:,}); {advice}"
+        )
+    if 2 * plan.warmup_steps > plan.num_steps > 1:
+        warnings.append(
+            f"{min(plan.warmup_steps, plan.num_steps):,} of {plan.num_steps:,} steps are warm-up "
+            f"(--warmup {config.warmup:g}), most of the run, with less than the learning rate of {config.learning_rate:g}; lower --warmup"
+        )
+    return Judgement(problems, warnings)
+
+
+def steps_text(plan: Plan, num_processes: int) -> str:
+    times, config = plan.batches_per_step // num_processes, plan.config
+    unit = "sequence" if config.batching == "packed" else "sample"
+    return "\n".join(
+        [
+            f"samples          {len(plan.lengths):,} an epoch, {sum(plan.lengths):,} tokens (estimated), "
+            f"{plan.padding_share:.1%} padding ({config.batching})",
+            f"a step           {plan.samples_per_step:,.0f} samples: {count(num_processes, 'process')} x "
+            f"{times} times x {count(config.batch_size, unit)}",
+            f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
+            f"warm-up; a checkpoint every {config.save_every:,}",
+        ]
+    )
+
+
+def count(number: int, what: str) -> str:
+    """1 process, 8 processes."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"

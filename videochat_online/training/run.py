@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from ..data.settings import SettingError, flag
-from ..files import write_json
+from ..data.settings import SettingError
+from ..files import locked
 from .batches import make_collator
 from .checkpoints import check_shape, choose_checkpoint
-from .configuration import MAY_CHANGE, TrainingConfig
+from .configuration import TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, world_size
 from .parts import part_rows, parts_table
-from .plan import make_plan
+from .plan import Plan, judge, make_plan, steps_text
+from .record import write_record
 
 if TYPE_CHECKING:
     from ..data.dataset import ConversationDataset
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..processing import Processor
     from .loop import TrainingLoop
 
-SETTINGS_FILE = "settings.json"
 Say = Callable[[str], None]
 
 INTERRUPTED = 143
@@ -30,25 +29,34 @@ INTERRUPTED = 143
 
 
 def run(config: TrainingConfig, say: Say) -> int:
-    """Train; returns the exit status. Raises ValueError for what is wrong with settings, data or checkpoint."""
+    """Train, as the only run in the folder; returns the exit status.
+
+    Raises ValueError for what is wrong with settings, data or checkpoint.
+    """
+    config.check_complete()
+    check_packages(config)
+    check_launcher(config)
+    with locked(config.run_folder) if is_main_process() else nullcontext():
+        return _run(config, say)
+
+
+def _run(config: TrainingConfig, say: Say) -> int:
     from ..processing import load_model
     from .export import export
     from .loop import TrainingLoop
 
-    # 1. what can be refused at once, and the settings into the run's folder
-    config.check_complete()
-    check_packages(config)
-    check_launcher(config)
+    # 1. the record of the run into its folder; a run that is refused changes nothing
     if is_main_process():
-        choose_checkpoint(config.resume, config.run_folder, lambda _: None)  # a run that is refused changes nothing
-        write_settings(config)
-    # 2. model and data
+        checkpoint = choose_checkpoint(config.resume, config.run_folder, lambda _: None)
+        write_record(config, checkpoint, say)
+    # 2. model, data and the plan
     model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
     dataset = make_dataset(config, processor, model.config)
     plan = make_plan(config, dataset.lengths, world_size(), boundary=rope_boundary(model.config))
-    # 3. training
     loop = TrainingLoop(model, dataset, make_collator(config, processor), plan, processor=processor)
     say(parts_table(part_rows(model, config)))
+    check_plan(plan, say)
+    # 3. training
     if not train(loop, say):
         say("stopped by SIGTERM; resume it with --resume auto")
         return INTERRUPTED
@@ -57,33 +65,14 @@ def run(config: TrainingConfig, say: Say) -> int:
     return 0
 
 
-def write_settings(config: TrainingConfig) -> None:
-    """Write the resolved settings into the run's folder.
-
-    Where the folder already holds a run that is to be resumed, settings that change what is learned must be the same.
-    Raises SettingError otherwise, with both values.
-    """
-    path = config.run_folder / SETTINGS_FILE
-    if config.resume == "auto" and path.exists():
-        _check_same(path, config)
-    try:
-        write_json(path, config.to_dict())
-    except OSError as error:
-        raise SettingError(f"--output-dir {config.output_dir} cannot be written to: {error}") from error
-
-
-def _check_same(path: Path, config: TrainingConfig) -> None:
-    before, now = json.loads(path.read_text("utf-8")), config.to_dict()
-    changed = [
-        f"{flag(name)} {before.get(name)!r} -> {value!r}"
-        for name, value in now.items()
-        if name not in MAY_CHANGE and before.get(name) != value
-    ]
-    if changed:
-        raise SettingError(
-            f"--resume auto: {config.output_dir} holds a run with other settings ({'; '.join(changed)}); "
-            "take its settings, or another --output-dir (and there --resume PATH to resume one of its checkpoints)"
-        )
+def check_plan(plan: Plan, say: Say) -> None:
+    """Say what the run will do and what is odd about it; SettingError where it could not change any weight."""
+    say(steps_text(plan, world_size()))
+    judgement = judge(plan)
+    for warning in judgement.warnings:
+        say(f"WARNING: {warning}")
+    if judgement.problems:
+        raise SettingError("; ".join(judgement.problems))
 
 
 def make_dataset(

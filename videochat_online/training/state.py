@@ -17,6 +17,7 @@ import torch
 
 from ..files import write_json
 from .checkpoints import ResumeError
+from .parts import PAIR_A
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,6 +26,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 STEP_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
+SAMPLED = 1024
+"""Values of each weight that are kept from before training, to tell whether it changed."""
 
 
 class TrainState:
@@ -36,6 +39,8 @@ class TrainState:
         self.wrapped: Any = model
         self.optimizer: Any = optimizer
         self.processor = processor
+        self.begun = sampled_weights(model)
+        """Some values of each weight before the first step."""
         self.strategy = "ddp"
         self.step = 0
         """Finished ones."""
@@ -70,7 +75,8 @@ class TrainState:
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint. For all processes together, after `prepare`.
 
-        Raises ResumeError where a weight is missing, unknown or of another shape, and for what an earlier version wrote.
+        Raises ResumeError where a weight is missing, unknown or of another shape, and for a checkpoint of an earlier
+        version.
         """
         state = json.loads((folder / STEP_FILE).read_text("utf-8"))
         if "total_loss" not in state:
@@ -91,7 +97,7 @@ class TrainState:
         from safetensors.torch import load_file
 
         for file in weight_files(folder):
-            weights = load_file(file, device="cpu")  # its keys are among the checked ones
+            weights: dict[str, Any] = load_file(file, device="cpu")  # its keys are among the checked ones
             if self.strategy == "fsdp":
                 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
@@ -178,3 +184,14 @@ def _tied_keys(model: Any) -> set[str]:
             tied |= {key, first[id(weight)]}
         first.setdefault(id(weight), key)
     return tied
+
+
+def sampled_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Some values of each weight that trains, on the CPU. Of LoRA only B, which starts at 0: A alone is nothing."""
+    trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+    return {name: spaced(weight).clone() for name, weight in trained if PAIR_A not in name}
+
+
+def spaced(weight: torch.Tensor) -> torch.Tensor:
+    """About SAMPLED of a tensor's values, evenly spread, (K,) on the CPU."""
+    return weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)].cpu()
