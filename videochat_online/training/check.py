@@ -17,7 +17,7 @@ from .configuration import TrainingConfig
 from .distributed import check_packages, uses_bf16, zero_stage
 from .memory import Load, Machine, MemoryEstimate, estimate
 from .parts import PartRow, choose_parts, part_rows, parts_table
-from .plan import Plan, count, judge, make_plan, steps_text
+from .plan import TrainingPlan, counted, judge, make_plan, steps_text
 from .record import check_record, describe_data
 from .run import Say, make_dataset, rope_boundary
 
@@ -47,7 +47,7 @@ def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
         _model(config, model_config, num_processes, plan, problems, say)
     for what, found in (("warning", warnings), ("problem", problems)):
         if found:
-            say("\n".join([f"{count(len(found), what)}:", *(f"  {one}" for one in found)]))
+            say("\n".join([f"{counted(len(found), what)}:", *(f"  {one}" for one in found)]))
     if not problems:
         say("no problems")
     return 1 if problems else 0
@@ -94,7 +94,7 @@ def _data(config: TrainingConfig, problems: list[str], say: Say) -> bool:
 
 def _plan(
     config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, problems: list[str]
-) -> Plan | None:
+) -> TrainingPlan | None:
     from ..processing import Processor, model_place
 
     try:
@@ -110,7 +110,7 @@ def _model(
     config: TrainingConfig,
     model_config: VideoChatOnlineConfig,
     num_processes: int,
-    plan: Plan | None,
+    plan: TrainingPlan | None,
     problems: list[str],
     say: Say,
 ) -> None:
@@ -198,7 +198,7 @@ def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: i
     ]
     place = "of each process" if config.cpu else "on each GPU"
     head = (
-        f"memory {place}, estimated, GiB ({config.strategy}, {count(num_processes, 'process')}, {number}; a batch "
-        f"of {count(load.num_tokens, 'token')} and {count(load.num_pictures, 'picture')})"
+        f"memory {place}, estimated, GiB ({config.strategy}, {counted(num_processes, 'process')}, {number}; a batch "
+        f"of {counted(load.num_tokens, 'token')} and {counted(load.num_pictures, 'picture')})"
     )
     return "\n".join([head, *(f"  {name:12} {size / GIB:8.2f}  {note}".rstrip() for name, size, note in rows)])

@@ -28,7 +28,7 @@ from .configuration import TrainingConfig
 from .distributed import make_accelerator, uses_bf16, world_size, zero_stage
 from .log import RunLog, Throughput, summary
 from .parts import choose_parts, set_drop_path
-from .plan import Plan
+from .plan import TrainingPlan
 from .state import TrainState
 
 Batch = dict[str, Any]
@@ -39,7 +39,7 @@ NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
 class TrainingLoop:
     """Trains a model on a data set with `.lengths` and `.set_epoch`, as a plan says; one for each process."""
 
-    def __init__(self, model: Any, dataset: Any, collator: Collator, plan: Plan, *, processor: Any = None) -> None:
+    def __init__(self, model: Any, dataset: Any, collator: Collator, plan: TrainingPlan, *, processor: Any = None) -> None:
         """`processor` is saved beside the weights, so that a checkpoint is a model folder that loads."""
         self.model, self.dataset, self.plan, self.config = model, dataset, plan, plan.config
         config = self.config
@@ -109,10 +109,10 @@ class TrainingLoop:
     def _loader(self, epoch: int, first: int, stop: int) -> DataLoader:
         """The batches of some of an epoch's steps."""
         self.dataset.set_epoch(epoch)  # before its worker processes start
-        size, rank = self.accelerator.num_processes, self.accelerator.process_index
+        place = {"rank": self.accelerator.process_index, "world_size": self.accelerator.num_processes}
         return DataLoader(
             self.dataset,
-            batch_sampler=[batch for step in self.plan.steps(epoch)[first:stop] for batch in step[rank::size]],
+            batch_sampler=self.plan.batches(epoch, first=first, stop=stop, **place),  # type: ignore[arg-type]  # iterated once
             collate_fn=self.collate,
             num_workers=self.config.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
@@ -127,7 +127,7 @@ class TrainingLoop:
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.state.step)
         for batch in batches:
-            self.throughput.count(batch, batch.pop("num_tokens"), batch.pop("num_images"))
+            self.throughput.counted(batch, batch.pop("num_tokens"), batch.pop("num_images"))
         self.loss += self.backward(batches)  # with DeepSpeed the update as well
         weights, most = self.state.wrapped.parameters(), self.config.max_grad_norm or math.inf
         self.grad_norm = self.accelerator.clip_grad_norm_(weights, most)

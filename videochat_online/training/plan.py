@@ -8,56 +8,57 @@ themselves are data.sampler's.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..data.sampler import fill_share, grouping_plan, packing_plan
+import numpy as np
+
+from ..data.sampler import Lengths, fill_share, grouping_plan, packing_plan, padded_plan, shuffled
+from ..data.sampler import Plan as Batches
 from ..data.settings import SettingError
 from .configuration import TrainingConfig
 
 FEW_STEPS = 10
 """Fewer steps that change weights are taken for a mistake, and said."""
 
-Batch = list[int]
-"""Numbers of samples."""
-
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What every epoch's steps are made of."""
 
-    lengths: Sequence[int]
+    lengths: np.ndarray
     """Tokens of each sample, estimated."""
     config: TrainingConfig
     batches_per_step: int
     """Over all processes."""
-    packs: Sequence[Batch] = ()
-    """With packing: the samples of each batch, the same in every epoch."""
+    packed: Batches | None = None
+    """With packing: the same batches in every epoch."""
 
-    def steps(self, epoch: int) -> list[list[Batch]]:
-        """The batches of each step; process n of W takes those at n, n + W, n + 2 W, ...
+    def batches(
+        self, epoch: int, *, rank: int = 0, world_size: int = 1, first: int = 0, stop: int | None = None
+    ) -> Iterator[list[int]]:
+        """The samples of one process's batches, of the steps `first` to `stop` of an epoch, step after step.
 
-        All steps are of one size: where the samples do not fill the last one, some of the epoch are used once more.
+        Neighbours make up a step, and the steps are shuffled. All are of one size: where the batches do not fill the
+        last one, the first of the epoch are used once more.
         """
         batches, size = self._batches(epoch), self.batches_per_step
-        batches += (batches * size)[: -len(batches) % size]
-        steps = [batches[first : first + size] for first in range(0, len(batches), size)]
-        random.Random(f"{self.config.seed}/{epoch}/order").shuffle(steps)
-        return steps
+        order = shuffled(self.steps_per_epoch, f"{self.config.seed}/{epoch}/order")
+        for step in order[first:stop].tolist():
+            for place in range(rank, size, world_size):
+                yield batches[(step * size + place) % len(batches)]
 
-    def _batches(self, epoch: int) -> list[Batch]:
-        if self.config.batching == "packed":
-            return [list(pack) for pack in self.packs]
+    def _batches(self, epoch: int) -> Batches:
+        if self.packed is not None:
+            return self.packed
         seed, size = self.config.seed * 1_000_003 + epoch, self.config.batch_size
         if self.config.batching == "grouped":  # the batches of one step are alike too
             return grouping_plan(self.lengths, size, seed=seed, num_ranks=self.batches_per_step)
-        order = random.Random(f"{seed}/shuffling").sample(range(len(self.lengths)), len(self.lengths))
-        return [order[first : first + size] for first in range(0, len(order), size)]
+        return padded_plan(shuffled(len(self.lengths), f"{seed}/shuffling"), size)
 
     @property
     def num_batches(self) -> int:
-        return len(self.packs) or -(-len(self.lengths) // self.config.batch_size)
+        return -(-len(self.lengths) // self.config.batch_size) if self.packed is None else len(self.packed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -88,8 +89,7 @@ class Plan:
     @property
     def padding_share(self) -> float:
         """Of the first epoch's positions, by the estimated lengths."""
-        packed = self.config.batching == "packed"
-        return 1 - fill_share(self.lengths, self._batches(0), max_length=self.config.max_length if packed else None)
+        return 1 - fill_share(np.minimum(self.lengths, self.config.max_length), self._batches(0))
 
     def learning_rate(self, step: int) -> float:
         """Of the step that comes after `step` finished ones: a linear warm-up from 0, then --schedule."""
@@ -102,7 +102,7 @@ class Plan:
         return highest * (1 - progress) if self.config.schedule == "linear" else highest
 
 
-def make_plan(config: TrainingConfig, lengths: Sequence[int], world_size: int, *, boundary: int | None = None) -> Plan:
+def make_plan(config: TrainingConfig, lengths: Lengths, world_size: int, *, boundary: int | None = None) -> TrainingPlan:
     """The plan of a run over samples of these lengths.
 
     Args:
@@ -112,13 +112,14 @@ def make_plan(config: TrainingConfig, lengths: Sequence[int], world_size: int, *
     """
     if not len(lengths):
         raise SettingError("--data holds no samples")
-    packs: list[Batch] = []
+    lengths = np.asarray(lengths)
+    packed, per_batch = None, float(config.batch_size)
     if config.batching == "packed":
-        packs = packing_plan(
+        packed = packing_plan(
             lengths, config.max_length, batch_size=config.batch_size, seed=config.seed, boundary=boundary
         )
-    per_batch = len(lengths) / len(packs) if packs else config.batch_size
-    return Plan(lengths, config, world_size * _gradient_accumulation(config, world_size, per_batch), packs)
+        per_batch = len(lengths) / len(packed)
+    return TrainingPlan(lengths, config, world_size * _gradient_accumulation(config, world_size, per_batch), packed)
 
 
 def _gradient_accumulation(config: TrainingConfig, world_size: int, samples_per_batch: float) -> int:
@@ -148,7 +149,7 @@ class Judgement:
     """Why it would hardly do what was meant."""
 
 
-def judge(plan: Plan) -> Judgement:
+def judge(plan: TrainingPlan) -> Judgement:
     problems, warnings, config = [], [], plan.config
     advice = "lower --global-batch-size, raise --epochs, or take --preset finetune"
     if plan.changing_steps < 1:
@@ -172,21 +173,21 @@ def judge(plan: Plan) -> Judgement:
     return Judgement(problems, warnings)
 
 
-def steps_text(plan: Plan, num_processes: int) -> str:
+def steps_text(plan: TrainingPlan, num_processes: int) -> str:
     times, config = plan.batches_per_step // num_processes, plan.config
     unit = "sequence" if config.batching == "packed" else "sample"
     return "\n".join(
         [
-            f"samples          {len(plan.lengths):,} an epoch, {sum(plan.lengths):,} tokens (estimated), "
+            f"samples          {len(plan.lengths):,} an epoch, {int(np.sum(plan.lengths)):,} tokens (estimated), "
             f"{plan.padding_share:.1%} padding ({config.batching})",
-            f"a step           {plan.samples_per_step:,.0f} samples: {count(num_processes, 'process')} x "
-            f"{times} times x {count(config.batch_size, unit)}",
+            f"a step           {plan.samples_per_step:,.0f} samples: {counted(num_processes, 'process')} x "
+            f"{times} times x {counted(config.batch_size, unit)}",
             f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
             f"warm-up; a checkpoint every {config.save_every:,}",
         ]
     )
 
 
-def count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     """1 process, 8 processes."""
     return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"

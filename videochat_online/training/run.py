@@ -13,7 +13,7 @@ from .checkpoints import check_shape, choose_checkpoint
 from .configuration import TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, world_size
 from .parts import part_rows, parts_table
-from .plan import Plan, judge, make_plan, steps_text
+from .plan import TrainingPlan, judge, make_plan, steps_text
 from .record import write_record
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _run(config: TrainingConfig, say: Say) -> int:
     return 0
 
 
-def check_plan(plan: Plan, say: Say) -> None:
+def check_plan(plan: TrainingPlan, say: Say) -> None:
     """Say what the run will do and what is odd about it; SettingError where it could not change any weight."""
     say(steps_text(plan, world_size()))
     judgement = judge(plan)
