@@ -16,6 +16,8 @@ import torch
 from tests.training.tiny import settings
 from tests.training.together import share
 from videochat_online.training.arguments import SettingError
+from videochat_online.training.batches import make_plan
+from videochat_online.training.counts import count_steps
 from videochat_online.training.distributed import (
     check_launcher,
     check_packages,
@@ -112,7 +114,8 @@ def test_a_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_arguments_of_the_trainer(tmp_path: Path):
-    arguments = trainer_arguments(settings(tmp_path, warmup=0.03, learning_rate=1e-4, weight_decay=0.05), 8)
-    assert (arguments.learning_rate, arguments.warmup_steps, arguments.weight_decay) == (1e-4, 0.03, 0.05)
+    config = settings(tmp_path, warmup=0.03, learning_rate=1e-4, weight_decay=0.05, max_steps=1000)
+    arguments = trainer_arguments(config, 8, count_steps(make_plan(config, [5] * 8, 1)))
+    assert (arguments.learning_rate, arguments.max_steps, arguments.weight_decay) == (1e-4, 1000, 0.05)
     assert arguments.gradient_accumulation_steps == 8 and arguments.lr_scheduler_type == "cosine"
     assert not arguments.bf16 and arguments.get_warmup_steps(1000) == 30

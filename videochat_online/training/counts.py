@@ -74,8 +74,8 @@ def judge(steps: Steps, config: TrainingConfig) -> Judgement:
     if steps.samples_per_step > steps.num_samples:
         times = steps.samples_per_step / steps.num_samples
         warnings.append(
-            f"one step holds the {steps.num_samples:,} samples of the data {times:.1f} times over "
-            f"(--global-batch-size {config.global_batch_size:,}); {advice}"
+            f"one step holds the {steps.num_samples:,} samples of the data {times:.1f} times over: "
+            f"lower --global-batch-size {config.global_batch_size}, or take --preset finetune"
         )
     if 2 * steps.warmup > steps.total > 1:
         warnings.append(
