@@ -46,7 +46,10 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # so that folders of equal content stay equal
 
 
 def lock(file: IO[Any]) -> bool:

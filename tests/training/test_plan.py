@@ -6,12 +6,13 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.training.tiny import settings
 from videochat_online.data.settings import SettingError
-from videochat_online.training.plan import Plan, make_plan
+from videochat_online.training.plan import TrainingPlan, make_plan
 
 BATCHINGS = ("shuffled", "grouped", "packed")
 LENGTHS = random.Random(7).choices(range(5, 61), k=101)
@@ -21,12 +22,13 @@ def steps_of(batching: str, world_size: int, epoch: int, **changes) -> list[list
     """The samples of each step of an epoch, over all processes."""
     config = settings("run", batching=batching, **{"global_batch_size": 8, "batch_size": 1, **changes})
     plan = make_plan(config, LENGTHS, world_size)
-    steps = plan.steps(epoch)
-    assert len(steps) == plan.steps_per_epoch
-    assert {len(step[rank::world_size]) for step in steps for rank in range(world_size)} == {
-        len(steps[0]) // world_size
-    }
-    return [sorted(index for batch in step for index in batch) for step in steps]
+    shares = [list(plan.batches(epoch, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    per_step = plan.batches_per_step // world_size
+    assert {len(share) for share in shares} == {plan.steps_per_epoch * per_step}
+    return [
+        sorted(index for share in shares for batch in share[first : first + per_step] for index in batch)
+        for first in range(0, len(shares[0]), per_step)
+    ]
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
@@ -59,12 +61,12 @@ def test_packed_steps_hold_the_asked_number_of_samples_in_the_mean():
     plan = make_plan(settings("run", batching="packed", batch_size=1, max_length=200, global_batch_size=24), LENGTHS, 1)
     mean = len(LENGTHS) / plan.num_batches * plan.batches_per_step
     assert mean == pytest.approx(24, rel=0.15)
-    assert all(sum(LENGTHS[index] for index in pack) <= 200 for pack in plan.packs)
+    assert all(sum(LENGTHS[index] for index in pack) <= 200 for pack in plan.batches(0))
 
 
 def test_samples_past_the_rotary_line_are_packed_apart():
     plan = make_plan(settings("run", batching="packed", batch_size=1, max_length=200), LENGTHS, 1, boundary=40)
-    for pack in plan.packs:
+    for pack in plan.batches(0):
         assert len({LENGTHS[index] > 40 for index in pack}) == 1
 
 
@@ -80,13 +82,20 @@ def test_no_samples(tmp_path: Path):
         make_plan(settings(tmp_path), [], 1)
 
 
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_a_resumed_epoch_begins_where_it_was_left(batching: str):
+    plan = make_plan(settings("run", batching=batching, batch_size=1), LENGTHS, 2)
+    whole, rest = (list(plan.batches(3, rank=1, world_size=2, first=first)) for first in (0, 5))
+    assert rest == whole[5 * plan.batches_per_step // 2 :]
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
 @pytest.mark.parametrize("warmup", [0, 0.3, 4])
 def test_the_learning_rate_is_that_of_transformers(schedule: str, warmup: float):
     """Of every step, to the last digits of a float."""
     from transformers import get_scheduler
 
-    plan = Plan([1] * 20, settings("run", schedule=schedule, warmup=warmup, learning_rate=0.3), 2)
+    plan = TrainingPlan(np.ones(20, dtype=int), settings("run", schedule=schedule, warmup=warmup, learning_rate=0.3), 2)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     reference = get_scheduler(schedule, optimizer, plan.warmup_steps, plan.num_steps)
     for step in range(plan.num_steps):

@@ -6,10 +6,10 @@ Steps, tokens, what trains, memory on each GPU, room on the disk, and all proble
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.sampler import Lengths
 from ..data.settings import SettingError
 from ..pyramid import scheduled_grids, tokens_of_grid
 from .checkpoints import choose_checkpoint
@@ -141,7 +141,7 @@ def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> l
     return part_rows(model, config)
 
 
-def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Sequence[int] = ()) -> Load:
+def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Lengths = ()) -> Load:
     """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
     memory, num_frames = model_config.memory_config, config.num_frames
     film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))

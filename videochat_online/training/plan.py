@@ -162,8 +162,8 @@ def judge(plan: TrainingPlan) -> Judgement:
     if plan.samples_per_step > len(plan.lengths):
         times = plan.samples_per_step / len(plan.lengths)
         warnings.append(
-            f"one step holds the {len(plan.lengths):,} samples of the data {times:.1f} times over "
-            f"(--global-batch-size {config.global_batch_size:,}); {advice}"
+            f"one step holds the {len(plan.lengths):,} samples of the data {times:.1f} times over: "
+            f"lower --global-batch-size {config.global_batch_size}, or take --preset finetune"
         )
     if 2 * plan.warmup_steps > plan.num_steps > 1:
         warnings.append(
