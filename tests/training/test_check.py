@@ -78,9 +78,7 @@ def test_a_missing_package_is_a_problem_of_the_report(
     assert "1 problem:" in told and "need the package tensorboard: pip install 'videochat-online[train]'" in told
 
 
-def test_a_plan_that_changes_no_weight_is_a_problem(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_plan_that_changes_no_weight_is_a_problem(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Six clips with the published settings; then as few steps as just change some, which is only said."""
     data = write_online_list(tmp_path, 6)
     assert check(model, data, tmp_path / "run", "--num-workers", "0") == 1

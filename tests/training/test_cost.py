@@ -20,10 +20,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.tiny import IMAGE_ID, Examples, make_loop, padded, settings, tiny_config, tiny_model
-from videochat_online.training.memory import Load, activations
-from videochat_online.training.parts import choose_parts, set_drop_path
 from videochat_online.training.commands import read_settings
 from videochat_online.training.configuration import PRESETS
+from videochat_online.training.memory import Load, activations
+from videochat_online.training.parts import choose_parts, set_drop_path
 from videochat_online.training.run import train
 
 POCKET = Path(__file__).parents[2] / "shell" / "pocket" / "settings.yaml"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.tiny import make_loop, settings
+from tests.training.tiny import make_loop
 from videochat_online.training.log import read_log
 from videochat_online.training.run import train
 
@@ -74,7 +74,6 @@ def test_a_full_disk_is_named_and_the_older_checkpoint_stays(lives: tuple[Path, 
 
 def test_a_run_that_had_ended_only_loads_its_weights(tmp_path: Path):
     for life in ("first", "second"):
-        config = settings(tmp_path, resume="auto", max_steps=2)
         loop = make_loop(tmp_path, count=24, resume="auto", max_steps=2)
         assert train(loop, print)
         state = {key: weight.clone() for key, weight in loop.model.state_dict().items()}

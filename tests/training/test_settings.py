@@ -197,7 +197,9 @@ def other_words(folder: Path) -> None:
 
 
 def other_option(folder: Path) -> None:
-    (folder / "list.json").write_text((folder / "list.json").read_text().replace('"repeat_time": 2', '"repeat_time": 3'))
+    (folder / "list.json").write_text(
+        (folder / "list.json").read_text().replace('"repeat_time": 2', '"repeat_time": 3')
+    )
 
 
 def other_set(folder: Path) -> None:
@@ -244,7 +246,7 @@ def test_a_run_without_a_record_of_its_data_goes_on_with_a_warning(tmp_path: Pat
 def test_missing_annotations_are_named(tmp_path: Path):
     config = run_config(tmp_path)
     (tmp_path / "rows.json").unlink()
-    with pytest.raises(SettingError, match="data set 'mine': .*rows.json cannot be read"):
+    with pytest.raises(SettingError, match=r"data set 'mine': .*rows.json cannot be read"):
         write_record(config, None, print)
 
 

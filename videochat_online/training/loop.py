@@ -39,7 +39,9 @@ NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
 class TrainingLoop:
     """Trains a model on a data set with `.lengths` and `.set_epoch`, as a plan says; one for each process."""
 
-    def __init__(self, model: Any, dataset: Any, collator: Collator, plan: TrainingPlan, *, processor: Any = None) -> None:
+    def __init__(
+        self, model: Any, dataset: Any, collator: Collator, plan: TrainingPlan, *, processor: Any = None
+    ) -> None:
         """`processor` is saved beside the weights, so that a checkpoint is a model folder that loads."""
         self.model, self.dataset, self.plan, self.config = model, dataset, plan, plan.config
         config = self.config
@@ -112,7 +114,7 @@ class TrainingLoop:
         place = {"rank": self.accelerator.process_index, "world_size": self.accelerator.num_processes}
         return DataLoader(
             self.dataset,
-            batch_sampler=self.plan.batches(epoch, first=first, stop=stop, **place),  # type: ignore[arg-type]  # iterated once
+            batch_sampler=self.plan.batches(epoch, first=first, stop=stop, **place),
             collate_fn=self.collate,
             num_workers=self.config.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
@@ -127,7 +129,7 @@ class TrainingLoop:
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.state.step)
         for batch in batches:
-            self.throughput.counted(batch, batch.pop("num_tokens"), batch.pop("num_images"))
+            self.throughput.count(batch, batch.pop("num_tokens"), batch.pop("num_images"))
         self.loss += self.backward(batches)  # with DeepSpeed the update as well
         weights, most = self.state.wrapped.parameters(), self.config.max_grad_norm or math.inf
         self.grad_norm = self.accelerator.clip_grad_norm_(weights, most)

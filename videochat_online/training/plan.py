@@ -102,7 +102,9 @@ class TrainingPlan:
         return highest * (1 - progress) if self.config.schedule == "linear" else highest
 
 
-def make_plan(config: TrainingConfig, lengths: Lengths, world_size: int, *, boundary: int | None = None) -> TrainingPlan:
+def make_plan(
+    config: TrainingConfig, lengths: Lengths, world_size: int, *, boundary: int | None = None
+) -> TrainingPlan:
     """The plan of a run over samples of these lengths.
 
     Args:
@@ -168,7 +170,8 @@ def judge(plan: TrainingPlan) -> Judgement:
     if 2 * plan.warmup_steps > plan.num_steps > 1:
         warnings.append(
             f"{min(plan.warmup_steps, plan.num_steps):,} of {plan.num_steps:,} steps are warm-up "
-            f"(--warmup {config.warmup:g}), most of the run, with less than the learning rate of {config.learning_rate:g}; lower --warmup"
+            f"(--warmup {config.warmup:g}), most of the run, with less than the learning rate of "
+            f"{config.learning_rate:g}; lower --warmup"
         )
     return Judgement(problems, warnings)
 

@@ -7,43 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import get_scheduler
 
-from tests.training.tiny import make_trainer, settings
-from videochat_online.training.batches import make_plan
-from videochat_online.training.counts import Steps, count_steps, judge
+from tests.training.tiny import make_loop, settings
 from videochat_online.training.export import export
+from videochat_online.training.plan import TrainingPlan, judge, make_plan
 from videochat_online.training.run import check_plan, train
 
 
-def steps_of(samples: int, **changes: object) -> Steps:
-    return count_steps(make_plan(settings("run", **changes), [5] * samples, 1))
-
-
-def rates(total: int, warmup: int, schedule: str) -> list[float]:
-    """The learning rate of each step, by the schedule that trains."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = get_scheduler(schedule, optimizer, num_warmup_steps=warmup, num_training_steps=total)
-    found = []
-    for _ in range(total):
-        found.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    return found
+def plan_of(samples: int, **changes: object) -> TrainingPlan:
+    return make_plan(settings("run", **changes), [5] * samples, 1)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
 def test_steps_that_change_weights_are_counted_exactly(schedule: str):
     for total, warmup in product((1, 2, 3, 50), (0, 0.03, 0.5, 1, 2, 5, 100)):
-        steps = steps_of(8, max_steps=total, warmup=warmup, schedule=schedule)
-        expected = sum(rate > 0 for rate in rates(total, steps.warmup, schedule))
-        assert steps.changing == expected, (total, warmup)
+        plan = plan_of(8, max_steps=total, warmup=warmup, schedule=schedule)
+        assert plan.changing_steps == sum(plan.learning_rate(step) > 0 for step in range(total)), (total, warmup)
 
 
 def test_epochs_give_way_to_more_steps_and_both_to_a_limit():
-    assert steps_of(6, min_steps=200).total == 200
-    assert steps_of(6, min_steps=200, epochs=300).total == 600
-    assert steps_of(6, min_steps=200, max_steps=20).total == 20
+    assert plan_of(6, min_steps=200).num_steps == 200
+    assert plan_of(6, min_steps=200, epochs=300).num_steps == 600
+    assert plan_of(6, min_steps=200, max_steps=20).num_steps == 20
 
 
 VERDICTS = {
@@ -61,7 +46,7 @@ VERDICTS = {
 @pytest.mark.parametrize("name", VERDICTS)
 def test_the_judgement(name: str):
     samples, changes, num_problems, warnings = VERDICTS[name]
-    found = judge(steps_of(samples, **changes), settings("run", **changes))
+    found = judge(plan_of(samples, **changes))
     assert len(found.problems) == num_problems and len(found.warnings) == len(warnings), found
     for part, warning in zip(warnings, found.warnings, strict=True):
         assert part in warning
@@ -71,7 +56,7 @@ def test_a_run_says_what_check_says(tmp_path: Path):
     said: list[str] = []
     config = settings(tmp_path, max_steps=1, global_batch_size=32)
     with pytest.raises(ValueError, match="no weight would change: the run has 1 step"):
-        check_plan(make_plan(config, [5] * 8, 1), config, said.append)
+        check_plan(make_plan(config, [5] * 8, 1), said.append)
     assert any(line.startswith("WARNING: one step holds the 8 samples") for line in said)
 
 
@@ -81,8 +66,8 @@ def test_no_model_is_announced_where_nothing_was_learned(tmp_path: Path, monkeyp
     changes = {"max_steps": 4, "warmup": 0, "learning_rate": 1e-2 if words == "changed no weight" else 1e30}
     if words == "changed no weight":
         monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
-    trainer = make_trainer(tmp_path, count=8, **changes)
-    assert train(trainer, settings(tmp_path, **changes), print)
+    loop = make_loop(tmp_path, count=8, **changes)
+    assert train(loop, print)
     with pytest.raises(ValueError, match=f"no model is written: .*{words}"):
-        export(trainer, settings(tmp_path, **changes))
+        export(loop.state, loop.config)
     assert not (tmp_path / "model").exists()
