@@ -54,15 +54,17 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from .check import check
     from .distributed import is_main_process, world_size
-    from .run import run
 
     config = resolve(options)
     if options.check:
+        from .check import check
+
         if options.num_processes is not None and options.num_processes < 1:
             raise ValueError(f"--num-processes must be at least 1, got {options.num_processes}")
         return check(config, options.num_processes or world_size(), say)
+    from .run import run
+
     return run(config, say if is_main_process() else be_quiet)
 
 

@@ -22,8 +22,6 @@ from .parts import PAIR_A
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 STEP_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
 SAMPLED = 1024
@@ -89,21 +87,25 @@ class TrainState:
         self.step, self.total_loss = state["step"], state["total_loss"]
         random_file = folder / self._random_file()
         if random_file.exists():  # ddp may continue on another number of processes
-            restore_random_state(torch.load(random_file, weights_only=False))
+            restore_random_state(torch.load(random_file, weights_only=True))
 
     def load_weights(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model, whole or not at all; see `load` for the errors."""
-        check_weights(self.model, folder)
         from safetensors.torch import load_file
 
-        for file in weight_files(folder):
-            weights: dict[str, Any] = load_file(file, device="cpu")  # its keys are among the checked ones
-            if self.strategy == "fsdp":
-                from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+        files = sorted(folder.glob("model*.safetensors"))
+        weights: dict[str, Any] = {key: one for file in files for key, one in load_file(file).items()}
+        if problems := misfits(weights, self.model):
+            raise ResumeError(
+                f"{folder} does not fit this model ({len(problems)} weights: {'; '.join(problems[:5])}): "
+                "--model, --vision, --connector and --llm must be those of the run that wrote it"
+            )
+        if self.strategy == "fsdp":
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-                set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
-            else:
-                self.model.load_state_dict(weights, strict=False)
+            set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+        else:
+            self.model.load_state_dict(weights, strict=False)
 
     def _optimizer_state(self) -> dict[str, Any]:
         if self.strategy != "fsdp":
@@ -129,9 +131,16 @@ class TrainState:
 
 
 def random_state() -> dict[str, Any]:
-    """Of this process: everything that draws on its own."""
+    """Of everything that draws in this process; in plain types, so that it is read without unpickling."""
+    numpy_state: Any = np.random.get_state()
+    kind, keys, *rest = numpy_state
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state(), "cuda": cuda}
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), *rest),
+        "cpu": torch.get_rng_state(),
+        "cuda": cuda,
+    }
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
@@ -142,48 +151,15 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
-        names = set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values())
-        return sorted(folder / name for name in names)
-    return [folder / SINGLE]
-
-
-def check_weights(model: Any, folder: Path) -> None:
-    """Raise ResumeError, naming them, unless the checkpoint holds exactly the model's weights in their shapes."""
-    theirs = _saved_shapes(folder)
-    ours = {key: tuple(weight.shape) for key, weight in model.state_dict().items()}
-    tied = _tied_keys(model)
-    problems = [f"{key} is missing" for key in ours.keys() - theirs.keys() - tied]
-    problems += [f"{key} is unknown" for key in theirs.keys() - ours.keys()]
-    both = ours.keys() & theirs.keys()
-    problems += [f"{key} is {theirs[key]}, expected {ours[key]}" for key in both if ours[key] != theirs[key]]
-    if problems:
-        raise ResumeError(
-            f"{folder} does not fit this model ({len(problems)} weights: {'; '.join(sorted(problems)[:5])}): "
-            "--model, --vision, --connector and --llm must be those of the run that wrote it"
-        )
-
-
-def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    from safetensors import safe_open
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no dict)
-    return shapes
-
-
-def _tied_keys(model: Any) -> set[str]:
-    """Keys of weights that stand under another key too; a file holds them once."""
-    first: dict[int, str] = {}
-    tied = set()
-    for key, weight in model.named_parameters(remove_duplicate=False):
-        if id(weight) in first:
-            tied |= {key, first[id(weight)]}
-        first.setdefault(id(weight), key)
-    return tied
+def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> list[str]:
+    """How `weights` differ from those of the model, by name. Of weights that are tied one name is enough."""
+    ours, places = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
+    there = {id(places[key]) for key in weights if key in places}
+    missing = [key for key in ours if key not in weights and id(places.get(key)) not in there]
+    problems = [f"{key} is missing" for key in missing]
+    problems += [f"{key} is unknown" for key in weights if key not in ours]
+    shapes = {key: (tuple(one.shape), tuple(ours[key].shape)) for key, one in weights.items() if key in ours}
+    return problems + [f"{key} is {one}, expected {other}" for key, (one, other) in shapes.items() if one != other]
 
 
 def sampled_weights(model: Any) -> dict[str, torch.Tensor]:
