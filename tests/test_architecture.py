@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "videochat_online"
 
 LAYERS: tuple[set[str], ...] = (
-    {"config", "files", "model_config", "pyramid"},
+    {"config", "extras", "files", "model_config", "pyramid", "shipped"},
     {"media", "prompt", "model"},
     {"processing", "model_flags", "data", "streaming"},
     {"training", "evaluation", "chat", "info"},

@@ -1,4 +1,4 @@
-"""The memory's configuration: a small checked dataclass (the model's is in model_config.py).
+"""The memory's configuration: a small checked dataclass; and how answers are found (the model's is in model_config.py).
 
 Plain Python, no torch. Unknown values fail here, with the value and what was expected.
 """
@@ -13,6 +13,8 @@ from .pyramid import tokens_of_grid
 
 MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
 MEMORY_POLICIES: tuple[str, ...] = get_args(MemoryPolicy)
+AnswerMode = Literal["generate", "likelihood"]
+"""How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
 PUBLISHED_GRID = 16
 """Side of the map the published encoder gives for a frame (448 px, pixel shuffle 0.5)."""
 

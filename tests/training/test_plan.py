@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.training.tiny import settings
+from videochat_online.data.sampler import PACKED_TOGETHER
 from videochat_online.data.settings import SettingError
 from videochat_online.training.plan import TrainingPlan, make_plan
 
@@ -47,6 +51,64 @@ def test_every_sample_is_seen_and_few_twice(batching: str):
     assert sum(seen.values()) - 101 < max(map(len, steps))  # only the last step is filled up
     assert steps != steps_of(batching, 2, 1)
     assert steps == steps_of(batching, 2, 0)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_epochs_differ_and_repeat_themselves(batching: str):
+    plan = make_plan(settings("run", batching=batching, batch_size=1, global_batch_size=8), LENGTHS, 2)
+    first, other, again = (list(plan.batches(epoch, rank=1, world_size=2)) for epoch in (0, 1, 0))
+    assert first == again != other
+
+
+def test_processes_step_through_batches_of_like_length():
+    plan = make_plan(settings("run", batching="grouped", batch_size=4, global_batch_size=8), LENGTHS, 2)
+    first, second = (list(plan.batches(0, rank=rank, world_size=2)) for rank in (0, 1))
+    longest = [(max(LENGTHS[n] for n in a), max(LENGTHS[n] for n in b)) for a, b in zip(first, second, strict=True)]
+    assert all(abs(a - b) <= 8 for a, b in longest[:-1])
+
+
+def to_the_first_batch(batching: str, num_samples: int, world_size: int) -> tuple[int, float, int]:
+    """From the lengths to the first batch: calls of functions, bytes a sample at the peak; calls for a hundred more."""
+    lengths = np.random.RandomState(0).randint(50, 4000, num_samples).astype(np.int32)
+    config = settings("run", batching=batching, batch_size=1, global_batch_size=1024, max_length=8192)
+    num_calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal num_calls
+        num_calls += event in ("call", "c_call")
+
+    tracemalloc.start()
+    sys.setprofile(count)
+    try:
+        batches = make_plan(config, lengths, world_size).batches(0, world_size=world_size)
+        next(batches)
+        until_first = num_calls
+        for _ in zip(range(100), batches, strict=False):
+            pass
+    finally:
+        sys.setprofile(None)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return until_first, peak / num_samples, num_calls - until_first
+
+
+CALLS = {"shuffled": 300, "grouped": 300, "packed": 20 * PACKED_TOGETHER}
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_the_first_batch_needs_no_loop_over_samples_or_processes(batching: str):
+    """A budget of operations and memory: two million samples on 64 processes must not take minutes or gigabytes.
+
+    Packing takes a few calls for each place among the samples that are packed together, however many samples there are.
+    """
+    first, bytes_a_sample, more = to_the_first_batch(batching, 20_000, 64)
+    assert first < CALLS[batching]
+    assert bytes_a_sample < 150
+    assert more < 100 * 10
+    for num_samples, world_size in ((80_000, 64), (20_000, 1), (20_000, 512)):
+        calls, size, _ = to_the_first_batch(batching, num_samples, world_size)
+        assert calls < first * 1.1 + 20, (num_samples, world_size)
+        assert size < bytes_a_sample * 1.1, (num_samples, world_size)
 
 
 def test_grouped_batches_pad_less():

@@ -7,7 +7,7 @@ The same seed gives the same plan in every process and with every numpy. Knows n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,9 @@ class Plan:
         """The sample numbers of a batch."""
         first, last = self.sequences[self.batches[batch : batch + 2]]
         return self.numbers[first:last].tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self[batch] for batch in range(len(self)))
 
 
 def padded_plan(numbers: Integers, batch_size: int) -> Plan:

@@ -6,6 +6,11 @@ dynamic NTK), keys cached at one length are wrong at another; `factor_set` says 
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import (
@@ -17,6 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.utils import TransformersKwargs
 
 from .internlm2 import register_internlm2_layout
 
@@ -27,6 +33,36 @@ LLM_CLASSES: dict[str, type[PreTrainedModel]] = {
     "llama": LlamaForCausalLM,
     "internlm2": LlamaForCausalLM,
 }
+CACHE_NAMES = ("cache", "past_key_values")
+"""Of one argument of `forward` and `generate`: since transformers 5.24, and before."""
+
+
+@functools.cache
+def forward_names() -> frozenset[str]:
+    """The arguments that `forward` of this transformers' language models uses."""
+    names = inspect.signature(LlamaForCausalLM.forward).parameters
+    return frozenset({*names, *TransformersKwargs.__optional_keys__, "return_dict"} - {"self", "kwargs"})
+
+
+def rename_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` with the cache under the name of this transformers, or without the name where there is no cache.
+
+    Raises ValueError where both names are given: transformers would quietly take one.
+    """
+    given = [name for name in CACHE_NAMES if arguments.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are two names of one argument: give one of them")
+    renamed = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
+    if given:
+        renamed[next(name for name in CACHE_NAMES if name in forward_names())] = arguments[given[0]]
+    return renamed
+
+
+def check_forward_names(arguments: Mapping[str, Any]) -> None:
+    """TypeError for an argument that transformers' language models would ignore without a word."""
+    unknown = sorted(arguments.keys() - forward_names())
+    if unknown:
+        raise TypeError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(sorted(forward_names()))}")
 
 
 def factor_set(config: PreTrainedConfig, num_positions: int) -> int:

@@ -19,7 +19,14 @@ from transformers.utils import is_flash_attn_2_available
 from ..model_config import VideoChatOnlineConfig
 from .connector import build_connector, pixel_shuffle
 from .keys import check_keys
-from .language_model import build_language_model, factor_set, has_length_dependent_rope
+from .language_model import (
+    CACHE_NAMES,
+    build_language_model,
+    check_forward_names,
+    factor_set,
+    has_length_dependent_rope,
+    rename_cache,
+)
 from .pooling import average_pool
 from .vision_encoder import InternVisionModel
 
@@ -36,7 +43,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012 (transformers' own form)
+    _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012 (transformers' own form)
 
     def __init__(self, config: VideoChatOnlineConfig) -> None:
         check_attention_installed(config._attn_implementation)
@@ -145,14 +152,20 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (B, N, vocabulary) and, with `labels` (B, N; -100 = not counted), the mean loss of the next token.
 
         `pixel_values` (T, 3, H, W) holds the pictures of the whole batch in order, `image_grids` (T,) the grid each is
         pooled to. `attention_mask` is 1 where there is no padding; a 4D mask (packed sequences) and `position_ids` go
-        to the language model as they are. Exactly one of `input_ids` and `inputs_embeds` is given.
+        to the language model as they are. Exactly one of `input_ids` and `inputs_embeds` is given. `cache` and
+        `past_key_values` are one argument: both names work with every transformers, as in `generate`.
+
+        Raises TypeError for an argument that the language model does not know.
         """
+        kwargs = rename_cache({**kwargs, "past_key_values": past_key_values, "cache": cache})
+        check_forward_names(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if input_ids is not None:
@@ -167,7 +180,6 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             labels=labels,
-            past_key_values=past_key_values,
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
@@ -184,7 +196,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         """Continue a prompt; gives the new ids only, (B, new). Greedy unless told otherwise.
 
         The prompt is `input_ids` (B, N) with `image_tokens` (see `embed`), or `inputs_embeds` (B, N, D). Other
-        arguments are those of transformers' generate (max_new_tokens, eos_token_id, streamer, past_key_values, ...).
+        arguments are those of transformers' generate (max_new_tokens, eos_token_id, streamer, cache, ...).
         A cache may hold the start of the prompt; `inputs_embeds` is the whole prompt all the same.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -193,37 +205,24 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.embed(input_ids, image_tokens)
         if "generation_config" not in kwargs:
             kwargs.setdefault("do_sample", False)
-        return super().generate(inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
+        return super().generate(inputs_embeds=inputs_embeds, **rename_cache(kwargs))  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        attention_mask: torch.LongTensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: torch.LongTensor, *, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """One step of `generate`, always as embeddings: an <IMG_CONTEXT> the model writes itself is a word, no picture.
 
         Cached keys and new keys always use the same rotary factors: on the step where the factors change with the
         length (see `factor_set`), the cache is emptied and filled again from the start.
         """
-        if past_key_values is not None and self._factors_change(past_key_values, kwargs["position_ids"]):
+        kwargs = rename_cache(kwargs)
+        cache = next((kwargs[name] for name in CACHE_NAMES if name in kwargs), None)
+        if cache is not None and self._factors_change(cache, kwargs["position_ids"]):
             assert inputs_embeds is not None, "generate hands every prompt on as embeddings"
-            past_key_values.reset()
+            cache.reset()
             inputs_embeds = torch.cat([inputs_embeds, self.get_input_embeddings()(input_ids)], dim=1)
-            next_sequence_length, is_first_iteration = None, True
-        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
+            kwargs |= {"next_sequence_length": None, "is_first_iteration": True}
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
         new_ids = inputs.pop("input_ids")
         if new_ids is not None:
             inputs["inputs_embeds"] = self.get_input_embeddings()(new_ids)

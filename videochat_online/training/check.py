@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..data.sampler import Lengths
 from ..data.settings import SettingError
 from ..pyramid import scheduled_grids, tokens_of_grid
@@ -148,7 +150,7 @@ def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, le
     if config.batching == "packed":
         tokens = config.batch_size * config.max_length
         return Load(tokens, max(num_frames, num_frames * tokens // film))
-    longest = min(max(lengths, default=config.max_length), config.max_length)
+    longest = min(int(np.max(lengths)) if len(lengths) else config.max_length, config.max_length)
     return Load(config.batch_size * longest, config.batch_size * num_frames)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..data.settings import SettingError
+from ..extras import require
 from .configuration import TrainingConfig
 
 if TYPE_CHECKING:
@@ -71,11 +72,9 @@ def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: 
 
     Raises ImportError with the install command where peft is missing.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install 'videochat-online[train]'") from error
+    require("peft")
     import torch
+    from peft import LoraConfig, inject_adapter_in_model
 
     rank, alpha = rank_and_alpha(config, name)
     inside = {id(module) for module in layers.modules() if isinstance(module, torch.nn.Linear)}
