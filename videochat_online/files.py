@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import warnings
 from collections.abc import Iterator
@@ -89,6 +90,14 @@ def write_json(path: Path, value: Any) -> None:
     finally:
         beside.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+def replace_folder(staged: Path, folder: Path) -> None:
+    """Give a folder whose files are flushed its name, in the place of an older one."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    staged.rename(folder)
+    flush_folder(folder.parent)
 
 
 def flush_folder(folder: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from videochat_online.training.monitor import read_log
 
 from tests.training.world import save_small_model, write_online_list
 from videochat_online.files import LOCK_FILE
 from videochat_online.training.commands import main
+from videochat_online.training.log import read_log
 
 ROOT = Path(__file__).parents[2]
 

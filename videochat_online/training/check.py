@@ -6,13 +6,14 @@ Steps, tokens, what trains, memory on each GPU, room on the disk, and all proble
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.sampler import Lengths
-from ..data.settings import SettingError
 from ..pyramid import scheduled_grids, tokens_of_grid
 from .checkpoints import choose_checkpoint
 from .configuration import TrainingConfig
@@ -30,23 +31,46 @@ GIB = 2**30
 
 
 def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
-    """Print the plan and all problems; 1 where there are any.
+    """Print the plan and all problems; 1 where there are any."""
+    from ..data.check import check_lists
+    from ..data.commands import as_table
+    from ..model.weights import load_config
+    from ..processing import Processor, model_place
 
-    1. settings and packages 2. the model's config 3. the data lists and every file they name 4. steps 5. memory, disk.
-    """
     problems: list[str] = []
-    _settings(config, problems)
-    model_config = _model_config(config, problems)
-    data_is_whole = _data(config, problems, say)
-    plan = _plan(config, model_config, num_processes, problems) if model_config and data_is_whole else None
     warnings: list[str] = []
-    if plan is not None:
-        say(steps_text(plan, num_processes))
-        judgement = judge(plan)
-        problems += judgement.problems
-        warnings += judgement.warnings
+    model_config: VideoChatOnlineConfig | None = None
+    plan: TrainingPlan | None = None
+    # 1. settings, packages, the checkpoint to resume
+    for step in (config.check_complete, lambda: check_packages(config), lambda: zero_stage(config)):
+        with noted(problems):
+            step()
+    with noted(problems):
+        checkpoint = choose_checkpoint(config.resume, config.run_folder, problems.append)
+        if checkpoint is not None:
+            check_record(config, checkpoint, problems.append, describe_data(config))
+    # 2. the model's config
+    with noted(problems, f"--model {config.model}: "):
+        model_config = load_config(model_place(config.model))
+    # 3. the data lists and every file they name
+    report = check_lists(config.data, num_workers=config.num_workers) if config.data else None
+    if report is not None:
+        say(as_table(report))
+        problems += [f"--data: {len(report.problems)} problems, listed above"] if report.problems else []
+    # 4. steps
+    if model_config is not None and report is not None and not report.problems:
+        with noted(problems):
+            processor = Processor.from_pretrained(model_place(config.model), model_config)
+            lengths = make_dataset(config, processor, model_config).lengths
+            plan = make_plan(config, lengths, num_processes, boundary=rope_boundary(model_config))
+            say(steps_text(plan, num_processes))
+            judgement = judge(plan)
+            problems += judgement.problems
+            warnings += judgement.warnings
+    # 5. what trains, memory, disk
     if model_config is not None:
-        _model(config, model_config, num_processes, plan, problems, say)
+        with noted(problems):
+            _say_memory(config, model_config, num_processes, plan.lengths if plan else (), say)
     for what, found in (("warning", warnings), ("problem", problems)):
         if found:
             say("\n".join([f"{counted(len(found), what)}:", *(f"  {one}" for one in found)]))
@@ -55,80 +79,27 @@ def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
     return 1 if problems else 0
 
 
-def _settings(config: TrainingConfig, problems: list[str]) -> None:
-    for step in (config.check_complete, lambda: check_packages(config), lambda: zero_stage(config)):
-        try:
-            step()
-        except (SettingError, ImportError) as error:
-            problems.append(str(error))
+@contextmanager
+def noted(problems: list[str], where: str = "") -> Iterator[None]:
+    """Note what is wrong, and let the report continue."""
     try:
-        checkpoint = choose_checkpoint(config.resume, config.run_folder, problems.append)
-        if checkpoint is not None:
-            check_record(config, checkpoint, problems.append, describe_data(config))
-    except ValueError as error:
-        problems.append(str(error))
+        yield
+    except (ValueError, ImportError) as error:
+        problems.append(f"{where}{error}")
 
 
-def _model_config(config: TrainingConfig, problems: list[str]) -> VideoChatOnlineConfig | None:
-    from ..model.weights import load_config
-    from ..processing import model_place
-
-    try:
-        return load_config(model_place(config.model))
-    except ValueError as error:
-        problems.append(f"--model {config.model}: {error}")
-        return None
-
-
-def _data(config: TrainingConfig, problems: list[str], say: Say) -> bool:
-    """Counts of the lists; whether everything in them is right."""
-    from ..data.check import check_lists
-    from ..data.commands import as_table
-
-    if not config.data:
-        return False
-    report = check_lists(config.data, num_workers=config.num_workers)
-    say(as_table(report))
-    if report.problems:
-        problems.append(f"--data: {len(report.problems)} problems, listed above")
-    return not report.problems
-
-
-def _plan(
-    config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, problems: list[str]
-) -> TrainingPlan | None:
-    from ..processing import Processor, model_place
-
-    try:
-        processor = Processor.from_pretrained(model_place(config.model), model_config)
-        lengths = make_dataset(config, processor, model_config).lengths
-        return make_plan(config, lengths, num_processes, boundary=rope_boundary(model_config))
-    except ValueError as error:
-        problems.append(str(error))
-        return None
-
-
-def _model(
-    config: TrainingConfig,
-    model_config: VideoChatOnlineConfig,
-    num_processes: int,
-    plan: TrainingPlan | None,
-    problems: list[str],
-    say: Say,
+def _say_memory(
+    config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, lengths: Lengths, say: Say
 ) -> None:
-    """What trains, the memory it takes, and the room that checkpoints need."""
-    try:
-        rows = model_rows(model_config, config)
-    except (SettingError, ImportError) as error:
-        problems.append(str(error))
-        return
+    """What trains, the memory it takes, the room for checkpoints. Raises ValueError where the disk has none."""
+    rows = model_rows(model_config, config)
     say(parts_table(rows))
-    load = largest_load(model_config, config, plan.lengths if plan else ())
+    load = largest_load(model_config, config, lengths)
     say(memory_text(estimate_memory(rows, model_config, config, num_processes, load), config, num_processes, load))
     each = checkpoint_bytes(rows, config)
     say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
     if config.output_dir and (problem := disk_problem(each * (config.keep_checkpoints + 1), config.run_folder)):
-        problems.append(f"--output-dir: {problem}")
+        raise ValueError(f"--output-dir: {problem}")
 
 
 def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:

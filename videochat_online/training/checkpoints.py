@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import files_below, flush_folder, flush_tree, write_json
+from ..files import files_below, flush_tree, replace_folder, write_json
 
 MARKER = "complete.json"
 STAGING = ".saving"
@@ -70,10 +71,7 @@ def finish(staged: Path, folder: Path, step: int, shape: RunShape) -> None:
     flush_tree(staged)
     sizes = {str(path.relative_to(staged)): path.stat().st_size for path in files_below(staged)}
     write_json(staged / MARKER, {"step": step, "shape": asdict(shape), "files": sizes})
-    if folder.exists():  # left by an earlier life of this run, which resumed before it
-        shutil.rmtree(folder)
-    staged.rename(folder)
-    flush_folder(folder.parent)
+    replace_folder(staged, folder)  # one may be left of an earlier life of this run, which resumed before it
 
 
 def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
@@ -181,9 +179,16 @@ def is_write_error(error: BaseException) -> bool:
     return isinstance(error, OSError) or any(text in str(error) for text in WRITE_ERRORS)
 
 
-def write_failure(error: BaseException, what: Path, run_folder: Path) -> SaveError:
-    """The error a user sees where `what` could not be written."""
-    whole = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.problem]
-    free = shutil.disk_usage(run_folder).free / 2**30
-    left = f"{whole[-1].folder} is whole: resume it with --resume auto" if whole else "no earlier checkpoint exists"
-    return SaveError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}")
+@contextmanager
+def full_disk_named(what: Path, run_folder: Path, staging: Path) -> Iterator[None]:
+    """Raise SaveError where `what` cannot be written, naming what is left; the files in `staging` go then."""
+    try:
+        yield
+    except Exception as error:
+        if not is_write_error(error):
+            raise
+        shutil.rmtree(staging, ignore_errors=True)  # what was written of it only takes room
+        whole = [one.folder for one in find_checkpoints(run_folder) if not one.problem]
+        free = shutil.disk_usage(run_folder).free / 2**30
+        left = f"{whole[-1]} is whole: resume it with --resume auto" if whole else "no earlier checkpoint exists"
+        raise SaveError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}") from error

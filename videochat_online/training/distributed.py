@@ -43,11 +43,13 @@ def uses_bf16(config: TrainingConfig) -> bool:
     return config.precision == "bf16"
 
 
+def uses_deepspeed(config: TrainingConfig) -> bool:
+    return config.strategy not in ("ddp", "fsdp")
+
+
 def zero_stage(config: TrainingConfig) -> int:
     """The ZeRO stage of --strategy; 0 without DeepSpeed."""
-    if config.strategy in ("ddp", "fsdp"):
-        return 0
-    return int(deepspeed_settings(config)["zero_optimization"]["stage"])
+    return int(deepspeed_settings(config)["zero_optimization"]["stage"]) if uses_deepspeed(config) else 0
 
 
 def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def check_packages(config: TrainingConfig) -> None:
     """Raise SettingError for what the settings need and this machine lacks; for a package with its install command."""
     needed = {"tensorboard": config.tracker == "tensorboard", "wandb": config.tracker == "wandb"}
     needed["peft"] = "lora" in config.vision + config.llm
-    needed["deepspeed"] = config.strategy not in ("ddp", "fsdp")
+    needed["deepspeed"] = uses_deepspeed(config)
     for package, is_needed in needed.items():
         if is_needed and (problem := lacks(package)):
             raise SettingError(f"for these settings {problem}")
@@ -102,12 +104,12 @@ def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Acce
             auto_wrap_policy="transformer_based_wrap",  # wraps the layers the model names itself
             activation_checkpointing=config.gradient_checkpointing,
         )
-    elif config.strategy != "ddp":
+    elif uses_deepspeed(config):
         if on_cpu:
             _prepare_deepspeed_on_cpu()
         sharding["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=filled_in(config, gradient_accumulation))
     return Accelerator(
-        cpu=on_cpu and not zero_stage(config),  # see _prepare_deepspeed_on_cpu
+        cpu=on_cpu and not uses_deepspeed(config),  # see _prepare_deepspeed_on_cpu
         mixed_precision="bf16" if uses_bf16(config) else "no",
         gradient_accumulation_steps=gradient_accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],

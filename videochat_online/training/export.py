@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import flush_folder, flush_tree
-from .checkpoints import is_write_error, write_failure
+from ..files import flush_tree, replace_folder
+from .checkpoints import full_disk_named
 from .configuration import TrainingConfig
 from .distributed import uses_bf16
 from .log import LOG_FILE
@@ -33,13 +33,8 @@ def export(state: TrainState, config: TrainingConfig) -> Path:
     folder, weights = config.run_folder / FOLDER, state.weights()
     if state.accelerator.is_main_process:
         check_weights_changed(state.begun, weights, config)
-        try:
+        with full_disk_named(folder, config.run_folder, config.run_folder / STAGING):
             write_model(state.model.config, weights, state.processor, config, folder)
-        except Exception as error:
-            if not is_write_error(error):
-                raise
-            shutil.rmtree(config.run_folder / STAGING, ignore_errors=True)
-            raise write_failure(error, folder, config.run_folder) from error
     state.accelerator.wait_for_everyone()
     return folder
 
@@ -93,10 +88,7 @@ def write_model(
     if processor is not None:
         processor.save_pretrained(staged)
     flush_tree(staged)
-    if folder.exists():
-        shutil.rmtree(folder)
-    staged.rename(folder)
-    flush_folder(folder.parent)
+    replace_folder(staged, folder)
 
 
 def export_dtype(config: TrainingConfig) -> str:

@@ -23,9 +23,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from .batches import IGNORE, Collate, Collator, next_tokens, num_targets
-from .checkpoints import STAGING, Checkpoint, RunShape, drop_old, finish, is_write_error, write_failure
+from .checkpoints import STAGING, Checkpoint, RunShape, drop_old, finish, full_disk_named
 from .configuration import TrainingConfig
-from .distributed import make_accelerator, uses_bf16, world_size, zero_stage
+from .distributed import make_accelerator, uses_bf16, uses_deepspeed, world_size
 from .log import RunLog, Throughput, summary
 from .parts import choose_parts, set_drop_path
 from .plan import TrainingPlan
@@ -56,7 +56,9 @@ class TrainingLoop:
         self.accelerator = make_accelerator(config, self.gradient_accumulation)
         self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor)
         self.collate = Collate(collator, model.config.image_size, model.config.img_context_token_id)
-        self.dtype = torch.bfloat16 if zero_stage(config) and uses_bf16(config) else None  # else autocast sees to it
+        self.dtype = (
+            torch.bfloat16 if uses_deepspeed(config) and uses_bf16(config) else None
+        )  # else autocast sees to it
         self.throughput = Throughput()
         self.grad_norm: Any = None
 
@@ -209,7 +211,7 @@ class TrainingLoop:
         """Write a checkpoint; the log's speeds leave its time out. Raises SaveError where the disk takes no more."""
         run_folder, name, accelerator = self.config.run_folder, f"checkpoint-{self.state.step}", self.accelerator
         staging, is_main = run_folder / STAGING, self.accelerator.is_main_process
-        try:
+        with full_disk_named(run_folder / name, run_folder, staging):
             # 1. an empty staging folder
             if is_main:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -223,11 +225,6 @@ class TrainingLoop:
                 finish(staging / name, run_folder / name, self.state.step, self.shape)
                 staging.rmdir()
                 drop_old(run_folder, self.config.keep_checkpoints)
-        except Exception as error:
-            if not is_write_error(error):
-                raise
-            shutil.rmtree(staging, ignore_errors=True)  # what was written of it only takes room
-            raise write_failure(error, run_folder / name, run_folder) from error
         accelerator.wait_for_everyone()
         self.throughput.restart()
 
