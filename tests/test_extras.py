@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from videochat_online.bench.suite import add_to_report
+from videochat_online.lab.bench.suite import add_to_report
 
 from videochat_online.cli import main
 from videochat_online.extras import EXTRA_OF, lacks, require
@@ -56,7 +56,7 @@ def test_measurements_are_kept_without_matplotlib(
     assert add_to_report(tmp_path, "ask", tables) == ["results.json", "results.md"]
     order: list[str] = []
     monkeypatch.setattr(
-        "videochat_online.bench.commands._measure",
+        "videochat_online.lab.bench.commands._measure",
         lambda options, name: order.append(capsys.readouterr().err) or tables,
     )
     assert main(["bench", "all", "--only", "ask", "--output", str(tmp_path)]) == 0
