@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from videochat_online.lab.bench.suite import add_to_report
 
 from videochat_online.cli import main
 from videochat_online.extras import EXTRA_OF, lacks, require
+from videochat_online.lab.bench.suite import add_to_report
 from videochat_online.pocket import evidence
 
 ROOT = Path(__file__).parent.parent

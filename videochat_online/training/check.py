@@ -18,7 +18,7 @@ from ..pyramid import scheduled_grids, tokens_of_grid
 from .checkpoints import choose_checkpoint
 from .configuration import TrainingConfig
 from .distributed import check_packages, uses_bf16, zero_stage
-from .memory import Load, Machine, MemoryEstimate, estimate
+from .memory import Load, MemoryEstimate, estimate
 from .parts import PartRow, choose_parts, part_rows, parts_table
 from .plan import TrainingPlan, counted, judge, make_plan, steps_text
 from .record import check_record, describe_data
@@ -64,9 +64,9 @@ def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
             lengths = make_dataset(config, processor, model_config).lengths
             plan = make_plan(config, lengths, num_processes, boundary=rope_boundary(model_config))
             say(steps_text(plan, num_processes))
-            judgement = judge(plan)
-            problems += judgement.problems
-            warnings += judgement.warnings
+            wrong, odd = judge(plan)
+            problems += wrong
+            warnings += odd
     # 5. what trains, memory, disk
     if model_config is not None:
         with noted(problems):
@@ -95,7 +95,7 @@ def _say_memory(
     rows = model_rows(model_config, config)
     say(parts_table(rows))
     load = largest_load(model_config, config, lengths)
-    say(memory_text(estimate_memory(rows, model_config, config, num_processes, load), config, num_processes, load))
+    say(memory_text(estimate(rows, model_config, config, num_processes, load), config, num_processes, load))
     each = checkpoint_bytes(rows, config)
     say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
     if config.output_dir and (problem := disk_problem(each * (config.keep_checkpoints + 1), config.run_folder)):
@@ -123,13 +123,6 @@ def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, le
         return Load(tokens, max(num_frames, num_frames * tokens // film))
     longest = min(int(np.max(lengths)) if len(lengths) else config.max_length, config.max_length)
     return Load(config.batch_size * longest, config.batch_size * num_frames)
-
-
-def estimate_memory(
-    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
-) -> MemoryEstimate:
-    machine = Machine(num_processes, zero_stage(config), config.strategy == "fsdp", uses_bf16(config), not config.cpu)
-    return estimate(rows, model_config, config, machine, load)
 
 
 def checkpoint_bytes(rows: list[PartRow], config: TrainingConfig) -> float:

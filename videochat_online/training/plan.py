@@ -141,17 +141,8 @@ def _gradient_accumulation(config: TrainingConfig, world_size: int, samples_per_
     return config.global_batch_size // at_once
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What to think of a run before it starts, for `train` and `--check` alike."""
-
-    problems: list[str]
-    """Why it could not change any weight: it is refused."""
-    warnings: list[str]
-    """Why it would hardly do what was meant."""
-
-
-def judge(plan: TrainingPlan) -> Judgement:
+def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
+    """Why the run could not change any weight, and why it would hardly do what was meant. For `train` and `--check`."""
     problems, warnings, config = [], [], plan.config
     advice = "lower --global-batch-size, raise --epochs, or take --preset finetune"
     if plan.changing_steps < 1:
@@ -173,7 +164,7 @@ def judge(plan: TrainingPlan) -> Judgement:
             f"(--warmup {config.warmup:g}), most of the run, with less than the learning rate of "
             f"{config.learning_rate:g}; lower --warmup"
         )
-    return Judgement(problems, warnings)
+    return problems, warnings
 
 
 def steps_text(plan: TrainingPlan, num_processes: int) -> str:

@@ -68,11 +68,11 @@ def _run(config: TrainingConfig, say: Say) -> int:
 def check_plan(plan: TrainingPlan, say: Say) -> None:
     """Say what the run will do and what is odd about it; SettingError where it could not change any weight."""
     say(steps_text(plan, world_size()))
-    judgement = judge(plan)
-    for warning in judgement.warnings:
+    problems, warnings = judge(plan)
+    for warning in warnings:
         say(f"WARNING: {warning}")
-    if judgement.problems:
-        raise SettingError("; ".join(judgement.problems))
+    if problems:
+        raise SettingError("; ".join(problems))
 
 
 def make_dataset(
