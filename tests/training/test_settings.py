@@ -12,8 +12,8 @@ from videochat_online.training.arguments import SettingError, TrainingConfig, fi
 from videochat_online.training.checkpoints import Checkpoint, ResumeError
 from videochat_online.training.commands import add_train_flags, main
 from videochat_online.training.presets import PRESETS
-from videochat_online.training.resolve import FlagParser, field_texts, read_settings, resolve
 from videochat_online.training.record import DATA_FILE, write_record
+from videochat_online.training.resolve import FlagParser, field_texts, read_settings, resolve
 from videochat_online.training.run import run
 
 
@@ -190,7 +190,8 @@ def other_words(folder: Path) -> None:
 
 
 def other_option(folder: Path) -> None:
-    (folder / "list.json").write_text((folder / "list.json").read_text().replace('"repeat_time": 2', '"repeat_time": 3'))
+    text = (folder / "list.json").read_text()
+    (folder / "list.json").write_text(text.replace('"repeat_time": 2', '"repeat_time": 3'))
 
 
 def other_set(folder: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_run_without_a_record_of_its_data_goes_on_with_a_warning(tmp_path: Pat
 def test_missing_annotations_are_named(tmp_path: Path):
     config = run_config(tmp_path)
     (tmp_path / "rows.json").unlink()
-    with pytest.raises(SettingError, match="data set 'mine': .*rows.json cannot be read"):
+    with pytest.raises(SettingError, match=r"data set 'mine': .*rows\.json cannot be read"):
         write_record(config, None, print)
 
 
