@@ -34,9 +34,9 @@ def test_a_folder_has_one_writer_and_a_killed_one_holds_nothing(tmp_path: Path):
     )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=rf"run is being written by another process \(process {holder.pid} on "):
-            with locked(folder):
-                pass
+        told = rf"run is being written by another process \(process {holder.pid} on "
+        with pytest.raises(ValueError, match=told), locked(folder):
+            pass
         holder.kill()
         holder.wait()
         with locked(folder):
