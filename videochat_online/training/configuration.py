@@ -191,9 +191,9 @@ FINETUNE_SMALL: dict[str, Any] = {
     "gradient_checkpointing": False,
     "num_workers": 1,
 }
-"""What a small language model changes of it: memory is no matter, and an epoch is over before four workers are up. Six
-clips with pocket: 200 steps of LoRA at 1e-3 end at loss 2.9, of this at 0.01; LoRA leaves the word vectors alone, and a small
-vocabulary has to learn the words of one's own data."""
+"""What a small language model changes of it: memory is no matter, and an epoch is over before four workers are up.
+Six clips with pocket: 200 steps of LoRA at 1e-3 end at loss 2.9, of this at 0.01; LoRA leaves the word vectors alone,
+and a small vocabulary has to learn the words of one's own data."""
 SMALL_WIDTH = 1024
 
 
