@@ -104,10 +104,10 @@ def test_fsdp_on_the_cpu_is_refused():
 
 
 def test_a_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("videochat_online.training.distributed.find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"peft: pip install 'videochat-online\[train\]'"):
+    monkeypatch.setattr("videochat_online.extras.find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"peft is missing: pip install 'videochat-online\[train\]'"):
         check_packages(settings("run", llm="lora:4"))
-    with pytest.raises(SettingError, match="wandb: pip install wandb"):
+    with pytest.raises(SettingError, match="wandb is missing: pip install wandb"):
         check_packages(settings("run", tracker="wandb"))
 
 
