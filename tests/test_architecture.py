@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "videochat_online"
 
 LAYERS: tuple[set[str], ...] = (
-    {"config", "extras", "model_config", "pyramid", "shipped"},
+    {"config", "extras", "files", "model_config", "pyramid", "shipped"},
     {"media", "prompt", "model"},
     {"processing", "model_flags", "data", "streaming"},
     {"training", "evaluation", "chat", "info"},
@@ -42,7 +42,7 @@ SAME_LAYER = {
     ("__main__", "cli"),
     ("gradio_demo", "cli"),
 }
-ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below
+ONLY_BELOW = {"shapeworld": {"files", "media"}}  # what a unit may import, where that is less than all layers below
 BY_NAME = {("cli", "lab"), ("serve", "lab")}
 """Who may reach the lab: by name (import_module), when it is asked for, and not with a plain import."""
 FACADE = f"{PACKAGE} itself"  # the public names of videochat_online/__init__.py: for layer 4 and outside
