@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "videochat_online"
 
 LAYERS: tuple[set[str], ...] = (
-    {"config", "model_config", "pyramid"},
+    {"config", "model_config"},
     {"media", "prompt", "model"},
     {"processing", "model_flags", "data", "streaming"},
     {"training", "evaluation", "chat", "info"},
@@ -29,9 +29,7 @@ LAYERS: tuple[set[str], ...] = (
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 SAME_LAYER = {
-    ("config", "pyramid"),
     ("model_config", "config"),
-    ("model_config", "pyramid"),
     ("data", "processing"),
     ("streaming", "processing"),
     ("model_flags", "processing"),

@@ -15,8 +15,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ..config import MemoryConfig
-from ..pyramid import scheduled_level
+from ..config import MemoryConfig, scheduled_level
 from .bank_state import COLUMNS, check_state
 from .eviction import DROPPED, INCOMING, HeldFrame, LevelState, MemoryEvent
 from .pooling import BatchPooling, average_pool, pools_exactly

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from ..config import MemoryConfig
+from ..config import MemoryConfig, scheduled_level
 from ..media.source import Frame
 from ..model.memory_bank import MemoryEvent
-from ..pyramid import scheduled_level
 
 PICTURE_SIDE = 192
 KEPT_EVENTS = 12

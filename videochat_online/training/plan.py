@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..pyramid import scheduled_grids, tokens_of_grid
+from ..config import scheduled_grids, tokens_of_grid
 from .arguments import TrainingConfig
 from .counts import Steps
 from .distributed import uses_bf16, zero_stage

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from videochat_online import StreamingSession, load_model, open_video
+from videochat_online.lab.pocket import build_tokenizer
 from videochat_online.lab.shapeworld import render_frames
 from videochat_online.lab.shapeworld.simulate import sample_stream
 from videochat_online.lab.shapeworld.vocabulary import REGION_NAMES
-from videochat_online.lab.pocket import build_tokenizer
 
 CLIP = Path(build_tokenizer.__file__).with_name("sample.mp4")
 SCENE = sample_stream(18, "test", 2, 20.0)

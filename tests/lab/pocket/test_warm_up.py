@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from videochat_online import load_model
+from videochat_online.lab.pocket import warm_up
 from videochat_online.lab.pocket.align import AlignSettings
 from videochat_online.lab.pocket.warm_up import LabelledFrames, ReadOuts, WarmUpSettings, losses
-from videochat_online.lab.pocket import warm_up
 
 ALIGN = AlignSettings(scenes=3, steps=2, batch_size=8)
 SMALL = WarmUpSettings(steps=6, batch_size=16, warm_up_steps=2, save_every=2, levels=(1,), align=ALIGN)
