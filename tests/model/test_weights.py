@@ -230,7 +230,7 @@ def test_a_hub_repository_is_fetched_once_and_read_like_a_folder(checkpoint: Pat
     assert pickle in asked.pop()[1]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "float16", torch.bfloat16, "fp32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.bfloat16, "float32"])
 def test_dtypes(checkpoint: Path, dtype: Any):
     model = load_pretrained(checkpoint, device="cpu", dtype=dtype)
     want = choose_dtype(dtype, on_cpu=True)
@@ -248,7 +248,7 @@ def test_dtype_auto(checkpoint: Path):
     assert load_pretrained(checkpoint, device="cpu").dtype == torch.float32
     assert VideoChatOnline.from_pretrained(checkpoint, dtype="auto").dtype == torch.bfloat16
     assert choose_dtype("auto", on_cpu=False) == "auto"
-    with pytest.raises(ValueError, match="unknown dtype 'int3', expected auto or one of bf16"):
+    with pytest.raises(ValueError, match="unknown dtype 'int3', expected auto or one of float32"):
         load_pretrained(checkpoint, dtype="int3")
 
 

@@ -16,12 +16,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Cache, Gen
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import is_flash_attn_2_available
 
-from ..model_config import VideoChatOnlineConfig
-from .connector import build_connector, pixel_shuffle
+from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope
 from .keys import check_keys
-from .language_model import build_language_model, factor_set, has_length_dependent_rope
-from .pooling import average_pool
-from .vision_encoder import InternVisionModel
+from .language_model import build_language_model
+from .memory_bank import average_pool
+from .vision_encoder import InternVisionModel, pixel_shuffle
 
 
 class VideoChatOnline(PreTrainedModel, GenerationMixin):
@@ -42,7 +41,11 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         check_attention_installed(config._attn_implementation)
         super().__init__(config)
         self.vision_model = InternVisionModel(config.vision_config)
-        self.mlp1 = build_connector(config)
+        channels, width = config.feature_size, config.llm_config.hidden_size
+        # the connector, (num_tokens, C) -> (num_tokens, D); C after the pixel shuffle
+        self.mlp1 = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.language_model = build_language_model(config.llm_config)
         self.post_init()
 
@@ -78,7 +81,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(T, 3, H, W) normalised pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size."""
         pixel_values = as_weights_of(self.vision_model, pixel_values)
-        features = self.vision_model(pixel_values, select_layer=self.config.select_layer).last_hidden_state[:, 1:]
+        features = self.vision_model(pixel_values, select_layer=self.config.select_layer)[:, 1:]
         height, width = (side // self.config.vision_config.patch_size for side in pixel_values.shape[2:])
         maps = features.reshape(len(features), height, width, -1)
         maps = pixel_shuffle(maps, self.config.downsample_ratio, self.config.ps_version)
@@ -170,7 +173,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         image_tokens: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Continue a prompt; gives the new ids only, (B, new). Greedy unless told otherwise.
+        """Continue a prompt; gives the new ids only, (B, new). Greedy unless options ask for sampling.
 
         The prompt is `input_ids` (B, N) with `image_tokens` (see `embed`), or `inputs_embeds` (B, N, D). Other
         arguments are those of transformers' generate (max_new_tokens, eos_token_id, streamer, past_key_values, ...).

@@ -20,14 +20,7 @@ from ..model_config import VideoChatOnlineConfig
 from .keys import CheckpointError
 from .videochat import VideoChatOnline
 
-DTYPES = {
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-    "fp32": torch.float32,
-    "float32": torch.float32,
-}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NO_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Files of a checkpoint beside its weights: configuration and tokenizer."""
 FETCHED = (*NO_WEIGHTS, "*.safetensors")

@@ -74,7 +74,7 @@ class LiveSession:
             encoder=self._encoder,
             max_prompt_tokens=self.limits.max_prompt_tokens,
         )
-        self.track = MemoryTrack(self.session.memory.config)
+        self.track = MemoryTrack()
         self._first_seen: float | None = None  # real time of the first frame that came through the API
 
     # ---- the stream -----------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ..model.language_model import factor_set
 from ..model.memory_bank import MemoryFrame
+from ..model_config import factor_set
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..model.language_model import max_positions
 from ..model.memory_bank import MemoryFrame
+from ..model_config import max_positions
 from .answering import Answer, generate_answer
 from .cache import PromptCache, position_bytes, position_keys
 from .options import OptionTree, takes_mask

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from ..media.live import LiveStream
 from ..media.source import Frame
-from ..model.memory_bank import MemoryEvent
+from ..model.placement import MemoryEvents
 from .session import StreamingSession
 
-OnSeen = Callable[[list[Frame], list[MemoryEvent]], None]
+OnSeen = Callable[[list[Frame], MemoryEvents], None]
 
 
 class LiveWatcher:

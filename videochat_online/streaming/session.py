@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..config import MemoryConfig
-from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
+from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
+from ..model.placement import MemoryEvents
 from .answering import Answer, stream_pieces
 from .cache import num_common
 from .encoding import FrameEncoder
@@ -109,7 +110,7 @@ class StreamingSession:
 
     # ---- watching -------------------------------------------------------------------------------------------------
 
-    def see(self, frame: Picture, timestamp: float) -> list[MemoryEvent]:
+    def see(self, frame: Picture, timestamp: float) -> MemoryEvents:
         """Take in the next frame (PIL image or uint8 (H, W, 3)) shown at `timestamp` seconds.
 
         Returns which frames left their level for it. Raises ValueError for a bad frame or time going back; the session
@@ -117,32 +118,32 @@ class StreamingSession:
         """
         return self.see_many([frame], [timestamp])
 
-    def see_many(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> list[MemoryEvent]:
+    def see_many(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> MemoryEvents:
         """Take in several frames in order of time, encoded in batches; equal to `see` one by one.
 
         Where a frame is refused (ValueError), the batches before its own have been taken in.
         """
         if len(frames) != len(timestamps):
             raise ValueError(f"{len(frames)} frames came with {len(timestamps)} timestamps")
-        events: list[MemoryEvent] = []
+        events = MemoryEvents()
         for first in range(0, len(frames), self.encode_batch_size):
             batch = slice(first, first + self.encode_batch_size)
-            events += self._see_batch(frames[batch], timestamps[batch])
+            events.add(self._see_batch(frames[batch], timestamps[batch]))
         return events
 
-    def _see_batch(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> list[MemoryEvent]:
+    def _see_batch(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> MemoryEvents:
         started = time.perf_counter()
         pixels = self.encoder.prepare(frames)
         self._encode_seconds += time.perf_counter() - started
         return self.see_prepared(pixels, timestamps)
 
-    def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> list[MemoryEvent]:
+    def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
         """As `see_many` for one batch of pixels (T, 3, S, S) that `encoder.prepare` has made, in another thread say."""
         started, num_resets = time.perf_counter(), self._num_resets
         features, skipped = self._unchanged.encode(pixels, self.encoder)
         with self._state:
             if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
-                return []
+                return MemoryEvents()
             events = self.memory.write(features, timestamps)
             self._unchanged.remember(pixels, features)
             self._num_skipped += skipped
