@@ -15,8 +15,8 @@ from .model_flags import add_memory_flags, add_model_flags, load_from_flags, mem
 
 if TYPE_CHECKING:
     from .media.readers import VideoReader
-    from .streaming.live_watcher import LiveWatcher
     from .streaming.session import SessionStats, StreamingSession
+    from .streaming.watching import LiveWatcher
 
 FIRST_FRAME_SECONDS = 20.0
 POLL_SECONDS = 0.02
@@ -131,7 +131,7 @@ def _chat_live(options: argparse.Namespace) -> int:
     from .media.live import LiveSource, LiveStream
     from .media.live_network import Camera, NetworkStream
     from .streaming.idle import IdlePrefill
-    from .streaming.live_watcher import LiveWatcher
+    from .streaming.watching import LiveWatcher
 
     for asked in options.questions or []:
         if asked.at is None:

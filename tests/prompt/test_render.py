@@ -24,7 +24,7 @@ from videochat_online.prompt import (
     frame_parts,
     render,
 )
-from videochat_online.prompt.templates import lay_out
+from videochat_online.prompt.messages import lay_out
 
 PHI3, HERMES = TEMPLATES["phi3-chat"], TEMPLATES["Hermes-2"]
 FIRST = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}

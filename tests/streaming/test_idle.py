@@ -87,7 +87,7 @@ def test_two_waiting_questions_both_go_before_prefill(pocket):
         threads = [threading.Thread(target=session.ask, args=(f"{k}?",), kwargs={"max_new_tokens": 2}) for k in "ab"]
         for thread in threads:
             thread.start()
-        while session._turn._num_waiting < 2:
+        while session._turn._num_questions < 3:
             time.sleep(0.001)
     while len(session.turns) < 2:
         if session.prefill() is not None:

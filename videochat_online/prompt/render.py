@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from .messages import Message, check_dialogue
-from .templates import IMG_CONTEXT, Piece, Template, lay_out
+from .messages import IMG_CONTEXT, Message, Piece, Template, check_dialogue, lay_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

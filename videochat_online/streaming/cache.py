@@ -98,9 +98,9 @@ class PromptCache:
         return common
 
     def prepare(self, keys: Sequence[Hashable], embeds: torch.Tensor) -> int:
-        """`keep_common`, for a prompt (1, N, D) that `generate` will go on from.
+        """`keep_common`, for a prompt (1, N, D) that `generate` will continue.
 
-        `generate` tells the factors of cached keys by their number. Where that would mislead it (a longer prompt's
+        `generate` derives the factors of cached keys from their number. Where that would mislead it (a longer prompt's
         keys, cropped to before LongRoPE's line), all positions but the last are computed here.
         """
         common = self.keep_common(keys)
@@ -202,7 +202,7 @@ class PromptCache:
         """Whether keys of a prompt of this length could be used for a longer one."""
         return self._factors_of(num_positions) == self._factors_of(num_positions + 1)
 
-    def can_go_on(self, more: int) -> bool:
+    def can_continue(self, more: int) -> bool:
         """Whether `more` positions behind the cached ones take the same rotary factors."""
         return self._factors == self._factors_of(len(self.keys) + more)
 
