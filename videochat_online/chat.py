@@ -23,17 +23,17 @@ POLL_SECONDS = 0.02
 
 
 @dataclass
-class AskedAt:
+class TimedQuestion:
     """A question from the command line."""
 
-    question: str
+    text: str
     at: float | None = None
     """Seconds; None: at the end of the video."""
 
 
 class _AddQuestion(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        namespace.questions = [*(namespace.questions or []), AskedAt(values)]
+        namespace.questions = [*(namespace.questions or []), TimedQuestion(values)]
 
 
 class _SetMoment(argparse.Action):
@@ -83,7 +83,7 @@ def add_chat_command(commands: Any) -> None:
 
 
 def run_chat(options: argparse.Namespace) -> int:
-    """1. open the video 2. load the model 3. watch and ask."""
+    """Check what is asked for, open the video, load the model, watch and ask. ValueError for what cannot be done."""
     from .media.live_network import is_address
     from .media.readers import open_video
     from .media.source import check_fps
@@ -133,9 +133,9 @@ def _chat_live(options: argparse.Namespace) -> int:
     from .streaming.idle import IdlePrefill
     from .streaming.watching import LiveWatcher
 
-    for asked in options.questions or []:
-        if asked.at is None:
-            raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {asked.question!r}")
+    for question in options.questions or []:
+        if question.at is None:
+            raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {question.text!r}")
     source: LiveSource = NetworkStream(options.video) if options.camera is None else Camera(options.camera)
     session = _new_session(options)
     with LiveWatcher(session, LiveStream(source, fps=options.fps)) as watcher, IdlePrefill(lambda: [session]):
@@ -159,33 +159,41 @@ def _wait_for_first_frame(session: StreamingSession, is_over: Callable[[], bool]
 def _ask_at_moments(options: argparse.Namespace, watcher: LiveWatcher) -> list[dict[str, Any]]:
     """Each question when the stream has come to its second; those behind a stream's end are asked there."""
     answers = []
-    for asked in sorted(options.questions, key=lambda asked: asked.at):
-        while (watcher.session.stats()["last_timestamp"] or 0.0) < asked.at and not watcher.is_over:
+    for question in sorted(options.questions, key=lambda question: question.at):
+        while (watcher.session.stats()["last_timestamp"] or 0.0) < question.at and not watcher.is_over:
             time.sleep(POLL_SECONDS)
-        answers.append(_answered(options, watcher.session, asked.question))
+        answers.append(_answer_timed(options, watcher.session, question))
     return answers
 
 
-def _answered(options: argparse.Namespace, session: StreamingSession, question: str) -> dict[str, Any]:
+def _answer_timed(
+    options: argparse.Namespace, session: StreamingSession, question: TimedQuestion
+) -> dict[str, Any]:
     from tqdm import tqdm
 
-    text = session.ask(question, max_new_tokens=options.max_new_tokens)
+    text = session.ask(question.text, max_new_tokens=options.max_new_tokens)
+    answer = _document(session, question.text, text)
+    if not options.json:  # between the lines of a progress bar
+        cost = status_line(session.stats())
+        tqdm.write(f"[{answer['at']:.1f} s] {question.text}\n{text}\n{cost}", file=sys.stdout)
+    return answer
+
+
+def _document(session: StreamingSession, question: str, answer: str) -> dict[str, Any]:
     stats = session.stats()
-    if not options.json:
-        tqdm.write(f"[{stats['last_timestamp']:.1f} s] {question}\n{text}\n{status_line(stats)}", file=sys.stdout)
-    return {"question": question, "at": stats["last_timestamp"], "answer": text, "stats": stats}
+    return {"question": question, "at": stats["last_timestamp"], "answer": answer, "stats": stats}
 
 
-def _check_moments(questions: list[AskedAt] | None, video: VideoReader) -> list[AskedAt] | None:
+def _check_moments(questions: list[TimedQuestion] | None, video: VideoReader) -> list[TimedQuestion] | None:
     """The questions in order of time; without a moment they come at the end."""
-    for asked in questions or []:
-        if asked.at is not None and not 0 <= asked.at <= video.duration:
-            raise ValueError(f"--at {asked.at} lies outside the video, which lasts {video.duration:.1f} s")
-    return questions and sorted(questions, key=lambda asked: video.duration if asked.at is None else asked.at)
+    for question in questions or []:
+        if question.at is not None and not 0 <= question.at <= video.duration:
+            raise ValueError(f"--at {question.at} lies outside the video, which lasts {video.duration:.1f} s")
+    return questions and sorted(questions, key=lambda each: video.duration if each.at is None else each.at)
 
 
 def _ask_in_order(
-    options: argparse.Namespace, session: StreamingSession, video: VideoReader, questions: list[AskedAt]
+    options: argparse.Namespace, session: StreamingSession, video: VideoReader, questions: list[TimedQuestion]
 ) -> list[dict[str, Any]]:
     from tqdm import tqdm
 
@@ -197,11 +205,11 @@ def _ask_in_order(
     answers = []
     with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:
         shown = 0
-        for asked in questions:
-            until = len(indices) if asked.at is None else sum(time <= asked.at for time in times)
+        for question in questions:
+            until = len(indices) if question.at is None else sum(time <= question.at for time in times)
             watch(session, video, indices[shown:until], on_progress=progress.update)
             shown = max(shown, until)
-            answers.append(_answered(options, session, asked.question))
+            answers.append(_answer_timed(options, session, question))
     return answers
 
 
@@ -223,7 +231,7 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
                 stop=stop,
             )
             if not stop.is_set():
-                message = f"(the video is over after {video.duration:.1f} s; ask on, or leave with Ctrl-D)"
+                message = f"(the video is over after {video.duration:.1f} s; you may still ask, or leave with Ctrl-D)"
                 print(f"\n{message}", file=sys.stderr)
         except ValueError as error:
             failed.append(error)
@@ -265,9 +273,7 @@ def _answer_line(options: argparse.Namespace, session: StreamingSession, questio
         pieces = session.ask_stream(question, max_new_tokens=options.max_new_tokens)
         if options.json:
             text = "".join(pieces)
-            stats = session.stats()
-            document = {"question": question, "at": stats["last_timestamp"], "answer": text, "stats": stats}
-            print(json.dumps(document, ensure_ascii=False), flush=True)
+            print(json.dumps(_document(session, question, text), ensure_ascii=False), flush=True)
             return
         for piece in pieces:
             print(piece, end="", flush=True)

@@ -104,7 +104,7 @@ def frame_parts(frames: Iterable[tuple[int, float | None, int]]) -> tuple[str | 
     return tuple(parts)
 
 
-class ShownFrame(Protocol):
+class HeldFrame(Protocol):
     """What a prompt needs to know of a frame in memory."""
 
     @property
@@ -130,7 +130,7 @@ class AnsweredQuestion:
 def stream_dialogue(
     turns: Sequence[AnsweredQuestion],
     question: str,
-    frames: Iterable[ShownFrame],
+    frames: Iterable[HeldFrame],
     *,
     timestamps: bool,
     system_prompt: str | None,
@@ -145,7 +145,7 @@ def stream_dialogue(
     return [*messages, _user_message(waiting, question, timestamps)]
 
 
-def _user_message(frames: Sequence[ShownFrame], question: str, timestamps: bool) -> Message:
+def _user_message(frames: Sequence[HeldFrame], question: str, timestamps: bool) -> Message:
     lines = frame_parts((f.index, f.timestamp if timestamps else None, f.num_tokens) for f in frames)
     return Message("user", (*lines, question))
 

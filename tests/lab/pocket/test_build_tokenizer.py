@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from videochat_online.lab.pocket import build_tokenizer
-from videochat_online.prompt import TEMPLATES, Image, Message, describe, end_token_ids, frame_parts, render
+from videochat_online.prompt.messages import TEMPLATES, Image, Message, frame_parts
+from videochat_online.prompt.render import describe, end_token_ids, render
 
 FOLDER = Path(build_tokenizer.__file__).parent
 PHI3 = TEMPLATES["phi3-chat"]
