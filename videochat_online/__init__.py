@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .processing import Processor, load_model
     from .streaming.session import StreamingSession
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "MemoryConfig",

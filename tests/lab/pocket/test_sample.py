@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from videochat_online import StreamingSession, load_model, open_video
-from videochat_online.lab.pocket import build_tokenizer
 from videochat_online.lab.shapeworld import render_frames
 from videochat_online.lab.shapeworld.simulate import sample_stream
 from videochat_online.lab.shapeworld.vocabulary import REGION_NAMES
+from videochat_online.processing import SHIPPED_MODELS
 
-CLIP = Path(build_tokenizer.__file__).with_name("sample.mp4")
+CLIP = SHIPPED_MODELS["pocket"] / "sample.mp4"
 SCENE = sample_stream(18, "test", 2, 20.0)
 ASKED_AT, EARLIER = 19.5, 11.5
 
