@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from .processing import Processor
 
 
-def add_model_flags(parser: argparse.ArgumentParser, *, default: str = "pocket") -> None:
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default=default,
+        default="pocket",
         help="'pocket' (ships with the package), a folder, or a hub id (default: %(default)s)",
     )
     group.add_argument(

@@ -8,7 +8,6 @@ C channels. Source: arXiv 2501.00584, section 4.1; the other policies are baseli
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,9 +47,9 @@ class MemoryEvent:
 class MemoryEvents(list[MemoryEvent]):
     """What writing some frames changed: the frames that left their level, in order, and where each new one came in."""
 
-    def __init__(self, departures: Iterable[MemoryEvent] = (), arrivals: Iterable[Arrival] = ()) -> None:
-        super().__init__(departures)
-        self.arrivals = list(arrivals)
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrivals: list[Arrival] = []
         """One for each frame written, in order."""
 
     def add(self, later: MemoryEvents) -> None:

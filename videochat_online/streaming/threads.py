@@ -51,7 +51,7 @@ def stream_pieces(
         thread.join()
 
 
-def read_ahead(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, None]:
+def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
     """The items, made up to `depth` ahead in another thread, so that making and using them overlap."""
 
     def run(emit: Callable[[Item], None], stop: threading.Event) -> None:

@@ -1,10 +1,9 @@
-"""Showing a session a source: a file as fast as it goes or in real time, a live stream while others ask."""
+"""Showing a session a source: a file as fast as it goes, or a stream in its own time while others ask."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 
@@ -45,30 +44,6 @@ def watch(
             session.see_prepared(pixels, timestamps)
             if on_progress:
                 on_progress(len(timestamps))
-
-
-def watch_in_real_time(
-    session: StreamingSession,
-    video: VideoReader,
-    indices: Iterable[int],
-    *,
-    speed: float = 1.0,
-    stop: threading.Event | None = None,
-) -> None:
-    """Show each frame when its time has come; `speed` 2 plays twice as fast. Ends early when `stop` is set.
-
-    Where encoding does not keep up, frames are shown late, none is left out.
-    """
-    if speed <= 0:
-        raise ValueError(f"speed must be > 0, got {speed}")
-    stop = stop or threading.Event()
-    started: float | None = None
-    for frame in video.read(indices):
-        if started is None:
-            started = time.monotonic() - frame.timestamp / speed
-        if stop.wait(max(0.0, started + frame.timestamp / speed - time.monotonic())):
-            return
-        session.see(frame.image, frame.timestamp)
 
 
 class LiveWatcher:
