@@ -80,6 +80,11 @@ class PyramidMemoryBank:
         return self._num_written
 
     @property
+    def last_timestamp(self) -> float | None:
+        """Seconds, of the newest frame seen."""
+        return self._last_timestamp if self._num_written else None
+
+    @property
     def num_held(self) -> tuple[int, ...]:
         """Frames held per level."""
         return tuple(len(level.frames) for level in self._placement.levels)

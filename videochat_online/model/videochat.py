@@ -7,7 +7,7 @@ model's width. Source: VideoChat-Online, arXiv 2501.00584.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,26 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import is_flash_attn_2_available
 
 from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope
-from .keys import check_keys
 from .language_model import build_language_model
 from .memory_bank import average_pool
 from .vision_encoder import InternVisionModel, pixel_shuffle
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded as it is. The three lists name tensors by their key in the model."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing: Iterable[str] = (),
+        unexpected: Iterable[str] = (),
+        misshapen: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.misshapen = tuple(misshapen)
 
 
 class VideoChatOnline(PreTrainedModel, GenerationMixin):
@@ -234,6 +250,24 @@ def as_weights_of(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """`x` in the dtype and on the device of the weights; to offloaded ones (meta) accelerate itself brings it."""
     weight = next(module.parameters())
     return x.to(x.device if weight.is_meta else weight.device, weight.dtype)
+
+
+def check_keys(source: str, loading_info: dict[str, Any]) -> None:
+    """Raise CheckpointError unless every tensor of the model was loaded and every tensor loaded had a place.
+
+    `loading_info` is what transformers reports after loading; shapes are those of the checkpoint, then the model's.
+    """
+    shapes = {
+        key: f"{key} {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in loading_info["mismatched_keys"]
+    }
+    misshapen = sorted(shapes)
+    missing = sorted(set(loading_info["missing_keys"]) - set(shapes))
+    unexpected = sorted(loading_info["unexpected_keys"])
+    listed = {"missing": missing, "unexpected": unexpected, "of the wrong shape": [shapes[key] for key in misshapen]}
+    parts = [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in listed.items() if keys]
+    if parts:
+        message = f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts)
+        raise CheckpointError(message, missing=missing, unexpected=unexpected, misshapen=misshapen)
 
 
 def check_attention_installed(attn_implementation: str | None) -> None:

@@ -95,7 +95,6 @@ class StreamingSession:
             self._num_forgotten = 0
             self._unchanged.reset()
             self._encode_seconds, self._num_skipped = 0.0, 0
-            self._last_timestamp: float | None = None
             self._last_answer: Answer | None = None
 
     # ---- watching -------------------------------------------------------------------------------------------------
@@ -133,7 +132,6 @@ class StreamingSession:
             events = self.memory.write(features, timestamps)
             self._unchanged.remember(pixels, features)
             self._num_skipped += skipped
-            self._last_timestamp = float(timestamps[-1])
             self._encode_seconds += time.perf_counter() - started
         return events
 
@@ -191,9 +189,7 @@ class StreamingSession:
 
         return StreamedAnswer(prepared, stream_pieces(run), answers)
 
-    def _prepare(
-        self, question: str, without_frames: bool, max_new_tokens: int, started: float
-    ) -> PreparedQuestion:
+    def _prepare(self, question: str, without_frames: bool, max_new_tokens: int, started: float) -> PreparedQuestion:
         """Memory and dialogue as they are now, with room for the answer; turns without room are forgotten."""
         with self._state:
             self._check_question(question, without_frames)
@@ -202,7 +198,7 @@ class StreamingSession:
                 log.warning("the dialogue has outgrown the prompt: its oldest %d turns are forgotten", num_dropped)
                 del self._turns[:num_dropped]
                 self._num_forgotten += num_dropped
-            seen, last = self.memory.num_written, self._last_timestamp
+            seen, last = self.memory.num_written, self.memory.last_timestamp
             return PreparedQuestion(question, rendered, frames, seen, last, started, self._num_resets)
 
     def _fitted(self, question: str, max_new_tokens: int) -> tuple[Rendered, list[MemoryFrame], int]:
@@ -227,8 +223,8 @@ class StreamingSession:
         with self._state:
             self._last_answer = answer
             if keep:
-                turn = AnsweredQuestion(question.text, answer.text, question.num_seen, question.timestamp)
-                self._turns.append(turn)
+                seen, last = question.num_seen, question.timestamp
+                self._turns.append(AnsweredQuestion(question.text, answer.text, seen, last))
         return answer
 
     def prefill(self, *, give_way: Callable[[], bool] = lambda: False) -> int | None:
@@ -320,7 +316,7 @@ class StreamingSession:
                 tokens=self.memory.num_tokens,
                 bytes=self.memory.num_bytes,
                 encode_fps=seen / self._encode_seconds if self._encode_seconds else None,
-                last_timestamp=self._last_timestamp,
+                last_timestamp=self.memory.last_timestamp,
                 questions=len(self._turns) + self._num_forgotten,
                 turns_forgotten=self._num_forgotten,
                 cache_bytes=self.language.num_bytes,
@@ -362,8 +358,6 @@ class StreamingSession:
         session._turns = [AnsweredQuestion(**turn) for turn in about["turns"]]
         session._encode_seconds, session._num_skipped = about["encode_seconds"], about["num_skipped"]
         session._num_forgotten = about["num_forgotten"]
-        last = float(tensors["last_timestamp"])
-        session._last_timestamp = last if session.memory.num_written else None
         return session
 
     @staticmethod
