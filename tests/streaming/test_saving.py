@@ -1,4 +1,4 @@
-"""Sessions in files: what is saved goes on alike, and what is no session is refused."""
+"""Sessions in files: what is saved continues alike, and a file that is not a session is refused."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class PyramidMemoryBank:
     """Holds at most `config.capacity` frames; see `MemoryConfig` for the rule.
 
     A frame keeps its spatial mean on its way down where the grids divide each other; where they do not, the mean of
-    the map as it arrived goes on deciding. Not thread-safe: one bank belongs to one stream.
+    the map as it arrived decides all the way down. Not thread-safe: one bank belongs to one stream.
     """
 
     def __init__(self, config: MemoryConfig | None = None) -> None:

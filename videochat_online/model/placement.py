@@ -173,13 +173,14 @@ class Placement:
 
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
+        self._every = config.every
         self.levels = [LevelState() for _ in config.levels]
         self.active = [number for number, level in enumerate(config.levels) if level.capacity]
         """Levels that hold any frames, finest first."""
 
     def entry_level(self, frame_number: int) -> int:
         """Level that a new frame comes into, or -1."""
-        return self._first_active(scheduled_level(frame_number, self.config.every))
+        return self._first_active(scheduled_level(frame_number, self._every))
 
     def admit(self, newcomer: PlacedFrame, events: MemoryEvents) -> MergedPair | None:
         """Bring the next frame into its level, making room there; what happened is appended to `events`.

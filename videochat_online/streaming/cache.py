@@ -159,7 +159,7 @@ class PromptCache:
             try:
                 self._compute(embeds[:, done:until], done, num_positions or len(keys))
             except BaseException:
-                self.reset()  # nobody knows how far it got
+                self.reset()  # how far it got is not known
                 raise
             self.extended(keys[:until], num_positions or len(keys))
             if stop:
@@ -226,7 +226,7 @@ class PromptCache:
                 use_cache=True,
             )
         except BaseException:
-            self.reset()  # nobody knows how far it got
+            self.reset()  # how far it got is not known
             raise
         self.kv.crop(-num_new)
         return done.logits[0]

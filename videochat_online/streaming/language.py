@@ -136,19 +136,22 @@ class LanguageSide:
 
     def answer(self, question: PreparedQuestion, **generation: Any) -> Answer:
         """Generate on top of what the cache holds of the prompt; `generation` as for `generate_answer`."""
+        # 1. the prompt as embeddings, and what identifies each position
         keys = position_keys(question.rendered, question.frames)
         embeds, started = self.embed(question.rendered, question.frames), question.started
         one_sequence = generation.get("num_beams", 1) == 1 and generation.get("num_return_sequences", 1) == 1
         if not (self.reuse_cache and one_sequence):
             return generate_answer(self.model, self.processor, embeds, started=started, **generation)
+        # 2. keep what the last prompt has in common with this one, generate the rest behind it
         cached = self.cache.prepare(keys, embeds)
         try:
             answer = generate_answer(
                 self.model, self.processor, embeds, started=started, past_key_values=self.cache.kv, **generation
             )
         except BaseException:
-            self.cache.reset()  # nobody knows how far it got
+            self.cache.reset()  # how far it got is not known
             raise
+        # 3. the next question finds prompt and answer in the cache
         self.cache.extended([*keys, *answer.ids[:-1]])  # the last token was never fed back
         self.cache.trim()
         answer.cached_tokens = cached
@@ -212,7 +215,7 @@ class LanguageSide:
 
 @dataclass
 class _TextStream(BaseStreamer):
-    """Receives ids from `generate` and hands on text as soon as it is sure."""
+    """Receives ids from `generate` and emits text as soon as it is sure."""
 
     decode: Callable[[list[int]], str]
     emit: Callable[[str], None]
@@ -298,7 +301,7 @@ class QuestionsFirst:
 
     @contextmanager
     def question(self) -> Iterator[None]:
-        """Wait for whoever is at work; idle work sees by then that it is to give way."""
+        """Wait until the lock is free; idle work sees that a question waits, and gives way."""
         with self._counting:
             self._num_questions += 1
         try:

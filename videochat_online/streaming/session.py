@@ -125,7 +125,9 @@ class StreamingSession:
     def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
         """As `see_many` for one batch of pixels (T, 3, S, S) that `encoder.prepare` has made, in another thread say."""
         started, num_resets = time.perf_counter(), self._num_resets
+        # 1. encode, while questions can be answered
         features, skipped = self._unchanged.encode(pixels, self.encoder)
+        # 2. into the memory, whole or not at all
         with self._state:
             if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
                 return MemoryEvents()
@@ -236,6 +238,7 @@ class StreamingSession:
         with self._turn.idle() as may:
             if not may:
                 return None
+            # 1. what any question would begin with now
             with self._state:
                 moment = self._moment
                 try:
@@ -246,7 +249,8 @@ class StreamingSession:
                 other = self._rendered(self._turns[num_dropped:], "A", frames)
             if not frames:
                 return 0
-            until = num_common(rendered.ids, other.ids)  # where any question would begin
+            until = num_common(rendered.ids, other.ids)
+            # 2. compute that, in steps, until a question comes
             stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
             computed = self.language.prefill(rendered, frames, until, stop=stop)
             self._prefilled = self._prefilled if computed is None else moment

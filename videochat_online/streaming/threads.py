@@ -31,7 +31,7 @@ def stream_pieces(
         error: BaseException | None = None
         try:
             run(lambda item: put(True, item), stop)
-        except BaseException as caught:  # handed to whoever iterates, nothing is swallowed
+        except BaseException as caught:  # raised where the pieces are taken, nothing is swallowed
             error = caught
         put(False, error)
 

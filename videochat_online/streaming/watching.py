@@ -101,7 +101,7 @@ class LiveWatcher:
                 events = self.session.see_many([f.image for f in frames], [f.timestamp for f in frames])
                 if self.on_seen:
                     self.on_seen(frames, events)
-        except Exception as error:  # for whoever looks after the session; one stream's end is not the program's
+        except Exception as error:  # kept for the owner of the session: the end of one stream is not the program's
             self.error = error
             self.stream.source.problem = str(error)
             self.stream.source.stop()
