@@ -4,36 +4,73 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "videochat_online/__init__.py").read_text("utf-8"), re.MULTILINE)
 assert VERSION, 'videochat_online/__init__.py must hold a line __version__ = "..."'
 
+BESIDE = ("anno_data", "shell/deepspeed")
+"""Folders of json files that stand beside the package, where users know them; shipped.py reads them."""
+
+# Both ends of every range are run: shell/test_wheel.sh installs the newest and the oldest versions that stand here and
+# tries the program with them. Where a package renames things in minor versions, the next minor version is the end.
 CORE = [
-    "torch>=2.6",
-    "transformers>=5.20,<6",
-    "tokenizers>=0.22",
-    "accelerate>=1.10",
-    "safetensors>=0.6",
-    "sentencepiece>=0.2",
-    "numpy>=2.0",
-    "pillow>=11.0",
-    'decord>=0.6.0; platform_system == "Linux" and platform_machine == "x86_64"',
+    "torch>=2.13,<2.14",  # each other torch is a download of several GB with CUDA: none was run
+    "transformers>=5.20.2,<5.25",  # the newest that Python 3.10 can install; since 5.24 a cache is called `cache`
+    "tokenizers>=0.23.1,<0.24",
+    "accelerate>=1.10,<1.16",
+    "safetensors>=0.8,<0.9",
+    "sentencepiece>=0.2,<0.3",
+    "numpy>=2.0,<2.5",
+    "pillow>=11.0,<13",  # gradio's end, too
+    'decord>=0.6,<0.7; platform_system == "Linux" and platform_machine == "x86_64"',
     "av>=15.0,<16",
-    "tqdm>=4.66",
+    "tqdm>=4.66,<5",
 ]
 EXTRAS = {
     # DeepSpeed compiles its operators on first use; set DS_BUILD_OPS=0 so that installing it compiles nothing.
-    "train": ["peft>=0.21", 'deepspeed>=0.19; platform_system == "Linux"', "tensorboard>=2.21"],
-    "demo": ["gradio>=6.31,<7", "fastapi", "uvicorn"],
-    "eval": ["matplotlib>=3.10"],
+    "train": ["peft>=0.19,<0.22", 'deepspeed>=0.19,<0.20; platform_system == "Linux"', "tensorboard>=2.20,<2.22"],
+    "demo": ["gradio>=6.31,<6.32", "fastapi>=0.140,<0.166", "uvicorn>=0.40,<0.55"],
+    "eval": ["matplotlib>=3.10,<3.12"],
     "live": ["av>=15.0,<16"],  # cameras and network streams go through PyAV, which the core already needs
-    "flash": ["flash-attn>=2.7"],
+    "flash": ["flash-attn>=2.7,<3"],  # needs a GPU to build and to run: tried by nobody here
 }
 # The tests cover every part, so their environment has every part; a browser for the page's tests is Debian's chromium.
-TOOLS = ["pytest==9.2.0", "ruff==0.17.6", "mypy==2.4.1", "setuptools>=77", "playwright>=1.60", "schemathesis>=4.0"]
+TOOLS = [
+    "pytest==9.2.0",
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+    "setuptools>=77,<85",
+    "playwright>=1.60,<1.66",
+    "schemathesis>=4.0,<4.33",
+]
 EXTRAS["dev"] = [*TOOLS, *EXTRAS["train"], *EXTRAS["demo"], *EXTRAS["eval"]]
+
+
+class BuildWithFiles(build_py):
+    """Puts the files of BESIDE into the package: an installed one has nothing beside it."""
+
+    def get_source_files(self) -> list[str]:
+        return [*super().get_source_files(), *(f"{folder}/{name}" for folder in BESIDE for name in self._names(folder))]
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for folder in BESIDE:
+            target = Path(self.build_lib, "videochat_online", folder)
+            self.mkpath(str(target))
+            for name in self._names(folder):
+                self.copy_file(str(HERE / folder / name), str(target / name))
+
+    @staticmethod
+    def _names(folder: str) -> list[str]:
+        names = sorted(path.name for path in HERE.joinpath(folder).glob("*.json"))
+        assert names, f"{folder} holds no json file: the wheel would lack it"
+        return names
+
 
 setup(
     name="videochat-online",
@@ -45,7 +82,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["videochat_online", "videochat_online.*"]),
-    package_data={"videochat_online": ["pocket/*"]},
+    package_data={"videochat_online": ["pocket/*", "serve/swagger/*"]},
+    cmdclass={"build_py": BuildWithFiles},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["videochat-online = videochat_online.cli:main"]},

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "videochat_online"
 
 LAYERS: tuple[set[str], ...] = (
-    {"config", "model_config"},
+    {"config", "extras", "model_config", "shipped"},
     {"media", "prompt", "model"},
     {"processing", "model_flags", "data", "streaming"},
     {"training", "evaluation", "chat", "info"},

@@ -1,4 +1,4 @@
-"""The memory's configuration, which level a frame belongs to and what it costs: integers only.
+"""The memory's configuration, which level a frame belongs to and what it costs; and how answers are found.
 
 The one source for data set, prompt and memory, so that training shows the model exactly the frame sizes that it will
 meet in a stream. Plain Python, no torch. Unknown values fail here, with the value and what was expected. The model's
@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 
 MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
 MEMORY_POLICIES: tuple[str, ...] = get_args(MemoryPolicy)
+AnswerMode = Literal["generate", "likelihood"]
+"""How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
 PUBLISHED_GRID = 16
 """Side of the map the published encoder gives for a frame (448 px, pixel shuffle 0.5)."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-from .config import MemoryConfig
+from .config import AnswerMode, MemoryConfig
 
 LLM_ARCHITECTURES = {
     "phi3": "Phi3ForCausalLM",
@@ -154,6 +154,9 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     """Id of <IMG_CONTEXT>; published checkpoints leave it to the tokenizer."""
     system_message: str | None = None
     """Instead of the template's own system message."""
+    answer_mode: AnswerMode | None = None
+    """How it answers a question with options, which `eval` follows: `generate`, it says a letter; `likelihood`, it
+    knows the options' words only, and the option that it finds likeliest is its answer; None: not known."""
     note: str | None = None
     """What a user of these weights must know; commands print it."""
 
@@ -168,6 +171,8 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
+        if self.answer_mode not in (None, *get_args(AnswerMode)):
+            raise ValueError(f"answer_mode must be {' or '.join(get_args(AnswerMode))}, got {self.answer_mode!r}")
         if self.ps_version not in ("v1", "v2"):
             raise ValueError(f"ps_version must be v1 or v2, got {self.ps_version!r}")
         num_layers = self.vision_config.num_hidden_layers

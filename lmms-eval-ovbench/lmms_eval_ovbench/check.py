@@ -136,13 +136,14 @@ def _import_code(task: TaskFile) -> tuple[bool, str]:
 def _check_ovbench(sources: Sequence[str]) -> Findings:
     try:
         root = data_root()
-        tasks = OVBench().load(root / "annotations", splits=tuple(sources))
-        problems = check_videos(tasks, VideoLibrary(root / "videos"))
+        examples = OVBench().read(root / "annotations", splits=tuple(sources))
+        tasks = examples.tasks
+        problems = [*examples.left_out, *check_videos(tasks, VideoLibrary(root / "videos"))]
     except ValueError as error:
         yield False, str(error)
         return
     yield bool(tasks), f"{sum(len(task.questions) for task in tasks)} questions in {root / 'annotations'}"
-    yield not problems, f"{len(tasks) - len(problems)} of {len(tasks)} videos in {root / 'videos'} are fine"
+    yield not problems, f"{len(problems)} problems in {len(tasks)} videos of {root / 'videos'} and their questions"
     yield from ((False, problem) for problem in problems)
 
 

@@ -5,6 +5,7 @@ Both annotation layouts are read by videochat_online; a row can be turned back i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.benchmarks.ovbench import PROMPTS
+from videochat_online.evaluation.runner import refuse_equal_ids
 from videochat_online.evaluation.types import Prediction, Question, Reply, Verdict, VideoTask
 from videochat_online.evaluation.videos import VideoLibrary, open_task_video
 from videochat_online.media.readers import MediaError
@@ -36,9 +38,13 @@ def data_root() -> Path:
 def rows_of_source(source: str) -> list[dict[str, Any]]:
     """All questions of one source (ava, coin, hirest, tao); ValueError where there are none."""
     root = data_root()
-    loaded = {name: OVBench(name).load(root / "annotations", splits=(source,)) for name in PROMPTS}
+    found = {name: OVBench(name).read(root / "annotations", splits=(source,)) for name in PROMPTS}
+    for record in next(iter(found.values())).left_out:
+        logging.getLogger(__name__).warning("left out: %s", record)
+    loaded = [examples.tasks for examples in found.values()]
+    refuse_equal_ids(loaded[0])
     library = VideoLibrary(root / "videos")
-    rows = [row for versions in zip(*loaded.values(), strict=True) for row in _rows_of_video(versions, library)]
+    rows = [row for versions in zip(*loaded, strict=True) for row in _rows_of_video(versions, library)]
     if not rows:
         raise ValueError(f"no questions of {source} in {root / 'annotations'}: leave out the task ovbench_{source}")
     return rows

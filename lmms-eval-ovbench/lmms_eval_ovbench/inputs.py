@@ -61,10 +61,15 @@ class Request:
     prompt: str
     stream: Stream | None
     """A video; None: `images`."""
-    images: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image | str, ...] = ()
+    """Or paths, opened when they are looked at."""
     generation: Generation = Generation()
     options: tuple[str, ...] = ()
     """Possible answers, where their probabilities are asked for."""
+
+    def pictures(self) -> list[Image.Image]:
+        """The images, opened. MediaError says what is wrong with one, by name."""
+        return [open_image(image) if isinstance(image, str) else image for image in self.images]
 
     @property
     def pass_key(self) -> str:
@@ -79,8 +84,10 @@ def request_of(prompt: str, visuals: Any, generation: Generation, options: Seque
     listed = _flat(visuals)
     if len(listed) == 1 and (isinstance(listed[0], Mapping) or _is_video_path(listed[0])):
         return Request(prompt, Stream.of(listed[0]), (), generation, tuple(options))
-    images = tuple(_image(visual) for visual in listed)
-    return Request(_without_placeholders(prompt), None, images, generation, tuple(options))
+    for visual in listed:
+        if not isinstance(visual, Image.Image) and not (isinstance(visual, str) and not _is_video_path(visual)):
+            raise ValueError(f"cannot show {visual!r:.80}: expected one video, or images (PIL images or paths)")
+    return Request(_without_placeholders(prompt), None, tuple(listed), generation, tuple(options))
 
 
 def _flat(visuals: Any) -> list[Any]:
@@ -93,14 +100,6 @@ def _flat(visuals: Any) -> list[Any]:
 
 def _is_video_path(visual: Any) -> bool:
     return isinstance(visual, str) and not visual.lower().endswith(tuple(IMAGE_SUFFIXES - {".gif"}))
-
-
-def _image(visual: Any) -> Image.Image:
-    if isinstance(visual, Image.Image):
-        return visual
-    if isinstance(visual, str) and not _is_video_path(visual):
-        return open_image(visual)
-    raise ValueError(f"cannot show {visual!r:.80}: expected one video, or images (PIL images or paths)")
 
 
 def _without_placeholders(prompt: str) -> str:

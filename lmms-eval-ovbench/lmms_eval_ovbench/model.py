@@ -25,6 +25,7 @@ from videochat_online.evaluation.responders import SessionConversation, SessionR
 from videochat_online.evaluation.run_setup import responder_from_flags, settings_from_flags
 from videochat_online.evaluation.runner import MODES
 from videochat_online.evaluation.types import Reply
+from videochat_online.media.image_source import to_rgb
 from videochat_online.media.readers import MediaError
 from videochat_online.model_flags import add_memory_flags, add_model_flags, parse_capacities
 from videochat_online.streaming.session import StreamingSession
@@ -33,7 +34,7 @@ from .inputs import Generation, Request, request_of
 from .visuals import one_pass
 
 NO_ANSWER = "?"
-"""Where a video cannot be read. Not empty: some tasks leave out empty answers, but a question must count."""
+"""Where a video or image cannot be read. Not empty: some tasks leave out empty answers, but a question must count."""
 
 
 class VideoChatOnlineModel(lmms):
@@ -99,7 +100,7 @@ class VideoChatOnlineModel(lmms):
     # ---- what lmms-eval calls -------------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """One answer a request, in their order; `NO_ANSWER` where a video cannot be read."""
+        """One answer a request, in their order; `NO_ANSWER` where a video or an image cannot be read."""
 
         def wanted() -> Iterator[Request]:
             for instance in requests:
@@ -143,7 +144,7 @@ class VideoChatOnlineModel(lmms):
     # ---- answering ------------------------------------------------------------------------------------------------
 
     def _replies(self, requests: Iterable[Request], total: int) -> list[Reply | None]:
-        """A reply a request, in their order; None where a video cannot be read.
+        """A reply a request, in their order; None where a video or an image cannot be read.
 
         1. images at once, so that one request's images are in memory at a time; 2. videos, one pass for each.
         """
@@ -162,8 +163,13 @@ class VideoChatOnlineModel(lmms):
                 progress.update(len(group))
         return [replies[number] for number in range(len(replies))]
 
-    def _look(self, request: Request) -> Reply:
+    def _look(self, request: Request) -> Reply | None:
         """Answer about images, each at full grid and without a time; or about nothing but words."""
+        try:
+            pictures = [to_rgb(image) for image in request.pictures()]
+        except MediaError as error:
+            logger.error(f"{error}; a question is left without an answer")
+            return None
         responder, generation = self.responder, request.generation
         session = StreamingSession(
             responder.model,
@@ -172,7 +178,7 @@ class VideoChatOnlineModel(lmms):
             timestamps=False,
             system_prompt=generation.system_prompt,
         )
-        session.see_many(request.images, range(len(request.images)))
+        session.see_many(pictures, range(len(pictures)))
         scores, text = [], ""
         if request.options:
             scores = session.score_options(request.prompt, request.options, without_frames=True)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
 from videochat_online.data.check import Report, box_problem, check_lists
+from videochat_online.media import pyav_source
 
 from .conftest import at, talk
 
@@ -166,3 +168,24 @@ def test_workers_find_the_same(write_list: Any, bad_media: None, monkeypatch: py
 )  # fmt: skip
 def test_boxes_in_shares_and_in_pixels(text: str, is_good: bool):
     assert (box_problem(text, (64, 48)) is None) == is_good
+
+
+def test_odd_files_are_listed_and_end_nothing(write_list: Any, media: Path):
+    with_gbk_title(media / "gbk.avi")
+    with_unknown_codec(media / "odd.mp4")
+    with_damaged_second_page(media / "two.tif")
+    names = ("gbk.avi", "odd.mp4", "two.tif", "x" * 300)
+    report = check_lists([write_list({"odd": [{"video": name, "QA": [{"q": "Q", "a": "A"}]} for name in names]})])
+    found = {problem.row: problem.message for problem in report.problems}
+    assert set(found) == {1, 2, 3}
+    assert "odd.mp4: its codec 'zz9z' is unknown to FFmpeg" in found[1]
+    assert "two.tif: is broken (TypeError: Missing dimensions)" in found[2]
+
+
+def test_our_own_mistakes_are_no_problem_of_a_file(write_list: Any, monkeypatch: pytest.MonkeyPatch):
+    def mistake(*args: object, **options: object) -> None:
+        raise AttributeError("a bug of ours")
+
+    monkeypatch.setattr(pyav_source.PyavReader, "_restart", mistake)
+    with pytest.raises(AttributeError, match="a bug of ours"):
+        check_lists([write_list({"good": GOOD})])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.odd_media import with_unknown_codec
 from videochat_online.data.commands import add_data_command
 from videochat_online.data.show import CAPTION_HEIGHT, MARGIN, THUMBNAIL, contact_sheet
 
@@ -102,6 +103,12 @@ def test_wrong_flags_are_one_line(case: str, write_list: Any):
 def test_show_does_not_replace_what_it_is_asked_for(write_list: Any):
     with pytest.raises(ValueError, match=r"empty\.mp4: is empty"):
         run("show", write_list({"set": BAD}), 0)
+
+
+def test_show_says_what_is_wrong_with_an_odd_file(write_list: Any, media: Path):
+    with_unknown_codec(media / "strange.mp4")
+    with pytest.raises(ValueError, match=r"strange\.mp4: its codec 'zz9z' is unknown to FFmpeg"):
+        run("show", write_list({"set": [{"video": "strange.mp4", "conversations": talk("Q", "A")}]}), 0)
 
 
 def test_a_sheet_has_rows_of_eight():

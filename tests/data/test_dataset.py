@@ -8,6 +8,7 @@ import logging
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
 from videochat_online.data.dataset import ConversationDataset, TrainingExample
 from videochat_online.data.failures import TooManyFailures
 from videochat_online.data.material import augment
@@ -219,6 +221,19 @@ def test_a_failing_sample_is_replaced_counted_and_named_once(make_dataset: Any, 
     assert "set, row 3 cannot be used and is replaced" in record.getMessage()
     assert "gone.mp4" in record.getMessage()
     assert make_dataset(rows)[3].source == first.source
+
+
+def test_odd_files_are_replaced_and_counted(make_dataset: Any, media: Path):
+    """Whatever their library raises; a title that is not UTF-8 is no reason."""
+    with_unknown_codec(media / "unknown.mp4")
+    with_damaged_second_page(media / "pages.tif")
+    with_gbk_title(media / "titled.mp4")
+    odd = [{"video": name, "conversations": talk("Q", "A")} for name in ("unknown.mp4", "pages.tif", "titled.mp4")]
+    dataset = make_dataset([*odd, ROWS["text"], ROWS["image"]], max_failed_share=0.2)
+    sources = [dataset[index].source[1] for index in range(5)]
+    assert sources[2:] == [2, 3, 4] and not {0, 1} & set(sources[:2])
+    assert {row for _, row in dataset.failures.failed} == {0, 1}
+    assert dataset.failures.num_failed >= 2
 
 
 def test_too_many_failing_samples_stop_the_run(make_dataset: Any):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from videochat_online.data import frame_cache
-from videochat_online.data.frame_cache import FrameCache, FrameCacheError
+from videochat_online.data.frame_cache import ABOUT, FRAMES, TIMES, FrameCache, FrameCacheError
 from videochat_online.media.readers import MediaError, open_video
 from videochat_online.media.transforms import FrameTransform
 
@@ -128,6 +128,17 @@ def test_a_folder_that_cannot_be_made_ends_the_run(video: Path, tmp_path: Path, 
     (tmp_path / "file").touch()
     with pytest.raises(FrameCacheError, match="make room or go without it"):
         make_dataset(ROWS, frame_cache=str(tmp_path / "file"))[0]
+
+
+@pytest.mark.parametrize("name", [ABOUT, TIMES, FRAMES])
+def test_a_damaged_entry_is_no_fault_of_the_video(name: str, video: Path, tmp_path: Path):
+    cache = FrameCache(tmp_path / "cache", FrameTransform(12))
+    with cache.open(video) as reader:
+        list(reader.read([2]))
+    (entry,) = cache.folder.iterdir()
+    (entry / name).write_bytes((entry / name).read_bytes()[:20])
+    with pytest.raises(FrameCacheError, match=r"cannot be read .*delete its folder"), cache.open(video) as reader:
+        list(reader.read([2]))
 
 
 def test_it_may_be_deleted_between_two_runs(video: Path, tmp_path: Path):

@@ -100,3 +100,24 @@ def test_the_shipped_lists_hold_the_recipe():
     assert joint["coin_sl"].annotation == Path("/anno/anno_online/step_localization/coin/coin_v3.json")
     assert joint["lasot_track"].annotation == Path("/anno/anno_online/object_tracking/lasot_dynamic.json")
     assert all(Path("/data") in one.data_root.parents for one in joint.values())
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_lists_that_ship_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+):
+    """In the source tree they stand beside the package, in a wheel inside it; one in the working folder goes first."""
+    if installed:
+        (tmp_path / "package").mkdir()
+        (tmp_path / "package" / "anno_data").symlink_to(ROOT / "anno_data")
+        monkeypatch.setattr("videochat_online.shipped.PACKAGE", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    want = read_lists([ROOT / "anno_data/stage2_online.json"], ENVIRONMENT)
+    assert read_lists(["anno_data/stage2_online.json"], ENVIRONMENT) == want
+    for name in ("stage2_online.json", "anno_data/mine.json"):
+        with pytest.raises(ValueError, match=f"{name}: cannot be read"):
+            read_lists([name], ENVIRONMENT)
+    (tmp_path / "anno_data").mkdir()
+    (tmp_path / "anno_data/stage2_online.json").write_text("[]")
+    with pytest.raises(ValueError, match="a data-set list is an object"):
+        read_lists(["anno_data/stage2_online.json"], ENVIRONMENT)

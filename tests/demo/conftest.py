@@ -48,8 +48,8 @@ def demo(pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Si
     from videochat_online.serve.api import create_app
     from videochat_online.serve.pictures import add_picture_routes
 
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # the page sets it: put back afterwards
     limits = Limits(max_sessions=3, max_new_tokens=24, allow_urls=True, allow_private_urls=True)
     with Sessions(*pocket, limits=limits) as sessions:
         app = create_app(sessions)
@@ -61,8 +61,7 @@ def demo(pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Si
         while not server.started:
             time.sleep(0.02)
         port = server.servers[0].sockets[0].getsockname()[1]
-        uploads = tmp_path / "gradio"
-        yield SimpleNamespace(address=f"http://127.0.0.1:{port}/", sessions=sessions, uploads=uploads)
+        yield SimpleNamespace(address=f"http://127.0.0.1:{port}/", sessions=sessions, uploads=sessions.files.uploads)
         server.should_exit = True
         thread.join(10)
 
@@ -91,7 +90,7 @@ def visit(demo, browser) -> Iterator[Callable]:
         )  # fmt: skip
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.goto(demo.address, wait_until="domcontentloaded")
         page.get_by_role("button", name="Watch the sample").wait_for()
         return page

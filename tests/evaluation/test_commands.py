@@ -53,7 +53,7 @@ def test_streaming_from_flags_to_report(flags: list[object], tmp_path: Path, cap
         "streaming",
         8.0,
         2,
-        "generate",
+        "likelihood",
     )
     assert config["system_prompt"].startswith("Carefully watch the video")
     assert [level["capacity"] for level in config["memory"]["levels"]] == [2, 2, 12]
@@ -135,7 +135,7 @@ def test_check_prints_every_problem_and_asks_nothing(
     shutil.copytree(videos / "COIN", tmp_path / "videos/COIN")
     assert run(*flags, "--videos", tmp_path / "videos") == 1
     output = capsys.readouterr().out
-    assert output.count("not found below") == 27 and "27 of 35 videos have problems" in output
+    assert output.count("not found below") == 27 and "27 problems in 35 videos" in output
     assert not (tmp_path / "out").exists()
 
 

@@ -18,11 +18,13 @@ import pytest
 
 from tests.evaluation.conftest import FakeResponder, write_stand_in
 from tests.evaluation.run_fake import run_of
+from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
 from videochat_online.evaluation.modes import Asking
 from videochat_online.evaluation.predictions import read_predictions
 from videochat_online.evaluation.report import write_report
 from videochat_online.evaluation.runner import Run, Shard, check, completed, execute, limited
 from videochat_online.evaluation.types import VideoTask
+from videochat_online.media import video_index
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,6 +157,17 @@ def test_costs_follow_length_in_a_stream_and_questions_in_windows(annotations: P
     assert costs == {"streaming": 8 * 1000 + 1, "sliding_window": 64 + 1, "blind": 1}
 
 
+def test_questions_of_one_id_are_refused_whatever_the_benchmark(
+    annotations: Path, videos: Path, tmp_path: Path, tasks: list[VideoTask]
+):
+    twice = [*tasks, replace(tasks[0], id="again"), replace(tasks[1], id="and again")]
+    ids = [question.id for task in tasks[:2] for question in task.questions]
+    with pytest.raises(ValueError, match=f"{len(ids)} ids stand for several questions each: {ids[0]!r}"):
+        run_of(annotations, videos, tmp_path, "streaming", tasks=twice)
+    found = check(twice, run_of(annotations, videos, tmp_path, "streaming").library)
+    assert found == [f"{question_id!r} is the id of 2 questions" for question_id in ids]
+
+
 @pytest.fixture
 def damaged(tasks: list[VideoTask], videos: Path, tmp_path: Path) -> Path:
     """A copy of the videos in which one is missing, one cut off, and one empty."""
@@ -190,6 +203,45 @@ def test_broken_videos_are_named_and_their_questions_count_as_wrong(
     assert "not found" in next(p["error"] for p in scores["problems"] if p["video"] == coin[0].id)
     text = (tmp_path / "out/report.md").read_text()
     assert all(task.id in text for task in coin)
+
+
+@pytest.mark.parametrize("mode", ["streaming", "sliding_window"])
+def test_odd_videos_cost_their_own_answers_only(
+    mode: str, annotations: Path, videos: Path, tmp_path: Path, tasks: list[VideoTask]
+):
+    """A codec that FFmpeg does not know, late errors of PIL; a title that is not UTF-8 costs nothing."""
+    shutil.copytree(videos, tmp_path / "videos")
+    titled, unknown, pages = [task for task in tasks if task.questions[0].source == "COIN"][:3]
+    paths = [tmp_path / "videos" / task.names[0] for task in (titled, unknown, pages)]
+    with_gbk_title(paths[0], num_frames=int(titled.end + 2) * 4)
+    with_unknown_codec(paths[1])
+    paths[2].unlink()
+    paths[2].mkdir()
+    with_damaged_second_page(paths[2] / "0.tif")  # its first page is whole, as a folder's frame
+    (paths[2] / "1.tif").write_bytes((paths[2] / "0.tif").read_bytes()[:100])
+    run = run_of(annotations, tmp_path / "videos", tmp_path / "out", mode)
+    problems = check(run.tasks, run.library)
+    assert any("its codec 'zz9z' is unknown to FFmpeg" in problem for problem in problems)
+    predictions = complete(run)
+    failed = {prediction.task_id: prediction.error for prediction in predictions.values() if prediction.error}
+    assert unknown.id in failed and titled.id not in failed and set(failed) <= {unknown.id, pages.id}
+    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, predictions, {}, {})["scores"]
+    assert scores["not_asked"] == sum(prediction.error is not None for prediction in predictions.values()) > 0
+    assert "its codec 'zz9z' is unknown to FFmpeg" in (tmp_path / "out/report.md").read_text()
+
+
+def test_our_own_mistakes_stop_the_run(
+    annotations: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def mistake(*args: object, **options: object) -> None:
+        raise AttributeError("a bug of ours")
+
+    monkeypatch.setattr(video_index, "_duration_and_fps", mistake)
+    run = run_of(annotations, videos, tmp_path / "out", "streaming")
+    with pytest.raises(AttributeError, match="a bug of ours"):
+        execute(run, resume=False)
+    with pytest.raises(AttributeError, match="a bug of ours"):
+        check(run.tasks, run.library)
 
 
 def test_check_names_the_same_videos_before_anything_is_asked(annotations: Path, damaged: Path, tmp_path: Path):

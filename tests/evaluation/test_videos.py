@@ -109,3 +109,9 @@ def test_check_finds_what_is_missing_empty_broken_or_short(tmp_path: Path):
 def test_the_stand_ins_fit_their_questions(tasks: list[VideoTask], videos: Path):
     library = VideoLibrary(videos)
     assert [check_video(task, library) for task in tasks] == [None] * len(tasks)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 300 + ".mp4"])
+def test_names_that_no_file_can_have_are_named(name: str, tmp_path: Path):
+    with pytest.raises(MediaError, match=r"(xxx|yyy).* expected"):
+        VideoLibrary(tmp_path).find((name,))

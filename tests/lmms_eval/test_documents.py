@@ -117,6 +117,21 @@ def test_the_data_root_must_be_complete(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert data_root() == tmp_path
 
 
+def test_odd_records_are_left_out_and_equal_ids_are_refused(
+    root: Path, records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "annotations").mkdir()
+    os.symlink((root / "videos").resolve(), tmp_path / "videos")
+    monkeypatch.setenv("OVBENCH_ROOT", str(tmp_path))
+    rows = records["coin"]
+    (tmp_path / "annotations/coin.json").write_text(json.dumps([{**rows[0], "answer": "?"}, *rows[1:]]), "utf-8")
+    assert len(rows_of_source("coin")) == len(rows) - 1
+    assert "left out: coin.json, record 0: the answer '?'" in caplog.text
+    (tmp_path / "annotations/coin.json").write_text(json.dumps([{**row, "id": "one"} for row in rows]), "utf-8")
+    with pytest.raises(ValueError, match="1 ids stand for several questions each: 'one'"):
+        rows_of_source("coin")
+
+
 def test_a_source_without_questions_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "annotations").mkdir()
     os.symlink((root / "annotations/coin.json").resolve(), tmp_path / "annotations/coin.json")

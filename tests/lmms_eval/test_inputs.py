@@ -28,7 +28,7 @@ def test_images(tmp_path: Path):
     PICTURE.save(tmp_path / "p.png")
     request = request_of("<image>\nsaid\n<image>\nwhat is <image> here?", [PICTURE, str(tmp_path / "p.png")], GREEDY)
     assert request.stream is None
-    assert [image.getpixel((0, 0)) for image in request.images] == [(255, 0, 0)] * 2
+    assert [image.getpixel((0, 0)) for image in request.pictures()] == [(255, 0, 0)] * 2
     assert request.prompt == "said\nwhat is  here?"
     assert request_of("only words?", None, GREEDY).images == request_of("only words?", [], GREEDY).images == ()
 

@@ -74,6 +74,16 @@ def test_images_and_words_alone(model: VideoChatOnlineModel):
     assert isinstance(replies[1], str)
 
 
+def test_an_image_that_cannot_be_read_costs_its_own_answer_only(model: VideoChatOnlineModel, tmp_path: Path):
+    Image.fromarray(picture(5)).save(tmp_path / "whole.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-40])
+    torn = Image.open(tmp_path / "torn.png")  # PIL reads it no sooner than it must
+    visuals = ([str(tmp_path / "torn.png")], [torn], [str(tmp_path / "whole.png")])
+    rows = [{"prompt": "what?", "visuals": one} for one in visuals]
+    replies = model.generate_until(asked(model, rows, lambda row: row["visuals"]))
+    assert replies[:2] == [NO_ANSWER] * 2 and replies[2] != NO_ANSWER
+
+
 def test_the_likeliest_continuation_has_the_smallest_loss(model: VideoChatOnlineModel, root: Path):
     path, options = rows_of_source("coin")[0]["path"], ("(A)", "(B)")
     model.task_dict["t"] = {"test": [{"path": path}]}

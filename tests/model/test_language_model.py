@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from videochat_online.model.language_model import StatelessRope, build_language_model, fuse_wqkv, split_wqkv
-from videochat_online.model.videochat import VideoChatOnline
+from videochat_online.model.videochat import CACHE_NAMES, VideoChatOnline, forward_names, rename_cache
 from videochat_online.model_config import InternLM2Config, factor_set
 
 
@@ -112,11 +112,11 @@ def test_a_callers_cache_is_refilled_in_place_at_the_line(make_longrope_model: A
     model = make_longrope_model()
     ids = torch.randint(3, 60, (1, 30), generator=torch.Generator().manual_seed(2))
     cache = DynamicCache(config=model.config.llm_config)
-    model.generate(ids, max_new_tokens=8, eos_token_id=None, past_key_values=cache)
+    model.generate(ids, max_new_tokens=8, eos_token_id=None, cache=cache)
     assert cache.get_seq_length() == 30 + 8 - 1
     fresh = DynamicCache(config=model.config.llm_config)
     new = model.generate(ids, max_new_tokens=8, eos_token_id=None)
-    model(input_ids=torch.cat([ids, new], dim=1)[:, :-1], past_key_values=fresh, use_cache=True)
+    model(input_ids=torch.cat([ids, new], dim=1)[:, :-1], cache=fresh, use_cache=True)
     for ours, theirs in zip(cache.layers, fresh.layers, strict=True):
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-5, atol=1e-5)
 
@@ -155,3 +155,22 @@ def test_two_threads_on_both_sides_of_the_line(make_longrope_model: Any):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def forward_until_23(self: Any, input_ids: Any = None, past_key_values: Any = None, **kwargs: Any) -> None: ...
+
+
+def forward_since_24(self: Any, input_ids: Any = None, cache: Any = None, **kwargs: Any) -> None: ...
+
+
+@pytest.mark.parametrize(("forward", "name"), [(forward_until_23, "past_key_values"), (forward_since_24, "cache")])
+def test_the_caches_name_is_read_off_transformers(monkeypatch: pytest.MonkeyPatch, forward: Any, name: str):
+    """Of 5.23 and of 5.24, whichever is installed."""
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    forward_names.cache_clear()
+    try:
+        for given in CACHE_NAMES:
+            assert rename_cache({given: "c", "use_cache": True}) == {name: "c", "use_cache": True}
+        assert rename_cache(dict.fromkeys(CACHE_NAMES)) == {}
+    finally:
+        forward_names.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from accelerate import cpu_offload
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 
 from videochat_online.model.memory_bank import average_pool
-from videochat_online.model.videochat import VideoChatOnline
+from videochat_online.model.videochat import CACHE_NAMES, VideoChatOnline
 
 KINDS = ("phi3", "qwen2", "qwen3", "llama", "internlm2")
 IMAGE_ID = 60
@@ -190,14 +191,31 @@ def test_generate_is_greedy_and_gives_new_ids_only(make_model: Any):
 
 
 @torch.no_grad()
-def test_a_cache_with_the_start_of_the_prompt_changes_nothing(make_model: Any):
+@pytest.mark.parametrize("name", CACHE_NAMES)  # transformers of any version knows one of them
+def test_a_cache_with_the_start_of_the_prompt_changes_nothing(make_model: Any, name: str):
     model, ids = make_model(llm={"initializer_range": 0.3}), prompt(4, 4)
     embeds = model.embed(ids, model.project(model.encode_frames(pictures(2))))
     want = model.generate(inputs_embeds=embeds, max_new_tokens=5, eos_token_id=None)
-    cache = DynamicCache(config=model.config.llm_config)
-    model(inputs_embeds=embeds[:, :6], past_key_values=cache, use_cache=True)
-    got = model.generate(inputs_embeds=embeds, max_new_tokens=5, eos_token_id=None, past_key_values=cache)
-    assert torch.equal(got, want)
+    cache = {name: DynamicCache(config=model.config.llm_config)}
+    model(inputs_embeds=embeds[:, :6], use_cache=True, **cache)
+    assert cache[name].get_seq_length() == 6
+    rest = model(inputs_embeds=embeds[:, 6:], use_cache=True, **cache).logits
+    torch.testing.assert_close(rest, model(inputs_embeds=embeds).logits[:, 6:], rtol=1e-4, atol=1e-5)
+    cache[name].crop(6 - embeds.shape[1])
+    assert torch.equal(model.generate(inputs_embeds=embeds, max_new_tokens=5, eos_token_id=None, **cache), want)
+    assert cache[name].get_seq_length() == embeds.shape[1] + 5 - 1
+
+
+@torch.no_grad()
+def test_no_argument_is_ignored_in_silence(make_model: Any):
+    model, ids, cache = make_model(), prompt(0), DynamicCache()
+    for call in (model, partial(model.generate, max_new_tokens=2, eos_token_id=None)):
+        with pytest.raises(ValueError, match="cache and past_key_values are two names of one argument"):
+            call(input_ids=ids, cache=cache, past_key_values=cache)
+        with pytest.raises((TypeError, ValueError), match="past_keys"):
+            call(input_ids=ids, past_keys=cache)
+    with pytest.raises(TypeError, match="forward has no argument past_keys; it takes attention_mask, "):
+        model(input_ids=ids, past_keys=cache)
 
 
 @torch.no_grad()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.training.tiny import settings
+from videochat_online.data.sampler import PACKED_TOGETHER
 from videochat_online.training.arguments import SettingError
 from videochat_online.training.batches import ProcessBatches, make_plan
 
@@ -51,6 +56,68 @@ def test_every_sample_is_seen_and_few_twice(batching: str):
     assert steps == steps_of(batching, 2, 0)
 
 
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_epochs_differ_and_repeat_themselves(batching: str):
+    plan = make_plan(settings("run", batching=batching, batch_size=1, global_batch_size=8), LENGTHS, 2)
+    batches = ProcessBatches(plan, world_size=2, rank=1)
+    first, again = list(batches), list(batches)
+    batches.set_epoch(1)
+    other = list(batches)
+    batches.set_epoch(0)
+    assert first == again == list(batches) != other
+
+
+def test_processes_step_through_batches_of_like_length():
+    plan = make_plan(settings("run", batching="grouped", batch_size=4, global_batch_size=8), LENGTHS, 2)
+    first, second = (list(ProcessBatches(plan, world_size=2, rank=rank)) for rank in (0, 1))
+    longest = [(max(LENGTHS[n] for n in a), max(LENGTHS[n] for n in b)) for a, b in zip(first, second, strict=True)]
+    assert all(abs(a - b) <= 8 for a, b in longest[:-1])
+
+
+def to_the_first_batch(batching: str, num_samples: int, world_size: int) -> tuple[int, float, int]:
+    """From the lengths to the first batch: calls of functions, bytes a sample at the peak; calls for a hundred more."""
+    lengths = np.random.RandomState(0).randint(50, 4000, num_samples).astype(np.int32)
+    config = settings("run", batching=batching, batch_size=1, global_batch_size=1024, max_length=8192)
+    num_calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal num_calls
+        num_calls += event in ("call", "c_call")
+
+    tracemalloc.start()
+    sys.setprofile(count)
+    try:
+        batches = iter(ProcessBatches(make_plan(config, lengths, world_size), world_size=world_size, rank=0))
+        next(batches)
+        until_first = num_calls
+        for _ in zip(range(100), batches, strict=False):
+            pass
+    finally:
+        sys.setprofile(None)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return until_first, peak / num_samples, num_calls - until_first
+
+
+CALLS = {"shuffled": 300, "grouped": 300, "packed": 20 * PACKED_TOGETHER}
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_the_first_batch_needs_no_loop_over_samples_or_processes(batching: str):
+    """A budget of operations and memory: two million samples on 64 processes must not take minutes or gigabytes.
+
+    Packing takes a few calls for each place among the samples that are packed together, however many samples there are.
+    """
+    first, bytes_a_sample, more = to_the_first_batch(batching, 20_000, 64)
+    assert first < CALLS[batching]
+    assert bytes_a_sample < 150
+    assert more < 100 * 10
+    for num_samples, world_size in ((80_000, 64), (20_000, 1), (20_000, 512)):
+        calls, size, _ = to_the_first_batch(batching, num_samples, world_size)
+        assert calls < first * 1.1 + 20, (num_samples, world_size)
+        assert size < bytes_a_sample * 1.1, (num_samples, world_size)
+
+
 def test_grouped_batches_pad_less():
     config = settings("run", batch_size=4, global_batch_size=4)
     shares = {}
@@ -64,12 +131,12 @@ def test_packed_steps_hold_the_asked_number_of_samples_in_the_mean():
     plan = make_plan(settings("run", batching="packed", batch_size=1, max_length=200, global_batch_size=24), LENGTHS, 1)
     mean = len(LENGTHS) / plan.num_batches * plan.batches_per_step
     assert mean == pytest.approx(24, rel=0.15)
-    assert all(sum(LENGTHS[index] for index in pack) <= 200 for pack in plan.packs)
+    assert all(sum(LENGTHS[index] for index in pack) <= 200 for pack in plan.batches(0))
 
 
 def test_samples_past_the_rotary_line_are_packed_apart():
     plan = make_plan(settings("run", batching="packed", batch_size=1, max_length=200), LENGTHS, 1, boundary=40)
-    for pack in plan.packs:
+    for pack in plan.batches(0):
         assert len({LENGTHS[index] > 40 for index in pack}) == 1
 
 

@@ -39,7 +39,7 @@ def test_the_plan(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_all_problems_in_one_report(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("videochat_online.training.distributed.find_spec", lambda name: object())  # deepspeed is there
+    monkeypatch.setattr("videochat_online.extras.find_spec", lambda name: object())  # deepspeed is there
     data = write_online_list(tmp_path, 3)
     rows = json.loads((tmp_path / "rows.json").read_text())
     rows[0]["video"] = "none.mp4"
@@ -68,11 +68,11 @@ def test_a_missing_file_is_named(model: Path, tmp_path: Path, what: str, capsys:
 def test_a_missing_package_is_a_problem_of_the_report(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("videochat_online.training.distributed.find_spec", lambda name: None)
+    monkeypatch.setattr("videochat_online.extras.find_spec", lambda name: None)
     flags = ["--tracker", "tensorboard", "--global-batch-size", "1", "--num-workers", "0"]
     assert check(model, write_online_list(tmp_path, 2), tmp_path / "run", *flags) == 1
     told = capsys.readouterr().out
-    assert "1 problem:" in told and "need the package tensorboard: pip install 'videochat-online[train]'" in told
+    assert "1 problem:" in told and "the package tensorboard is missing: pip install 'videochat-online[train]'" in told
 
 
 def test_what_does_not_divide(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

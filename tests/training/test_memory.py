@@ -69,15 +69,28 @@ def test_shares_by_stage(name: str):
 def test_gradient_checkpointing_keeps_inputs_and_one_layer():
     config = settings("run")
     few, many = (activations(tiny_config(), config, Load(1000, 0), 2, checkpointed) for checkpointed in (True, False))
-    one = layer_bytes(tiny_config().llm_config, 2) * 1000
-    assert many == 2 * one and few == one + 2 * 2 * 32 * 1000
+    one, norm, inputs = layer_bytes(tiny_config().llm_config, 2) * 1000, 16 * 32 * 1000, 2 * 32 * 1000
+    assert many == (2 * one + norm, 2 * one + norm)
+    assert few == (2 * inputs + norm, 2 * inputs + norm + one)
 
 
-def test_a_trained_encoder_keeps_its_layers():
+def test_a_trained_encoder_keeps_its_layers_and_a_frozen_one_nothing():
     load = Load(0, 10)
-    kept, in_use = (10 * 65 * 4 * (numbers * 16 + 2 * 32) for numbers in (12, 2))
-    for vision, expected in (("frozen", in_use), ("last:1", kept), ("full", 2 * kept), ("lora:4", 2 * kept)):
+    layer, in_use = (10 * 65 * 4 * (numbers * 16 + 2 * 32) for numbers in (12, 2))
+    kept = {"frozen": (0, in_use), "last:1": (layer, layer), "full": (2 * layer, 2 * layer)}
+    for vision, expected in kept.items():
         assert activations(tiny_config(), settings("run", vision=vision), load, 4, False) == expected, vision
+    frozen = activations(tiny_config(), settings("run"), Load(1000, 10), 4, False)
+    assert frozen[0] == frozen[1] > in_use  # the frozen encoder is done before the language model begins
+
+
+def test_lora_keeps_a_copy_for_each_linear_layer():
+    """Dropout gives each its own, with a mask of a byte; frozen layers keep nothing of it."""
+    llm = tiny_config().llm_config
+    frozen, full, lora = (layer_bytes(llm, 2, setting, 0.1) for setting in ("frozen", "full", "lora:8"))
+    assert full - frozen == 2 * (2 * 32 + 48)
+    assert lora - frozen == 3 * (6 * 32 + 48)  # q, k, v, o, gate, up; down
+    assert layer_bytes(llm, 2, "lora:8", 0.0) == full
 
 
 def test_the_largest_batch():

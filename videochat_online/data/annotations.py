@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,14 @@ class Annotations:
         text = _read_text(path)
         start = _skip_blanks(text, 0)
         spans = _list_spans(path, text, start) if text[start : start + 1] == "[" else _line_spans(path, text)
-        pieces = [text[first:last].encode("utf-8") for first, last in spans]
-        if not pieces:
+        rows, ends = bytearray(), array("q")  # one object each, not one a row
+        for first, last in spans:
+            rows += text[first:last].encode("utf-8")
+            ends.append(len(rows))
+        if not ends:
             raise AnnotationError(f"{path}: holds no rows; expected a json list or jsonl with at least one")
-        self._bytes = np.frombuffer(b"".join(pieces), dtype=np.uint8)
-        self._ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+        self._bytes = np.frombuffer(rows, dtype=np.uint8)
+        self._ends = np.frombuffer(ends, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -56,37 +61,37 @@ def _read_text(path: Path) -> str:
         raise AnnotationError(f"annotation {path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def _list_spans(path: Path, text: str, start: int) -> list[tuple[int, int]]:
+def _list_spans(path: Path, text: str, start: int) -> Iterator[tuple[int, int]]:
     """(first, after last) character of each row of a json list that opens at `start`."""
-    spans: list[tuple[int, int]] = []
+    number = 0
     position = _skip_blanks(text, start + 1)
     while text[position : position + 1] != "]":
-        if spans:
+        if number:
             if text[position : position + 1] != ",":
                 raise _bad_json(path, json.JSONDecodeError("expected ',' or ']' after a row", text, position))
             position = _skip_blanks(text, position + 1)
-        after = _row_end(path, text, position, len(spans))
-        spans.append((position, after))
+        after = _row_end(path, text, position, number)
+        yield position, after
+        number += 1
         position = _skip_blanks(text, after)
     if text[position + 1 :].strip():
         raise _bad_json(path, json.JSONDecodeError("more text after the list", text, position + 1))
-    return spans
 
 
-def _line_spans(path: Path, text: str) -> list[tuple[int, int]]:
+def _line_spans(path: Path, text: str) -> Iterator[tuple[int, int]]:
     """The same for one row a line; blank lines are left out."""
-    spans: list[tuple[int, int]] = []
+    number = 0
     for match in re.finditer(r"[^\n]+", text):
         if match.group().strip():
             first = _skip_blanks(text, match.start())
-            after = _row_end(path, text, first, len(spans))
+            after = _row_end(path, text, first, number)
             if after > match.end():
                 expected = "a json file is a list of rows, a jsonl file has one row a line"
                 raise AnnotationError(f"{path}: holds an object that goes over several lines; {expected}")
             if text[after : match.end()].strip():
                 raise _bad_json(path, json.JSONDecodeError("more text after the row", text, after))
-            spans.append((first, after))
-    return spans
+            yield first, after
+            number += 1
 
 
 def _row_end(path: Path, text: str, position: int, number: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..media.readers import MediaError, VideoReader, open_video
@@ -142,8 +143,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         return self.data_sets[set_number].name, int(row)
 
     @cached_property
-    def lengths(self) -> list[int]:
-        """Tokens of each sample, for grouping and packing: estimated from the rows alone."""
+    def lengths(self) -> np.ndarray:
+        """int32 (len,): tokens of each sample, for grouping and packing: estimated from the rows alone."""
         return estimate_lengths(self)
 
     def _places(self, index: int) -> Iterator[tuple[int, int]]:

@@ -29,7 +29,7 @@ ABOUT, TIMES, FRAMES, HELD = "about.json", "times.npy", "frames", "held"
 
 
 class FrameCacheError(ValueError):
-    """The cache cannot be written. Not a sample's fault: training ends with it."""
+    """The cache cannot be written or read. Not a sample's fault: training ends with it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FrameCache:
         """A reader of a video file whose frames are `transform.size` squared. MediaError: what is wrong with it."""
         entry = self.folder / self._name(path)
         if not (entry / ABOUT).is_file():
-            with open_video(path, num_threads=num_threads) as video, _writing(self.folder):
+            with open_video(path, num_threads=num_threads) as video, _caching("written", self.folder):
                 _make_entry(entry, video)
         return CachedReader(path, entry, self.transform, num_threads)
 
@@ -58,9 +58,10 @@ class CachedReader(VideoReader):
     """Takes held frames from the entry; decodes the others, and the video is opened for the first of them only."""
 
     def __init__(self, path: Path, entry: Path, transform: FrameTransform, num_threads: int) -> None:
-        about = json.loads((entry / ABOUT).read_text("utf-8"))
-        size = (transform.size, transform.size)
-        super().__init__(str(path), np.load(entry / TIMES), size=size, **about)
+        with _caching("read", entry, (OSError, ValueError, EOFError)):  # what is not whole is no json and no array
+            about = json.loads((entry / ABOUT).read_text("utf-8"))
+            times = np.load(entry / TIMES)
+        super().__init__(str(path), times, size=(transform.size, transform.size), **about)
         self._path = path
         self._transform = transform
         self._num_threads = num_threads
@@ -78,10 +79,11 @@ class CachedReader(VideoReader):
         side = self._transform.size
         num_bytes = side * side * 3
         if os.pread(self._held.fileno(), 1, index) == b"\1":
-            pixels = os.pread(self._frames.fileno(), num_bytes, index * num_bytes)
-            return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
+            with _caching("read", self._path, (OSError, ValueError)):
+                pixels = os.pread(self._frames.fileno(), num_bytes, index * num_bytes)
+                return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
         image = self._transform.resize(self._decode(index))
-        with _writing(self._path):
+        with _caching("written", self._path):
             _write_all(self._frames, image.tobytes(), index * num_bytes)
             _write_all(self._held, b"\1", index)  # last: a frame that is held is whole
         return image
@@ -117,10 +119,12 @@ def _write_all(file: BinaryIO, data: bytes, offset: int) -> None:
 
 
 @contextmanager
-def _writing(what: Path) -> Iterator[None]:
+def _caching(how: str, what: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Around what is done to the cache's own files: `how` is "written" or "read"."""
     try:
         yield
-    except OSError as error:
+    except errors as error:
+        way_out = "make room" if how == "written" else "delete its folder"
         raise FrameCacheError(
-            f"the frame cache cannot be written ({what}): {error}; make room or go without it"
+            f"the frame cache cannot be {how} ({what}): {error}; {way_out} or go without it"
         ) from error

@@ -6,11 +6,12 @@ Integers only. The same for every process and every epoch, so that lengths and p
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+
+from .sampler import shuffled
 
 Mixing = Literal["proportional", "sqrt"]
 
@@ -26,11 +27,11 @@ def epoch_rows(
     counts = [samples_of_set(size, repeat) for size, repeat in zip(sizes, repeats, strict=True)]
     if mixing == "sqrt":
         counts = _shares(sum(counts), [math.sqrt(count) for count in counts])
-    parts = [
-        np.stack([np.full(count, number), rows_of_set(size, count, seed=f"{seed}/{number}")], axis=1)
+    rows = [
+        rows_of_set(size, count, seed=f"{seed}/{number}")
         for number, (size, count) in enumerate(zip(sizes, counts, strict=True))
     ]
-    return np.concatenate(parts).astype(np.int64)
+    return np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate(rows)], axis=1)
 
 
 def samples_of_set(size: int, repeat: float) -> int:
@@ -41,8 +42,8 @@ def samples_of_set(size: int, repeat: float) -> int:
 def rows_of_set(size: int, count: int, *, seed: str) -> np.ndarray:
     """int64 (count,) row numbers: every row equally often, and a random choice of rows once more for what is left."""
     whole, left = divmod(count, size)
-    extra = sorted(random.Random(seed).sample(range(size), left))
-    return np.concatenate([np.tile(np.arange(size), whole), np.array(extra, dtype=np.int64)]).astype(np.int64)
+    extra = np.sort(shuffled(size, seed)[:left])
+    return np.concatenate([np.tile(np.arange(size), whole), extra])
 
 
 def _shares(total: int, weights: Sequence[float]) -> list[int]:

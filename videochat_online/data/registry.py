@@ -1,7 +1,8 @@
 """Data-set lists: json files that name sets, where their rows and media lie, and how often they are seen.
 
 {name: {annotation, data_root, data_augment, repeat_time, max_dynamic_patch?}}. ${NAME} in a path is taken from the
-environment, relative paths start at the list's folder. Opens no annotation.
+environment, relative paths start at the list's folder. A list anno_data/NAME that is not in the working folder is the
+one that comes with the program. Opens no annotation.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from ..shipped import shipped
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -67,7 +70,7 @@ def collect_lists(
     environment = os.environ if environment is None else environment
     sets: dict[str, DataSet] = {}
     problems: list[str] = []
-    for path in map(Path, paths):
+    for path in map(_find_list, paths):
         try:
             entries = _read_entries(path)
         except ValueError as error:
@@ -94,6 +97,11 @@ def collect_lists(
     if not sets and not problems:
         problems.append("no data sets: give at least one list that names one")
     return list(sets.values()), problems
+
+
+def _find_list(path: str | os.PathLike[str]) -> Path:
+    named = Path(path)
+    return shipped(named) if named.parts[:1] == ("anno_data",) and not named.exists() else named
 
 
 def _read_entries(path: Path) -> dict[str, Any]:

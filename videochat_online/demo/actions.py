@@ -25,17 +25,31 @@ Chat = list[dict[str, Any]]
 
 
 def told(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A mistake or a limit becomes a message on the visitor's page; anything else is a bug and goes to the log."""
-    import gradio as gr
+    """A mistake or a limit becomes a notice and leaves the page as it is; all else is a bug and goes to the log."""
 
     @functools.wraps(call)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
         except (ValueError, ImportError) as error:
-            raise gr.Error(str(error), duration=10, print_exception=False) from error
+            return notice(error)
 
     return run
+
+
+def notice(error: Exception) -> Any:
+    """Tell the visitor; gives what leaves every part of the page as it is. An error would stand over all of them."""
+    import gradio as gr
+
+    gr.Warning(escape(str(error), quote=False), duration=10)
+    return gr.skip()
+
+
+def possible(state: dict[str, Any] | None) -> tuple[bool, bool, bool]:
+    """Whether Play, Pause and Stop can do something now."""
+    now = state["state"] if state else "none"
+    is_paced = state is not None and state["speed"] is not None
+    return now in ("paused", "over"), is_paced and now in ("waiting", "playing"), now not in ("none", "over")
 
 
 def chat_messages(moments: list[Moment]) -> Chat:
@@ -62,10 +76,12 @@ class Actions:
     def begin(self, visitor: str, opened: Opened) -> tuple[Any, ...]:
         return self._begun(visitor, self.visits.start(visitor, opened).state())
 
-    def begin_upload(self, visitor: str, path: str | None) -> tuple[Any, ...]:
-        if path is None:
+    def begin_upload(self, visitor: str, file: dict[str, Any] | None) -> tuple[Any, ...]:
+        """`file`: gradio's description of what was sent."""
+        if file is None:
             raise MediaError("choose a video file first")
-        return self._begun(visitor, self.visits.start_upload(visitor, path, Path(path).name).state())
+        name = Path(file["orig_name"] or file["path"]).name
+        return self._begun(visitor, self.visits.start_upload(visitor, file["path"], name).state())
 
     def begin_sample(self, visitor: str, name: str) -> tuple[Any, ...]:
         return self.begin(visitor, open_sample(name, self.limits))
@@ -82,7 +98,8 @@ class Actions:
 
         duration = state and state["duration"]
         seek = gr.update(maximum=round(duration, 1) if duration else 1, value=0, visible=bool(duration))
-        return (seek, 1.0, screen_html(state), [], _choices([]), *self.tick(visitor, NOW))
+        speed = gr.update(value=1.0, interactive=bool(state and state["speed"]))
+        return (seek, speed, screen_html(state), [], _choices([]), *self.tick(visitor, NOW))
 
     def camera_frame(self, visitor: str, image: Any) -> tuple[Any, ...] | None:
         """A frame of the browser's camera; as `_begun` where it begins a stream, None where it only goes on."""
@@ -105,7 +122,9 @@ class Actions:
         return (screen_html(session.state()), chat, choices, *self.tick(visitor, shown))
 
     def tick(self, visitor: str, shown: int) -> tuple[Any, ...]:
-        """Values for: status, notice, memory, counters, links."""
+        """Values for: status, notice, memory, counters, links, play, pause, stop."""
+        import gradio as gr
+
         state, moments, moment = self.visits.view(visitor, shown)
         problem = state["problem"] if state else ENDED if self.visits.has_ended(visitor) else None
         return (
@@ -114,6 +133,7 @@ class Actions:
             memory_html(state, moments, moment),
             counters_html(state),
             links_html(state),
+            *(gr.update(interactive=can) for can in possible(state)),
         )
 
     def ask(self, visitor: str, question: str) -> Iterator[tuple[Any, ...]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..model_flags import add_model_flags, load_from_flags
-from ..serve.server import add_server_flags, limits_from_flags, run_server, shown_name
+from ..extras import require
+from ..model_flags import add_model_flags
+from ..serve.server import add_server_flags, run_server
 
 
 def add_demo_command(commands: Any) -> None:
@@ -23,11 +24,7 @@ def add_demo_command(commands: Any) -> None:
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    from ..serve.sessions import Sessions
     from .page import add_page
 
-    limits = limits_from_flags(options)
-    model, processor = load_from_flags(options)
-    with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
-        run_server(options, sessions, add_page)
-    return 0
+    require("gradio")  # before a model is loaded
+    return run_server(options, add_page)

@@ -4,9 +4,7 @@ gradio is optional and imported inside the functions; annotations are evaluated,
 """
 
 import os
-import tempfile
 from html import escape
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +13,8 @@ from ..serve.live_session import USUAL_NEW_TOKENS
 from ..serve.sessions import Sessions
 from ..serve.settings import SessionSettings
 from ..serve.sources import SAMPLES
-from .actions import NOW, Actions, told
+from .actions import NOW, Actions, notice, told
+from .door import Door
 from .memory_view import counters_html, memory_html, screen_html, status_html
 from .style import CSS
 from .visits import Visits
@@ -36,15 +35,19 @@ EXAMPLES = (
 def add_page(app: Any, sessions: Sessions) -> Any:
     """Mount the page at / of the server's application."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ["GRADIO_TEMP_DIR"] = str(sessions.files.uploads)  # gradio's only way to be told where uploads go
     try:
         import gradio as gr
     except ImportError as error:
         raise ImportError("the page needs gradio: pip install 'videochat-online[demo]'") from error
     page = build_page(sessions)
-    return gr.mount_gradio_app(
+    app = gr.mount_gradio_app(
         app, page, path="/", max_file_size=sessions.limits.max_upload_bytes, theme=_theme(), css=CSS, show_error=True,
-        footer_links=[],
+        footer_links=[], run_history=False,
     )  # fmt: skip
+    mounted = app.routes[-1]
+    mounted.app = Door(mounted.app, uploads=page.upload_file_set, most_bytes=2 * sessions.limits.max_image_bytes)
+    return app
 
 
 def _theme() -> Any:
@@ -64,8 +67,7 @@ def build_page(sessions: Sessions) -> Any:
     """1. the parts 2. what they do."""
     import gradio as gr
 
-    uploads = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
-    actions = Actions(Visits(sessions, upload_folder=uploads), sessions.limits)
+    actions = Actions(Visits(sessions), sessions.limits)
     with gr.Blocks(title="videochat-online", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         parts = SimpleNamespace()
         gr.HTML(_title(sessions))
@@ -88,7 +90,7 @@ def build_page(sessions: Sessions) -> Any:
             actions.visits.leave(str(request.session_hash))
 
         page.unload(leave)
-    page.queue(default_concurrency_limit=sessions.limits.max_sessions)
+    page.queue(default_concurrency_limit=sessions.limits.max_sessions, api_open=False)
     return page
 
 
@@ -114,7 +116,7 @@ def _add_sources(parts: SimpleNamespace, sessions: Sessions) -> None:
             )
             parts.start_sample = gr.Button("Watch the sample", variant="primary", scale=2, min_width=140)
         with gr.Tab("World"), gr.Row(equal_height=True):
-            parts.seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1, min_width=70)
+            parts.seed = gr.Number(0, label="Seed", precision=0, scale=1, min_width=70)
             parts.level = gr.Dropdown([1, 2, 3, 4], value=2, label="Difficulty", scale=1, min_width=90)
             parts.start_world = gr.Button("Watch a generated world", variant="primary", scale=2, min_width=140)
         with gr.Tab("Upload"):
@@ -123,12 +125,10 @@ def _add_sources(parts: SimpleNamespace, sessions: Sessions) -> None:
                 label=f"A video, at most {size} MiB and {minutes:g} minutes",
                 file_types=["video", ".gif", ".mkv"], type="filepath", height=110, elem_id="vco-upload",
             )  # fmt: skip
-            _take_no_addresses(parts.upload)
         with gr.Tab("Camera"):
             parts.camera = gr.Image(
                 sources=["webcam"], streaming=True, type="numpy", label="Your camera", height=200, elem_id="vco-camera"
             )
-            _take_no_addresses(parts.camera)
         with gr.Tab("Address"):
             with gr.Row(equal_height=True):
                 parts.address = gr.Textbox(
@@ -142,20 +142,6 @@ def _add_sources(parts: SimpleNamespace, sessions: Sessions) -> None:
                 gr.Markdown("Addresses are switched off on this server; its operator can allow them (`--allow-urls`).")
 
 
-def _take_no_addresses(component: Any) -> None:
-    """Gradio fetches a "file" that a client names by its address; here only --allow-urls opens addresses."""
-    import gradio as gr
-
-    keep = component.async_move_resource_to_block_cache
-
-    async def keep_uploads(place: Any) -> Any:
-        if "://" in str(place):
-            raise gr.Error("only files that were uploaded here can be opened", print_exception=False)
-        return await keep(place)
-
-    component.async_move_resource_to_block_cache = keep_uploads
-
-
 def _add_screen(parts: SimpleNamespace) -> None:
     import gradio as gr
 
@@ -164,9 +150,10 @@ def _add_screen(parts: SimpleNamespace) -> None:
     parts.notice = gr.HTML("", elem_id="vco-notice")
     with gr.Row(elem_classes="vco-transport", equal_height=True):
         for name in ("play", "pause", "stop"):
-            setattr(parts, name, gr.Button(name.title(), size="sm", elem_id=f"vco-{name}", min_width=60))
+            button = gr.Button(name.title(), size="sm", elem_id=f"vco-{name}", min_width=60, interactive=False)
+            setattr(parts, name, button)
         speeds = [("0.5x", 0.5), ("1x", 1.0), ("2x", 2.0), ("4x", 4.0)]
-        parts.speed = gr.Dropdown(speeds, value=1.0, label="Speed", min_width=70, **BARE)
+        parts.speed = gr.Dropdown(speeds, value=1.0, label="Speed", min_width=70, interactive=False, **BARE)
     parts.seek = gr.Slider(0, 1, value=0, step=0.1, label="Go to second (back: memory starts anew)", visible=False)
 
 
@@ -182,7 +169,9 @@ def _add_chat(parts: SimpleNamespace, sessions: Sessions) -> None:
         parts.question = gr.Textbox(
             label="Question", placeholder="What is happening now?", scale=5, min_width=180, max_length=most, **BARE
         )
-        parts.ask = gr.Button("Ask", variant="primary", scale=1, min_width=70, elem_id="vco-ask")
+        parts.ask = gr.Button(
+            "Ask", variant="primary", scale=1, min_width=70, elem_id="vco-ask", interactive=False
+        )  # fmt: skip
     with gr.Row(elem_id="vco-examples"):
         parts.examples = [gr.Button(text, size="sm") for text in EXAMPLES]
     parts.links = gr.HTML("", elem_id="vco-links")
@@ -222,8 +211,12 @@ def _add_settings(parts: SimpleNamespace, sessions: Sessions) -> None:
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
+ASK_IF_WORDS = "words => ({__type__: 'update', interactive: words.trim() !== ''})"
+
+
 def _ticking(parts: SimpleNamespace) -> list[Any]:
-    return [parts.status, parts.notice, parts.memory, parts.counters, parts.links]
+    html = [parts.status, parts.notice, parts.memory, parts.counters, parts.links]
+    return [*html, parts.play, parts.pause, parts.stop]
 
 
 def _beginning(parts: SimpleNamespace) -> list[Any]:
@@ -244,16 +237,18 @@ def _connect_stream(parts: SimpleNamespace, actions: Actions) -> None:
     def address(text: str, request: gr.Request) -> Any:
         return actions.begin_address(str(request.session_hash), text)
 
-    def upload(path: str, request: gr.Request) -> Any:
-        return (None, *actions.begin_upload(str(request.session_hash), path))
+    def upload(file: Any, request: gr.Request) -> Any:
+        return actions.begin_upload(str(request.session_hash), file)
 
     def camera(image: Any, request: gr.Request) -> Any:
-        return actions.camera_frame(str(request.session_hash), image) or (gr.skip(),) * len(begun)
+        return actions.camera_frame(str(request.session_hash), image) or gr.skip()
 
     parts.start_sample.click(told(sample), parts.sample, begun, **QUIET)
     parts.start_world.click(told(world), [parts.seed, parts.level], begun, **QUIET)
     gr.on([parts.start_address.click, parts.address.submit], told(address), parts.address, begun, **QUIET)
-    parts.upload.upload(told(upload), parts.upload, [parts.upload, *begun], **QUIET)
+    # not preprocessed: there gradio answers a wrong file with an error in the place of the dialogue
+    sent = parts.upload.upload(told(upload), parts.upload, begun, preprocess=False, **QUIET)
+    sent.then(lambda: None, None, parts.upload, **QUIET)  # the drop zone is empty again, whatever became of the file
     parts.camera.stream(told(camera), parts.camera, begun, stream_every=CAMERA_SECONDS, **QUIET)
     _connect_transport(parts, actions)
 
@@ -290,13 +285,14 @@ def _connect_chat(parts: SimpleNamespace, actions: Actions) -> None:
         try:
             yield from actions.ask(str(request.session_hash), question)
         except ValueError as error:
-            raise gr.Error(str(error), duration=10, print_exception=False) from error
+            yield notice(error)
 
     def chosen(request: gr.Request, event: gr.SelectData) -> Any:
         index = event.index if isinstance(event.index, int) else event.index[0]
         return actions.moment_of_message(str(request.session_hash), index)
 
     gr.on([parts.ask.click, parts.question.submit], ask, parts.question, outputs, **QUIET)
+    parts.question.change(None, parts.question, parts.ask, js=ASK_IF_WORDS, **QUIET)
     for button, text in zip(parts.examples, EXAMPLES, strict=True):
         button.click(lambda text=text: text, None, parts.question, **QUIET).then(ask, parts.question, outputs, **QUIET)
     parts.chat.select(told(chosen), None, parts.moments, **QUIET)

@@ -25,10 +25,8 @@ View = tuple[dict[str, Any] | None, list[Moment], Moment | None]
 class Visits:
     """A visitor is one open page. A place is taken when something is started, and given back when the page is left."""
 
-    def __init__(self, sessions: Sessions, *, upload_folder: Path) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
-        self.upload_folder = upload_folder.resolve()
-        """Where the browser's uploads arrive; nothing outside it is opened."""
         self._keys: dict[str, str] = {}
         self._settings: dict[str, SessionSettings] = {}
         self._ended: set[str] = set()
@@ -77,10 +75,10 @@ class Visits:
         return session
 
     def start_upload(self, visitor: str, path: str, name: str) -> LiveSession:
-        """Watch a file that the visitor's browser has sent; it moves into the session's own folder."""
-        arrived = Path(path).resolve()
-        if not arrived.is_relative_to(self.upload_folder) or not arrived.is_file():
-            raise NotAllowed("only files that were uploaded here can be opened")
+        """Watch a file that the visitor's browser has sent (see door.py); it moves into the session's own folder."""
+        arrived = Path(path)
+        if not arrived.is_file():  # somebody else sent the same file under the same name, and is watching it
+            raise NotAllowed(f"{name} is gone: send it again")
         if arrived.stat().st_size > self.sessions.limits.max_upload_bytes:
             size = arrived.stat().st_size
             arrived.unlink()

@@ -11,17 +11,35 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from ..config import AnswerMode
+from ..extras import lacks
 from ..model_flags import add_memory_flags, add_model_flags
 from .benchmarks import Benchmark, OVBench, OVOBench, StreamingBench
-from .benchmarks.ovbench import PROMPTS, SOURCES
-from .benchmarks.ovo_bench import REGIMES
-from .benchmarks.streaming_bench import PARTS
+from .benchmarks.ovbench import PROMPTS
+from .cautions import Background
 from .comparison import compare, cost_line, table_of
 from .predictions import read_predictions
-from .run_setup import about_questions, asking_from_flags, responder_from_flags, settings_from_flags
-from .runner import BLIND_FOLDER, MODES, Run, Shard, benchmark_of, check, completed, execute, limited
+from .run_setup import (
+    about_questions,
+    answer_from_flags,
+    asking_from_flags,
+    responder_from_flags,
+    settings_from_flags,
+)
+from .runner import (
+    BLIND_FOLDER,
+    MODES,
+    Run,
+    Shard,
+    benchmark_of,
+    check,
+    completed,
+    execute,
+    limited,
+    refuse_equal_ids,
+)
 from .types import VideoTask
 from .videos import VideoLibrary
 
@@ -29,7 +47,10 @@ MODE_HELP = (
     "streaming: one pass over each video, every frame encoded once, each question asked at its time; sliding_window: "
     "each question sees the window before it; prefix: the stream up to each question encoded anew; blind: no frames"
 )
-ANSWER_HELP = "likelihood: the option the model finds most probable (default: %(default)s)"
+ANSWER_HELP = (
+    "generate: a letter is looked for in what the model says; likelihood: the option that it finds most probable "
+    "(default: as the model's config says, else generate)"
+)
 ADAPTER_HELP = "transformers: --model is any image-text-to-text model of transformers (default: %(default)s)"
 
 
@@ -37,11 +58,11 @@ def add_eval_commands(commands: Any) -> None:
     """Add `eval` with its benchmarks to the program's subparsers."""
     parser = commands.add_parser("eval", help="score a model on a benchmark, or compare two runs")
     names = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    ovbench = _add_benchmark(names, "ovbench", "OVBench: the mean of 16 sub-tasks", SOURCES, _make_ovbench)
+    ovbench = _add_benchmark(names, OVBench, "OVBench: the mean of 16 sub-tasks", _make_ovbench)
     ovbench.add_argument("--prompt", default="official", choices=PROMPTS, help="whose words (default: %(default)s)")
-    ovo = _add_benchmark(names, "ovobench", "OVO-Bench (not OVBench)", _ovo_splits(), _make_ovo_bench)
+    ovo = _add_benchmark(names, OVOBench, "OVO-Bench (not OVBench)", _make_ovo_bench)
     ovo.add_argument("--chunked", action="store_true", help="--videos holds the authors' chunks, cut at each question")
-    _add_benchmark(names, "streamingbench", "StreamingBench", PARTS, lambda options: StreamingBench())
+    _add_benchmark(names, StreamingBench, "StreamingBench", lambda options: StreamingBench())
     comparison = names.add_parser("compare", help="paired difference of two runs on the same questions: B minus A")
     comparison.add_argument("a", type=Path, metavar="A", help="--output folder of a finished run")
     comparison.add_argument("b", type=Path, metavar="B")
@@ -57,24 +78,20 @@ def _make_ovo_bench(options: argparse.Namespace) -> Benchmark:
     return OVOBench(chunked=options.chunked)
 
 
-def _ovo_splits() -> tuple[str, ...]:
-    return (*REGIMES, *(task for tasks in REGIMES.values() for task in tasks))
-
-
 def _add_benchmark(
-    names: Any, name: str, title: str, splits: tuple[str, ...], make: Callable[[argparse.Namespace], Benchmark]
+    names: Any, kind: type[Benchmark], title: str, make: Callable[[argparse.Namespace], Benchmark]
 ) -> argparse.ArgumentParser:
-    parser = names.add_parser(name, help=title, description=title)
+    parser = names.add_parser(kind.name, help=title, description=title)
     add = parser.add_argument
     add("--annotations", type=Path, required=True, help="folder with the benchmark's json files, or one of them")
     add("--videos", type=Path, required=True, help="folder below which the videos lie, as the archives unpack")
     add("--output", type=Path, required=True, help="folder for predictions and report")
     add("--mode", default="streaming", choices=(*MODES, "blind"), help=MODE_HELP)
-    add("--split", nargs="+", choices=splits, help="only these parts (default: all)")
+    add("--split", nargs="+", choices=kind.splits, help="only these parts (default: all)")
     add("--limit", type=int, metavar="N", help="only N questions, taken from all sources in turn")
     add("--resume", action="store_true", help="go on with what --output holds")
     add("--check", action="store_true", help="look at annotations and videos, print every problem, ask nothing")
-    add("--answer", default="generate", choices=("generate", "likelihood"), help=ANSWER_HELP)
+    add("--answer", choices=get_args(AnswerMode), help=ANSWER_HELP)
     add("--max-new-tokens", type=int, metavar="N", help="length of an answer at most (default: as published)")
     add("--fps", type=float, help="frames shown per second of video (default: as published)")
     add("--window", type=float, metavar="SECONDS", help="sliding_window: how far back (default: as published)")
@@ -85,20 +102,29 @@ def _add_benchmark(
     add("--adapter", default="videochat", choices=("videochat", "transformers"), help=ADAPTER_HELP)
     add_memory_flags(parser)
     add("--recent", type=int, metavar="N", help="no memory: the newest N frames at full grid")
-    parser.set_defaults(run=run_benchmark, make=make, splits=splits)
+    parser.set_defaults(run=run_benchmark, make=make)
     return parser
 
 
 def run_benchmark(options: argparse.Namespace) -> int:
-    """1. read the questions; 2. with --check stop at the videos; 3. load the model; 4. ask; 5. report."""
+    """1. read the questions; 2. with --check stop at the videos; 3. load the model; 4. ask; 5. report.
+
+    All that is missing or odd is said before the first question, since answers may take hours.
+    """
     benchmark = options.make(options)
-    tasks = limited(benchmark.load(options.annotations, splits=tuple(options.split or options.splits)), options.limit)
-    if not tasks:
-        raise ValueError(f"no questions left of {options.annotations} with --split {options.split}")
-    library = VideoLibrary(options.videos)
+    examples = benchmark.read(options.annotations, splits=tuple(options.split) if options.split else None)
+    tasks, library = limited(examples.tasks, options.limit), VideoLibrary(options.videos)
+    background = Background.of(tasks, left_out=examples.left_out)
+    for caution in (*background.cautions(), *_without_plots()):
+        print(f"caution: {caution}", file=sys.stderr)
     if options.check:
-        return _report_problems(tasks, check(tasks, library))
-    settings, asking = settings_from_flags(options, benchmark), asking_from_flags(options, benchmark)
+        return _report_problems(tasks, examples.left_out, check(tasks, library))
+    if not tasks:
+        odd = f"; {len(examples.left_out)} cannot be asked, such as {examples.left_out[0]}" if examples.left_out else ""
+        raise ValueError(f"no questions left of {options.annotations} with --split {options.split or 'all'}{odd}")
+    refuse_equal_ids(tasks)
+    answer, because = answer_from_flags(options)
+    settings, asking = settings_from_flags(options, benchmark), asking_from_flags(options, benchmark, answer)
     responder, about_model = responder_from_flags(options, settings)
     config = {**about_questions(options, benchmark), **asdict(settings), **asdict(asking), **about_model}
     run = Run(
@@ -116,7 +142,11 @@ def run_benchmark(options: argparse.Namespace) -> int:
     runs = [run] if options.no_blind or options.mode == "blind" else [run, _blind_twin(run)]
     for one in runs:
         _execute(one, options.resume)
-    return _finish(run, runs, config)
+    return _finish(run, runs, replace(background, answer_because=because))
+
+
+def _without_plots() -> list[str]:
+    return [f"report.png will be left out: {problem}"] if (problem := lacks("matplotlib")) else []
 
 
 def _execute(run: Run, resume: bool) -> None:
@@ -127,7 +157,7 @@ def _execute(run: Run, resume: bool) -> None:
         execute(run, resume=resume, progress=lambda prediction: bar.update())
 
 
-def _finish(run: Run, runs: list[Run], config: dict[str, Any]) -> int:
+def _finish(run: Run, runs: list[Run], background: Background) -> int:
     from .report import markdown_of, write_report
 
     found = [completed(one) for one in runs]
@@ -135,7 +165,9 @@ def _finish(run: Run, runs: list[Run], config: dict[str, Any]) -> int:
         print(f"this process is done; the report is written by the last one to finish ({run.output})", file=sys.stderr)
         return 0
     predictions, blind = found[0] or {}, (found[1] or {}) if len(found) > 1 else {}
-    report = write_report(run.output, run.benchmark, run.tasks, predictions, blind, config)
+    report = write_report(
+        run.output, run.benchmark, run.tasks, predictions, blind, run.config, background=background
+    )
     print(markdown_of(report))
     return 0
 
@@ -147,13 +179,14 @@ def _blind_twin(run: Run) -> Run:
     return replace(run, mode="blind", asking=asking, output=run.output / BLIND_FOLDER, config=config)
 
 
-def _report_problems(tasks: list[VideoTask], problems: list[str]) -> int:
-    num_questions = sum(len(task.questions) for task in tasks)
-    for problem in problems:
+def _report_problems(tasks: list[VideoTask], left_out: list[str], problems: list[str]) -> int:
+    for problem in (*left_out, *problems):
         print(problem)
-    what = f"{len(problems)} of {len(tasks)} videos have problems" if problems else f"all {len(tasks)} videos are fine"
-    print(f"{num_questions} questions; {what}")
-    return 1 if problems else 0
+    counts = [f"{sum(len(task.questions) for task in tasks)} questions"]
+    counts += [f"{len(left_out)} records cannot be asked"] if left_out else []
+    counts += [f"{len(problems)} problems in {len(tasks)} videos" if problems else f"all {len(tasks)} videos are fine"]
+    print("; ".join(counts))
+    return 1 if left_out or problems else 0
 
 
 def run_compare(options: argparse.Namespace) -> int:

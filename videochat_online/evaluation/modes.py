@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ..config import AnswerMode
 from ..media.readers import MediaError
 from ..media.sampling import sample_stream, sample_window
 from .benchmarks.base import ModeSettings
@@ -20,7 +21,6 @@ from .types import Question, Reply, VideoTask
 from .videos import OpenVideo
 
 ModeName = Literal["sliding_window", "streaming", "prefix", "blind"]
-AnswerBy = Literal["generate", "likelihood"]
 BATCH = 16
 """Frames read and encoded together at most."""
 
@@ -49,7 +49,7 @@ class Responder(Protocol):
 class Asking:
     """How questions are put, the same in every mode."""
 
-    answer: AnswerBy = "generate"
+    answer: AnswerMode = "generate"
     """`likelihood`: the label the model finds most probable; open questions are generated all the same."""
     max_new_tokens: int = 128
     multi_turn: bool = False

@@ -13,7 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..extras import lacks
 from .benchmarks.base import Benchmark
+from .cautions import Background, unanswered
 from .predictions import replace_file
 from .summary import BLIND, CHANCE, COMMONEST, cost_of, scores_of
 from .types import Prediction, VideoTask
@@ -59,12 +61,19 @@ def write_report(
     blind: Mapping[str, Prediction],
     config: Mapping[str, Any],
     command: Sequence[str] | None = None,
+    background: Background | None = None,
 ) -> dict[str, Any]:
-    """report.json, .csv, .md, .png and result.json in `folder`; returns the report."""
+    """report.json, .csv, .md, .png and result.json in `folder`; returns the report. No picture without matplotlib."""
+    background = background or Background.of(tasks)
     scores = scores_of(benchmark, tasks, predictions, blind)
     cost = cost_of(list(predictions.values()))
-    report = {"benchmark": benchmark.title, "config": dict(config), "scores": scores, "cost": cost}
+    first = {"cautions": [*unanswered(scores, config.get("answer")), *background.cautions()]}
+    answer = {"answer": config.get("answer"), "answer_because": background.answer_because}
+    left_out = {"left_out": len(background.left_out), "left_out_records": list(background.left_out)}
+    about = {**answer, **left_out, "config": dict(config)}
+    report = {**first, "benchmark": benchmark.title, **about, "scores": scores, "cost": cost}
     result = {
+        **first,
         "benchmark": benchmark.title,
         "model": config.get("model"),
         "mode": config.get("mode"),
@@ -72,14 +81,15 @@ def write_report(
         "tasks": {row["task"]: round(100 * row["accuracy"], 2) for row in scores["tasks"]},
         "questions": scores["questions"],
         "unanswered": scores["unanswered"],
-        "config": dict(config),
+        **about,
         **provenance(sys.argv if command is None else command),
     }
     replace_file(folder / "report.json", _json(report))
     replace_file(folder / "report.csv", csv_of(scores))
     replace_file(folder / "report.md", markdown_of(report))
     replace_file(folder / "result.json", _json(result))
-    draw_bars(folder / "report.png", benchmark.title, scores)
+    if lacks("matplotlib") is None:
+        draw_bars(folder / "report.png", benchmark.title, scores)
     return report
 
 
@@ -102,12 +112,13 @@ def markdown_of(report: Mapping[str, Any]) -> str:
     """The report for people; every number in percent."""
     scores, cost = report["scores"], report["cost"]
     head = scores["headline"]
-    lines = [
+    lines = [line for caution in report["cautions"] for line in (f"**Caution**: {caution}.", "")]
+    lines += [
         f"# {report['benchmark']}: {_percent(head['accuracy'])}",
         "",
         f"{head['what'].capitalize()}, 95 % interval {_percent(head['low'])} to {_percent(head['high'])} "
         f"(videos resampled). {scores['questions']} questions on {scores['videos']} videos; no answer found for "
-        f"{_percent(scores['unanswered'])} %, all of them counted as wrong.",
+        f"{_percent(scores['unanswered'])} %, all of them counted as wrong. {_answers(report)}",
         "",
         "| sub-task | questions | accuracy | 95 % | no answer | chance | commonest answer | blind |",
         "|---|---|---|---|---|---|---|---|",
@@ -125,11 +136,20 @@ def markdown_of(report: Mapping[str, Any]) -> str:
     for problem in scores["problems"]:
         what = f"{problem['questions']} questions on {problem['video']}: {problem['error']}"
         lines.append(f"- not asked, counted as wrong: {what}")
+    lines += [f"- left out, not counted: {record}" for record in report["left_out_records"]]
     lines += ["", "## Cost", ""]
     for name in ("seconds_per_frame", "seconds_per_question"):
         value = cost[name]
         lines.append(f"- {name.replace('_', ' ')}: {'none' if value is None else f'{value:.4f}'}")
     return "\n".join([*lines, f"- frames read and encoded: {cost['frames']}", ""])
+
+
+def _answers(report: Mapping[str, Any]) -> str:
+    """How options were chosen among, and why."""
+    ways = {"likelihood": "The likeliest option is the answer", "generate": "The answer is what is found in the reply"}
+    reason = f", {report['answer_because']}" if report["answer_because"] else ""
+    way = ways.get(report["answer"])
+    return f"{way} (--answer {report['answer']}{reason})." if way else ""
 
 
 def _small_table(name: str, values: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -143,11 +163,9 @@ def _percent(share: float | None) -> str:
 
 def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:
     """A bar for each sub-task and the headline, with its interval, over marks for the baselines."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the picture of the report needs matplotlib: pip install 'videochat-online[eval]'") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = [*scores["tasks"], {**scores["headline"], "task": "headline"}]
     places = list(range(len(rows)))
     figure = Figure(figsize=(8, 0.32 * len(rows) + 1.6), layout="constrained")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import MemoryConfig
+from ..config import AnswerMode, MemoryConfig
 from ..model_flags import load_from_flags, memory_from_flags
 from .benchmarks import Benchmark, ModeSettings
 from .modes import Asking, Responder
@@ -31,14 +31,29 @@ def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark) -> Mo
     return replace(preset, **{name: value for name, value in flags.items() if value is not None})
 
 
-def asking_from_flags(options: argparse.Namespace, benchmark: Benchmark) -> Asking:
-    if options.multi_turn and (options.mode != "streaming" or options.answer != "generate"):
-        raise ValueError("--multi-turn belongs to --mode streaming with --answer generate")
+def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
+    """How a question with options is answered, and why so: by the flag, else as the model's config has it."""
+    from ..model.weights import load_config
+    from ..processing import model_place
+
+    if options.answer is not None:
+        return options.answer, "as the flag says"
+    if options.adapter == "videochat" and (mode := load_config(model_place(options.model)).answer_mode):
+        return mode, "as the model's config says"
+    return "generate", "as published; the model says nothing else"
+
+
+def asking_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerMode) -> Asking:
+    if options.multi_turn and options.mode != "streaming":
+        raise ValueError(f"--multi-turn belongs to --mode streaming, got --mode {options.mode}")
+    if options.multi_turn and answer != "generate":
+        what = "the flag's" if options.answer else "what the model is made for"
+        raise ValueError(f"--multi-turn belongs to --answer generate, got --answer {answer} ({what})")
     tokens = benchmark.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
     if tokens < 1:
         raise ValueError(f"--max-new-tokens must be >= 1, got {tokens}")
     return Asking(
-        answer=options.answer,
+        answer=answer,
         max_new_tokens=tokens,
         multi_turn=options.multi_turn,
         system_prompt=benchmark.system_prompt,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from .videos import VideoLibrary, check_video, open_task_video
 
 BLIND_FOLDER = "blind"
 CONFIG_FILE = "config.json"
+NAMED = 10
+"""Ids that an error names at most."""
 MODES = {"sliding_window": sliding_window, "streaming": streaming, "prefix": prefix}
 
 
@@ -68,9 +72,8 @@ class Run:
     """What the answers depend on; a folder is never continued with another."""
     shard: Shard = field(default_factory=Shard.from_environment)
 
-    @property
-    def num_questions(self) -> int:
-        return sum(len(task.questions) for task in self.tasks)
+    def __post_init__(self) -> None:
+        refuse_equal_ids(self.tasks)
 
     def cost(self, task: VideoTask) -> float:
         """Frames that will be shown for a video, about; what the processes share out evenly."""
@@ -164,9 +167,22 @@ def benchmark_of(folder: Path) -> str:
     return json.loads(path.read_text(encoding="utf-8"))["benchmark"]
 
 
+def equal_ids(tasks: Sequence[VideoTask]) -> dict[str, int]:
+    """Ids of more than one question -> of how many. Predictions are kept by id: two questions would be one."""
+    counts = Counter(question.id for task in tasks for question in task.questions)
+    return {question_id: count for question_id, count in counts.items() if count > 1}
+
+
+def refuse_equal_ids(tasks: Sequence[VideoTask]) -> None:
+    if twice := equal_ids(tasks):
+        named = ", ".join(map(repr, islice(twice, NAMED))) + (", ..." if len(twice) > NAMED else "")
+        raise ValueError(f"{len(twice)} ids stand for several questions each: {named}; --check names them all")
+
+
 def check(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:
-    """Everything that would keep questions from being asked: one line a video. Nothing is asked."""
-    return [problem for task in tasks if (problem := check_video(task, library)) is not None]
+    """Everything that would keep questions from being asked: one line a video or id. Nothing is asked."""
+    twice = [f"{question_id!r} is the id of {count} questions" for question_id, count in equal_ids(tasks).items()]
+    return twice + [problem for task in tasks if (problem := check_video(task, library)) is not None]
 
 
 def limited(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:

@@ -59,18 +59,22 @@ class Question:
     poll: Poll | None = None
 
     def __post_init__(self) -> None:
-        if not self.id or not self.prompt.strip():
-            raise ValueError(f"a question needs an id and a prompt, got id={self.id!r}, prompt={self.prompt!r}")
+        for name in ("id", "prompt", "answer"):
+            text = getattr(self, name)
+            may_be_empty = name == "answer" and self.kind != "proactive"  # not known to whoever only asks
+            if not isinstance(text, str) or not (text.strip() or may_be_empty):
+                raise ValueError(f"a question needs a text as {name}, got {text!r}")
+            text.encode()  # half a surrogate pair, which JSON may hold, can neither be tokenized nor written
         if self.kind not in get_args(Kind):
-            raise ValueError(f"question {self.id}: unknown kind {self.kind!r}, expected one of {get_args(Kind)}")
+            raise ValueError(f"unknown kind {self.kind!r}, expected one of {get_args(Kind)}")
         if not math.isfinite(self.timestamp) or self.timestamp < 0:
-            raise ValueError(f"question {self.id}: timestamp must be seconds >= 0, got {self.timestamp!r}")
+            raise ValueError(f"timestamp must be seconds >= 0, got {self.timestamp!r}")
         if self.options and len(self.options) != len(self.labels):
-            raise ValueError(f"question {self.id}: {len(self.options)} options but {len(self.labels)} labels")
+            raise ValueError(f"{len(self.options)} options but {len(self.labels)} labels")
         if self.kind == "choice" and (len(self.answer) != 1 or self.answer not in self.letters):
-            raise ValueError(f"question {self.id}: answer {self.answer!r} is none of the options {self.letters}")
+            raise ValueError(f"answer {self.answer!r} is none of the options {self.letters}")
         if (self.kind == "proactive") != (self.poll is not None):
-            raise ValueError(f"question {self.id}: exactly the proactive questions have a poll, got kind {self.kind!r}")
+            raise ValueError(f"exactly the proactive questions have a poll, got kind {self.kind!r}")
 
     @property
     def letters(self) -> str:
@@ -119,8 +123,10 @@ class VideoTask:
     def __post_init__(self) -> None:
         if not self.questions or not self.names:
             raise ValueError(f"video {self.id!r} needs at least one question and one place to look for it")
-        if self.fps is not None and not self.fps > 0:
+        if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
             raise ValueError(f"video {self.id!r}: fps must be > 0, got {self.fps!r}")
+        if not math.isfinite(self.start):
+            raise ValueError(f"video {self.id!r}: it must start at a second, got {self.start!r}")
         ordered = tuple(sorted(self.questions, key=lambda question: (question.timestamp, question.id)))
         object.__setattr__(self, "questions", ordered)
 

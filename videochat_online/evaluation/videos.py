@@ -17,6 +17,7 @@ import numpy as np
 
 from ..media.image_source import IMAGE_SUFFIXES, images_of_folder
 from ..media.readers import MediaError, VideoReader, open_video
+from ..media.source import reading
 from .types import VideoTask
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif")
@@ -41,8 +42,9 @@ class VideoLibrary:
         """
         for name in names:
             for path in (self.root / name, *(self.root / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES)):
-                if path.exists():
-                    return path
+                with reading(name, "cannot be looked for", "the name of a video", errors=OSError):  # too long, say
+                    if path.exists():
+                        return path
         last = PurePosixPath(names[0])
         found = self._by_name.get(last.name) or self._by_name.get(_without_suffix(last), [])
         if len(found) > 1:

@@ -8,17 +8,17 @@ of PyAV's own. With `or_pyav` a file that decord cannot read is read by PyAV, an
 from __future__ import annotations
 
 import logging
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
 from .pyav_source import PyavReader
-from .source import MediaError, VideoReader
+from .source import MediaError, VideoReader, reading
 from .video_index import VideoIndex
 
 logger = logging.getLogger(__name__)
 
+FOR_DECORD = "a file that decord reads, or backend='pyav'"
 SEEKABLE_FORMATS = ("mp4", "matroska", "avi", "flv")
 """Containers (FFmpeg's names) in which decord finds the frame asked for; in MPEG streams it is off by some."""
 NO_GUESSED_FRAMES = 1e-9
@@ -46,8 +46,8 @@ class DecordReader(VideoReader):
         self._decoder: Any = None
         try:
             self._decoder = _open_decord(index, size or (-1, -1), num_threads)
-        except _decord_errors() as error:
-            self._fall_back("it", error)
+        except MediaError as error:
+            self._fall_back(error)
 
     def _release(self) -> None:
         self._decoder = None
@@ -58,52 +58,50 @@ class DecordReader(VideoReader):
         if self._pyav is None:
             try:
                 return self._decoded(index)
-            except _decord_errors() as error:
-                self._fall_back(f"frame {index}", error)
+            except MediaError as error:
+                self._fall_back(error)
         assert self._pyav is not None, "_fall_back opens it or raises"
         return self._pyav._image(index)
 
     def _decoded(self, index: int) -> np.ndarray:
-        picture = self._decoder[index]
-        image = picture.asnumpy() if hasattr(picture, "asnumpy") else np.asarray(picture)
+        with reading(self.name, f"decord cannot read frame {index}", FOR_DECORD):
+            picture = self._decoder[index]
+            image = picture.asnumpy() if hasattr(picture, "asnumpy") else np.asarray(picture)
         if image.shape != (self.size[1], self.size[0], 3):  # it takes the padding of narrow pictures for channels
-            raise RuntimeError(f"its picture has shape {image.shape} instead of {(self.size[1], self.size[0], 3)}")
+            what = f"its picture has shape {image.shape} instead of {(self.size[1], self.size[0], 3)}"
+            raise MediaError.about(self.name, f"decord cannot read frame {index} ({what})", FOR_DECORD)
         return image
 
-    def _fall_back(self, what: str, error: Exception) -> None:
-        reason = shorten(str(error) or type(error).__name__, width=200)
+    def _fall_back(self, error: MediaError) -> None:
         if not self._or_pyav:
-            what = f"decord cannot read {what} ({reason})"
-            raise MediaError.about(self.name, what, "a file that decord reads, or backend='pyav'") from error
-        logger.warning("%s: decord cannot read %s (%s), PyAV does from here on", self.name, what, reason)
+            raise error
+        logger.warning("%s; PyAV reads it from here on", str(error).removesuffix(f"; expected {FOR_DECORD}"))
         self._decoder = None
         self._pyav = PyavReader(self._index, size=self.size, num_threads=self._num_threads)
 
 
 def _open_decord(index: VideoIndex, size: tuple[int, int], num_threads: int) -> Any:
-    """decord's own reader. RuntimeError for files in which it would give other frames than those asked for."""
+    """decord's own reader. MediaError for files in which it would give other frames than those asked for."""
     import decord
+
+    def refused(why: str) -> MediaError:
+        return MediaError.about(index.path, f"decord cannot read it ({why})", FOR_DECORD)
 
     if not any(name in index.format for name in SEEKABLE_FORMATS):
-        raise RuntimeError(f"it seeks inexactly in {index.format} files")
+        raise refused(f"it seeks inexactly in {index.format} files")
     if index.times.has_open_groups or not index.times.has_times:
-        raise RuntimeError("it miscounts frames after a seek where groups of pictures are open or have no times")
+        raise refused("it miscounts frames after a seek where groups of pictures are open or have no times")
     decord.logging.set_level(decord.logging.QUIET)
-    decoder = decord.VideoReader(
-        str(index.path),
-        ctx=decord.cpu(0),
-        width=size[0],
-        height=size[1],
-        num_threads=num_threads,
-        fault_tol=NO_GUESSED_FRAMES,
-    )
-    if len(decoder) != index.num_frames:
-        raise RuntimeError(f"it counts {len(decoder)} frames, the container holds {index.num_frames}")
+    with reading(index.path, "decord cannot read it", FOR_DECORD):
+        decoder = decord.VideoReader(
+            str(index.path),
+            ctx=decord.cpu(0),
+            width=size[0],
+            height=size[1],
+            num_threads=num_threads,
+            fault_tol=NO_GUESSED_FRAMES,
+        )
+        num_frames = len(decoder)
+    if num_frames != index.num_frames:
+        raise refused(f"it counts {num_frames} frames, the container holds {index.num_frames}")
     return decoder
-
-
-def _decord_errors() -> tuple[type[Exception], ...]:
-    """What decord raises for files it cannot read or decode."""
-    import decord
-
-    return (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError, StopIteration)

@@ -5,21 +5,22 @@ Nothing here is video; PIL reads everything, one picture at a time.
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
-from .source import MediaError, VideoReader
+from .source import MediaError, VideoReader, check_file, reading
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 A_FOLDER = f"a folder of images ({' '.join(sorted(IMAGE_SUFFIXES))})"
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What PIL raises for files that are no images, or damaged ones."""
+AN_IMAGE = "an image file"
+A_WHOLE_IMAGE = "a complete image file"
 SHORTEST_DELAY = 20
 """Milliseconds; a gif's shorter (mostly zero) delays mean `USUAL_DELAY`, as in browsers and FFmpeg."""
 USUAL_DELAY = 100
@@ -33,21 +34,37 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     MediaError if it is missing, empty, broken or no image.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MediaError.about(path, "is not a file" if path.exists() else "does not exist", "an image file")
-    try:
-        with Image.open(path) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
-    except BROKEN_IMAGE as error:
-        what = "is empty" if path.stat().st_size == 0 else f"is broken or not an image ({error})"
-        raise MediaError.about(path, what, "an image file") from error
+    check_file(path, AN_IMAGE)
+    with begin_image(path, path) as image:
+        return upright_rgb(image, path)
+
+
+def begin_image(file: Path | BinaryIO, name: object) -> Image.Image:
+    """The image called `name` with its size; its pixels are not read yet. MediaError where it is no image."""
+    with reading(name, "is broken or not an image", AN_IMAGE):
+        try:
+            return Image.open(file)
+        except UnidentifiedImageError as error:  # whose text names the file again, or an object in memory
+            raise MediaError.about(name, "is broken or not an image", AN_IMAGE) from error
+
+
+def upright_rgb(image: Image.Image, name: object) -> Image.Image:
+    """All pixels of an image that was begun, as `open_image` gives them. MediaError if it is broken."""
+    with reading(name, "is broken", A_WHOLE_IMAGE):
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode as RGB. 16-bit greys are brought to 8 bits (PIL's own conversion would clip them to white)."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    """Any PIL mode as RGB. 16-bit greys are brought to 8 bits (PIL's own conversion would clip them to white).
+
+    MediaError if the image's file, which PIL reads no sooner than here, is broken.
+    """
+    with reading(getattr(image, "filename", "") or "an image", "cannot be converted to RGB", A_WHOLE_IMAGE):
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        return image.convert("RGB")
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -61,7 +78,8 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 def images_of_folder(folder: Path) -> list[Path]:
     """The folder's image files in natural order, hidden files left out. MediaError if there are none."""
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    with reading(folder, "cannot be read", A_FOLDER, errors=OSError):
+        paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     if not paths:
         raise MediaError.about(folder, "holds no images", A_FOLDER)
     return sorted(paths, key=lambda path: (natural_key(path.name), path.name))
@@ -96,13 +114,15 @@ class AnimationReader(VideoReader):
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None = None) -> None:
+        self._file = begin_image(path, path)
         try:
-            self._file = Image.open(path)
-            delays = [_delay(frame) for frame in ImageSequence.Iterator(self._file)]
-        except BROKEN_IMAGE as error:
-            raise MediaError.about(path, f"is broken ({error})", "a complete image file") from error
+            with reading(path, "is broken", A_WHOLE_IMAGE):
+                delays = [frame.info.get("duration") for frame in ImageSequence.Iterator(self._file)]
+        except MediaError:
+            self._file.close()
+            raise
         self._resize_to = size
-        ends = np.cumsum(delays, dtype=np.float64) / 1000
+        ends = np.cumsum([_delay(delay) for delay in delays], dtype=np.float64) / 1000
         times = np.concatenate([[0.0], ends[:-1]])
         duration = float(ends[-1])
         super().__init__(str(path), times, fps=len(times) / duration, duration=duration, size=size or self._file.size)
@@ -111,18 +131,16 @@ class AnimationReader(VideoReader):
         self._file.close()
 
     def _image(self, index: int) -> np.ndarray:
-        try:
+        with reading(self.name, f"frame {index} cannot be decoded", A_WHOLE_IMAGE):
             self._file.seek(index)
-            return _as_array(to_rgb(self._file), self._resize_to)
-        except BROKEN_IMAGE as error:
-            what = f"frame {index} cannot be decoded ({error})"
-            raise MediaError.about(self.name, what, "a complete image file") from error
+            self._file.load()
+        return _as_array(to_rgb(self._file), self._resize_to)
 
 
 def open_image_file(path: Path, *, size: tuple[int, int] | None = None) -> VideoReader:
     """The frames of an animation, or the one frame of a still image. MediaError if there is none."""
     open_image(path)  # says what is wrong, if anything
-    with Image.open(path) as image:
+    with begin_image(path, path) as image, reading(path, "is broken", A_WHOLE_IMAGE):
         is_animated = getattr(image, "is_animated", False)
     return AnimationReader(path, size=size) if is_animated else ImageListReader(str(path), [path], size=size)
 
@@ -136,7 +154,8 @@ def _as_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
     return np.array(image if size is None else image.resize(size, Image.Resampling.BICUBIC))
 
 
-def _delay(frame: Image.Image) -> float:
-    """Milliseconds this frame is shown."""
-    delay = frame.info.get("duration", 0)
-    return delay if delay >= SHORTEST_DELAY else USUAL_DELAY
+def _delay(said: object) -> float:
+    """Milliseconds a frame is shown, by what its file says: anything, where a damaged or odd file says it."""
+    if isinstance(said, int | float) and SHORTEST_DELAY <= said < math.inf:
+        return said
+    return USUAL_DELAY

@@ -16,14 +16,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from .container import open_container, to_the_end, video_stream
 from .live import DISPLAY_FPS, LiveSource, Reduction
 from .live_paced import fitting
-from .source import Frame, MediaError
+from .source import Frame, MediaError, each, reading
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
+CANNOT_BE_READ = "cannot be read"
+A_STREAM = "a video stream that is running"
 PROTOCOLS = {
     "rtsp": "rtsp,rtp,tcp,udp",
     "rtsps": "rtsp,rtsps,rtp,srtp,tcp,udp,tls",
@@ -140,39 +144,26 @@ class NetworkStream(Reconnecting):
         return self._is_finite
 
     def _connection(self) -> Iterator[Frame]:
-        import av
-
-        try:
-            with ExitStack() as resources:
-                container = self._open(resources)
-                if not container.streams.video:
-                    raise MediaError.about(self.name, "holds no video", "a video stream")
-                self._is_finite = bool(container.duration and container.duration > 0)
-                yield from self._decode(container)
-        except (av.error.FFmpegError, OSError) as error:
-            reason = (
-                "no answer in time"
-                if isinstance(error, av.error.ExitError)
-                else getattr(error, "strerror", None) or str(error)
-            )
-            raise MediaError.about(self.name, f"cannot be read ({reason})", "a video stream that is running") from error
+        with ExitStack() as resources:
+            container = self._open(resources)
+            stream = video_stream(container, self.name, A_STREAM, num_threads=1)
+            self._is_finite = bool(container.duration and container.duration > 0)
+            yield from self._decode(container, stream)
 
     def _open(self, resources: ExitStack) -> InputContainer:
-        import av
-
-        # options=, unlike container_options=, makes PyAV 15 crash on some formats.
         place: Any = self.address
         if self._download is not None:
-            place = _UntilStopped(resources.enter_context(self._download(self.patience.read)), self.stopped)
+            with reading(self.name, CANNOT_BE_READ, A_STREAM, errors=OSError):
+                body = resources.enter_context(self._download(self.patience.read))
+            place = _UntilStopped(body, self.stopped)
         timeouts = (self.patience.open, self.patience.read)
-        return resources.enter_context(av.open(place, container_options=self.options, timeout=timeouts))
+        return resources.enter_context(
+            open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=self.options, timeout=timeouts)
+        )
 
-    def _decode(self, container: InputContainer) -> Iterator[Frame]:
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
         clock, shown = None, Reduction(self.fps)
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = 1
-        for decoded in container.decode(stream):
+        for decoded in each(to_the_end(container.decode(stream)), self.name, CANNOT_BE_READ, A_STREAM):
             if self.stopped.is_set():
                 return
             clock = clock or _StreamClock(self._now())
@@ -181,7 +172,7 @@ class NetworkStream(Reconnecting):
                 return
             if shown.passes(seconds):
                 self._num += 1
-                yield Frame(_rgb(decoded), seconds, self._num - 1)
+                yield Frame(_rgb(decoded, self.name), seconds, self._num - 1)
 
 
 class Readable(Protocol):
@@ -221,9 +212,10 @@ class _StreamClock:
         return 0.0 if self._started is None else max(0.0, self._started + seconds - time.monotonic())
 
 
-def _rgb(frame: VideoFrame) -> Any:
+def _rgb(frame: VideoFrame, name: str) -> Any:
     width, height = fitting((frame.width, frame.height))
-    return frame.reformat(width, height, "rgb24").to_ndarray()
+    with reading(name, CANNOT_BE_READ, A_STREAM):
+        return frame.reformat(width, height, "rgb24").to_ndarray()
 
 
 class Camera(Reconnecting):

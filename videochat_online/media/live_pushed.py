@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from .image_source import to_rgb
 from .live import LiveSource
 from .source import Frame, MediaError
 
@@ -54,7 +55,7 @@ class PushedFrames(LiveSource):
 def rgb_array(image: np.ndarray | Image.Image) -> np.ndarray:
     """uint8 (H, W, 3); MediaError for anything else than a picture."""
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(to_rgb(image))
     is_rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     if not is_rgb or 0 in image.shape:
         got = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .source import MediaError
+from .container import to_the_end
+from .source import MediaError, each
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -65,23 +66,21 @@ class _Packets:
 
 
 def _walk(path: Path, container: InputContainer, stream: VideoStream) -> _Packets:
-    from av.error import FFmpegError
-
     packets, is_whole = _Packets(), True
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
-                continue
-            is_whole = not packet.is_corrupt
-            if packet.pts is not None:
-                packets.pts.append(packet.pts)
-            if packet.dts is not None:
-                packets.dts.append(packet.dts)
-            packets.duration.append(packet.duration or 0)
-            packets.is_key.append(packet.is_keyframe)
-    except FFmpegError as error:
-        what = f"damaged after {len(packets.is_key)} frames ({error.strerror})"
-        raise MediaError.about(path, what, "a complete video file") from error
+
+    def damage() -> str:
+        return f"damaged after {len(packets.is_key)} frames"
+
+    for packet in each(to_the_end(container.demux(stream)), path, damage, "a complete video file"):
+        if packet.size == 0 or packet.is_discard:
+            continue
+        is_whole = not packet.is_corrupt
+        if packet.pts is not None:
+            packets.pts.append(packet.pts)
+        if packet.dts is not None:
+            packets.dts.append(packet.dts)
+        packets.duration.append(packet.duration or 0)
+        packets.is_key.append(packet.is_keyframe)
     if not packets.is_key:
         raise MediaError.about(path, "has zero frames", "a video with at least one")
     if not is_whole:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .source import MediaError, VideoReader
+from .container import to_the_end
+from .source import MediaError, VideoReader, reading
 from .video_index import VideoIndex, open_stream
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+UNDAMAGED = "an undamaged file"
 UPRIGHT: dict[int, list[tuple[str, str]]] = {
     0: [],
     90: [("transpose", "cclock")],
@@ -46,19 +48,26 @@ class PyavReader(VideoReader):
         self._position: int
         """Number of the frame that the decoder gives next, where nothing is damaged."""
         self._restart()
-        self._graph = _rgb_graph(self._stream, self.size, index.rotation)
+        self._graph = self._new_graph()
 
     def _release(self) -> None:
         self._container.close()
 
     def _image(self, index: int) -> np.ndarray:
-        self._graph.vpush(self._decoded(index))
-        return self._graph.vpull().to_ndarray()
+        frame = self._decoded(index)
+        try:
+            with reading(self.name, f"frame {index} cannot be converted to RGB", UNDAMAGED):
+                self._graph.vpush(frame)
+                return self._graph.vpull().to_ndarray()
+        except MediaError:
+            self._graph = self._new_graph()  # the old one may still hold this frame
+            raise
+
+    def _new_graph(self) -> Graph:
+        return _rgb_graph(self.name, self._stream, self.size, self._index.rotation)
 
     def _decoded(self, index: int) -> VideoFrame:
         """Frame `index`: forward from where the decoder stands, else from a keyframe, else from the one before."""
-        from av.error import FFmpegError
-
         try:
             if self._is_ahead(index) and (frame := self._decode_to(index)) is not None:
                 return frame
@@ -66,11 +75,11 @@ class PyavReader(VideoReader):
                 self._go_to(start)
                 if (frame := self._decode_to(index)) is not None:
                     return frame
-            reason = "no frame with its time comes out of the decoder"
-        except FFmpegError as error:
+        except MediaError:
             self._position = self.num_frames  # nothing more comes from here: the next read seeks
-            reason = error.strerror or str(error)
-        raise MediaError.about(self.name, f"frame {index} cannot be decoded ({reason})", "an undamaged file")
+            raise
+        what = f"frame {index} cannot be decoded (no frame with its time comes out of the decoder)"
+        raise MediaError.about(self.name, what, UNDAMAGED)
 
     def _is_ahead(self, index: int) -> bool:
         """Whether decoding on is the shortest way to frame `index`."""
@@ -92,18 +101,24 @@ class PyavReader(VideoReader):
             self._container.close()
             self._restart()
         else:
-            self._container.seek(int(self._index.times.ticks[start]), stream=self._stream)
-            self._frames = self._container.decode(self._stream)
+            moment = int(self._index.times.ticks[start])
+            with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
+                self._container.seek(moment, stream=self._stream)
+            self._frames = to_the_end(self._container.decode(self._stream))
             self._position = start
 
     def _restart(self) -> None:
         self._container, self._stream = open_stream(self._index.path, num_threads=self._num_threads)
-        self._frames = self._container.decode(self._stream)
+        self._frames = to_the_end(self._container.decode(self._stream))
         self._position = 0
 
     def _decode_to(self, index: int) -> VideoFrame | None:
         """The frame `index`, or None if the decoder passes it by."""
-        for frame in self._frames:
+        while True:
+            with reading(self.name, f"frame {index} cannot be decoded", UNDAMAGED):
+                frame = next(self._frames, None)
+            if frame is None:
+                break
             number = self._number(frame)
             if number is None:
                 continue
@@ -125,12 +140,13 @@ class PyavReader(VideoReader):
         return number if number < self.num_frames and self._index.times.ticks[number] == frame.pts else None
 
 
-def _rgb_graph(stream: VideoStream, size: tuple[int, int], rotation: int) -> Graph:
+def _rgb_graph(name: str, stream: VideoStream, size: tuple[int, int], rotation: int) -> Graph:
     """FFmpeg filters: a decoded frame in, an upright RGB picture of `size` (W, H) out."""
     from av.filter import Graph
 
-    graph = Graph()
     filters = [*UPRIGHT[rotation], ("scale", f"{size[0]}:{size[1]}:flags=bilinear"), ("format", "rgb24")]
-    nodes = [graph.add(name, arguments) for name, arguments in filters]
-    graph.link_nodes(graph.add_buffer(template=stream), *nodes, graph.add("buffersink")).configure()
-    return graph
+    with reading(name, "its pictures cannot be converted to RGB", UNDAMAGED):
+        graph = Graph()
+        nodes = [graph.add(kind, arguments) for kind, arguments in filters]
+        graph.link_nodes(graph.add_buffer(template=stream), *nodes, graph.add("buffersink")).configure()
+        return graph

@@ -21,7 +21,7 @@ from .image_source import (
     open_image,
     open_image_file,
 )
-from .source import Frame, MediaError, VideoReader, check_fps, check_size
+from .source import Frame, MediaError, VideoReader, check_fps, check_size, reading
 from .video_index import index_video
 
 __all__ = ["Backend", "Frame", "MediaError", "VideoReader", "open_image", "open_video"]
@@ -49,8 +49,10 @@ def open_video(
     check_size(size)
     if not isinstance(source, str | os.PathLike):
         return _open_images("list of images", source, fps, size)
-    path = Path(source).expanduser().absolute()
-    if path.is_dir():
+    with reading(source, "cannot be looked at", "a video, or a folder of images", errors=(OSError, RuntimeError)):
+        path = Path(source).expanduser().absolute()  # RuntimeError: nobody's home
+        is_folder = path.is_dir()
+    if is_folder:
         return _open_images(str(path), images_of_folder(path), fps, size)
     if fps is not None:
         raise ValueError(f"{path}: fps={fps!r} is for folders and lists of images, a file has times of its own")

@@ -9,19 +9,70 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 class MediaError(ValueError):
     """A file, folder or list that cannot be read as frames."""
 
+    def __init__(self, message: str) -> None:
+        # A file name that is not UTF-8 holds half characters, which no log, report or answer can be written with.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
+
     @classmethod
     def about(cls, source: object, what: str, expected: str) -> MediaError:
         return cls(f"{source}: {what}; expected {expected}")
+
+
+@contextmanager
+def reading(
+    source: object,
+    what: str | Callable[[], str],
+    expected: str,
+    *,
+    errors: type[Exception] | tuple[type[Exception], ...] = Exception,
+) -> Iterator[None]:
+    """Around the calls of a library that opens or decodes `source`: whatever it raises is a MediaError.
+
+    Damaged data make these libraries raise anything, from IndexError to MemoryError. So only their calls may stand
+    inside, none of our own code, whose mistakes must stay visible. Around own code that reads a file: `errors=OSError`.
+
+    Args:
+        what: what is wrong with the source then, the library's reason is added; a function is called only then.
+    """
+    try:
+        yield
+    except MediaError:
+        raise
+    except errors as error:
+        problem = what if isinstance(what, str) else what()
+        raise MediaError.about(source, f"{problem} ({_reason(error)})", expected) from error
+
+
+def each(items: Iterable[T], source: object, what: str | Callable[[], str], expected: str) -> Iterator[T]:
+    """`items` of a library, made while it reads `source`. What is raised by the loop over them is not touched."""
+    with reading(source, what, expected):
+        yield from items
+
+
+def _reason(error: Exception) -> str:
+    """A library's error on one line."""
+    if type(error).__name__ == "ExitError":  # PyAV's name for a time-out
+        return "no answer in time"
+    words = getattr(error, "strerror", None) or str(error)
+    is_sentence = isinstance(error, OSError | ValueError | EOFError | SyntaxError | RuntimeError)
+    if not words or (type(error).__module__ == "builtins" and not is_sentence):
+        words = f"{type(error).__name__}: {words}"  # "list index out of range" alone says nothing
+    return shorten(words, width=200)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +156,16 @@ class VideoReader(ABC):
 
     def __exit__(self, *error: Any) -> None:
         self.close()
+
+
+def check_file(path: Path, expected: str) -> None:
+    """MediaError unless `path` is a file with something in it."""
+    with reading(path, "cannot be looked at", expected, errors=OSError):
+        is_file, exists = path.is_file(), path.exists()
+        is_empty = is_file and path.stat().st_size == 0
+    if not is_file or is_empty:
+        what = "is empty" if is_empty else "is not a file" if exists else "does not exist"
+        raise MediaError.about(path, what, expected)
 
 
 def check_size(size: tuple[int, int] | None) -> None:

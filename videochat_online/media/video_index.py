@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .container import open_container, video_stream
 from .container_size import declared_size
 from .packets import USUAL_RATE, FrameTimes, frame_times
-from .source import MediaError
+from .source import MediaError, check_file, reading
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -76,37 +77,22 @@ def index_video(path: Path) -> VideoIndex:
 
 def open_stream(path: Path, *, num_threads: int = 0) -> tuple[InputContainer, VideoStream]:
     """The opened container and its first video stream, ready to decode. MediaError where there is none."""
+    check_file(path, A_VIDEO)
+    # A playlist may name other files, not the network.
+    options = {"protocol_whitelist": "file"}
+    container = open_container(str(path), path, "is not a video, or cut off before its index", A_VIDEO, options=options)
     try:
-        import av
-    except ImportError as error:
-        raise ImportError("reading video needs PyAV: pip install av") from error
-
-    _check_file(path)
-    try:
-        # A playlist may name other files, not the network. Not options=: PyAV 15 then crashes on FLV and MPEG-PS.
-        container = av.open(str(path), container_options={"protocol_whitelist": "file"})
-    except av.error.FFmpegError as error:
-        what = f"is not a video, or cut off before its index ({error.strerror})"
-        raise MediaError.about(path, what, A_VIDEO) from error
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams or any(name in container.format.name for name in NOT_VIDEO_FORMATS):
-        what = "has sound but no video" if container.streams.audio else "holds no video"
+        if any(name in container.format.name for name in NOT_VIDEO_FORMATS):
+            raise MediaError.about(path, "holds no video", A_VIDEO)
+        return container, video_stream(container, path, A_VIDEO, num_threads=num_threads)
+    except MediaError:
         container.close()
-        raise MediaError.about(path, what, A_VIDEO)
-    streams[0].thread_type = "AUTO"
-    streams[0].codec_context.thread_count = num_threads
-    return container, streams[0]
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise MediaError.about(path, "is not a file" if path.exists() else "does not exist", A_VIDEO)
-    if path.stat().st_size == 0:
-        raise MediaError.about(path, "is empty", A_VIDEO)
+        raise
 
 
 def _check_complete(path: Path) -> None:
-    expected, actual = declared_size(path), path.stat().st_size
+    with reading(path, "cannot be read", A_VIDEO, errors=OSError):
+        expected, actual = declared_size(path), path.stat().st_size
     if expected is not None and actual < expected:
         raise MediaError.about(path, f"is cut off at {actual:,} bytes", f"{expected:,} bytes by its own headers")
 
@@ -125,14 +111,10 @@ def _duration_and_fps(times: FrameTimes, rate: Fraction | None) -> tuple[float, 
 
 def _first_frame(path: Path) -> tuple[tuple[int, int], int]:
     """Upright (W, H) and rotation of the first picture."""
-    from av.error import FFmpegError
-
     container, stream = open_stream(path, num_threads=1)
     with container:
-        try:
+        with reading(path, "frame 0 cannot be decoded", A_VIDEO):
             frame = next(container.decode(stream), None)
-        except FFmpegError as error:
-            raise MediaError.about(path, f"frame 0 cannot be decoded ({error.strerror})", A_VIDEO) from error
         if frame is None:
             raise MediaError.about(path, "no frame can be decoded", A_VIDEO)
         rotation = round(frame.rotation / 90) * 90 % 360

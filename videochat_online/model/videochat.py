@@ -7,19 +7,32 @@ model's width. Source: VideoChat-Online, arXiv 2501.00584.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationMixin,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import TransformersKwargs, is_flash_attn_2_available
 
 from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope
 from .language_model import build_language_model
 from .memory_bank import average_pool
 from .vision_encoder import InternVisionModel, pixel_shuffle
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""Of one argument of `forward` and `generate`: since transformers 5.24, and before."""
 
 
 class CheckpointError(ValueError):
@@ -51,7 +64,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012 (transformers' own form)
+    _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012 (transformers' own form)
 
     def __init__(self, config: VideoChatOnlineConfig) -> None:
         check_attention_installed(config._attn_implementation)
@@ -87,6 +100,17 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
+
+    def enable_input_require_grads(self) -> None:
+        """transformers calls this where gradient checkpointing is switched on; only the reentrant kind needs it.
+
+        Its hooks make the output of every embedding require a gradient, the patch embedding's too: the backward pass
+        would go through the whole encoder although it is frozen.
+        """
+        functions = [getattr(module, "_gradient_checkpointing_func", None) for module in self.modules()]
+        kinds = {function.keywords.get("use_reentrant", True) for function in functions if function is not None}
+        if kinds != {False}:
+            super().enable_input_require_grads()
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
@@ -153,14 +177,20 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (B, N, vocabulary) and, with `labels` (B, N; -100 = not counted), the mean loss of the next token.
 
         `pixel_values` (T, 3, H, W) holds the pictures of the whole batch in order, `image_grids` (T,) the grid each is
         pooled to. `attention_mask` is 1 where there is no padding; a 4D mask (packed sequences) and `position_ids` go
-        to the language model as they are. Exactly one of `input_ids` and `inputs_embeds` is given.
+        to the language model as they are. Exactly one of `input_ids` and `inputs_embeds` is given. `cache` and
+        `past_key_values` are one argument: both names work with every transformers, as in `generate`.
+
+        Raises TypeError for an argument that the language model does not know.
         """
+        kwargs = rename_cache({**kwargs, "past_key_values": past_key_values, "cache": cache})
+        check_forward_names(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if input_ids is not None:
@@ -175,7 +205,6 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             labels=labels,
-            past_key_values=past_key_values,
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
@@ -192,7 +221,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         """Continue a prompt; gives the new ids only, (B, new). Greedy unless options ask for sampling.
 
         The prompt is `input_ids` (B, N) with `image_tokens` (see `embed`), or `inputs_embeds` (B, N, D). Other
-        arguments are those of transformers' generate (max_new_tokens, eos_token_id, streamer, past_key_values, ...).
+        arguments are those of transformers' generate (max_new_tokens, eos_token_id, streamer, cache, ...).
         A cache may hold the start of the prompt; `inputs_embeds` is the whole prompt all the same.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -201,37 +230,24 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.embed(input_ids, image_tokens)
         if "generation_config" not in kwargs:
             kwargs.setdefault("do_sample", False)
-        return super().generate(inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
+        return super().generate(inputs_embeds=inputs_embeds, **rename_cache(kwargs))  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        attention_mask: torch.LongTensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: torch.LongTensor, *, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """One step of `generate`, always as embeddings: an <IMG_CONTEXT> the model writes itself is a word, no picture.
 
         Cached keys and new keys always use the same rotary factors: on the step where the factors change with the
         length (see `factor_set`), the cache is emptied and filled again from the start.
         """
-        if past_key_values is not None and self._factors_change(past_key_values, kwargs["position_ids"]):
+        kwargs = rename_cache(kwargs)
+        cache = next((kwargs[name] for name in CACHE_NAMES if name in kwargs), None)
+        if cache is not None and self._factors_change(cache, kwargs["position_ids"]):
             assert inputs_embeds is not None, "generate hands every prompt on as embeddings"
-            past_key_values.reset()
+            cache.reset()
             inputs_embeds = torch.cat([inputs_embeds, self.get_input_embeddings()(input_ids)], dim=1)
-            next_sequence_length, is_first_iteration = None, True
-        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
+            kwargs |= {"next_sequence_length": None, "is_first_iteration": True}
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
         new_ids = inputs.pop("input_ids")
         if new_ids is not None:
             inputs["inputs_embeds"] = self.get_input_embeddings()(new_ids)
@@ -268,6 +284,34 @@ def check_keys(source: str, loading_info: dict[str, Any]) -> None:
     if parts:
         message = f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts)
         raise CheckpointError(message, missing=missing, unexpected=unexpected, misshapen=misshapen)
+
+
+@functools.cache
+def forward_names() -> frozenset[str]:
+    """The arguments that `forward` of this transformers' language models uses."""
+    names = inspect.signature(LlamaForCausalLM.forward).parameters
+    return frozenset({*names, *TransformersKwargs.__optional_keys__, "return_dict"} - {"self", "kwargs"})
+
+
+def rename_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` with the cache under the name of this transformers, or without the name where there is no cache.
+
+    Raises ValueError where both names are given: transformers would quietly take one.
+    """
+    given = [name for name in CACHE_NAMES if arguments.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are two names of one argument: give one of them")
+    renamed = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
+    if given:
+        renamed[next(name for name in CACHE_NAMES if name in forward_names())] = arguments[given[0]]
+    return renamed
+
+
+def check_forward_names(arguments: Mapping[str, Any]) -> None:
+    """TypeError for an argument that transformers' language models would ignore without a word."""
+    unknown = sorted(arguments.keys() - forward_names())
+    if unknown:
+        raise TypeError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(sorted(forward_names()))}")
 
 
 def check_attention_installed(attn_implementation: str | None) -> None:

@@ -49,9 +49,12 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
         from fastapi import Depends, FastAPI
     except ImportError as error:
         raise ImportError("the server needs FastAPI: pip install 'videochat-online[demo]'") from error
+    from .docs_page import add_docs_page
     from .openai_api import chat_routes
 
-    app = FastAPI(title="videochat-online", version=__version__, description=DESCRIPTION)
+    about: dict[str, Any] = {"title": "videochat-online", "version": __version__, "description": DESCRIPTION}
+    app = FastAPI(**about, docs_url=None, redoc_url=None)  # FastAPI's own load their programs from other hosts
+    add_docs_page(app)
     _answer_errors(app)
     if hosts is not None:
         from fastapi.middleware.trustedhost import TrustedHostMiddleware

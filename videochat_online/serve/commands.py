@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from ..model_flags import add_model_flags, load_from_flags
-from .server import add_server_flags, limits_from_flags, run_server, shown_name
+from ..model_flags import add_model_flags
+from .server import add_server_flags, run_server
 
 
 def add_serve_command(commands: Any) -> None:
@@ -19,14 +18,4 @@ def add_serve_command(commands: Any) -> None:
     )
     add_server_flags(parser, port=8000)
     add_model_flags(parser)
-    parser.set_defaults(run=run_serve)
-
-
-def run_serve(options: argparse.Namespace) -> int:
-    from .sessions import Sessions
-
-    limits = limits_from_flags(options)
-    model, processor = load_from_flags(options)
-    with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
-        run_server(options, sessions)
-    return 0
+    parser.set_defaults(run=run_server)

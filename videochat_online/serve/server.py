@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import secrets
+import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require
+from ..model_flags import load_from_flags
 from .limits import Limits
+from .ports import bound, listen, port_number, port_of
 
 if TYPE_CHECKING:
     from .sessions import Sessions
@@ -21,12 +27,13 @@ LOOPBACK_NAMES = ["localhost", "127.0.0.1"]
 def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
     where = parser.add_argument_group("server")
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
-    where.add_argument("--port", type=int, default=port, help="default: %(default)s")
+    where.add_argument("--port", type=port_number, default=port, help="0 takes a free one (default: %(default)s)")
     where.add_argument(
         "--token", help="what API clients must send; made up and printed where --host is not the loopback address"
     )
     where.add_argument(
         "--served-as",
+        type=host_pattern,
         action="append",
         default=[],
         metavar="NAME",
@@ -47,6 +54,12 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         help="... inside this machine's networks, too; redirects, HLS and UDP",
     )
     most.add_argument("--allow-cameras", action="store_true", help="visitors may open this machine's cameras")
+
+
+def host_pattern(text: str) -> str:
+    if not text or (text != "*" and "*" in text.removeprefix("*.")):
+        raise argparse.ArgumentTypeError(f"expected a name such as demo.example.org or *.example.org, got {text!r}")
+    return text
 
 
 def limits_from_flags(options: argparse.Namespace) -> Limits:
@@ -79,12 +92,24 @@ AddPage = Callable[[Any, "Sessions"], Any]
 """Mounts a page on the application; gives the application to run."""
 
 
-def run_server(options: argparse.Namespace, sessions: Sessions, add_page: AddPage | None = None) -> None:
-    """1. the API 2. the page beside it 3. listen until interrupted."""
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ImportError("the server needs uvicorn: pip install 'videochat-online[demo]'") from error
+def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> int:
+    """1. the port 2. the model 3. the API, and the page beside it 4. listen until stopped."""
+    from .sessions import Sessions
+
+    require("fastapi", "uvicorn")  # before a model is loaded
+    limits = limits_from_flags(options)
+    with unwound_by_signals(), bound(options.host, options.port) as sockets:
+        model, processor = load_from_flags(options)
+        with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
+            app = _application(options, sessions, add_page)
+            listen(sockets, options.host)
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            place = f"http://{host}:{port_of(sockets)}{'' if add_page else '/docs'}"
+            _serve(app, sockets, f"{place} is ready; stop with Ctrl-C")
+    return 0
+
+
+def _application(options: argparse.Namespace, sessions: Sessions, add_page: AddPage | None) -> Any:
     from .api import create_app
     from .pictures import add_picture_routes
 
@@ -99,9 +124,44 @@ def run_server(options: argparse.Namespace, sessions: Sessions, add_page: AddPag
         print(f"note: {note}", file=sys.stderr)
     if add_page is not None and not local:
         print("note: the page asks for no token: whoever reaches this address may use it", file=sys.stderr)
-    if token is not None and options.token is None:
+    if token is not None and not options.token:
         print(f"API token: {token}", file=sys.stderr)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    place = f"http://{host}:{options.port}"
-    print(f"{place}{'' if add_page else '/docs'} is ready; stop with Ctrl-C", file=sys.stderr, flush=True)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=3)
+    return app
+
+
+def _serve(app: Any, sockets: list[socket.socket], ready: str) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            print(ready, file=sys.stderr, flush=True)
+
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped
+        Server(config).run(sockets=sockets)
+
+
+@contextlib.contextmanager
+def unwound_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave the block as Ctrl-C does, so that what it holds is removed.
+
+    While uvicorn runs it takes SIGTERM itself, ends what is being answered, and raises it again.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(0)
+
+    def terminate(number: int, frame: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    handlers = {signal.SIGTERM: leave, signal.SIGHUP: terminate}
+    before = {number: signal.getsignal(number) for number in handlers}
+    try:
+        for number, handler in handlers.items():
+            if before[number] == signal.SIG_DFL:  # nohup has SIGHUP ignored
+                signal.signal(number, handler)
+        yield
+    finally:
+        for number in handlers:
+            signal.signal(number, before[number])

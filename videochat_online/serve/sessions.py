@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..streaming.encoding import SharedEncoder
 from ..streaming.idle import IdlePrefill
+from .folder import ServerFolder
 from .limits import LimitReached, Limits, UnknownSession
 from .live_session import LiveSession
 from .settings import SessionSettings
@@ -36,7 +35,7 @@ class Sessions:
         self.limits = limits or Limits()
         self._sessions: dict[str, LiveSession] = {}
         self._lock = threading.Lock()
-        self._files = tempfile.TemporaryDirectory(prefix="videochat-online-")
+        self.files = ServerFolder()
         self._encoder = SharedEncoder(model, processor)
         self._idle = IdlePrefill(self._streams, is_busy=lambda: self._encoder.is_busy).start()
         self._stop = threading.Event()
@@ -46,7 +45,7 @@ class Sessions:
     def create(self, settings: SessionSettings | None = None) -> LiveSession:
         """A new session under an id nobody can guess; LimitReached where there are too many."""
         key = secrets.token_urlsafe(18)
-        folder = Path(self._files.name) / key
+        folder = self.files.sessions / key
         with self._lock:
             if self._stop.is_set():
                 raise LimitReached("the server is being stopped")
@@ -114,7 +113,7 @@ class Sessions:
         with contextlib.suppress(Exception):  # what ended it early was logged then
             self._idle.close()
         self._encoder.close()
-        self._files.cleanup()
+        self.files.remove()
 
     def __enter__(self) -> Sessions:
         return self

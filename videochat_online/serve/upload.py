@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from ..media.source import MediaError
+from ..media.image_source import begin_image, upright_rgb
 from .limits import NotAllowed, UnknownSession
 from .live_session import LiveSession
 
@@ -42,15 +41,12 @@ def upload_path(session: LiveSession) -> Path:
 
 
 async def decode_image(stream: AsyncIterator[bytes], most: int) -> np.ndarray:
-    """uint8 (H, W, 3) of a picture's bytes; MediaError for anything else."""
+    """uint8 (H, W, 3) of a picture's bytes, upright; MediaError for anything else."""
     data = b"".join([chunk async for chunk in limited(stream, most)])
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise TooLarge(f"a picture of {image.width}x{image.height} is too large, at most {MAX_PIXELS:,} pixels")
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError.about("the frame sent", f"is no picture ({error})", "JPEG, PNG or the like") from error
+    with begin_image(io.BytesIO(data), "the frame sent") as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise TooLarge(f"a picture of {image.width}x{image.height} is too large, at most {MAX_PIXELS:,} pixels")
+        return np.asarray(upright_rgb(image, "the frame sent"))
 
 
 MAX_PIXELS = 8192 * 4320

@@ -179,9 +179,7 @@ class PromptCache:
         if borrows:
             embeds = torch.cat([embeds, embeds[:, -1:]], dim=1)
             positions = torch.cat([positions, positions.new_tensor([[num_positions - 1]])], dim=1)
-        self.model(
-            inputs_embeds=embeds, position_ids=positions, past_key_values=self.kv, use_cache=True, logits_to_keep=1
-        )
+        self.model(inputs_embeds=embeds, position_ids=positions, cache=self.kv, use_cache=True, logits_to_keep=1)
         if borrows:
             self.kv.crop(-1)
 
@@ -222,7 +220,7 @@ class PromptCache:
                 inputs_embeds=embeds,
                 position_ids=positions.to(embeds.device),
                 attention_mask=mask,
-                past_key_values=self.kv,
+                cache=self.kv,
                 use_cache=True,
             )
         except BaseException:

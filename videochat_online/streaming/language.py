@@ -146,7 +146,7 @@ class LanguageSide:
         cached = self.cache.prepare(keys, embeds)
         try:
             answer = generate_answer(
-                self.model, self.processor, embeds, started=started, past_key_values=self.cache.kv, **generation
+                self.model, self.processor, embeds, started=started, cache=self.cache.kv, **generation
             )
         except BaseException:
             self.cache.reset()  # how far it got is not known

@@ -6,15 +6,15 @@ processes: batch n of a step goes to process n mod world size.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from ..data.sampler import PlannedBatches, fill_share, grouping_plan, packing_plan
+from ..data.sampler import Lengths, Plan, fill_share, grouping_plan, packing_plan, padded_plan, shuffled
 from .arguments import SettingError, TrainingConfig
 
 
@@ -22,27 +22,26 @@ from .arguments import SettingError, TrainingConfig
 class BatchPlan:
     """What every epoch's steps are made of."""
 
-    lengths: Sequence[int]
+    lengths: Lengths
     """Tokens of each sample, estimated."""
     config: TrainingConfig
     batches_per_step: int
     """Over all processes."""
-    packs: Sequence[Sequence[int]] = ()
-    """With packing: the samples of each batch, the same in every epoch."""
+    packed: Plan | None = None
+    """With packing: the same batches in every epoch."""
 
-    def batches(self, epoch: int) -> list[list[int]]:
-        """The samples of each batch; neighbours make up a step, the order of steps is `ProcessBatches`' business."""
-        if self.config.batching == "packed":
-            return [list(pack) for pack in self.packs]
-        seed = self.config.seed * 1_000_003 + epoch
+    def batches(self, epoch: int) -> Plan:
+        """An epoch's batches; neighbours make up a step, the order of steps is `ProcessBatches`' business."""
+        if self.packed is not None:
+            return self.packed
+        seed, size = self.config.seed * 1_000_003 + epoch, self.config.batch_size
         if self.config.batching == "grouped":
-            return grouping_plan(self.lengths, self.config.batch_size, seed=seed, num_ranks=self.batches_per_step)
-        order = random.Random(f"{seed}/shuffling").sample(range(len(self.lengths)), len(self.lengths))
-        return [order[first : first + self.config.batch_size] for first in range(0, len(order), self.config.batch_size)]
+            return grouping_plan(self.lengths, size, seed=seed, num_ranks=self.batches_per_step)
+        return padded_plan(shuffled(len(self.lengths), f"{seed}/shuffling"), size)
 
     @property
     def num_batches(self) -> int:
-        return len(self.packs) or -(-len(self.lengths) // self.config.batch_size)
+        return -(-len(self.lengths) // self.config.batch_size) if self.packed is None else len(self.packed)
 
     @property
     def num_steps(self) -> int:
@@ -52,14 +51,14 @@ class BatchPlan:
     @property
     def padding_share(self) -> float:
         """Of the first epoch's positions, by the estimated lengths."""
-        packed = self.config.batching == "packed"
-        return 1 - fill_share(self.lengths, self.batches(0), max_length=self.config.max_length if packed else None)
+        return 1 - fill_share(np.minimum(self.lengths, self.config.max_length), self.batches(0))
 
 
 class ProcessBatches(Sampler[list[int]]):
-    """The share of one process in each epoch's batches, step after step.
+    """The share of one process in each epoch's batches: whole steps in a new random order, batch after batch.
 
-    All steps are of one size: where the samples do not fill the last one, some of the epoch are used once more.
+    All steps are of one size: where the batches do not fill the last one, the first of the plan are used once more.
+    A process holds the plan and the order of its steps, whatever the number of processes.
     """
 
     def __init__(self, plan: BatchPlan, *, world_size: int = 1, rank: int = 0) -> None:
@@ -75,11 +74,9 @@ class ProcessBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         batches, size = self.plan.batches(self.epoch), self.plan.batches_per_step
-        shares = [PlannedBatches(batches, seed=self.plan.config.seed, rank=n, num_ranks=size) for n in self.places]
-        for share in shares:
-            share.set_epoch(self.epoch)
-        for step in zip(*shares, strict=True):
-            yield from step
+        for step in shuffled(self.plan.num_steps, f"{self.plan.config.seed}/{self.epoch}/order").tolist():
+            for place in self.places:
+                yield batches[(step * size + place) % len(batches)]
 
 
 def accumulation(config: TrainingConfig, world_size: int, samples_per_batch: float) -> int:
@@ -99,9 +96,7 @@ def accumulation(config: TrainingConfig, world_size: int, samples_per_batch: flo
     return config.global_batch_size // at_once
 
 
-def make_plan(
-    config: TrainingConfig, lengths: Sequence[int], world_size: int, *, boundary: int | None = None
-) -> BatchPlan:
+def make_plan(config: TrainingConfig, lengths: Lengths, world_size: int, *, boundary: int | None = None) -> BatchPlan:
     """The plan of a run over samples of these lengths.
 
     Args:
@@ -111,13 +106,14 @@ def make_plan(
     """
     if not len(lengths):
         raise SettingError("--data holds no samples")
-    packs: list[list[int]] = []
+    lengths = np.asarray(lengths)
+    packed, per_batch = None, float(config.batch_size)
     if config.batching == "packed":
-        packs = packing_plan(
+        packed = packing_plan(
             lengths, config.max_length, batch_size=config.batch_size, seed=config.seed, boundary=boundary
         )
-    per_batch = len(lengths) / len(packs) if packs else config.batch_size
-    return BatchPlan(lengths, config, world_size * accumulation(config, world_size, per_batch), packs)
+        per_batch = len(lengths) / len(packed)
+    return BatchPlan(lengths, config, world_size * accumulation(config, world_size, per_batch), packed)
 
 
 def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: int) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from .batches import BatchPlan
 
 
@@ -31,7 +33,7 @@ def count_steps(plan: BatchPlan) -> Steps:
     warmup = math.ceil(config.warmup * total) if config.warmup < 1 else int(config.warmup)
     return Steps(
         num_samples=len(plan.lengths),
-        num_tokens=int(sum(plan.lengths)),
+        num_tokens=int(np.sum(plan.lengths)),
         padding_share=plan.padding_share,
         per_epoch=plan.num_steps,
         total=total,

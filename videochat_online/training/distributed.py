@@ -8,16 +8,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import lacks
+from ..shipped import shipped
 from .arguments import STRATEGIES, SettingError, TrainingConfig
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-DEEPSPEED_FOLDER = Path(__file__).parents[2] / "shell" / "deepspeed"
 
 
 def world_size() -> int:
@@ -54,13 +53,12 @@ def zero_stage(config: TrainingConfig) -> int:
 def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
     """The DeepSpeed file of --strategy. Raises SettingError where there is none or it sets no ZeRO stage."""
     named = config.strategy in STRATEGIES
-    path = DEEPSPEED_FOLDER / f"{config.strategy}.json" if named else Path(config.strategy)
+    path = shipped(f"shell/deepspeed/{config.strategy}.json") if named else Path(config.strategy)
     try:
         settings = json.loads(path.read_text("utf-8"))
         settings["zero_optimization"]["stage"]
     except OSError as error:
-        where = "; the files come with the source tree: name a DeepSpeed json file" if named else ""
-        raise SettingError(f"--strategy {config.strategy}: {path} cannot be read ({error.strerror}){where}") from error
+        raise SettingError(f"--strategy {config.strategy}: {path} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         where = f"--strategy {config.strategy}: {path}"
         raise SettingError(f"{where} sets no zero_optimization.stage ({error!r})") from error
@@ -73,9 +71,8 @@ def check_packages(config: TrainingConfig) -> None:
     needed["peft"] = "lora" in config.vision + config.llm
     needed["deepspeed"] = config.strategy not in ("ddp", "fsdp")
     for package, is_needed in needed.items():
-        if is_needed and find_spec(package) is None:
-            extra = "pip install wandb" if package == "wandb" else "pip install 'videochat-online[train]'"
-            raise SettingError(f"these settings need the package {package}: {extra}")
+        if is_needed and (problem := lacks(package)):
+            raise SettingError(f"for these settings {problem}")
     if config.strategy == "fsdp" and uses_cpu(config):
         raise SettingError("--strategy fsdp needs CUDA devices: on the CPU transformers would quietly train with ddp")
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..extras import require
 from .arguments import TrainingConfig, check_part
 
 if TYPE_CHECKING:
@@ -32,11 +33,9 @@ def add_lora(part: nn.Module, layers: nn.Module, setting: str, dropout: float) -
 
     Raises ImportError with the install command where peft is missing.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install 'videochat-online[train]'") from error
+    require("peft")
     import torch
+    from peft import LoraConfig, inject_adapter_in_model
 
     rank, alpha = rank_and_alpha(setting)
     inside = {id(module) for module in layers.modules() if isinstance(module, torch.nn.Linear)}

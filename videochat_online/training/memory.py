@@ -7,11 +7,14 @@ optimizer    Adam's two moments, 8 T; ZeRO adds its float32 copy, 12 T; 1/W with
 casts        ddp in bf16 keeps a bf16 copy of the weights in use, 2 P; none with ZeRO
 activations  what the backward pass reads again (arXiv 2205.05198, without the L x L attention, which SDPA and flash
              attention never store): a layer of the language model keeps for each token
-                 b (4 h + 2 q + 2 kv + 4 f) + 16 h bytes
+                 b (2 h + 2 q + 2 kv + 3 f) + 16 h bytes, and what goes into its linear layers
              h width, q and kv widths of queries and of keys, f width of the MLP, b bytes of a number; 16 h are the
-             RMS norms, which compute in float32. With gradient checkpointing each layer keeps its input, b h, and
-             one layer at a time is computed again. A trained encoder layer keeps b (12 h + 2 f) for each patch, a
-             frozen encoder nothing: it has b (2 h + 2 f) in use at most.
+             RMS norms, which compute in float32. Into linear layers go b (2 h + f); where they are frozen nothing of
+             it is kept, and with LoRA's dropout each keeps a copy and a mask of its own. A trained encoder layer keeps
+             b (10 h + f) for each patch, and as much for its linear layers; a layer below which nothing trains keeps
+             nothing, so a frozen encoder only has b (2 h + 2 f) in use, before the language model begins.
+             With gradient checkpointing each layer keeps its input, b h, and one layer at a time is computed again.
+             The norm behind the last layer of the language model keeps 16 h.
 logits       10 bytes a word of the vocabulary for each loss-bearing token (LOSS_SHARE of the sequence): the logits,
              their float32 copy and its gradient
 reserve      the CUDA context, and a tenth of the rest for what the allocator cannot use
@@ -89,13 +92,13 @@ def estimate(
 ) -> MemoryEstimate:
     """Memory of a run; `rows` are the model's parts with what trains of them."""
     held = _held(sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows), machine)
-    kept, other = (
-        activations(model_config, config, load, machine.number_size, checkpointing)
+    most, other = (
+        activations(model_config, config, load, machine.number_size, checkpointing)[1]
         for checkpointing in (config.gradient_checkpointing, not config.gradient_checkpointing)
     )
     logits = 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size
-    reserve = CONTEXT * machine.on_gpu + 0.1 * (sum(held.values()) + kept + logits)
-    return MemoryEstimate(**held, activations=kept, logits=logits, reserve=reserve, other_activations=other)
+    reserve = CONTEXT * machine.on_gpu + 0.1 * (sum(held.values()) + most + logits)
+    return MemoryEstimate(**held, activations=most, logits=logits, reserve=reserve, other_activations=other)
 
 
 def _held(num_parameters: int, num_trained: int, machine: Machine) -> dict[str, float]:
@@ -116,34 +119,56 @@ def _held(num_parameters: int, num_trained: int, machine: Machine) -> dict[str, 
 
 def activations(
     model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int, checkpointing: bool
-) -> float:
-    """Bytes kept between forward and backward pass, and those of the one layer that is computed again."""
+) -> tuple[float, float]:
+    """Bytes kept between forward and backward pass, and bytes at most: with what is in use for a single layer.
+
+    While the encoder runs, forward or backward, nothing of the language model is kept.
+    """
     llm = model_config.llm_config
-    per_token = layer_bytes(llm, number_size)
-    kept = _layers(llm.num_hidden_layers, per_token, number_size * llm.hidden_size, checkpointing) * load.num_tokens
-    return kept + _encoder(model_config, config, load, number_size, checkpointing)
+    per_token = layer_bytes(llm, number_size, config.llm, config.lora_dropout)
+    words, one_layer = (
+        size * load.num_tokens
+        for size in _layers(llm.num_hidden_layers, per_token, number_size * llm.hidden_size, checkpointing)
+    )
+    words += 16 * llm.hidden_size * load.num_tokens  # the norm behind the last layer
+    pictures, one_encoder_layer = _encoder(model_config, config, load, number_size, checkpointing)
+    return pictures + words, pictures + max(words + one_layer, one_encoder_layer)
 
 
-def layer_bytes(llm: Any, number_size: int) -> float:
+def layer_bytes(llm: Any, number_size: int, setting: str = "full", dropout: float = 0.0) -> float:
     """Bytes one layer of the language model keeps for each token without gradient checkpointing."""
     head = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
     queries, keys = head * llm.num_attention_heads, head * llm.num_key_value_heads
-    numbers = 4 * llm.hidden_size + 2 * queries + 2 * keys + 4 * llm.intermediate_size
-    return number_size * numbers + 16 * llm.hidden_size
+    width, inner = llm.hidden_size, llm.intermediate_size
+    num_linears = 2 if llm.model_type == "phi3" else 5  # that read the width: qkv and gate_up are one each in Phi-3
+    inputs = _inputs(setting, dropout, number_size, 2 * width + inner, num_linears * width + queries + inner)
+    return number_size * (2 * width + 2 * queries + 2 * keys + 3 * inner) + 16 * width + inputs
 
 
 def _encoder(
     model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int, checkpointing: bool
-) -> float:
+) -> tuple[float, float]:
+    """Bytes kept, and those in use for one layer on top."""
     vision = model_config.vision_config
+    width, inner = vision.hidden_size, vision.intermediate_size
     num_patches = load.num_pictures * (1 + (model_config.image_size // vision.patch_size) ** 2)
-    per_patch = number_size * (12 * vision.hidden_size + 2 * vision.intermediate_size)
     kind, numbers = check_part("--vision", config.vision, ("frozen", "full", "last", "lora"))
     trained = {"frozen": 0, "last": int(numbers[0]) if numbers else 0}.get(kind, vision.num_hidden_layers)
     if not trained:
-        return number_size * 2 * (vision.hidden_size + vision.intermediate_size) * num_patches
-    return _layers(trained, per_patch, number_size * vision.hidden_size, checkpointing) * num_patches
+        return 0, number_size * 2 * (width + inner) * num_patches
+    inputs = _inputs(config.vision, config.lora_dropout, number_size, 2 * width + inner, 3 * width + inner)
+    per_patch = number_size * (10 * width + inner) + inputs
+    kept, once = _layers(trained, per_patch, number_size * width, checkpointing)
+    return kept * num_patches, once * num_patches
 
 
-def _layers(count: int, each: float, inputs: float, checkpointing: bool) -> float:
-    return count * inputs + each if checkpointing else count * each
+def _inputs(setting: str, dropout: float, number_size: int, shared: int, each: int) -> float:
+    """Bytes kept of what goes into a layer's linears: `shared` numbers in all, `each` where none shares its copy."""
+    if setting == "frozen":
+        return 0
+    return (number_size + 1) * each if setting.startswith("lora") and dropout else number_size * shared
+
+
+def _layers(count: int, each: float, inputs: float, checkpointing: bool) -> tuple[float, float]:
+    """Bytes kept by `count` layers, and those in use for one that is computed again."""
+    return (count * inputs, each) if checkpointing else (count * each, 0)

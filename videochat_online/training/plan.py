@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..config import scheduled_grids, tokens_of_grid
+from ..data.sampler import Lengths
 from .arguments import TrainingConfig
 from .counts import Steps
 from .distributed import uses_bf16, zero_stage
@@ -32,14 +34,14 @@ def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> l
     return part_rows(model, config)
 
 
-def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Sequence[int] = ()) -> Load:
+def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Lengths = ()) -> Load:
     """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
     memory, num_frames = model_config.memory_config, config.num_frames
     film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
     if config.batching == "packed":
         tokens = config.batch_size * config.max_length
         return Load(tokens, max(num_frames, num_frames * tokens // film))
-    longest = min(max(lengths, default=config.max_length), config.max_length)
+    longest = min(int(np.max(lengths)) if len(lengths) else config.max_length, config.max_length)
     return Load(config.batch_size * longest, config.batch_size * num_frames)
 
 

@@ -162,12 +162,43 @@ def test_notes_say_how_many_came_in_time_and_that_nothing_was_heard(tasks: list[
     assert "without sound" in notes
 
 
-def test_two_files_of_one_part_are_refused(annotations: Path):
-    (annotations / "questions_proactive_50.json").write_text("[]")
-    with pytest.raises(ValueError, match="several files of the part 'proactive'"):
-        StreamingBench().load(annotations)
+def test_a_file_that_is_part_of_another_is_read_only_where_it_is_named(annotations: Path):
+    (annotations / "questions_proactive_50.json").write_text(json.dumps([entry("sample_9_proactive", PROACTIVE)]))
+    assert len(by_id(StreamingBench().load(annotations))) == 7
+    [task] = StreamingBench().load(annotations / "questions_proactive_50.json")
+    assert task.id == "proactive/sample_9_proactive"
+    with pytest.raises(ValueError, match=r"mine\.json: expected a file named questions_PART\.json"):
+        (annotations / "mine.json").write_text("[]")
+        StreamingBench().load(annotations / "mine.json")
     assert len(StreamingBench().load(annotations, splits=("real",))) == 1
     assert len(StreamingBench().load(annotations / "questions_proactive.json")) == 1
+
+
+def test_of_more_than_four_options_the_first_four_are_shown(tmp_path: Path):
+    broken = ["A. 'Go", "on.'", "B. 'No.'", "C. 'Yes.'", "D. 'Stop.'"]
+    row = choice("00:00:05", options=broken, answer="D")
+    (tmp_path / "questions_omni.json").write_text(json.dumps([entry("a", row)]))
+    [task] = StreamingBench().load(tmp_path)
+    [question] = task.questions
+    assert question.prompt.endswith("\n\nOptions:\nA. 'Go\non.'\nB. 'No.'\nC. 'Yes.'\n\nThe best option is:")
+    assert (question.answer, question.labels, question.options) == ("D", ("A", "B", "C", "D"), ())
+    assert question.written(1) == ("B",)  # line two is no option B
+    assert "more than four options: 1." in "\n".join(StreamingBench().notes([task], []))
+
+
+def test_odd_rows_are_left_out_and_the_others_keep_their_ids(annotations: Path):
+    rows = [choice("00:00:05", answer="E"), choice("0:x"), choice("00:00:07")]
+    real = [entry("a", *rows), {"video_path": 3}, entry("b")]
+    (annotations / "questions_real.json").write_text(json.dumps(real))
+    sqa = [[entry("c", choice("00:00:05", options="A. 1")), {}, entry("c", choice("00:00:09"))], 5]
+    (annotations / "questions_sqa.json").write_text(json.dumps(sqa))
+    examples = StreamingBench().read(annotations, splits=("real", "sqa"))
+    assert sorted(by_id(examples.tasks)) == ["real/a#q2", "sqa/c#q1"]
+    assert [line[: line.index(":")] for line in examples.left_out if ":" in line][:2] == [
+        "questions_real.json, entry 0, real/a#q0",
+        "questions_real.json, entry 0, real/a#q1",
+    ]
+    assert len(examples.left_out) == 6
 
 
 def test_what_is_no_such_file(tmp_path: Path):

@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -36,23 +36,45 @@ class ModeSettings:
                 raise ValueError(f"--{name} must be > 0, got {value!r}")
 
 
-def read_json(path: Path) -> Any:
-    """What an annotation file holds. Raises ValueError, naming it, where it is no JSON."""
+@dataclass
+class Examples:
+    """What annotations hold: videos with their questions, and the records that cannot be asked."""
+
+    tasks: list[VideoTask] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """A line for each record that cannot be asked: where it stands, and what is wrong with it."""
+
+    @contextmanager
+    def record(self, where: str) -> Iterator[None]:
+        """Within it, whatever is wrong with a record becomes a line of `left_out`, and reading goes on."""
+        try:
+            yield
+        except KeyError as error:
+            self.left_out.append(f"{where} has no {error}: is this file of the benchmark that was named?")
+        except (TypeError, AttributeError, IndexError, OverflowError) as error:
+            self.left_out.append(f"{where} is not as expected: {error}")
+        except ValueError as error:
+            self.left_out.append(f"{where}: {error}")
+
+
+def read_records(path: Path) -> list[Any]:
+    """The records of an annotation file. Raises ValueError, naming it, where it holds no list in JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no UTF-8 is one, too
         raise ValueError(f"{path} cannot be read as JSON (cut off, or another kind of file?): {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if not isinstance(records, list):
+        raise ValueError(f"{path}: expected a list of records, got {type(records).__name__}")
+    return records
 
 
-@contextmanager
-def in_record(where: str) -> Iterator[None]:
-    """Within it a field that is missing or of another kind becomes a ValueError that names the record."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{where} has no {error}: is this file of the benchmark that was named?") from error
-    except (TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{where} is not as expected: {error}") from error
+def texts(value: Any) -> list[str]:
+    """The options of a record. Raises ValueError for anything but a list of texts."""
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"the options must be a list of texts, got {value!r}")
+    return value
 
 
 class Benchmark(ABC):
@@ -69,13 +91,33 @@ class Benchmark(ABC):
     system_prompt: str | None = None
     """Replaces the template's own system text."""
 
-    @abstractmethod
-    def files(self, annotations: Path) -> list[Path]:
-        """The annotation files that `load` reads, of a folder or the one file that was named."""
+    splits: ClassVar[tuple[str, ...]]
+    """Parts of the benchmark that may be chosen."""
 
     @abstractmethod
-    def load(self, annotations: Path, *, splits: tuple[str, ...]) -> list[VideoTask]:
-        """Videos with their questions; ValueError names the file and record that do not fit."""
+    def files(self, annotations: Path) -> list[Path]:
+        """The annotation files that are read, of a folder or the one file that was named."""
+
+    @abstractmethod
+    def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
+        """Add the videos of one annotation file with their questions; a record that does not fit is left out."""
+
+    def read(self, annotations: Path, *, splits: tuple[str, ...] | None = None) -> Examples:
+        """All that can be asked, and what cannot. ValueError for a file that holds no records at all."""
+        chosen = self.splits if splits is None else splits
+        if unknown := set(chosen) - set(self.splits):
+            raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(self.splits)}")
+        examples = Examples()
+        for path in self.files(annotations):
+            self.parse(path, read_records(path), chosen, examples)
+        return examples
+
+    def load(self, annotations: Path, *, splits: tuple[str, ...] | None = None) -> list[VideoTask]:
+        """As `read`, for annotations that must be whole: ValueError names every record that cannot be asked."""
+        examples = self.read(annotations, splits=splits)
+        if examples.left_out:
+            raise ValueError("\n".join(examples.left_out))
+        return examples.tasks
 
     @abstractmethod
     def judge(self, question: Question, reply: Reply) -> Verdict:

@@ -8,7 +8,7 @@ Knows nothing of models, running or reporting.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from ..scoring import extract_letter
 from ..types import Prediction, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, ModeSettings, in_record, read_json
+from .base import Benchmark, Examples, ModeSettings, texts
 
 SOURCES = ("ava", "coin", "hirest", "tao")
 AVA_START = 900.0
@@ -104,6 +104,7 @@ class OVBench(Benchmark):
     headline = "tasks"
     headline_name = "mean of the sub-task accuracies"
     max_new_tokens = 128
+    splits = SOURCES
     presets: ClassVar[Mapping[str, ModeSettings]] = {
         "sliding_window": ModeSettings(fps=2.0, window=32.0, frames=64),
         "streaming": ModeSettings(fps=8.0),
@@ -128,17 +129,10 @@ class OVBench(Benchmark):
             raise ValueError(f"no OVBench annotations in {annotations}: expected {expected}")
         return found
 
-    def load(self, annotations: Path, *, splits: tuple[str, ...] = SOURCES) -> list[VideoTask]:
-        """All videos with their questions; `splits` keeps questions of these sources only."""
-        if unknown := set(splits) - set(SOURCES):
-            raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(SOURCES)}")
-        tasks: list[VideoTask] = []
-        for path in self.files(annotations):
-            records = read_json(path)
-            parse = self._streaming_tasks if is_streaming_layout(records, path) else self._flat_tasks
-            tasks += parse(records, path)
-        _refuse_equal_ids(tasks, annotations)
-        return [part for task in tasks if (part := _of_sources(task, splits))]
+    def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
+        """Either layout; `splits` keeps questions of these sources only."""
+        tasks = self._streaming_tasks if is_streaming_layout(records, path) else self._flat_tasks
+        examples.tasks += [part for task in tasks(path, records, examples) if (part := _of_sources(task, splits))]
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
         letter = extract_letter(reply.text)
@@ -155,70 +149,72 @@ class OVBench(Benchmark):
             f"stand-alone letter, {sum(theirs)} instead of {sum(p.correct for p in predictions)} questions are right."
         ]
 
-    def _flat_tasks(self, records: list[dict[str, Any]], path: Path) -> list[VideoTask]:
+    def _flat_tasks(self, path: Path, records: list[Any], examples: Examples) -> list[VideoTask]:
         source = path.stem.lower()
         if source not in SOURCES:
             raise ValueError(f"{path}: a flat annotation file is named {', '.join(f'{s}.json' for s in SOURCES)}")
-        videos: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+        videos: dict[str, list[tuple[dict[str, Any], Question]]] = defaultdict(list)
         for number, record in enumerate(records):
-            with in_record(f"{path}: record {number}"):
-                videos[record["video"]].append((number, record))
-        tasks = []
-        for video, rows in videos.items():
-            with in_record(f"{path}: record {rows[0][0]}"):
-                tasks.append(self._flat_video(source, video, rows))
-        return tasks
+            with examples.record(f"{path.name}, record {number}"):
+                question = self._flat_question(source, number, record)
+                task = self._flat_video(source, record, (question,))  # for what may be wrong with it
+                videos[task.video].append((record, question))
+        return [
+            self._flat_video(source, rows[0][0], tuple(question for _, question in rows)) for rows in videos.values()
+        ]
 
-    def _flat_video(self, source: str, video: str, rows: list[tuple[int, dict[str, Any]]]) -> VideoTask:
-        first = rows[0][1]
-        questions = tuple(self._flat_question(source, number, record) for number, record in rows)
+    def _flat_video(self, source: str, record: dict[str, Any], questions: tuple[Question, ...]) -> VideoTask:
+        """The video of `record` with all of its questions."""
+        video = record["video"]
         absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
-        frame = PurePosixPath(first["image_file"]) if "image_file" in first else None
+        frame = PurePosixPath(record["image_file"]) if "image_file" in record else None
         return VideoTask(
             id=f"{source}/{video}",
             video=video,
             names=_places(source, video, str(frame.parent) if frame else None),
             questions=questions,
-            start=AVA_START if absolute else float(first["start"]),
-            fps=float(first["fps"]) if "fps" in first else None,
+            start=AVA_START if absolute else float(record["start"]),
+            fps=float(record["fps"]) if "fps" in record else None,
             segment_start=AVA_START if absolute else 0.0,
-            anchor=(frame.name, float(first["middle_frame_timestamp"])) if frame else None,
+            anchor=(frame.name, float(record["middle_frame_timestamp"])) if frame else None,
         )
 
     def _flat_question(self, source: str, number: int, record: dict[str, Any]) -> Question:
-        where = f"{source}.json, record {number}"
-        with in_record(where):
-            sub_task = _BY_FLAT.get((record["answer_type"], source))
-            if sub_task is None:
-                raise ValueError(f"{where}: no sub-task {record['answer_type']!r} in {source}")
-            options = list(record["candidates"])
-            if options.count(record["answer"]) != 1:
-                raise ValueError(f"{where}: the answer {record['answer']!r} must be exactly one of {options}")
-            answer = chr(ord("A") + options.index(record["answer"]))
-            return self._question(record.get("id", f"{source}/{number:05d}"), sub_task, source, record, options, answer)
+        sub_task = _BY_FLAT.get((record["answer_type"], source))
+        if sub_task is None:
+            raise ValueError(f"no sub-task {record['answer_type']!r} in {source}")
+        options = texts(record["candidates"])
+        if options.count(record["answer"]) != 1:
+            raise ValueError(f"the answer {record['answer']!r} must be exactly one of {options}")
+        answer = chr(ord("A") + options.index(record["answer"]))
+        return self._question(record.get("id", f"{source}/{number:05d}"), sub_task, source, record, options, answer)
 
-    def _streaming_tasks(self, records: list[dict[str, Any]], path: Path) -> list[VideoTask]:
+    def _streaming_tasks(self, path: Path, records: list[Any], examples: Examples) -> list[VideoTask]:
         tasks = []
         for number, record in enumerate(records):
-            with in_record(f"{path}: video {number}"):
-                tasks += [self._streaming_video(record, path)] if record["questions"] else []
+            with examples.record(f"{path.name}, video {number}"):
+                questions = self._streaming_questions(path, record, examples)
+                tasks += [self._streaming_video(record, questions)] if questions else []
         return tasks
 
-    def _streaming_video(self, record: dict[str, Any], path: Path) -> VideoTask:
+    def _streaming_questions(self, path: Path, record: dict[str, Any], examples: Examples) -> list[Question]:
         video = record["video_id"]
         source = _source_of(video)
         questions = []
         for number, row in enumerate(record["questions"]):
-            where = f"{path}: {video}, question {number}"
-            with in_record(where):
+            with examples.record(f"{path.name}: {video}, question {number}"):
                 sub_task = _BY_NAME.get(row["sub_answer_type"])
                 if sub_task is None or sub_task.category != row["answer_type"]:
-                    raise ValueError(f"{where}: no sub-task {row['sub_answer_type']!r} in {row['answer_type']!r}")
-                options = [_without_letter(option, i, where) for i, option in enumerate(row["options"])]
+                    raise ValueError(f"no sub-task {row['sub_answer_type']!r} in {row['answer_type']!r}")
+                options = [_without_letter(option, i) for i, option in enumerate(texts(row["options"]))]
                 question_id = row.get("id", f"{video}#q{number}")
                 named = row.get("source", source)  # generated worlds name it, the hub does not
                 questions.append(self._question(question_id, sub_task, named, row, options, row["answer"]))
-        absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
+        return questions
+
+    def _streaming_video(self, record: dict[str, Any], questions: list[Question]) -> VideoTask:
+        video = record["video_id"]
+        absolute = _source_of(video) == "ava" and min(question.timestamp for question in questions) >= AVA_START
         return VideoTask(
             id=video,
             video=video,
@@ -253,20 +249,14 @@ def _of_sources(task: VideoTask, sources: tuple[str, ...]) -> VideoTask | None:
     return replace(task, questions=questions) if questions else None
 
 
-def _refuse_equal_ids(tasks: list[VideoTask], annotations: Path) -> None:
-    """Predictions are kept by id: two questions of one id would be one."""
-    counts = Counter(question.id for task in tasks for question in task.questions)
-    if twice := [question_id for question_id, count in counts.items() if count > 1]:
-        raise ValueError(f"{annotations}: {len(twice)} ids stand for several questions, such as {twice[0]!r}")
-
-
-def is_streaming_layout(records: Any, path: Path) -> bool:
+def is_streaming_layout(records: list[Any], path: Path) -> bool:
     """True for a list of videos with questions, False for a list of single questions."""
-    if not isinstance(records, list) or not records or not isinstance(records[0], dict):
-        raise ValueError(f"{path}: expected a list of OVBench records, got {type(records).__name__}")
-    if "questions" not in records[0] and "candidates" not in records[0]:
-        raise ValueError(f"{path}: neither the flat nor the streaming layout: fields {sorted(records[0])}")
-    return "questions" in records[0]
+    for record in records:
+        for field, streaming in (("questions", True), ("candidates", False)):
+            if isinstance(record, dict) and field in record:
+                return streaming
+    seen = sorted(records[0]) if records and isinstance(records[0], dict) else records[:1]
+    raise ValueError(f"{path}: neither the flat nor the streaming layout of OVBench: its first record has {seen}")
 
 
 def _places(source: str, video: str, folder: str | None) -> tuple[str, ...]:
@@ -283,8 +273,8 @@ def _source_of(video_id: str) -> str:
     return {"ava_raw": "ava", "coin": "coin", "hirest": "hirest"}.get(top, "tao")
 
 
-def _without_letter(option: str, number: int, where: str) -> str:
+def _without_letter(option: str, number: int) -> str:
     match = re.match(r"\s*([A-Z])[.)]\s*(.*)", option, re.DOTALL)
     if match is None or match[1] != chr(ord("A") + number):
-        raise ValueError(f"{where}: option {number} must begin with {chr(ord('A') + number)}., got {option!r}")
+        raise ValueError(f"option {number} must begin with {chr(ord('A') + number)}., got {option!r}")
     return match[2]

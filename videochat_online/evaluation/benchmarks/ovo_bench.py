@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from ..scoring import commonest_answers, extract_letter
 from ..types import Prediction, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, ModeSettings, in_record, read_json
+from .base import Benchmark, Examples, ModeSettings, texts
 
 REGIMES = {
     "backward": ("EPM", "HLD", "ASI"),
@@ -68,6 +68,7 @@ class OVOBench(Benchmark):
     headline = "categories"
     headline_name = "mean of the three regimes"
     max_new_tokens = 32
+    splits = (*REGIMES, *_REGIME_OF)
     presets: ClassVar[Mapping[str, ModeSettings]] = {
         "sliding_window": ModeSettings(fps=1.0, frames=64),
         "streaming": ModeSettings(fps=1.0),
@@ -83,26 +84,22 @@ class OVOBench(Benchmark):
             raise ValueError(f"no OVO-Bench annotations at {path}: expected ovo_bench_new.json")
         return [path]
 
-    def load(self, annotations: Path, *, splits: tuple[str, ...] = tuple(_REGIME_OF)) -> list[VideoTask]:
-        """All videos with their questions; `splits` keeps these tasks or regimes only."""
+    def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
+        """`splits` keeps these tasks or regimes only."""
         wanted = {task for split in splits for task in REGIMES.get(split, (split,))}
-        if unknown := wanted - set(_REGIME_OF):
-            raise ValueError(f"unknown split {sorted(unknown)}, expected regimes or tasks of {REGIMES}")
-        [path] = self.files(annotations)
-        items = read_json(path)
         videos: dict[str, list[Question]] = defaultdict(list)
         whole: dict[str, str] = {}  # the video that a chunk is of
-        for number, item in enumerate(items):
-            with in_record(f"{path}: item {number}"):
+        for number, item in enumerate(records):
+            with examples.record(f"{path.name}, item {number}"):
                 if item["task"] not in _REGIME_OF:
-                    raise ValueError(f"{path}: item {item['id']} has the unknown task {item['task']!r}")
+                    raise ValueError(f"unknown task {item['task']!r}")
                 if item["task"] not in wanted:
                     continue
-                for chunk, question in _questions(item, path):
+                for chunk, question in _questions(item):
                     key = chunk if self.chunked else item["video"]
                     videos[key].append(question)
                     whole[key] = item["video"]
-        return [
+        examples.tasks += [
             VideoTask(id=key, video=whole[key], names=_places(key, self.chunked), questions=tuple(questions))
             for key, questions in videos.items()
         ]
@@ -144,23 +141,24 @@ class OVOBench(Benchmark):
         return notes
 
 
-def _questions(item: dict[str, Any], path: Path) -> list[tuple[str, Question]]:
+def _questions(item: dict[str, Any]) -> list[tuple[str, Question]]:
     """(name of the chunk file, question) for each moment at which an item is asked."""
     task, number = item["task"], item["id"]
     source, _, inside = item["video"].partition("/")
     common = {"task": task, "category": _REGIME_OF[task], "source": source if inside else "OVO-Bench"}
     if common["category"] != "forward":
-        letters = [chr(ord("A") + i) for i in range(len(item["options"]))]
-        lines = "; ".join(f"{letter}. {text}" for letter, text in zip(letters, item["options"], strict=True)) + ";"
+        options = texts(item["options"])
+        letters = [chr(ord("A") + i) for i in range(len(options))]
+        lines = "; ".join(f"{letter}. {text}" for letter, text in zip(letters, options, strict=True)) + ";"
         if not 0 <= item["gt"] < len(letters):
-            raise ValueError(f"{path}: item {number}: gt {item['gt']!r} is none of {len(letters)} options")
+            raise ValueError(f"gt {item['gt']!r} is none of {len(letters)} options")
         question = Question(
             id=f"{number}",
             timestamp=float(item["realtime"]),
             prompt=CHOICE_PROMPT.format(item["question"], lines),
             answer=letters[item["gt"]],
             labels=tuple(letters),
-            options=tuple(item["options"]),
+            options=tuple(options),
             **common,
         )
         return [(f"{number}.mp4", question)]

@@ -7,17 +7,19 @@ Sound is not given to the model, so the omni-source questions are answered from 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..types import Poll, Prediction, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, ModeSettings, in_record, read_json
+from .base import Benchmark, Examples, ModeSettings, texts
 
 PARTS = ("real", "omni", "sqa", "proactive")
 POLL_SECONDS_AFTER = 4.0
 """Polling goes on this long after the right moment."""
+NUM_SHOWN = 4
+"""Options shown, as in the authors' template; a few rows hold more."""
 TIME_TOLERANCE = 2.0
 """Seconds by which a proactive answer may miss the right moment."""
 
@@ -55,6 +57,7 @@ class StreamingBench(Benchmark):
     headline = "pooled"
     headline_name = "accuracy over all questions"
     max_new_tokens = 32
+    splits = PARTS
     presets: ClassVar[Mapping[str, ModeSettings]] = {
         "sliding_window": ModeSettings(fps=1.0, window=60.0, frames=64),
         "streaming": ModeSettings(fps=1.0),
@@ -62,19 +65,21 @@ class StreamingBench(Benchmark):
     }
 
     def files(self, annotations: Path) -> list[Path]:
+        """questions_{real,omni,sqa,proactive}.json of a folder; a part of one of them only where it is named."""
         if annotations.is_file():
             return [annotations]
-        return [path for path in sorted(annotations.glob("questions_*.json")) if _part_of(path) in PARTS]
+        found = [path for part in PARTS if (path := annotations / f"questions_{part}.json").is_file()]
+        if not found:
+            raise ValueError(f"no StreamingBench annotations in {annotations}: expected questions_real.json and others")
+        return found
 
-    def load(self, annotations: Path, *, splits: tuple[str, ...] = PARTS) -> list[VideoTask]:
-        """Questions of questions_{real,omni,sqa,proactive}.json below a folder, or of one such file."""
-        if unknown := set(splits) - set(PARTS):
-            raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(PARTS)}")
-        chosen = [path for path in self.files(annotations) if _part_of(path) in splits]
-        if not chosen:
-            raise ValueError(f"no StreamingBench annotations of {', '.join(splits)} in {annotations}")
-        _refuse_two_of_a_part(chosen)
-        return [task for path in chosen for task in _load_part(path, _part_of(path))]
+    def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
+        """`splits` keeps these parts only; questions_proactive_50.json is one of the part proactive."""
+        part = path.stem.removeprefix("questions_").split("_")[0]
+        if part not in PARTS:
+            raise ValueError(f"{path}: expected a file named questions_PART.json, PART one of {', '.join(PARTS)}")
+        if part in splits:
+            examples.tasks += _tasks_of(path.name, part, records, examples)
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
         if question.kind == "choice":
@@ -97,6 +102,11 @@ class StreamingBench(Benchmark):
             )
         if any(task.id.startswith("omni/") for task in tasks):
             notes.append("The omni-source questions were answered without sound.")
+        if more := sum(q.kind == "choice" and not q.options for task in tasks for q in task.questions):
+            notes.append(
+                f"Questions with more than four options: {more}. They show the first four as they stand, as the "
+                "authors' template does, whatever letters these begin with; likelihood judges the bare letters."
+            )
         return notes
 
 
@@ -108,32 +118,22 @@ def seconds(stamp: str) -> float:
     return float(total)
 
 
-def _part_of(path: Path) -> str:
-    """`questions_proactive_50.json` -> `proactive`"""
-    return path.stem.removeprefix("questions_").split("_")[0]
-
-
-def _refuse_two_of_a_part(files: list[Path]) -> None:
-    """questions_proactive.json holds questions_proactive_50.json: never count a question twice."""
-    for part in PARTS:
-        paths = [str(path) for path in files if _part_of(path) == part]
-        if len(paths) > 1:
-            raise ValueError(f"several files of the part {part!r}: name one with --annotations: {', '.join(paths)}")
-
-
-def _load_part(path: Path, part: str) -> list[VideoTask]:
-    data = read_json(path)
+def _tasks_of(name: str, part: str, records: list[Any], examples: Examples) -> list[VideoTask]:
+    """The videos of one file. Sequential questions come in groups, whose context goes on from one to the next."""
     videos: dict[PurePosixPath, list[Question]] = defaultdict(list)
-    groups = data if part == "sqa" else [[entry] for entry in data]
-    for number, group in enumerate(groups):
+    numbers: Counter[PurePosixPath] = Counter()
+    for group_number, group in enumerate(records):
         context = ""
-        with in_record(f"{path}: entry {number}"):
-            for entry in group:
-                video = PurePosixPath(entry["video_path"])
-                for row in entry["questions"]:
-                    question_id = f"{part}/{video.stem}#q{len(videos[video])}"
-                    question, context = _question(row, question_id, part, context)
-                    videos[video].append(question)
+        with examples.record(where := f"{name}, entry {group_number}"):
+            for entry in group if part == "sqa" else [group]:
+                with examples.record(where):
+                    video = PurePosixPath(entry["video_path"])
+                    for row in entry["questions"]:
+                        question_id = f"{part}/{video.stem}#q{numbers[video]}"
+                        numbers[video] += 1
+                        with examples.record(f"{where}, {question_id}"):
+                            question, context = _question(row, question_id, part, context)
+                            videos[video].append(question)
     return [
         VideoTask(id=f"{part}/{path.stem}", video=path.name, names=_places(path, part), questions=tuple(questions))
         for path, questions in videos.items()
@@ -145,8 +145,9 @@ def _question(row: dict[str, Any], question_id: str, part: str, context: str) ->
     common = {"id": question_id, "task": row["task_type"].strip(), "source": part, "category": _category(row, part)}
     if part == "proactive":
         return _proactive(row, common), context
-    options = _with_letters(row["options"])
-    lines = "\n".join(options)
+    options = _with_letters(texts(row["options"]))
+    shown = options[:NUM_SHOWN]
+    lines = "\n".join(shown)
     prompt = CHOICE_PROMPT.format(row["question"], lines)
     if part == "sqa":
         prompt = SEQUENTIAL_PROMPT.format(context, row["question"], lines)
@@ -156,8 +157,9 @@ def _question(row: dict[str, Any], question_id: str, part: str, context: str) ->
         timestamp=seconds(row["time_stamp"]),
         prompt=prompt,
         answer=row["answer"],
-        labels=tuple("ABCD"[: len(options)]),
-        options=tuple(option[2:].strip() for option in options),
+        labels=tuple("ABCD"[: len(shown)]),
+        # Where there are more, one was broken in two, and a letter is not that of its line.
+        options=tuple(option[2:].strip() for option in options) if len(options) == len(shown) else (),
         **common,
     )
     return question, context

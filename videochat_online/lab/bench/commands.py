@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
+from ...extras import lacks
 from .benchmarks import BENCHMARKS, Tables
 
 
@@ -70,6 +72,8 @@ def run_one(options: argparse.Namespace) -> int:
 def run_all(options: argparse.Namespace) -> int:
     from .suite import add_to_report
 
+    if problem := lacks("matplotlib"):
+        print(f"no plots will be drawn: {problem}", file=sys.stderr)
     for name in options.only:
         files = add_to_report(options.output, name, _measure(options, name))
         print(f"\nwritten to {options.output}: {', '.join(files)}\n", flush=True)

@@ -53,8 +53,6 @@ def plot_costs(folder: Path, report: dict[str, dict[str, Any]]) -> list[str]:
 
 def _figure(width: float, height: float) -> Any:
     """In inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("plots need matplotlib: pip install 'videochat-online[eval]'") from error
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")

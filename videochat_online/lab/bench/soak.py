@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ...serve.client import Client, ServerError
+from ...serve.ports import port_number
 from ..shapeworld.simulate import sample_stream
 from ..shapeworld.video import write_mp4
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pause", type=float, default=15.0, help="mean seconds between two questions of a session")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--model", default="pocket")
-    parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--port", type=port_number, default=8765)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         film = write_mp4(Path(folder) / "film.mp4", sample_stream(0, "test", 2, min(3600, options.seconds + 60)), fps=4)

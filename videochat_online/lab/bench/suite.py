@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...extras import lacks
 from .measure import machine, table
 from .plots import plot_costs, plot_ratios
 
@@ -22,7 +23,10 @@ Report = dict[str, dict[str, Any]]
 
 
 def add_to_report(folder: Path, name: str, tables: Tables) -> list[str]:
-    """Put one benchmark into the folder's report, in place of an older one of that name; returns the files."""
+    """Put one benchmark into the folder's report, in place of an older one of that name; returns the files.
+
+    Without matplotlib there are no plots.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
     report = read_report(file) if file.exists() else {}
@@ -31,6 +35,8 @@ def add_to_report(folder: Path, name: str, tables: Tables) -> list[str]:
     unfinished.write_text(json.dumps({"benchmarks": report}, indent=1) + "\n")
     unfinished.replace(file)
     (folder / "results.md").write_text(markdown_of(report))
+    if lacks("matplotlib"):
+        return ["results.json", "results.md"]
     plot_ratios(folder / "ratios.png", ratios(report))
     return ["results.json", "results.md", "ratios.png", *plot_costs(folder, report)]
 

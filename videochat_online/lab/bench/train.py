@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def bench_batches(
     lengths = [len(example.input_ids) for example in examples]
     pad = processor.tokenizer.pad_token_id
     shuffled = [list(range(k, min(k + batch_size, len(examples)))) for k in range(0, len(examples), batch_size)]
-    ways: dict[str, tuple[Sequence[Sequence[int]], Callable[..., dict[str, Any]]]] = {
+    ways: dict[str, tuple[Iterable[list[int]], Callable[..., dict[str, Any]]]] = {
         "padded, shuffled": (shuffled, PaddingCollator(pad)),
         "padded, grouped by length": (grouping_plan(lengths, batch_size), PaddingCollator(pad)),
         "packed": (packing_plan(lengths, MAX_LENGTH), PackingCollator(pad, MAX_LENGTH, attention="positions")),

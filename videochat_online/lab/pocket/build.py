@@ -58,6 +58,7 @@ def pocket_config(tokenizer_folder: Path = HERE, *, note: str | None = None) -> 
         max_dynamic_patch=1,
         use_thumbnail=False,
         img_context_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        answer_mode="likelihood",  # letters were never learnt; see the model card
         note=note,
     )
 

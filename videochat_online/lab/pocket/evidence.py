@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.report import provenance
+from ...extras import lacks
 from .evidence_outcomes import Outcome, pooled, read_outcome
 from .evidence_plots import plot_bars, plot_curves, plot_lines
 
@@ -290,6 +291,8 @@ def main() -> None:
         "--videos", type=int, default=48, help="streams of 30 s (default: %(default)s); fewer long ones"
     )
     options = parser.parse_args()
+    if problem := lacks("matplotlib"):  # pages show plots, and come after hours
+        parser.error(problem)
     options.work.mkdir(parents=True, exist_ok=True)
     lab = Laboratory(options.work.resolve(), options.model, options.runs)
     write_evidence(options.folder, lab, options.parts, options.videos)

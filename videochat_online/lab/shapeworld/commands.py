@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,17 @@ def run_build(args: argparse.Namespace) -> int:
     asked, made = manifest["questions"], manifest["samples"]
     totals = f"{sum(asked.values())} questions, {sum(made.values())} training samples"
     print(f"{args.folder}: {config.videos} videos, {totals}")
-    if made:
-        print(f"train on it with DATA_ROOT={args.folder} and {args.folder}/train/stage1.json or stage2.json")
+    print("\n".join(next_commands(args.folder.resolve(), trains=bool(made))))
     return 0
+
+
+def next_commands(folder: Path, *, trains: bool) -> list[str]:
+    """What may be typed next, in whatever folder. `folder` is absolute, as what DATA_ROOT stands for must be."""
+    if trains:
+        check = ["videochat-online", "data", "check", f"{folder}/train/stage2.json"]
+        return [f"export DATA_ROOT={shlex.quote(str(folder))}", shlex.join(check)]
+    where = ["--annotations", f"{folder}/ovbench", "--videos", f"{folder}/videos"]
+    return [shlex.join(["videochat-online", "eval", "ovbench", *where, "--fps", "1", "--output", "runs/eval"])]
 
 
 def run_preview(args: argparse.Namespace) -> int:

@@ -1,0 +1,137 @@
+"""What a stranger may send to the page, over HTTP: no file is opened or copied that was not uploaded to it."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.demo.visitor import FILE, Visitor
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:gradio")
+REFUSED = "only files that were uploaded here can be opened"
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file of the server that is nobody's business, as picture."""
+    path = tmp_path / "secret.png"
+    Image.fromarray(np.full((32, 32, 3), 200, np.uint8)).save(path)
+    return path
+
+
+def held(demo) -> set[str]:
+    return {str(path) for path in demo.uploads.rglob("*") if path.is_file()}
+
+
+def foreign_files(demo, visitor, secret) -> dict[str, dict]:
+    """Descriptions of files that a page must not open."""
+    mine = visitor.upload(secret, "mine.png")["path"]
+    folder = demo.uploads / ("a" * 64)
+    folder.mkdir()
+    (folder / "other.png").write_bytes(secret.read_bytes())
+    (folder / "link.png").symlink_to(secret)
+    named = {
+        "outside": secret, "etc": "/etc/passwd", "dots": f"{mine}/../../../../../../etc/passwd", 
+        "relative": "setup.py",
+        "dots back": f"{demo.uploads}/x/../{mine.removeprefix(str(demo.uploads))[1:]}", 
+        "in the cache": folder / "other.png",
+        "link": folder / "link.png", "the folder": demo.uploads, "a sample": demo.sessions.files.path, "nul": "\0",
+        "long": "x" * 5000, "web": "http://127.0.0.1:9/a.png", "empty": "", "encoded": str(secret).replace("/", "%2f"),
+        "list": [str(secret)], "number": 7, "static": "/static/img/logo.svg",
+    }  # fmt: skip
+    paths = {name: path if isinstance(path, list | int) else str(path) for name, path in named.items()}
+    files = {name: {**FILE, "path": path} for name, path in paths.items()}
+    files["url"] = {**FILE, "path": None, "url": "http://127.0.0.1:9/a.png"}
+    files["file url"] = {**FILE, "url": f"file://{secret}"}
+    files["stream"] = {**FILE, "path": str(secret), "is_stream": True}
+    files["no meta"] = {"path": str(secret)}
+    files["proxy"] = {**FILE, "path": str(secret), "url": f"/gradio_api/proxy={secret}"}
+    return files
+
+
+def test_no_event_opens_a_foreign_file(demo, secret):
+    visitor = Visitor(demo.address)
+    files = foreign_files(demo, visitor, secret)
+    before = held(demo)
+    events = [event for event in visitor.events if event["inputs"]]
+    assert len(events) > 10
+    for event in events:
+        for name, file in files.items():
+            for data in ([file], [[file]], {"value": [{"deep": file}]}):
+                rest = [None] * (len(event["inputs"]) - 1)
+                for place in range(len(event["inputs"])):
+                    values = [*rest[:place], data, *rest[place:]]
+                    status, answer = visitor.join(event, values)
+                    assert (status, json.loads(answer)["error"]) == (403, REFUSED), (event["targets"], name)
+                if name not in ("outside", "url"):
+                    break  # how deep it is makes no difference, shown by these two
+    assert held(demo) == before and len(demo.sessions) == 0
+
+
+@pytest.mark.parametrize("path", ["run/predict", "stream/abc", "queue/join"])
+def test_every_way_in_is_looked_at(demo, secret, path):
+    visitor = Visitor(demo.address)
+    tick = next(event for event in visitor.events if not event["queue"] and event["inputs"])
+    body = {"data": [{**FILE, "path": str(secret)}], "fn_index": tick["id"], "session_hash": visitor.session}
+    assert visitor.request("POST", f"/gradio_api/{path}", body)[0] == 403
+    assert visitor.request("POST", f"/gradio_api/{path}", {**body, "data": [0], "event_data": body["data"]})[0] == 403
+    twice = json.dumps(body).replace('"path": ', '"path": "x", "path": ').encode()
+    kind = {"Content-Type": "application/json"}
+    assert visitor.request("POST", f"/gradio_api/{path}", twice, kind)[0] == 403
+    for odd in (b"[" * 100_000, b"[]", b"\xff", b"", json.dumps(body).encode("utf-16")[:-1]):
+        assert visitor.request("POST", f"/gradio_api/{path}", odd, kind)[0] == 400
+    assert visitor.request("POST", f"/gradio_api/{path}", b" " * (17 * 2**20), kind)[0] == 413
+
+
+def test_nothing_runs_past_the_queue(demo):
+    visitor = Visitor(demo.address)
+    sample, tick = visitor.find("Watch the sample", "click"), next(e for e in visitor.events if not e["queue"])
+    for event, data, status in ((sample, ["shapes"], 404), (tick, [-1], 200)):
+        body = {"data": data, "fn_index": event["id"], "session_hash": visitor.session}
+        assert visitor.request("POST", "/gradio_api/run/predict", body)[0] == status
+    assert len(demo.sessions) == 0
+
+
+def test_only_the_pages_own_routes_are_there(demo, secret, clips):
+    visitor = Visitor(demo.address)
+    mine = visitor.upload(clips.one)["path"]
+    body = {"data": [{**FILE, "path": str(secret)}], "session_hash": visitor.session}
+    for method, path in (
+        ("GET", f"file={secret}"), ("GET", f"file={mine}"), ("GET", f"file/{mine}"), ("GET", "file=http://127.0.0.1:9/"),
+        ("HEAD", f"file={mine}"), ("GET", "proxy=http://127.0.0.1:9/"), ("POST", "call/upload"), 
+        ("POST", "call/v2/upload"),
+        ("POST", "api/predict"), ("POST", "run/upload"), ("POST", "component_server"), ("POST", "process_recording"),
+        ("GET", "deep_link?session_hash=x"), ("GET", "openapi.json"), ("POST", "queue/join/"), ("POST", "//queue/join"),
+        ("GET", "vibe-code"), ("GET", "runs"), ("GET", "queue/../file=/etc/passwd"),
+    ):  # fmt: skip
+        status = visitor.request(method, f"/gradio_api/{path}", body if method == "POST" else None)[0]
+        assert status == 404, path
+    for path in ("monitoring", "monitoring/summary", "login", "custom_component/a", "gradio_api%2ffile=/etc/passwd"):
+        path = f"/{path}"
+        assert visitor.request("GET", path)[0] == 404, path
+
+
+def test_an_upload_is_watched_and_belongs_to_its_session_alone(demo, clips):
+    visitor, other = Visitor(demo.address), Visitor(demo.address)
+    file, event = visitor.upload(clips.one, "mine.mp4"), visitor.find("vco-upload", "upload")
+    file["url"] = f"{demo.address}gradio_api/file={file['path']}"  # as browsers add it
+    values, notices = visitor.do(event, file)
+    assert notices == [] and any("mine.mp4" in str(value) for value in values)
+    (session,) = demo.sessions._sessions.values()
+    assert session.state()["source"] == "mine.mp4" and not held(demo)
+    assert other.join(event, [file])[0] == 403, "it is not there any more for anybody"
+    again = other.upload(clips.one, "mine.mp4")
+    assert other.do(event, again)[1] == [] and len(demo.sessions) == 2
+
+
+def test_a_camera_sends_pictures_not_paths(demo, secret):
+    visitor = Visitor(demo.address)
+    event = visitor.find("vco-camera", "stream")
+    picture = "data:image/png;base64," + base64.b64encode(secret.read_bytes()).decode()
+    values, notices = visitor.do(event, {**FILE, "path": None, "url": picture})
+    assert notices == [] and any("your camera" in str(value) for value in values)
+    assert visitor.join(event, [{**FILE, "path": str(secret), "url": picture}])[0] == 403
