@@ -12,7 +12,7 @@ import pytest
 from videochat_online.cli import main
 from videochat_online.extras import EXTRA_OF, lacks, require
 from videochat_online.lab.bench.suite import add_to_report
-from videochat_online.pocket import evidence
+from videochat_online.lab.pocket import evidence
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,7 +41,7 @@ def test_no_model_is_loaded_for_a_server_that_cannot_start(
     command: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     loaded: list[Any] = []
-    monkeypatch.setattr(f"videochat_online.{command}.commands.load_from_flags", loaded.append)
+    monkeypatch.setattr("videochat_online.serve.server.load_from_flags", loaded.append)
     miss(package, monkeypatch)
     assert main([command, "--port", "1"]) == 2
     assert f"the package {package} is missing: pip install 'videochat-online[demo]'" in capsys.readouterr().err

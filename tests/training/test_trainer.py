@@ -140,7 +140,7 @@ def test_the_log_tells_speed_and_padding(tmp_path: Path):
     trainer = make_trainer(tmp_path, count=8, drop_path=0.0)
     assert train(trainer, settings(tmp_path), print)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    batches = list(trainer.plan.batches(0))
+    batches = list(trainer.get_train_dataloader().batch_sampler)
     for step, line in enumerate(lines[:-1]):
         taken = [[trainer.train_dataset.lengths[i] for i in batch] for batch in batches[2 * step : 2 * step + 2]]
         positions = sum(max(batch) * len(batch) for batch in taken)
