@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config import scheduled_grids, tokens_of_grid
 from ..prompt.messages import Image, Message, frame_parts
-from ..pyramid import scheduled_grids, tokens_of_grid
 from .footage import due_moments, tracking_turns
 from .formats import read_row
 from .registry import DataSet

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..config import scheduled_grids, tokens_of_grid
 from ..data.sampler import Lengths
-from ..pyramid import scheduled_grids, tokens_of_grid
 from .checkpoints import choose_checkpoint
 from .configuration import TrainingConfig
 from .distributed import check_packages, uses_bf16, zero_stage

@@ -28,8 +28,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ...files import locked
-from ...model.connector import pixel_shuffle
 from ...model.videochat import VideoChatOnline
+from ...model.vision_encoder import pixel_shuffle
 from ...processing import Processor
 from ..shapeworld.crowd import sample_crowd
 from ..shapeworld.labels import dense_labels, visible_things
@@ -125,7 +125,7 @@ def losses(
     model: VideoChatOnline, heads: ReadOuts, pixels: torch.Tensor, labels: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Cross entropies of patches and regions and the offsets' error, by name, and accuracies beside them."""
-    hidden = model.vision_model(pixels).last_hidden_state[:, 1:]  # (B, P, width)
+    hidden = model.vision_model(pixels)[:, 1:]  # (B, P, width)
     answers = heads.patch(hidden)
     logits = answers[..., :-2].split(list(FACTS.values()), dim=-1)
     found: dict[str, torch.Tensor] = {}

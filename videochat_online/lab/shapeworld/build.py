@@ -25,7 +25,9 @@ from . import samples
 from .annotations import VideoQuestions, flat_files, streaming_item
 from .clips import CLIPS, clips
 from .labels import visible_things
-from .questions import SUB_TASKS, Decks, ask_questions, default_times
+from .questions.context import Decks
+from .questions.engine import ask_questions, default_times
+from .questions.types import SUB_TASKS
 from .render import render_frames
 from .scenes import Scene
 from .simulate import LEVELS, SPLITS, checked_pace, sample_stream
