@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -25,9 +24,9 @@ from packaging.requirements import Requirement
 
 from videochat_online.command_line import CommandParser
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.runner import check as check_videos
-from videochat_online.evaluation.videos import VIDEO_SUFFIXES, VideoLibrary
+from videochat_online.evaluation.runner import check_questions
 from videochat_online.info import read_config
+from videochat_online.media.find import VideoLibrary, videos_below
 
 from .documents import data_root
 from .manifest import MODEL_NAME
@@ -143,7 +142,7 @@ def _check_ovbench(sources: Sequence[str]) -> Findings:
         root = data_root()
         examples = OVBench().read(root / "annotations", splits=tuple(sources))
         tasks = examples.tasks
-        problems = [*examples.left_out, *check_videos(tasks, VideoLibrary(root / "videos"))]
+        problems = [*examples.left_out, *check_questions(tasks, VideoLibrary(root / "videos"))]
     except ValueError as error:
         yield False, str(error)
         return
@@ -158,13 +157,8 @@ def _check_media(dataset: str, tasks: Sequence[TaskFile]) -> Findings:
         if not folder.is_dir():
             yield True, f"videos of {dataset}: not in {folder} yet; lmms-eval downloads and unpacks them there"
             continue
-        num_videos = _num_videos(folder)
+        num_videos = sum(path.is_file() for path in videos_below(folder))
         yield num_videos > 0, f"videos of {dataset}: {num_videos} files below {folder}"
-
-
-def _num_videos(folder: Path) -> int:
-    walked = os.walk(folder, followlinks=True)
-    return sum(name.lower().endswith(VIDEO_SUFFIXES) for _, _, names in walked for name in names)
 
 
 def _from_hub(name: str, kind: str) -> tuple[bool, str]:

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from videochat_online.command_line import CommandParser
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.commands import settings_from_flags
 from videochat_online.evaluation.modes import Asking
-from videochat_online.evaluation.responders import SessionConversation, SessionResponder
-from videochat_online.evaluation.run_setup import responder_from_flags, settings_from_flags
+from videochat_online.evaluation.questions import Reply
+from videochat_online.evaluation.responders import SessionConversation, SessionResponder, responder_from_flags
 from videochat_online.evaluation.runner import MODES
-from videochat_online.evaluation.types import Reply
 from videochat_online.media.image_source import to_rgb
 from videochat_online.media.readers import MediaError
 from videochat_online.model_flags import add_memory_flags, add_model_flags, parse_capacities

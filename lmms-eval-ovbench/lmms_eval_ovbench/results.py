@@ -18,11 +18,11 @@ from typing import Any
 
 from videochat_online.command_line import CommandParser
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.cautions import Background
-from videochat_online.evaluation.predictions import replace_file, write_merged
-from videochat_online.evaluation.report import markdown_of, write_report
+from videochat_online.evaluation.predictions import Prediction, write_merged
+from videochat_online.evaluation.questions import VideoTask
+from videochat_online.evaluation.report import Background, markdown_of, write_report
 from videochat_online.evaluation.runner import CONFIG_FILE
-from videochat_online.evaluation.types import Prediction, VideoTask
+from videochat_online.files import write_json
 
 from .documents import data_root
 from .metrics import MEAN
@@ -80,14 +80,13 @@ def ovbench_predictions(results: Path) -> dict[str, Prediction]:
 
 def write_ovbench_report(folder: Path, predictions: dict[str, Prediction], found: dict[str, Any]) -> dict[str, Any]:
     """The report of our runner about what lmms-eval asked; `found`: lmms-eval's results."""
-    folder.mkdir(parents=True, exist_ok=True)
     examples = OVBench().read(data_root() / "annotations")
     asked, about = _asked(examples.tasks, predictions), _about(found)
     background = Background.of(asked, left_out=examples.left_out)
     write_merged(folder, predictions.values())
-    replace_file(folder / CONFIG_FILE, json.dumps({"benchmark": OVBench.name, **about}, indent=1) + "\n")
+    write_json(folder / CONFIG_FILE, {"benchmark": OVBench.name, **about})
     command = _command(found["config"])
-    return write_report(folder, OVBench(), asked, predictions, {}, about, command, background)
+    return write_report(folder, OVBench(), asked, predictions, {}, about, background=background, command=command)
 
 
 def _command(config: dict[str, Any]) -> list[str]:

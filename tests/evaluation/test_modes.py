@@ -18,8 +18,9 @@ import pytest
 from tests.evaluation.conftest import FakeResponder, write_video
 from videochat_online.evaluation.benchmarks import ModeSettings
 from videochat_online.evaluation.modes import Asking, Outcomes, blind, moments_of, prefix, sliding_window, streaming
-from videochat_online.evaluation.types import Poll, Question, Reply, VideoTask
-from videochat_online.evaluation.videos import OpenVideo, VideoLibrary, open_task_video
+from videochat_online.evaluation.questions import Poll, Question, Reply, VideoTask
+from videochat_online.evaluation.videos import OpenVideo, open_task_video
+from videochat_online.media.find import VideoLibrary
 from videochat_online.media.readers import MediaError, open_video
 
 PAST_THE_END = {("v10.mp4", 99.0), ("v30.mp4", 50.0)}

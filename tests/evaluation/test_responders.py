@@ -14,8 +14,8 @@ from tests.evaluation.conftest import picture, write_video
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import ModeSettings
 from videochat_online.evaluation.modes import Asking, blind, prefix, sliding_window, streaming
+from videochat_online.evaluation.questions import Question, Reply, VideoTask
 from videochat_online.evaluation.responders import SessionResponder, TransformersResponder, memory_of_all
-from videochat_online.evaluation.types import Question, Reply, VideoTask
 from videochat_online.evaluation.videos import OpenVideo
 from videochat_online.media.readers import open_video
 from videochat_online.processing import load_model

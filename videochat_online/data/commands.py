@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..files import write_json
 
 if TYPE_CHECKING:
     from .check import Report
@@ -69,7 +70,7 @@ def run_check(options: argparse.Namespace) -> int:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
     report = check_lists(options.lists, num_workers=options.workers, progress=_progress_bar)
     if options.json:
-        Path(options.json).write_text(json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        write_json(Path(options.json), report.to_dict())
     print(as_table(report))
     return 1 if report.problems else 0
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..media.find import find_video
 from ..media.image_source import images_of_folder
-from ..media.readers import MediaError, VideoReader, open_video
+from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_fps, sample_uniform
 from .sample import BOX_MARK, VIDEO_MARK, Box, Sample, SampleError, Turn, Video
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif")
 SAME_MOMENT = 1e-6
 """Seconds: two times this close are one, apart by float noise."""
 NEARLY_EQUAL = 1.05
@@ -93,17 +93,6 @@ def open_reader(
             return open_file(path), []
         files = images_of_folder(path)
     return open_video(files, fps=video.fps), files
-
-
-def find_video(path: Path) -> Path:
-    """The file or folder `path`, or the video file of this name with its suffix. MediaError if there is none."""
-    if path.exists():
-        return path
-    for suffix in VIDEO_SUFFIXES:
-        if (candidate := path.with_name(path.name + suffix)).exists():
-            return candidate
-    what = f"does not exist, nor with {', '.join(VIDEO_SUFFIXES)}"
-    raise MediaError.about(path, what, "a video or a folder of frames")
 
 
 def choose_frames(num_frames: int, video_fps: float, fps: float, max_frames: int) -> list[int]:

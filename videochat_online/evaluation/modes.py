@@ -17,7 +17,7 @@ from ..config import AnswerMode
 from ..media.readers import MediaError
 from ..media.sampling import sample_stream, sample_window
 from .benchmarks.base import ModeSettings
-from .types import Question, Reply, VideoTask
+from .questions import Question, Reply, VideoTask
 from .videos import OpenVideo
 
 ModeName = Literal["sliding_window", "streaming", "prefix", "blind"]
@@ -126,7 +126,7 @@ def prefix(
     asking: Asking,
     done: Collection[str],
 ) -> Outcomes:
-    """The stream up to each question encoded anew: the straightforward counterpart of `streaming`."""
+    """The stream up to each question, encoded again for it: the straightforward counterpart of `streaming`."""
 
     def show(conversation: Conversation, moment: Moment) -> Reply:
         return _show(conversation, video, _stream_indices(task, video, settings, moment.time), moment)

@@ -15,12 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..files import write_json
+from ..media.find import VideoLibrary
 from ..media.readers import MediaError
 from .benchmarks.base import Benchmark, ModeSettings
 from .modes import Asking, ModeName, Outcomes, Responder, blind, prefix, sliding_window, streaming
-from .predictions import PredictionWriter, rank_file, read_predictions, replace_file, write_merged
-from .types import Prediction, VideoTask
-from .videos import VideoLibrary, check_video, open_task_video
+from .predictions import Prediction, appending, rank_file, read_predictions, write_merged
+from .questions import VideoTask
+from .videos import check_video, open_task_video
 
 BLIND_FOLDER = "blind"
 CONFIG_FILE = "config.json"
@@ -87,19 +89,21 @@ class Run:
         return sum(min(most, fps * min(window, q.last_time - task.start)) + 1 for q in task.questions)
 
 
-def execute(run: Run, *, resume: bool, progress: Callable[[Prediction], None] | None = None) -> None:
-    """Ask all questions of this process that have no answer yet, with a line on disk for each before the next."""
+def execute(run: Run, *, resume: bool, progress: Callable[[], object] = lambda: None) -> None:
+    """Ask all questions of this process that have no answer yet, with a line on disk for each before the next.
+
+    `progress` is called after each. Raises ValueError where the folder belongs to another run.
+    """
     _claim(run, resume)
     known = read_predictions(run.output)
     done = {question_id for question_id, prediction in known.items() if prediction.error is None}
-    with PredictionWriter(rank_file(run.output, run.shard.rank, run.shard.world_size)) as writer:
+    with appending(rank_file(run.output, run.shard.rank, run.shard.world_size)) as append:
         for task in run.shard.of(run.tasks, run.cost):
             if all(question.id in done for question in task.questions):
                 continue
             for prediction in predict(run, task, done):
-                writer.write(prediction)
-                if progress is not None:
-                    progress(prediction)
+                append(prediction)
+                progress()
 
 
 def completed(run: Run) -> dict[str, Prediction] | None:
@@ -152,11 +156,10 @@ def _claim(run: Run, resume: bool) -> None:
         own = rank_file(run.output, run.shard.rank, run.shard.world_size)
         if not resume and own.is_file() and own.stat().st_size > 0:
             raise ValueError(
-                f"{run.output} holds predictions already; add --resume to go on, or choose another --output"
+                f"{run.output} holds predictions already; add --resume to continue, or choose another --output"
             )
         return
-    run.output.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, config)
 
 
 def benchmark_of(folder: Path) -> str:
@@ -179,13 +182,13 @@ def refuse_equal_ids(tasks: Sequence[VideoTask]) -> None:
         raise ValueError(f"{len(twice)} ids stand for several questions each: {named}; --check names them all")
 
 
-def check(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:
+def check_questions(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:
     """Everything that would keep questions from being asked: one line a video or id. Nothing is asked."""
     twice = [f"{question_id!r} is the id of {count} questions" for question_id, count in equal_ids(tasks).items()]
     return twice + [problem for task in tasks if (problem := check_video(task, library)) is not None]
 
 
-def limited(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
+def first_questions(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
     """The first videos until `limit` questions are reached, each from the source that has the fewest questions yet.
 
     Of one video no more are taken than a source's equal share, so that a small limit reaches every source.
@@ -209,11 +212,8 @@ def _in_turn(tasks: Sequence[VideoTask], limit: int, share: int) -> list[VideoTa
     chosen: list[VideoTask] = []
     while sum(taken.values()) < limit and any(waiting.values()):
         source = min((name for name in taken if waiting[name]), key=lambda name: taken[name])
-        task = _first_questions(waiting[source].pop(), min(share, limit - sum(taken.values())))
+        task = waiting[source].pop()
+        task = replace(task, questions=task.questions[: min(share, limit - sum(taken.values()))])
         taken[source] += len(task.questions)
         chosen.append(task)
     return chosen
-
-
-def _first_questions(task: VideoTask, most: int) -> VideoTask:
-    return replace(task, questions=task.questions[:most])

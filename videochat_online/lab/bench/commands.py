@@ -9,6 +9,7 @@ from typing import Any
 
 from ...command_line import CommandParser
 from ...extras import lacks
+from ...files import write_json
 from .benchmarks import BENCHMARKS, Tables
 
 
@@ -62,7 +63,7 @@ def _common_flags() -> CommandParser:
 
 
 def run_one(options: argparse.Namespace) -> int:
-    from .measure import machine, write_json
+    from .measure import machine
 
     results = _measure(options, options.name)
     if options.json:

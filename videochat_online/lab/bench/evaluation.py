@@ -14,10 +14,11 @@ from typing import Any
 
 from ...evaluation.benchmarks import ModeSettings, OVBench
 from ...evaluation.modes import Asking, Responder
+from ...evaluation.questions import Reply, VideoTask
 from ...evaluation.responders import SessionResponder, memory_of_all
 from ...evaluation.runner import MODES
-from ...evaluation.types import Reply, VideoTask
-from ...evaluation.videos import VideoLibrary, open_task_video
+from ...evaluation.videos import open_task_video
+from ...media.find import VideoLibrary
 from ...media.sampling import sample_stream
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...extras import lacks
+from ...files import write_json, write_text
 from .measure import machine, table
 from .plots import plot_costs, plot_ratios
 
@@ -31,10 +32,8 @@ def add_to_report(folder: Path, name: str, tables: Tables) -> list[str]:
     file = folder / "results.json"
     report = read_report(file) if file.exists() else {}
     report[name] = {"machine": machine(), "tables": tables}
-    unfinished = folder / "results.json.unfinished"
-    unfinished.write_text(json.dumps({"benchmarks": report}, indent=1) + "\n")
-    unfinished.replace(file)
-    (folder / "results.md").write_text(markdown_of(report))
+    write_json(file, {"benchmarks": report})
+    write_text(folder / "results.md", markdown_of(report))
     if lacks("matplotlib"):
         return ["results.json", "results.md"]
     plot_ratios(folder / "ratios.png", ratios(report))

@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ...command_line import CommandParser
-from ...files import locked
+from ...files import locked, whole
 from ...model.videochat import VideoChatOnline
 from ...model.vision_encoder import pixel_shuffle
 from ...processing import Processor
@@ -230,10 +230,9 @@ class _State:
     seconds: float = 0.0
 
     def save(self, path: Path, settings: WarmUpSettings, trained: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        unfinished = path.with_suffix(".unfinished")
         about = {"settings": asdict(settings), "state": asdict(self)}
-        torch.save({**about, "trained": trained.state_dict(), "optimizer": optimizer.state_dict()}, unfinished)
-        unfinished.replace(path)
+        with whole(path) as beside:
+            torch.save({**about, "trained": trained.state_dict(), "optimizer": optimizer.state_dict()}, beside)
 
     @classmethod
     def load(cls, path: Path, settings: WarmUpSettings, trained: nn.Module, optimizer: torch.optim.Optimizer) -> _State:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ...files import whole
 from .questions.engine import ask_questions
 from .questions.types import LETTERS, Question
 from .render import render_frames
@@ -42,9 +42,8 @@ def contact_sheet(scenes: Sequence[Scene], num_questions: int = 8) -> Image.Imag
 def write_preview(path: str | Path, scenes: Sequence[Scene], num_questions: int = 8) -> Path:
     """Save the contact sheet as PNG."""
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    contact_sheet(scenes, num_questions).save(partial, format="PNG")
-    os.replace(partial, path)
+    with whole(path) as beside:
+        contact_sheet(scenes, num_questions).save(beside, format="PNG")
     return path
 
 

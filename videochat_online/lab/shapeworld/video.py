@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import whole
 from .render import render_frames
 from .scenes import Scene
 
@@ -29,8 +29,7 @@ def write_mp4(path: str | Path, scene: Scene, *, fps: int = 8, size: int = 128) 
     if fps < 1:
         raise ValueError(f"fps must be at least 1, got {fps}")
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    with av.open(str(partial), "w", format="mp4") as container:
+    with whole(path, durable=False) as beside, av.open(str(beside), "w", format="mp4") as container:
         options = {"crf": "20", "preset": "veryfast", "bf": "0", "g": str(4 * fps)}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width = stream.height = size
@@ -44,5 +43,4 @@ def write_mp4(path: str | Path, scene: Scene, *, fps: int = 8, size: int = 128) 
                 frame.pts, frame.time_base = first + offset, Fraction(1, fps)
                 container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    os.replace(partial, path)
     return path
