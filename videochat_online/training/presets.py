@@ -29,12 +29,14 @@ FINETUNE: dict[str, Any] = {
     "llm": "lora:32",
     "learning_rate": 2e-4,
     "drop_path": 0.0,
+    "frame_times": "always",
     "global_batch_size": 4,
     "epochs": 3.0,
     "min_steps": 200,
     "save_every": 100,
 }
-"""A trained model on tens to thousands of samples of one's own: connector and LoRA, in many small steps."""
+"""A trained model on tens to thousands of samples of one's own: connector and LoRA, in many small steps, frames with
+their second as sessions show them."""
 FINETUNE_SMALL: dict[str, Any] = {
     "llm": "full",
     "learning_rate": 1e-3,
