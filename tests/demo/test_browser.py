@@ -127,17 +127,41 @@ def test_two_visitors_with_different_videos(demo, visit, clips):
         assert len(keys) == 1
 
 
-def test_mistakes_are_told(demo, visit, clips):
+def test_mistakes_are_told_and_the_dialogue_stays(demo, visit, clips, tmp_path):
     page = visit()
     toast = page.locator(".toast-wrap, .toast-body").first
+    for name in ("Play", "Pause", "Stop", "Ask"):
+        assert page.get_by_role("button", name=name, exact=True).is_disabled(), name
     ask(page, "What?")
     toast.get_by_text("start a stream first").wait_for()
+    page.get_by_role("button", name="Watch the sample").click()
+    page.locator(".vco-playing").wait_for()
+    page.locator("#vco-pause:not([disabled])").wait_for()
+    page.get_by_label("Question").press("Enter")  # the words that were refused are still there
+    said = answer(page)
+    page.locator("#vco-ask[disabled]").wait_for()
+    page.get_by_label("Question").press("Enter")
+    toast.get_by_text("not empty").wait_for()
     upload(page, clips.bad)
     page.get_by_text("bad.mp4: is not a video").first.wait_for()
+    page.locator("#vco-upload input[type=file]").wait_for(state="attached")
+    assert "bad.mp4" not in page.locator("#vco-upload").inner_text()
+    (tmp_path / "letter.txt").write_text("no video")
+    upload(page, tmp_path / "letter.txt")
+    page.get_by_text("letter.txt").or_(page.get_by_text("Invalid file type")).first.wait_for()
+    page.locator("#vco-upload input[type=file]").wait_for(state="attached")
+    page.get_by_role("tab", name="World").click()
+    page.get_by_label("Seed").fill("-5")
+    page.get_by_role("button", name="Watch a generated world").click()
+    page.get_by_text("a seed must be from 0").first.wait_for()
     page.get_by_role("tab", name="Address").click()
-    page.get_by_label("RTSP, HTTP, HLS or UDP address").fill("ftp://example.org/a")
+    page.get_by_label("RTSP, HTTP, HLS or UDP address").fill("ftp://example.org/<b>a")
     page.get_by_role("button", name="Connect").click()
-    page.get_by_text("expected an address such as").first.wait_for()
+    page.get_by_text("'ftp://example.org/<b>a': expected an address such as").first.wait_for()
+    page.screenshot(path=str(tmp_path / "mistakes.png"))
+    assert page.locator("#vco-chat .bot.message").inner_text() == said
+    assert page.locator(".vco-name", has_text="sample: shapes").is_visible()
+    assert page.get_by_text("Error", exact=True).count() == 0
     page.get_by_label("RTSP, HTTP, HLS or UDP address").fill("rtsp://127.0.0.1:9/live")
     page.get_by_role("button", name="Connect").click()
     page.locator(".vco-problem", has_text="Connection refused").wait_for()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -114,8 +115,6 @@ def test_an_upload_is_watched_and_belongs_to_its_session_alone(demo, clips):
 
 
 def test_a_camera_sends_pictures_not_paths(demo, secret):
-    import base64
-
     visitor = Visitor(demo.address)
     event = visitor.find("vco-camera", "stream")
     picture = "data:image/png;base64," + base64.b64encode(secret.read_bytes()).decode()

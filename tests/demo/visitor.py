@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,18 +45,33 @@ class Visitor:
         """The event of the part with that id or label."""
         ids = [part["id"] for part in self.config["components"]
                if elem_id in (part["props"].get("elem_id"), part["props"].get("label"), part["props"].get("value"))]  # fmt: skip
-        return next(event for event in self.events for target in event["targets"] if target[0] in ids and target[1] == trigger)
+        targets = [[number, trigger] for number in ids]
+        return next(event for event in self.events if any(target in targets for target in event["targets"]))
 
     def join(self, event: dict[str, Any], data: list[Any], **more: Any) -> tuple[int, bytes]:
         body = {"data": data, "fn_index": event["id"], "session_hash": self.session, "trigger_id": None, **more}
         return self.request("POST", "/gradio_api/queue/join", body)
 
-    def do(self, event: dict[str, Any], *data: Any) -> tuple[list[Any], list[dict[str, Any]]]:
-        """Values of the outputs when the event is complete, and the notices on the way."""
+    def do(self, event: dict[str, Any], *data: Any) -> tuple[list[Any], list[str]]:
+        """Values of the outputs when the event is complete (of a stream: its first ones), and the notices on the way."""
         status, answer = self.join(event, list(data))
         assert status == 200, answer
-        _, lines = self.request("GET", f"/gradio_api/queue/data?session_hash={self.session}")
-        messages = [json.loads(line[6:]) for line in lines.decode().splitlines() if line.startswith("data: ")]
-        done = next(message for message in messages if message["msg"] == "process_completed")
-        assert done["success"], done
-        return done["output"]["data"], [message for message in messages if message["msg"] == "log"]
+        values: list[Any] = []
+        notices: list[str] = []
+        for message in self.messages():
+            assert message.get("success", True), message
+            if message["msg"] == "log":
+                notices.append(message["log"])
+            values = message["output"]["data"] if "data" in message.get("output", {}) else values
+            if message["msg"] == "process_completed" or (message["msg"] == "process_streaming" and values):
+                break
+        return values, notices
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the queue says about this visitor's events."""
+        connection = http.client.HTTPConnection(self.place, timeout=60)
+        connection.request("GET", f"/gradio_api/queue/data?session_hash={self.session}")
+        for line in connection.getresponse():
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+        connection.close()

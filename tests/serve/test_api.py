@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import json
+import re
 import threading
 import time
 from urllib.parse import urlsplit
@@ -79,7 +81,7 @@ def test_one_video_a_session_is_kept_and_sent_at_a_time(serve, clip, wait_until)
         session.upload(clip)
 
 
-def test_worlds_samples_and_what_is_not_allowed(serve):
+def test_worlds_samples_and_what_is_not_allowed(serve, wait_until):
     with Client(serve().address).session() as session:
         assert session.watch("shapeworld", seed=4, level=3)["source"] == "ShapeWorld, seed 4, level 3"
         assert session.watch("sample", name="shapes")["duration"] > 1
@@ -92,7 +94,8 @@ def test_worlds_samples_and_what_is_not_allowed(serve):
         ):
             with refused(status, message):
                 session.watch(**details)
-        assert session.state()["state"] == "playing", "what was refused changes nothing"
+        wait_until(lambda: session.state()["state"] == "playing")
+        assert session.state()["source"] == "sample: shapes", "what was refused changes nothing"
 
 
 def test_private_addresses_are_refused(serve):
@@ -212,7 +215,7 @@ def test_a_client_that_leaves_ends_its_answer(path, serve, png, monkeypatch, wai
         wait_until(lambda: moment.is_done)
 
 
-def test_the_screen_is_one_new_picture_after_another(serve):
+def test_the_screen_is_one_new_picture_after_another(serve, wait_until):
     with Client(serve().address).session() as session:
 
         def picture(path: str) -> bytes:
@@ -222,10 +225,17 @@ def test_the_screen_is_one_new_picture_after_another(serve):
         with refused(404, "there is no picture yet"):
             picture(f"{session.key}/screen.jpg")
         session.watch("shapeworld", level=3)
-        pictures = [picture(f"{session.key}/screen.jpg") for _ in range(6)]
-        assert all(data.startswith(b"\xff\xd8") for data in pictures) and len(set(pictures)) > 2
-        session.control("pause")
-        assert picture(f"{session.key}/screen.jpg") == picture(f"{session.key}/screen.jpg"), "it stands, and is sent"
+        wait_until(lambda: session.state()["frames_received"] > 0)
+        pictures: set[bytes] = set()
+
+        def another() -> bool:
+            pictures.add(picture(f"{session.key}/screen.jpg"))
+            return len(pictures) > 3
+
+        wait_until(another)
+        assert all(data.startswith(b"\xff\xd8") for data in pictures)
+        session.control("pause")  # a picture that was on its way may still come
+        wait_until(lambda: picture(f"{session.key}/screen.jpg") == picture(f"{session.key}/screen.jpg"))
         with refused(404, "there is no session"):
             picture("nobody/screen.jpg")
 
@@ -245,3 +255,30 @@ def test_who_is_on_the_loopback_and_what_a_model_is_called(tmp_path):
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.2", "example.org")))
     assert shown_name(str(tmp_path)) == tmp_path.name and shown_name("org/model") == "org/model"
+
+
+def test_the_description_is_read_without_internet(serve):
+    """Every file of /docs is this server's."""
+    client = Client(serve().address)
+
+    def get(path: str) -> tuple[bytes, str]:
+        with client.open("GET", path) as response:
+            return response.read(), response.headers["Content-Type"]
+
+    page, kind = get("/docs")
+    assert kind.startswith("text/html") and b"://" not in page, "it names no other host"
+    named = re.findall(r"""(?:src=|href=|url: )["']([^"']+)""", page.decode())
+    assert sorted(named) == ["data:,", "docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "openapi.json"]
+    assert b'"validatorUrl": null' in page
+    for path, start in (("docs/swagger-ui-bundle.js", b"/*! For license"), ("docs/swagger-ui.css", b".swagger-ui")):
+        data, kind = get(f"/{path}")
+        assert gzip.decompress(data).startswith(start) and kind.startswith(("text/javascript", "text/css"))
+    for path in ("/redoc", "/docs/LICENSE", "/docs/..%2fapi.py", "/docs/oauth2-redirect"):
+        with refused(404, ""):
+            client.call("GET", path)
+
+
+@pytest.mark.parametrize("seed", [-5, 2**50])
+def test_a_seed_that_is_none(seed, serve):
+    with Client(serve().address).session() as session, refused(400, "a seed must be from 0"):
+        session.watch("shapeworld", seed=seed)

@@ -1,0 +1,82 @@
+"""A port that cannot be opened is one clear error, before the model is loaded, and nothing is said to be ready."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+
+from videochat_online.cli import main
+from videochat_online.serve.ports import bound, listen, port_of
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch):
+    monkeypatch.setattr("videochat_online.serve.server.load_from_flags", lambda options: pytest.fail("too late"))
+
+
+def failed(capsys, *arguments: str) -> str:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    said = capsys.readouterr().err
+    assert "is ready" not in said and "Traceback" not in said
+    return said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_busy_port(command, family, host, capsys):
+    try:
+        other = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip(f"{host} is not there")
+    with other:
+        port = other.getsockname()[1]
+        said = failed(capsys, command, "--host", host, "--port", str(port))
+    assert f"port {port} of {host} cannot be opened: Address already in use" in said
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+@pytest.mark.parametrize("port", ["99999", "-1", "http", "", "8e3", "٣"])
+def test_no_port(command, port, capsys):
+    assert "argument --port: expected a port from 0 to 65535" in failed(capsys, command, f"--port={port}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "nowhere.invalid"], "--host nowhere.invalid: there is no such address"),
+        (["--host", "192.0.2.7", "--port", "0"], "port 0 of 192.0.2.7 cannot be opened: Cannot assign"),
+        (["--host", "x" * 300], "there is no such address"),
+        (["--served-as", "a*b"], "expected a name such as demo.example.org"),
+        (["--max-sessions", "0"], "max_sessions must be an integer >= 1"),
+    ],
+)
+def test_other_wrong_places(arguments, message, capsys):
+    assert message in failed(capsys, "serve", *arguments)
+
+
+def test_a_port_of_the_system(monkeypatch, capsys):
+    def refuse(self, address):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("socket.socket.bind", refuse)
+    assert "port 80 of 127.0.0.1 cannot be opened: Permission denied" in failed(capsys, "serve", "--port", "80")
+
+
+def test_two_that_bind_at_the_same_moment():
+    with bound("127.0.0.1", 0) as first, bound("127.0.0.1", port_of(first)) as second:
+        listen(first, "127.0.0.1")
+        with pytest.raises(OSError, match=f"port {port_of(first)} of 127.0.0.1 cannot be opened"):
+            listen(second, "127.0.0.1")
+
+
+def test_every_address_of_a_name_has_the_same_port(monkeypatch):
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("127.0.0.1", "192.0.2.7", "127.0.0.2")]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **options: found)
+    with bound("name", 0) as sockets:
+        assert [one.getsockname() for one in sockets] == [(h, port_of(sockets)) for h in ("127.0.0.1", "127.0.0.2")]
