@@ -90,7 +90,7 @@ def visit(demo, browser) -> Iterator[Callable]:
         )  # fmt: skip
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.goto(demo.address, wait_until="domcontentloaded")
         page.get_by_role("button", name="Watch the sample").wait_for()
         return page

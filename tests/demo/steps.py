@@ -29,7 +29,7 @@ def answer(page, number: int = 0) -> str:
     bot = page.locator("#vco-chat .bot.message").nth(number)
     bot.wait_for()
     before = ""
-    for _ in range(60):
+    for _ in range(150):
         text = bot.inner_text()
         if text.strip() not in ("", "…") and text == before:
             return text
@@ -38,7 +38,7 @@ def answer(page, number: int = 0) -> str:
     raise AssertionError(f"no answer came to an end, last seen: {before!r}")
 
 
-def wait_for(condition, seconds: float = 15.0) -> None:
+def wait_for(condition, seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"

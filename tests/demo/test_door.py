@@ -35,13 +35,16 @@ def foreign_files(demo, visitor, secret) -> dict[str, dict]:
     (folder / "other.png").write_bytes(secret.read_bytes())
     (folder / "link.png").symlink_to(secret)
     named = {
-        "outside": secret, "etc": "/etc/passwd", "dots": f"{mine}/../../../../../../etc/passwd", "relative": "setup.py",
-        "dots back": f"{demo.uploads}/x/../{mine.removeprefix(str(demo.uploads))[1:]}", "in the cache": folder / "other.png",
+        "outside": secret, "etc": "/etc/passwd", "dots": f"{mine}/../../../../../../etc/passwd", 
+        "relative": "setup.py",
+        "dots back": f"{demo.uploads}/x/../{mine.removeprefix(str(demo.uploads))[1:]}", 
+        "in the cache": folder / "other.png",
         "link": folder / "link.png", "the folder": demo.uploads, "a sample": demo.sessions.files.path, "nul": "\0",
         "long": "x" * 5000, "web": "http://127.0.0.1:9/a.png", "empty": "", "encoded": str(secret).replace("/", "%2f"),
         "list": [str(secret)], "number": 7, "static": "/static/img/logo.svg",
     }  # fmt: skip
-    files = {name: {**FILE, "path": path if isinstance(path, list | int) else str(path)} for name, path in named.items()}
+    paths = {name: path if isinstance(path, list | int) else str(path) for name, path in named.items()}
+    files = {name: {**FILE, "path": path} for name, path in paths.items()}
     files["url"] = {**FILE, "path": None, "url": "http://127.0.0.1:9/a.png"}
     files["file url"] = {**FILE, "url": f"file://{secret}"}
     files["stream"] = {**FILE, "path": str(secret), "is_stream": True}
@@ -90,14 +93,16 @@ def test_only_the_pages_own_routes_are_there(demo, secret, clips):
     body = {"data": [{**FILE, "path": str(secret)}], "session_hash": visitor.session}
     for method, path in (
         ("GET", f"file={secret}"), ("GET", f"file={mine}"), ("GET", f"file/{mine}"), ("GET", "file=http://127.0.0.1:9/"),
-        ("HEAD", f"file={mine}"), ("GET", "proxy=http://127.0.0.1:9/"), ("POST", "call/upload"), ("POST", "call/v2/upload"),
+        ("HEAD", f"file={mine}"), ("GET", "proxy=http://127.0.0.1:9/"), ("POST", "call/upload"), 
+        ("POST", "call/v2/upload"),
         ("POST", "api/predict"), ("POST", "run/upload"), ("POST", "component_server"), ("POST", "process_recording"),
         ("GET", "deep_link?session_hash=x"), ("GET", "openapi.json"), ("POST", "queue/join/"), ("POST", "//queue/join"),
         ("GET", "vibe-code"), ("GET", "runs"), ("GET", "queue/../file=/etc/passwd"),
     ):  # fmt: skip
         status = visitor.request(method, f"/gradio_api/{path}", body if method == "POST" else None)[0]
         assert status == 404, path
-    for path in ("/monitoring", "/monitoring/summary", "/login", "/custom_component/a", "/gradio_api%2ffile=/etc/passwd"):
+    for path in ("monitoring", "monitoring/summary", "login", "custom_component/a", "gradio_api%2ffile=/etc/passwd"):
+        path = f"/{path}"
         assert visitor.request("GET", path)[0] == 404, path
 
 

@@ -60,7 +60,8 @@ def test_a_refused_upload_leaves_the_drop_zone_and_the_dialogue(visitor, demo, c
 def test_addresses_settings_and_a_stream_that_is_not_there(visitor):
     assert "expected an address such as" in mistake(visitor, visitor.find("Connect", "click"), "ftp://example.org/a")
     settings = [2, "many", "pyramid", False, "", 24]
-    assert "are written as 2/2/12" in mistake(visitor, visitor.find("Apply (the stream starts anew)", "click"), *settings)
+    apply = visitor.find("Apply (the stream starts anew)", "click")
+    assert "are written as 2/2/12" in mistake(visitor, apply, *settings)
     for button in ("play", "pause", "stop"):
         assert "start a stream first" in mistake(visitor, visitor.find(f"vco-{button}", "click"), -1)
 

@@ -43,8 +43,9 @@ class Visitor:
 
     def find(self, elem_id: str, trigger: str) -> dict[str, Any]:
         """The event of the part with that id or label."""
-        ids = [part["id"] for part in self.config["components"]
-               if elem_id in (part["props"].get("elem_id"), part["props"].get("label"), part["props"].get("value"))]  # fmt: skip
+        names = ("elem_id", "label", "value")
+        parts = self.config["components"]
+        ids = [part["id"] for part in parts if elem_id in [part["props"].get(name) for name in names]]
         targets = [[number, trigger] for number in ids]
         return next(event for event in self.events if any(target in targets for target in event["targets"]))
 
@@ -53,7 +54,7 @@ class Visitor:
         return self.request("POST", "/gradio_api/queue/join", body)
 
     def do(self, event: dict[str, Any], *data: Any) -> tuple[list[Any], list[str]]:
-        """Values of the outputs when the event is complete (of a stream: its first ones), and the notices on the way."""
+        """Values of the outputs when the event is complete (of a stream: its first ones), and the notices till then."""
         status, answer = self.join(event, list(data))
         assert status == 200, answer
         values: list[Any] = []

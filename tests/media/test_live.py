@@ -80,7 +80,7 @@ def test_waiting_for_frames_has_an_end():
         assert stream.take(timeout=0.05) is None and not stream.is_over
         with pytest.raises(MediaError, match=r"no frame came within 0\.05 s"):
             stream.wait_for_frame(timeout=0.05)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 30
 
 
 def test_closing_wakes_who_waits_and_may_be_repeated():
@@ -89,7 +89,7 @@ def test_closing_wakes_who_waits_and_may_be_repeated():
     waiter = threading.Thread(target=lambda: taken.append(stream.take()))
     waiter.start()
     stream.close()
-    waiter.join(2)
+    waiter.join(60)
     stream.close()
     assert taken == [None]
 
@@ -105,23 +105,22 @@ def test_bad_settings(settings, message):
 
 def test_a_file_plays_in_real_time(clip, number_in):
     started, came = time.monotonic(), []
-    with LiveStream(PacedVideo(clip, speed=4), fps=None, capacity=99) as stream:
+    with LiveStream(PacedVideo(clip, speed=20), fps=None, capacity=99) as stream:
         for frame in stream:
             came.append((frame.timestamp, time.monotonic() - started))
             assert number_in(frame.image) == frame.index == round(frame.timestamp * 10)
     assert [round(t, 3) for t, _ in came] == [round(k / 10, 3) for k in range(40)]
-    assert all(moment >= t / 4 - 0.01 for t, moment in came), "a frame came before its time"
-    assert came[-1][1] < 4
+    assert all(moment >= t / 20 - 0.01 for t, moment in came), "a frame came before its time"
+    assert came[-1][1] < 4, "it was to play 20 times as fast, even on a busy machine"
 
 
 def test_pause_and_play(clip, wait_until):
     with LiveStream(PacedVideo(clip, speed=2), fps=None) as stream:
-        stream.wait_for_frame(5)
+        stream.wait_for_frame(60)
         stream.source.pause()
-        time.sleep(0.1)
         position, received = stream.source.position, stream.num_received
-        time.sleep(0.3)
-        assert (stream.source.position, stream.num_received) == (position, received)
+        time.sleep(0.5)  # time for ten frames
+        assert stream.source.position == position and stream.num_received <= received + 1, "one was on its way"
         assert stream.source.state == "paused"
         stream.source.play()
         wait_until(lambda: stream.num_received > received + 3)
@@ -130,7 +129,7 @@ def test_pause_and_play(clip, wait_until):
 
 def test_seek_forth_and_back(clip, wait_until):
     with LiveStream(PacedVideo(clip, speed=8), fps=None, capacity=999) as stream:
-        stream.wait_for_frame(5)
+        stream.wait_for_frame(60)
         stream.source.pause()
         stream.source.seek(3.0)
         wait_until(lambda: stream.latest.index == 30)
@@ -145,11 +144,10 @@ def test_seek_forth_and_back(clip, wait_until):
 
 def test_speed_changes_while_it_plays(clip):
     with LiveStream(PacedVideo(clip, speed=0.25), fps=None, capacity=99) as stream:
-        stream.wait_for_frame(5)
+        stream.wait_for_frame(60)
         stream.source.speed = 40
-        started = time.monotonic()
-        stream._thread.join(5)
-        assert time.monotonic() - started < 2
+        stream._thread.join(12)
+        assert not stream._thread.is_alive(), "at the first speed it would last 16 s"
         with pytest.raises(ValueError, match="speed must be a number > 0"):
             stream.source.speed = 0
 
@@ -169,7 +167,7 @@ def test_a_file_that_is_no_video(tmp_path):
 def test_large_pictures_are_decoded_small(tmp_path, write_clip):
     path = write_clip(tmp_path / "large.mp4", num_frames=3, size=(1920, 1080))
     with LiveStream(PacedVideo(path, speed=20), fps=None) as stream:
-        assert stream.wait_for_frame(5).image.shape == (540, 960, 3)
+        assert stream.wait_for_frame(60).image.shape == (540, 960, 3)
     assert fitting((640, 480)) == (640, 480) and fitting((1000, 4000)) == (240, 960)
 
 
@@ -191,8 +189,8 @@ def test_pushed_frames_and_their_times():
         assert source.push(Image.new("L", (6, 4), 7)) == 0.0
         time.sleep(0.05)
         later = source.push(np.zeros((4, 6, 3), np.uint8))
-        assert 0.05 <= later < 1 and source.push(np.zeros((4, 6, 3), np.uint8), timestamp=7.5) == 7.5
-        frames = [stream.take(1) for _ in range(3)]
+        assert 0.05 <= later < 7 and source.push(np.zeros((4, 6, 3), np.uint8), timestamp=7.5) == 7.5
+        frames = [stream.take(60) for _ in range(3)]
         assert [f.timestamp for f in frames] == [0.0, later, 7.5] and frames[0].image.shape == (4, 6, 3)
         with pytest.raises(ValueError, match=r"a frame at 2\.0 s came after one at 7\.5 s"):
             source.push(np.zeros((4, 6, 3), np.uint8), timestamp=2)
@@ -231,7 +229,7 @@ def test_a_camera_that_breaks_off_comes_back(monkeypatch, wait_until):
     camera = Camera(0, fps=1000, patience=Patience(first_pause=0.05))
     with LiveStream(camera, fps=None, capacity=999) as stream:
         wait_until(lambda: stream.num_received > 8)
-        frames = [stream.take(1) for _ in range(8)]
+        frames = [stream.take(60) for _ in range(8)]
     assert camera.num_reconnects == 1 and [f.index for f in frames] == list(range(8))
     times = [f.timestamp for f in frames]
     assert times == sorted(times) and times[3] - times[2] >= 0.05, "the break is part of the stream's time"
@@ -241,7 +239,7 @@ def test_a_camera_that_breaks_off_comes_back(monkeypatch, wait_until):
 def test_a_camera_that_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=FakeDevice))
     with LiveStream(Camera(5)) as stream, pytest.raises(MediaError, match="camera 5: cannot be opened"):
-        stream.take(5)
+        stream.take(60)
     with pytest.raises(ValueError, match="numbered from 0"):
         Camera(-1)
 

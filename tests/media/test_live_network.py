@@ -88,7 +88,7 @@ def test_a_playlist_cannot_name_this_machines_files(tmp_path, write_clip, serve)
     lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", f"file://{secret}", "#EXT-X-ENDLIST"]
     (public / "list.m3u8").write_text("\n".join(lines))
     with LiveStream(NetworkStream(serve(public) + "/list.m3u8", patience=QUICK)) as stream, pytest.raises(MediaError):
-        stream.take(10)
+        stream.take(60)
     assert stream.num_received == 0
 
 
@@ -98,14 +98,14 @@ def test_an_address_without_a_video_fails_at_once(path, tmp_path, serve):
     started = time.monotonic()
     stream = LiveStream(NetworkStream(serve(tmp_path) + "/" + path, patience=QUICK))
     with stream, pytest.raises(MediaError, match=f"{path}: cannot be read"):
-        stream.take(10)
-    assert time.monotonic() - started < 5
+        stream.take(60)
+    assert time.monotonic() - started < 30, "it does not try for minutes"
 
 
 def test_nobody_listens_there():
     stream = LiveStream(NetworkStream("rtsp://127.0.0.1:9/live", patience=QUICK))
     with stream, pytest.raises(MediaError, match="Connection refused"):
-        stream.take(10)
+        stream.take(60)
 
 
 def test_other_schemes_are_refused(tmp_path):
@@ -120,9 +120,9 @@ def test_udp_and_closing_while_nothing_comes(free_port, wait_until):
     with LiveStream(NetworkStream(address, patience=QUICK), fps=None, capacity=99) as stream:
         sender = threading.Thread(target=send_udp, args=(address,))
         sender.start()
-        stream.wait_for_frame(8)
+        stream.wait_for_frame(60)
         sender.join()
-        wait_until(lambda: stream.source.state == "reconnecting", 5)  # silence is a break
+        wait_until(lambda: stream.source.state == "reconnecting")  # silence is a break
         started = time.monotonic()
     assert time.monotonic() - started < QUICK.read + QUICK.open
     assert stream.source.problem and stream.source.num_reconnects >= 1
@@ -146,15 +146,15 @@ def test_an_rtsp_server_that_goes_away_and_comes_back(rtsp_server, free_port, wa
     server: subprocess.Popen = rtsp_server(free_port)
     source = NetworkStream(f"rtsp://127.0.0.1:{free_port}/live", patience=QUICK)
     with LiveStream(source, fps=2, capacity=999) as stream:
-        wait_until(lambda: stream.num_received > 20, 20)
+        wait_until(lambda: stream.num_received > 20)
         server.kill()
         server.wait()
-        wait_until(lambda: source.state == "reconnecting", 10)
+        wait_until(lambda: source.state == "reconnecting")
         received = stream.num_received
         assert "cannot be read" in source.problem or "broke off" in source.problem
         time.sleep(1.0)
         rtsp_server(free_port)
-        wait_until(lambda: stream.num_received > received + 20, 20)
+        wait_until(lambda: stream.num_received > received + 20)
         assert source.state == "playing" and source.problem is None and source.num_reconnects >= 1
     times = [frame.timestamp for frame in stream._waiting]
     assert times == sorted(times) and stream.num_dropped == 0

@@ -123,7 +123,7 @@ def test_a_public_server_cannot_lead_inside(path):
     Redirecting.asked.clear()
     address = f"http://127.0.0.1:{server.server_port}{path}"
     with LiveStream(pinned_stream(address, "127.0.0.1")) as stream, pytest.raises(MediaError):
-        stream.take(10)
+        stream.take(60)
     server.shutdown()
     server.server_close()
     assert Redirecting.asked and set(Redirecting.asked) == {path}
@@ -151,7 +151,7 @@ def test_a_server_that_trickles_does_not_hold_a_session(wait_until):
     with LiveStream(pinned_stream(f"http://127.0.0.1:{server.server_port}/a.mp4", "127.0.0.1")) as stream:
         assert stream.take(1.0) is None and not stream.is_over
         started = time.monotonic()
-    assert time.monotonic() - started < 2 and stream.error is None
+    assert time.monotonic() - started < 10 and stream.error is None
     server.shutdown()
     server.server_close()
 
@@ -164,7 +164,7 @@ def test_the_place_that_was_looked_at_is_the_one_that_is_opened(tmp_path, clip):
     mkv = clip.with_suffix(".mkv")
     remux(clip, mkv)
     with LiveStream(pinned_stream(f"http://nowhere.invalid:{server.server_port}/clip.mkv", "127.0.0.1")) as stream:
-        assert stream.wait_for_frame(5).image.shape == (48, 64, 3)
+        assert stream.wait_for_frame(60).image.shape == (48, 64, 3)
     server.shutdown()
     server.server_close()
     assert pinned_stream("rtsp://me:word@cam.example:8554/a?b", "2001:db8::5").address == (

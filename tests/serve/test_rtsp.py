@@ -49,15 +49,15 @@ def test_memory_and_dialogue_outlive_a_break(make_sessions, rtsp_server, wait_un
         assert "".join(pieces)
         return moment.timestamp
 
-    wait_until(lambda: seen() >= 8, 20)
+    wait_until(lambda: seen() >= 8)
     before = ask("What do you see?")
     server.kill()
     server.wait()
-    wait_until(lambda: session.state()["state"] == "reconnecting", 15)
+    wait_until(lambda: session.state()["state"] == "reconnecting")
     assert ask("Are you still there?") >= before, "memory answers while the camera is away"
     broken_at, held = seen(), session.state()["held"]
     rtsp_server(port)
-    wait_until(lambda: seen() >= broken_at + 6, 30)
+    wait_until(lambda: seen() >= broken_at + 6)
     state = session.state()
     assert state["state"] == "playing" and state["problem"] is None and state["reconnects"] >= 1
     assert ask("And now?") > before

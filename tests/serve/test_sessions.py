@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -39,8 +38,8 @@ def test_a_file_is_watched_asked_about_and_over(sessions, clip, wait_until):
     assert sum(state["stats"]["frames_held"]) == len(state["held"]) == 8 and state["frames_dropped"] == 0
     assert answer(session, "And at the end?") and len(session.track.moments) == 2
     session.play()  # from the beginning, with an empty memory
-    wait_until(lambda: 0 < seen(session) < 8)
-    assert session.session.turns == () and session.state()["state"] == "playing"
+    assert session.session.turns == () and seen(session) < 8
+    wait_until(lambda: seen(session) > 0)
 
 
 def test_a_new_file_takes_the_place_of_the_one_before_and_of_no_other(sessions, clip):
@@ -75,7 +74,7 @@ def test_seeking_forward_goes_on_and_back_starts_anew(sessions, clip, wait_until
     session.seek(1.0)
     wait_until(lambda: seen(session) == 1)
     assert [frame["timestamp"] for frame in session.state()["held"]] == [1.0]
-    assert session.state()["state"] == "paused"
+    wait_until(lambda: session.state()["state"] == "paused")
     with pytest.raises(ValueError, match=r"lasts 4\.0 s, cannot go to 77 s"):
         session.seek(77)
 
@@ -190,18 +189,18 @@ def test_places_are_limited_and_given_back(make_sessions):
 
 def test_idle_sessions_end_with_their_threads_and_files(make_sessions, clip, wait_until):
     threads = set(threading.enumerate())
-    sessions = make_sessions(idle_seconds=0.4)
+    sessions = make_sessions()
     session = sessions.create()
     (session.folder / "upload.mp4").write_bytes(clip.read_bytes())
     session.start(open_file(session.folder / "upload.mp4", LIMITS))
     assert answer(session, "What?", max_new_tokens=2)
+    sessions.limits = Limits(idle_seconds=0.4)  # from now on: an answer may take longer on a busy machine
     wait_until(lambda: len(sessions) == 0)
     wait_until(lambda: session.is_closed and not session.folder.exists())
     with pytest.raises(NotAllowed, match="has ended"):
         session.start(open_world())
     sessions.close()
-    time.sleep(0.1)
-    assert set(threading.enumerate()) <= threads
+    wait_until(lambda: set(threading.enumerate()) <= threads)
 
 
 @pytest.mark.parametrize(

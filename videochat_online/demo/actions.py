@@ -25,7 +25,7 @@ Chat = list[dict[str, Any]]
 
 
 def told(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A mistake or a limit becomes a notice, and the page stays as it is; anything else is a bug and goes to the log."""
+    """A mistake or a limit becomes a notice and leaves the page as it is; all else is a bug and goes to the log."""
 
     @functools.wraps(call)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -41,7 +41,7 @@ def notice(error: Exception) -> Any:
     """Tell the visitor; gives what leaves every part of the page as it is. An error would stand over all of them."""
     import gradio as gr
 
-    gr.Warning(escape(str(error), quote=False), title="This did not work", duration=10)
+    gr.Warning(escape(str(error), quote=False), duration=10)
     return gr.skip()
 
 
