@@ -87,6 +87,15 @@ def test_every_way_in_is_looked_at(demo, secret, path):
     assert visitor.request("POST", f"/gradio_api/{path}", b" " * (17 * 2**20), kind)[0] == 413
 
 
+def test_nothing_runs_past_the_queue(demo):
+    visitor = Visitor(demo.address)
+    sample, tick = visitor.find("Watch the sample", "click"), next(e for e in visitor.events if not e["queue"])
+    for event, data, status in ((sample, ["shapes"], 404), (tick, [-1], 200)):
+        body = {"data": data, "fn_index": event["id"], "session_hash": visitor.session}
+        assert visitor.request("POST", "/gradio_api/run/predict", body)[0] == status
+    assert len(demo.sessions) == 0
+
+
 def test_only_the_pages_own_routes_are_there(demo, secret, clips):
     visitor = Visitor(demo.address)
     mine = visitor.upload(clips.one)["path"]

@@ -18,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 ROUTES = re.compile(
     r"/(config/?|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|(assets|static|svelte)/.*|"
-    r"gradio_api/(startup-events|theme\.css|queue/data|upload_progress|heartbeat/[^/]+|"
+    r"gradio_api/(startup-events|app_id/?|reset/?|theme\.css|queue/data|upload_progress|heartbeat/[^/]+|"
     r"upload|cancel|queue/join|run/predict|stream/[^/]+(/close)?))?"
 )
 """What else gradio has (files by name, calls past the queue, a proxy, recordings, ...) serves other applications."""
