@@ -154,6 +154,11 @@ def test_mistakes_are_told_and_the_dialogue_stays(demo, visit, clips, tmp_path):
     upload(page, tmp_path / "letter.txt")
     page.get_by_text("letter.txt").or_(page.get_by_text("Invalid file type")).first.wait_for()
     page.locator("#vco-upload input[type=file]").wait_for(state="attached")
+    (tmp_path / "big.mp4").write_bytes(b"0" * (demo.sessions.limits.max_upload_bytes + 1))
+    upload(page, tmp_path / "big.mp4")
+    page.get_by_text("exceed the maximum allowed size").first.wait_for()
+    page.locator("#vco-upload .error").wait_for(state="attached")
+    assert not page.locator("#vco-upload .error").is_visible(), "the drop zone can be used again"
     page.get_by_role("tab", name="World").click()
     page.get_by_label("Seed").fill("-5")
     page.get_by_role("button", name="Watch a generated world").click()
@@ -165,7 +170,7 @@ def test_mistakes_are_told_and_the_dialogue_stays(demo, visit, clips, tmp_path):
     page.screenshot(path=str(tmp_path / "mistakes.png"))
     assert page.locator("#vco-chat .bot.message").inner_text() == said
     assert page.locator(".vco-name", has_text="sample: shapes").is_visible()
-    assert page.locator(".wrap .error").count() == 0, "an error stands in the place of a part"
+    assert not page.locator(".wrap .error").locator("visible=true").count(), "an error in the place of a part"
     page.get_by_label("RTSP, HTTP, HLS or UDP address").fill("rtsp://127.0.0.1:9/live")
     page.get_by_role("button", name="Connect").click()
     page.locator(".vco-problem", has_text="Connection refused").wait_for()
