@@ -241,4 +241,4 @@ def test_what_is_no_such_model_is_refused(tmp_path: Path, llava: TransformersRes
         TransformersResponder(llava.model, llava.processor, max_frames=0)
     llava.processor.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
-        TransformersResponder(llava.model, llava.processor)
+        TransformersResponder(llava.model, llava.processor, max_frames=1)

@@ -313,7 +313,8 @@ def test_limit_takes_from_all_sources(tasks: list[VideoTask]):
     for limit in (4, 10, 23, 60, 1000):
         questions = [question for task in first_questions(tasks, limit) for question in task.questions]
         assert len(questions) == min(limit, 60)
-        assert len(Counter(question.source for question in questions)) == 4
+        by_source = Counter(question.source for question in questions)
+        assert len(by_source) == 4 and (limit > 24 or max(by_source.values()) - min(by_source.values()) <= 1)
     assert first_questions(tasks, None) == tasks
     with pytest.raises(ValueError, match="--limit must be >= 1"):
         first_questions(tasks, 0)

@@ -15,25 +15,23 @@ Kind = Literal["choice", "yes_no", "count", "proactive"]
 
 @dataclass(frozen=True)
 class Poll:
-    """A question that waits for its moment: `prompt` is asked again and again until the model says yes."""
+    """A question that waits for its moment: `prompt` is asked each second until the model says yes."""
 
     prompt: str
     start: float
     """First time of asking, seconds."""
     end: float
     """Last time of asking, seconds."""
-    every: float = 1.0
-    """Seconds between two times of asking."""
-    due: float = 0.0
+    due: float
     """When the right moment is, seconds."""
 
     def __post_init__(self) -> None:
-        if self.every <= 0 or self.end < self.start:
-            raise ValueError(f"a poll needs every > 0 and start <= end, got {self}")
+        if self.end < self.start:
+            raise ValueError(f"a poll needs start <= end, got {self}")
 
     def times(self) -> list[float]:
-        """All times of asking, in order."""
-        return [self.start + i * self.every for i in range(int((self.end - self.start) / self.every) + 1)]
+        """All times of asking, in order: one a second."""
+        return [self.start + second for second in range(int(self.end - self.start) + 1)]
 
 
 @dataclass(frozen=True)

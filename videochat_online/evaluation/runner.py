@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..media.readers import MediaError
 from .benchmarks.base import Benchmark, ModeSettings
 from .modes import Asking, ModeName, Outcomes, Responder, blind, prefix, sliding_window, streaming
 from .predictions import Prediction, appending, rank_file, read_predictions, write_merged
-from .questions import VideoTask
+from .questions import Question, VideoTask
 from .videos import check_video, open_task_video
 
 BLIND_FOLDER = "blind"
@@ -189,31 +189,17 @@ def check_questions(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[s
 
 
 def first_questions(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
-    """The first videos until `limit` questions are reached, each from the source that has the fewest questions yet.
-
-    Of one video no more are taken than a source's equal share, so that a small limit reaches every source.
-    """
+    """The first `limit` questions, one of each source in turn, with their videos; None: all. ValueError for 0."""
     if limit is None:
         return list(tasks)
     if limit < 1:
         raise ValueError(f"--limit must be >= 1 question, got {limit}")
-    share = -(-limit // len({task.questions[0].source for task in tasks})) if tasks else limit
-    chosen = _in_turn(tasks, limit, share)
-    enough = sum(len(task.questions) for task in chosen) == limit
-    return chosen if enough else _in_turn(tasks, limit, limit)
-
-
-def _in_turn(tasks: Sequence[VideoTask], limit: int, share: int) -> list[VideoTask]:
-    """Videos until `limit` questions are reached, at most `share` questions of each."""
-    waiting: dict[str, list[VideoTask]] = {}
-    for task in reversed(tasks):
-        waiting.setdefault(task.questions[0].source, []).append(task)
-    taken = dict.fromkeys(sorted(waiting), 0)
-    chosen: list[VideoTask] = []
-    while sum(taken.values()) < limit and any(waiting.values()):
-        source = min((name for name in taken if waiting[name]), key=lambda name: taken[name])
-        task = waiting[source].pop()
-        task = replace(task, questions=task.questions[: min(share, limit - sum(taken.values()))])
-        taken[source] += len(task.questions)
-        chosen.append(task)
-    return chosen
+    sources: dict[str, list[tuple[int, Question]]] = defaultdict(list)
+    for number, task in enumerate(tasks):
+        for question in task.questions:
+            sources[question.source].append((number, question))
+    in_turn = chain.from_iterable(zip_longest(*(sources[name] for name in sorted(sources))))
+    chosen: dict[int, list[Question]] = defaultdict(list)
+    for number, question in islice(filter(None, in_turn), limit):
+        chosen[number].append(question)
+    return [replace(tasks[number], questions=tuple(chosen[number])) for number in sorted(chosen)]
