@@ -33,7 +33,7 @@ def add_bench_command(commands: Any) -> None:
     comparison = names.add_parser("compare", help="the ratios of two reports of `bench all` side by side")
     comparison.add_argument("old", type=Path)
     comparison.add_argument("new", type=Path)
-    comparison.set_defaults(run=run_compare)
+    comparison.set_defaults(run=run_comparison)
     paper = names.add_parser("paper", help="FLOPs and bytes of the 4B model on paper; nothing is measured")
     paper.add_argument("--model", help="a folder or hub id instead of the published 4B sizes")
     paper.set_defaults(run=run_paper)
@@ -92,16 +92,16 @@ def _measure(options: argparse.Namespace, name: str) -> Tables:
     return results
 
 
-def run_compare(options: argparse.Namespace) -> int:
-    from .suite import compare
+def run_comparison(options: argparse.Namespace) -> int:
+    from .suite import both_ratios
 
-    _show("bench compare", {"ratios": compare(options.old, options.new)})
+    _show("bench compare", {"ratios": both_ratios(options.old, options.new)})
     return 0
 
 
 def run_paper(options: argparse.Namespace) -> int:
     from ...model_config import VideoChatOnlineConfig
-    from .paper import PUBLISHED_4B, report
+    from .paper import PUBLISHED_4B, paper_report
 
     if options.model:
         from ...model.weights import load_config
@@ -109,7 +109,7 @@ def run_paper(options: argparse.Namespace) -> int:
         config = load_config(options.model)
     else:
         config = VideoChatOnlineConfig(**PUBLISHED_4B)
-    print(report(config))
+    print(paper_report(config))
     return 0
 
 

@@ -270,7 +270,7 @@ def _box(numbers: Iterator[int], *, decimals: int) -> str:
     return "[" + ", ".join(f"{number / 10**decimals % 1:.{decimals}f}" for number in numbers) + "]"
 
 
-def train() -> Tokenizer:
+def train_tokenizer() -> Tokenizer:
     """The tokenizer, trained from nothing (about a second)."""
     tokenizer = Tokenizer(models.BPE())
     splits = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
@@ -313,7 +313,7 @@ def main() -> None:
     parser = CommandParser(description="Train the small model's tokenizer.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parents[2] / "pocket")
     folder = parser.parse_args().folder
-    tokenizer = train()
+    tokenizer = train_tokenizer()
     save(tokenizer, folder)
     print(f"{tokenizer.get_vocab_size()} tokens in {folder / 'tokenizer.json'}")
 

@@ -26,7 +26,7 @@ FILLS = {
 }  # fmt: skip
 
 
-def contact_sheet(scenes: Sequence[Scene], num_questions: int = 8) -> Image.Image:
+def scene_sheet(scenes: Sequence[Scene], num_questions: int = 8) -> Image.Image:
     """One block a scene, below each other; the picture is WIDTH pixels wide."""
     if not scenes:
         raise ValueError("a contact sheet needs at least one scene")
@@ -43,7 +43,7 @@ def write_preview(path: str | Path, scenes: Sequence[Scene], num_questions: int 
     """Save the contact sheet as PNG."""
     path = Path(path)
     with whole(path) as beside:
-        contact_sheet(scenes, num_questions).save(beside, format="PNG")
+        scene_sheet(scenes, num_questions).save(beside, format="PNG")
     return path
 
 

@@ -15,7 +15,7 @@ from .scenes import Scene
 CHUNK_FRAMES = 64
 
 
-def frame_times(seconds: float, fps: int) -> NDArray[np.float64]:
+def video_times(seconds: float, fps: int) -> NDArray[np.float64]:
     """Start of display of every frame of a video of that length."""
     return np.arange(round(seconds * fps)) / fps
 
@@ -36,7 +36,7 @@ def write_mp4(path: str | Path, scene: Scene, *, fps: int = 8, size: int = 128) 
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
         stream.codec_context.thread_count = 1  # the same bytes each time
-        times = frame_times(scene.seconds, fps)
+        times = video_times(scene.seconds, fps)
         for first in range(0, len(times), CHUNK_FRAMES):
             for offset, picture in enumerate(render_frames(scene, times[first : first + CHUNK_FRAMES], size)):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
