@@ -189,10 +189,10 @@ def _ask_in_order(
 ) -> list[dict[str, Any]]:
     from tqdm import tqdm
 
-    from .media.sampling import sample_stream
+    from .media.sampling import sample_pass
     from .streaming.watching import watch
 
-    indices = sample_stream(video.timestamps, options.fps, video_fps=video.fps)
+    indices = sample_pass(video.timestamps, options.fps, video_fps=video.fps)
     times = [float(video.timestamps[index]) for index in indices]
     answers = []
     with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:
@@ -207,7 +207,7 @@ def _ask_in_order(
 
 def _converse(options: argparse.Namespace, session: StreamingSession, video: VideoReader) -> int:
     """Questions from standard input while the video plays in a thread of its own."""
-    from .media.sampling import sample_stream
+    from .media.sampling import sample_pass
     from .streaming.idle import IdlePrefill
     from .streaming.watching import watch_in_real_time
 
@@ -218,7 +218,7 @@ def _converse(options: argparse.Namespace, session: StreamingSession, video: Vid
             watch_in_real_time(
                 session,
                 video,
-                sample_stream(video.timestamps, options.fps, video_fps=video.fps),
+                sample_pass(video.timestamps, options.fps, video_fps=video.fps),
                 speed=options.speed,
                 stop=stop,
             )

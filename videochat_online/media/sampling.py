@@ -78,14 +78,14 @@ def sample_window(
     return _thin(list(reversed(backwards)), max_frames)
 
 
-def sample_stream(
+def sample_pass(
     timestamps: Times, fps: float, start: float = 0.0, end: float | None = None, *, video_fps: float | None = None
 ) -> list[int]:
     """One pass at `fps` over the frames that start within [start, end] seconds (to the last one without `end`).
 
     `video_fps` is the mean rate the step is reckoned from (default: the timestamps' own).
 
-    >>> sample_stream([0.0, 0.5, 1.0, 1.5, 2.0], fps=1.0, start=0.5)
+    >>> sample_pass([0.0, 0.5, 1.0, 1.5, 2.0], fps=1.0, start=0.5)
     [1, 3]
     """
     times = _checked_times(timestamps)

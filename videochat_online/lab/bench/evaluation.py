@@ -18,7 +18,7 @@ from ...evaluation.responders import SessionResponder, memory_of_all
 from ...evaluation.runner import MODES
 from ...evaluation.types import Reply, VideoTask
 from ...evaluation.videos import VideoLibrary, open_task_video
-from ...media.sampling import sample_stream
+from ...media.sampling import sample_pass
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor
 from ...streaming.encoding import FrameEncoder
@@ -74,7 +74,7 @@ def _frames_alone(encoder: FrameEncoder, tasks: Sequence[VideoTask], library: Vi
     for task in tasks:
         with (opened := open_task_video(task, library)).reader as video:
             end = max(question.timestamp for question in task.questions)
-            indices = sample_stream(opened.timestamps, FPS, task.start, end, video_fps=video.fps)
+            indices = sample_pass(opened.timestamps, FPS, task.start, end, video_fps=video.fps)
             frames = video.read(indices)
             while batch := list(islice(frames, 16)):
                 encoder.encode(encoder.prepare([frame.image for frame in batch]))

@@ -19,7 +19,7 @@ from ...data.registry import read_lists
 from ...data.sampler import grouping_plan, packing_plan
 from ...data.settings import DataSettings
 from ...media.readers import open_video
-from ...media.sampling import sample_stream
+from ...media.sampling import sample_pass
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor
 from ..shapeworld.build import WorldConfig, build_world
@@ -121,5 +121,5 @@ def _decoder_alone(files: Sequence[Path], *, num_frames: int) -> float:
     while decoded < num_frames:
         for file in files:
             with open_video(file) as video:
-                decoded += sum(1 for _ in video.read(sample_stream(video.timestamps, 1.0, video_fps=video.fps)))
+                decoded += sum(1 for _ in video.read(sample_pass(video.timestamps, 1.0, video_fps=video.fps)))
     return (time.perf_counter() - started) / decoded * 1e3

@@ -1,11 +1,10 @@
-"""Sources whose pictures can be made at any time and are shown in real time: files, and pictures drawn by a function.
+"""Playing in real time what can be had at any time: files, and pictures drawn by a function.
 
-They can be paused, sped up, and (files) moved to another second. A clock says which second is on screen.
+It can be paused, sped up, and (files) moved to another second. A clock says which second is on screen.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -14,16 +13,13 @@ from itertools import count
 
 import numpy as np
 
-from .live import DISPLAY_FPS, LiveSource
+from .live import DISPLAY_FPS, LiveSource, fitting
 from .readers import open_video
-from .sampling import sample_stream
+from .sampling import sample_pass
 from .source import Frame, check_fps
 
-MAX_SIDE = 960
-"""Larger pictures are decoded at this size: no model here sees more, and waiting frames take memory."""
 
-
-class PacedSource(LiveSource):
+class Playback(LiveSource):
     """A source with a clock: stream time runs `speed` times as fast as real time, or stands while paused."""
 
     def __init__(self, name: str, *, speed: float = 1.0, start: float = 0.0) -> None:
@@ -92,7 +88,7 @@ class PacedSource(LiveSource):
             return False
 
 
-class PacedVideo(PacedSource):
+class VideoPlayback(Playback):
     """A video file (or gif, or folder of images) in real time.
 
     Args:
@@ -111,13 +107,13 @@ class PacedVideo(PacedSource):
     ) -> None:
         super().__init__(os.path.basename(os.fspath(path)), speed=speed, start=start)
         self.video = open_video(path, num_threads=1)
-        if max(self.video.size) > MAX_SIDE and not os.path.isdir(path):
-            size = fitting(self.video.size)
+        size = fitting(self.video.size)
+        if size != self.video.size and not os.path.isdir(path):
             self.video.close()
             self.video = open_video(path, size=size, num_threads=1)
         self.duration = self.video.duration
         self._start = start
-        self._indices = sample_stream(self.video.timestamps, fps, video_fps=self.video.fps)
+        self._indices = sample_pass(self.video.timestamps, fps, video_fps=self.video.fps)
 
     def seek(self, seconds: float) -> None:
         """Go to another second of the file; ValueError outside it."""
@@ -154,41 +150,19 @@ class PacedVideo(PacedSource):
         self._wait_until(self.duration)
 
 
-class PacedPictures(PacedSource):
-    """Pictures drawn by `picture_at(seconds) -> uint8 (H, W, 3)`, in real time; `duration` None: no end."""
+class DrawnPlayback(Playback):
+    """Pictures drawn by `picture_at(seconds) -> uint8 (H, W, 3)`, in real time; it has no end."""
 
-    def __init__(
-        self,
-        name: str,
-        picture_at: Callable[[float], np.ndarray],
-        *,
-        fps: float = DISPLAY_FPS,
-        speed: float = 1.0,
-        duration: float | None = None,
-    ) -> None:
+    def __init__(self, name: str, picture_at: Callable[[float], np.ndarray], *, speed: float = 1.0) -> None:
         super().__init__(name, speed=speed)
-        check_fps(fps)
-        if duration is not None and (not math.isfinite(duration) or duration <= 0):
-            raise ValueError(f"duration must be seconds > 0 or None, got {duration!r}")
-        self.fps, self.duration, self._picture_at = fps, duration, picture_at
+        self._picture_at = picture_at
 
     def frames(self) -> Iterator[Frame]:
         for number in count():
-            timestamp = number / self.fps
-            if self.duration is not None and timestamp >= self.duration:
-                return
+            timestamp = number / DISPLAY_FPS
             image = self._picture_at(timestamp)
             if number == 0:
                 self._begin(0.0)
             if not self._wait_until(timestamp):
                 return
             yield Frame(image, timestamp, number)
-
-
-def fitting(size: tuple[int, int], max_side: int = MAX_SIDE) -> tuple[int, int]:
-    """(W, H) of the same shape, even, with no side longer than `max_side`; smaller sizes stay."""
-    if max(size) <= max_side:
-        return size
-    scale = max_side / max(size)
-    width, height = (max(2, round(side * scale / 2) * 2) for side in size)
-    return width, height
