@@ -12,7 +12,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "videochat_online/__init_
 assert VERSION, 'videochat_online/__init__.py must hold a line __version__ = "..."'
 
 BESIDE = ("anno_data", "shell/deepspeed")
-"""Folders of json files that stand beside the package, where users know them; shipped.py reads them."""
+"""Folders of json files beside the package, where users know them; videochat_online/shipped.py finds them."""
 
 # Both ends of every range are run: shell/test_wheel.sh installs the newest and the oldest versions that stand here and
 # tries the program with them. Where a package renames things in minor versions, the next minor version is the end.
@@ -42,8 +42,8 @@ TOOLS = [
     "ruff==0.17.6",
     "mypy==2.4.1",
     "setuptools>=77,<85",
-    "playwright>=1.60,<1.66",
-    "schemathesis>=4.0,<4.33",
+    "playwright>=1.65,<1.66",
+    "schemathesis>=4.30.1,<4.33",
 ]
 EXTRAS["dev"] = [*TOOLS, *EXTRAS["train"], *EXTRAS["demo"], *EXTRAS["eval"], *EXTRAS["decord"]]
 

@@ -1,4 +1,4 @@
-"""Imports point down only, files say what they are, and importing acts on nothing.
+"""Imports point down only and in no circle, a name is defined once, files say what they are, importing does nothing.
 
 The layers are those that the README describes. Every import is read from the syntax tree: those inside functions,
 those for type checkers and `import_module("...")` with a literal name count as well.
@@ -10,6 +10,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "videochat_online"
 
 LAYERS: tuple[set[str], ...] = (
-    {"config", "extras", "model_config", "pyramid", "shipped"},
+    {"config", "extras", "files", "model_config", "shipped"},
     {"media", "prompt", "model"},
     {"processing", "model_flags", "data", "streaming"},
     {"training", "evaluation", "chat", "info"},
@@ -29,9 +30,7 @@ LAYERS: tuple[set[str], ...] = (
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 SAME_LAYER = {
-    ("config", "pyramid"),
     ("model_config", "config"),
-    ("model_config", "pyramid"),
     ("data", "processing"),
     ("streaming", "processing"),
     ("model_flags", "processing"),
@@ -42,7 +41,7 @@ SAME_LAYER = {
     ("__main__", "cli"),
     ("gradio_demo", "cli"),
 }
-ONLY_BELOW = {"shapeworld": {"media"}}  # what a unit may import, where that is less than all layers below
+ONLY_BELOW = {"shapeworld": {"files", "media"}}  # what a unit may import, where that is less than all layers below
 BY_NAME = {("cli", "lab"), ("serve", "lab")}
 """Who may reach the lab: by name (import_module), when it is asked for, and not with a plain import."""
 FACADE = f"{PACKAGE} itself"  # the public names of videochat_online/__init__.py: for layer 4 and outside
@@ -179,6 +178,107 @@ def write_module(root: Path, path: str, source: str) -> None:
     file = root / PACKAGE / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(source, "utf-8")
+
+
+CIRCLES_LEFT = {("data.dataset", "data.lengths")}
+"""Circles that are still to be cut. This set only shrinks."""
+
+
+def import_graph(root: Path) -> dict[str, set[str]]:
+    """Each file of the package -> the files it imports: inside functions, for type checkers and by name as well.
+
+    The lab is left out where it may be reached by name: it stands on the product, and nothing is imported before it is
+    asked for. `from . import x` counts for x alone where that is a file: its folder's __init__ says nothing more.
+    """
+    files = {module_name(path): path for path in project_files(root) if path.parts[0] == PACKAGE}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        tree = ast.parse((root / path).read_text("utf-8"))
+        graph[name], plain = set(), set(imported_modules(path, tree, by_name=False))
+        for line, module in imported_modules(path, tree):
+            if (unit_of(path), target_unit(module)) in BY_NAME and (line, module) not in plain:
+                continue
+            target = module if module in files else module.rpartition(".")[0]
+            graph[name] |= {target} & files.keys() - {name}
+    return graph
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """Groups of files that import each other, over however many steps."""
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        found, ahead = set(), set(graph[name])
+        while ahead:
+            found |= ahead
+            ahead = {target for each in ahead for target in graph[each]} - found
+        reached[name] = found
+    groups = {tuple(sorted({name, *(o for o in reached[name] if name in reached[o])})) for name in graph}
+    return sorted(group for group in groups if len(group) > 1)
+
+
+def test_no_file_imports_itself_over_others():
+    found = {tuple(name.removeprefix(f"{PACKAGE}.") for name in group) for group in circles(import_graph(ROOT))}
+    assert found <= CIRCLES_LEFT, "a circle of imports"
+
+
+CIRCULAR = {
+    "a folder": {"data/a.py": "from .b import x", "data/b.py": "from .a import y"},
+    "over three": {"data/a.py": "from . import b", "data/b.py": "from .c import z", "data/c.py": "from .a import y"},
+    "for types": {"data/a.py": "from .b import x", "data/b.py": "if TYPE_CHECKING:\n    from .a import y"},
+    "in a function": {"data/a.py": "from .b import x", "data/b.py": "def f():\n    from .a import y"},
+    "by name": {"data/a.py": "from .b import x", "data/b.py": "m = import_module('videochat_online.data.a')"},
+    "a package file": {"data/__init__.py": "from .a import y", "data/a.py": "from . import name"},
+}
+
+
+@pytest.mark.parametrize("name", CIRCULAR)
+def test_a_circle_is_found(name: str, tmp_path: Path):
+    for path, source in CIRCULAR[name].items():
+        write_module(tmp_path, path, source)
+    (group,) = circles(import_graph(tmp_path))
+    assert len(group) == len(CIRCULAR[name])
+
+
+def test_a_folder_without_circles_passes(tmp_path: Path):
+    for path, source in {"data/a.py": "from . import b", "data/b.py": "import os", "data/__init__.py": ""}.items():
+        write_module(tmp_path, path, source)
+    assert circles(import_graph(tmp_path)) == []
+
+
+ENTRY_POINTS = {"main"}
+"""Names that may stand in several files: what a program is started by."""
+NAMES_LEFT = {"Moment", "Problem", "Question", "check", "limited", "told"}
+"""Names of the product that still mean two things. This set only shrinks."""
+
+
+def repeated_names(root: Path) -> dict[str, set[str]]:
+    """Public top-level classes and functions that more than one file of the product defines (lab/ is apart)."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for path in project_files(root):
+        if path.parts[0] == PACKAGE and unit_of(path) not in LAYERS[LAYER["lab"]]:
+            for node in ast.parse((root / path).read_text("utf-8")).body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                    places[node.name].add(module_name(path).removeprefix(f"{PACKAGE}."))
+    return {
+        name: files
+        for name, files in places.items()
+        if len(files) > 1 and name not in ENTRY_POINTS and not name.startswith("_")
+    }
+
+
+def test_a_name_means_one_thing():
+    assert {name: files for name, files in repeated_names(ROOT).items() if name not in NAMES_LEFT} == {}
+
+
+def test_a_repeated_name_is_found(tmp_path: Path):
+    write_module(tmp_path, "data/a.py", "class Turn: ...\ndef main(): ...\ndef _own(): ...")
+    write_module(tmp_path, "streaming/b.py", "class Turn: ...\ndef main(): ...\ndef _own(): ...")
+    write_module(tmp_path, "lab/bench/c.py", "class Turn: ...")
+    assert repeated_names(tmp_path) == {"Turn": {"data.a", "streaming.b"}}
 
 
 WATCHED_IMPORT = """

@@ -79,7 +79,7 @@ def test_a_folder_of_images_is_a_video(tmp_path, capsys):
         (["CLIP", "-q", "x", "--model", "nowhere"], "nowhere"),
         (["CLIP", "-q", ""], "must be a text that is not empty"),
         (["CLIP", "-q", "x", "--at", "99"], "--at 99.0 lies outside the video, which lasts 4.0 s"),
-        (["CLIP", "-q", "x", "--memory", "2/2"], "--memory needs 3 numbers for this model, got 2"),
+        (["CLIP", "-q", "x", "--memory", "2/2"], "this model's memory has 3 levels, got capacities 2/2"),
         (["CLIP", "-q", "x", "--memory", "2/2/-1"], "capacity must be an integer >= 0, got -1"),
         (["CLIP", "-q", "x", "--device", "quantum"], "unknown device 'quantum'"),
         (["CLIP", "-q", "x", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),

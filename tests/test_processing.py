@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from videochat_online import StreamingSession, load_model
 from videochat_online.model import weights
 from videochat_online.processing import load_tokenizer
-from videochat_online.prompt import Message
+from videochat_online.prompt.messages import Message
 
 
 @pytest.fixture

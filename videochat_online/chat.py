@@ -5,35 +5,36 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .model_flags import add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
 
 if TYPE_CHECKING:
+    from .media.live import LiveSource
     from .media.readers import VideoReader
-    from .streaming.live_watcher import LiveWatcher
     from .streaming.session import SessionStats, StreamingSession
+    from .streaming.watching import LiveWatcher
 
 FIRST_FRAME_SECONDS = 20.0
 POLL_SECONDS = 0.02
 
 
 @dataclass
-class AskedAt:
+class TimedQuestion:
     """A question from the command line."""
 
-    question: str
+    text: str
     at: float | None = None
     """Seconds; None: at the end of the video."""
 
 
 class _AddQuestion(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        namespace.questions = [*(namespace.questions or []), AskedAt(values)]
+        namespace.questions = [*(namespace.questions or []), TimedQuestion(values)]
 
 
 class _SetMoment(argparse.Action):
@@ -83,25 +84,23 @@ def add_chat_command(commands: Any) -> None:
 
 
 def run_chat(options: argparse.Namespace) -> int:
-    """1. open the video 2. load the model 3. watch and ask."""
+    """Watch what the flags name and answer. ValueError for flags that do not fit together, MediaError for bad video."""
     from .media.live_network import is_address
-    from .media.readers import open_video
     from .media.source import check_fps
 
+    # 1. check what is asked for
     check_fps(options.fps, "--fps")
     check_fps(options.speed, "--speed")
     if (options.video is None) == (options.camera is None):
         raise ValueError("say what to watch: a video or an address, or --camera N")
-    if options.camera is not None or is_address(options.video):
-        return _chat_live(options)
-    with open_video(options.video) as video:
-        questions = _check_moments(options.questions, video)
-        session = _new_session(options)
-        if questions is None:
-            return _converse(options, session, video)
-        answers = _ask_in_order(options, session, video, questions)
-    _print_document(options, options.video, answers)
-    return 0
+    is_live = options.camera is not None or is_address(options.video)
+    for question in options.questions or []:
+        if is_live and question.at is None:
+            raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {question.text!r}")
+    # 2. a file with questions is watched as fast as it goes; everything else runs in its own time
+    if options.questions and not is_live:
+        return _ask_about_file(options)
+    return _watch_and_answer(options)
 
 
 def _new_session(options: argparse.Namespace) -> StreamingSession:
@@ -126,66 +125,84 @@ def _print_document(options: argparse.Namespace, video: str, answers: list[dict[
         print(json.dumps(document, ensure_ascii=False, indent=1))
 
 
-def _chat_live(options: argparse.Namespace) -> int:
-    """A stream that has no end: questions have their moments, or are typed while it runs."""
-    from .media.live import LiveSource, LiveStream
-    from .media.live_network import Camera, NetworkStream
+def _watch_and_answer(options: argparse.Namespace) -> int:
+    """Watch a stream, or a file at the speed it plays; questions have their moments, or are typed meanwhile."""
+    from .media.live import LiveStream
     from .streaming.idle import IdlePrefill
-    from .streaming.live_watcher import LiveWatcher
+    from .streaming.watching import LiveWatcher
 
-    for asked in options.questions or []:
-        if asked.at is None:
-            raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {asked.question!r}")
-    source: LiveSource = NetworkStream(options.video) if options.camera is None else Camera(options.camera)
-    session = _new_session(options)
-    with LiveWatcher(session, LiveStream(source, fps=options.fps)) as watcher, IdlePrefill(lambda: [session]):
-        watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
-        _wait_for_first_frame(session, lambda: watcher.is_over)
-        if options.questions:
-            _print_document(options, source.name, _ask_at_moments(options, watcher))
-        else:
-            print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
-            _read_questions(options, session, lambda: source.problem)
+    source, fps = _open_source(options)
+    with closing(source):
+        session = _new_session(options)
+        with LiveWatcher(session, LiveStream(source, fps=fps)) as watcher, IdlePrefill(lambda: [session]):
+            watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
+            while session.stats()["frames_seen"] == 0 and not watcher.is_over:
+                time.sleep(POLL_SECONDS)
+            if options.questions:
+                _print_document(options, source.name, _ask_at_moments(options, watcher))
+            else:
+                print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
+                over = f"{source.name} is over; you may still ask"
+                _read_questions(options, session, lambda: source.problem or (over if watcher.is_over else None))
     if watcher.error is not None:
         raise watcher.error
     return 0
 
 
-def _wait_for_first_frame(session: StreamingSession, is_over: Callable[[], bool]) -> None:
-    while session.stats()["frames_seen"] == 0 and not is_over():
-        time.sleep(POLL_SECONDS)
+def _open_source(options: argparse.Namespace) -> tuple[LiveSource, float | None]:
+    """What the flags name, and how many of its frames a second are watched (None: all that it gives)."""
+    from .media.live_network import Camera, NetworkStream, is_address
+    from .media.live_playback import VideoPlayback
+
+    if options.camera is not None:
+        return Camera(options.camera), options.fps
+    if is_address(options.video):
+        return NetworkStream(options.video), options.fps
+    return VideoPlayback(options.video, fps=options.fps, speed=options.speed), None
 
 
 def _ask_at_moments(options: argparse.Namespace, watcher: LiveWatcher) -> list[dict[str, Any]]:
     """Each question when the stream has come to its second; those behind a stream's end are asked there."""
     answers = []
-    for asked in sorted(options.questions, key=lambda asked: asked.at):
-        while (watcher.session.stats()["last_timestamp"] or 0.0) < asked.at and not watcher.is_over:
+    for question in sorted(options.questions, key=lambda question: question.at):
+        while (watcher.session.stats()["last_timestamp"] or 0.0) < question.at and not watcher.is_over:
             time.sleep(POLL_SECONDS)
-        answers.append(_answered(options, watcher.session, asked.question))
+        answers.append(_answer_timed(options, watcher.session, question))
     return answers
 
 
-def _answered(options: argparse.Namespace, session: StreamingSession, question: str) -> dict[str, Any]:
+def _answer_timed(options: argparse.Namespace, session: StreamingSession, question: TimedQuestion) -> dict[str, Any]:
     from tqdm import tqdm
 
-    text = session.ask(question, max_new_tokens=options.max_new_tokens)
+    text = session.ask(question.text, max_new_tokens=options.max_new_tokens)
+    answer = _document(session, question.text, text)
+    if not options.json:  # between the lines of a progress bar
+        cost = status_line(session.stats())
+        tqdm.write(f"[{answer['at']:.1f} s] {question.text}\n{text}\n{cost}", file=sys.stdout)
+    return answer
+
+
+def _document(session: StreamingSession, question: str, answer: str) -> dict[str, Any]:
     stats = session.stats()
-    if not options.json:
-        tqdm.write(f"[{stats['last_timestamp']:.1f} s] {question}\n{text}\n{status_line(stats)}", file=sys.stdout)
-    return {"question": question, "at": stats["last_timestamp"], "answer": text, "stats": stats}
+    return {"question": question, "at": stats["last_timestamp"], "answer": answer, "stats": stats}
 
 
-def _check_moments(questions: list[AskedAt] | None, video: VideoReader) -> list[AskedAt] | None:
-    """The questions in order of time; without a moment they come at the end."""
-    for asked in questions or []:
-        if asked.at is not None and not 0 <= asked.at <= video.duration:
-            raise ValueError(f"--at {asked.at} lies outside the video, which lasts {video.duration:.1f} s")
-    return questions and sorted(questions, key=lambda asked: video.duration if asked.at is None else asked.at)
+def _ask_about_file(options: argparse.Namespace) -> int:
+    """Each question when the video has come to its second; without a second they come at the end."""
+    from .media.readers import open_video
+
+    with open_video(options.video) as video:
+        for question in options.questions:
+            if question.at is not None and not 0 <= question.at <= video.duration:
+                raise ValueError(f"--at {question.at} lies outside the video, which lasts {video.duration:.1f} s")
+        session = _new_session(options)
+        in_order = sorted(options.questions, key=lambda each: video.duration if each.at is None else each.at)
+        _print_document(options, options.video, _ask_in_order(options, session, video, in_order))
+    return 0
 
 
 def _ask_in_order(
-    options: argparse.Namespace, session: StreamingSession, video: VideoReader, questions: list[AskedAt]
+    options: argparse.Namespace, session: StreamingSession, video: VideoReader, questions: list[TimedQuestion]
 ) -> list[dict[str, Any]]:
     from tqdm import tqdm
 
@@ -197,54 +214,15 @@ def _ask_in_order(
     answers = []
     with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:
         shown = 0
-        for asked in questions:
-            until = len(indices) if asked.at is None else sum(time <= asked.at for time in times)
+        for question in questions:
+            until = len(indices) if question.at is None else sum(time <= question.at for time in times)
             watch(session, video, indices[shown:until], on_progress=progress.update)
             shown = max(shown, until)
-            answers.append(_answered(options, session, asked.question))
+            answers.append(_answer_timed(options, session, question))
     return answers
 
 
-def _converse(options: argparse.Namespace, session: StreamingSession, video: VideoReader) -> int:
-    """Questions from standard input while the video plays in a thread of its own."""
-    from .media.sampling import sample_pass
-    from .streaming.idle import IdlePrefill
-    from .streaming.watching import watch_in_real_time
-
-    stop, failed = threading.Event(), []
-
-    def play() -> None:
-        try:
-            watch_in_real_time(
-                session,
-                video,
-                sample_pass(video.timestamps, options.fps, video_fps=video.fps),
-                speed=options.speed,
-                stop=stop,
-            )
-            if not stop.is_set():
-                message = f"(the video is over after {video.duration:.1f} s; ask on, or leave with Ctrl-D)"
-                print(f"\n{message}", file=sys.stderr)
-        except ValueError as error:
-            failed.append(error)
-            print(f"\nvideochat-online: error: {error}", file=sys.stderr)
-
-    player = threading.Thread(target=play, name="videochat-online-player", daemon=True)
-    player.start()
-    print(f"playing {options.video}, {video.duration:.1f} s; type a question, leave with Ctrl-D", file=sys.stderr)
-    try:
-        _wait_for_first_frame(session, lambda: not player.is_alive())
-        with IdlePrefill(lambda: [session]):
-            _read_questions(options, session)
-    finally:
-        stop.set()
-        player.join()
-    return 2 if failed else 0
-
-
-def _read_questions(
-    options: argparse.Namespace, session: StreamingSession, problem: Callable[[], str | None] = lambda: None
-) -> None:
+def _read_questions(options: argparse.Namespace, session: StreamingSession, problem: Callable[[], str | None]) -> None:
     """Answer lines of standard input until it ends; `problem` says what is wrong with the stream at the moment."""
     while (line := _read_line()) is not None:
         if line.strip():
@@ -265,9 +243,7 @@ def _answer_line(options: argparse.Namespace, session: StreamingSession, questio
         pieces = session.ask_stream(question, max_new_tokens=options.max_new_tokens)
         if options.json:
             text = "".join(pieces)
-            stats = session.stats()
-            document = {"question": question, "at": stats["last_timestamp"], "answer": text, "stats": stats}
-            print(json.dumps(document, ensure_ascii=False), flush=True)
+            print(json.dumps(_document(session, question, text), ensure_ascii=False), flush=True)
             return
         for piece in pieces:
             print(piece, end="", flush=True)

@@ -1,15 +1,16 @@
-"""The memory's configuration: a small checked dataclass; and how answers are found (the model's is in model_config.py).
+"""The memory's configuration, which level a frame belongs to and what it costs; and how answers are found.
 
-Plain Python, no torch. Unknown values fail here, with the value and what was expected.
+The one source for data set, prompt and memory, so that training shows the model exactly the frame sizes that it will
+meet in a stream. Plain Python, no torch. Unknown values fail here, with the value and what was expected. The model's
+configuration is in model_config.py. Source: arXiv 2501.00584, section 4.1 (pyramid memory bank).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
-
-from .pyramid import tokens_of_grid
 
 MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
 MEMORY_POLICIES: tuple[str, ...] = get_args(MemoryPolicy)
@@ -17,6 +18,36 @@ AnswerMode = Literal["generate", "likelihood"]
 """How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
 PUBLISHED_GRID = 16
 """Side of the map the published encoder gives for a frame (448 px, pixel shuffle 0.5)."""
+
+
+def tokens_of_grid(grid: int) -> int:
+    """Tokens the language model sees for one frame held as a `grid` x `grid` map."""
+    return grid * grid
+
+
+def scheduled_level(frame_number: int, every: Sequence[int]) -> int:
+    """Level of frame `frame_number` (counted from 0): the first whose `every` divides it.
+
+    Raises ValueError for a negative number, and where no level takes the frame.
+
+    >>> [scheduled_level(i, (8, 4, 1)) for i in range(9)]
+    [0, 2, 2, 2, 1, 2, 2, 2, 0]
+    """
+    if frame_number < 0:
+        raise ValueError(f"frame numbers count from 0, got {frame_number}")
+    for level, step in enumerate(every):
+        if frame_number % step == 0:
+            return level
+    raise ValueError(f"no level takes frame {frame_number}: every={tuple(every)} must end with 1")
+
+
+def scheduled_grids(num_frames: int, every: Sequence[int], grids: Sequence[int]) -> list[int]:
+    """Grid side of each of the frames 0 .. num_frames-1, as they enter the pyramid.
+
+    >>> scheduled_grids(5, (8, 4, 1), (16, 8, 4))
+    [16, 4, 4, 4, 8]
+    """
+    return [grids[scheduled_level(i, every)] for i in range(num_frames)]
 
 
 @dataclass(frozen=True)
@@ -55,7 +86,7 @@ class MemoryConfig:
     levels: tuple[MemoryLevel, ...]
     policy: MemoryPolicy = "pyramid"
     cascade: bool = False
-    """A frame pushed out of a level by a demotion goes on down the pyramid (the paper's text) instead of
+    """A frame pushed out of a level by a demotion moves further down the pyramid (the paper's text) instead of
     being dropped (what the published numbers were made with)."""
     scalable: bool = False
     """Nobody asked for these grids: they are the published proportions for a 16x16 map, and `for_encoder` brings
@@ -121,6 +152,20 @@ class MemoryConfig:
         if capacity == 0:
             raise ValueError(f"{like.max_tokens} tokens do not hold one frame of {tokens_of_grid(grid)} tokens")
         return cls.single(policy, capacity=capacity, grid=grid, scalable=like.scalable)
+
+    def adapted(
+        self, *, capacities: Sequence[int] | None = None, policy: MemoryPolicy = "pyramid", cascade: bool = False
+    ) -> MemoryConfig:
+        """This memory with what a user chose: other capacities, `cascade`, or another policy that costs as much.
+
+        Raises ValueError where there is not one capacity for each level.
+        """
+        chosen = tuple(capacities or self.capacities)
+        if len(chosen) != len(self.levels):
+            given = "/".join(map(str, chosen))
+            raise ValueError(f"this model's memory has {len(self.levels)} levels, got capacities {given}")
+        levels = tuple(replace(level, capacity=count) for level, count in zip(self.levels, chosen, strict=True))
+        return MemoryConfig.of_budget(policy, replace(self, levels=levels, cascade=cascade))
 
     def for_encoder(self, grid: int) -> MemoryConfig:
         """This memory for an encoder that gives grid x grid maps.

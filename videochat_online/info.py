@@ -27,8 +27,8 @@ def add_info_command(commands: Any) -> None:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    facts = describe(read_config(options.model))
-    print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else as_text(options.model, facts))
+    facts = model_facts(read_config(options.model))
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else facts_as_text(options.model, facts))
     return 0
 
 
@@ -39,7 +39,7 @@ def read_config(name: str) -> VideoChatOnlineConfig:
     return load_config(model_place(name))
 
 
-def describe(config: VideoChatOnlineConfig) -> dict[str, Any]:
+def model_facts(config: VideoChatOnlineConfig) -> dict[str, Any]:
     """Counts of a model built on the meta device: no memory is used, whatever its size."""
     import torch
 
@@ -73,7 +73,7 @@ def describe(config: VideoChatOnlineConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def as_text(name: str, facts: dict[str, Any]) -> str:
+def facts_as_text(name: str, facts: dict[str, Any]) -> str:
     vision, language = facts["vision"], facts["language"]
     lines = [name, "", "part             parameters"]
     lines += [f"{part:16} {count:>13,}" for part, count in facts["parameters"].items()]

@@ -43,6 +43,31 @@ NOT_KEPT = (
 """Keys that speak of somebody's code or machine, not of the weights."""
 
 
+def factor_set(config: PreTrainedConfig, num_positions: int) -> int:
+    """Names the rotary frequencies in force for a sequence of `num_positions`.
+
+    A cache may be continued from one length to another only where both give the same value. LongRoPE has two sets,
+    dynamic NTK one for every length past the trained one, every other type one in all.
+    """
+    kind = config.rope_parameters["rope_type"]
+    if kind == "longrope":
+        return int(num_positions > config.rope_parameters["original_max_position_embeddings"])
+    if kind == "dynamic":
+        return max(num_positions, config.max_position_embeddings)
+    return 0
+
+
+def max_positions(config: PreTrainedConfig) -> int:
+    """Tokens of a sequence at most; rope types that stretch the trained length count with their factor."""
+    rope = config.rope_parameters
+    stretched = rope["rope_type"] in ("dynamic", "linear", "yarn")
+    return int(config.max_position_embeddings * (rope["factor"] if stretched else 1))
+
+
+def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
+    return config.rope_parameters["rope_type"] in ("longrope", "dynamic")
+
+
 class VisionConfig(PreTrainedConfig):
     """InternViT. The defaults are InternViT-300M-448px, the encoder of every InternVL 2 to 3 below 26B."""
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from .processing import Processor
 
 
-def add_model_flags(parser: argparse.ArgumentParser, *, default: str = "pocket") -> None:
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default=default,
+        default="pocket",
         help="'pocket' (ships with the package), a folder, or a hub id (default: %(default)s)",
     )
     group.add_argument(
@@ -89,11 +89,6 @@ def parse_capacities(text: str) -> tuple[int, ...]:
 
 def memory_from_flags(options: argparse.Namespace, model: VideoChatOnline) -> MemoryConfig:
     """The memory the flags ask for, on the grids of this model."""
-    made_for = model.config.memory_config
-    capacities = options.memory or made_for.capacities
-    if len(capacities) != len(made_for.levels):
-        raise ValueError(f"--memory needs {len(made_for.levels)} numbers for this model, got {len(capacities)}")
-    pyramid = MemoryConfig.pyramid(
-        capacities=capacities, grids=made_for.grids, every=made_for.every, cascade=options.cascade
+    return model.config.memory_config.adapted(
+        capacities=options.memory, policy=options.policy, cascade=options.cascade
     )
-    return MemoryConfig.of_budget(options.policy, pyramid)

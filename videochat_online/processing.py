@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
-from .prompt.messages import Message
+from .prompt.messages import IMG_CONTEXT, Message, Template, get_template
 from .prompt.render import Rendered, end_token_ids, render
-from .prompt.templates import IMG_CONTEXT, Template, get_template
 
 if TYPE_CHECKING:
     import torch

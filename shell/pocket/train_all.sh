@@ -20,7 +20,8 @@ source "$here/stage.sh"
 if [ "${1:-}" = --smoke ]; then
   shift
   export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-160}
-  STAGE0_STEPS=${STAGE0_STEPS:-100} PICTURE_SKILL_STEPS=${PICTURE_SKILL_STEPS:-2} SKILL_STEPS=${SKILL_STEPS:-1}
+  STAGE0_STEPS=${STAGE0_STEPS:-100}
+  PICTURE_SKILL_STEPS=${PICTURE_SKILL_STEPS:-2} SKILL_STEPS=${SKILL_STEPS:-2} # the first of a warm-up changes no weight
   STAGE1_EPOCHS=${STAGE1_EPOCHS:-2} STAGE2_EPOCHS=${STAGE2_EPOCHS:-1}
 fi
 [ $# -eq 0 ] || fail "unknown argument $1" "Usage: bash $0 [--smoke]"

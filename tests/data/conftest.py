@@ -21,7 +21,7 @@ from videochat_online.data.settings import DataSettings
 from videochat_online.media.transforms import FrameTransform
 from videochat_online.model_config import VideoChatOnlineConfig
 from videochat_online.processing import Processor
-from videochat_online.prompt.templates import get_template
+from videochat_online.prompt.messages import get_template
 
 GREY_STEP = 8
 

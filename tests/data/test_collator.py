@@ -133,9 +133,8 @@ def test_transformers_reads_the_borders_off_the_positions():
 
     batch = PackingCollator(PAD, 8)(EXAMPLES)
     read = create_causal_mask(
-        config=Qwen2Config(attn_implementation="sdpa"), inputs_embeds=torch.zeros(2, 8, 4), attention_mask=None,
-        past_key_values=None, position_ids=batch["position_ids"],
-    )  # fmt: skip
+        Qwen2Config(attn_implementation="sdpa"), torch.zeros(2, 8, 4), None, None, position_ids=batch["position_ids"]
+    )  # mask and cache: None
     assert torch.equal(read.expand(2, 1, 8, 8), batch["attention_mask"])
 
 

@@ -267,10 +267,10 @@ def test_indices_and_settings_are_checked(make_dataset: Any):
         with pytest.raises(IndexError, match="expected 0 <= index < 1"):
             dataset[index]
     for wrong, message in (
-        ({"fps": 0}, "fps must be"),
-        ({"max_frames": 0}, "max_frames must be an integer >= 1, got 0"),
-        ({"mixing": "cube"}, "mixing must be one of proportional, sqrt, got 'cube'"),
-        ({"max_failed_share": 2}, "max_failed_share must be a share from 0 to 1, got 2"),
+        ({"fps": 0}, "--fps must be above 0, got 0"),
+        ({"num_frames": 0}, "--num-frames must be at least 1, got 0"),
+        ({"mixing": "cube"}, "--mixing must be one of proportional, sqrt, got 'cube'"),
+        ({"max_failed_share": 2}, "--max-failed-share must be from 0 to 1, got 2"),
     ):
         with pytest.raises(ValueError, match=message):
             DataSettings(**wrong)  # type: ignore[arg-type]

@@ -50,7 +50,9 @@ def demo(pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Si
 
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # the page sets it: put back afterwards
-    limits = Limits(max_sessions=3, max_new_tokens=24, allow_urls=True, allow_private_urls=True)
+    limits = Limits(
+        max_sessions=3, max_new_tokens=24, allow_urls=True, allow_private_urls=True, max_upload_bytes=2**20
+    )  # fmt: skip
     with Sessions(*pocket, limits=limits) as sessions:
         app = create_app(sessions)
         add_picture_routes(app, sessions)

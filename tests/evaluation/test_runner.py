@@ -304,3 +304,20 @@ def test_limit_takes_from_all_sources(tasks: list[VideoTask]):
     assert limited(tasks, None) == tasks
     with pytest.raises(ValueError, match="--limit must be >= 1"):
         limited(tasks, 0)
+
+
+def test_a_second_run_in_a_folder_is_refused(annotations: Path, videos: Path, tmp_path: Path):
+    first = start(annotations, videos, tmp_path, "streaming", 0.05)
+    try:
+        deadline = time.monotonic() + 60
+        predictions = tmp_path / "predictions.jsonl"
+        while not predictions.is_file() or not predictions.read_bytes():
+            assert first.poll() is None and time.monotonic() < deadline, first.communicate()
+            time.sleep(0.002)
+        second = start(annotations, videos, tmp_path, "streaming", 0.0)
+        _, errors = second.communicate(timeout=60)
+        assert second.returncode != 0 and "is being written by another process" in errors
+    finally:
+        first.kill()
+        first.communicate()
+    finish(start(annotations, videos, tmp_path, "streaming", 0.0))

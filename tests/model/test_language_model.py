@@ -14,17 +14,9 @@ from transformers import DynamicCache, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-from videochat_online.model.internlm2 import fuse_wqkv, split_wqkv
-from videochat_online.model.language_model import (
-    CACHE_NAMES,
-    StatelessRope,
-    build_language_model,
-    factor_set,
-    forward_names,
-    rename_cache,
-)
-from videochat_online.model.videochat import VideoChatOnline
-from videochat_online.model_config import InternLM2Config
+from videochat_online.model.language_model import StatelessRope, build_language_model, fuse_wqkv, split_wqkv
+from videochat_online.model.videochat import CACHE_NAMES, VideoChatOnline, forward_names, rename_cache
+from videochat_online.model_config import InternLM2Config, factor_set
 
 
 @torch.no_grad()

@@ -163,6 +163,15 @@ def test_a_level_of_capacity_zero_passes_its_frames_down():
     assert all(f.index % 8 == 0 for f in top_only.read())
 
 
+def test_arrivals_say_where_each_frame_came_in():
+    bank = PyramidMemoryBank(MemoryConfig.pyramid(capacities=(2, 0, 4)))
+    events = bank.write(random_maps(9), range(9))
+    assert events.arrivals == [(number, 2 if number % 8 else 0) for number in range(9)]
+    assert bank.write(random_maps(1), [9]).arrivals == [(9, 2)]
+    top_only = PyramidMemoryBank(MemoryConfig.pyramid(capacities=(2, 0, 0)))
+    assert top_only.write(random_maps(2), range(2)).arrivals == [(0, 0), (1, -1)]
+
+
 def test_policies_keep_what_they_say():
     features, times = random_maps(64), np.arange(64.0)
 
@@ -221,21 +230,22 @@ def test_state_dict_goes_on_where_it_was(policy, layout, tmp_path):
     bank.write(features[50:], range(50, 90))
     restored.write(features[50:], range(50, 90))
     same_bank(bank, restored)
-    with pytest.raises(ValueError, match="level 2 holds at most 1 maps"):
+    with pytest.raises(ValueError, match=r"level2.features has shape \(6, 6, 4, 4\), expected \(1, 6, 4, 4\)"):
         PyramidMemoryBank(MemoryConfig.pyramid(capacities=(2, 2, 1))).load_state_dict(bank.state_dict())
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda s: s.pop("level0.norms"), "it lacks level0.norms"),
-        (lambda s: s.pop("num_written"), "it lacks num_written"),
-        (lambda s: s.update({"level7.features": torch.zeros(1)}), r"it holds level7\.features"),
-        (lambda s: s.update({"level1.features": s["level1.features"][:1]}), "level 1 of the state is incomplete"),
-        (lambda s: s.update({"level1.features": s["level1.features"][0]}), "level 1 holds at most 2 maps of 8x8"),
-        (lambda s: s.update({"level1.features": s["level1.features"][:, :1]}), "level 1 of the state has maps of 1 ch"),
-        (lambda s: s.update({"level2.directions": s["level2.directions"][:, :3]}), r"summaries of shape \(3,\)"),
-        (lambda s: s.update(num_written=torch.tensor([1, 2])), r"num_written of the state must be one value"),
+        (lambda s: s.pop("level0.norms"), r"level0.norms has shape none, expected \(2,\)"),
+        (lambda s: s.pop("num_written"), "num_written has shape none"),
+        (lambda s: s.update({"level7.features": torch.zeros(1)}), r"level7\.features has shape \(1,\), expected none"),
+        (lambda s: s.update({"level1.features": s["level1.features"][:1]}), r"level1.norms has .*\(2,\), expected"),
+        (lambda s: s.update({"level1.features": s["level1.features"][0]}), r"level1.features .* \(2, 6, 8, 8\)"),
+        (lambda s: s.update({"level0.features": torch.zeros(1)}), r"level0.features has shape \(1,\), expected \(1"),
+        (lambda s: s.update({"level1.features": s["level1.features"][:, :1]}), r"shape \(2, 1, 8, 8\), expected"),
+        (lambda s: s.update({"level2.directions": s["level2.directions"][:, :3]}), r"directions has shape \(12, 3\)"),
+        (lambda s: s.update(num_written=torch.tensor([1, 2])), r"num_written has shape \(2,\), expected \(\)"),
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(damage, message):
@@ -325,7 +335,8 @@ def test_equal_token_budgets():
 
 def test_empty_batch_is_no_event():
     bank = PyramidMemoryBank()
-    assert bank.write(torch.zeros(0, 4, 16, 16), []) == []
+    events = bank.write(torch.zeros(0, 4, 16, 16), [])
+    assert events == [] and events.arrivals == []
     assert len(bank) == 0
 
 

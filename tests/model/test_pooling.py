@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videochat_online.model.pooling import BatchPooling, average_pool
+from videochat_online.model.memory_bank import BatchPooling, average_pool
 
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 12), (18, 6), (8, 16)])

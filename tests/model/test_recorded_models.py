@@ -14,10 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from videochat_online.config import MemoryConfig
+from videochat_online.config import MemoryConfig, scheduled_grids
 from videochat_online.model.memory_bank import PyramidMemoryBank
 from videochat_online.model.videochat import VideoChatOnline
-from videochat_online.pyramid import scheduled_grids
 
 MODELS = ("phi3", "qwen2")
 CHATS = ("it_timestamps", "stream_plain", "stream_timestamps", "stream_hist_turn1")

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from accelerate import cpu_offload
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 
-from videochat_online.model.language_model import CACHE_NAMES
-from videochat_online.model.pooling import average_pool
-from videochat_online.model.videochat import VideoChatOnline
+from videochat_online.model.memory_bank import average_pool
+from videochat_online.model.videochat import CACHE_NAMES, VideoChatOnline
 
 KINDS = ("phi3", "qwen2", "qwen3", "llama", "internlm2")
 IMAGE_ID = 60
@@ -316,3 +315,10 @@ def test_whoever_takes_the_public_config_has_the_registration():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["VideoChatOnlineConfig", "VideoChatOnline"]
+
+
+def test_connector_has_the_published_shape(make_model: Any):
+    shapes = {name: tuple(value.shape) for name, value in make_model().mlp1.state_dict().items()}
+    assert shapes == {
+        "0.weight": (64,), "0.bias": (64,), "1.weight": (32, 64), "1.bias": (32,), "3.weight": (32, 32), "3.bias": (32,)
+    }  # fmt: skip

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from videochat_online.model.vision_encoder import InternVisionModel, drop_path, resize_position_embedding
+from videochat_online.model.vision_encoder import InternVisionModel, drop_path, pixel_shuffle, resize_position_embedding
 from videochat_online.model_config import VisionConfig
 
 VARIANTS = ("layer_norm_qk0_bias1", "rms_norm_qk1_bias0")
@@ -39,12 +40,11 @@ def recorded(golden: Path) -> dict[str, tuple[InternVisionModel, dict[str, torch
 def test_recorded_pictures_of_all_sizes(golden: Path, recorded: Any, variant: str, size: str):
     model, outputs = recorded[variant]
     pixel_values = load_file(golden / "vit/inputs.safetensors")[size]
-    got = model(pixel_values, output_hidden_states=True)
-    assert_near(got.last_hidden_state, outputs[f"{size}/last_hidden_state"])
-    assert_near(got.pooler_output, outputs[f"{size}/pooler_output"])
-    assert len(got.hidden_states) == 4
-    for number, state in enumerate(got.hidden_states):
-        assert_near(state, outputs[f"{size}/hidden_states.{number}"])
+    got = model(pixel_values)
+    assert_near(got, outputs[f"{size}/last_hidden_state"])
+    assert_near(got[:, 0], outputs[f"{size}/pooler_output"])
+    for number in range(4):
+        assert_near(model(pixel_values, select_layer=number), outputs[f"{size}/hidden_states.{number}"])
 
 
 @pytest.mark.parametrize("side", [84, 28, 112])
@@ -54,7 +54,7 @@ def test_recorded_position_embeddings_of_other_sizes(recorded: Any, side: int):
     prefix = f"resize_pos_embeddings/56to{side}"
     table = resize_position_embedding(model.embeddings.position_embedding, side // 14, side // 14)
     assert_near(table, outputs[f"{prefix}/position_embedding"])
-    assert_near(model(outputs[f"{prefix}/pixel_values"]).last_hidden_state, outputs[f"{prefix}/last_hidden_state"])
+    assert_near(model(outputs[f"{prefix}/pixel_values"]), outputs[f"{prefix}/last_hidden_state"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -64,7 +64,7 @@ def test_fused_and_written_out_attention_agree(golden: Path, recorded: Any, vari
     assert model.config._attn_implementation == "sdpa"
     model.set_attn_implementation("eager")
     try:
-        got = model(load_file(golden / "vit/inputs.safetensors")["native"]).last_hidden_state
+        got = model(load_file(golden / "vit/inputs.safetensors")["native"])
     finally:
         model.set_attn_implementation("sdpa")
     torch.testing.assert_close(got, outputs["native/last_hidden_state"], rtol=1e-5, atol=1e-5)
@@ -78,7 +78,7 @@ def test_select_layer_counts_the_embeddings_and_skips_what_is_above(golden: Path
     hook = model.encoder.layers[2].register_forward_hook(lambda *_: calls.append(1))
     try:
         for select_layer, number in ((-1, 3), (-2, 2), (1, 1), (0, 0)):
-            got = model(pixel_values, select_layer=select_layer).last_hidden_state
+            got = model(pixel_values, select_layer=select_layer)
             assert_near(got, outputs[f"native/hidden_states.{number}"])
         assert len(calls) == 1
     finally:
@@ -126,7 +126,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_model: Any, checkp
             checkpoint_gradients(model)
         assert all(layer.gradient_checkpointing is enable for layer in model.encoder.layers)
         model.zero_grad()
-        model(pixel_values).last_hidden_state.square().sum().backward()
+        model(pixel_values).square().sum().backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
@@ -139,15 +139,15 @@ def test_flash_attention_agrees_with_sdpa(make_config: Any):
     config = make_config(vision={"hidden_size": 64}).vision_config
     model = InternVisionModel(config).eval().to("cuda", torch.bfloat16)
     pixel_values = torch.randn(2, 3, 16, 16, device="cuda", dtype=torch.bfloat16)
-    want = model(pixel_values).last_hidden_state
+    want = model(pixel_values)
     model.set_attn_implementation("flash_attention_2")
-    torch.testing.assert_close(model(pixel_values).last_hidden_state, want, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(model(pixel_values), want, rtol=2e-2, atol=2e-2)
 
 
 def test_half_precision_keeps_its_dtype(make_model: Any):
     model = make_model(vision={"norm_type": "rms_norm", "qk_normalization": True}).vision_model
     for dtype in (torch.bfloat16, torch.float16):
-        state = model.to(dtype)(torch.randn(1, 3, 20, 16).to(dtype)).last_hidden_state
+        state = model.to(dtype)(torch.randn(1, 3, 20, 16).to(dtype))
         assert state.dtype == dtype and state.shape == (1, 21, 16)
 
 
@@ -157,3 +157,22 @@ def test_parameter_names_without_bias_and_with_normalised_queries(make_config: A
     assert "attn.qkv.bias" not in names
     assert {"attn.q_norm.weight", "attn.k_norm.weight", "norm1.weight"} <= names
     assert not any(isinstance(module, nn.LayerNorm) for module in InternVisionModel(config).modules())
+
+
+SHUFFLES = ("sq4", "sq8b2", "rect_w4_h6", "quarter", "full32", "one")
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("case", SHUFFLES)
+def test_recorded_shuffles(golden: Path, case: str, version: str):
+    with np.load(golden / "pixel_shuffle.npz") as arrays:
+        assert {name.split("/")[0] for name in arrays.files} == set(SHUFFLES)
+        given, scale, want = (torch.from_numpy(arrays[f"{case}/{part}"]) for part in ("in", "scale", version))
+    assert torch.equal(pixel_shuffle(given, float(scale), version), want)
+
+
+def test_wrong_maps_and_versions_are_refused():
+    with pytest.raises(ValueError, match="5x4 map does not divide into blocks of 2x2"):
+        pixel_shuffle(torch.zeros(1, 5, 4, 2))
+    with pytest.raises(ValueError, match="unknown pixel shuffle 'v3', expected v1 or v2"):
+        pixel_shuffle(torch.zeros(1, 4, 4, 2), version="v3")

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedModel
 
-from videochat_online.model.keys import CheckpointError
-from videochat_online.model.videochat import VideoChatOnline
+from videochat_online.model.videochat import CheckpointError, VideoChatOnline
 from videochat_online.model.weights import choose_device, choose_dtype, find_checkpoint, load_config, load_pretrained
 from videochat_online.model_config import VideoChatOnlineConfig
 
@@ -177,9 +176,9 @@ def test_safetensors_win_over_pickles(checkpoint: Path, tmp_path: Path):
 
 
 def test_a_name_that_leads_nowhere(tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"no model '.*nowhere': /.* is no folder, and a hub id has the form"):
+    with pytest.raises(CheckpointError, match=r"no model '.*nowhere': /.* is not a folder, and a hub id has the form"):
         load_pretrained(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"no model 'no-one/nothing': .* is no folder, and the hub \(or its"):
+    with pytest.raises(CheckpointError, match=r"no model 'no-one/nothing': .* is not a folder, and the hub \(or its"):
         load_pretrained("no-one/nothing")  # tests run offline
 
 
@@ -187,7 +186,7 @@ def test_a_name_that_leads_nowhere(tmp_path: Path):
     ("damage", "message"),
     [
         (lambda at: (at / "config.json").unlink(), "holds no config.json"),
-        (lambda at: (at / "config.json").write_text("{"), "config.json is no valid JSON"),
+        (lambda at: (at / "config.json").write_text("{"), "config.json is not valid JSON"),
         (lambda at: (at / "config.json").write_text("[]"), "config.json holds a list, expected a JSON object"),
         (lambda at: (at / "config.json").write_text('{"model_type": "llava"}'), "type 'llava', expected 'internvl"),
         (lambda at: (at / "model.safetensors").unlink(), "holds no weights"),
@@ -200,7 +199,7 @@ def test_damaged_folders(checkpoint: Path, damage: Callable[[Path], object], mes
         load_pretrained(checkpoint)
 
 
-@pytest.mark.parametrize(("index", "message"), [("{", "is no valid JSON"), ("{}", "it has no weight_map")])
+@pytest.mark.parametrize(("index", "message"), [("{", "is not valid JSON"), ("{}", "it has no weight_map")])
 def test_damaged_indices(checkpoint: Path, index: str, message: str):
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "model.safetensors.index.json").write_text(index)
@@ -230,7 +229,7 @@ def test_a_hub_repository_is_fetched_once_and_read_like_a_folder(checkpoint: Pat
     assert pickle in asked.pop()[1]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "float16", torch.bfloat16, "fp32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.bfloat16, "float32"])
 def test_dtypes(checkpoint: Path, dtype: Any):
     model = load_pretrained(checkpoint, device="cpu", dtype=dtype)
     want = choose_dtype(dtype, on_cpu=True)
@@ -248,7 +247,7 @@ def test_dtype_auto(checkpoint: Path):
     assert load_pretrained(checkpoint, device="cpu").dtype == torch.float32
     assert VideoChatOnline.from_pretrained(checkpoint, dtype="auto").dtype == torch.bfloat16
     assert choose_dtype("auto", on_cpu=False) == "auto"
-    with pytest.raises(ValueError, match="unknown dtype 'int3', expected auto or one of bf16"):
+    with pytest.raises(ValueError, match="unknown dtype 'int3', expected auto or one of float32"):
         load_pretrained(checkpoint, dtype="int3")
 
 

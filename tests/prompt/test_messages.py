@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from videochat_online.prompt import Image, Message, frame_line, frame_parts
-from videochat_online.prompt.messages import check_dialogue
+from videochat_online.prompt.messages import Image, Message, check_dialogue, frame_line, frame_parts
 
 SYSTEM, USER, ASSISTANT = (Message(role, ("x",)) for role in ("system", "user", "assistant"))
 

@@ -13,18 +13,8 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from videochat_online.prompt import (
-    IMG_CONTEXT,
-    TEMPLATES,
-    Image,
-    Message,
-    Rendered,
-    describe,
-    end_token_ids,
-    frame_parts,
-    render,
-)
-from videochat_online.prompt.templates import lay_out
+from videochat_online.prompt.messages import IMG_CONTEXT, TEMPLATES, Image, Message, frame_parts, lay_out
+from videochat_online.prompt.render import Rendered, describe, end_token_ids, render
 
 PHI3, HERMES = TEMPLATES["phi3-chat"], TEMPLATES["Hermes-2"]
 FIRST = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from videochat_online.prompt import IMG_CONTEXT, TEMPLATES, Image, Message, get_template
-from videochat_online.prompt.templates import lay_out
+from videochat_online.prompt.messages import IMG_CONTEXT, TEMPLATES, Image, Message, get_template, lay_out
 
 # Published too, but for checkpoints before InternVL 1.5, which this project does not load.
 LEFT_OUT = {"internvl_zh"}

@@ -25,7 +25,7 @@ MEMORIES = {
 @pytest.mark.parametrize("name", MEMORIES)
 def test_the_track_is_the_memory(name, picture):
     config = MEMORIES[name]
-    bank, track = PyramidMemoryBank(config), MemoryTrack(config)
+    bank, track = PyramidMemoryBank(config), MemoryTrack()
     features = torch.randn(60, 8, 4, 4, generator=torch.Generator().manual_seed(3))
     first = 0
     for size in (1, 1, 5, 16, 1, 30, 6):
@@ -44,7 +44,7 @@ def test_the_track_is_the_memory(name, picture):
 
 def test_what_is_kept_is_bounded(picture):
     config = MEMORIES["pyramid"]
-    bank, track = PyramidMemoryBank(config), MemoryTrack(config)
+    bank, track = PyramidMemoryBank(config), MemoryTrack()
     sizes = []
     for k in range(600):
         events = bank.write(torch.randn(1, 8, 4, 4), [k / 2])

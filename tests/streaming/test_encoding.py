@@ -11,7 +11,8 @@ import torch
 
 from videochat_online import StreamingSession, load_model, open_video
 from videochat_online.media.readers import MediaError
-from videochat_online.streaming.encoding import SharedEncoder, ahead
+from videochat_online.streaming.encoding import SharedEncoder
+from videochat_online.streaming.threads import read_ahead
 from videochat_online.streaming.watching import watch
 
 from .sessions import pictures
@@ -75,13 +76,13 @@ def test_watch_equals_seeing_by_hand(pocket):
 
 
 def test_ahead_keeps_order_and_hands_on_errors():
-    assert list(ahead(range(50))) == list(range(50))
+    assert list(read_ahead(range(50))) == list(range(50))
 
     def failing():
         yield 1
         raise MediaError("clip.mp4: broken")
 
-    items = ahead(failing())
+    items = read_ahead(failing())
     assert next(items) == 1
     with pytest.raises(MediaError, match="broken"):
         next(items)
@@ -95,7 +96,7 @@ def test_leaving_early_ends_the_thread():
             made.append(1)
             yield len(made)
 
-    items = ahead(endless(), depth=2)
+    items = read_ahead(endless(), depth=2)
     assert next(items) == 1
     items.close()
     assert threading.active_count() == before
@@ -109,7 +110,7 @@ class CountingEncoder:
 
     def __init__(self, session):
         self.inner, self.count = session.encoder, 0
-        self.prepare, self.arrived = self.inner.prepare, self.inner.arrived
+        self.prepare, self.on_device = self.inner.prepare, self.inner.on_device
 
     def encode(self, pixels):
         self.count += len(pixels)

@@ -1,10 +1,13 @@
-"""Sessions in files: what is saved goes on alike, and what is no session is refused."""
+"""Sessions in files: what is saved continues alike, and a file that is not a session is refused."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from videochat_online import StreamingSession, load_model
+from videochat_online import MemoryConfig, StreamingSession, load_model
+from videochat_online.streaming.state import SessionOptions, read_session, write_session
 
 from .sessions import pictures, watching
 
@@ -42,3 +45,30 @@ def test_a_file_that_is_no_session(pocket, tmp_path, golden):
         StreamingSession.restore(*pocket, tmp_path / "missing")
     with pytest.raises(ValueError, match="expected format"):
         StreamingSession.restore(*pocket, golden / "frames40.safetensors")
+
+
+def test_every_option_is_saved(pocket, tmp_path):
+    options = {
+        "memory": MemoryConfig.pyramid(capacities=(1, 2, 3), grids=(4, 2, 1), cascade=True), "timestamps": False,
+        "system_prompt": "Be short.", "encode_batch_size": 3, "skip_below": 1.5, "reuse_cache": False,
+        "max_cache_bytes": 10**6, "max_prompt_tokens": 300,
+    }  # fmt: skip
+    session = StreamingSession(*pocket, **options)
+    assert options.keys() == {field.name for field in fields(SessionOptions)}
+    assert not {field.name for field in fields(SessionOptions) if options[field.name] == field.default}
+    session.save(tmp_path / "one.session")
+    assert StreamingSession.restore(*pocket, tmp_path / "one.session").options == session.options
+
+
+def test_an_older_file_without_an_option_gives_its_default(pocket, tmp_path):
+    session = StreamingSession(*pocket, max_prompt_tokens=300)
+    session.save(tmp_path / "new")
+    about, tensors = read_session(tmp_path / "new")
+    assert about.pop("max_prompt_tokens") == 300
+    write_session(tmp_path / "old", tensors, about)
+    assert StreamingSession.restore(*pocket, tmp_path / "old").options.max_prompt_tokens is None
+
+
+def test_an_unknown_option_is_refused(pocket):
+    with pytest.raises(TypeError, match="max_prompt_token"):
+        StreamingSession(*pocket, max_prompt_token=300)

@@ -15,7 +15,7 @@ from videochat_online import MemoryConfig, StreamingSession
 from videochat_online.media.transforms import FrameTransform
 from videochat_online.model.weights import load_pretrained
 from videochat_online.processing import Processor
-from videochat_online.prompt.templates import get_template
+from videochat_online.prompt.messages import get_template
 
 from .sessions import pictures, watching
 

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.training.tiny import make_trainer, settings
-from videochat_online.training import checkpoints, run, trainer  # noqa: F401 (loaded before the first fork)
+from tests.training.tiny import make_loop
+from videochat_online.training import checkpoints, loop, run  # noqa: F401 (loaded before the first fork)
 
 RUN: dict[str, Any] = {"count": 24, "epochs": 2, "save_every": 2}  # 12 steps, 6 checkpoints
 
@@ -39,12 +39,11 @@ def _child(folder: Path, before: Callable[[Any], None] | None, changes: dict[str
     with (folder / "told.txt").open("a") as told:
         os.dup2(told.fileno(), 1)
         os.dup2(told.fileno(), 2)
-        config = settings(folder, resume="auto", save_every=RUN["save_every"], epochs=RUN["epochs"], **changes)
         try:
-            one = make_trainer(folder, **{**RUN, **changes})
+            one = make_loop(folder, **{**RUN, "resume": "auto", **changes})
             if before is not None:
                 before(one)
-            return 0 if run.train(one, config, lambda text: print(text, flush=True)) else 143
+            return 0 if run.train(one, lambda text: print(text, flush=True)) else 143
         except ValueError as error:
             print(f"error: {error}", flush=True)
             return 2
@@ -54,14 +53,7 @@ def kill_at_step(step: int) -> Callable[[Any], None]:
     """SIGKILL in the middle of step number `step` (from 1): between backward pass and update."""
 
     def before(one: Any) -> None:
-        update = one.create_optimizer
-
-        def create(*args: Any, **kwargs: Any) -> Any:
-            optimizer = update(*args, **kwargs)
-            optimizer.register_step_pre_hook(lambda *_: die(one.state.global_step + 1 == step))
-            return optimizer
-
-        one.create_optimizer = create
+        one.state.optimizer.register_step_pre_hook(lambda *_: die(one.state.step + 1 == step))
 
     return before
 
@@ -70,16 +62,16 @@ def kill_while_saving(step: int, seconds: float) -> Callable[[Any], None]:
     """SIGKILL `seconds` after the checkpoint of `step` began to be written."""
 
     def before(one: Any) -> None:
-        save = one._save_checkpoint
+        save = one.save
 
-        def saving(*args: Any) -> None:
-            if one.state.global_step == step:
+        def saving() -> None:
+            if one.state.step == step:
                 signal.signal(signal.SIGALRM, lambda *_: die(True))
                 signal.setitimer(signal.ITIMER_REAL, seconds)
-            save(*args)
-            die(one.state.global_step == step)
+            save()
+            die(one.state.step == step)
 
-        one._save_checkpoint = saving
+        one.save = saving
 
     return before
 
@@ -97,16 +89,16 @@ def terminate_at_step(step: int) -> Callable[[Any], None]:
     send = "import os, signal, sys; [os.kill(int(number), signal.SIGTERM) for number in sys.argv[1:]]"
 
     def before(one: Any) -> None:
-        forward = one.compute_loss
+        backward = one.backward
 
-        def computing(*args: Any, **kwargs: Any) -> Any:
-            if one.state.global_step + 1 == step:
+        def computing(batches: list[Any]) -> Any:
+            if one.state.step + 1 == step:
                 workers = [worker.pid for worker in multiprocessing.active_children()]
                 assert len(workers) == 1 and os.getpid() > 1
                 subprocess.run([sys.executable, "-c", send, *map(str, [os.getpid(), *workers])], check=True)
-            return forward(*args, **kwargs)
+            return backward(batches)
 
-        one.compute_loss = computing
+        one.backward = computing
 
     return before
 
@@ -115,14 +107,14 @@ def no_room_at_step(step: int, size: int) -> Callable[[Any], None]:
     """From the checkpoint of `step` on no file may grow past `size` bytes, as on a full disk."""
 
     def before(one: Any) -> None:
-        save = one._save_checkpoint
+        save = one.save
 
-        def saving(*args: Any) -> None:
-            if one.state.global_step == step:
+        def saving() -> None:
+            if one.state.step == step:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-            save(*args)
+            save()
 
-        one._save_checkpoint = saving
+        one.save = saving
 
     return before
 

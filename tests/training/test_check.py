@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.training.world import save_small_model, write_online_list
+from videochat_online.files import write_json
 from videochat_online.training.commands import main
+from videochat_online.training.configuration import TrainingConfig
+from videochat_online.training.record import describe_data
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +28,13 @@ def check(model: Path, data: Path, output: Path, *flags: str) -> int:
 
 def test_the_plan(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = write_online_list(tmp_path, 10)
-    flags = ["--global-batch-size", "4", "--num-processes", "2", "--epochs", "3", "--num-workers", "0"]
+    flags = ["--global-batch-size", "4", "--num-processes", "2", "--epochs", "4", "--num-workers", "0"]
     assert check(model, data, tmp_path / "run", *flags) == 0
     told = capsys.readouterr().out
     assert re.search(r"^online +10 +10 +20 ", told, re.MULTILINE)  # rows, samples, questions
     assert re.search(r"samples +10 an epoch, [\d,]+ tokens \(estimated\), [\d.]+% padding \(grouped\)", told)
     assert "4 samples: 2 processes x 2 times x 1 sample" in told
-    assert "9 (3 an epoch), 1 of them warm-up" in told
+    assert "12 (3 an epoch), 1 of them warm-up" in told
     assert "language_model   full" in told and "memory of each process" in told and told.endswith("no problems\n")
     assert not (tmp_path / "run").exists()
 
@@ -73,6 +76,35 @@ def test_a_missing_package_is_a_problem_of_the_report(
     assert check(model, write_online_list(tmp_path, 2), tmp_path / "run", *flags) == 1
     told = capsys.readouterr().out
     assert "1 problem:" in told and "the package tensorboard is missing: pip install 'videochat-online[train]'" in told
+
+
+def test_a_plan_that_changes_no_weight_is_a_problem(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Six clips with the published settings; then as few steps as just change some, which is only said."""
+    data = write_online_list(tmp_path, 6)
+    assert check(model, data, tmp_path / "run", "--num-workers", "0") == 1
+    told = capsys.readouterr().out
+    assert "1 problem:\n  no weight would change: the run has 1 step" in told
+    assert "1 warning:\n  one step holds the 6 samples of the data 170.7 times over" in told
+    assert check(model, data, tmp_path / "run", "--num-workers", "0", "--max-steps", "2") == 0
+    told = capsys.readouterr().out
+    assert "2 warnings:\n  only 1 of 2 steps change weights" in told and told.endswith("no problems\n")
+
+
+def test_a_checkpoint_of_other_annotations_is_a_problem(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, run = write_online_list(tmp_path, 16), tmp_path / "run"
+    flags = ("--global-batch-size", "1", "--num-workers", "0", "--resume", "auto")
+    (run / "checkpoint-3").mkdir(parents=True)
+    write_json(run / "checkpoint-3" / "complete.json", {"files": {}})
+    assert check(model, data, run, *flags) == 1
+    assert "run has no data.json" in capsys.readouterr().out
+    write_json(run / "data.json", describe_data(TrainingConfig(data=(str(data),))))
+    assert check(model, data, run, *flags) == 0
+    (tmp_path / "rows.json").write_text((tmp_path / "rows.json").read_text().replace("And now?", "And then?"))
+    capsys.readouterr()
+    assert check(model, data, run, *flags) == 1
+    assert f"the words of {tmp_path / 'rows.json'} changed" in capsys.readouterr().out
 
 
 def test_what_does_not_divide(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

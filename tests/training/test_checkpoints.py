@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from tests.training.tiny import make_trainer, settings, tiny_model
+from tests.training.tiny import make_loop, tiny_model
 from videochat_online.training import checkpoints
 from videochat_online.training.checkpoints import (
     MARKER,
@@ -105,7 +105,7 @@ def test_numbers_are_compared_not_names(tmp_path: Path):
 def test_a_fresh_run_does_not_walk_over_an_older_one(tmp_path: Path):
     assert choose_checkpoint("never", tmp_path, print) is None
     make(tmp_path, 3)
-    with pytest.raises(ResumeError, match="already holds checkpoint-3: go on with --resume auto"):
+    with pytest.raises(ResumeError, match="already holds checkpoint-3: resume it with --resume auto"):
         choose_checkpoint("never", tmp_path, print)
 
 
@@ -116,9 +116,9 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, name: str):
 
 
 def test_a_named_checkpoint_that_is_not_the_newest_of_its_run(tmp_path: Path):
-    """Gone on from, the old branch's later checkpoints would be taken for its own."""
+    """Resumed, it would take the old branch's later checkpoints for its own."""
     older, newer = make(tmp_path / "run", 4), make(tmp_path / "run", 6)
-    with pytest.raises(ResumeError, match=r"also holds checkpoint-6, .* move them away, or take another"):
+    with pytest.raises(ResumeError, match=r"also holds checkpoint-6, .* move them away, or choose another"):
         choose_checkpoint(str(older), tmp_path / "run", print)
     assert choose_checkpoint(str(older), tmp_path / "other", print) == Checkpoint(older, 4)
     assert choose_checkpoint(str(newer), tmp_path / "run", print) == Checkpoint(newer, 6)
@@ -161,14 +161,14 @@ def test_which_errors_mean_a_full_disk():
 
 
 def test_an_error_that_is_no_full_disk_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    trainer = make_trainer(tmp_path, count=4)
-    monkeypatch.setattr(trainer, "_save_rng_state", lambda folder: [][0])
+    loop = make_loop(tmp_path, count=4)
+    monkeypatch.setattr(loop.state, "save", lambda folder: [][0])
     with pytest.raises(IndexError):
-        train(trainer, settings(tmp_path), print)
+        train(loop, print)
 
 
 def test_a_disk_that_fills_at_the_last_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    trainer = make_trainer(tmp_path, count=8, save_every=1)
+    loop = make_loop(tmp_path, count=8, save_every=1)
     write = checkpoints.write_json
 
     def full(path: Path, value: object) -> None:
@@ -178,24 +178,24 @@ def test_a_disk_that_fills_at_the_last_file(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(checkpoints, "write_json", full)
     with pytest.raises(SaveError, match=r"checkpoint-2 could not be written .*No space left.*checkpoint-1 is whole"):
-        train(trainer, settings(tmp_path), print)
+        train(loop, print)
     assert choose_checkpoint("auto", tmp_path, print) == Checkpoint(tmp_path / "checkpoint-1", 1)
 
 
 def test_a_checkpoint_of_another_shape(tmp_path: Path):
     """Weights that do not fit the model are an error that names them, not a warning."""
-    train(make_trainer(tmp_path, count=4), settings(tmp_path), print)
+    train(make_loop(tmp_path, count=4), print)
     wider = tiny_model(img_context_token_id=7, downsample_ratio=1.0)
     with pytest.raises(ResumeError, match=r"checkpoint-1 .*mlp1"):
-        train(make_trainer(tmp_path, count=4, model=wider, resume="auto"), settings(tmp_path, resume="auto"), print)
+        train(make_loop(tmp_path, count=4, model=wider, resume="auto"), print)
 
 
 def test_checkpoints_hold_the_model_in_the_public_layout(tmp_path: Path):
     from videochat_online.model.weights import load_pretrained
 
-    trainer = make_trainer(tmp_path, count=4)
-    train(trainer, settings(tmp_path), print)
+    loop = make_loop(tmp_path, count=4)
+    train(loop, print)
     model = load_pretrained(tmp_path / "checkpoint-1")
-    for key, weight in trainer.model.state_dict().items():
+    for key, weight in loop.model.state_dict().items():
         assert torch.equal(model.state_dict()[key], weight), key
     assert not hasattr(model.config, "use_cache")

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.training.tiny import IMAGE_ID, Examples, make_trainer, padded, settings, tiny_config, tiny_model
+from tests.training.tiny import IMAGE_ID, Examples, make_loop, padded, settings, tiny_config, tiny_model
+from videochat_online.training.commands import read_settings
+from videochat_online.training.configuration import PRESETS
 from videochat_online.training.memory import Load, activations
 from videochat_online.training.parts import choose_parts, set_drop_path
-from videochat_online.training.presets import PRESETS
-from videochat_online.training.resolve import read_settings
 from videochat_online.training.run import train
 
 POCKET = Path(__file__).parents[2] / "shell" / "pocket" / "settings.yaml"
@@ -120,7 +120,7 @@ def make(parts: dict[str, str], **changes: Any) -> Any:
 
 
 def batch_of(count: int, *, num_labels: int | None = None) -> dict[str, Any]:
-    """Padded rows; without a mask, as the trainer hands them on."""
+    """Padded rows; without a mask, as the loop hands them on."""
     batch = padded(Examples(count).examples)
     batch.pop("attention_mask")
     if num_labels is not None:
@@ -242,12 +242,12 @@ def test_presets_do_not_go_back_through_the_frozen_encoder(name: str):
         assert shallow.kept_bytes == deep.kept_bytes
 
 
-def test_the_trainer_asks_for_no_gradient_of_what_is_frozen(tmp_path: Path):
-    trainer = make_trainer(tmp_path, count=4, gradient_checkpointing=True, max_steps=1)
+def test_the_loop_asks_for_no_gradient_of_what_is_frozen(tmp_path: Path):
+    loop = make_loop(tmp_path, count=4, gradient_checkpointing=True, max_steps=1)
     needs: list[bool] = []
-    encoder = trainer.model.vision_model
+    encoder = loop.model.vision_model
     encoder.register_forward_hook(lambda module, args, output: needs.append(output.last_hidden_state.requires_grad))
-    assert train(trainer, settings(tmp_path), print)
+    assert train(loop, print)
     assert all(layer.gradient_checkpointing for layer in encoder.encoder.layers)
     assert needs and not any(needs)
 

@@ -15,15 +15,15 @@ import torch
 
 from tests.training.tiny import settings
 from tests.training.together import share
-from videochat_online.training.arguments import SettingError
+from videochat_online.data.settings import SettingError
 from videochat_online.training.distributed import (
     check_launcher,
     check_packages,
     deepspeed_settings,
-    trainer_arguments,
+    filled_in,
     zero_stage,
 )
-from videochat_online.training.monitor import read_log
+from videochat_online.training.log import read_log
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
@@ -76,7 +76,7 @@ def test_the_deepspeed_files(stage: int):
     config = settings("run", strategy=f"zero{stage}")
     assert zero_stage(config) == stage
     values = deepspeed_settings(config)
-    assert {"optimizer", "scheduler", "fp16"}.isdisjoint(values)  # the Trainer's own, as with ddp
+    assert {"optimizer", "scheduler", "fp16"}.isdisjoint(values)  # ours, as with ddp
     assert stage != 3 or values["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
 
 
@@ -104,15 +104,19 @@ def test_fsdp_on_the_cpu_is_refused():
 
 
 def test_a_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("videochat_online.training.distributed.find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"peft: pip install 'videochat-online\[train\]'"):
+    monkeypatch.setattr("videochat_online.extras.find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"peft is missing: pip install 'videochat-online\[train\]'"):
         check_packages(settings("run", llm="lora:4"))
-    with pytest.raises(SettingError, match="wandb: pip install wandb"):
+    with pytest.raises(SettingError, match="wandb is missing: pip install wandb"):
         check_packages(settings("run", tracker="wandb"))
 
 
-def test_arguments_of_the_trainer(tmp_path: Path):
-    arguments = trainer_arguments(settings(tmp_path, warmup=0.03, learning_rate=1e-4, weight_decay=0.05), 8)
-    assert (arguments.learning_rate, arguments.warmup_steps, arguments.weight_decay) == (1e-4, 0.03, 0.05)
-    assert arguments.gradient_accumulation_steps == 8 and arguments.lr_scheduler_type == "cosine"
-    assert not arguments.bf16 and arguments.get_warmup_steps(1000) == 30
+def test_a_deepspeed_file_that_contradicts_the_flags(tmp_path: Path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, "gradient_clipping": 0.5}))
+    with pytest.raises(SettingError, match=r"mine.json: gradient_clipping is 0.5 there, and 1.0 here"):
+        filled_in(settings("run", strategy=str(path)), 2)
+    assert filled_in(settings("run", strategy=str(path), max_grad_norm=0.5), 2)["train_batch_size"] == 4
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW"}}))
+    with pytest.raises(SettingError, match="must set no optimizer: the flags do"):
+        zero_stage(settings("run", strategy=str(path)))

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.tiny import make_trainer, packed, settings, tiny_model
+from tests.training.tiny import make_loop, packed, settings, tiny_model
 from tests.training.world import CLIP, save_small_model, write_online_list
 from videochat_online.processing import load_model
 from videochat_online.training.commands import main
 from videochat_online.training.export import export
-from videochat_online.training.lora import merge_lora, rank_and_alpha
-from videochat_online.training.parts import part_rows
+from videochat_online.training.parts import merge_lora, part_rows, rank_and_alpha
 from videochat_online.training.run import train
 
 pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
@@ -23,14 +22,14 @@ LORA = {"vision": "lora:4", "llm": "lora:8:8"}
 
 
 def trained(folder: Path, **changes):
-    trainer = make_trainer(folder, count=8, max_steps=2, **changes)
-    train(trainer, settings(folder, **changes), print)
-    return trainer
+    loop = make_loop(folder, count=8, max_steps=2, **changes)
+    train(loop, print)
+    return loop
 
 
 def test_only_pairs_and_connector_train(tmp_path: Path):
-    trainer = make_trainer(tmp_path, **LORA)
-    names = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    loop = make_loop(tmp_path, **LORA)
+    names = {name for name, weight in loop.model.named_parameters() if weight.requires_grad}
     assert all(".lora_" in name or name.startswith("mlp1.") for name in names)
     layers = {name.split(".lora_")[0] for name in names if ".lora_" in name}
     vision = {
@@ -40,23 +39,23 @@ def test_only_pairs_and_connector_train(tmp_path: Path):
     }
     assert {name for name in layers if name.startswith("vision_model")} == vision
     assert len([name for name in layers if name.startswith("language_model.model.layers")]) == 2 * 7
-    rows = part_rows(trainer.model, settings(tmp_path, **LORA))
+    rows = part_rows(loop.model, settings(tmp_path, **LORA))
     rank_8 = 2 * 8 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 48) * 3)
     assert [(row.name, row.num_trained) for row in rows][2] == ("language_model", rank_8)
 
 
 def test_alpha_is_twice_the_rank_or_what_was_asked_for():
-    assert rank_and_alpha("lora:16") == (16, 32.0)
-    assert rank_and_alpha("lora:16:24") == (16, 24.0)
+    assert rank_and_alpha(settings("run", llm="lora:16"), "llm") == (16, 32.0)
+    assert rank_and_alpha(settings("run", vision="lora:16:24"), "vision") == (16, 24.0)
 
 
 @pytest.mark.parametrize("changes", [LORA, {"llm": "lora:4"}, {"vision": "lora:2:3", "llm": "full"}, {}])
 def test_merged_weights_give_the_same_logits(tmp_path: Path, changes: dict[str, str]):
-    trainer = trained(tmp_path, **changes)
+    loop = trained(tmp_path, **changes)
     plain = tiny_model(seed=5)
-    plain.load_state_dict(merge_lora(trainer.model.state_dict(), settings(tmp_path, **changes)), strict=True)
-    batch = packed([trainer.train_dataset[i] for i in range(3)])
-    logits, expected = (model.eval()(**batch, use_cache=False).logits for model in (plain, trainer.model))
+    plain.load_state_dict(merge_lora(loop.model.state_dict(), settings(tmp_path, **changes)), strict=True)
+    batch = packed([loop.dataset[i] for i in range(3)])
+    logits, expected = (model.eval()(**batch, use_cache=False).logits for model in (plain, loop.model))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     start = tiny_model().eval()(**batch, use_cache=False).logits
     assert not torch.allclose(start, expected, atol=1e-3)
@@ -66,8 +65,8 @@ def test_merged_weights_give_the_same_logits(tmp_path: Path, changes: dict[str, 
 def test_export_writes_the_public_layout(tmp_path: Path, dtype: str):
     from safetensors.torch import load_file
 
-    trainer = trained(tmp_path, **LORA)
-    folder = export(trainer, settings(tmp_path, export_dtype=dtype, **LORA))
+    loop = trained(tmp_path, **LORA)
+    folder = export(loop.state, settings(tmp_path, export_dtype=dtype, **LORA))
     weights = load_file(folder / "model.safetensors")
     assert weights.keys() == tiny_model().state_dict().keys()
     assert {weight.dtype for weight in weights.values()} == {getattr(torch, dtype)}
@@ -79,8 +78,8 @@ def test_resumed_lora_goes_on_with_its_pairs(tmp_path: Path):
     changes = {**LORA, "resume": "auto", "save_every": 2, "schedule": "constant_with_warmup"}
     for folder, lives in ((tmp_path / "once", [4]), (tmp_path / "twice", [2, 4])):
         for last_step in lives:
-            trainer = make_trainer(folder, count=16, max_steps=last_step, **changes)
-            train(trainer, settings(folder, **changes), print)
+            loop = make_loop(folder, count=16, max_steps=last_step, **changes)
+            train(loop, print)
     states = [torch.load(tmp_path / name / "checkpoint-4" / "optimizer.pt") for name in ("once", "twice")]
     for key, state in states[0]["state"].items():
         torch.testing.assert_close(state["exp_avg"], states[1]["state"][key]["exp_avg"], atol=0, rtol=0)
@@ -126,11 +125,11 @@ def test_internlm2_resumes_and_is_exported_in_its_own_layout(tmp_path: Path, cha
     for max_steps in (1, 2):
         common = {"resume": "auto", "schedule": "constant_with_warmup", **changes}
         model = tiny_model(llm_config=INTERNLM2)
-        trainer = make_trainer(tmp_path, model=model, count=8, max_steps=max_steps, **common)
-        assert train(trainer, settings(tmp_path, max_steps=max_steps, **common), print)
-    assert trainer.state.global_step == 2
-    folder = export(trainer, settings(tmp_path, **changes))
+        loop = make_loop(tmp_path, model=model, count=8, max_steps=max_steps, **common)
+        assert train(loop, print)
+    assert loop.state.step == 2
+    folder = export(loop.state, loop.config)
     assert "language_model.model.layers.0.attention.wqkv.weight" in load_file(folder / "model.safetensors")
-    batch = packed([trainer.train_dataset[i] for i in range(3)])
-    again, expected = (one.eval()(**batch, use_cache=False).logits for one in (load_pretrained(folder), trainer.model))
+    batch = packed([loop.dataset[i] for i in range(3)])
+    again, expected = (one.eval()(**batch, use_cache=False).logits for one in (load_pretrained(folder), loop.model))
     torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)

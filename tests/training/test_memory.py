@@ -7,9 +7,9 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tests.training.tiny import settings, tiny_config
-from videochat_online.training.memory import Load, Machine, activations, estimate, layer_bytes
+from videochat_online.training.check import largest_load, memory_text, model_rows
+from videochat_online.training.memory import Load, activations, estimate, layer_bytes
 from videochat_online.training.parts import PartRow
-from videochat_online.training.plan import largest_load, memory_text, model_rows
 
 ROWS = [PartRow("vision_model", "frozen", 300, 0), PartRow("rest", "full", 1000, 1000)]
 SIZES = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 100}
@@ -46,20 +46,21 @@ def test_a_layer_keeps_what_the_formula_says(model_class, config_class, kv_heads
 
 
 STAGES = {
-    # strategy, processes, stage -> weights, gradients, optimizer; 1,300 weights, 1,000 of them trained
-    "one": (Machine(1, 0, False, False), (4 * 1300, 4 * 1000, 8 * 1000)),
-    "ddp": (Machine(4, 0, False, True), (4 * 1300, 8 * 1000, 8 * 1000)),
-    "zero1": (Machine(4, 1, False, True), (2 * 1300, 2 * 1000, 3 * 1000)),
-    "zero2": (Machine(4, 2, False, True), (2 * 1300, 500, 3 * 1000)),
-    "zero3": (Machine(4, 3, False, True), (650 + 2 * 1300, 500, 3 * 1000)),  # all weights gathered: fewer than 1e9
-    "fsdp": (Machine(4, 0, True, True), (1300 + 2 * 1300, 1000, 2 * 1000)),
+    # strategy, processes, precision -> weights, gradients, optimizer; 1,300 weights, 1,000 of them trained
+    "one": ("ddp", 1, "fp32", (4 * 1300, 4 * 1000, 8 * 1000)),
+    "ddp": ("ddp", 4, "bf16", (4 * 1300, 8 * 1000, 8 * 1000)),
+    "zero1": ("zero1", 4, "bf16", (2 * 1300, 2 * 1000, 3 * 1000)),
+    "zero2": ("zero2", 4, "bf16", (2 * 1300, 500, 3 * 1000)),
+    "zero3": ("zero3", 4, "bf16", (650 + 2 * 1300, 500, 3 * 1000)),  # all weights gathered: fewer than 1e9
+    "fsdp": ("fsdp", 4, "bf16", (1300 + 2 * 1300, 1000, 2 * 1000)),
 }
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_shares_by_stage(name: str):
-    machine, expected = STAGES[name]
-    memory = estimate(ROWS, tiny_config(), settings("run"), machine, Load(64, 1))
+    strategy, num_processes, precision, expected = STAGES[name]
+    config = settings("run", strategy=strategy, precision=precision)
+    memory = estimate(ROWS, tiny_config(), config, num_processes, Load(64, 1))
     assert (memory.weights, memory.gradients, memory.optimizer) == expected
     assert memory.casts == (2600 if name == "ddp" else 0)
     parts = ("weights", "gradients", "optimizer", "casts", "activations", "logits", "reserve")
@@ -97,7 +98,7 @@ def test_the_largest_batch():
     config = settings("run", num_frames=8, batch_size=2, max_length=500)
     assert largest_load(tiny_config(), config, [30, 70, 20]) == Load(140, 16)
     assert largest_load(tiny_config(), config) == Load(1000, 16)
-    config.batching = "packed"
+    config = settings("run", num_frames=8, batch_size=2, max_length=500, batching="packed")
     film = 16 + 4 + 6  # 8 frames at levels 0, 2, 2, 2, 1, 2, 2, 2 of 4x4 maps
     assert largest_load(tiny_config(), config, [30]) == Load(1000, 8 * 1000 // film)
 
@@ -115,7 +116,7 @@ def test_rows_of_a_model_that_is_never_made():
 
 def test_the_table_adds_up():
     config = settings("run", strategy="ddp")
-    memory = estimate(ROWS, tiny_config(), config, Machine(1, 0, False, False), Load(64, 1))
+    memory = estimate(ROWS, tiny_config(), config, 1, Load(64, 1))
     lines = memory_text(memory, config, 1, Load(64, 1)).splitlines()
     assert "ddp, 1 process, fp32; a batch of 64 tokens and 1 picture)" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == [

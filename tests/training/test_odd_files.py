@@ -29,7 +29,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     lists["online"]["data_root"] = str(folder)
     (folder / "list.json").write_text(json.dumps(lists))
     places = ["--model", str(save_small_model(folder / "model")), "--data", str(folder / "list.json")]
-    sizes = ["--global-batch-size", "5", "--epochs", "1", "--num-workers", "0", "--max-failed-share", "0.2"]
+    sizes = ["--global-batch-size", "5", "--warmup", "0", "--num-workers", "0", "--max-failed-share", "0.2"]
     return [*places, *sizes, "--cpu", "--tracker", "none"]
 
 

@@ -10,7 +10,11 @@ import torch
 from tests.training.tiny import settings
 from tests.training.world import save_small_model, write_online_list
 from videochat_online.processing import load_model
-from videochat_online.training.run import build_trainer, make_collator, make_dataset, train
+from videochat_online.training.batches import make_collator
+from videochat_online.training.log import read_log
+from videochat_online.training.loop import TrainingLoop
+from videochat_online.training.plan import make_plan
+from videochat_online.training.run import make_dataset, train
 
 
 class Remembered(torch.utils.data.Dataset):
@@ -39,7 +43,7 @@ def test_16_online_samples_are_overfitted(tmp_path: Path):
         save_every=1000, num_frames=6,
     )  # fmt: skip
     dataset = Remembered(make_dataset(config, processor, model.config))
-    trainer = build_trainer(model, dataset, make_collator(config, processor), config)
-    assert train(trainer, config, print)
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    loop = TrainingLoop(model, dataset, make_collator(config, processor), make_plan(config, dataset.lengths, 1))
+    assert train(loop, print)
+    losses = [line["loss"] for line in read_log(tmp_path / "log.jsonl") if "loss" in line]
     assert losses[0] > 1 and losses[-1] < 0.05, losses

@@ -1,4 +1,4 @@
-"""A run that is killed, terminated or out of room goes on and ends with the numbers of one that never was.
+"""A run that is killed, terminated or out of room is resumed and ends with the numbers of one that never was.
 
 The lives are processes of their own (lives.py), ended by real signals; sums are taken in the same order, so that the
 losses are equal to the bit; 1e-6 is what is promised.
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.tiny import make_trainer, settings
-from videochat_online.training.monitor import read_log
+from tests.training.tiny import make_loop
+from videochat_online.training.log import read_log
 from videochat_online.training.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -68,16 +68,15 @@ def test_a_full_disk_is_named_and_the_older_checkpoint_stays(lives: tuple[Path, 
     assert len(errors) == 2
     for error in errors:
         assert "checkpoint-4 could not be written" in error and "GiB are free" in error
-        assert f"{run / 'checkpoint-2'} is whole: go on from it with --resume auto" in error
+        assert f"{run / 'checkpoint-2'} is whole: resume it with --resume auto" in error
     assert_same_curve(run, folder / "once")
 
 
 def test_a_run_that_had_ended_only_loads_its_weights(tmp_path: Path):
     for life in ("first", "second"):
-        config = settings(tmp_path, resume="auto", max_steps=2)
-        trainer = make_trainer(tmp_path, count=24, resume="auto", max_steps=2)
-        assert train(trainer, config, print)
-        state = {key: weight.clone() for key, weight in trainer.model.state_dict().items()}
+        loop = make_loop(tmp_path, count=24, resume="auto", max_steps=2)
+        assert train(loop, print)
+        state = {key: weight.clone() for key, weight in loop.model.state_dict().items()}
         if life == "first":
             log, ended = (tmp_path / "log.jsonl").read_bytes(), state
     assert (tmp_path / "log.jsonl").read_bytes() == log

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from videochat_online.training.arguments import SettingError, TrainingConfig, field_names
-from videochat_online.training.checkpoints import ResumeError
-from videochat_online.training.commands import add_train_flags, main
-from videochat_online.training.presets import PRESETS
-from videochat_online.training.resolve import FlagParser, field_texts, read_settings, resolve, write_settings
+from videochat_online.data.settings import DataSettings, SettingError
+from videochat_online.training.checkpoints import Checkpoint, ResumeError
+from videochat_online.training.commands import (
+    FlagParser,
+    add_train_flags,
+    field_texts,
+    main,
+    read_settings,
+    resolve,
+)
+from videochat_online.training.configuration import FIELDS, PRESETS, TrainingConfig
+from videochat_online.training.record import DATA_FILE, write_record
 from videochat_online.training.run import run
 
 
@@ -28,7 +37,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["stage1", "stage2"])
 def test_presets_are_the_published_recipe(preset: str):
     config = parse("--preset", preset)
     assert {name: getattr(config, name) for name in PUBLISHED} == PUBLISHED
@@ -38,6 +47,18 @@ def test_presets_are_the_published_recipe(preset: str):
 
 def test_stage_2_starts_from_stage_1():
     assert parse("--preset", "stage2").model == "runs/online_4b_stage1/model"
+
+
+def test_finetune_suits_the_size_of_the_model(tmp_path: Path):
+    assert set(PRESETS) == {"stage1", "stage2", "finetune"}
+    large = parse("--preset", "finetune")
+    assert (large.model, large.llm, large.learning_rate) == ("MCG-NJU/VideoChatOnline-4B", "lora:32", 2e-4)
+    small = parse("--preset", "finetune", "--model", "pocket")
+    assert (small.llm, small.learning_rate, small.min_steps, small.global_batch_size) == ("full", 1e-3, 200, 4)
+    (tmp_path / "mine.yaml").write_text("model: pocket\nllm: lora:8\n")
+    mine = parse("--preset", "finetune", "--config", str(tmp_path / "mine.yaml"), "--learning-rate", "0.5")
+    assert (mine.llm, mine.learning_rate) == ("lora:8", 0.5)
+    assert parse("--preset", "finetune", "--model", "pockt").llm == "lora:32"  # loading it says that there is none
 
 
 @pytest.mark.parametrize("name", ["settings.json", "settings.yaml"])
@@ -126,42 +147,121 @@ def test_wrong_values_name_flag_and_value(name: str):
 
 
 def test_every_setting_has_a_text():
-    assert {name for name in field_names() if not field_texts(TrainingConfig).get(name)} <= {
+    assert {name for name in FIELDS if name not in {**field_texts(TrainingConfig), **field_texts(DataSettings)}} <= {
         "adam_beta1", "adam_beta2", "adam_epsilon"
     }  # fmt: skip
 
 
 def run_config(folder: Path, **changes: object) -> TrainingConfig:
-    return TrainingConfig(output_dir=str(folder / "run"), data=("a.json",), **changes)  # type: ignore[arg-type]
+    """A run on one data set of one row."""
+    (folder / "rows.json").write_text("[1]")
+    entry = {"annotation": "rows.json", "data_root": ".", "repeat_time": 2}
+    (folder / "list.json").write_text(json.dumps({"mine": entry}))
+    values = {"output_dir": str(folder / "run"), "data": (str(folder / "list.json"),)}
+    return TrainingConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def checkpoint_of(folder: Path) -> Checkpoint:
+    return Checkpoint(folder / "run" / "checkpoint-3", 3)
 
 
 def test_resolved_settings_are_written(tmp_path: Path):
     config = run_config(tmp_path, max_length=77)
-    write_settings(config)
+    write_record(config, None, print)
     written = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert written == config.to_dict() and set(written) == set(field_names())
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["settings.json"]
+    assert written == config.to_dict() and set(written) == set(FIELDS)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.json", "data.json"}
     again = parse("--config", str(tmp_path / "run" / "settings.json"))
     assert again == config
 
 
 def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path):
-    write_settings(run_config(tmp_path))
-    write_settings(run_config(tmp_path, resume="auto", log_every=3, num_workers=0))
+    write_record(run_config(tmp_path), None, print)
+    write_record(run_config(tmp_path, resume="auto", log_every=3, num_workers=0), checkpoint_of(tmp_path), print)
+    changed = run_config(tmp_path, resume="auto", learning_rate=0.5, seed=7)
     with pytest.raises(SettingError, match=r"\(--seed 42 -> 7; --learning-rate 0.0001 -> 0.5\); take its settings"):
-        write_settings(run_config(tmp_path, resume="auto", learning_rate=0.5, seed=7))
+        write_record(changed, checkpoint_of(tmp_path), print)
+    write_record(changed, None, print)  # nothing was learned yet
+
+
+def test_a_setting_that_is_new_had_its_default(tmp_path: Path):
+    config = run_config(tmp_path, resume="auto")
+    write_record(config, None, print)
+    older = {name: value for name, value in config.to_dict().items() if name != "min_steps"}
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(older))
+    write_record(config, checkpoint_of(tmp_path), print)
+
+
+def other_words(folder: Path) -> None:
+    (folder / "rows.json").write_text("[2]")
+
+
+def other_option(folder: Path) -> None:
+    (folder / "list.json").write_text(
+        (folder / "list.json").read_text().replace('"repeat_time": 2', '"repeat_time": 3')
+    )
+
+
+def other_set(folder: Path) -> None:
+    (folder / "list.json").write_text((folder / "list.json").read_text().replace("mine", "yours"))
+
+
+OTHER_DATA = {
+    other_words: r"data set 'mine': the words of .*/rows.json changed\); .*--resume never and another --output-dir",
+    other_option: r"data set 'mine': repeat_time 2 -> 3\)",
+    other_set: r"data set 'mine' is gone; data set 'yours' is new\)",
+}
+
+
+@pytest.mark.parametrize("change", OTHER_DATA)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_resumed_run_has_the_data_it_began_with(tmp_path: Path, change: Callable[[Path], None], elsewhere: bool):
+    """Also where a checkpoint goes on in another folder; nothing is written then."""
+    write_record(run_config(tmp_path), None, print)
+    config = run_config(tmp_path, resume=str(checkpoint_of(tmp_path).folder))
+    config = replace(config, output_dir=str(tmp_path / "branch")) if elsewhere else config
+    before = (tmp_path / "run" / DATA_FILE).read_text()
+    change(tmp_path)
+    with pytest.raises(SettingError, match=OTHER_DATA[change]):
+        write_record(config, checkpoint_of(tmp_path), print)
+    assert (tmp_path / "run" / DATA_FILE).read_text() == before and not (tmp_path / "branch").exists()
+
+
+def test_the_same_words_elsewhere_are_the_same_data(tmp_path: Path):
+    write_record(run_config(tmp_path), None, print)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    config = run_config(moved, output_dir=str(tmp_path / "run"), resume="auto")
+    list_file = moved / "list.json"
+    list_file.write_text(list_file.read_text().replace('"data_root": "."', '"data_root": "/other"'))
+    write_record(config, checkpoint_of(tmp_path), print)
+
+
+def test_a_run_without_a_record_of_its_data_goes_on_with_a_warning(tmp_path: Path):
+    said: list[str] = []
+    write_record(run_config(tmp_path, resume="auto"), checkpoint_of(tmp_path), said.append)
+    assert len(said) == 1 and "has no data.json" in said[0]
+
+
+def test_missing_annotations_are_named(tmp_path: Path):
+    config = run_config(tmp_path)
+    (tmp_path / "rows.json").unlink()
+    with pytest.raises(SettingError, match=r"data set 'mine': .*rows.json cannot be read"):
+        write_record(config, None, print)
 
 
 def test_a_run_that_is_refused_changes_nothing(tmp_path: Path):
     before = run_config(tmp_path)
-    write_settings(before)
+    write_record(before, None, print)
     (tmp_path / "run" / "checkpoint-3").mkdir()
     with pytest.raises(ResumeError, match="already holds checkpoint-3"):
-        run(run_config(tmp_path, learning_rate=0.5), print)
+        run(run_config(tmp_path, learning_rate=0.5, tracker="none"), print)
     assert json.loads((tmp_path / "run" / "settings.json").read_text()) == before.to_dict()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "run").write_text("a file")
+    with pytest.raises(ValueError, match="cannot be written to"):
+        run(run_config(tmp_path, tracker="none"), print)
     with pytest.raises(SettingError, match="cannot be written to"):
-        write_settings(run_config(tmp_path))
+        write_record(run_config(tmp_path), None, print)

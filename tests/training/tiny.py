@@ -111,7 +111,7 @@ def _pictures(examples: list[Example]) -> dict[str, Any]:
 
 def settings(folder: Path | str, **changes: Any) -> Any:
     """Settings of a short run on the CPU."""
-    from videochat_online.training.arguments import TrainingConfig
+    from videochat_online.training.configuration import TrainingConfig
 
     values = {
         "output_dir": str(folder), "data": ("none.json",), "cpu": True, "precision": "fp32", "tracker": "none",
@@ -121,10 +121,12 @@ def settings(folder: Path | str, **changes: Any) -> Any:
     return TrainingConfig(**{**values, **changes})
 
 
-def make_trainer(folder: Path | str, *, count: int = 24, model: Any = None, dataset: Any = None, **changes: Any) -> Any:
-    """A trainer over `Examples`, as run.py makes one over files."""
-    from videochat_online.training.run import build_trainer
+def make_loop(folder: Path | str, *, count: int = 24, model: Any = None, dataset: Any = None, **changes: Any) -> Any:
+    """A training loop over `Examples`, as run.py makes one over files."""
+    from videochat_online.training.distributed import world_size
+    from videochat_online.training.loop import TrainingLoop
+    from videochat_online.training.plan import make_plan
 
-    config = settings(folder, **changes)
     dataset = Examples(count) if dataset is None else dataset
-    return build_trainer(tiny_model() if model is None else model, dataset, padded, config)
+    plan = make_plan(settings(folder, **changes), dataset.lengths, world_size())
+    return TrainingLoop(tiny_model() if model is None else model, dataset, padded, plan)

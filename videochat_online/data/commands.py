@@ -109,7 +109,7 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
         data_sets = [data_sets[names.index(options.data_set)]]
     place = model_place(options.model)
     config = load_config(place)
-    settings = DataSettings(fps=options.fps, max_frames=options.max_frames)
+    settings = DataSettings(fps=options.fps, num_frames=options.max_frames)
     return ConversationDataset(data_sets, Processor.from_pretrained(place, config), config, settings)
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..config import MemoryConfig
+from ..config import MemoryConfig, scheduled_grids, tokens_of_grid
 from ..prompt.messages import Image, Message, frame_line, frame_parts
-from ..pyramid import scheduled_grids, tokens_of_grid
 from .footage import Showing
 from .sample import IMAGE_MARK, VIDEO_MARK, Sample, SampleError
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config import scheduled_grids, tokens_of_grid
 from ..prompt.messages import Image, Message, frame_parts
-from ..pyramid import scheduled_grids, tokens_of_grid
 from .footage import due_moments, tracking_turns
 from .formats import read_row
 from .registry import DataSet
@@ -79,12 +79,12 @@ class LengthEstimator:
 
     def _boxes(self, sample: Sample) -> list[Box]:
         due = due_moments([box.timestamp for box in sample.boxes], self.settings.fps)
-        return [sample.boxes[n] for n in due[: self.settings.max_frames]]
+        return [sample.boxes[n] for n in due[: self.settings.num_frames]]
 
     def _film(self, sample: Sample) -> int:
         if sample.boxes:
             return self._frames[len(self._boxes(sample))]
-        num_frames = min(self.settings.max_frames, max(1, math.ceil(self._seconds(sample) * self.settings.fps)))
+        num_frames = min(self.settings.num_frames, max(1, math.ceil(self._seconds(sample) * self.settings.fps)))
         return self._frames[num_frames]
 
     def _seconds(self, sample: Sample) -> float:
@@ -99,7 +99,7 @@ class LengthEstimator:
         if sample.kind == "online" and sample.turns[-1].timestamp is not None:
             start = 0.0 if video.reset_timestamps or not video.clip else video.clip[0]
             limits.append(sample.turns[-1].timestamp - start)
-        return min(min(limits), self.settings.max_frames / self.settings.fps)
+        return min(min(limits), self.settings.num_frames / self.settings.fps)
 
     def _stills(self, num_images: int) -> int:
         """Every image in as many tiles as it may have, because its size is not known."""
@@ -111,7 +111,7 @@ class LengthEstimator:
 
     def _tokens_of_frames(self) -> list[int]:
         """By number of frames, with the longer kind of line before each: with its time or without."""
-        memory, most = self.config.memory_config, self.settings.max_frames
+        memory, most = self.config.memory_config, self.settings.num_frames
         times: list[list[float | None]] = [[None] * most, [(n + 0.5) / self.settings.fps for n in range(most)]]
         lines = [self._length(frame_parts((n, one[n], 1) for n in range(most))) - self._fixed - most for one in times]
         line = math.ceil(max(lines) / most)

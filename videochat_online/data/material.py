@@ -62,7 +62,7 @@ class Film:
 
     @property
     def limit(self) -> int:
-        return self.settings.max_frames
+        return self.settings.num_frames
 
     def prepare(self, limit: int) -> Prepared:
         rng = random.Random(f"{self.seed}/frames")

@@ -1,48 +1,61 @@
-"""What the user decides about data, apart from which sets."""
+"""What the user decides about data, apart from which sets. Training's configuration adds its own settings to these.
+
+A text under a field is the help of its flag.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from .mixing import Mixing
 
 FrameTimes = Literal["online", "always", "never"]
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """The defaults are the published recipe's."""
+class SettingError(ValueError):
+    """A setting with a value it cannot have. Names the flag."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The defaults are the published recipe's. Raises SettingError for a value that a field cannot have."""
+
+    seed: int = 42
+    """of every random choice: samples and their order, drop path, new weights"""
+    num_frames: int = 64
+    """frames of a video at most"""
     fps: float = 1.0
-    """Frames a second that are shown of a video."""
-    max_frames: int = 64
-    """Frames a sample may show."""
+    """frames taken a second"""
     max_length: int = 32768
-    """Tokens of a sample. A longer one is shown fewer frames or tiles; text is never cut."""
+    """tokens of a sequence at most; a longer sample is shown fewer frames or tiles, text is never cut"""
     max_dynamic_patch: int | None = None
-    """Tiles a still image is cut into at most, where its set does not say; None: the model's number."""
+    """tiles a still image is cut into at most, where its set does not say (default: the model's number)"""
     frame_times: FrameTimes = "online"
-    """Whose frames carry their second: those of dialogues with timestamps, all, or none."""
+    """whose frames carry their second: those of dialogues with timestamps, all, or none"""
     mixing: Mixing = "proportional"
-    """`sqrt`: a set's share of an epoch goes with the square root of its size."""
-    seed: int = 0
-    """Of every random choice: rows of a fractional repeat_time, the start of tracking, JPEG qualities, replacements."""
+    """sqrt: a set's share of an epoch goes with the square root of its size"""
     max_failed_share: float = 0.05
-    """Share of the samples read that may be unreadable before training stops."""
+    """share of samples that may be unreadable before the run ends with an error; 1: any"""
     frame_cache: str = ""
-    """Folder that keeps decoded frames (see frame_cache.py); empty: every sample decodes its own."""
+    """folder that keeps the decoded frames of video files, each a size x size x 3 bytes; they are decoded once then"""
 
     def __post_init__(self) -> None:
-        for name in ("max_frames", "max_length", "max_dynamic_patch"):
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal:
+                self._require(name, getattr(self, name) in get_args(hint), f"one of {', '.join(get_args(hint))}")
+        for name in ("num_frames", "max_length", "max_dynamic_patch"):
             value = getattr(self, name)
-            optional = name == "max_dynamic_patch" and value is None
-            if not optional and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-        if not self.fps > 0:
-            raise ValueError(f"fps must be a number of frames a second > 0, got {self.fps!r}")
-        if not 0 <= self.max_failed_share <= 1:
-            raise ValueError(f"max_failed_share must be a share from 0 to 1, got {self.max_failed_share!r}")
-        for name, allowed in (("frame_times", FrameTimes), ("mixing", Mixing)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            self._require(name, (whole and value >= 1) or (name == "max_dynamic_patch" and value is None), "at least 1")
+        self._require("fps", self.fps > 0, "above 0")
+        self._require("max_failed_share", 0 <= self.max_failed_share <= 1, "from 0 to 1")
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise SettingError(f"{flag(name)} must be {what}, got {getattr(self, name)!r}")
+
+
+def flag(name: str) -> str:
+    """The flag of a setting: learning_rate -> --learning-rate."""
+    return "--" + name.replace("_", "-")

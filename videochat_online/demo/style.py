@@ -1,6 +1,7 @@
 """How the page looks: colours follow gradio's theme, so light and dark need no second set.
 
-Gradio cuts selectors at every comma, so none stands inside :is() or :has().
+Gradio cuts selectors at every comma, so none stands inside :is() or :has(). A file that is refused in the browser (too
+large) is told by gradio beside the page; its "Error" in the place of the drop zone would stay, and is hidden.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ footer { display: none !important; }
 #vco-sources .selected { color: #4f46e5; } .dark #vco-sources .selected { color: #a5b4fc; }
 #vco-sources button.primary, #vco-ask { align-self: end; height: 2.7rem; min-height: 0; }
 #vco-notice:not(:has(p)), #vco-links:not(:has(a)) { display: none; }
+#vco-upload .wrap:has(.error) { display: none; }
 .vco-screen { position: relative; background: #0b0d12; border-radius: 12px; overflow: hidden; aspect-ratio: 16 / 9; }
 .vco-screen img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; margin: 0 !important; }
 .vco-empty { display: grid; place-items: center; }

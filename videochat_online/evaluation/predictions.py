@@ -6,8 +6,6 @@ again; a question that could not be asked (a missing video) is tried again, and 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -15,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from ..files import lock
 from .types import Prediction
 
 MERGED = "predictions.jsonl"
@@ -32,14 +31,9 @@ class PredictionWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._file: BinaryIO = open(path, "ab")  # noqa: SIM115  closed in __exit__
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(self._file):
             self._file.close()
-            raise ValueError(f"{path} is being written by another process; expected one process a rank") from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # some cluster file systems cannot lock
-                raise
+            raise ValueError(f"{path} is being written by another process; expected one process a rank")
         self._file.truncate(_end_of_last_line(path))
         self._file.seek(0, os.SEEK_END)
 

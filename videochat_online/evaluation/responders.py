@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import MemoryConfig
-from ..pyramid import scheduled_level
+from ..config import MemoryConfig, scheduled_level
 
 if TYPE_CHECKING:
     import torch

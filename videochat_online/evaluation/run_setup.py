@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import AnswerMode, MemoryConfig
+from ..files import digest
 from ..model_flags import load_from_flags, memory_from_flags
 from .benchmarks import Benchmark, ModeSettings
 from .modes import Asking, Responder
@@ -94,12 +94,8 @@ def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) ->
 
 def weights_digest(folder: Path) -> str | None:
     """SHA-256 over the weight files of a checkpoint in the order of their names; None: no folder, or none in it."""
-    digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest() if files else None
+    files = sorted(folder.glob("*.safetensors"))
+    return digest(*files) if files else None
 
 
 def _memory(options: argparse.Namespace, settings: ModeSettings, model: VideoChatOnline) -> MemoryConfig:
@@ -127,7 +123,7 @@ def _device_of_process(device: str) -> str:
 def about_questions(options: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:
     """Which questions are asked, in which mode; the annotations by what is in them, wherever they lie."""
     files = benchmark.files(options.annotations)
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    digests = {path.name: digest(path) for path in files}
     variant = {name: getattr(options, name) for name in ("prompt", "chunked") if hasattr(options, name)}
     chosen = {name: getattr(options, name) for name in ("split", "limit", "mode")}
     return {"benchmark": benchmark.name, **variant, "annotations": digests, **chosen}

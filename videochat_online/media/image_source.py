@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
@@ -67,7 +67,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
 
 
-def rgb_array(image: object) -> np.ndarray:
+def rgb_array(image: Any) -> np.ndarray:
     """uint8 (H, W, 3) of a PIL image of any mode, or of an array that is that already; MediaError for anything else."""
     pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
     is_array = isinstance(pixels, np.ndarray)

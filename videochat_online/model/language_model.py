@@ -1,14 +1,12 @@
-"""The language model: transformers' own classes, and rotary embeddings that keep no state.
+"""The language model: transformers' own classes, with rotary embeddings that keep no state.
 
-Knows nothing of pictures. Where the rotary frequencies depend on how long the sequence is (LongRoPE of Phi-3-128k,
-dynamic NTK), keys cached at one length are wrong at another; `factor_set` says which lengths go together.
+Knows nothing of pictures. InternLM2 is Llama by other names: its checkpoint layout is mapped onto transformers' Llama
+while loading and back while saving. There queries, keys and values lie in one tensor `wqkv`: for each KV head its group
+of query heads, then its key, then its value. D is the model's width, d a head's.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,10 +19,11 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
 )
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.utils import TransformersKwargs
 
-from .internlm2 import register_internlm2_layout
+from ..model_config import has_length_dependent_rope
 
 LLM_CLASSES: dict[str, type[PreTrainedModel]] = {
     "phi3": Phi3ForCausalLM,
@@ -33,61 +32,18 @@ LLM_CLASSES: dict[str, type[PreTrainedModel]] = {
     "llama": LlamaForCausalLM,
     "internlm2": LlamaForCausalLM,
 }
-CACHE_NAMES = ("cache", "past_key_values")
-"""Of one argument of `forward` and `generate`: since transformers 5.24, and before."""
-
-
-@functools.cache
-def forward_names() -> frozenset[str]:
-    """The arguments that `forward` of this transformers' language models uses."""
-    names = inspect.signature(LlamaForCausalLM.forward).parameters
-    return frozenset({*names, *TransformersKwargs.__optional_keys__, "return_dict"} - {"self", "kwargs"})
-
-
-def rename_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`arguments` with the cache under the name of this transformers, or without the name where there is no cache.
-
-    Raises ValueError where both names are given: transformers would quietly take one.
-    """
-    given = [name for name in CACHE_NAMES if arguments.get(name) is not None]
-    if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} are two names of one argument: give one of them")
-    renamed = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
-    if given:
-        renamed[next(name for name in CACHE_NAMES if name in forward_names())] = arguments[given[0]]
-    return renamed
-
-
-def check_forward_names(arguments: Mapping[str, Any]) -> None:
-    """TypeError for an argument that transformers' language models would ignore without a word."""
-    unknown = sorted(arguments.keys() - forward_names())
-    if unknown:
-        raise TypeError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(sorted(forward_names()))}")
-
-
-def factor_set(config: PreTrainedConfig, num_positions: int) -> int:
-    """Names the rotary frequencies in force for a sequence of `num_positions`.
-
-    A cache may be continued from one length to another only where both give the same value. LongRoPE has two sets,
-    dynamic NTK one for every length past the trained one, every other type one in all.
-    """
-    kind = config.rope_parameters["rope_type"]
-    if kind == "longrope":
-        return int(num_positions > config.rope_parameters["original_max_position_embeddings"])
-    if kind == "dynamic":
-        return max(num_positions, config.max_position_embeddings)
-    return 0
-
-
-def max_positions(config: PreTrainedConfig) -> int:
-    """Tokens of a sequence at most; rope types that stretch the trained length count with their factor."""
-    rope = config.rope_parameters
-    stretched = rope["rope_type"] in ("dynamic", "linear", "yarn")
-    return int(config.max_position_embeddings * (rope["factor"] if stretched else 1))
-
-
-def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
-    return config.rope_parameters["rope_type"] in ("longrope", "dynamic")
+INTERNLM2_NAMES = {
+    "tok_embeddings": "embed_tokens",
+    "attention.wo": "self_attn.o_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "^output": "lm_head",
+}
+FUSED = "attention.wqkv"
+SPLIT = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
 
 
 class StatelessRope(nn.Module):
@@ -129,3 +85,60 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     if has_length_dependent_rope(config):
         model.model.rotary_emb = StatelessRope(config)
     return model
+
+
+def split_wqkv(fused: torch.Tensor, num_kv_heads: int, head_dim: int) -> tuple[torch.Tensor, ...]:
+    """(all heads * d, ...) -> query, key and value weights (or biases), each (its heads * d, ...)."""
+    groups = fused.reshape(num_kv_heads, -1, head_dim, *fused.shape[1:])  # (KV heads, group + 2, d, ...)
+    return tuple(part.flatten(0, 2) for part in (groups[:, :-2], groups[:, -2:-1], groups[:, -1:]))
+
+
+def fuse_wqkv(parts: list[torch.Tensor], num_kv_heads: int, head_dim: int) -> torch.Tensor:
+    """The reverse of `split_wqkv`."""
+    groups = [part.reshape(num_kv_heads, -1, head_dim, *part.shape[1:]) for part in parts]
+    return torch.cat(groups, dim=1).flatten(0, 2)
+
+
+class SplitWqkv(ConversionOps):
+    """`split_wqkv` as a step of transformers' loading."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        config = kwargs["config"].get_text_config()
+        fused = _tensor(input_dict[source_patterns[0]])
+        num_heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        if len(fused) != num_heads * config.head_dim:  # passed on as it is: the report of wrong shapes names it
+            return dict.fromkeys(target_patterns, fused)
+        parts = split_wqkv(fused, config.num_key_value_heads, config.head_dim)
+        return {name: part.contiguous() for name, part in zip(target_patterns, parts, strict=True)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return FuseWqkv()
+
+
+class FuseWqkv(ConversionOps):
+    """`fuse_wqkv` as a step of transformers' saving."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        config: PreTrainedConfig = kwargs["config"].get_text_config()
+        parts = [_tensor(input_dict[name]) for name in source_patterns]
+        return {target_patterns[0]: fuse_wqkv(parts, config.num_key_value_heads, config.head_dim)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return SplitWqkv()
+
+
+def _tensor(collected: Any) -> torch.Tensor:
+    return collected[0] if isinstance(collected, list) else collected
+
+
+def register_internlm2_layout() -> None:
+    """Tell transformers how a model of type internlm2 is stored. Safe to call again."""
+    renamings = [WeightRenaming(theirs, ours) for theirs, ours in INTERNLM2_NAMES.items()]
+    split = WeightConverter(FUSED, list(SPLIT), operations=[SplitWqkv()])
+    register_checkpoint_conversion_mapping("internlm2", [*renamings, split], overwrite=True)

@@ -7,28 +7,49 @@ model's width. Source: VideoChat-Online, arXiv 2501.00584.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import is_flash_attn_2_available
-
-from ..model_config import VideoChatOnlineConfig
-from .connector import build_connector, pixel_shuffle
-from .keys import check_keys
-from .language_model import (
-    CACHE_NAMES,
-    build_language_model,
-    check_forward_names,
-    factor_set,
-    has_length_dependent_rope,
-    rename_cache,
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationMixin,
+    LlamaForCausalLM,
+    PreTrainedModel,
 )
-from .pooling import average_pool
-from .vision_encoder import InternVisionModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import TransformersKwargs, is_flash_attn_2_available
+
+from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope
+from .language_model import build_language_model
+from .memory_bank import average_pool
+from .vision_encoder import InternVisionModel, pixel_shuffle
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""Of one argument of `forward` and `generate`: since transformers 5.24, and before."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded as it is. The three lists name tensors by their key in the model."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing: Iterable[str] = (),
+        unexpected: Iterable[str] = (),
+        misshapen: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.misshapen = tuple(misshapen)
 
 
 class VideoChatOnline(PreTrainedModel, GenerationMixin):
@@ -49,7 +70,11 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         check_attention_installed(config._attn_implementation)
         super().__init__(config)
         self.vision_model = InternVisionModel(config.vision_config)
-        self.mlp1 = build_connector(config)
+        channels, width = config.feature_size, config.llm_config.hidden_size
+        # the connector, (num_tokens, C) -> (num_tokens, D); C after the pixel shuffle
+        self.mlp1 = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.language_model = build_language_model(config.llm_config)
         self.post_init()
 
@@ -96,7 +121,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(T, 3, H, W) normalised pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size."""
         pixel_values = as_weights_of(self.vision_model, pixel_values)
-        features = self.vision_model(pixel_values, select_layer=self.config.select_layer).last_hidden_state[:, 1:]
+        features = self.vision_model(pixel_values, select_layer=self.config.select_layer)[:, 1:]
         height, width = (side // self.config.vision_config.patch_size for side in pixel_values.shape[2:])
         maps = features.reshape(len(features), height, width, -1)
         maps = pixel_shuffle(maps, self.config.downsample_ratio, self.config.ps_version)
@@ -193,7 +218,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         image_tokens: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Continue a prompt; gives the new ids only, (B, new). Greedy unless told otherwise.
+        """Continue a prompt; gives the new ids only, (B, new). Greedy unless options ask for sampling.
 
         The prompt is `input_ids` (B, N) with `image_tokens` (see `embed`), or `inputs_embeds` (B, N, D). Other
         arguments are those of transformers' generate (max_new_tokens, eos_token_id, streamer, cache, ...).
@@ -241,6 +266,52 @@ def as_weights_of(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """`x` in the dtype and on the device of the weights; to offloaded ones (meta) accelerate itself brings it."""
     weight = next(module.parameters())
     return x.to(x.device if weight.is_meta else weight.device, weight.dtype)
+
+
+def check_keys(source: str, loading_info: dict[str, Any]) -> None:
+    """Raise CheckpointError unless every tensor of the model was loaded and every tensor loaded had a place.
+
+    `loading_info` is what transformers reports after loading; shapes are those of the checkpoint, then the model's.
+    """
+    shapes = {
+        key: f"{key} {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in loading_info["mismatched_keys"]
+    }
+    misshapen = sorted(shapes)
+    missing = sorted(set(loading_info["missing_keys"]) - set(shapes))
+    unexpected = sorted(loading_info["unexpected_keys"])
+    listed = {"missing": missing, "unexpected": unexpected, "of the wrong shape": [shapes[key] for key in misshapen]}
+    parts = [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in listed.items() if keys]
+    if parts:
+        message = f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts)
+        raise CheckpointError(message, missing=missing, unexpected=unexpected, misshapen=misshapen)
+
+
+@functools.cache
+def forward_names() -> frozenset[str]:
+    """The arguments that `forward` of this transformers' language models uses."""
+    names = inspect.signature(LlamaForCausalLM.forward).parameters
+    return frozenset({*names, *TransformersKwargs.__optional_keys__, "return_dict"} - {"self", "kwargs"})
+
+
+def rename_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` with the cache under the name of this transformers, or without the name where there is no cache.
+
+    Raises ValueError where both names are given: transformers would quietly take one.
+    """
+    given = [name for name in CACHE_NAMES if arguments.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are two names of one argument: give one of them")
+    renamed = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
+    if given:
+        renamed[next(name for name in CACHE_NAMES if name in forward_names())] = arguments[given[0]]
+    return renamed
+
+
+def check_forward_names(arguments: Mapping[str, Any]) -> None:
+    """TypeError for an argument that transformers' language models would ignore without a word."""
+    unknown = sorted(arguments.keys() - forward_names())
+    if unknown:
+        raise TypeError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(sorted(forward_names()))}")
 
 
 def check_attention_installed(attn_implementation: str | None) -> None:

@@ -1,9 +1,9 @@
-"""InternViT: pictures in, one feature vector a patch out.
+"""InternViT: pictures in, one feature vector a patch out; and the pixel shuffle that makes four patches one.
 
 A pre-norm vision transformer with class token, fused qkv and layer scale. Parameter names are those of InternVL's
 checkpoints. Knows nothing of tokens, frames or time.
 N pictures, (H, W) pixels, (h, w) patches, L = 1 + h * w positions with the class token, C channels.
-Source: InternVL, arXiv 2312.14238.
+Source: InternVL, arXiv 2312.14238; pixel shuffle: InternVL 1.5, arXiv 2404.16821, section 3.1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..model_config import VisionConfig
@@ -199,20 +198,30 @@ class InternVisionModel(PreTrainedModel):
             init.constant_(module.ls1, self.config.initializer_factor)
             init.constant_(module.ls2, self.config.initializer_factor)
 
-    def forward(
-        self, pixel_values: torch.Tensor, *, select_layer: int = -1, output_hidden_states: bool = False
-    ) -> BaseModelOutputWithPooling:
-        """(N, 3, H, W) -> last_hidden_state (N, L, C) and pooler_output (N, C), its class token.
+    def forward(self, pixel_values: torch.Tensor, *, select_layer: int = -1) -> torch.Tensor:
+        """(N, 3, H, W) -> hidden state (N, L, C), the class token first.
 
         `select_layer` counts hidden states as a list of [embeddings, layer 1, ...]; layers above it do not run.
         """
         num_layers = range(len(self.encoder.layers) + 1)[select_layer]
-        states = [self.embeddings(pixel_values)]
+        state = self.embeddings(pixel_values)
         for layer in self.encoder.layers[:num_layers]:
-            state = layer(states[-1])
-            states = [*states, state] if output_hidden_states else [state]
-        return BaseModelOutputWithPooling(
-            last_hidden_state=states[-1],
-            pooler_output=states[-1][:, 0],
-            hidden_states=tuple(states) if output_hidden_states else None,
-        )
+            state = layer(state)
+        return state
+
+
+def pixel_shuffle(x: torch.Tensor, scale: float = 0.5, version: str = "v2") -> torch.Tensor:
+    """Move neighbouring positions into the channels: (N, w, h, c) -> (N, w * scale, h * scale, c / scale**2).
+
+    "v1" gives the map transposed, as the first InternVL models were trained. Raises ValueError for a map that does
+    not divide into blocks, or an unknown version.
+    """
+    if version not in ("v1", "v2"):
+        raise ValueError(f"unknown pixel shuffle {version!r}, expected v1 or v2")
+    num, width, height, channels = x.shape
+    block = round(1 / scale)
+    if width % block or height % block:
+        raise ValueError(f"a {width}x{height} map does not divide into blocks of {block}x{block} (scale {scale})")
+    x = x.reshape(num, width // block, block, height // block, block, channels)
+    x = x.permute(0, 1, 3, 2, 4, 5).reshape(num, width // block, height // block, block * block * channels)
+    return x if version == "v2" else x.transpose(1, 2)

@@ -17,17 +17,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from ..model_config import VideoChatOnlineConfig
-from .keys import CheckpointError
-from .videochat import VideoChatOnline
+from .videochat import CheckpointError, VideoChatOnline
 
-DTYPES = {
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-    "fp32": torch.float32,
-    "float32": torch.float32,
-}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NO_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Files of a checkpoint beside its weights: configuration and tokenizer."""
 FETCHED = (*NO_WEIGHTS, "*.safetensors")
@@ -129,7 +121,7 @@ def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) 
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    tried = f"no model {str(name)!r}: {folder.absolute()} is no folder"
+    tried = f"no model {str(name)!r}: {folder.absolute()} is not a folder"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise CheckpointError(f"{tried}, and a hub id has the form owner/name")
     try:
@@ -141,7 +133,7 @@ def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) 
 def _check_config(folder: Path) -> None:
     file, expected = folder / "config.json", VideoChatOnlineConfig.model_type
     if not file.is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it holds no config.json")
+        raise CheckpointError(f"{folder} is not a checkpoint: it holds no config.json")
     model_type = _read_json(file).get("model_type")
     if model_type != expected:
         raise CheckpointError(f"{file} describes a model of type {model_type!r}, expected {expected!r}")
@@ -172,7 +164,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{file} is no valid JSON: {error}") from error
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds a {type(values).__name__}, expected a JSON object")
     return values

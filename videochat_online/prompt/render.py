@@ -10,13 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import groupby, takewhile
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from .messages import Message, check_dialogue
-from .templates import IMG_CONTEXT, Piece, Template, lay_out
+from .messages import IMG_CONTEXT, Message, Piece, Template, check_dialogue, lay_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,10 +73,6 @@ def render(
 ) -> Rendered:
     """Write a dialogue as token ids.
 
-    1. The template lays the dialogue out as marks and texts.
-    2. Texts between two marks are tokenised together, as they would be in the whole string.
-    3. A mark is its id; images are counted and their place is noted.
-
     Args:
         messages: an optional system message (else the template's own), then user and assistant in turn.
         generate: end with an opened answer; the last message must then be the user's.
@@ -88,10 +83,11 @@ def render(
     check_dialogue(messages, generate=generate)
     encoder = _text_encoder(tokenizer, template.marks)
     writer = _Writer(encoder, ids=list(encoder.prefix), loss_mask=[False] * len(encoder.prefix))
+    # 1. the template lays the dialogue out as marks and texts
     for piece in lay_out(messages, template, generate=generate):
-        if piece.is_mark:
+        if piece.is_mark:  # 2. a mark is its id; images are counted and their place is noted
             writer.write_mark(piece)
-        else:
+        else:  # 3. texts between two marks are tokenised together, as they would be in the whole string
             writer.run.append(piece)
     writer.write_run()
     return Rendered(writer.ids, writer.loss_mask, writer.image_spans, encoder.marks[IMG_CONTEXT].id)
@@ -195,7 +191,8 @@ def _text_encoder(tokenizer: PreTrainedTokenizerBase, mark_names: tuple[str, ...
     state |= {"added_tokens": [], "truncation": None, "padding": None}
     state["pre_tokenizer"] = _as_inner_text(state["pre_tokenizer"])
     plain = Tokenizer.from_str(json.dumps(state))
-    prefix = _prefix(plain)
+    first = plain.encode("a")
+    prefix = first.ids[: first.special_tokens_mask.index(0)]
     plain.post_processor = None  # it may cut spaces off the offsets, which say which characters a token holds
     return _TextEncoder(plain, marks={name: added[name] for name in mark_names}, prefix=prefix)
 
@@ -208,12 +205,6 @@ def _as_inner_text(pre_tokenizer: Any) -> Any:
         return pre_tokenizer | {"prepend_scheme": "never"}
     inner = pre_tokenizer.get("pretokenizers")
     return pre_tokenizer | {"pretokenizers": [_as_inner_text(one) for one in inner]} if inner else pre_tokenizer
-
-
-def _prefix(plain: Tokenizer) -> list[int]:
-    encoding = plain.encode("a")
-    flagged = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-    return [id_ for id_, _ in takewhile(lambda pair: pair[1], flagged)]
 
 
 def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

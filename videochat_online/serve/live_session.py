@@ -18,9 +18,9 @@ from ..media.live import LiveSource, LiveStream, PushedFrames
 from ..media.live_playback import Playback, VideoPlayback
 from ..media.source import Frame
 from ..streaming.encoding import FrameEncoder
-from ..streaming.history import StreamedAnswer
-from ..streaming.live_watcher import LiveWatcher
+from ..streaming.language import StreamedAnswer
 from ..streaming.session import StreamingSession
+from ..streaming.watching import LiveWatcher
 from .limits import LimitReached, Limits, NotAllowed
 from .settings import SessionSettings
 from .sources import Opened, open_file
@@ -74,7 +74,7 @@ class LiveSession:
             encoder=self._encoder,
             max_prompt_tokens=self.limits.max_prompt_tokens,
         )
-        self.track = MemoryTrack(self.session.memory.config)
+        self.track = MemoryTrack()
         self._first_seen: float | None = None  # real time of the first frame that came through the API
 
     # ---- the stream -----------------------------------------------------------------------------------------------
@@ -230,8 +230,8 @@ class LiveSession:
             raise LimitReached(f"a question may have {self.limits.max_question_chars} characters, got {len(question)}")
         self._await_first_frame()
         pieces = self.session.ask_stream(question, max_new_tokens=most)
-        held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.asked.frames]
-        moment = self.track.ask(question, pieces.asked.timestamp or 0.0, held)
+        held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.question.frames]
+        moment = self.track.ask(question, pieces.question.timestamp or 0.0, held)
         return moment, self._answer(moment, pieces)
 
     def _answer(self, moment: Moment, pieces: StreamedAnswer) -> Iterator[str]:

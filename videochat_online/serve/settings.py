@@ -48,14 +48,11 @@ class SessionSettings:
 
     def memory(self, model: VideoChatOnline) -> MemoryConfig:
         """The memory that is asked for, on the grids of this model."""
-        made_for = model.config.memory_config
-        capacities = self.capacities or made_for.capacities
-        if len(capacities) != len(made_for.levels):
-            raise ValueError(f"this model's memory has {len(made_for.levels)} levels, got capacities {capacities}")
-        pyramid = MemoryConfig.pyramid(
-            capacities=capacities, grids=made_for.grids, every=made_for.every, cascade=self.cascade
+        return model.config.memory_config.adapted(
+            capacities=self.capacities,
+            policy=self.policy,  # type: ignore[arg-type]
+            cascade=self.cascade,
         )
-        return MemoryConfig.of_budget(self.policy, pyramid)  # type: ignore[arg-type]
 
     def check(self, limits: Limits, model: VideoChatOnline) -> None:
         """LimitReached for more than the operator allows."""

@@ -14,15 +14,12 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from ..config import MemoryConfig
 from ..media.source import Frame
-from ..model.memory_bank import MemoryEvent
-from ..pyramid import scheduled_level
+from ..model.placement import DROPPED, MemoryEvent, MemoryEvents
 
 PICTURE_SIDE = 192
 KEPT_EVENTS = 12
 KEPT_MOMENTS = 40
-NOWHERE = -1
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,6 @@ class Moment:
 class MemoryTrack:
     """Thread-safe."""
 
-    config: MemoryConfig
     moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
 
     def __post_init__(self) -> None:
@@ -80,30 +76,24 @@ class MemoryTrack:
         self._held: dict[int, HeldPicture] = {}
         self._events: deque[Departure] = deque(maxlen=KEPT_EVENTS)
         self._pictures: dict[int, bytes] = {}
-        self._next = self._asked = 0
+        self._asked = 0
 
-    def add(self, frames: Sequence[Frame], events: Sequence[MemoryEvent]) -> None:
+    def add(self, frames: Sequence[Frame], events: MemoryEvents) -> None:
         """Follow one call of the session's `see_many`."""
         pictures = [jpeg(frame.image) for frame in frames]
+        times = {number: frame.timestamp for frame, (number, _) in zip(frames, events.arrivals, strict=False)}
         with self._lock:
-            first = self._next
-            for frame, picture in zip(frames, pictures, strict=True):
-                self._arrive(frame.timestamp, picture)
+            for picture, (number, level) in zip(pictures, events.arrivals, strict=False):  # none after a reset
+                if level != DROPPED:
+                    self._held[number] = HeldPicture(number, times[number], level)
+                    self._pictures[number] = picture
             for event in events:
-                self._leave(event, frames[event.step - first].timestamp)
+                self._leave(event, times[event.step])
             self._forget_pictures()
-
-    def _arrive(self, timestamp: float, picture: bytes) -> None:
-        number, self._next = self._next, self._next + 1
-        scheduled = scheduled_level(number, self.config.every)
-        level = next((k for k in range(scheduled, len(self.config.levels)) if self.config.capacities[k]), None)
-        if level is not None:
-            self._held[number] = HeldPicture(number, timestamp, level)
-            self._pictures[number] = picture
 
     def _leave(self, event: MemoryEvent, at: float) -> None:
         frame = self._held.pop(event.frame)
-        if event.to_level != NOWHERE:
+        if event.to_level != DROPPED:
             self._held[event.frame] = HeldPicture(frame.number, frame.timestamp, event.to_level)
         departure = Departure(
             frame.number, frame.timestamp, at, event.from_level, event.to_level, event.similarity

@@ -18,8 +18,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ..model.language_model import factor_set
 from ..model.memory_bank import MemoryFrame
+from ..model_config import factor_set
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
@@ -98,9 +98,9 @@ class PromptCache:
         return common
 
     def prepare(self, keys: Sequence[Hashable], embeds: torch.Tensor) -> int:
-        """`keep_common`, for a prompt (1, N, D) that `generate` will go on from.
+        """`keep_common`, for a prompt (1, N, D) that `generate` will continue.
 
-        `generate` tells the factors of cached keys by their number. Where that would mislead it (a longer prompt's
+        `generate` derives the factors of cached keys from their number. Where that would mislead it (a longer prompt's
         keys, cropped to before LongRoPE's line), all positions but the last are computed here.
         """
         common = self.keep_common(keys)
@@ -159,7 +159,7 @@ class PromptCache:
             try:
                 self._compute(embeds[:, done:until], done, num_positions or len(keys))
             except BaseException:
-                self.reset()  # nobody knows how far it got
+                self.reset()  # how far it got is not known
                 raise
             self.extended(keys[:until], num_positions or len(keys))
             if stop:
@@ -200,7 +200,7 @@ class PromptCache:
         """Whether keys of a prompt of this length could be used for a longer one."""
         return self._factors_of(num_positions) == self._factors_of(num_positions + 1)
 
-    def can_go_on(self, more: int) -> bool:
+    def can_continue(self, more: int) -> bool:
         """Whether `more` positions behind the cached ones take the same rotary factors."""
         return self._factors == self._factors_of(len(self.keys) + more)
 
@@ -224,7 +224,7 @@ class PromptCache:
                 use_cache=True,
             )
         except BaseException:
-            self.reset()  # nobody knows how far it got
+            self.reset()  # how far it got is not known
             raise
         self.kv.crop(-num_new)
         return done.logits[0]

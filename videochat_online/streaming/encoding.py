@@ -1,7 +1,10 @@
 """Frames to feature maps, for one session or for many at once.
 
 `FrameEncoder` is the plain way. `SharedEncoder` collects what several sessions bring at the same moment and sends it
-through the model in one batch. Neither holds any state of a stream.
+through the model in one batch. Neither holds any state of a stream. `UnchangedFrames` does: frames that look like the
+one before need not go through the encoder again, they take its features.
+
+T frames of a batch, S the side of the transformed picture, C channels and (g, g) the grid of a map.
 """
 
 from __future__ import annotations
@@ -9,9 +12,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
     from ..media.transforms import Picture
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
-
-Item = TypeVar("Item")
 
 
 class FrameEncoder:
@@ -38,7 +39,7 @@ class FrameEncoder:
         with torch.cuda.stream(self._uploads):
             return pixels.pin_memory().to(self.model.device, non_blocking=True)
 
-    def arrived(self, pixels: torch.Tensor) -> torch.Tensor:
+    def on_device(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels on the model's device: what is computed from here on waits for them to be there."""
         if self._uploads is None:
             return pixels
@@ -51,7 +52,7 @@ class FrameEncoder:
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels -> features (T, C, g, g) as the memory takes them, on the model's device."""
-        return self.model.encode_frames(self.arrived(pixels))
+        return self.model.encode_frames(self.on_device(pixels))
 
 
 class SharedEncoder(FrameEncoder):
@@ -126,9 +127,9 @@ class SharedEncoder(FrameEncoder):
 
     def _encode_together(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
         try:
-            features = super().encode(torch.cat([self.arrived(pixels) for pixels, _ in waiting]))
+            features = super().encode(torch.cat([self.on_device(pixels) for pixels, _ in waiting]))
             self.num_batches += 1
-        except BaseException as error:  # each session learns of it; the thread goes on for the others
+        except BaseException as error:  # each session gets it; the thread continues for the others
             for _, done in waiting:
                 done.set_exception(error)
             return
@@ -136,43 +137,47 @@ class SharedEncoder(FrameEncoder):
             done.set_result(part)
 
 
-def ahead(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, None]:
-    """The items, made up to `depth` ahead in a thread of their own, so that making and using them overlap.
+class UnchangedFrames:
+    """Compares each frame with the last one that was encoded. `threshold` None: every frame is encoded."""
 
-    An error in making one comes out in its place. Leaving the iterator early ends the thread.
-    """
-    made: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(maxsize=depth)
-    left = threading.Event()
+    def __init__(self, threshold: float | None, std: Sequence[float]) -> None:
+        """`threshold`: mean absolute difference over all pixels, of 255; `std` of the transform, to undo it."""
+        if threshold is not None and not threshold > 0:
+            raise ValueError(f"skip_below must be a difference of pixels above 0 (of 255), got {threshold!r}")
+        self.threshold = threshold
+        self._scale = 255 * torch.tensor(std).view(3, 1, 1)
+        self.reset()
 
-    def put(entry: tuple[bool, Item | BaseException | None]) -> bool:
-        while not left.is_set():
-            try:
-                made.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+    def reset(self) -> None:
+        self._pixels: torch.Tensor | None = None  # (3, S, S) of the last encoded frame
+        self._features: torch.Tensor | None = None  # (1, C, g, g)
 
-    def work() -> None:
-        try:
-            for item in items:
-                if not put((True, item)):
-                    return
-            put((False, None))
-        except BaseException as error:  # handed to whoever iterates
-            put((False, error))
+    def encode(self, pixels: torch.Tensor, encoder: FrameEncoder) -> tuple[torch.Tensor, int]:
+        """Features (T, C, g, g) of pixels (T, 3, S, S), and how many frames were not encoded for them."""
+        if self.threshold is None:
+            return encoder.encode(pixels), 0
+        pixels = encoder.on_device(pixels)
+        changed, sources = self._changed(pixels)
+        parts = [] if self._features is None else [self._features]
+        parts += [encoder.encode(pixels[changed])] if changed else []
+        return torch.cat(parts)[sources], len(pixels) - len(changed)
 
-    thread = threading.Thread(target=work, name="videochat-online-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            is_item, value = made.get()
-            if is_item:
-                yield value  # type: ignore[misc]
-            elif isinstance(value, BaseException):
-                raise value
-            else:
-                return
-    finally:
-        left.set()
-        thread.join()
+    def remember(self, pixels: torch.Tensor, features: torch.Tensor) -> None:
+        """What the next batch is compared with; call it once the features have been taken in."""
+        if self.threshold is None:
+            return
+        changed, _ = self._changed(pixels)
+        if changed:
+            self._pixels, self._features = pixels[changed[-1]].clone(), features[changed[-1] : changed[-1] + 1].clone()
+
+    def _changed(self, pixels: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Frames to encode; and for each frame its place among [last encoded frame, if any] + those."""
+        last, known, scale = self._pixels, int(self._pixels is not None), self._scale.to(pixels.device)
+        changed: list[int] = []
+        sources: list[int] = []
+        for number, frame in enumerate(pixels):
+            if last is None or float(((frame - last).abs() * scale).mean()) >= (self.threshold or 0.0):
+                changed.append(number)
+                last = frame
+            sources.append(known + len(changed) - 1)
+        return changed, sources

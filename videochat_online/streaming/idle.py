@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 
 from .session import StreamingSession
@@ -54,15 +53,6 @@ class IdlePrefill:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def wait_until_ready(self, timeout: float | None = None) -> bool:
-        """Wait until every cache stands at its newest frame; False after `timeout` seconds, or after an error."""
-        until = None if timeout is None else time.monotonic() + timeout
-        while any(session.needs_prefill for session in self.sessions()):
-            if self._error is not None or (until is not None and time.monotonic() > until):
-                return False
-            time.sleep(self.interval / 4)
-        return self._error is None
-
     def _has_to_wait(self) -> bool:
         return self._stop.is_set() or self.is_busy() or any(session.is_asked for session in self.sessions())
 
@@ -72,6 +62,6 @@ class IdlePrefill:
                 for session in self.sessions():
                     if session.needs_prefill and not self._has_to_wait():
                         session.prefill(give_way=self._has_to_wait)
-        except BaseException as error:  # raised by close(), which may be far away
+        except BaseException as error:  # raised by close(), which may come much later
             log.exception("prefill in idle time has ended: questions will be slower")
             self._error = error

@@ -61,7 +61,7 @@ class OptionTree:
 
 
 def takes_mask(config: PreTrainedConfig, num_positions: int) -> bool:
-    """Whether this model's attention can be told by a mask who sees whom, over `num_positions`.
+    """Whether a mask can say to this model's attention which position sees which, over `num_positions`.
 
     Flash attention takes none, and a mask would replace the model's own sliding window where that begins to count.
     """

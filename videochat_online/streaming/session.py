@@ -1,11 +1,11 @@
 """One stream being watched: frames go in, questions are answered at any moment.
 
 A session owns ALL state of its stream (memory, dialogue, counters); model and processor are shared and never changed,
-so any number of sessions run on one model, also from several threads. Within one session `see` may go on in one thread
+so any number of sessions run on one model, also from several threads. Within one session `see` may run in one thread
 while another asks: a question is answered from what the memory held when it was asked.
 
     frame -> processor.frames -> model.encode_frames -> memory.write
-    question -> memory.read -> history.dialogue -> processor.render -> language.answer
+    question -> memory.read -> stream_dialogue -> processor.render -> language.answer
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..config import MemoryConfig
-from ..model.memory_bank import MemoryEvent, MemoryFrame, PyramidMemoryBank
-from .answering import Answer, stream_pieces
+from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
+from ..model.placement import MemoryEvents
+from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
-from .encoding import FrameEncoder
-from .history import Asked, PromptTooLong, StreamedAnswer, Turn, dialogue
-from .language import LanguageSide
-from .precedence import QuestionsFirst
-from .saving import read_session, write_session
-from .stats import SessionStats
-from .unchanged import UnchangedFrames
+from .encoding import FrameEncoder, UnchangedFrames
+from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
+from .state import SessionOptions, SessionStats, read_session, write_session
+from .threads import stream_pieces
 
 if TYPE_CHECKING:
     from ..media.transforms import Picture
@@ -41,21 +39,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class PromptTooLong(ValueError):
+    """What must be in the prompt leaves no room for an answer."""
+
+
 class StreamingSession:
     """Watches one stream with one model.
 
     Args:
         memory: shape and rule of the memory; by default what the model's config says.
-        timestamps: show the model each frame's time ("Frame3 at 1.0s: ") or only its number.
-        system_prompt: instead of the template's own system message.
-        encode_batch_size: frames that go through the encoder together in `see_many`.
         encoder: shared with other sessions, to encode their frames together (see `SharedEncoder`).
-        skip_below: do not encode a frame that differs from the last encoded one by less than this (mean over all
-            pixels, of 255); it takes that one's features. None: every frame is encoded.
-        reuse_cache: keep the language model's keys and values between questions (the answers are the same).
-        max_cache_bytes: of keys and values, how many to keep at most; None: those of the longest prompt.
-        max_prompt_tokens: of a prompt and its answer, where that is to be less than the model takes; a dialogue that
-            has grown longer loses its oldest turns.
+        options: the further fields of `SessionOptions`: timestamps, system_prompt, encode_batch_size, skip_below,
+            reuse_cache, max_cache_bytes, max_prompt_tokens.
+
+    Raises ValueError for a memory that does not fit the encoder and for options out of range.
     """
 
     def __init__(
@@ -64,29 +61,23 @@ class StreamingSession:
         processor: Processor,
         *,
         memory: MemoryConfig | None = None,
-        timestamps: bool = True,
-        system_prompt: str | None = None,
-        encode_batch_size: int = 16,
         encoder: FrameEncoder | None = None,
-        skip_below: float | None = None,
-        reuse_cache: bool = True,
-        max_cache_bytes: int | None = None,
-        max_prompt_tokens: int | None = None,
+        **options: Any,
     ) -> None:
-        if encode_batch_size < 1:
-            raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
+        fitted = (memory or model.config.memory_config).for_encoder(model.config.grid)
+        self.options = chosen = SessionOptions(fitted, **options)
+        if chosen.encode_batch_size < 1:
+            raise ValueError(f"encode_batch_size must be >= 1, got {chosen.encode_batch_size}")
         self.model, self.processor = model, processor
-        self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
-        self.timestamps, self.system_prompt = timestamps, system_prompt
-        self.encode_batch_size, self.max_prompt_tokens = encode_batch_size, max_prompt_tokens
+        self.memory = PyramidMemoryBank(fitted)
         self.encoder = encoder or FrameEncoder(model, processor)
-        self._unchanged = UnchangedFrames(skip_below, processor.transform.std)
+        self._unchanged = UnchangedFrames(chosen.skip_below, processor.transform.std)
         self.language = LanguageSide(
             model,
             processor,
-            reuse_cache=reuse_cache,
-            max_cache_bytes=max_cache_bytes,
-            max_prompt_tokens=max_prompt_tokens,
+            reuse_cache=chosen.reuse_cache,
+            max_cache_bytes=chosen.max_cache_bytes,
+            max_prompt_tokens=chosen.max_prompt_tokens,
         )
         self._state = threading.RLock()  # memory, dialogue, counters
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
@@ -100,53 +91,49 @@ class StreamingSession:
             self._prefilled: tuple[int, ...] = ()  # what `_moment` was when the cache last stood at the newest frame
             self.memory.reset()
             self.language.reset()
-            self._turns: list[Turn] = []
+            self._turns: list[AnsweredQuestion] = []
             self._num_forgotten = 0
             self._unchanged.reset()
             self._encode_seconds, self._num_skipped = 0.0, 0
-            self._last_timestamp: float | None = None
             self._last_answer: Answer | None = None
 
     # ---- watching -------------------------------------------------------------------------------------------------
 
-    def see(self, frame: Picture, timestamp: float) -> list[MemoryEvent]:
+    def see(self, frame: Picture, timestamp: float) -> MemoryEvents:
         """Take in the next frame (PIL image or uint8 (H, W, 3)) shown at `timestamp` seconds.
 
-        Returns which frames left their level for it. Raises ValueError for a bad frame or time going back; the session
-        stays as it was.
+        Returns which frames left their level for it, and in `arrivals` the level it came into. Raises ValueError for a
+        bad frame or time going back; the session stays as it was.
         """
         return self.see_many([frame], [timestamp])
 
-    def see_many(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> list[MemoryEvent]:
+    def see_many(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> MemoryEvents:
         """Take in several frames in order of time, encoded in batches; equal to `see` one by one.
 
         Where a frame is refused (ValueError), the batches before its own have been taken in.
         """
         if len(frames) != len(timestamps):
             raise ValueError(f"{len(frames)} frames came with {len(timestamps)} timestamps")
-        events: list[MemoryEvent] = []
-        for first in range(0, len(frames), self.encode_batch_size):
-            batch = slice(first, first + self.encode_batch_size)
-            events += self._see_batch(frames[batch], timestamps[batch])
+        size, events = self.options.encode_batch_size, MemoryEvents()
+        for first in range(0, len(frames), size):
+            started = time.perf_counter()
+            pixels = self.encoder.prepare(frames[first : first + size])
+            self._encode_seconds += time.perf_counter() - started
+            events.add(self.see_prepared(pixels, timestamps[first : first + size]))
         return events
 
-    def _see_batch(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> list[MemoryEvent]:
-        started = time.perf_counter()
-        pixels = self.encoder.prepare(frames)
-        self._encode_seconds += time.perf_counter() - started
-        return self.see_prepared(pixels, timestamps)
-
-    def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> list[MemoryEvent]:
+    def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
         """As `see_many` for one batch of pixels (T, 3, S, S) that `encoder.prepare` has made, in another thread say."""
         started, num_resets = time.perf_counter(), self._num_resets
+        # 1. encode, while questions can be answered
         features, skipped = self._unchanged.encode(pixels, self.encoder)
+        # 2. into the memory, whole or not at all
         with self._state:
             if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
-                return []
+                return MemoryEvents()
             events = self.memory.write(features, timestamps)
             self._unchanged.remember(pixels, features)
             self._num_skipped += skipped
-            self._last_timestamp = float(timestamps[-1])
             self._encode_seconds += time.perf_counter() - started
         return events
 
@@ -174,8 +161,8 @@ class StreamingSession:
         """
         started = time.perf_counter()
         with self._turn.question():
-            asked = self._asked(question, without_frames, max_new_tokens, started)
-            return self._answer(asked, keep, max_new_tokens=max_new_tokens, **generation).text
+            prepared = self._prepare(question, without_frames, max_new_tokens, started)
+            return self._answer(prepared, keep, max_new_tokens=max_new_tokens, **generation).text
 
     def ask_stream(
         self,
@@ -192,20 +179,19 @@ class StreamingSession:
         in between there is no answer. Leaving the iterator early ends the answer there; what was said until then is
         kept.
         """
-        asked = self._asked(question, without_frames, max_new_tokens, time.perf_counter())
-
+        prepared = self._prepare(question, without_frames, max_new_tokens, time.perf_counter())
         answers: list[Answer] = []
 
         def run(emit: Callable[[str], None], stop: threading.Event) -> None:
             options = generation | {"emit": emit, "stop": stop, "max_new_tokens": max_new_tokens}
             with self._turn.question():
-                if stop.is_set() or asked.num_resets != self._num_resets:  # nobody listens, or all is forgotten
+                if stop.is_set() or prepared.num_resets != self._num_resets:  # nobody listens, or all is forgotten
                     return
-                answers.append(self._answer(asked, keep, **options))
+                answers.append(self._answer(prepared, keep, **options))
 
-        return StreamedAnswer(asked, stream_pieces(run), answers)
+        return StreamedAnswer(prepared, stream_pieces(run), answers)
 
-    def _asked(self, question: str, without_frames: bool, max_new_tokens: int, started: float) -> Asked:
+    def _prepare(self, question: str, without_frames: bool, max_new_tokens: int, started: float) -> PreparedQuestion:
         """Memory and dialogue as they are now, with room for the answer; turns without room are forgotten."""
         with self._state:
             self._check_question(question, without_frames)
@@ -214,8 +200,8 @@ class StreamingSession:
                 log.warning("the dialogue has outgrown the prompt: its oldest %d turns are forgotten", num_dropped)
                 del self._turns[:num_dropped]
                 self._num_forgotten += num_dropped
-            seen = self.memory.num_written
-            return Asked(question, rendered, frames, seen, self._last_timestamp, started, self._num_resets)
+            seen, last = self.memory.num_written, self.memory.last_timestamp
+            return PreparedQuestion(question, rendered, frames, seen, last, started, self._num_resets)
 
     def _fitted(self, question: str, max_new_tokens: int) -> tuple[Rendered, list[MemoryFrame], int]:
         """A prompt that leaves room for the answer, its frames, and how many of the oldest turns it does without.
@@ -234,12 +220,13 @@ class StreamingSession:
             turns = turns[max(1, len(turns) // 4) :]
         return rendered, frames, len(self._turns) - len(turns)
 
-    def _answer(self, asked: Asked, keep: bool, **generation: Any) -> Answer:
-        answer = self.language.answer(asked.rendered, asked.frames, started=asked.started, **generation)
+    def _answer(self, question: PreparedQuestion, keep: bool, **generation: Any) -> Answer:
+        answer = self.language.answer(question, **generation)
         with self._state:
             self._last_answer = answer
             if keep:
-                self._turns.append(Turn(asked.question, answer.text, asked.num_seen, asked.timestamp))
+                seen, last = question.num_seen, question.timestamp
+                self._turns.append(AnsweredQuestion(question.text, answer.text, seen, last))
         return answer
 
     def prefill(self, *, give_way: Callable[[], bool] = lambda: False) -> int | None:
@@ -251,17 +238,19 @@ class StreamingSession:
         with self._turn.idle() as may:
             if not may:
                 return None
+            # 1. what any question would begin with now
             with self._state:
                 moment = self._moment
                 try:
                     rendered, frames, num_dropped = self._fitted("?", 1)
-                except PromptTooLong:  # whoever asks is told so
+                except PromptTooLong:  # the next question gets this error
                     self._prefilled = moment
                     return 0
                 other = self._rendered(self._turns[num_dropped:], "A", frames)
             if not frames:
                 return 0
-            until = num_common(rendered.ids, other.ids)  # where any question would begin
+            until = num_common(rendered.ids, other.ids)
+            # 2. compute that, in steps, until a question comes
             stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
             computed = self.language.prefill(rendered, frames, until, stop=stop)
             self._prefilled = self._prefilled if computed is None else moment
@@ -289,8 +278,9 @@ class StreamingSession:
         """
         return self._fitted(question, 1)[:2]
 
-    def _rendered(self, turns: Sequence[Turn], question: str, frames: Sequence[MemoryFrame]) -> Rendered:
-        messages = dialogue(turns, question, frames, timestamps=self.timestamps, system_prompt=self.system_prompt)
+    def _rendered(self, turns: Sequence[AnsweredQuestion], question: str, frames: Sequence[MemoryFrame]) -> Rendered:
+        timestamps, system_prompt = self.options.timestamps, self.options.system_prompt
+        messages = stream_dialogue(turns, question, frames, timestamps=timestamps, system_prompt=system_prompt)
         return self.processor.render(messages, generate=True)
 
     def score_options(self, question: str, options: Sequence[str], *, without_frames: bool = False) -> list[float]:
@@ -315,7 +305,7 @@ class StreamingSession:
     # ---- looking at the session -----------------------------------------------------------------------------------
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def turns(self) -> tuple[AnsweredQuestion, ...]:
         """The dialogue so far."""
         return tuple(self._turns)
 
@@ -330,7 +320,7 @@ class StreamingSession:
                 tokens=self.memory.num_tokens,
                 bytes=self.memory.num_bytes,
                 encode_fps=seen / self._encode_seconds if self._encode_seconds else None,
-                last_timestamp=self._last_timestamp,
+                last_timestamp=self.memory.last_timestamp,
                 questions=len(self._turns) + self._num_forgotten,
                 turns_forgotten=self._num_forgotten,
                 cache_bytes=self.language.num_bytes,
@@ -346,15 +336,8 @@ class StreamingSession:
         with self._state:
             tensors = {key: value.contiguous().cpu() for key, value in self.memory.state_dict().items()}
             about = {
-                "memory": self.memory.config.to_dict(),
+                **asdict(self.options),
                 "model": self._fingerprint(self.model),
-                "timestamps": self.timestamps,
-                "system_prompt": self.system_prompt,
-                "encode_batch_size": self.encode_batch_size,
-                "skip_below": self._unchanged.threshold,
-                "reuse_cache": self.language.reuse_cache,
-                "max_cache_bytes": self.language.cache.max_bytes,
-                "max_prompt_tokens": self.max_prompt_tokens,
                 "encode_seconds": self._encode_seconds,
                 "num_skipped": self._num_skipped,
                 "num_forgotten": self._num_forgotten,
@@ -364,32 +347,21 @@ class StreamingSession:
 
     @classmethod
     def restore(cls, model: VideoChatOnline, processor: Processor, path: str | Path) -> StreamingSession:
-        """A session that goes on where `save` left it.
+        """A session that continues where `save` left it.
 
-        Raises ValueError where the file is no session, or one of a model of another shape.
+        Raises ValueError where the file is not a session, or is one of a model of another shape.
         """
         about, tensors = read_session(path)
         if about["model"] != cls._fingerprint(model):
             raise ValueError(f"{path} is a session of a model {about['model']}, not of {cls._fingerprint(model)}")
-        session = cls(
-            model,
-            processor,
-            memory=MemoryConfig.from_dict(about["memory"]),
-            timestamps=about["timestamps"],
-            system_prompt=about["system_prompt"],
-            encode_batch_size=about["encode_batch_size"],
-            skip_below=about["skip_below"],
-            reuse_cache=about["reuse_cache"],
-            max_cache_bytes=about["max_cache_bytes"],
-            max_prompt_tokens=about.get("max_prompt_tokens"),  # older files have none
-        )
+        options = {field.name: about[field.name] for field in fields(SessionOptions) if field.name in about}
+        options["memory"] = MemoryConfig.from_dict(options["memory"])
+        session = cls(model, processor, **options)  # options that an older file does not know have their default
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if key.endswith(".features")}
         session.memory.load_state_dict({**tensors, **maps})
-        session._turns = [Turn(**turn) for turn in about["turns"]]
+        session._turns = [AnsweredQuestion(**turn) for turn in about["turns"]]
         session._encode_seconds, session._num_skipped = about["encode_seconds"], about["num_skipped"]
         session._num_forgotten = about["num_forgotten"]
-        last = float(tensors["last_timestamp"])
-        session._last_timestamp = last if session.memory.num_written else None
         return session
 
     @staticmethod

@@ -1,119 +1,57 @@
-"""Which samples stand together in a batch, for every epoch and process; and the picture a batch without one borrows.
-
-The plans themselves are data.sampler's. Here a step is shared out so that it holds the same samples on any number of
-processes: batch n of a step goes to process n mod world size.
-"""
+"""From samples to the batch that the model takes, and which of its positions bear loss. B sequences, N positions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch.utils.data import Sampler
 
-from ..data.sampler import Lengths, Plan, fill_share, grouping_plan, packing_plan, padded_plan, shuffled
-from .arguments import SettingError, TrainingConfig
+from ..data.settings import SettingError
+from .configuration import TrainingConfig
 
+if TYPE_CHECKING:
+    from ..processing import Processor
 
-@dataclass(frozen=True)
-class BatchPlan:
-    """What every epoch's steps are made of."""
+IGNORE = -100
+"""Label of a position without loss."""
 
-    lengths: Lengths
-    """Tokens of each sample, estimated."""
-    config: TrainingConfig
-    batches_per_step: int
-    """Over all processes."""
-    packed: Plan | None = None
-    """With packing: the same batches in every epoch."""
-
-    def batches(self, epoch: int) -> Plan:
-        """An epoch's batches; neighbours make up a step, the order of steps is `ProcessBatches`' business."""
-        if self.packed is not None:
-            return self.packed
-        seed, size = self.config.seed * 1_000_003 + epoch, self.config.batch_size
-        if self.config.batching == "grouped":
-            return grouping_plan(self.lengths, size, seed=seed, num_ranks=self.batches_per_step)
-        return padded_plan(shuffled(len(self.lengths), f"{seed}/shuffling"), size)
-
-    @property
-    def num_batches(self) -> int:
-        return -(-len(self.lengths) // self.config.batch_size) if self.packed is None else len(self.packed)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of one epoch."""
-        return -(-self.num_batches // self.batches_per_step)
-
-    @property
-    def padding_share(self) -> float:
-        """Of the first epoch's positions, by the estimated lengths."""
-        return 1 - fill_share(np.minimum(self.lengths, self.config.max_length), self.batches(0))
+Collator = Callable[[list[Any]], dict[str, Any]]
 
 
-class ProcessBatches(Sampler[list[int]]):
-    """The share of one process in each epoch's batches: whole steps in a new random order, batch after batch.
+def make_collator(config: TrainingConfig, processor: Processor) -> Collator:
+    """Padded batches, or packed ones whose borders the language model reads off the positions.
 
-    All steps are of one size: where the batches do not fill the last one, the first of the plan are used once more.
-    A process holds the plan and the order of its steps, whatever the number of processes.
+    Flash attention reads them in a single sequence only, which may then be longer than --max-length. Raises
+    SettingError for a tokenizer that has no token to pad with.
     """
+    from ..data.collator import PackingCollator, PaddingCollator
 
-    def __init__(self, plan: BatchPlan, *, world_size: int = 1, rank: int = 0) -> None:
-        self.plan = plan
-        self.places = range(rank, plan.batches_per_step, world_size)  # this process's batches of a step
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.plan.num_steps * len(self.places)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        batches, size = self.plan.batches(self.epoch), self.plan.batches_per_step
-        for step in shuffled(self.plan.num_steps, f"{self.plan.config.seed}/{self.epoch}/order").tolist():
-            for place in self.places:
-                yield batches[(step * size + place) % len(batches)]
+    tokenizer = processor.tokenizer
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if pad is None:
+        raise SettingError(f"--model {config.model}: its tokenizer has neither a padding token nor an end of text")
+    if config.batching != "packed":
+        return PaddingCollator(pad)
+    one_sequence = config.attention == "flash_attention_2"
+    return PackingCollator(pad, 2**31 if one_sequence else config.max_length, attention="positions")
 
 
-def accumulation(config: TrainingConfig, world_size: int, samples_per_batch: float) -> int:
-    """Batches each process adds up for one step.
+class Collate:
+    """The data set's collator, counts for the log, and a borrowed picture for batches of text alone."""
 
-    With packing a step holds --global-batch-size samples in the mean, as nearly as whole batches on all processes
-    allow. Without, the numbers must divide; SettingError where they do not.
-    """
-    if config.batching == "packed":
-        return max(1, round(config.global_batch_size / (samples_per_batch * world_size)))
-    at_once = world_size * config.batch_size
-    if config.global_batch_size % at_once:
-        raise SettingError(
-            f"--global-batch-size {config.global_batch_size} must be a multiple of --batch-size {config.batch_size} "
-            f"times the {world_size} processes"
-        )
-    return config.global_batch_size // at_once
+    def __init__(self, collator: Collator, image_size: int, image_token_id: int) -> None:
+        self.collator = collator
+        self.image_size = image_size
+        self.image_token_id = image_token_id
 
-
-def make_plan(config: TrainingConfig, lengths: Lengths, world_size: int, *, boundary: int | None = None) -> BatchPlan:
-    """The plan of a run over samples of these lengths.
-
-    Args:
-        boundary: with packing, samples of more tokens than this are kept apart from shorter ones (see `packing_plan`).
-
-    Raises SettingError for an empty data set and for numbers that do not divide.
-    """
-    if not len(lengths):
-        raise SettingError("--data holds no samples")
-    lengths = np.asarray(lengths)
-    packed, per_batch = None, float(config.batch_size)
-    if config.batching == "packed":
-        packed = packing_plan(
-            lengths, config.max_length, batch_size=config.batch_size, seed=config.seed, boundary=boundary
-        )
-        per_batch = len(lengths) / len(packed)
-    return BatchPlan(lengths, config, world_size * accumulation(config, world_size, per_batch), packed)
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        batch = self.collator(examples)
+        counts = {
+            "num_tokens": sum(len(example.input_ids) for example in examples),
+            "num_images": sum(len(example.image_grids) for example in examples),
+        }
+        return counts | with_picture(batch, image_size=self.image_size, image_token_id=self.image_token_id)
 
 
 def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: int) -> dict[str, Any]:
@@ -129,8 +67,25 @@ def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: i
         return dict(batch)
     ids = batch["input_ids"]  # (B, N)
     column = ids.new_zeros(len(ids), 1)
-    extra = {"input_ids": column.clone(), "labels": column - 100, "attention_mask": column, "position_ids": column}
+    extra = {"input_ids": column.clone(), "labels": column + IGNORE, "attention_mask": column, "position_ids": column}
     extra["input_ids"][0] = image_token_id
     longer = {key: torch.cat([batch[key], extra[key]], dim=1) for key in extra if batch.get(key) is not None}
     pixel_values = torch.zeros(1, 3, image_size, image_size)
     return {**batch, **longer, "pixel_values": pixel_values, "image_grids": torch.ones(1, dtype=torch.long)}
+
+
+def num_targets(batch: Mapping[str, Any]) -> int:
+    """Loss-bearing tokens of a batch: labels (B, N), each predicted at the position before it."""
+    return int((batch["labels"][:, 1:] != IGNORE).sum())
+
+
+def next_tokens(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels (B, N) -> the next token's at the K positions that need logits (B, K), and those positions (K,).
+
+    At least one position is kept, so that a batch without loss still goes through the whole model.
+    """
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    wanted = (targets != IGNORE).any(dim=0)
+    wanted[0] |= ~wanted.any()
+    positions = wanted.nonzero()[:, 0]
+    return targets[:, positions], positions

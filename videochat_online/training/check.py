@@ -1,123 +1,170 @@
-"""`--check`: everything that can be known before a run starts, on any machine; trains nothing and writes nothing."""
+"""`--check`: everything that can be known before a run starts, on any machine; trains nothing and writes nothing.
+
+Steps, tokens, what trains, memory on each GPU, room on the disk, and all problems in one report.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import SettingError, TrainingConfig
-from .batches import BatchPlan, make_plan
-from .checkpoints import ResumeError, choose_checkpoint
-from .counts import count_steps
-from .distributed import check_packages, zero_stage
-from .plan import (
-    checkpoint_bytes,
-    count,
-    disk_problem,
-    estimate_memory,
-    largest_load,
-    memory_text,
-    model_rows,
-    steps_text,
-)
-from .run import make_dataset, rope_boundary
+import numpy as np
+
+from ..config import scheduled_grids, tokens_of_grid
+from ..data.sampler import Lengths
+from .checkpoints import choose_checkpoint
+from .configuration import TrainingConfig
+from .distributed import check_packages, uses_bf16, zero_stage
+from .memory import Load, MemoryEstimate, estimate
+from .parts import PartRow, choose_parts, part_rows, parts_table
+from .plan import TrainingPlan, counted, judge, make_plan, steps_text
+from .record import check_record, describe_data
+from .run import Say, make_dataset, rope_boundary
 
 if TYPE_CHECKING:
     from ..model_config import VideoChatOnlineConfig
 
-Say = Callable[[str], None]
+GIB = 2**30
 
 
 def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
-    """Print the plan and all problems; 1 where there are any.
+    """Print the plan and all problems; 1 where there are any."""
+    from ..data.check import check_lists
+    from ..data.commands import as_table
+    from ..model.weights import load_config
+    from ..processing import Processor, model_place
 
-    1. settings and packages 2. the model's config 3. the data lists and every file they name 4. steps 5. memory, disk.
-    """
     problems: list[str] = []
-    _settings(config, problems)
-    model_config = _model_config(config, problems)
-    data_is_whole = _data(config, problems, say)
-    plan = _plan(config, model_config, num_processes, problems) if model_config and data_is_whole else None
-    if plan is not None:
-        say(steps_text(count_steps(plan), config, num_processes))
+    warnings: list[str] = []
+    model_config: VideoChatOnlineConfig | None = None
+    plan: TrainingPlan | None = None
+    # 1. settings, packages, the checkpoint to resume
+    for step in (config.check_complete, lambda: check_packages(config), lambda: zero_stage(config)):
+        with noted(problems):
+            step()
+    with noted(problems):
+        checkpoint = choose_checkpoint(config.resume, config.run_folder, problems.append)
+        if checkpoint is not None:
+            check_record(config, checkpoint, problems.append, describe_data(config))
+    # 2. the model's config
+    with noted(problems, f"--model {config.model}: "):
+        model_config = load_config(model_place(config.model))
+    # 3. the data lists and every file they name
+    report = check_lists(config.data, num_workers=config.num_workers) if config.data else None
+    if report is not None:
+        say(as_table(report))
+        problems += [f"--data: {len(report.problems)} problems, listed above"] if report.problems else []
+    # 4. steps
+    if model_config is not None and report is not None and not report.problems:
+        with noted(problems):
+            processor = Processor.from_pretrained(model_place(config.model), model_config)
+            lengths = make_dataset(config, processor, model_config).lengths
+            plan = make_plan(config, lengths, num_processes, boundary=rope_boundary(model_config))
+            say(steps_text(plan, num_processes))
+            wrong, odd = judge(plan)
+            problems += wrong
+            warnings += odd
+    # 5. what trains, memory, disk
     if model_config is not None:
-        _model(config, model_config, num_processes, plan, problems, say)
-    lines = [f"{count(len(problems), 'problem')}:", *(f"  {one}" for one in problems)]
-    say("\n".join(lines) if problems else "no problems")
+        with noted(problems):
+            _say_memory(config, model_config, num_processes, plan.lengths if plan else (), say)
+    for what, found in (("warning", warnings), ("problem", problems)):
+        if found:
+            say("\n".join([f"{counted(len(found), what)}:", *(f"  {one}" for one in found)]))
+    if not problems:
+        say("no problems")
     return 1 if problems else 0
 
 
-def _settings(config: TrainingConfig, problems: list[str]) -> None:
-    for step in (config.check_complete, lambda: check_packages(config), lambda: zero_stage(config)):
-        try:
-            step()
-        except (SettingError, ImportError) as error:
-            problems.append(str(error))
+@contextmanager
+def noted(problems: list[str], where: str = "") -> Iterator[None]:
+    """Note what is wrong, and let the report continue."""
     try:
-        choose_checkpoint(config.resume, config.run_folder, problems.append)
-    except ResumeError as error:
-        problems.append(str(error))
+        yield
+    except (ValueError, ImportError) as error:
+        problems.append(f"{where}{error}")
 
 
-def _model_config(config: TrainingConfig, problems: list[str]) -> VideoChatOnlineConfig | None:
-    from ..model.weights import load_config
-    from ..processing import model_place
-
-    try:
-        return load_config(model_place(config.model))
-    except ValueError as error:
-        problems.append(f"--model {config.model}: {error}")
-        return None
-
-
-def _data(config: TrainingConfig, problems: list[str], say: Say) -> bool:
-    """Counts of the lists; whether everything in them is right."""
-    from ..data.check import check_lists
-    from ..data.commands import as_table
-
-    if not config.data:
-        return False
-    report = check_lists(config.data, num_workers=config.num_workers)
-    say(as_table(report))
-    if report.problems:
-        problems.append(f"--data: {len(report.problems)} problems, listed above")
-    return not report.problems
-
-
-def _plan(
-    config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, problems: list[str]
-) -> BatchPlan | None:
-    from ..processing import Processor, model_place
-
-    try:
-        processor = Processor.from_pretrained(model_place(config.model), model_config)
-        lengths = make_dataset(config, processor, model_config).lengths
-        return make_plan(config, lengths, num_processes, boundary=rope_boundary(model_config))
-    except ValueError as error:
-        problems.append(str(error))
-        return None
-
-
-def _model(
-    config: TrainingConfig,
-    model_config: VideoChatOnlineConfig,
-    num_processes: int,
-    plan: BatchPlan | None,
-    problems: list[str],
-    say: Say,
+def _say_memory(
+    config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, lengths: Lengths, say: Say
 ) -> None:
-    """What trains, the memory it takes, and the room that checkpoints need."""
-    from .parts import parts_table
-
-    try:
-        rows = model_rows(model_config, config)
-    except (SettingError, ImportError) as error:
-        problems.append(str(error))
-        return
+    """What trains, the memory it takes, the room for checkpoints. Raises ValueError where the disk has none."""
+    rows = model_rows(model_config, config)
     say(parts_table(rows))
-    load = largest_load(model_config, config, plan.lengths if plan else ())
-    say(memory_text(estimate_memory(rows, model_config, config, num_processes, load), config, num_processes, load))
+    load = largest_load(model_config, config, lengths)
+    say(memory_text(estimate(rows, model_config, config, num_processes, load), config, num_processes, load))
     each = checkpoint_bytes(rows, config)
-    say(f"checkpoints      {each / 2**30:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
+    say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
     if config.output_dir and (problem := disk_problem(each * (config.keep_checkpoints + 1), config.run_folder)):
-        problems.append(f"--output-dir: {problem}")
+        raise ValueError(f"--output-dir: {problem}")
+
+
+def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
+    """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
+    import torch
+
+    from ..model.videochat import VideoChatOnline
+
+    with torch.device("meta"):
+        model = VideoChatOnline(model_config)
+        choose_parts(model, config)
+    return part_rows(model, config)
+
+
+def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Lengths = ()) -> Load:
+    """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
+    memory, num_frames = model_config.memory_config, config.num_frames
+    film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
+    if config.batching == "packed":
+        tokens = config.batch_size * config.max_length
+        return Load(tokens, max(num_frames, num_frames * tokens // film))
+    longest = min(int(np.max(lengths)) if len(lengths) else config.max_length, config.max_length)
+    return Load(config.batch_size * longest, config.batch_size * num_frames)
+
+
+def checkpoint_bytes(rows: list[PartRow], config: TrainingConfig) -> float:
+    """One checkpoint: the weights, Adam's moments, and with ZeRO its own copy of both."""
+    weights, trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
+    if zero_stage(config):
+        return (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
+    return 4 * weights + 8 * trained
+
+
+def disk_problem(needed: float, folder: Path) -> str | None:
+    """What to say where a folder has no room for `needed` bytes."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free >= needed:
+        return None
+    return f"{place} has {free / GIB:.1f} GiB free, the checkpoints of this run take {needed / GIB:.1f} GiB"
+
+
+def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: int, load: Load) -> str:
+    """The estimate as a table, GiB."""
+    on, off = ("with", "without") if config.gradient_checkpointing else ("without", "with")
+    number = "bf16" if uses_bf16(config) else "fp32"
+    rows: list[tuple[str, float, str]] = [
+        ("weights", memory.weights, ""),
+        ("gradients", memory.gradients, ""),
+        ("optimizer", memory.optimizer, ""),
+        ("casts", memory.casts, ""),
+        (
+            "activations",
+            memory.activations,
+            f"{on} gradient checkpointing ({off}: {memory.other_activations / GIB:.2f})",
+        ),
+        ("logits", memory.logits, ""),
+        ("reserve", memory.reserve, ""),
+        ("total", memory.total, ""),
+    ]
+    place = "of each process" if config.cpu else "on each GPU"
+    head = (
+        f"memory {place}, estimated, GiB ({config.strategy}, {counted(num_processes, 'process')}, {number}; a batch "
+        f"of {counted(load.num_tokens, 'token')} and {counted(load.num_pictures, 'picture')})"
+    )
+    return "\n".join([head, *(f"  {name:12} {size / GIB:8.2f}  {note}".rstrip() for name, size, note in rows)])

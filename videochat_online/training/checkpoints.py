@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import files_below, flush_folder, flush_tree, write_json
+from ..files import files_below, flush_tree, replace_folder, write_json
 
 MARKER = "complete.json"
 STAGING = ".saving"
@@ -28,7 +29,7 @@ WRITE_ERRORS = (
 
 
 class ResumeError(ValueError):
-    """A checkpoint that cannot be gone on from."""
+    """A checkpoint that cannot be resumed."""
 
 
 class SaveError(ValueError):
@@ -37,14 +38,14 @@ class SaveError(ValueError):
 
 @dataclass(frozen=True)
 class RunShape:
-    """How a run was shared out. A checkpoint goes on exactly only in the same shape."""
+    """How a run is shared out. A checkpoint is resumed exactly only in the same shape."""
 
     world_size: int
     strategy: str
     batch_size: int
     """Samples (packed: sequences) one process takes at once."""
     accumulation: int
-    """Times it does so for one step."""
+    """Steps of gradient accumulation."""
 
     @property
     def batches_per_step(self) -> int:
@@ -70,10 +71,7 @@ def finish(staged: Path, folder: Path, step: int, shape: RunShape) -> None:
     flush_tree(staged)
     sizes = {str(path.relative_to(staged)): path.stat().st_size for path in files_below(staged)}
     write_json(staged / MARKER, {"step": step, "shape": asdict(shape), "files": sizes})
-    if folder.exists():  # left by an earlier life of this run, which went on from a step before it
-        shutil.rmtree(folder)
-    staged.rename(folder)
-    flush_folder(folder.parent)
+    replace_folder(staged, folder)  # one may be left of an earlier life of this run, which resumed before it
 
 
 def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
@@ -104,11 +102,11 @@ def problem_of(folder: Path) -> str | None:
 
 
 def choose_checkpoint(resume: str, run_folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint to go on from, None for a fresh start.
+    """The checkpoint to resume from, None for a fresh start.
 
     Args:
         resume: never, auto, or a checkpoint's folder.
-        say: told which incomplete checkpoints are passed over, and why.
+        say: prints which incomplete checkpoints are skipped, and why.
 
     Raises ResumeError for `never` in a folder that holds checkpoints, and for a named one that is incomplete or older
     than others of the run's folder.
@@ -118,22 +116,22 @@ def choose_checkpoint(resume: str, run_folder: Path, say: Callable[[str], None])
         if found:
             name = found[-1].folder.name
             raise ResumeError(
-                f"{run_folder} already holds {name}: go on with --resume auto, or take another --output-dir"
+                f"{run_folder} already holds {name}: resume it with --resume auto, or choose another --output-dir"
             )
         return None
     if resume != "auto":
         named = _named_checkpoint(Path(resume))
         if later := [one.folder.name for one in found if one.step > named.step and not one.problem]:
             raise ResumeError(
-                f"--resume {resume}: {run_folder} also holds {', '.join(later)}, later ones: go on from the last with "
-                "--resume auto, or move them away, or take another --output-dir"
+                f"--resume {resume}: {run_folder} also holds {', '.join(later)}, later ones: resume the last with "
+                "--resume auto, or move them away, or choose another --output-dir"
             )
         return named
     for checkpoint in found:
         if checkpoint.problem:
-            say(f"passing over {checkpoint.folder}: {checkpoint.problem}")
+            say(f"skipping {checkpoint.folder}: {checkpoint.problem}")
     for left in sorted(run_folder.glob(f"{STAGING}/checkpoint-*")):
-        say(f"passing over {left.name}, which was being written when the run ended ({left})")
+        say(f"skipping {left.name}, which was being written when the run ended ({left})")
     whole = [checkpoint for checkpoint in found if not checkpoint.problem]
     return whole[-1] if whole else None
 
@@ -148,7 +146,7 @@ def _named_checkpoint(folder: Path) -> Checkpoint:
 
 
 def check_shape(checkpoint: Checkpoint, shape: RunShape) -> None:
-    """Raise ResumeError where a run of this shape cannot go on exactly from a checkpoint."""
+    """Raise ResumeError where a run of this shape cannot exactly resume a checkpoint."""
     before = RunShape(**checkpoint.marker["shape"])
     if before == shape:
         return
@@ -157,7 +155,7 @@ def check_shape(checkpoint: Checkpoint, shape: RunShape) -> None:
     if sharded or not same_steps:
         raise ResumeError(
             f"{checkpoint.folder} was written by {_describe(before)}; this is {_describe(shape)}. "
-            "Sharded runs (zero1 to fsdp) go on only on as many processes; ddp needs the same samples in each step"
+            "Sharded runs (zero1 to fsdp) resume only on as many processes; ddp needs the same samples in each step"
         )
 
 
@@ -181,9 +179,16 @@ def is_write_error(error: BaseException) -> bool:
     return isinstance(error, OSError) or any(text in str(error) for text in WRITE_ERRORS)
 
 
-def write_failure(error: BaseException, what: Path, run_folder: Path) -> SaveError:
-    """The error a user sees where `what` could not be written."""
-    whole = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.problem]
-    free = shutil.disk_usage(run_folder).free / 2**30
-    left = f"{whole[-1].folder} is whole: go on from it with --resume auto" if whole else "no earlier checkpoint exists"
-    return SaveError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}")
+@contextmanager
+def full_disk_named(what: Path, run_folder: Path, staging: Path) -> Iterator[None]:
+    """Raise SaveError where `what` cannot be written, naming what is left; the files in `staging` go then."""
+    try:
+        yield
+    except Exception as error:
+        if not is_write_error(error):
+            raise
+        shutil.rmtree(staging, ignore_errors=True)  # what was written of it only takes room
+        whole = [one.folder for one in find_checkpoints(run_folder) if not one.problem]
+        free = shutil.disk_usage(run_folder).free / 2**30
+        left = f"{whole[-1]} is whole: resume it with --resume auto" if whole else "no earlier checkpoint exists"
+        raise SaveError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}") from error

@@ -1,19 +1,33 @@
-"""`videochat-online train` and `python -m videochat_online.training`: the same flags, the same run."""
+"""`videochat-online train` and `python -m videochat_online.training`: the same flags, the same run.
+
+Settings <- preset <- json or yaml file <- flags. Flags, their help and the checks of a file come from the fields of
+TrainingConfig; unknown names fail with the nearest known ones.
+"""
 
 from __future__ import annotations
 
 import argparse
+import ast
+import difflib
+import inspect
+import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
-from .resolve import FlagParser, add_setting_flags, resolve
+from ..data.settings import DataSettings, SettingError, flag
+from .configuration import FIELDS, FINETUNE_SMALL, PRESETS, TrainingConfig, is_small
 
 DESCRIPTION = "Train a model on data-set lists. Settings come from --preset, then --config, then flags."
 EPILOG = (
     "example: videochat-online train --preset stage2 --model pocket --data list.json --output-dir runs/mine --check. "
     "On several GPUs: torchrun --nproc-per-node 8 -m videochat_online.training --preset stage1 --strategy zero1 ..."
 )
+PRESET_HELP = "start from named settings: finetune for tens to thousands of samples, the others are the paper's stages"
+METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X"}
 
 
 def add_train_command(commands: Any) -> None:
@@ -40,15 +54,17 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from .check import check
     from .distributed import is_main_process, world_size
-    from .run import run
 
     config = resolve(options)
     if options.check:
+        from .check import check
+
         if options.num_processes is not None and options.num_processes < 1:
             raise ValueError(f"--num-processes must be at least 1, got {options.num_processes}")
         return check(config, options.num_processes or world_size(), say)
+    from .run import run
+
     return run(config, say if is_main_process() else be_quiet)
 
 
@@ -71,3 +87,121 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+
+
+class FlagParser(argparse.ArgumentParser):
+    """argparse that answers a flag it does not know with the ones that look like it."""
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(None if args is None else list(args), namespace)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
+            self.error(f"unknown flag {wrong}{did_you_mean(wrong, flags)}")
+        return options
+
+
+def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    """--preset, --config and a flag for each field of TrainingConfig. A flag that is not given leaves no trace."""
+    parser.add_argument("--preset", choices=tuple(PRESETS), help=PRESET_HELP)
+    parser.add_argument("--config", metavar="FILE", help="json or yaml file of settings, between preset and flags")
+    hints = get_type_hints(TrainingConfig)
+    titles = {TrainingConfig: "settings (they override those of --preset and --config)", DataSettings: "of the data"}
+    for owner, title in titles.items():
+        group, helps = parser.add_argument_group(title), field_texts(owner)
+        for field in fields(owner):
+            if field.name in owner.__annotations__:  # its own, not those of DataSettings
+                _add_flag(group, field, hints[field.name], helps.get(field.name, ""))
+
+
+def _add_flag(group: Any, field: Field[Any], hint: Any, text: str) -> None:
+    shown = "" if field.default in (MISSING, None, "", ()) else f" (default: {field.default})"
+    text = (text + shown).replace("%", "%%")
+    common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
+    hint = _without_none(hint)
+    if hint is bool:
+        group.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **common)
+    elif get_origin(hint) is tuple:
+        group.add_argument(flag(field.name), nargs="+", metavar="LIST", **common)
+    elif choices := get_args(hint):
+        group.add_argument(flag(field.name), choices=choices, **common)
+    else:
+        group.add_argument(flag(field.name), type=hint, metavar=METAVARS[hint], **common)
+
+
+def _without_none(hint: Any) -> Any:
+    """`int | None` -> int."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    return kinds[0] if type(None) in get_args(hint) else hint
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """The text under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    texts = {}
+    for field, text in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            texts[ast.unparse(field.target)] = str(text.value.value)
+    return texts
+
+
+def resolve(options: argparse.Namespace) -> TrainingConfig:
+    """The settings that parsed flags ask for. Raises SettingError for unknown names and impossible values."""
+    given = {name: value for name, value in vars(options).items() if name in FIELDS}
+    preset = PRESETS[options.preset] if options.preset else {}
+    from_file = read_settings(options.config) if options.config else {}
+    values = {**preset, **from_file, **given}
+    if options.preset == "finetune" and is_small(values["model"]):
+        values = {**preset, **FINETUNE_SMALL, **from_file, **given}
+    return TrainingConfig(**values)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings of a json or yaml file. Raises SettingError: no readable file, unknown names, wrong types."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"--config {path} cannot be read: {error}") from error
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise SettingError(f"--config {path} must hold names and values, got a {type(values).__name__}")
+    hints = get_type_hints(TrainingConfig)
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise SettingError(f"{path}: unknown setting {name!r}{did_you_mean(str(name), FIELDS)}")
+        if value is not None or type(None) not in get_args(hints[name]):
+            values[name] = _as_type(value, _without_none(hints[name]), f"{path}: {name}")
+    return values
+
+
+def _parse(text: str, path: str) -> Any:
+    import yaml  # type: ignore[import-untyped]
+
+    kind = "json" if path.endswith(".json") else "yaml"
+    try:
+        return json.loads(text) if kind == "json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"--config {path} is not valid {kind}: {error}") from error
+
+
+def _as_type(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the field wants it; an integer is a float, "1e-4" (a text in yaml) too; else kinds must agree."""
+    if get_origin(hint) is tuple:
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        raise SettingError(f"{where} must be a list of texts, got {value!r}")
+    kind = str if get_args(hint) else hint
+    if kind is float and not isinstance(value, bool) and isinstance(value, (int, str)):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise SettingError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """'; did you mean a or b?', or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

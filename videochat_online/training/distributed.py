@@ -1,22 +1,22 @@
-"""From our settings to transformers' TrainingArguments: how many processes, who holds what, which number format.
+"""From our settings to accelerate: how many processes, who holds what, which number format.
 
 torchrun tells each process its place through the environment (WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, ...).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.settings import SettingError
 from ..extras import lacks
 from ..shipped import shipped
-from .arguments import STRATEGIES, SettingError, TrainingConfig
+from .configuration import STRATEGIES, TrainingConfig
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from accelerate import Accelerator
 
 
 def world_size() -> int:
@@ -43,15 +43,17 @@ def uses_bf16(config: TrainingConfig) -> bool:
     return config.precision == "bf16"
 
 
+def uses_deepspeed(config: TrainingConfig) -> bool:
+    return config.strategy not in ("ddp", "fsdp")
+
+
 def zero_stage(config: TrainingConfig) -> int:
     """The ZeRO stage of --strategy; 0 without DeepSpeed."""
-    if config.strategy in ("ddp", "fsdp"):
-        return 0
-    return int(deepspeed_settings(config)["zero_optimization"]["stage"])
+    return int(deepspeed_settings(config)["zero_optimization"]["stage"]) if uses_deepspeed(config) else 0
 
 
 def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
-    """The DeepSpeed file of --strategy. Raises SettingError where there is none or it sets no ZeRO stage."""
+    """The DeepSpeed file of --strategy. Raises SettingError where it sets no ZeRO stage, or an optimizer."""
     named = config.strategy in STRATEGIES
     path = shipped(f"shell/deepspeed/{config.strategy}.json") if named else Path(config.strategy)
     try:
@@ -62,6 +64,9 @@ def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         where = f"--strategy {config.strategy}: {path}"
         raise SettingError(f"{where} sets no zero_optimization.stage ({error!r})") from error
+    for name in ("optimizer", "scheduler"):
+        if name in settings:
+            raise SettingError(f"--strategy {config.strategy}: {path} must set no {name}: the flags do")
     return settings
 
 
@@ -69,12 +74,12 @@ def check_packages(config: TrainingConfig) -> None:
     """Raise SettingError for what the settings need and this machine lacks; for a package with its install command."""
     needed = {"tensorboard": config.tracker == "tensorboard", "wandb": config.tracker == "wandb"}
     needed["peft"] = "lora" in config.vision + config.llm
-    needed["deepspeed"] = config.strategy not in ("ddp", "fsdp")
+    needed["deepspeed"] = uses_deepspeed(config)
     for package, is_needed in needed.items():
         if is_needed and (problem := lacks(package)):
             raise SettingError(f"for these settings {problem}")
     if config.strategy == "fsdp" and uses_cpu(config):
-        raise SettingError("--strategy fsdp needs CUDA devices: on the CPU transformers would quietly train with ddp")
+        raise SettingError("--strategy fsdp needs CUDA devices: on the CPU accelerate would quietly train with ddp")
 
 
 def check_launcher(config: TrainingConfig) -> None:
@@ -86,64 +91,52 @@ def check_launcher(config: TrainingConfig) -> None:
         )
 
 
-def trainer_arguments(config: TrainingConfig, accumulation: int) -> TrainingArguments:
-    """The TrainingArguments of these settings; making them joins the process group under torchrun."""
-    from transformers import TrainingArguments
+def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Accelerator:
+    """What holds the processes together; making it joins the process group under torchrun. One for each process."""
+    from accelerate import Accelerator
+    from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 
-    on_cpu = uses_cpu(config)
-    if config.strategy not in ("ddp", "fsdp") and on_cpu:
-        _prepare_deepspeed_on_cpu()
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    settings: dict[str, Any] = dict(
-        output_dir=config.output_dir,
-        seed=config.seed,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        adam_epsilon=config.adam_epsilon,
-        max_grad_norm=config.max_grad_norm,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=accumulation,
-        bf16=uses_bf16(config),
-        use_cpu=on_cpu,
-        dataloader_num_workers=config.num_workers,
-        save_strategy="steps",
-        save_steps=config.save_every,
-        save_total_limit=config.keep_checkpoints,
-        logging_steps=config.log_every,
-        logging_nan_inf_filter=False,  # a loss that is not a number is to be seen
-        report_to="wandb" if config.tracker == "wandb" else "none",  # TensorBoard's curves are monitor.Curves
-        run_name=config.run_folder.name,
-        disable_tqdm=not is_main_process(),
-        remove_unused_columns=False,
-        label_names=["labels"],
-        ddp_backend="gloo" if on_cpu and world_size() > 1 else None,
-        ddp_find_unused_parameters=False,
-        **{checkpointing: config.gradient_checkpointing and config.strategy != "fsdp"},
-        **{f"{checkpointing}_kwargs": {"use_reentrant": False}},
-        **_sharding(config),
-    )
-    return TrainingArguments(**settings)
-
-
-def _sharding(config: TrainingConfig) -> dict[str, Any]:
-    if config.strategy == "ddp":
-        return {}
+    on_cpu, sharding = uses_cpu(config), {}
     if config.strategy == "fsdp":
-        settings = {"version": 2, "state_dict_type": "FULL_STATE_DICT"}  # wraps the layers the model names itself
-        return {"fsdp": True, "fsdp_config": settings | {"activation_checkpointing": config.gradient_checkpointing}}
-    return {"deepspeed": deepspeed_settings(config)}
+        sharding["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            state_dict_type="FULL_STATE_DICT",
+            auto_wrap_policy="transformer_based_wrap",  # wraps the layers the model names itself
+            activation_checkpointing=config.gradient_checkpointing,
+        )
+    elif uses_deepspeed(config):
+        if on_cpu:
+            _prepare_deepspeed_on_cpu()
+        sharding["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=filled_in(config, gradient_accumulation))
+    return Accelerator(
+        cpu=on_cpu and not uses_deepspeed(config),  # see _prepare_deepspeed_on_cpu
+        mixed_precision="bf16" if uses_bf16(config) else "no",
+        gradient_accumulation_steps=gradient_accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        **sharding,
+    )
+
+
+def filled_in(config: TrainingConfig, gradient_accumulation: int) -> dict[str, Any]:
+    """The DeepSpeed file with our settings in it. Raises SettingError where it asks for others."""
+    settings = deepspeed_settings(config)
+    ours = {
+        "train_micro_batch_size_per_gpu": config.batch_size,
+        "gradient_accumulation_steps": gradient_accumulation,
+        "train_batch_size": config.batch_size * gradient_accumulation * world_size(),
+        "gradient_clipping": config.max_grad_norm,
+    }
+    for name, value in ours.items():
+        if settings.get(name, "auto") not in ("auto", value):
+            raise SettingError(f"--strategy {config.strategy}: {name} is {settings[name]!r} there, and {value!r} here")
+    return {**settings, **ours, "bf16": {**settings.get("bf16", {}), "enabled": uses_bf16(config)}}
 
 
 def _prepare_deepspeed_on_cpu() -> None:
     """DeepSpeed's shared-memory operator would be compiled for minutes on first use; gloo does without it."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
+    from accelerate.state import PartialState
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    PartialState(cpu=True)  # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .arguments import TrainingConfig
-from .checkpoints import is_write_error, write_failure
+from ..files import flush_tree, replace_folder
+from .checkpoints import full_disk_named
+from .configuration import TrainingConfig
 from .distributed import uses_bf16
-from .files import flush_folder, flush_tree
-from .lora import merge_lora
+from .log import LOG_FILE
+from .parts import merge_lora
+from .state import TrainState, spaced
 
 if TYPE_CHECKING:
     import torch
@@ -23,40 +25,38 @@ FOLDER = "model"
 STAGING = ".saving-model"
 
 
-def export(trainer: Any, config: TrainingConfig) -> Path:
-    """Write the model of a trainer into the run's folder `model/`, whole or not at all. For all processes together.
+def export(state: TrainState, config: TrainingConfig) -> Path:
+    """Write a run's model into its folder model/, whole or not at all. For all processes together.
 
-    Raises SaveError where the disk takes no more.
+    Raises SaveError where the disk takes no more, ValueError where nothing was learned.
     """
-    folder = config.run_folder / FOLDER
-    weights = gather_weights(trainer)
-    if trainer.args.should_save:
-        try:
-            write_model(
-                trainer.accelerator.unwrap_model(trainer.model).config, weights, trainer.processor, config, folder
-            )
-        except Exception as error:
-            if not is_write_error(error):
-                raise
-            shutil.rmtree(config.run_folder / STAGING, ignore_errors=True)
-            raise write_failure(error, folder, config.run_folder) from error
-    trainer.accelerator.wait_for_everyone()
+    folder, weights = config.run_folder / FOLDER, state.weights()
+    if state.accelerator.is_main_process:
+        check_weights_changed(state.begun, weights, config)
+        with full_disk_named(folder, config.run_folder, config.run_folder / STAGING):
+            write_model(state.model.config, weights, state.processor, config, folder)
+    state.accelerator.wait_for_everyone()
     return folder
 
 
-def gather_weights(trainer: Any) -> dict[str, torch.Tensor]:
-    """All weights under the model's own keys, from wherever they are sharded; the main process's is the whole one."""
-    wrapped = trainer.model_wrapped
-    if (trainer.is_deepspeed_enabled and wrapped is not trainer.model) or is_sharded(wrapped):
-        return trainer.accelerator.get_state_dict(wrapped)
-    return trainer.model.state_dict()
+def check_weights_changed(
+    begun: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], config: TrainingConfig
+) -> None:
+    """Raise ValueError where no weight is another than before, in the type they are written in, or one is no number.
 
+    Args:
+        begun: `sampled_weights` before the first step of the run's first life.
+    """
+    import torch
 
-def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether FSDP holds the weights: it puts its shards into the model itself, where training has begun."""
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(weight, DTensor) for weight in model.parameters())
+    dtype = getattr(torch, export_dtype(config))
+    log = f"{config.run_folder / LOG_FILE} has the losses"
+    for name in begun:
+        if not bool(weights[name].isfinite().all()):
+            raise ValueError(f"no model is written: the trained {name} holds values that are not numbers; {log}")
+    if all(torch.equal(spaced(weights[name]).to(dtype), values.to(dtype)) for name, values in begun.items()):
+        rate = f"--learning-rate {config.learning_rate:g}"
+        raise ValueError(f"no model is written: training changed no weight ({rate}); {log}")
 
 
 def write_model(
@@ -88,10 +88,7 @@ def write_model(
     if processor is not None:
         processor.save_pretrained(staged)
     flush_tree(staged)
-    if folder.exists():
-        shutil.rmtree(folder)
-    staged.rename(folder)
-    flush_folder(folder.parent)
+    replace_folder(staged, folder)
 
 
 def export_dtype(config: TrainingConfig) -> str:

@@ -25,7 +25,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from .arguments import TrainingConfig, check_part
+from .configuration import TrainingConfig
+from .distributed import uses_bf16, zero_stage
 
 if TYPE_CHECKING:
     from ..model_config import VideoChatOnlineConfig
@@ -37,26 +38,6 @@ CONTEXT = 1.2e9
 """Bytes a CUDA context and its libraries take."""
 GATHERED_PARAMETERS = 1e9
 """Weights that ZeRO-3 keeps gathered at most (DeepSpeed's stage3_max_live_parameters)."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How a run is shared out, as far as memory goes."""
-
-    num_processes: int
-    zero_stage: int
-    """0 without DeepSpeed."""
-    fsdp: bool
-    bf16: bool
-    on_gpu: bool = True
-
-    @property
-    def number_size(self) -> int:
-        """Bytes of a number in activations."""
-        return 2 if self.bf16 else 4
-
-    def share(self, sharded: bool) -> float:
-        return 1 / self.num_processes if sharded else 1.0
 
 
 @dataclass(frozen=True)
@@ -88,32 +69,34 @@ class MemoryEstimate:
 
 
 def estimate(
-    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, machine: Machine, load: Load
+    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
 ) -> MemoryEstimate:
     """Memory of a run; `rows` are the model's parts with what trains of them."""
-    held = _held(sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows), machine)
+    number_size = 2 if uses_bf16(config) else 4  # in activations
+    held = _held(sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows), config, num_processes)
     most, other = (
-        activations(model_config, config, load, machine.number_size, checkpointing)[1]
+        activations(model_config, config, load, number_size, checkpointing)[1]
         for checkpointing in (config.gradient_checkpointing, not config.gradient_checkpointing)
     )
     logits = 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size
-    reserve = CONTEXT * machine.on_gpu + 0.1 * (sum(held.values()) + most + logits)
+    reserve = CONTEXT * (not config.cpu) + 0.1 * (sum(held.values()) + most + logits)
     return MemoryEstimate(**held, activations=most, logits=logits, reserve=reserve, other_activations=other)
 
 
-def _held(num_parameters: int, num_trained: int, machine: Machine) -> dict[str, float]:
+def _held(num_parameters: int, num_trained: int, config: TrainingConfig, num_processes: int) -> dict[str, float]:
     """Bytes that stay from step to step."""
-    stage, fsdp = machine.zero_stage, machine.fsdp
-    size = 2 if stage and machine.bf16 else 4
-    weights = size * num_parameters * machine.share(stage == 3 or fsdp)
-    if stage == 3 or fsdp:
-        weights += machine.number_size * min(num_parameters, GATHERED_PARAMETERS)
-    buckets = 2 if not stage and not fsdp and machine.num_processes > 1 else 1
+    stage, fsdp, bf16 = zero_stage(config), config.strategy == "fsdp", uses_bf16(config)
+    size = 2 if stage and bf16 else 4
+    weights, gradients, optimizer = (
+        1 / num_processes if fsdp or stage >= first else 1.0 for first in (3, 2, 1)
+    )  # the share that one process holds
+    buckets = 2 if not stage and not fsdp and num_processes > 1 else 1
+    gathered = (2 if bf16 else 4) * min(num_parameters, GATHERED_PARAMETERS) if fsdp or stage == 3 else 0
     return {
-        "weights": weights,
-        "gradients": size * buckets * num_trained * machine.share(stage >= 2 or fsdp),
-        "optimizer": (12 if stage else 8) * num_trained * machine.share(stage >= 1 or fsdp),
-        "casts": 2 * num_parameters if machine.bf16 and not stage and not fsdp else 0,
+        "weights": size * num_parameters * weights + gathered,
+        "gradients": size * buckets * num_trained * gradients,
+        "optimizer": (12 if stage else 8) * num_trained * optimizer,
+        "casts": 2 * num_parameters if bf16 and not stage and not fsdp else 0,
     }
 
 
@@ -152,7 +135,7 @@ def _encoder(
     vision = model_config.vision_config
     width, inner = vision.hidden_size, vision.intermediate_size
     num_patches = load.num_pictures * (1 + (model_config.image_size // vision.patch_size) ** 2)
-    kind, numbers = check_part("--vision", config.vision, ("frozen", "full", "last", "lora"))
+    kind, numbers = config.part("vision")
     trained = {"frozen": 0, "last": int(numbers[0]) if numbers else 0}.get(kind, vision.num_hidden_layers)
     if not trained:
         return 0, number_size * 2 * (width + inner) * num_patches

@@ -1,117 +1,187 @@
-"""What a run would do, before it does it: steps, tokens, what trains, memory on each GPU, room on the disk."""
+"""The course of a run: which samples stand together in the batches of each step, and each step's learning rate;
+and whether that can teach anything.
+
+A step is planned for all processes together, so that it holds the same samples on any number of them. The orders
+themselves are data.sampler's.
+"""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.sampler import Lengths
-from ..pyramid import scheduled_grids, tokens_of_grid
-from .arguments import TrainingConfig
-from .counts import Steps
-from .distributed import uses_bf16, zero_stage
-from .memory import Load, Machine, MemoryEstimate, estimate
-from .parts import PartRow, choose_parts, part_rows
+from ..data.sampler import Lengths, fill_share, grouping_plan, packing_plan, padded_plan, shuffled
+from ..data.sampler import Plan as Batches
+from ..data.settings import SettingError
+from .configuration import TrainingConfig
 
-if TYPE_CHECKING:
-    from ..model_config import VideoChatOnlineConfig
-
-GIB = 2**30
+FEW_STEPS = 10
+"""Fewer steps that change weights are taken for a mistake, and said."""
 
 
-def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
-    """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
-    import torch
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What every epoch's steps are made of."""
 
-    from ..model.videochat import VideoChatOnline
+    lengths: np.ndarray
+    """Tokens of each sample, estimated."""
+    config: TrainingConfig
+    batches_per_step: int
+    """Over all processes."""
+    packed: Batches | None = None
+    """With packing: the same batches in every epoch."""
 
-    with torch.device("meta"):
-        model = VideoChatOnline(model_config)
-        choose_parts(model, config)
-    return part_rows(model, config)
+    def batches(
+        self, epoch: int, *, rank: int = 0, world_size: int = 1, first: int = 0, stop: int | None = None
+    ) -> Iterator[list[int]]:
+        """The samples of one process's batches, of the steps `first` to `stop` of an epoch, step after step.
+
+        Neighbours make up a step, and the steps are shuffled. All are of one size: where the batches do not fill the
+        last one, the first of the epoch are used once more.
+        """
+        batches, size = self._batches(epoch), self.batches_per_step
+        order = shuffled(self.steps_per_epoch, f"{self.config.seed}/{epoch}/order")
+        for step in order[first:stop].tolist():
+            for place in range(rank, size, world_size):
+                yield batches[(step * size + place) % len(batches)]
+
+    def _batches(self, epoch: int) -> Batches:
+        if self.packed is not None:
+            return self.packed
+        seed, size = self.config.seed * 1_000_003 + epoch, self.config.batch_size
+        if self.config.batching == "grouped":  # the batches of one step are alike too
+            return grouping_plan(self.lengths, size, seed=seed, num_ranks=self.batches_per_step)
+        return padded_plan(shuffled(len(self.lengths), f"{seed}/shuffling"), size)
+
+    @property
+    def num_batches(self) -> int:
+        return -(-len(self.lengths) // self.config.batch_size) if self.packed is None else len(self.packed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_batches // self.batches_per_step)
+
+    @property
+    def num_steps(self) -> int:
+        """Of the whole run."""
+        if self.config.max_steps > 0:
+            return self.config.max_steps
+        return max(math.ceil(self.config.epochs * self.steps_per_epoch), self.config.min_steps)
+
+    @property
+    def warmup_steps(self) -> int:
+        share = self.config.warmup
+        return math.ceil(share * self.num_steps) if share < 1 else int(share)
+
+    @property
+    def changing_steps(self) -> int:
+        """Steps whose learning rate is above 0: all, but the first where there is a warm-up, which starts from 0."""
+        return self.num_steps - (1 if self.warmup_steps else 0)
+
+    @property
+    def samples_per_step(self) -> float:
+        """In the mean."""
+        return len(self.lengths) / self.num_batches * self.batches_per_step
+
+    @property
+    def padding_share(self) -> float:
+        """Of the first epoch's positions, by the estimated lengths."""
+        return 1 - fill_share(np.minimum(self.lengths, self.config.max_length), self._batches(0))
+
+    def learning_rate(self, step: int) -> float:
+        """Of the step that comes after `step` finished ones: a linear warm-up from 0, then --schedule."""
+        highest, warmup = self.config.learning_rate, self.warmup_steps
+        if step < warmup:
+            return highest * step / warmup
+        progress = (step - warmup) / max(1, self.num_steps - warmup)
+        if self.config.schedule == "cosine":
+            return highest * 0.5 * (1 + math.cos(math.pi * progress))
+        return highest * (1 - progress) if self.config.schedule == "linear" else highest
 
 
-def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Lengths = ()) -> Load:
-    """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
-    memory, num_frames = model_config.memory_config, config.num_frames
-    film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
+def make_plan(
+    config: TrainingConfig, lengths: Lengths, world_size: int, *, boundary: int | None = None
+) -> TrainingPlan:
+    """The plan of a run over samples of these lengths.
+
+    Args:
+        boundary: with packing, samples of more tokens than this are kept apart from shorter ones (see `packing_plan`).
+
+    Raises SettingError for an empty data set and for numbers that do not divide.
+    """
+    if not len(lengths):
+        raise SettingError("--data holds no samples")
+    lengths = np.asarray(lengths)
+    packed, per_batch = None, float(config.batch_size)
     if config.batching == "packed":
-        tokens = config.batch_size * config.max_length
-        return Load(tokens, max(num_frames, num_frames * tokens // film))
-    longest = min(int(np.max(lengths)) if len(lengths) else config.max_length, config.max_length)
-    return Load(config.batch_size * longest, config.batch_size * num_frames)
+        packed = packing_plan(
+            lengths, config.max_length, batch_size=config.batch_size, seed=config.seed, boundary=boundary
+        )
+        per_batch = len(lengths) / len(packed)
+    return TrainingPlan(lengths, config, world_size * _gradient_accumulation(config, world_size, per_batch), packed)
 
 
-def estimate_memory(
-    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
-) -> MemoryEstimate:
-    machine = Machine(num_processes, zero_stage(config), config.strategy == "fsdp", uses_bf16(config), not config.cpu)
-    return estimate(rows, model_config, config, machine, load)
+def _gradient_accumulation(config: TrainingConfig, world_size: int, samples_per_batch: float) -> int:
+    """Batches of one process in a step.
+
+    With packing a step holds --global-batch-size samples in the mean, as nearly as whole batches on all processes
+    allow. Without, the numbers must divide.
+    """
+    if config.batching == "packed":
+        return max(1, round(config.global_batch_size / (samples_per_batch * world_size)))
+    at_once = world_size * config.batch_size
+    if config.global_batch_size % at_once:
+        raise SettingError(
+            f"--global-batch-size {config.global_batch_size} must be a multiple of --batch-size {config.batch_size} "
+            f"times the {world_size} processes"
+        )
+    return config.global_batch_size // at_once
 
 
-def checkpoint_bytes(rows: list[PartRow], config: TrainingConfig) -> float:
-    """One checkpoint: the weights, Adam's moments, and with ZeRO its own copy of both."""
-    weights, trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
-    if zero_stage(config):
-        return (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
-    return 4 * weights + 8 * trained
+def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
+    """Why the run could not change any weight, and why it would hardly do what was meant. For `train` and `--check`."""
+    problems, warnings, config = [], [], plan.config
+    advice = "lower --global-batch-size, raise --epochs, or take --preset finetune"
+    if plan.changing_steps < 1:
+        problems.append(
+            f"no weight would change: the run has {plan.num_steps:,} step, and the first step of a warm-up has "
+            f"learning rate 0 (--warmup {config.warmup:g}); {advice}"
+        )
+    elif plan.changing_steps < FEW_STEPS:
+        warnings.append(f"only {plan.changing_steps:,} of {plan.num_steps:,} steps change weights; {advice}")
+    if plan.samples_per_step > len(plan.lengths):
+        times = plan.samples_per_step / len(plan.lengths)
+        warnings.append(
+            f"one step holds the {len(plan.lengths):,} samples of the data {times:.1f} times over: "
+            f"lower --global-batch-size {config.global_batch_size}, or take --preset finetune"
+        )
+    if 2 * plan.warmup_steps > plan.num_steps > 1:
+        warnings.append(
+            f"{min(plan.warmup_steps, plan.num_steps):,} of {plan.num_steps:,} steps are warm-up "
+            f"(--warmup {config.warmup:g}), most of the run, with less than the learning rate of "
+            f"{config.learning_rate:g}; lower --warmup"
+        )
+    return problems, warnings
 
 
-def disk_problem(needed: float, folder: Path) -> str | None:
-    """What to say where a folder has no room for `needed` bytes."""
-    place = folder
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free >= needed:
-        return None
-    return f"{place} has {free / GIB:.1f} GiB free, the checkpoints of this run take {needed / GIB:.1f} GiB"
-
-
-def steps_text(steps: Steps, config: TrainingConfig, num_processes: int) -> str:
-    accumulation = steps.batches_per_step // num_processes
+def steps_text(plan: TrainingPlan, num_processes: int) -> str:
+    times, config = plan.batches_per_step // num_processes, plan.config
     unit = "sequence" if config.batching == "packed" else "sample"
     return "\n".join(
         [
-            f"samples          {steps.num_samples:,} an epoch, {steps.num_tokens:,} tokens (estimated), "
-            f"{steps.padding_share:.1%} padding ({config.batching})",
-            f"a step           {steps.samples_per_step:,.0f} samples: {count(num_processes, 'process')} x "
-            f"{accumulation} times x {count(config.batch_size, unit)}",
-            f"steps            {steps.total:,} ({steps.per_epoch:,} an epoch), {steps.warmup:,} of them warm-up; "
-            f"a checkpoint every {config.save_every:,}",
+            f"samples          {len(plan.lengths):,} an epoch, {int(np.sum(plan.lengths)):,} tokens (estimated), "
+            f"{plan.padding_share:.1%} padding ({config.batching})",
+            f"a step           {plan.samples_per_step:,.0f} samples: {counted(num_processes, 'process')} x "
+            f"{times} times x {counted(config.batch_size, unit)}",
+            f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
+            f"warm-up; a checkpoint every {config.save_every:,}",
         ]
     )
 
 
-def count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     """1 process, 8 processes."""
     return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
-
-
-def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: int, load: Load) -> str:
-    """The estimate as a table, GiB."""
-    on, off = ("with", "without") if config.gradient_checkpointing else ("without", "with")
-    number = "bf16" if uses_bf16(config) else "fp32"
-    rows: list[tuple[str, float, str]] = [
-        ("weights", memory.weights, ""),
-        ("gradients", memory.gradients, ""),
-        ("optimizer", memory.optimizer, ""),
-        ("casts", memory.casts, ""),
-        (
-            "activations",
-            memory.activations,
-            f"{on} gradient checkpointing ({off}: {memory.other_activations / GIB:.2f})",
-        ),
-        ("logits", memory.logits, ""),
-        ("reserve", memory.reserve, ""),
-        ("total", memory.total, ""),
-    ]
-    place = "of each process" if config.cpu else "on each GPU"
-    head = (
-        f"memory {place}, estimated, GiB ({config.strategy}, {count(num_processes, 'process')}, {number}; a batch "
-        f"of {count(load.num_tokens, 'token')} and {count(load.num_pictures, 'picture')})"
-    )
-    return "\n".join([head, *(f"  {name:12} {size / GIB:8.2f}  {note}".rstrip() for name, size, note in rows)])

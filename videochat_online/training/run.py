@@ -1,23 +1,26 @@
-"""One training run from its settings: data, model, trainer, and the trained model at the end."""
+"""One training run from its settings: data, model, training loop, and the trained model at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-from .arguments import SettingError, TrainingConfig
-from .batches import make_plan
-from .checkpoints import RunShape, check_shape, choose_checkpoint
-from .counts import count_steps
-from .distributed import check_launcher, check_packages, is_main_process, trainer_arguments, world_size
-from .parts import choose_parts, part_rows, parts_table, set_drop_path
-from .resolve import write_settings
-from .weights import load_weights
+from ..data.settings import SettingError
+from ..files import locked
+from .batches import make_collator
+from .checkpoints import check_shape, choose_checkpoint
+from .configuration import TrainingConfig
+from .distributed import check_launcher, check_packages, is_main_process, world_size
+from .parts import part_rows, parts_table
+from .plan import TrainingPlan, judge, make_plan, steps_text
+from .record import write_record
 
 if TYPE_CHECKING:
     from ..data.dataset import ConversationDataset
     from ..model_config import VideoChatOnlineConfig
     from ..processing import Processor
+    from .loop import TrainingLoop
 
 Say = Callable[[str], None]
 
@@ -26,28 +29,50 @@ INTERRUPTED = 143
 
 
 def run(config: TrainingConfig, say: Say) -> int:
-    """Train; returns the exit status.
+    """Train, as the only run in the folder; returns the exit status.
 
-    1. settings into the run's folder 2. model and processor 3. data 4. trainer 5. train 6. the trained model.
+    Raises ValueError for what is wrong with settings, data or checkpoint.
     """
-    from ..processing import load_model
-    from .export import export
-
     config.check_complete()
     check_packages(config)
     check_launcher(config)
+    with locked(config.run_folder) if is_main_process() else nullcontext():
+        return _run(config, say)
+
+
+def _run(config: TrainingConfig, say: Say) -> int:
+    from ..processing import load_model
+    from .export import export
+    from .loop import TrainingLoop
+
+    # 1. the record of the run into its folder; a run that is refused changes nothing
     if is_main_process():
-        choose_checkpoint(config.resume, config.run_folder, lambda _: None)  # a run that is refused changes nothing
-        write_settings(config)
+        checkpoint = choose_checkpoint(config.resume, config.run_folder, lambda _: None)
+        write_record(config, checkpoint, say)
+    # 2. model, data and the plan
     model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
     dataset = make_dataset(config, processor, model.config)
-    trainer = build_trainer(model, dataset, make_collator(config, processor), config, processor=processor)
+    plan = make_plan(config, dataset.lengths, world_size(), boundary=rope_boundary(model.config))
+    loop = TrainingLoop(model, dataset, make_collator(config, processor), plan, processor=processor)
     say(parts_table(part_rows(model, config)))
-    if not train(trainer, config, say):
-        say("stopped by SIGTERM; go on with --resume auto")
+    check_plan(plan, say)
+    # 3. training
+    if not train(loop, say):
+        say("stopped by SIGTERM; resume it with --resume auto")
         return INTERRUPTED
-    say(f"the trained model is in {export(trainer, config)}")
+    # 4. the trained model
+    say(f"the trained model is in {export(loop.state, config)}")
     return 0
+
+
+def check_plan(plan: TrainingPlan, say: Say) -> None:
+    """Say what the run will do and what is odd about it; SettingError where it could not change any weight."""
+    say(steps_text(plan, world_size()))
+    problems, warnings = judge(plan)
+    for warning in warnings:
+        say(f"WARNING: {warning}")
+    if problems:
+        raise SettingError("; ".join(problems))
 
 
 def make_dataset(
@@ -56,37 +81,8 @@ def make_dataset(
     """The samples of --data as --model reads them. Raises ValueError for whatever is wrong with the lists."""
     from ..data.dataset import ConversationDataset
     from ..data.registry import read_lists
-    from ..data.settings import DataSettings
 
-    settings = DataSettings(
-        fps=config.fps,
-        max_frames=config.num_frames,
-        max_length=config.max_length,
-        max_dynamic_patch=config.max_dynamic_patch,
-        frame_times=config.frame_times,
-        mixing=config.mixing,
-        seed=config.seed,
-        max_failed_share=config.max_failed_share,
-        frame_cache=config.frame_cache,
-    )
-    return ConversationDataset(read_lists(config.data), processor, model_config, settings)
-
-
-def make_collator(config: TrainingConfig, processor: Processor) -> Callable[[list[Any]], dict[str, Any]]:
-    """Padded batches, or packed ones whose borders the language model reads off the positions.
-
-    Flash attention reads them in a single sequence only, which may then be longer than --max-length.
-    """
-    from ..data.collator import PackingCollator, PaddingCollator
-
-    tokenizer = processor.tokenizer
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    if pad is None:
-        raise SettingError(f"--model {config.model}: its tokenizer has neither a padding token nor an end of text")
-    if config.batching != "packed":
-        return PaddingCollator(pad)
-    one_sequence = config.attention == "flash_attention_2"
-    return PackingCollator(pad, 2**31 if one_sequence else config.max_length, attention="positions")
+    return ConversationDataset(read_lists(config.data), processor, model_config, config)
 
 
 def rope_boundary(model_config: VideoChatOnlineConfig) -> int | None:
@@ -95,50 +91,17 @@ def rope_boundary(model_config: VideoChatOnlineConfig) -> int | None:
     return rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
 
 
-def build_trainer(
-    model: Any,
-    dataset: Any,
-    collator: Callable[[list[Any]], dict[str, Any]],
-    config: TrainingConfig,
-    *,
-    processor: Processor | None = None,
-) -> Any:
-    """A trainer for a data set with `.lengths` and `.set_epoch`."""
-    from .trainer import OnlineTrainer
-
-    plan = make_plan(config, dataset.lengths, world_size(), boundary=rope_boundary(model.config))
-    shape = RunShape(world_size(), config.strategy, config.batch_size, plan.batches_per_step // world_size())
-    arguments = trainer_arguments(config, shape.accumulation)
-    choose_parts(model, config)
-    set_drop_path(model, config.drop_path)
-    return OnlineTrainer(
-        model, arguments, dataset=dataset, collator=collator, plan=plan, shape=shape, processor=processor
-    )
-
-
-def train(trainer: Any, config: TrainingConfig, say: Say) -> bool:
-    """Run to the end, or to a SIGTERM: then False. Goes on from the checkpoint that --resume names.
+def train(loop: TrainingLoop, say: Say) -> bool:
+    """Run to the end, or to a SIGTERM: then False. Continues from the checkpoint that --resume names.
 
     A run that had ended trains no further step; its weights are loaded. Raises ValueError for what is wrong with the
     checkpoint or the data.
     """
-    checkpoint = choose_checkpoint(config.resume, config.run_folder, say)
+    checkpoint = choose_checkpoint(loop.config.resume, loop.config.run_folder, say)
     if checkpoint is not None:
-        check_shape(checkpoint, trainer.shape)
-        say(f"going on from {checkpoint.folder}")
-        if checkpoint.step >= count_steps(trainer.plan).total:
-            load_weights(trainer.model, checkpoint.folder)
+        check_shape(checkpoint, loop.shape)
+        say(f"resuming from {checkpoint.folder}")
+        if checkpoint.step >= loop.plan.num_steps:
+            loop.state.load_weights(checkpoint.folder)
             return True
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
-    except ValueError as error:
-        raise without_traceback(error) from error
-    return not trainer.signals.stopped
-
-
-def without_traceback(error: ValueError) -> ValueError:
-    """An error of a data worker in its own words; torch puts the worker's whole traceback into the message."""
-    message = str(error)
-    if not message.startswith("Caught ") or (mark := f"{type(error).__name__}: ") not in message:
-        return error
-    return ValueError(message.split(mark, 1)[1].rstrip())
+    return loop.train(checkpoint)

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from videochat_online.lab.pocket import build_tokenizer
 from videochat_online.processing import SHIPPED_MODELS
-from videochat_online.prompt import TEMPLATES, Image, Message, describe, end_token_ids, frame_parts, render
+from videochat_online.prompt.messages import TEMPLATES, Image, Message, frame_parts
+from videochat_online.prompt.render import describe, end_token_ids, render
 
 FOLDER = SHIPPED_MODELS["pocket"]
 PHI3 = TEMPLATES["phi3-chat"]

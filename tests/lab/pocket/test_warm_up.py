@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from videochat_online import load_model
+from videochat_online.files import locked
 from videochat_online.lab.pocket import warm_up
 from videochat_online.lab.pocket.align import AlignSettings
 from videochat_online.lab.pocket.warm_up import LabelledFrames, ReadOuts, WarmUpSettings, losses
@@ -82,3 +83,11 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     warm_up.warm_up(tmp_path, WarmUpSettings(steps=1, batch_size=16, levels=(1,), align=ALIGN), num_workers=0)
     with pytest.raises(ValueError, match="use another folder"):
         warm_up.warm_up(tmp_path, SMALL, num_workers=0)
+
+
+def test_two_runs_keep_out_of_each_other_and_one_without_steps_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="is being written by another process"):
+        warm_up.warm_up(tmp_path, SMALL, num_workers=0)
+    for settings in (WarmUpSettings, AlignSettings):
+        with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+            settings(steps=0)

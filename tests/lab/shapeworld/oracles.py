@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from videochat_online.lab.shapeworld.questions import Question
+from videochat_online.lab.shapeworld.questions.types import Question
 from videochat_online.lab.shapeworld.scenes import Scene, Thing
 from videochat_online.lab.shapeworld.vocabulary import (
     ACTION_NAMES,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from videochat_online.evaluation.benchmarks.ovbench import OVBench
+from videochat_online.files import LOCK_FILE, locked
 from videochat_online.lab.shapeworld import SUB_TASKS, render_frames
 from videochat_online.lab.shapeworld import build as build_module
 from videochat_online.lab.shapeworld.build import BuildError, WorldConfig, build_world
@@ -182,3 +183,11 @@ def test_odd_frame_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="even frame size, got 65"):
         write_mp4(tmp_path / "x.mp4", scene, size=65)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_builds_keep_out_of_each_other(tmp_path):
+    with locked(tmp_path / "world"):
+        with pytest.raises(ValueError, match="world is being written by another process"):
+            build_world(tmp_path / "world", SMALL, progress=False)
+        assert [path.name for path in (tmp_path / "world").iterdir()] == [LOCK_FILE]
+    build_world(tmp_path / "world", WorldConfig(videos=1, questions=0, seconds=(10,), fps=1, size=32), progress=False)

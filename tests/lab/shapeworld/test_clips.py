@@ -12,7 +12,7 @@ import numpy as np
 
 from videochat_online.lab.shapeworld import sample_stream, samples
 from videochat_online.lab.shapeworld.clips import CLIPS, clips
-from videochat_online.lab.shapeworld.questions import Decks
+from videochat_online.lab.shapeworld.questions.context import Decks
 
 from . import oracles
 from .oracles import Record

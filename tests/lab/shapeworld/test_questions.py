@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from videochat_online.lab.shapeworld import SUB_TASKS, Decks, ask_perception, ask_questions, sample_stream
-from videochat_online.lab.shapeworld.questions import PERCEPTION_KINDS, TEMPLATES, Question, default_times
-from videochat_online.lab.shapeworld.questions.types import Draft
+from videochat_online.lab.shapeworld.questions.engine import PERCEPTION_KINDS, TEMPLATES, default_times
+from videochat_online.lab.shapeworld.questions.types import Draft, Question
 from videochat_online.lab.shapeworld.scenes import Scene
 from videochat_online.lab.shapeworld.vocabulary import (
     COLOUR_NAMES,

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ...config import MemoryConfig
+from ...config import MemoryConfig, scheduled_level
 from ...model.memory_bank import PyramidMemoryBank
-from ...pyramid import scheduled_level
 from .measure import alternate
 
 CAPACITIES = ((2, 2, 12), (24, 24, 144))

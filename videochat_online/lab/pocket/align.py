@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ...files import locked
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor, load_model
 from ..shapeworld.crowd import sample_crowd
@@ -51,6 +52,12 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"seed must be from 0 to {MAX_SEED // SCENES_PER_SEED - 1}, got {seed}")
 
 
+def check_steps(steps: int) -> None:
+    """Raises ValueError where there are none: what was not trained is not announced as a model."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+
 @dataclass(frozen=True)
 class AlignSettings:
     """All that decides the result, beside the code and the encoder."""
@@ -64,6 +71,7 @@ class AlignSettings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_steps(self.steps)
 
 
 def align(model: VideoChatOnline, processor: Processor, settings: AlignSettings, *, new_words: bool = True) -> None:
@@ -193,10 +201,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--seed", type=int, default=AlignSettings.seed)
     options = parser.parse_args()
-    model, processor = load_model(options.model, device="cpu", dtype="float32")
-    align(model, processor, AlignSettings(seed=options.seed), new_words=False)
-    model.save_pretrained(options.output)
-    processor.save_pretrained(options.output)
+    with locked(options.output):
+        model, processor = load_model(options.model, device="cpu", dtype="float32")
+        align(model, processor, AlignSettings(seed=options.seed), new_words=False)
+        model.save_pretrained(options.output)
+        processor.save_pretrained(options.output)
 
 
 if __name__ == "__main__":

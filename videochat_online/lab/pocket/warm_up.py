@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ...model.connector import pixel_shuffle
+from ...files import locked
 from ...model.videochat import VideoChatOnline
+from ...model.vision_encoder import pixel_shuffle
 from ...processing import Processor
 from ..shapeworld.crowd import sample_crowd
 from ..shapeworld.labels import dense_labels, visible_things
@@ -36,7 +37,7 @@ from ..shapeworld.render import render_frames
 from ..shapeworld.scenes import Scene
 from ..shapeworld.simulate import sample_stream
 from ..shapeworld.vocabulary import ACTION_NAMES, COLOUR_NAMES, SHAPE_NAMES, region_at
-from .align import SCENES_PER_SEED, AlignSettings, align, check_seed
+from .align import SCENES_PER_SEED, AlignSettings, align, check_seed, check_steps
 from .build import HERE, pocket_config
 
 FACTS = {"shape": len(SHAPE_NAMES) + 1, "colour": len(COLOUR_NAMES) + 1, "action": len(ACTION_NAMES) + 1}
@@ -66,6 +67,7 @@ class WarmUpSettings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_steps(self.steps)
 
 
 class LabelledFrames(IterableDataset):
@@ -123,7 +125,7 @@ def losses(
     model: VideoChatOnline, heads: ReadOuts, pixels: torch.Tensor, labels: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Cross entropies of patches and regions and the offsets' error, by name, and accuracies beside them."""
-    hidden = model.vision_model(pixels).last_hidden_state[:, 1:]  # (B, P, width)
+    hidden = model.vision_model(pixels)[:, 1:]  # (B, P, width)
     answers = heads.patch(hidden)
     logits = answers[..., :-2].split(list(FACTS.values()), dim=-1)
     found: dict[str, torch.Tensor] = {}
@@ -150,9 +152,14 @@ def losses(
 def warm_up(output: Path, settings: WarmUpSettings, *, num_workers: int = 1) -> Path:
     """Train the encoder and write the model folder OUTPUT/model; goes on from OUTPUT/state.pt where there is one.
 
-    1. a model and read-outs, or those of the last save 2. frames from worker processes 3. steps 4. the connector
+    Raises ValueError where another process writes to OUTPUT, or began there with other settings.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        return _warm_up(output, settings, num_workers)
+
+
+def _warm_up(output: Path, settings: WarmUpSettings, num_workers: int) -> Path:
+    """1. a model and read-outs, or those of the last save 2. frames from worker processes 3. steps 4. the connector"""
     torch.manual_seed(settings.seed)
     # Eager attention: over sequences this short, torch's fused kernel takes longer than all the rest together.
     model = VideoChatOnline._from_config(pocket_config(), attn_implementation="eager")

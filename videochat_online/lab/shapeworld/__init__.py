@@ -4,7 +4,9 @@ For training without files: `sample_stream` -> `render_frames` and `ask_question
 """
 
 from .labels import DenseLabels, caption, dense_labels
-from .questions import SUB_TASKS, Decks, Question, ask_perception, ask_questions
+from .questions.context import Decks
+from .questions.engine import ask_perception, ask_questions
+from .questions.types import SUB_TASKS, Question
 from .render import render_frames
 from .scenes import Event, Scene, Thing
 from .simulate import sample_stream

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .questions import LETTERS, SUB_TASKS, TEMPLATES, Question
+from .questions.engine import TEMPLATES
+from .questions.types import LETTERS, SUB_TASKS, Question
 from .scenes import Scene
 
 SOURCES: tuple[str, ...] = ("ava", "coin", "tao")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 
-from .questions import Question
+from .questions.types import Question
 
 
 @dataclass(frozen=True)

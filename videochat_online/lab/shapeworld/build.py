@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...files import LOCK_FILE, locked
 from . import samples
 from .annotations import VideoQuestions, flat_files, streaming_item
 from .clips import CLIPS, clips
 from .labels import visible_things
-from .questions import SUB_TASKS, Decks, ask_questions, default_times
+from .questions.context import Decks
+from .questions.engine import ask_questions, default_times
+from .questions.types import SUB_TASKS
 from .render import render_frames
 from .scenes import Scene
 from .simulate import LEVELS, SPLITS, checked_pace, sample_stream
@@ -138,11 +141,16 @@ class WorldConfig:
 
 
 def build_world(folder: str | Path, config: WorldConfig, *, progress: bool = True) -> dict[str, Any]:
-    """1. Claim the folder. 2. Render missing videos. 3. Ask. 4. Training samples. 5. The manifest, returned.
+    """Build, as the only process in the folder; returns the manifest. Raises ValueError where another one is at it.
 
     A world that is complete and has all its videos is left as it is, but for its lists.
     """
-    folder = Path(folder)
+    with locked(Path(folder)):
+        return _build(Path(folder), config, progress)
+
+
+def _build(folder: Path, config: WorldConfig, progress: bool) -> dict[str, Any]:
+    """1. Claim the folder. 2. Render missing videos. 3. Ask. 4. Training samples. 5. The manifest."""
     found = _claim(folder, config)
     if found.get("complete") and len(list((folder / "videos").glob("*.mp4"))) == config.videos:
         _write_lists(folder, found["samples"])
@@ -184,7 +192,7 @@ def _claim(folder: Path, config: WorldConfig) -> dict[str, Any]:
         if {key: found.get(key) for key in _recipe(config)} != _recipe(config):
             raise BuildError(f"{folder} holds another world: {_name(found)}; asked for {_name(_recipe(config))}")
         return found
-    if folder.exists() and any(folder.iterdir()):
+    if any(path.name != LOCK_FILE for path in folder.iterdir()):
         raise BuildError(f"{folder} is not empty and holds no world; expected a new or empty folder")
     for name in ("videos", "ovbench"):
         (folder / name).mkdir(parents=True, exist_ok=True)

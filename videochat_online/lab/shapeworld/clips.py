@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .questions import Decks, Question, ask_perception, ask_questions, default_times
-from .questions.context import GAPS, current_act
+from .questions.context import GAPS, Decks, current_act
+from .questions.engine import ask_perception, ask_questions, default_times
 from .questions.future import MOVEMENT, direction_of
 from .questions.hallucination import HOW_MANY, STILL_COUNT, compared, yes_or_no
 from .questions.past import last_acts
 from .questions.perception import DIRECTION, DOING, MOVING, NOTHING, OUT_OF_SIGHT, doing, when_question
 from .questions.temporal import AWAY, HOW_LONG, RETURNED, STARTED, elapsed, last_absence, last_return, span
+from .questions.types import Question
 from .samples import ANSWER, CHOICES, PICTURE_CLAIMS, Sample, choice_row, first_second, frame_moments, seen_at
 from .scenes import Scene
 from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration

@@ -100,7 +100,7 @@ def run_stats(args: argparse.Namespace) -> int:
     """The table of sub-tasks: how many questions, chance, and the baselines that see no frame."""
     from .blind import blind_scores
     from .build import WorldConfig
-    from .questions import ask_questions
+    from .questions.engine import ask_questions
 
     def ask(split: str, num: int) -> list:
         config = WorldConfig(num, args.seed, split, tuple(args.seconds), tuple(args.level), args.pace)

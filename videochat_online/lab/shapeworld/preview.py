@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .questions import LETTERS, Question, ask_questions
+from .questions.engine import ask_questions
+from .questions.types import LETTERS, Question
 from .render import render_frames
 from .scenes import Scene, Segment, Thing
 from .vocabulary import ACTION_NAMES, COLOUR_NAMES, COLOURS, GOAL_NAMES, REGION_NAMES

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from .labels import caption
-from .questions import PERCEPTION_KINDS, Decks, Question, ask_perception, ask_questions, default_times
+from .questions.context import Decks
+from .questions.engine import PERCEPTION_KINDS, ask_perception, ask_questions, default_times
 from .questions.perception import NOTHING, OUT_OF_SIGHT, bare_name, doing
+from .questions.types import Question
 from .scenes import Scene, Thing
 from .vocabulary import ACTION_NAMES, clock, duration
 

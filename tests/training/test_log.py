@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.tiny import Examples, make_trainer, settings
-from videochat_online.training.monitor import Throughput, read_log, summary
+from tests.training.tiny import Examples, make_loop
+from videochat_online.training.log import Throughput, read_log, summary
 from videochat_online.training.run import train
 
 
@@ -39,8 +39,8 @@ def test_curves_of_a_resumed_run(tmp_path: Path):
 
     changes = {"tracker": "tensorboard", "resume": "auto", "schedule": "constant_with_warmup"}
     for max_steps in (1, 3):
-        trainer = make_trainer(tmp_path, count=24, max_steps=max_steps, **changes)
-        train(trainer, settings(tmp_path, max_steps=max_steps, **changes), print)
+        loop = make_loop(tmp_path, count=24, max_steps=max_steps, **changes)
+        train(loop, print)
     events = EventAccumulator(str(tmp_path / "logs"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
@@ -55,9 +55,9 @@ class Unreadable(Examples):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_errors_of_the_data_keep_their_words(tmp_path: Path, num_workers: int):
-    trainer = make_trainer(tmp_path, dataset=Unreadable(8), num_workers=num_workers)
+    loop = make_loop(tmp_path, dataset=Unreadable(8), num_workers=num_workers)
     with pytest.raises(ValueError, match=r"^sample \d: too many cannot be read\n  a.mp4: empty$"):
-        train(trainer, settings(tmp_path), print)
+        train(loop, print)
     for worker in multiprocessing.active_children():  # what Python does when it exits, and waits for
         worker.terminate()
         worker.join(20)
@@ -65,7 +65,7 @@ def test_errors_of_the_data_keep_their_words(tmp_path: Path, num_workers: int):
 
 
 def test_bf16_runs(tmp_path: Path):
-    trainer = make_trainer(tmp_path, count=8, precision="bf16")
-    assert train(trainer, settings(tmp_path), print)
-    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+    loop = make_loop(tmp_path, count=8, precision="bf16")
+    assert train(loop, print)
+    assert {weight.dtype for weight in loop.model.parameters()} == {torch.float32}
     assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["loss"] == pytest.approx(4.17, abs=0.05)

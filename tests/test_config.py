@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online import pyramid
-from videochat_online.pyramid import scheduled_grids, scheduled_level
+from videochat_online import config
+from videochat_online.config import scheduled_grids, scheduled_level
 
 
 def test_grids_are_the_recorded_ones(golden: Path):
@@ -27,7 +27,7 @@ def test_grids_are_the_recorded_ones(golden: Path):
 
 
 def test_the_docstrings_examples():
-    assert doctest.testmod(pyramid).failed == 0
+    assert doctest.testmod(config).failed == 0
 
 
 def test_what_makes_no_sense_is_refused():

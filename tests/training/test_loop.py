@@ -9,25 +9,20 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.training.tiny import Examples, make_trainer, packed, padded, settings, tiny_model
-from videochat_online.training.batches import with_picture
+from tests.training.tiny import Examples, make_loop, packed, padded, tiny_model
+from videochat_online.training.batches import next_tokens, with_picture
+from videochat_online.training.log import read_log
 from videochat_online.training.run import train
-from videochat_online.training.trainer import mean_loss, next_tokens
 
 
-def step_gradients(trainer, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of one step over these batches, by the trainer's own functions."""
-    trainer.model.zero_grad()
-    trainer.model.eval()  # no drop path: the two ways to batch would draw other random numbers
-    counted = ({**batch, "num_tokens": 0, "num_images": 0} for batch in batches)
-    batches, count = trainer.get_batch_samples(counted, len(batches), torch.device("cpu"))
-    loss = torch.zeros(())
-    for batch in batches:
-        part = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count)
-        part.backward()
-        loss += part.detach()
-    gradients = {name: weight.grad for name, weight in trainer.model.named_parameters() if weight.grad is not None}
-    return loss.item(), {name: gradient.clone() for name, gradient in gradients.items()}
+def step_gradients(loop, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of one step over these batches, by the loop's own function."""
+    loop.model.zero_grad()
+    loop.model.eval()  # no drop path: the two ways to batch would draw other random numbers
+    loss = loop.backward(batches).item()
+    return loss, {
+        name: weight.grad.clone() for name, weight in loop.model.named_parameters() if weight.grad is not None
+    }
 
 
 def assert_same(first: tuple, second: tuple) -> None:
@@ -39,17 +34,17 @@ def assert_same(first: tuple, second: tuple) -> None:
 
 
 def test_packed_equals_unpacked(tmp_path: Path):
-    trainer = make_trainer(tmp_path, vision="full")
-    examples = [trainer.train_dataset[i] for i in range(6)]
-    one_row = step_gradients(trainer, [packed(examples)])
-    assert_same(step_gradients(trainer, [padded(examples)]), one_row)
-    assert_same(step_gradients(trainer, [padded([example]) for example in examples]), one_row)
-    assert_same(step_gradients(trainer, [packed(examples[:2]), packed(examples[2:])]), one_row)
+    loop = make_loop(tmp_path, vision="full")
+    examples = [loop.dataset[i] for i in range(6)]
+    one_row = step_gradients(loop, [packed(examples)])
+    assert_same(step_gradients(loop, [padded(examples)]), one_row)
+    assert_same(step_gradients(loop, [padded([example]) for example in examples]), one_row)
+    assert_same(step_gradients(loop, [packed(examples[:2]), packed(examples[2:])]), one_row)
 
 
 def test_a_packed_sample_does_not_see_its_neighbour(tmp_path: Path):
     """Other words in the first sample leave the second one's logits alone, to the bit of the same shape."""
-    model = make_trainer(tmp_path).model.eval()
+    model = make_loop(tmp_path).model.eval()
     examples = Examples(2)
     batch = packed([examples[0], examples[1]])
     labels = batch.pop("labels")
@@ -63,14 +58,14 @@ def test_a_packed_sample_does_not_see_its_neighbour(tmp_path: Path):
 
 
 def test_the_loss_is_the_mean_over_all_loss_bearing_tokens(tmp_path: Path):
-    trainer = make_trainer(tmp_path)
-    examples = [trainer.train_dataset[i] for i in range(3)]
-    loss, _ = step_gradients(trainer, [padded(examples[:2]), padded(examples[2:])])
+    loop = make_loop(tmp_path)
+    examples = [loop.dataset[i] for i in range(3)]
+    loss, _ = step_gradients(loop, [padded(examples[:2]), padded(examples[2:])])
     losses = []
     for example in examples:
         batch = padded([example])
         targets = batch.pop("labels")[0, 1:]
-        losses.append(cross_entropy(trainer.model(**batch).logits[0, :-1], targets, reduction="none")[targets != -100])
+        losses.append(cross_entropy(loop.model(**batch).logits[0, :-1], targets, reduction="none")[targets != -100])
     over_samples = torch.stack([one.mean() for one in losses]).mean().item()
     assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
     assert loss != pytest.approx(over_samples, abs=1e-4)
@@ -87,19 +82,19 @@ def test_next_tokens_keeps_what_bears_loss():
 
 @pytest.mark.parametrize("collate", [padded, packed])
 def test_a_borrowed_picture_changes_nothing(tmp_path: Path, collate):
-    trainer = make_trainer(tmp_path, dataset=Examples(4, text_only=(0, 1)))
-    texts = [trainer.train_dataset[0], trainer.train_dataset[1]]
+    loop = make_loop(tmp_path, dataset=Examples(4, text_only=(0, 1)))
+    texts = [loop.dataset[0], loop.dataset[1]]
     plain = collate(texts)
     lent = with_picture(plain, image_size=32, image_token_id=7)
     assert "pixel_values" not in plain and lent["pixel_values"].shape == (1, 3, 32, 32)
-    loss, gradients = step_gradients(trainer, [plain])
-    loss_lent, gradients_lent = step_gradients(trainer, [lent])
+    loss, gradients = step_gradients(loop, [plain])
+    loss_lent, gradients_lent = step_gradients(loop, [lent])
     assert loss_lent == pytest.approx(loss, abs=1e-6)
     for name, gradient in gradients_lent.items():
         expected = gradients.get(name, torch.zeros_like(gradient))
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4, msg=name)
     assert "mlp1.1.weight" in gradients_lent  # takes part, as other processes need it to
-    pictured = collate([trainer.train_dataset[2]])
+    pictured = collate([loop.dataset[2]])
     assert with_picture(pictured, image_size=32, image_token_id=7) == pictured
 
 
@@ -114,60 +109,60 @@ PARTS = {
 @pytest.mark.parametrize("name", PARTS)
 def test_what_is_frozen_gets_no_gradient_and_stays(tmp_path: Path, name: str):
     changes, trained = PARTS[name]
-    trainer = make_trainer(tmp_path, max_steps=2, **changes)
-    before = {key: weight.clone() for key, weight in trainer.model.state_dict().items()}
-    _, gradients = step_gradients(trainer, [padded([trainer.train_dataset[0]])])
-    trainer.model.zero_grad()
+    loop = make_loop(tmp_path, max_steps=2, **changes)
+    before = {key: weight.clone() for key, weight in loop.model.state_dict().items()}
+    _, gradients = step_gradients(loop, [padded([loop.dataset[0]])])
+    loop.model.zero_grad()
     prefixes = tuple(part + "." for part in trained)
-    expected = {key for key, _ in trainer.model.named_parameters() if key.startswith(prefixes)}
+    expected = {key for key, _ in loop.model.named_parameters() if key.startswith(prefixes)}
     assert set(gradients) == expected
     assert all(gradient.abs().sum() > 0 for key, gradient in gradients.items() if "embed_tokens" not in key)
-    assert train(trainer, settings(tmp_path), print)
-    changed = {key for key, weight in trainer.model.state_dict().items() if not torch.equal(weight, before[key])}
+    assert train(loop, print)
+    changed = {key for key, weight in loop.model.state_dict().items() if not torch.equal(weight, before[key])}
     assert changed <= expected
     assert {part for part in trained if any(key.startswith(part) for key in changed)} == trained
 
 
 def test_layers_above_the_one_that_is_read_never_train(tmp_path: Path):
-    trainer = make_trainer(tmp_path, model=tiny_model(select_layer=-2), vision="full")
-    trained = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    loop = make_loop(tmp_path, model=tiny_model(select_layer=-2), vision="full")
+    trained = {name for name, weight in loop.model.named_parameters() if weight.requires_grad}
     assert not any(name.startswith("vision_model.encoder.layers.1.") for name in trained)
-    _, gradients = step_gradients(trainer, [padded([trainer.train_dataset[0]])])
+    _, gradients = step_gradients(loop, [padded([loop.dataset[0]])])
     assert set(gradients) == trained
 
 
 def test_the_log_tells_speed_and_padding(tmp_path: Path):
-    trainer = make_trainer(tmp_path, count=8, drop_path=0.0)
-    assert train(trainer, settings(tmp_path), print)
+    loop = make_loop(tmp_path, count=8, drop_path=0.0)
+    assert train(loop, print)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    batches = list(trainer.get_train_dataloader().batch_sampler)
+    batches = list(loop.plan.batches(0))
     for step, line in enumerate(lines[:-1]):
-        taken = [[trainer.train_dataset.lengths[i] for i in batch] for batch in batches[2 * step : 2 * step + 2]]
+        taken = [[loop.dataset.lengths[i] for i in batch] for batch in batches[2 * step : 2 * step + 2]]
         positions = sum(max(batch) * len(batch) for batch in taken)
         assert line["padding_share"] == pytest.approx(1 - sum(map(sum, taken)) / positions, abs=1e-4)
         assert line["images_per_second"] > 0 and line["tokens_per_second"] > 0 and 0 <= line["data_wait_share"] <= 1
-    assert len(lines) == 3 and lines[-1]["train_loss"] == pytest.approx(mean_loss(lines[:-1]))
+    assert len(lines) == 3 and lines[-1]["train_loss"] == pytest.approx(sum(line["loss"] for line in lines[:-1]) / 2)
 
 
 def test_checkpointed_activations_change_nothing(tmp_path: Path):
     losses = []
     for name, checkpointed in (("with", True), ("without", False)):
-        trainer = make_trainer(tmp_path / name, count=8, gradient_checkpointing=checkpointed, drop_path=0.0)
-        train(trainer, settings(tmp_path / name), print)
-        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+        loop = make_loop(tmp_path / name, count=8, gradient_checkpointing=checkpointed, drop_path=0.0)
+        train(loop, print)
+        losses.append([line["loss"] for line in read_log(tmp_path / name / "log.jsonl") if "loss" in line])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_padding_needs_no_mask(tmp_path: Path):
     """Gradients as with the mask that the model is given at inference."""
-    trainer = make_trainer(tmp_path)
-    batch = padded([trainer.train_dataset[i] for i in range(3)])
+    loop = make_loop(tmp_path)
+    batch = padded([loop.dataset[i] for i in range(3)])
     assert not batch["attention_mask"].all()
-    loss, gradients = step_gradients(trainer, [batch])
-    trainer.model.zero_grad()
-    expected = trainer.model(**batch, use_cache=False).loss
+    loss, gradients = step_gradients(loop, [batch])
+    loop.model.zero_grad()
+    expected = loop.model(**batch, use_cache=False).loss
     expected.backward()
     assert loss == pytest.approx(expected.item(), abs=1e-6)
-    for name, weight in trainer.model.named_parameters():
+    for name, weight in loop.model.named_parameters():
         if weight.requires_grad:
             torch.testing.assert_close(gradients[name], weight.grad, atol=1e-6, rtol=1e-4, msg=name)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training.tiny import settings
 from videochat_online.data.sampler import PACKED_TOGETHER
-from videochat_online.training.arguments import SettingError
-from videochat_online.training.batches import ProcessBatches, make_plan
+from videochat_online.data.settings import SettingError
+from videochat_online.training.plan import TrainingPlan, make_plan
 
 BATCHINGS = ("shuffled", "grouped", "packed")
 LENGTHS = random.Random(7).choices(range(5, 61), k=101)
@@ -25,13 +26,9 @@ def steps_of(batching: str, world_size: int, epoch: int, **changes) -> list[list
     """The samples of each step of an epoch, over all processes."""
     config = settings("run", batching=batching, **{"global_batch_size": 8, "batch_size": 1, **changes})
     plan = make_plan(config, LENGTHS, world_size)
-    shares = []
-    for rank in range(world_size):
-        batches = ProcessBatches(plan, world_size=world_size, rank=rank)
-        batches.set_epoch(epoch)
-        shares.append(list(batches))
-        assert len(shares[-1]) == len(batches)
+    shares = [list(plan.batches(epoch, rank=rank, world_size=world_size)) for rank in range(world_size)]
     per_step = plan.batches_per_step // world_size
+    assert {len(share) for share in shares} == {plan.steps_per_epoch * per_step}
     return [
         sorted(index for share in shares for batch in share[first : first + per_step] for index in batch)
         for first in range(0, len(shares[0]), per_step)
@@ -59,17 +56,13 @@ def test_every_sample_is_seen_and_few_twice(batching: str):
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_epochs_differ_and_repeat_themselves(batching: str):
     plan = make_plan(settings("run", batching=batching, batch_size=1, global_batch_size=8), LENGTHS, 2)
-    batches = ProcessBatches(plan, world_size=2, rank=1)
-    first, again = list(batches), list(batches)
-    batches.set_epoch(1)
-    other = list(batches)
-    batches.set_epoch(0)
-    assert first == again == list(batches) != other
+    first, other, again = (list(plan.batches(epoch, rank=1, world_size=2)) for epoch in (0, 1, 0))
+    assert first == again != other
 
 
 def test_processes_step_through_batches_of_like_length():
     plan = make_plan(settings("run", batching="grouped", batch_size=4, global_batch_size=8), LENGTHS, 2)
-    first, second = (list(ProcessBatches(plan, world_size=2, rank=rank)) for rank in (0, 1))
+    first, second = (list(plan.batches(0, rank=rank, world_size=2)) for rank in (0, 1))
     longest = [(max(LENGTHS[n] for n in a), max(LENGTHS[n] for n in b)) for a, b in zip(first, second, strict=True)]
     assert all(abs(a - b) <= 8 for a, b in longest[:-1])
 
@@ -87,7 +80,7 @@ def to_the_first_batch(batching: str, num_samples: int, world_size: int) -> tupl
     tracemalloc.start()
     sys.setprofile(count)
     try:
-        batches = iter(ProcessBatches(make_plan(config, lengths, world_size), world_size=world_size, rank=0))
+        batches = make_plan(config, lengths, world_size).batches(0, world_size=world_size)
         next(batches)
         until_first = num_calls
         for _ in zip(range(100), batches, strict=False):
@@ -119,10 +112,9 @@ def test_the_first_batch_needs_no_loop_over_samples_or_processes(batching: str):
 
 
 def test_grouped_batches_pad_less():
-    config = settings("run", batch_size=4, global_batch_size=4)
     shares = {}
     for batching in ("shuffled", "grouped"):
-        config.batching = batching
+        config = settings("run", batch_size=4, global_batch_size=4, batching=batching)
         shares[batching] = make_plan(config, LENGTHS, 1).padding_share
     assert shares["grouped"] < 0.3 * shares["shuffled"]
 
@@ -150,3 +142,25 @@ def test_numbers_that_do_not_divide():
 def test_no_samples(tmp_path: Path):
     with pytest.raises(SettingError, match="--data holds no samples"):
         make_plan(settings(tmp_path), [], 1)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_a_resumed_epoch_begins_where_it_was_left(batching: str):
+    plan = make_plan(settings("run", batching=batching, batch_size=1), LENGTHS, 2)
+    whole, rest = (list(plan.batches(3, rank=1, world_size=2, first=first)) for first in (0, 5))
+    assert rest == whole[5 * plan.batches_per_step // 2 :]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
+@pytest.mark.parametrize("warmup", [0, 0.3, 4])
+def test_the_learning_rate_is_that_of_transformers(schedule: str, warmup: float):
+    """Of every step, to the last digits of a float."""
+    from transformers import get_scheduler
+
+    plan = TrainingPlan(np.ones(20, dtype=int), settings("run", schedule=schedule, warmup=warmup, learning_rate=0.3), 2)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    reference = get_scheduler(schedule, optimizer, plan.warmup_steps, plan.num_steps)
+    for step in range(plan.num_steps):
+        assert plan.learning_rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-18)
+        optimizer.step()
+        reference.step()

@@ -1,0 +1,75 @@
+"""One writer a folder, by processes that really are several; digests."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from videochat_online.files import LOCK_FILE, digest, locked
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from videochat_online.files import locked
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:  # as a data worker, which outlives a killed trainer for some seconds
+        time.sleep(600)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_writer_and_a_killed_one_holds_nothing(tmp_path: Path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    holder = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        told = rf"run is being written by another process \(process {holder.pid} on "
+        with pytest.raises(ValueError, match=told), locked(folder):
+            pass
+        holder.kill()
+        holder.wait()
+        with locked(folder):
+            assert f"process {os.getpid()} on" in (folder / LOCK_FILE).read_text()
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)  # the child that was left
+        holder.communicate()
+
+
+def test_a_lock_is_free_after_its_end(tmp_path: Path):
+    for _ in range(2):
+        with locked(tmp_path), pytest.raises(ValueError, match="another process"), locked(tmp_path):
+            pass
+        assert (tmp_path / LOCK_FILE).read_bytes() == b""
+
+
+def test_a_child_does_not_free_what_its_parent_holds(tmp_path: Path):
+    with locked(tmp_path):
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join()
+        with pytest.raises(ValueError, match="another process"), locked(tmp_path):
+            pass
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file cannot be written to"), locked(tmp_path / "file"):
+        pass
+
+
+def test_digest_of_files_one_after_the_other(tmp_path: Path):
+    for name, words in (("a", b"one"), ("b", b"two")):
+        (tmp_path / name).write_bytes(words)
+    assert digest(tmp_path / "a") == hashlib.sha256(b"one").hexdigest()
+    assert digest(tmp_path / "a", tmp_path / "b") == hashlib.sha256(b"onetwo").hexdigest()

@@ -1,0 +1,102 @@
+"""What a session is made with, what it counts, and the one safetensors file that it is saved in.
+
+In the file, what is not a tensor stands as json in the header.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..config import MemoryConfig
+
+FORMAT = "videochat-online session 1"
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How one session watches and answers. The parts that use a value check it."""
+
+    memory: MemoryConfig
+    """Shape and rule of the memory, on the encoder's grids."""
+    timestamps: bool = True
+    """Show the model each frame's time ("Frame3 at 1.0s: ") or only its number."""
+    system_prompt: str | None = None
+    """Instead of the template's own system message."""
+    encode_batch_size: int = 16
+    """Frames that go through the encoder together in `see_many`."""
+    skip_below: float | None = None
+    """Do not encode a frame that differs from the last encoded one by less than this (mean over all pixels, of 255);
+    it takes that one's features. None: every frame is encoded."""
+    reuse_cache: bool = True
+    """Keep the language model's keys and values between questions (the answers are the same)."""
+    max_cache_bytes: int | None = None
+    """Of keys and values, how many to keep at most; None: those of the longest prompt."""
+    max_prompt_tokens: int | None = None
+    """Of a prompt and its answer, where that is to be less than the model takes; a dialogue that has grown longer
+    loses its oldest turns."""
+
+
+class SessionStats(TypedDict):
+    """Counters of one session."""
+
+    frames_seen: int
+    frames_skipped: int
+    """Of these, not encoded because they looked like the one before."""
+    frames_held: list[int]
+    """Per level, finest first."""
+    tokens: int
+    """Visual tokens held."""
+    bytes: int
+    """Memory storage, allocated once."""
+    encode_fps: float | None
+    """Frames a second through transform, encoder and memory, over all frames seen."""
+    last_timestamp: float | None
+    """Seconds."""
+    questions: int
+    """Kept in the dialogue, or forgotten."""
+    turns_forgotten: int
+    """Oldest turns that the dialogue had to give up to fit a prompt."""
+    cache_bytes: int
+    """Keys, values and projected frames kept of the last prompt."""
+    cache_bytes_at_most: int
+    """What keys and values may come to: `max_cache_bytes`, or those of the longest prompt that is taken."""
+    prompt_tokens: int | None
+    """Of the last question, like what follows."""
+    cached_tokens: int | None
+    """Prompt tokens that were not computed again."""
+    time_to_first_token: float | None
+    latency: float | None
+    """Seconds for the whole answer."""
+
+
+def write_session(path: str | Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Write the file whole or not at all: an older one stays until the new one is complete.
+
+    Raises ValueError where it cannot be written.
+    """
+    unfinished = Path(f"{path}.unfinished")
+    try:
+        save_file(tensors, unfinished, metadata={"session": json.dumps({"format": FORMAT, **about})})
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the session cannot be written to {path}: {error}") from error
+
+
+def read_session(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """(about, tensors). Raises ValueError where the file is none of ours."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("session", "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a session written by StreamingSession.save ({error})") from error
+    if not about or about.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a session written by StreamingSession.save: expected format {FORMAT!r}")
+    return about, tensors

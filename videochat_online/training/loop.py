@@ -1,0 +1,281 @@
+"""The training loop on accelerate: the batches of a step, loss and gradients, update, line of the log, checkpoint.
+
+Loss: the cross entropy of all loss-bearing tokens of a step, over all batches and processes, divided by their number.
+It is a mean over tokens, not over samples: a long answer weighs more than a short one, and it does not matter how the
+samples were spread over batches, sequences or processes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from .batches import IGNORE, Collate, Collator, next_tokens, num_targets
+from .checkpoints import STAGING, Checkpoint, RunShape, drop_old, finish, full_disk_named
+from .configuration import TrainingConfig
+from .distributed import make_accelerator, uses_bf16, uses_deepspeed, world_size
+from .log import RunLog, Throughput, summary
+from .parts import choose_parts, set_drop_path
+from .plan import TrainingPlan
+from .state import TrainState
+
+Batch = dict[str, Any]
+NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
+"""Names of weights without weight decay, as transformers has them; so are all weights of LayerNorm modules."""
+
+
+class TrainingLoop:
+    """Trains a model on a data set with `.lengths` and `.set_epoch`, as a plan says; one for each process."""
+
+    def __init__(
+        self, model: Any, dataset: Any, collator: Collator, plan: TrainingPlan, *, processor: Any = None
+    ) -> None:
+        """`processor` is saved beside the weights, so that a checkpoint is a model folder that loads."""
+        self.model, self.dataset, self.plan, self.config = model, dataset, plan, plan.config
+        config = self.config
+        set_seed(config.seed)  # of new LoRA pairs
+        choose_parts(model, config)
+        set_drop_path(model, config.drop_path)
+        if config.gradient_checkpointing and config.strategy != "fsdp":  # there accelerate switches it on
+            enable = getattr(model, "activation_checkpointing_enable", None)  # so named from transformers 5.21 on
+            (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.gradient_accumulation = plan.batches_per_step // world_size()
+        self.shape = RunShape(world_size(), config.strategy, config.batch_size, self.gradient_accumulation)
+        self.accelerator = make_accelerator(config, self.gradient_accumulation)
+        self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor)
+        self.collate = Collate(collator, model.config.image_size, model.config.img_context_token_id)
+        self.dtype = (
+            torch.bfloat16 if uses_deepspeed(config) and uses_bf16(config) else None
+        )  # else autocast sees to it
+        self.throughput = Throughput()
+        self.grad_norm: Any = None
+
+    def train(self, checkpoint: Checkpoint | None = None) -> bool:
+        """Run to the end, or to a SIGTERM, after whose step a checkpoint is written: then False.
+
+        Raises ResumeError for a checkpoint that does not fit, SaveError for a full disk, ValueError for bad data.
+        """
+        # 1. share the weights out, and continue from the checkpoint
+        set_seed(self.config.seed)
+        self.state.prepare()
+        if checkpoint is not None:
+            self.state.load(checkpoint.folder)
+        self.state.wrapped.train()
+        began, first, stopped = time.perf_counter(), self.state.step, False
+        self._begin_line()
+        with SigtermNoted() as sigterm, RunLog(self.config, first, self.plan.num_steps) as log:
+            # 2. steps; a checkpoint comes with a line of the log, so that a resumed run takes means over the same steps
+            for batches in self.batches():
+                self.take_step(batches)
+                log.advance()
+                step, ended = self.state.step, self.state.step == self.plan.num_steps
+                stopped = not ended and self._any_process(sigterm.received)
+                save = stopped or ended or step % self.config.save_every == 0
+                if save or step % self.config.log_every == 0:
+                    log.write(step, self._line())
+                if save:
+                    self.save()
+                if stopped:
+                    break
+            # 3. the run in one line
+            log.write(self.state.step, self._last_line(time.perf_counter() - began, self.state.step - first))
+        return not stopped
+
+    # Data
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """This process's batches of each step that is left, on the CPU."""
+        while self.state.step < self.plan.num_steps:
+            epoch, done = divmod(self.state.step, self.plan.steps_per_epoch)
+            left = min(self.plan.steps_per_epoch - done, self.plan.num_steps - self.state.step)
+            loader = iter(self._loader(epoch, done, done + left))
+            for _ in range(left):
+                began = self.throughput.clock()
+                try:
+                    batches = [next(loader) for _ in range(self.gradient_accumulation)]
+                except ValueError as error:
+                    raise without_traceback(error) from error
+                self.throughput.waiting += self.throughput.clock() - began
+                yield batches
+
+    def _loader(self, epoch: int, first: int, stop: int) -> DataLoader:
+        """The batches of some of an epoch's steps."""
+        self.dataset.set_epoch(epoch)  # before its worker processes start
+        place = {"rank": self.accelerator.process_index, "world_size": self.accelerator.num_processes}
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.plan.batches(epoch, first=first, stop=stop, **place),
+            collate_fn=self.collate,
+            num_workers=self.config.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=leave_sigterm_to_the_parent,
+            generator=torch.Generator().manual_seed(self.config.seed),  # workers' seeds leave the global state alone
+        )
+
+    # A step
+
+    def take_step(self, batches: list[Batch]) -> None:
+        """Gradients of a step's batches, and the update of the weights."""
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = self.plan.learning_rate(self.state.step)
+        for batch in batches:
+            self.throughput.count(batch, batch.pop("num_tokens"), batch.pop("num_images"))
+        self.loss += self.backward(batches)  # with DeepSpeed the update as well
+        weights, most = self.state.wrapped.parameters(), self.config.max_grad_norm or math.inf
+        self.grad_norm = self.accelerator.clip_grad_norm_(weights, most)
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad()
+        self.state.step += 1
+
+    def backward(self, batches: list[Batch]) -> torch.Tensor:
+        """Add up the gradients of a step's batches; returns this process's part of the step's loss."""
+        accelerator = self.accelerator
+        count = torch.tensor([sum(map(num_targets, batches))], device=accelerator.device)
+        scale = accelerator.num_processes / accelerator.gather(count).sum().clamp(min=1)  # processes are averaged
+        loss = torch.zeros((), device=accelerator.device)
+        accelerator.step = 0  # its count of batches: with the last one of the step, gradients are shared
+        for batch in batches:
+            with accelerator.accumulate(self.state.wrapped):
+                part = self.loss_sum(batch) * scale
+                accelerator.backward(part * accelerator.gradient_accumulation_steps)  # by which it divides
+            loss += part.detach()
+        return loss
+
+    def loss_sum(self, batch: Batch) -> torch.Tensor:
+        """The summed loss of a batch; logits (B, K, vocabulary) are made at the K positions that bear any.
+
+        The cache stays off: with one, transformers does not see where a packed sample begins. Padding stands at the
+        end, where no word looks at it and no loss is: without a mask of it the kernels skip half of the attention.
+        """
+        inputs = {
+            name: value.to(self.accelerator.device, self.dtype if value.is_floating_point() else None)
+            for name, value in batch.items()
+            if name != "attention_mask" or value.ndim != 2
+        }
+        targets, positions = next_tokens(inputs.pop("labels"))
+        outputs = self.state.wrapped(**inputs, use_cache=False, logits_to_keep=positions)
+        logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
+        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+    # The log
+
+    def _begin_line(self) -> None:
+        self.loss = torch.zeros((), device=self.accelerator.device)
+        self.line_began = self.state.step
+        self.throughput.restart()
+
+    def _line(self) -> dict[str, float]:
+        """What the log says about the steps since its last line."""
+        state = self.state
+        loss = self.accelerator.gather(self.loss.reshape(1)).mean().item()
+        state.total_loss += loss
+        norm = self.grad_norm.full_tensor() if hasattr(self.grad_norm, "full_tensor") else self.grad_norm
+        numbers = torch.tensor([self.throughput.numbers()], dtype=torch.float64, device=self.accelerator.device)
+        line = {
+            "loss": loss / (state.step - self.line_began),
+            "grad_norm": float(norm),
+            "learning_rate": self.plan.learning_rate(state.step - 1),
+            **summary(self.accelerator.gather(numbers).cpu()),
+            "epoch": state.step / self.plan.steps_per_epoch,
+        }
+        self._begin_line()
+        return line
+
+    def _last_line(self, seconds: float, num_steps: int) -> dict[str, float]:
+        return {
+            "train_runtime": round(seconds, 4),
+            "train_samples_per_second": round(num_steps * self.plan.samples_per_step / seconds, 3),
+            "train_steps_per_second": round(num_steps / seconds, 3),
+            "train_loss": self.state.total_loss / self.state.step,  # of the whole run, before the checkpoint as well
+            "epoch": self.state.step / self.plan.steps_per_epoch,
+        }
+
+    def _any_process(self, here: bool) -> bool:
+        return bool(self.accelerator.gather(torch.tensor([int(here)], device=self.accelerator.device)).any())
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint; the log's speeds leave its time out. Raises SaveError where the disk takes no more."""
+        run_folder, name, accelerator = self.config.run_folder, f"checkpoint-{self.state.step}", self.accelerator
+        staging, is_main = run_folder / STAGING, self.accelerator.is_main_process
+        with full_disk_named(run_folder / name, run_folder, staging):
+            # 1. an empty staging folder
+            if is_main:
+                shutil.rmtree(staging, ignore_errors=True)
+                (staging / name).mkdir(parents=True)
+            accelerator.wait_for_everyone()
+            # 2. its files
+            self.state.save(staging / name)
+            accelerator.wait_for_everyone()
+            # 3. flush, marker, rename; older checkpoints go
+            if is_main:
+                finish(staging / name, run_folder / name, self.state.step, self.shape)
+                staging.rmdir()
+                drop_old(run_folder, self.config.keep_checkpoints)
+        accelerator.wait_for_everyone()
+        self.throughput.restart()
+
+
+def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW on what trains, without weight decay on biases and norms."""
+    norms = {id(w) for module in model.modules() if isinstance(module, torch.nn.LayerNorm) for w in module.parameters()}
+    trained = [(name.lower(), weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    plain = {id(weight) for name, weight in trained if NO_DECAY.search(name)} | norms
+    groups = [
+        {"params": [weight for _, weight in trained if id(weight) not in plain], "weight_decay": config.weight_decay},
+        {"params": [weight for _, weight in trained if id(weight) in plain], "weight_decay": 0.0},
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
+
+
+def without_traceback(error: ValueError) -> ValueError:
+    """An error of a data worker in its own words; torch puts the worker's whole traceback into the message."""
+    message = str(error)
+    if not message.startswith("Caught ") or (mark := f"{type(error).__name__}: ") not in message:
+        return error
+    return ValueError(message.split(mark, 1)[1].rstrip())
+
+
+class SigtermNoted:
+    """Within the context a SIGTERM is noted instead of ending the process."""
+
+    def __enter__(self) -> SigtermNoted:
+        self.received = False
+        self.before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = True
+
+    def __exit__(self, *error: Any) -> None:
+        signal.signal(signal.SIGTERM, self.before)
+
+
+def leave_sigterm_to_the_parent(worker: int) -> None:
+    """For data workers: they end on a SIGTERM of the training process alone.
+
+    torchrun and schedulers send one to every process, and training still needs batches to come to its checkpoint.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
