@@ -37,9 +37,7 @@ def test_a_title_that_is_not_utf8_is_none_of_our_business(suffix: str, decoder: 
         assert (video.duration, len(expected)) == (5.0, 20)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [(".mp4", "'zz9z'"), (".avi", "'zz9z'"), (".mkv", r"(it has no name)")]
-)
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "'zz9z'"), (".avi", "'zz9z'"), (".mkv", r"(it has no name)")])
 def test_an_unknown_codec_is_named(suffix: str, codec: str, decoder: str, tmp_path: Path):
     path = with_unknown_codec(tmp_path / f"film{suffix}")
     refuse(path, f"its codec {codec} is unknown to FFmpeg", decoder=decoder)

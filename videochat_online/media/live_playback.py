@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 
 from .live import DISPLAY_FPS, LiveSource, fitting
-from .readers import open_video
+from .readers import Decoder, open_video
 from .sampling import sample_pass
 from .source import Frame, check_fps
 
@@ -104,13 +104,14 @@ class VideoPlayback(Playback):
         fps: float = DISPLAY_FPS,
         speed: float = 1.0,
         start: float = 0.0,
+        decoder: Decoder = "pyav",
     ) -> None:
         super().__init__(os.path.basename(os.fspath(path)), speed=speed, start=start)
-        self.video = open_video(path, num_threads=1)
+        self.video = open_video(path, decoder=decoder, num_threads=1)
         size = fitting(self.video.size)
         if size != self.video.size and not os.path.isdir(path):
             self.video.close()
-            self.video = open_video(path, size=size, num_threads=1)
+            self.video = open_video(path, decoder=decoder, size=size, num_threads=1)
         self.duration = self.video.duration
         self._start = start
         self._indices = sample_pass(self.video.timestamps, fps, video_fps=self.video.fps)

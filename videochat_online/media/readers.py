@@ -28,7 +28,6 @@ from .video_index import index_video
 __all__ = ["Decoder", "Frame", "MediaError", "VideoReader", "check_decoder", "open_image", "open_video"]
 
 Decoder = Literal["pyav", "decord"]
-DECODER_HELP = "what decodes video files: pyav, or decord (an extra; see docs/performance.md for when it pays)"
 
 
 def open_video(

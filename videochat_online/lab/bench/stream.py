@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ...config import MemoryConfig
-from ...media.readers import open_video
+from ...media.readers import Decoder, open_video
 from ...media.transforms import IMAGENET_MEAN, IMAGENET_STD, FrameTransform, Picture
 from ...model.memory_bank import PyramidMemoryBank
 from ...model.videochat import VideoChatOnline
@@ -61,7 +61,7 @@ def write_clip(path: Path, *, width: int, height: int, num_frames: int, fps: int
 
 
 def where_time_goes(
-    model: VideoChatOnline, processor: Processor, clip: Path, *, num_frames: int, batch: int
+    model: VideoChatOnline, processor: Processor, clip: Path, *, num_frames: int, batch: int, decoder: Decoder = "pyav"
 ) -> dict[str, float]:
     """Milliseconds a frame of each step, from a file to the language model's door.
 
@@ -69,7 +69,7 @@ def where_time_goes(
     """
     watch = Stopwatch()
     bank = PyramidMemoryBank(MemoryConfig.pyramid().for_encoder(model.config.grid))
-    with open_video(clip) as video, torch.no_grad():
+    with open_video(clip, decoder=decoder) as video, torch.no_grad():
         frames = video.read(range(min(num_frames, len(video))))
         done = 0
         while done < min(num_frames, len(video)):
