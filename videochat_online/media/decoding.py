@@ -19,7 +19,6 @@ from .video_index import VideoIndex
 if TYPE_CHECKING:
     from av.filter import Graph
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 UNDAMAGED = "an undamaged file"
 UPRIGHT: dict[int, list[tuple[str, str]]] = {
@@ -77,7 +76,16 @@ class PyavReader(_FileReader):
             raise
 
     def _new_graph(self) -> Graph:
-        return _rgb_graph(self.name, self._stream, self.size, self._index.rotation)
+        """FFmpeg filters: a decoded frame in, an upright RGB picture of the reader's size out."""
+        from av.filter import Graph
+
+        scale = f"{self.size[0]}:{self.size[1]}:flags=bilinear"
+        filters = [*UPRIGHT[self._index.rotation], ("scale", scale), ("format", "rgb24")]
+        with reading(self.name, "its pictures cannot be converted to RGB", UNDAMAGED):
+            graph = Graph()
+            nodes = [graph.add(kind, arguments) for kind, arguments in filters]
+            graph.link_nodes(graph.add_buffer(template=self._stream), *nodes, graph.add("buffersink")).configure()
+            return graph
 
     def _decoded(self, index: int) -> VideoFrame:
         """Frame `index`: forward from where the decoder stands, else from a keyframe, else from the one before."""
@@ -192,15 +200,3 @@ class DecordReader(_FileReader):
         width, height = self.size  # it takes the padding of narrow pictures for channels
         self._refuse_where(image.shape != (height, width, 3), f"it gives frame {index} the shape {image.shape}")
         return image
-
-
-def _rgb_graph(name: str, stream: VideoStream, size: tuple[int, int], rotation: int) -> Graph:
-    """FFmpeg filters: a decoded frame in, an upright RGB picture of `size` (W, H) out."""
-    from av.filter import Graph
-
-    filters = [*UPRIGHT[rotation], ("scale", f"{size[0]}:{size[1]}:flags=bilinear"), ("format", "rgb24")]
-    with reading(name, "its pictures cannot be converted to RGB", UNDAMAGED):
-        graph = Graph()
-        nodes = [graph.add(kind, arguments) for kind, arguments in filters]
-        graph.link_nodes(graph.add_buffer(template=stream), *nodes, graph.add("buffersink")).configure()
-        return graph

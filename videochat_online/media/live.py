@@ -177,9 +177,8 @@ class LiveStream:
 
     def wait_for_frame(self, timeout: float) -> Frame:
         """The first frame, left in the queue; MediaError where none comes within `timeout` seconds."""
-        until = time.monotonic() + timeout
         with self._changed:
-            self._changed.wait_for(lambda: self.latest or not self._is_running, max(0.0, until - time.monotonic()))
+            self._changed.wait_for(lambda: self.latest or not self._is_running, timeout)
             if self.latest is not None:
                 return self.latest
             if self.error is not None:

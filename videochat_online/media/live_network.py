@@ -52,11 +52,6 @@ class Timeouts:
     give_up: float = 300.0
     """Since the last frame."""
 
-    def __post_init__(self) -> None:
-        for name in ("open", "read", "first_pause", "longest_pause", "give_up"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Timeouts.{name} must be seconds > 0, got {getattr(self, name)!r}")
-
 
 class ReconnectingSource(LiveSource):
     """Opens, reads, and opens again. It ends where the first try fails: the address is wrong, or nothing runs there."""

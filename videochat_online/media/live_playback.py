@@ -44,32 +44,28 @@ class Playback(LiveSource):
     @speed.setter
     def speed(self, speed: float) -> None:
         check_fps(speed, "speed")
-        with self._changed:
-            self._anchor, self._speed = (self.position, time.monotonic()), speed
-            self._changed.notify_all()
+        self._change(speed=speed)
 
     def pause(self) -> None:
-        with self._changed:
-            self._anchor = (self.position, time.monotonic())
-            self._is_paused = True
-            self._show_state()
-            self._changed.notify_all()
+        self._change(is_paused=True)
 
     def play(self) -> None:
+        self._change(is_paused=False)
+
+    def _change(self, *, speed: float | None = None, is_paused: bool | None = None) -> None:
+        """Run the clock in another way, from the moment on screen now."""
         with self._changed:
             self._anchor = (self.position, time.monotonic())
-            self._is_paused = False
-            self._show_state()
+            self._speed = self._speed if speed is None else speed
+            self._is_paused = self._is_paused if is_paused is None else is_paused
+            if self.state in ("playing", "paused"):
+                self.state = "paused" if self._is_paused else "playing"
             self._changed.notify_all()
 
     def stop(self) -> None:
         super().stop()
         with self._changed:
             self._changed.notify_all()
-
-    def _show_state(self) -> None:
-        if self.state in ("playing", "paused"):
-            self.state = "paused" if self._is_paused else "playing"
 
     def _begin(self, seconds: float) -> None:
         """Let the clock stand at `seconds` now: the first picture is there, however long it took."""

@@ -7,7 +7,7 @@ their frames have the same numbers and times.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 USUAL_RATE = Fraction(25)
 """Frames a second of a stream that says nothing about time (FFmpeg's own default)."""
+NO_TIME = -(2**63)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,57 +91,42 @@ def index_video(path: Path) -> VideoIndex:
     return VideoIndex(path, container.format.name, num_streams, times, fps, duration, size, rotation)
 
 
-@dataclass(eq=False)
-class _Packets:
-    """One entry a packet, in the order of the file; packets without a time leave none."""
-
-    pts: array[int] = field(default_factory=lambda: array("q"))
-    dts: array[int] = field(default_factory=lambda: array("q"))
-    duration: array[int] = field(default_factory=lambda: array("q"))
-    is_key: array[int] = field(default_factory=lambda: array("b"))
-
-
-def _walk(path: Path, container: InputContainer, stream: VideoStream) -> _Packets:
-    packets, is_whole = _Packets(), True
+def _walk(path: Path, container: InputContainer, stream: VideoStream) -> np.ndarray:
+    """int64 (num_packets, 4), in the order of the file: pts and dts (or NO_TIME), duration, whether a keyframe."""
+    table, is_whole = array("q"), True
 
     def damage() -> str:
-        return f"damaged after {len(packets.is_key)} frames"
+        return f"damaged after {len(table) // 4} frames"
 
     for packet in each(to_the_end(container.demux(stream)), path, damage, "a complete video file"):
         if packet.size == 0 or packet.is_discard:
             continue
         is_whole = not packet.is_corrupt
-        if packet.pts is not None:
-            packets.pts.append(packet.pts)
-        if packet.dts is not None:
-            packets.dts.append(packet.dts)
-        packets.duration.append(packet.duration or 0)
-        packets.is_key.append(packet.is_keyframe)
-    if not packets.is_key:
+        pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
+        table.extend((pts, dts, packet.duration or 0, packet.is_keyframe))
+    if not table:
         raise MediaError.about(path, "has zero frames", "a video with at least one")
     if not is_whole:
-        raise MediaError.about(path, f"is cut off within frame {len(packets.is_key) - 1}", "a complete video file")
-    return packets
+        raise MediaError.about(path, f"is cut off within frame {len(table) // 4 - 1}", "a complete video file")
+    return np.frombuffer(table, dtype=np.int64).reshape(-1, 4)
 
 
-def _in_display_order(packets: _Packets, container: InputContainer, stream: VideoStream) -> Timeline:
+def _in_display_order(packets: np.ndarray, container: InputContainer, stream: VideoStream) -> Timeline:
     """Sorted by time. What would be shown before the first keyframe cannot be decoded and is left out."""
-    num_packets = len(packets.is_key)
-    has_pts, has_dts = len(packets.pts) == num_packets, len(packets.dts) == num_packets
+    pts, dts, durations, is_key = packets.T
+    has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
         period = 1 / (stream.average_rate or USUAL_RATE)
-        return Timeline(np.arange(num_packets), period, 1, np.zeros(1, dtype=np.int64), False, False)
+        return Timeline(np.arange(len(packets)), period, 1, np.zeros(1, dtype=np.int64), False, False)
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
-    ticks = np.array(packets.pts if has_pts else packets.dts, dtype=np.int64)
-    durations = np.array(packets.duration, dtype=np.int64)
-    is_key = np.array(packets.is_key, dtype=bool)
+    ticks, is_key = pts if has_pts else dts, is_key.astype(bool)
     is_key[0] |= not is_key.any()
     latest_key = np.maximum.accumulate(np.where(is_key, np.arange(len(is_key)), -1))
     has_open_groups = bool((ticks < ticks[latest_key])[latest_key >= 0].any())
     decodable = np.flatnonzero(ticks >= ticks[is_key].min())
     order = decodable[np.argsort(ticks[decodable], kind="stable")]
-    has_times = has_pts and bool((np.diff(ticks[order]) > 0).all())
+    has_times = bool(has_pts and (np.diff(ticks[order]) > 0).all())
     keyframes = np.flatnonzero(is_key[order])
     return Timeline(ticks[order], stream.time_base, int(durations[order[-1]]), keyframes, has_times, has_open_groups)
 
