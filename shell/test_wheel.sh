@@ -152,10 +152,10 @@ try_end() {
 
 [ $# -gt 0 ] || set -- newest oldest
 for end in "$@"; do
-  case $end in
-    newest | oldest) try_end "$end" ;;
-    *) fail "there is no end '$end': newest or oldest" ;;
-  esac
+  [[ $end == @(newest|oldest) ]] || fail "there is no end '$end': newest or oldest"
+done
+for end in "$@"; do
+  try_end "$end"
 done
 [ -z "$failed" ] || fail "the wheel does not work: ${failed#, }"
-say "the wheel works: $* (Python $(describe_python "${base_python}" | cut -d' ' -f1), $SECONDS s)"
+say "the wheel works: $* (Python $(describe_python "$base_python" | cut -d' ' -f1), $SECONDS s)"
