@@ -38,7 +38,7 @@ class OpenVideo:
 def open_task_video(task: VideoTask, library: VideoLibrary) -> OpenVideo:
     """Find and open the video of `task`. MediaError says what is wrong with it, by name."""
     path = library.find(task.names)
-    reader = open_video(path, fps=task.fps or 1.0) if path.is_dir() else open_video(path)
+    reader = open_video(path, decoder=library.decoder, fps=(task.fps or 1.0) if path.is_dir() else None)
     return OpenVideo(reader, reader.timestamps + _clock_offset(task, path, reader))
 
 

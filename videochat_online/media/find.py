@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
 
 from .image_source import IMAGE_SUFFIXES
+from .readers import Decoder, check_decoder
 from .source import MediaError, reading
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif")
@@ -33,12 +34,16 @@ def _present(path: Path) -> Path | None:
 
 
 class VideoLibrary:
-    """Finds videos and folders of frames below `root`. The tree is walked at most once, and only when needed."""
+    """Finds videos and folders of frames below `root`. The tree is walked at most once, and only when needed.
 
-    def __init__(self, root: Path) -> None:
+    `decoder`: what its videos are to be read with. ValueError for an unknown one, and where there is no such folder.
+    """
+
+    def __init__(self, root: Path, *, decoder: Decoder = "pyav") -> None:
+        check_decoder(decoder)
         if not root.is_dir():
             raise ValueError(f"--videos {root}: no such folder")
-        self.root = root
+        self.root, self.decoder = root, decoder
 
     def find(self, names: Sequence[str]) -> Path:
         """The first of `names` that is at its place below the root; else what is called so, wherever it lies.

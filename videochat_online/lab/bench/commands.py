@@ -10,6 +10,7 @@ from typing import Any
 from ...command_line import CommandParser
 from ...extras import lacks
 from ...files import write_json
+from ...model_flags import add_decoder_flag
 from .benchmarks import BENCHMARKS, Tables
 
 
@@ -58,6 +59,10 @@ def _common_flags() -> CommandParser:
     flags.add_argument(
         "--long-frames", type=int, default=10_000, help="endurance: length in frames (default: %(default)s)"
     )
+    flags.add_argument(
+        "--clips", nargs="+", type=Path, metavar="FILE", help="decode: videos to read (default: the clip that ships)"
+    )
+    add_decoder_flag(flags)
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     return flags
 
