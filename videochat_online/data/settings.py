@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from .mixing import Mixing
-
 FrameTimes = Literal["online", "always", "never"]
+Mixing = Literal["proportional", "sqrt"]
 
 
 class SettingError(ValueError):

@@ -34,7 +34,7 @@ def make_collator(config: TrainingConfig, processor: Processor) -> Collator:
     if config.batching != "packed":
         return PaddingCollator(pad)
     one_sequence = config.attention == "flash_attention_2"
-    return PackingCollator(pad, 2**31 if one_sequence else config.max_length, attention="positions")
+    return PackingCollator(pad, 2**31 if one_sequence else config.max_length)
 
 
 class Collate:
