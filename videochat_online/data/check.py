@@ -278,7 +278,7 @@ def _clock(seconds: float) -> str:
 
 
 def _with_bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
-    """The items, with a bar on stderr while somebody watches."""
+    """The items, with a progress bar where stderr is a terminal."""
     from tqdm import tqdm
 
     return tqdm(items, total=total, desc=what, unit="", file=sys.stderr, disable=None, leave=False)

@@ -35,7 +35,7 @@ class VideoClip:
     """The part of an open video that a sample is about, and the times of the frames on the sample's clock."""
 
     reader: VideoReader
-    """Of the whole video; whoever opened the clip closes it."""
+    """Of the whole video; the caller of `open_clip` closes it."""
     times: np.ndarray
     """float64 (num_frames,) seconds of all frames of the video, ascending."""
     first: int

@@ -56,7 +56,7 @@ class PackingCollator:
             sizes = [len(example.input_ids) for example in row]
             blocks = [*sizes, len(places) - sum(sizes)]
             places.copy_(torch.cat([torch.arange(size) for size in blocks]))
-        # 3. a label is the next token's: the last token of one example must not be asked for the first of the next
+        # 3. a label is the next token's: the last token of an example does not predict the next example
         batch["labels"][positions == 0] = IGNORE_INDEX
         return {**batch, "position_ids": positions}
 

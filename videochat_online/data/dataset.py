@@ -1,4 +1,4 @@
-"""Rows -> training examples, made one at a time when they are asked for: the same index gives the same example.
+"""Rows -> training examples, made one at a time: the same index gives the same example.
 
 Media are opened where the example is made, so the data set can be sent to worker processes. What a sample says, shows
 and costs is decided in `prepare`, which decodes no video; `example` adds the pixels.
@@ -109,7 +109,7 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
     def __getitem__(self, index: int) -> TrainingExample:
         """Example `index`, else its first replacement that can be read. TooManyFailures when too many cannot."""
         if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} asked for, expected 0 <= index < {len(self)}")
+            raise IndexError(f"sample {index} is out of range, expected 0 <= index < {len(self)}")
         for attempt, (set_number, row) in enumerate(self._candidates(index)):
             self.failures.num_read += 1
             source = self.data_sets[set_number].name, row
