@@ -70,8 +70,8 @@ class SetReport:
     """Counts of one set."""
 
     name: str
-    rows: int = 0
-    samples: int = 0
+    rows: int
+    samples: int
     """Of an epoch, by repeat_time."""
     kinds: dict[str, int] = field(default_factory=dict)
     questions: int = 0

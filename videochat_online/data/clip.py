@@ -42,7 +42,7 @@ class VideoClip:
     """First frame of the clip."""
     stop: int
     """One behind its last frame."""
-    file_names: tuple[str, ...] = ()
+    file_names: tuple[str, ...]
     """Of frames that are files, in order."""
 
     def time_of_file(self, name: str) -> float:
