@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.demo.visits import CAMERA_PAUSE, Visits, parse_levels
+from videochat_online.demo.events import parse_levels
+from videochat_online.demo.visits import CAMERA_PAUSE, Visits
 from videochat_online.media.source import MediaError
-from videochat_online.serve.limits import Limits, NotAllowed
+from videochat_online.serve.limits import Limits, NotAllowed, SessionSettings, TooLarge
 from videochat_online.serve.sessions import Sessions
-from videochat_online.serve.settings import SessionSettings
 from videochat_online.serve.sources import open_world
-from videochat_online.serve.upload import TooLarge
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_settings_and_ended_sessions(visits):
     session = visits.start("me", open_world())
     assert session.settings.fps == 4 and not visits.has_ended("me")
     visits.sessions.end(session.key)  # as the idle watch does
-    assert visits.view("me") == (None, [], None) and visits.has_ended("me")
+    assert visits.session("me") is None and visits.has_ended("me")
     with pytest.raises(NotAllowed, match="start a stream first"):
         visits.running("me")
     assert visits.start("me", open_world()).settings.fps == 4 and not visits.has_ended("me")

@@ -19,7 +19,7 @@ from tests.odd_media import mutated, with_gbk_title, with_unknown_codec
 from videochat_online.media import image_source
 from videochat_online.serve import sources
 from videochat_online.serve.client import Client, ServerError
-from videochat_online.serve.server import is_loopback, shown_name
+from videochat_online.serve.commands import is_loopback, shown_name
 
 
 def refused(status: int, message: str):
@@ -179,6 +179,22 @@ def test_limits_of_size_and_number(serve, clip, png):
         assert list(server.sessions.get(session.key).folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "status", "message"),
+    [
+        ({"fps": -1}, 400, "fps must be a number > 0"),
+        ({"policy": "newest"}, 400, "unknown policy 'newest'"),
+        ({"capacities": [1, 1]}, 400, "has 3 levels"),
+        ({"max_new_tokens": 0}, 400, "at least 1"),
+        ({"fps": 99}, 429, "more than this server allows"),
+        ({"fps": "often"}, 422, "float_parsing"),
+    ],
+)
+def test_settings_that_cannot_be(settings, status, message, serve):
+    with refused(status, message), Client(serve().address).session(**settings):
+        pass
+
+
 def test_a_token_is_asked_for(serve):
     server = serve(token="open sesame")
     for token in (None, "wrong"):
@@ -269,7 +285,7 @@ def test_a_client_that_leaves_ends_its_answer(path, serve, png, monkeypatch, wai
         assert not left.is_set()
         response.close()
         assert left.wait(60), "the model goes on talking to nobody"
-        (moment,) = server.sessions.get(session.key).track.moments
+        (moment,) = server.sessions.get(session.key).track.dialogue()
         wait_until(lambda: moment.is_done)
 
 

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from videochat_online.media.source import MediaError
-from videochat_online.serve.export import dialogue_srt
-from videochat_online.serve.limits import LimitReached, Limits, NotAllowed, UnknownSession
-from videochat_online.serve.settings import SessionSettings
+from videochat_online.serve.limits import LimitReached, Limits, NotAllowed, SessionSettings, UnknownSession
 from videochat_online.serve.sources import open_camera, open_file, open_push, open_sample, open_world
-from videochat_online.serve.track import Moment
+from videochat_online.serve.track import DialogueTurn, dialogue_srt
 from videochat_online.streaming.session import StreamingSession
 
 LIMITS = Limits(max_new_tokens=32)
@@ -36,7 +34,7 @@ def test_a_file_is_watched_asked_about_and_over(sessions, clip, wait_until):
     state = session.state()
     assert (state["source"], state["duration"], state["position"]) == ("street.mp4", 4.0, pytest.approx(3.9))
     assert sum(state["stats"]["frames_held"]) == len(state["held"]) == 8 and state["frames_dropped"] == 0
-    assert answer(session, "And at the end?") and len(session.track.moments) == 2
+    assert answer(session, "And at the end?") and len(session.track.dialogue()) == 2
     session.play()  # from the beginning, with an empty memory
     assert session.session.turns == () and seen(session) < 8
     wait_until(lambda: seen(session) > 0)
@@ -65,7 +63,7 @@ def test_a_dialogue_may_grow_to_the_limit_of_the_server(make_sessions):
 
 def test_seeking_forward_goes_on_and_back_starts_anew(sessions, clip, wait_until):
     session = sessions.create()
-    session.start(open_file(clip, LIMITS))
+    session.start(open_file(clip, LIMITS, name="clip.mp4"))
     wait_until(lambda: seen(session) >= 1)
     session.seek(3.0)
     wait_until(lambda: (session.state()["stats"]["last_timestamp"] or 0) >= 3.0)
@@ -102,7 +100,7 @@ def test_two_visitors_do_not_touch(sessions, pocket, picture):
     for thread in threads:
         thread.join()
     assert answers == expected
-    assert [f.number for f in mine.track.held()] and len(mine.track.moments) == len(yours.track.moments) == 1
+    assert [f.number for f in mine.track.held()] and len(mine.track.dialogue()) == len(yours.track.dialogue()) == 1
 
 
 def test_one_visitors_failure_is_not_anothers(sessions, picture, wait_until, monkeypatch):
@@ -139,7 +137,7 @@ def test_what_was_stopped_is_played_anew(open_anew, sessions, picture, wait_unti
     session.stop()
     assert session.state()["state"] == "over" and answer(session, "And now?", max_new_tokens=2)
     session.play()
-    assert session.state()["state"] != "over" and len(session.track.moments) == 0
+    assert session.state()["state"] != "over" and len(session.track.dialogue()) == 0
     wait_until(watched)
     session.play()  # it plays already
     session.change(SessionSettings(fps=5, policy="fifo"))
@@ -192,7 +190,7 @@ def test_idle_sessions_end_with_their_threads_and_files(make_sessions, clip, wai
     sessions = make_sessions()
     session = sessions.create()
     (session.folder / "upload.mp4").write_bytes(clip.read_bytes())
-    session.start(open_file(session.folder / "upload.mp4", LIMITS))
+    session.start(open_file(session.folder / "upload.mp4", LIMITS, name="upload.mp4"))
     assert answer(session, "What?", max_new_tokens=2)
     sessions.limits = Limits(idle_seconds=0.4)  # from now on: an answer may take longer on a busy machine
     wait_until(lambda: len(sessions) == 0)
@@ -230,8 +228,6 @@ def test_settings_change_the_memory(sessions, picture):
     session.change(SessionSettings(policy="fifo", system_prompt="Be brief."))
     assert seen(session) == 0 and session.session.options.system_prompt == "Be brief."
     assert [level["grid"] for level in session.state()["levels"]] == [1]
-    with pytest.raises(ValueError, match="unknown setting colour; expected some of fps"):
-        SessionSettings.from_dict({"colour": 1})
 
 
 def test_questions_within_limits(sessions, picture):
@@ -246,7 +242,7 @@ def test_questions_within_limits(sessions, picture):
     ):
         with pytest.raises(ValueError, match=message):
             session.ask(question, **options)
-    assert len(session.track.moments) == 0
+    assert len(session.track.dialogue()) == 0
 
 
 def test_what_a_session_cannot_do(sessions, picture):
@@ -293,9 +289,9 @@ def test_sources_within_limits(clip, tmp_path):
 
 def test_subtitles_do_not_overlap():
     moments = [
-        Moment(0, "One?", 1.0, [], "first"),
-        Moment(1, "Two?", 2.5, [], "\n\nsecond\n\nline"),
-        Moment(2, "Three?", 2.5, []),
+        DialogueTurn(0, "One?", 1.0, [], "first"),
+        DialogueTurn(1, "Two?", 2.5, [], "\n\nsecond\n\nline"),
+        DialogueTurn(2, "Three?", 2.5, []),
     ]
     cues = [cue.splitlines() for cue in dialogue_srt(moments).split("\n\n")]
     assert cues[0] == ["1", "00:00:01,000 --> 00:00:02,500", "One?", "first"]

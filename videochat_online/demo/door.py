@@ -30,7 +30,7 @@ class Door:
     """An ASGI application before another.
 
     Args:
-        uploads: paths of what this page's visitors sent, as gradio told them; nobody else can guess them.
+        uploads: paths of what this page's visitors sent, as gradio answered; nobody else can guess them.
         most_bytes: of one event's payload.
     """
 
@@ -49,7 +49,7 @@ class Door:
             await refuse(send, 400, "an event is a json object")
         elif not all(map(self.is_ours, named_files(event))):
             await refuse(send, 403, "only files that were uploaded here can be opened")
-        else:  # written anew: what gradio reads is what was looked at
+        else:  # written again: what gradio reads is what was looked at
             await self.app(scope, again(json.dumps(event).encode(), receive), send)
 
     def is_ours(self, file: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from ..serve.track import Moment
+from ..serve.track import DialogueTurn
 
 State = dict[str, Any]
 SHOWN_DEPARTURES = 4
@@ -104,7 +104,7 @@ def _reused(stats: dict[str, Any]) -> str:
     return f"{stats['cached_tokens']} of {stats['prompt_tokens']}"
 
 
-def memory_html(state: State | None, moments: Sequence[Moment] = (), shown: Moment | None = None) -> str:
+def memory_html(state: State | None, turns: Sequence[DialogueTurn] = (), shown: DialogueTurn | None = None) -> str:
     """The memory now, or as it was when the question `shown` was asked."""
     if state is None:
         return '<p class="vco-hint">The frames in memory appear here as soon as a stream runs.</p>'
@@ -112,7 +112,7 @@ def memory_html(state: State | None, moments: Sequence[Moment] = (), shown: Mome
     departures = state["departures"] if shown is None else []
     now = state["position"] if shown is None else shown.timestamp
     rows = "".join(_level(state, number, held, departures) for number in range(len(state["levels"])))
-    timeline = _timeline(len(state["levels"]), held, departures, moments, now)
+    timeline = _timeline(len(state["levels"]), held, departures, turns, now)
     title = "" if shown is None else f'<p class="vco-then">As it was at {stamp(now)}: “{escape(shown.question)}”</p>'
     return (
         f'<section class="vco-memory" aria-label="Memory">{title}{timeline}{rows}'
@@ -121,7 +121,7 @@ def memory_html(state: State | None, moments: Sequence[Moment] = (), shown: Mome
 
 
 def _timeline(
-    num_levels: int, held: Sequence[State], departures: Sequence[State], moments: Sequence[Moment], now: float
+    num_levels: int, held: Sequence[State], departures: Sequence[State], turns: Sequence[DialogueTurn], now: float
 ) -> str:
     """When the frames were seen, on a line from the start to now."""
     end = max(now, 1e-3)
@@ -135,9 +135,9 @@ def _timeline(
         for frame in held
     ]
     marks += [
-        f'<i class="vco-q" style="{place(moment.timestamp)}" title="{escape(moment.question)}">?</i>'
-        for moment in moments
-        if moment.timestamp <= end
+        f'<i class="vco-q" style="{place(turn.timestamp)}" title="{escape(turn.question)}">?</i>'
+        for turn in turns
+        if turn.timestamp <= end
     ]
     if departures:
         last = departures[-1]
