@@ -196,6 +196,6 @@ def test_checkpoints_hold_the_model_in_the_public_layout(tmp_path: Path):
     loop = make_loop(tmp_path, count=4)
     train(loop, print)
     model = load_pretrained(tmp_path / "checkpoint-1")
-    for key, weight in loop.model.state_dict().items():
+    for key, weight in loop.state.model.state_dict().items():
         assert torch.equal(model.state_dict()[key], weight), key
     assert not hasattr(model.config, "use_cache")

@@ -175,6 +175,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "llm": "lora:32",
         "learning_rate": 2e-4,
         "drop_path": 0.0,
+        "frame_times": "always",
         "global_batch_size": 4,
         "epochs": 3.0,
         "min_steps": 200,
@@ -183,7 +184,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What differs from the defaults. stage1: the paper's offline fine-tuning on images and whole videos. stage2: its joint
 fine-tuning on online dialogues and the offline sets, from stage 1's model. finetune: a trained model on tens to
-thousands of samples of one's own, connector and LoRA, in many small steps."""
+thousands of samples of one's own, connector and LoRA, in many small steps, frames with their second as sessions show
+them."""
 
 FINETUNE_SMALL: dict[str, Any] = {
     "llm": "full",
