@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def animation(browser: Any, address: str) -> None:
         page.wait_for_function(f"{seconds} >= {ANIMATION_STARTS}")
         shown = record(page, round(width * scale))
     times = [second for second, _ in shown]
-    durations = [round(1000 * (after - before)) for before, after in zip(times, times[1:], strict=False)]
+    durations = [round(1000 * (after - before)) for before, after in pairwise(times)]
     path = DOCS / "page.webp"
     first, *others = [Image.open(io.BytesIO(data)).convert("RGB") for _, data in shown]
     options = {"duration": [*durations, round(1000 * LAST_SECONDS)], "loop": 0, "quality": 70, "method": 4}

@@ -109,7 +109,7 @@ def test_private_addresses_are_refused(serve):
 
 
 def test_odd_videos_over_http(serve, tmp_path, wait_until, monkeypatch):
-    """Whatever their library raises is the visitor's 400, by the name the visitor knows; the session goes on."""
+    """Whatever their library raises is the visitor's 400, by the name the visitor knows; the session lives."""
     server = serve()
     with Client(server.address).session() as session:
         path = f"/v1/sessions/{session.key}/video"
@@ -284,7 +284,7 @@ def test_a_client_that_leaves_ends_its_answer(path, serve, png, monkeypatch, wai
         assert response.readline()
         assert not left.is_set()
         response.close()
-        assert left.wait(60), "the model goes on talking to nobody"
+        assert left.wait(60), "the model keeps talking to nobody"
         (moment,) = server.sessions.get(session.key).track.dialogue()
         wait_until(lambda: moment.is_done)
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..media.source import MediaError
 from ..serve.limits import SessionSettings
 from ..serve.live_session import LiveSession
-from ..serve.sources import open_network, open_sample, open_world
+from ..serve.sources import SourceRequest
 from ..serve.track import DialogueTurn
 from .memory_view import counters_html, links_html, memory_html, notice_html, screen_html, stamp, status_html
 from .visits import Visits
@@ -70,16 +70,15 @@ def handler(action: Callable[..., Any]) -> Callable[..., Any]:
 def _connect_sources(parts: SimpleNamespace, visits: Visits, begun: list[Any]) -> None:
     import gradio as gr
 
-    limits = visits.sessions.limits
-
     def sample(visitor: str, name: str) -> Any:
-        return _begun(visits, visitor, visits.start(visitor, open_sample(name, limits)))
+        return _begun(visits, visitor, visits.start(visitor, SourceRequest("sample", name=name)))
 
     def world(visitor: str, seed: float | None, level: float) -> Any:
-        return _begun(visits, visitor, visits.start(visitor, open_world(int(seed or 0), int(level))))
+        request = SourceRequest("shapeworld", seed=int(seed or 0), level=int(level))
+        return _begun(visits, visitor, visits.start(visitor, request))
 
     def address(visitor: str, text: str) -> Any:
-        return _begun(visits, visitor, visits.start(visitor, open_network(text, limits)))
+        return _begun(visits, visitor, visits.start(visitor, SourceRequest("url", address=text)))
 
     def upload(visitor: str, file: dict[str, Any] | None) -> Any:  # gradio's description of what was sent
         if file is None:

@@ -142,7 +142,7 @@ def _timeline(
     if departures:
         last = departures[-1]
         kind = "demoted" if last["to_level"] >= 0 else "gone"
-        marks.append(f'<i class="vco-{kind}" style="{place(last["timestamp"])}" title="{_fate(last)}"></i>')
+        marks.append(f'<i class="vco-{kind}" style="{place(last["timestamp"])}" title="{" ".join(_fate(last))}"></i>')
     label = f"{len(held)} frames held between 0 and {now:.0f} seconds"
     return (
         f'<div class="vco-timeline"><div class="vco-line" role="img" aria-label="{label}">{"".join(marks)}</div>'
@@ -193,29 +193,21 @@ def _figure(state: State, frame: State, grid: int = 0, *, came_down: bool = Fals
 
 def _departures(state: State, departures: Sequence[State]) -> str:
     """What left its level last, newest first."""
-    if not departures:
+    items = []
+    for event in reversed(departures[-SHOWN_DEPARTURES:]):
+        verb, how = _fate(event)
+        kind = "demoted" if event["to_level"] >= 0 else "gone"
+        items.append(f'<li class="vco-{kind}">{_figure(state, event)}<span><b>{verb}</b> {how}</span></li>')
+    if not items:
         return ""
-    items = "".join(
-        f'<li class="{"vco-demoted" if event["to_level"] >= 0 else "vco-gone"}">'
-        f"{_figure(state, event)}<span>{_fate_html(event)}</span></li>"
-        for event in reversed(departures[-SHOWN_DEPARTURES:])
-    )
-    return f'<div class="vco-left"><b>Just left their level, newest first</b><ul>{items}</ul></div>'
+    return f'<div class="vco-left"><b>Just left their level, newest first</b><ul>{"".join(items)}</ul></div>'
 
 
-def _fate(event: State) -> str:
+def _fate(event: State) -> tuple[str, str]:
     """
     >>> _fate({"timestamp": 8.0, "from_level": 0, "to_level": 1, "similarity": 0.9991})
-    'frame of 0:08.0 demoted from level 0 to level 1, similarity to its neighbour 0.999'
+    ('demoted', '0:08.0 · level 0 → 1, similarity 0.999')
     """
-    kind = f"to level {event['to_level']}" if event["to_level"] >= 0 else "and forgotten"
-    verb = "demoted" if event["to_level"] >= 0 else "evicted"
-    alike = "" if event["similarity"] is None else f", similarity to its neighbour {event['similarity']:.3f}"
-    return f"frame of {stamp(event['timestamp'])} {verb} from level {event['from_level']} {kind}{alike}"
-
-
-def _fate_html(event: State) -> str:
-    is_demoted = event["to_level"] >= 0
-    where = f"level {event['from_level']} → {event['to_level']}" if is_demoted else f"level {event['from_level']} → ∅"
-    alike = "" if event["similarity"] is None else f"<br>similarity {event['similarity']:.3f}"
-    return f"<b>{'demoted' if is_demoted else 'forgotten'}</b> {stamp(event['timestamp'])} · {where}{alike}"
+    verb, below = ("demoted", event["to_level"]) if event["to_level"] >= 0 else ("forgotten", "∅")
+    alike = "" if event["similarity"] is None else f", similarity {event['similarity']:.3f}"
+    return verb, f"{stamp(event['timestamp'])} · level {event['from_level']} → {below}{alike}"

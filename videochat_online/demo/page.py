@@ -37,9 +37,9 @@ EXAMPLES = (
 
 def add_page(app: Any, sessions: Sessions) -> Any:
     """Mount the page at / of the server's application."""
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    os.environ["GRADIO_TEMP_DIR"] = str(sessions.files.uploads)  # gradio's only way to be told where uploads go
     require("gradio")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ["GRADIO_TEMP_DIR"] = str(sessions.files.uploads)  # the only way to say where gradio keeps uploads
     import gradio as gr
 
     page = build_page(sessions)

@@ -13,7 +13,7 @@ from typing import Any
 from ..serve.limits import NotAllowed, SessionSettings, TooLarge, UnknownSession
 from ..serve.live_session import LiveSession
 from ..serve.sessions import Sessions
-from ..serve.sources import WatchedStream, open_push
+from ..serve.sources import SourceRequest, open_source
 from ..serve.upload import upload_path
 
 CAMERA_PAUSE = 3.0
@@ -77,7 +77,9 @@ class Visits:
             raise NotAllowed("start a stream first (or start it again: a session that is not used ends after a while)")
         return session
 
-    def start(self, visitor: str, stream: WatchedStream) -> LiveSession:
+    def start(self, visitor: str, request: SourceRequest) -> LiveSession:
+        """Watch something from now on; errors as `open_source`, LimitReached where all places are taken."""
+        stream = open_source(request, self.sessions.limits)
         try:
             session = self._session_for(visitor)
         except BaseException:
@@ -116,7 +118,7 @@ class Visits:
             return None
         if not is_new:
             return None
-        session = self.start(visitor, open_push())
+        session = self.start(visitor, SourceRequest("push"))
         session.push(image)
         return session
 

@@ -46,16 +46,13 @@ class SeenFrame:
 
 STATUS: dict[type[ValueError], int] = {UnknownSession: 404, NotAllowed: 403, LimitReached: 429, TooLarge: 413}
 """HTTP status of an error; any other ValueError is 400."""
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorDocument, "description": "Something in the request, or a file, is not as it must be"},
-    401: {"model": ErrorDocument, "description": "The token is missing or wrong"},
-    403: {
-        "model": ErrorDocument,
-        "description": "The operator does not allow this, or the session is doing something else",
-    },
-    404: {"model": ErrorDocument, "description": "No such session: it has ended, or never was"},
-    413: {"model": ErrorDocument, "description": "Too large"},
-    429: {"model": ErrorDocument, "description": "A limit is reached"},
+MEANING: dict[int | str, str] = {
+    400: "Something in the request, or a file, is not as it must be",
+    401: "The token is missing or wrong",
+    403: "The operator does not allow this, or the session is doing something else",
+    404: "No such session: it has ended, or never was",
+    413: "Too large",
+    429: "A limit is reached",
 }
 DESCRIPTION = """Talk with a running stream. A session watches one stream with a memory of fixed size:
 
@@ -84,7 +81,8 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     _answer_errors(app)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    guarded: dict[str, Any] = {"responses": ERRORS}
+    errors = {status: {"model": ErrorDocument, "description": meaning} for status, meaning in MEANING.items()}
+    guarded: dict[str, Any] = {"responses": errors}
     if token is not None:
         guarded["dependencies"] = [Depends(_token_check(token))]
     # 3. what can be asked for

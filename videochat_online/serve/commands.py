@@ -46,32 +46,21 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         "--token", help="what API clients must send; made up and printed where --host is not the loopback address"
     )
     where.add_argument(
-        "--served-as",
-        type=host_pattern,
-        action="append",
-        default=[],
-        metavar="NAME",
+        "--served-as", type=host_pattern, action="append", default=[], metavar="NAME",
         help="another host name it is reached by (a proxy's)",
-    )
-    most = parser.add_argument_group("limits")
-    usual = Limits()
-    most.add_argument("--max-sessions", type=int, default=usual.max_sessions, help="default: %(default)s")
-    most.add_argument(
-        "--idle", dest="idle_seconds", type=float, default=usual.idle_seconds, metavar="SECONDS",
-        help="end a session idle for so long",
     )  # fmt: skip
-    most.add_argument(
-        "--max-upload", dest="max_upload_bytes", type=mebibytes, default=usual.max_upload_bytes, metavar="MIB"
-    )
-    most.add_argument(
-        "--max-video", dest="max_video_seconds", type=float, default=usual.max_video_seconds, metavar="SECONDS"
-    )
+    most = parser.add_argument_group("limits")
+
+    def limit(flag: str, field: str, kind: Callable[[str], Any], unit: str | None, text: str) -> None:
+        most.add_argument(flag, dest=field, type=kind, default=getattr(Limits, field), metavar=unit, help=text)
+
+    limit("--max-sessions", "max_sessions", int, None, "default: %(default)s")
+    limit("--idle", "idle_seconds", float, "SECONDS", "end a session idle for so long (default: %(default)g)")
+    limit("--max-upload", "max_upload_bytes", mebibytes, "MIB", f"default: {Limits.max_upload_bytes // 2**20}")
+    limit("--max-video", "max_video_seconds", float, "SECONDS", "default: %(default)g")
     most.add_argument("--allow-urls", action="store_true", help="visitors may name public RTSP and HTTP addresses")
-    most.add_argument(
-        "--allow-private-urls",
-        action="store_true",
-        help="... inside this machine's networks, too; redirects, HLS and UDP",
-    )
+    text = "... inside this machine's networks, too; redirects, HLS and UDP"
+    most.add_argument("--allow-private-urls", action="store_true", help=text)
     most.add_argument("--allow-cameras", action="store_true", help="visitors may open this machine's cameras")
 
 

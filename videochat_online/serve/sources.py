@@ -45,14 +45,27 @@ class SourceRequest:
 
 
 def open_source(request: SourceRequest, limits: Limits) -> WatchedStream:
-    """What a request names; NotAllowed for what the operator has not switched on, ValueError for what is not there."""
+    """What a request names.
+
+    NotAllowed for what the operator has not switched on, ValueError for a sample, seed, level or address that is none.
+    """
     if request.kind == "sample":
-        return open_sample(request.name, limits)
+        if request.name not in SAMPLES:
+            raise ValueError(f"unknown sample {request.name!r}, expected one of {', '.join(SAMPLES)}")
+        return open_file(SAMPLES[request.name], limits, name=f"sample: {request.name}")
     if request.kind == "shapeworld":
-        return open_world(request.seed, request.level)
-    if request.kind == "url":
-        return open_network(request.address, limits)
-    return open_camera(request.number, limits) if request.kind == "camera" else open_push()
+        lab = import_module("videochat_online.lab.world_source")
+        world: WatchedStream = lab.open_world(request.seed, request.level)
+        return world
+    if request.kind == "camera" and not limits.allow_cameras:
+        raise NotAllowed("cameras of this machine are switched off here (--allow-cameras switches them on)")
+
+    def opened(_: float = 0.0) -> LiveSource:
+        if request.kind == "url":
+            return open_address(request.address, limits)
+        return Camera(request.number) if request.kind == "camera" else PushedFrames("your camera")
+
+    return WatchedStream(opened(), opened)
 
 
 def open_file(path: Path, limits: Limits, *, name: str) -> WatchedStream:
@@ -71,31 +84,3 @@ def open_file(path: Path, limits: Limits, *, name: str) -> WatchedStream:
         source.close()
         raise MediaError.about(name, f"lasts {source.duration:.0f} s", f"at most {limits.max_video_seconds:.0f} s")
     return WatchedStream(source, start_at)
-
-
-def open_sample(name: str, limits: Limits) -> WatchedStream:
-    if name not in SAMPLES:
-        raise ValueError(f"unknown sample {name!r}, expected one of {', '.join(SAMPLES)}")
-    return open_file(SAMPLES[name], limits, name=f"sample: {name}")
-
-
-def open_world(seed: int = 0, level: int = 2) -> WatchedStream:
-    """An endless ShapeWorld. ValueError for a bad seed or level."""
-    world: WatchedStream = import_module("videochat_online.lab.world_source").open_world(seed, level)
-    return world
-
-
-def open_network(address: str, limits: Limits) -> WatchedStream:
-    """NotAllowed or ValueError for an address that is not to be opened."""
-    return WatchedStream(open_address(address, limits), lambda _: open_address(address, limits))
-
-
-def open_camera(number: int, limits: Limits) -> WatchedStream:
-    if not limits.allow_cameras:
-        raise NotAllowed("cameras of this machine are switched off here (--allow-cameras switches them on)")
-    return WatchedStream(Camera(number), lambda _: Camera(number))
-
-
-def open_push() -> WatchedStream:
-    """Frames that the visitor's browser sends in its own time."""
-    return WatchedStream(PushedFrames("your camera"), lambda _: PushedFrames("your camera"))
