@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..media.live_paced import PacedPictures
+from ..media.live_playback import DrawnPlayback
 from ..serve.sources import WatchedStream
 from .shapeworld.labels import caption
 from .shapeworld.render import render_frames
@@ -35,8 +35,8 @@ def open_world(seed: int = 0, level: int = 2) -> WatchedStream:
     def truth(seconds: float) -> str:
         return caption(*place(seconds))
 
-    def start(_: float = 0.0) -> PacedPictures:
-        return PacedPictures(f"ShapeWorld, seed {seed}, level {level}", picture_at)
+    def start(_: float = 0.0) -> DrawnPlayback:
+        return DrawnPlayback(f"ShapeWorld, seed {seed}, level {level}", picture_at)
 
     scene(0)  # a bad seed or level fails now
     return WatchedStream(start(), start, truth)

@@ -8,10 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from ..media.live import LiveSource
+from ..media.live import LiveSource, PushedFrames
 from ..media.live_network import Camera
-from ..media.live_paced import PacedVideo
-from ..media.live_pushed import PushedFrames
+from ..media.live_playback import VideoPlayback
 from ..media.source import MediaError
 from ..processing import SHIPPED_MODELS
 from .addresses import open_address
@@ -71,8 +70,8 @@ def open_source(request: SourceRequest, limits: Limits) -> WatchedStream:
 def open_file(path: Path, limits: Limits, *, name: str) -> WatchedStream:
     """A video file in real time; MediaError, with the visitor's `name` for it, for a bad or too long one."""
 
-    def start_at(seconds: float) -> PacedVideo:
-        video = PacedVideo(path, start=seconds)
+    def start_at(seconds: float) -> VideoPlayback:
+        video = VideoPlayback(path, start=seconds)
         video.name = name
         return video
 
