@@ -24,7 +24,7 @@ from typing import Any
 
 from ...command_line import CommandParser
 from ...serve.client import Client, ServerError
-from ...serve.ports import port_number
+from ...serve.commands import port_number
 from ..shapeworld.simulate import sample_stream
 from ..shapeworld.video import write_mp4
 
