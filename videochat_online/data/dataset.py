@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..media.readers import MediaError, open_image, open_video
+from ..media.readers import MediaError, check_decoder, open_image, open_video
 from ..media.transforms import Picture
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
@@ -86,7 +86,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         config: VideoChatOnlineConfig,
         settings: DataSettings,
     ) -> None:
-        """Reads the annotations; AnnotationError for one that cannot be read."""
+        """Reads the annotations. AnnotationError for one that cannot be read, ImportError for a missing decoder."""
+        check_decoder(settings.decoder)  # before a worker finds it missing
         self.data_sets = list(data_sets)
         self.processor = processor
         self.config = config
@@ -159,7 +160,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
 
     def _open_file(self, data_set: DataSet) -> OpenFile:
         """How a video file is opened; augmentation wants frames in their own size, which the cache has not."""
-        open_file = partial(open_video, num_threads=1 if torch.utils.data.get_worker_info() else 0)
+        num_threads = 1 if torch.utils.data.get_worker_info() else 0
+        open_file = partial(open_video, decoder=self.settings.decoder, num_threads=num_threads)
         if not self.settings.frame_cache or data_set.data_augment:
             return open_file
         return FrameCache(Path(self.settings.frame_cache), self.processor.transform, open_file).open
