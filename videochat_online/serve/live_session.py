@@ -13,10 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..media.image_source import rgb_array
 from ..media.live import LiveSource, LiveStream, PushedFrames
 from ..media.live_playback import Playback, VideoPlayback
-from ..media.source import Frame
+from ..media.source import Frame, rgb_array
 from ..streaming.encoding import FrameEncoder
 from ..streaming.language import StreamedAnswer
 from ..streaming.session import StreamingSession
