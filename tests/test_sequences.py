@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,16 +62,25 @@ def type_in(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert main(words[1:]) == 0, line
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """Address of `videochat-online serve`."""
     pytest.importorskip("uvicorn", reason="needs the server: pip install 'videochat-online[demo]'")
     command = [sys.executable, "-m", "videochat_online.cli", "serve", "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        said = next((line for line in process.stdout if "http://" in line), "")
-        yield re.findall(r"http://[\d.]+:\d+", said)[0]
-        process.terminate()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        late = threading.Timer(120, process.kill)
+        late.start()
+        try:
+            addresses = (re.match(r"(http://[\d.:]+)\S* is ready", line) for line in process.stderr)
+            ready = next(filter(None, addresses), None)
+            assert ready is not None, "it ended before it was ready"
+            late.cancel()
+            yield ready[1]
+        finally:
+            late.cancel()
+            process.kill()
 
 
 DEMO = ROOT / "docs/demo.md"
