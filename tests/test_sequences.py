@@ -156,10 +156,35 @@ def test_the_page_on_training_trains_and_then_scores_above_chance(
         assert len(five_files(follow)) == 5 and set(five_files(follow)) <= entered
     headline = headline_of(block, workplace)
     assert headline["accuracy"] > headline["chance"] + 0.1
+    compare = [block for block in blocks_of(ROOT / "docs/evaluate.md", "bash") if "eval compare" in block]
+    type_in(compare[0], monkeypatch)
     model = re.search(r"^the trained model is in (.+)$", capfd.readouterr().out, re.MULTILINE)
     assert model is not None
     assert main(["info", model[1]]) == 0
     assert json.loads((Path(model[1]) / "config.json").read_text())["answer_mode"] == "likelihood"
+
+
+def test_the_page_on_training_takes_data_of_ones_own(workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    page = ROOT / "docs/train.md"
+    [block] = [block for block in blocks_of(page, "bash") if "my.json" in block]
+    [sets] = blocks_of(page, "json")
+    (workplace / "my.json").write_text(sets)
+    (workplace / "videos").symlink_to(ROOT / "videochat_online/pocket")
+    said = [{"from": "human", "value": "Where is it?", "timestamps": 4.0}, {"from": "gpt", "value": "at the top"}]
+    (workplace / "rows.jsonl").write_text(json.dumps({"video": "sample.mp4", "conversations": said}) + "\n")
+    type_in(block.rstrip() + " --max-steps 1 --num-workers 0 --cpu --export-dtype float32\n", monkeypatch)
+    assert main(["info", "runs/mine/model"]) == 0
+
+
+def test_the_page_on_use_watches_what_ships(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The command with its answer, as the page shows it; measured numbers differ."""
+    monkeypatch.chdir(ROOT)
+    page = ROOT / "docs/use.md"
+    [commands] = [block for block in blocks_of(page, "bash") if "videochat-online chat" in block]
+    type_in("\n".join(line for line in commands.splitlines() if "--at 12" in line or "info" in line), monkeypatch)
+    printed = capsys.readouterr().out
+    shown = blocks_of(page, "")[0].split("; encode")[0]
+    assert shown in printed and "2,910,976" in printed
 
 
 @pytest.mark.slow  # one to five minutes

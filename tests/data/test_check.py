@@ -10,7 +10,7 @@ import pytest
 
 from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
 from videochat_online.data.check import Report, box_problem, check_lists
-from videochat_online.media import pyav_source
+from videochat_online.media import decoding
 
 from .conftest import at, talk
 
@@ -186,6 +186,6 @@ def test_our_own_mistakes_are_no_problem_of_a_file(write_list: Any, monkeypatch:
     def mistake(*args: object, **options: object) -> None:
         raise AttributeError("a bug of ours")
 
-    monkeypatch.setattr(pyav_source.PyavReader, "_restart", mistake)
+    monkeypatch.setattr(decoding.PyavReader, "_restart", mistake)
     with pytest.raises(AttributeError, match="a bug of ours"):
         check_lists([write_list({"good": GOOD})])

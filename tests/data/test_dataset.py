@@ -7,7 +7,10 @@ import json
 import logging
 import pickle
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from videochat_online.data.dataset import ConversationDataset, TrainingExample
 from videochat_online.data.failures import TooManyFailures
 from videochat_online.data.material import augment
 from videochat_online.data.settings import DataSettings
+from videochat_online.media import readers
+from videochat_online.media.decoding import DecordReader
 from videochat_online.model_config import VideoChatOnlineConfig
 from videochat_online.processing import Processor
 
@@ -301,3 +306,25 @@ def test_lengths_are_estimated_on_the_long_side(make_dataset: Any):
         most = 64 * 30 if kind == "video" else 2 * length  # how long that one is only its file knows
         assert length <= estimate <= most, kind
     assert max(make_dataset(rows, max_length=200).lengths) == 200
+
+
+@pytest.mark.skipif(find_spec("decord") is None, reason="needs decord: pip install 'videochat-online[decord]'")
+@pytest.mark.parametrize("cached", [False, True])
+def test_examples_are_equal_whatever_decodes(cached: bool, make_dataset: Callable, tmp_path: Path, monkeypatch):
+    opened = []
+
+    class Noted(DecordReader):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            opened.append(self)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(readers, "DecordReader", Noted)
+    rows = [{"video": "video.mp4", "conversations": talk("<video>\nQ", "It gets brighter.")}]
+    plain = make_dataset(rows)[0]
+    assert not opened
+    folder = str(tmp_path / "cache") if cached else ""
+    example = make_dataset(rows, decoder="decord", frame_cache=folder)[0]
+    assert opened and torch.equal(example.pixel_values, plain.pixel_values)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match="the package decord is missing"):
+        make_dataset(rows, decoder="decord")

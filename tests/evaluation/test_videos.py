@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from tests.evaluation.conftest import write_frames, write_video
 from videochat_online.evaluation.types import Question, VideoTask
 from videochat_online.evaluation.videos import VideoLibrary, check_video, open_task_video
+from videochat_online.media.decoding import DecordReader, PyavReader
 from videochat_online.media.readers import MediaError
 
 
@@ -115,3 +117,13 @@ def test_the_stand_ins_fit_their_questions(tasks: list[VideoTask], videos: Path)
 def test_names_that_no_file_can_have_are_named(name: str, tmp_path: Path):
     with pytest.raises(MediaError, match=r"(xxx|yyy).* expected"):
         VideoLibrary(tmp_path).find((name,))
+
+
+@pytest.mark.skipif(find_spec("decord") is None, reason="needs decord: pip install 'videochat-online[decord]'")
+def test_videos_are_read_through_the_librarys_decoder(golden: Path):
+    task = task_at(1.0, "v10.mp4")
+    videos = [open_task_video(task, VideoLibrary(golden / "media", decoder=name)) for name in ("pyav", "decord")]
+    assert [type(video.reader) for video in videos] == [PyavReader, DecordReader]
+    assert np.array_equal(videos[0].timestamps, videos[1].timestamps)
+    for video in videos:
+        video.reader.close()

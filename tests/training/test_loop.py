@@ -168,3 +168,14 @@ def test_padding_needs_no_mask(tmp_path: Path):
     for name, weight in loop.state.model.named_parameters():
         if weight.requires_grad:
             torch.testing.assert_close(gradients[name], weight.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_new_lora_pairs_follow_the_seed(tmp_path: Path):
+    pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
+    pairs = []
+    for seed, drawn_before in ((7, 0), (7, 5), (8, 0)):
+        model = tiny_model()
+        torch.rand(drawn_before)
+        loop = make_loop(tmp_path, model=model, llm="lora:2", seed=seed)
+        pairs.append([weight for name, weight in loop.state.model.named_parameters() if ".lora_A." in name])
+    assert all(map(torch.equal, pairs[0], pairs[1])) and not any(map(torch.equal, pairs[0], pairs[2]))

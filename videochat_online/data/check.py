@@ -122,7 +122,7 @@ def probe(job: Job) -> Probe:
     try:
         if isinstance(media, str):
             return Probe(size=open_image(root / media).size, num_frames=1)
-        reader, files = open_reader(media, root, partial(open_video, num_threads=1, backend="pyav"))
+        reader, files = open_reader(media, root, partial(open_video, num_threads=1))
         with reader:
             for file in files:
                 open_image(file)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..media.readers import MediaError, VideoReader, open_video
+from ..media.readers import MediaError, VideoReader, check_decoder, open_video
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.render import Rendered
@@ -87,6 +87,7 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         self.processor = processor
         self.config = config
         self.settings = settings or DataSettings()
+        check_decoder(self.settings.decoder)  # before a worker finds it missing
         self.annotations = [Annotations(data_set.annotation) for data_set in self.data_sets]
         self.epoch = 0
         self.failures = FailureLog(self.settings.max_failed_share)
@@ -135,8 +136,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         """How a video file is opened; augmentation wants frames in their own size, which the cache has not."""
         num_threads = 1 if torch.utils.data.get_worker_info() else 0
         if not self.settings.frame_cache or data_set.data_augment:
-            return partial(open_video, num_threads=num_threads)
-        cache = FrameCache(Path(self.settings.frame_cache), self.processor.transform)
+            return partial(open_video, decoder=self.settings.decoder, num_threads=num_threads)
+        cache = FrameCache(Path(self.settings.frame_cache), self.processor.transform, self.settings.decoder)
         return partial(cache.open, num_threads=num_threads)
 
     def source(self, set_number: int, row: int) -> Source:

@@ -12,16 +12,17 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
 import numpy as np
 
-from ..media.readers import VideoReader, open_video
+from ..media.readers import Decoder, VideoReader, open_video
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..media.transforms import FrameTransform
 
@@ -38,14 +39,18 @@ class FrameCache:
 
     folder: Path
     transform: FrameTransform
+    decoder: Decoder = "pyav"
 
     def open(self, path: Path, *, num_threads: int = 0) -> VideoReader:
         """A reader of a video file whose frames are `transform.size` squared. MediaError: what is wrong with it."""
         entry = self.folder / self._name(path)
         if not (entry / ABOUT).is_file():
-            with open_video(path, num_threads=num_threads) as video, _caching("written", self.folder):
+            with self._open_video(path, num_threads) as video, _caching("written", self.folder):
                 _make_entry(entry, video)
-        return CachedReader(path, entry, self.transform, num_threads)
+        return CachedReader(path, entry, self.transform, partial(self._open_video, path, num_threads))
+
+    def _open_video(self, path: Path, num_threads: int) -> VideoReader:
+        return open_video(path, decoder=self.decoder, num_threads=num_threads)
 
     def _name(self, path: Path) -> str:
         """Another one where the file, the size of its pictures or the way to them has changed."""
@@ -57,14 +62,16 @@ class FrameCache:
 class CachedReader(VideoReader):
     """Takes held frames from the entry; decodes the others, and the video is opened for the first of them only."""
 
-    def __init__(self, path: Path, entry: Path, transform: FrameTransform, num_threads: int) -> None:
+    def __init__(
+        self, path: Path, entry: Path, transform: FrameTransform, open_file: Callable[[], VideoReader]
+    ) -> None:
         with _caching("read", entry, (OSError, ValueError, EOFError)):  # what is not whole is no json and no array
             about = json.loads((entry / ABOUT).read_text("utf-8"))
             times = np.load(entry / TIMES)
         super().__init__(str(path), times, size=(transform.size, transform.size), **about)
         self._path = path
         self._transform = transform
-        self._num_threads = num_threads
+        self._open_file = open_file
         self._frames: BinaryIO = (entry / FRAMES).open("r+b", buffering=0)
         self._held: BinaryIO = (entry / HELD).open("r+b", buffering=0)
         self._video: VideoReader | None = None
@@ -90,7 +97,7 @@ class CachedReader(VideoReader):
 
     def _decode(self, index: int) -> np.ndarray:
         if self._video is None:
-            self._video = open_video(self._path, num_threads=self._num_threads)
+            self._video = self._open_file()
         return next(self._video.read([index])).image
 
 

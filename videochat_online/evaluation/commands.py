@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from ..config import AnswerMode
 from ..extras import lacks
-from ..model_flags import add_memory_flags, add_model_flags
+from ..model_flags import add_decoder_flag, add_memory_flags, add_model_flags
 from .benchmarks import Benchmark, OVBench, OVOBench, StreamingBench
 from .benchmarks.ovbench import PROMPTS
 from .cautions import Background
@@ -98,6 +98,7 @@ def _add_benchmark(
     add("--frames", type=int, metavar="N", help="sliding_window: at most N frames; transformers: the newest N")
     add("--multi-turn", action="store_true", help="streaming: keep earlier questions and answers in the dialogue")
     add("--no-blind", action="store_true", help="leave out the baseline that is asked without frames")
+    add_decoder_flag(parser)
     add_model_flags(parser)
     add("--adapter", default="videochat", choices=("videochat", "transformers"), help=ADAPTER_HELP)
     add_memory_flags(parser)
@@ -113,7 +114,7 @@ def run_benchmark(options: argparse.Namespace) -> int:
     """
     benchmark = options.make(options)
     examples = benchmark.read(options.annotations, splits=tuple(options.split) if options.split else None)
-    tasks, library = limited(examples.tasks, options.limit), VideoLibrary(options.videos)
+    tasks, library = limited(examples.tasks, options.limit), VideoLibrary(options.videos, decoder=options.decoder)
     background = Background.of(tasks, left_out=examples.left_out)
     for caution in (*background.cautions(), *_without_plots()):
         print(f"caution: {caution}", file=sys.stderr)

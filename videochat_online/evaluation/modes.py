@@ -15,7 +15,7 @@ import numpy as np
 
 from ..config import AnswerMode
 from ..media.readers import MediaError
-from ..media.sampling import sample_stream, sample_window
+from ..media.sampling import sample_pass, sample_window
 from .benchmarks.base import ModeSettings
 from .types import Question, Reply, VideoTask
 from .videos import OpenVideo
@@ -213,7 +213,7 @@ def _first_index(video: OpenVideo, start: float, needed: float) -> int:
 def _stream_indices(task: VideoTask, video: OpenVideo, settings: ModeSettings, end: float) -> list[int]:
     """Frames of the pass: from the task's start on, at the mode's rate, up to `end`."""
     start = float(video.timestamps[_first_index(video, task.start, task.questions[0].timestamp)])
-    return sample_stream(video.timestamps, settings.fps, start, end, video_fps=video.reader.fps)
+    return sample_pass(video.timestamps, settings.fps, start, end, video_fps=video.reader.fps)
 
 
 def _show(

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath, PurePosixPath
 import numpy as np
 
 from ..media.image_source import IMAGE_SUFFIXES, images_of_folder
-from ..media.readers import MediaError, VideoReader, open_video
+from ..media.readers import Decoder, MediaError, VideoReader, check_decoder, open_video
 from ..media.source import reading
 from .types import VideoTask
 
@@ -30,10 +30,11 @@ END_SLACK = 1.0
 class VideoLibrary:
     """Finds videos and folders of frames below `root`. The tree is walked at most once, and only when needed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, decoder: Decoder = "pyav") -> None:
+        check_decoder(decoder)
         if not root.is_dir():
             raise ValueError(f"--videos {root}: no such folder")
-        self.root = root
+        self.root, self.decoder = root, decoder
 
     def find(self, names: Sequence[str]) -> Path:
         """The first of `names` that exists, with or without a video suffix; else what is called so, wherever it lies.
@@ -105,7 +106,7 @@ class OpenVideo:
 def open_task_video(task: VideoTask, library: VideoLibrary) -> OpenVideo:
     """Find and open the video of `task`. MediaError says what is wrong with it, by name."""
     path = library.find(task.names)
-    reader = open_video(path, fps=task.fps or 1.0) if path.is_dir() else open_video(path)
+    reader = open_video(path, decoder=library.decoder, fps=(task.fps or 1.0) if path.is_dir() else None)
     return OpenVideo(reader, reader.timestamps + _clock_offset(task, path, reader))
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..media.live_paced import PacedPictures
+from ..media.live_playback import DrawnPlayback
 from ..serve.sources import Opened
 from .shapeworld.labels import caption
 from .shapeworld.render import render_frames
@@ -35,8 +35,8 @@ def open_world(seed: int = 0, level: int = 2) -> Opened:
     def truth(seconds: float) -> str:
         return caption(*place(seconds))
 
-    def start() -> PacedPictures:
-        return PacedPictures(f"ShapeWorld, seed {seed}, level {level}", picture_at)
+    def start() -> DrawnPlayback:
+        return DrawnPlayback(f"ShapeWorld, seed {seed}, level {level}", picture_at)
 
     scene(0)  # a bad seed or level fails now
     return Opened(start(), start, truth=truth)

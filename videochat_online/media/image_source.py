@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
@@ -65,6 +65,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
         return image.convert("RGB")
+
+
+def rgb_array(image: Any) -> np.ndarray:
+    """uint8 (H, W, 3) of a PIL image of any mode, or of an array that is that already; MediaError for anything else."""
+    pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
+    is_array = isinstance(pixels, np.ndarray)
+    if not is_array or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        got = f"{pixels.dtype} {pixels.shape}" if is_array else type(image).__name__
+        raise MediaError.about("a frame", f"is {got}", "a PIL image or uint8 (H, W, 3) RGB with at least one pixel")
+    return pixels
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

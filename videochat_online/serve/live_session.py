@@ -13,9 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..media.live import LiveSource, LiveStream
-from ..media.live_paced import PacedSource, PacedVideo
-from ..media.live_pushed import PushedFrames, rgb_array
+from ..media.image_source import rgb_array
+from ..media.live import LiveSource, LiveStream, PushedFrames
+from ..media.live_playback import Playback, VideoPlayback
 from ..media.source import Frame
 from ..streaming.encoding import FrameEncoder
 from ..streaming.language import StreamedAnswer
@@ -151,7 +151,7 @@ class LiveSession:
                 raise NotAllowed("nothing is playing: choose what to watch first")
             if self.source.state == "over":
                 self._begin_anew(self._opened.again())
-            elif isinstance(self.source, PacedSource):
+            elif isinstance(self.source, Playback):
                 self.source.play()
 
     def set_speed(self, speed: float) -> None:
@@ -165,7 +165,7 @@ class LiveSession:
         self.touch()
         with self._lock:
             source = self._paced("be moved")
-            if not isinstance(source, PacedVideo) or self._opened is None or self._opened.from_second is None:
+            if not isinstance(source, VideoPlayback) or self._opened is None or self._opened.from_second is None:
                 raise NotAllowed(f"{source.name} cannot be moved to another second")
             if not 0 <= seconds <= source.duration:
                 raise ValueError(f"{source.name} lasts {source.duration:.1f} s, cannot go to {seconds:g} s")
@@ -173,14 +173,14 @@ class LiveSession:
                 source.seek(seconds)
                 return
             again = self._opened.from_second(seconds)
-            assert isinstance(again, PacedVideo), "from_second opens the same kind of source"
+            assert isinstance(again, VideoPlayback), "from_second opens the same kind of source"
             again.speed = source.speed
             if source.state == "paused":
                 again.pause()
             self._begin_anew(again)
 
-    def _paced(self, what: str) -> PacedSource:
-        if not isinstance(self.source, PacedSource):
+    def _paced(self, what: str) -> Playback:
+        if not isinstance(self.source, Playback):
             raise NotAllowed(f"{self.source.name if self.source else 'nothing is playing: it'} cannot {what}")
         return self.source
 

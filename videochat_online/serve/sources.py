@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from ..media.live import LiveSource
+from ..media.live import LiveSource, PushedFrames
 from ..media.live_network import Camera
-from ..media.live_paced import PacedVideo
-from ..media.live_pushed import PushedFrames
+from ..media.live_playback import VideoPlayback
 from ..media.source import MediaError
 from ..processing import SHIPPED_MODELS
 from .addresses import open_address
@@ -36,8 +35,8 @@ class Opened:
 def open_file(path: Path, limits: Limits, *, name: str | None = None) -> Opened:
     """A video file in real time; MediaError for a bad or too long one."""
 
-    def start_at(seconds: float) -> PacedVideo:
-        video = PacedVideo(path, start=seconds)
+    def start_at(seconds: float) -> VideoPlayback:
+        video = VideoPlayback(path, start=seconds)
         video.name = name or video.name
         return video
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
+def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
     """Print the plan and all problems; 1 where there are any."""
     from ..data.check import check_lists
     from ..data.commands import as_table

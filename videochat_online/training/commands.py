@@ -58,11 +58,11 @@ def run_train(options: argparse.Namespace) -> int:
 
     config = resolve(options)
     if options.check:
-        from .check import check
+        from .check import check_run
 
         if options.num_processes is not None and options.num_processes < 1:
             raise ValueError(f"--num-processes must be at least 1, got {options.num_processes}")
-        return check(config, options.num_processes or world_size(), say)
+        return check_run(config, options.num_processes or world_size(), say)
     from .run import run
 
     return run(config, say if is_main_process() else be_quiet)

@@ -28,7 +28,7 @@ PARTS = {
 
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
-     "frame_cache", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
+     "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
 it, see record.py: a list may lie elsewhere.)"""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...extras import lacks
+from ...model_flags import add_decoder_flag
 from .benchmarks import BENCHMARKS, Tables
 
 
@@ -56,6 +57,10 @@ def _common_flags() -> argparse.ArgumentParser:
     flags.add_argument(
         "--long-frames", type=int, default=10_000, help="endurance: length in frames (default: %(default)s)"
     )
+    flags.add_argument(
+        "--clips", nargs="+", type=Path, metavar="FILE", help="decode: videos to read (default: the clip that ships)"
+    )
+    add_decoder_flag(flags)
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     return flags
 
