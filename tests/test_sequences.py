@@ -172,7 +172,7 @@ def test_the_page_on_training_takes_data_of_ones_own(workplace: Path, monkeypatc
     (workplace / "videos").symlink_to(ROOT / "videochat_online/pocket")
     said = [{"from": "human", "value": "Where is it?", "timestamps": 4.0}, {"from": "gpt", "value": "at the top"}]
     (workplace / "rows.jsonl").write_text(json.dumps({"video": "sample.mp4", "conversations": said}) + "\n")
-    type_in(block.rstrip() + " --max-steps 1 --num-workers 0 --cpu --export-dtype float32\n", monkeypatch)
+    type_in(block.rstrip() + " --max-steps 2 --warmup 0 --num-workers 0 --cpu\n", monkeypatch)
     assert main(["info", "runs/mine/model"]) == 0
 
 
