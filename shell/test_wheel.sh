@@ -9,7 +9,7 @@ set -euo pipefail
 # shellcheck source=shell/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-EXTRAS=train,demo,eval
+EXTRAS=train,demo,eval,decord
 work=$(mktemp -d)
 log=$work/log
 failed=""

@@ -44,7 +44,7 @@ def test_no_model_is_loaded_for_a_server_that_cannot_start(
     command: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     loaded: list[Any] = []
-    monkeypatch.setattr("videochat_online.serve.server.load_from_flags", loaded.append)
+    monkeypatch.setattr("videochat_online.serve.commands.load_from_flags", loaded.append)
     miss(package, monkeypatch)
     assert main([command, "--port", "1"]) == 2
     assert f"the package {package} is missing: pip install 'videochat-online[demo]'" in capsys.readouterr().err

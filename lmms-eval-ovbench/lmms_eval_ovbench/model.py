@@ -25,8 +25,8 @@ from videochat_online.evaluation.responders import SessionConversation, SessionR
 from videochat_online.evaluation.run_setup import responder_from_flags, settings_from_flags
 from videochat_online.evaluation.runner import MODES
 from videochat_online.evaluation.types import Reply
-from videochat_online.media.image_source import to_rgb
 from videochat_online.media.readers import MediaError
+from videochat_online.media.source import to_rgb
 from videochat_online.model_flags import add_memory_flags, add_model_flags, parse_capacities
 from videochat_online.streaming.session import StreamingSession
 

@@ -20,9 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
-from videochat_online.data.dataset import ConversationDataset, TrainingExample
-from videochat_online.data.failures import TooManyFailures
-from videochat_online.data.material import augment
+from videochat_online.data.dataset import ConversationDataset, TooManyFailures, TrainingExample, augment
 from videochat_online.data.settings import DataSettings
 from videochat_online.media import readers
 from videochat_online.media.decoding import DecordReader
@@ -184,7 +182,7 @@ def test_a_sample_too_long_is_shown_fewer_frames(make_dataset: Any, caplog: pyte
     assert 1 <= len(example.image_grids) < 6
     spoken = [[id_ for id_ in one.labels if id_ != -100] for one in (full[0], example)]
     assert spoken[0] == spoken[1]  # no word is cut
-    assert dataset.failures.num_shortened == 2
+    assert dataset.failures.shortened == {("set", 0)}
     assert [record.getMessage() for record in caplog.records] == [
         f"set, row 0 is longer than {max_length} tokens: shown with {len(example.image_grids)} pictures instead of 6 "
         "(1 such so far)"
@@ -196,7 +194,7 @@ def test_an_image_too_large_is_shown_in_fewer_tiles(make_dataset: Any):
     full = len(make_dataset([row], max_dynamic_patch=8)[0].input_ids)
     dataset = make_dataset([row], max_dynamic_patch=8, max_length=full - 1)
     assert len(dataset[0].image_grids) < 9
-    assert dataset.failures.num_shortened == 1
+    assert dataset.failures.shortened == {("set", 0)}
 
 
 def test_text_too_long_fails(make_dataset: Any):
@@ -289,7 +287,7 @@ def test_repeats_and_sets(write_list: Any, processor: Processor, config: VideoCh
     entries["a"]["repeat_time"] = 0.5
     entries["b"]["repeat_time"] = 3
     path.write_text(json.dumps(entries))
-    dataset = ConversationDataset(read_lists([path]), processor, config)
+    dataset = ConversationDataset(read_lists([path]), processor, config, DataSettings())
     assert [dataset[n].source for n in range(len(dataset))][2:] == [("b", 0)] * 3
     rows = [dataset[n].source[1] for n in range(2)]
     assert len(set(rows)) == 2

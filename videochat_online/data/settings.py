@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from ..media.readers import Decoder
-from .mixing import Mixing
 
 FrameTimes = Literal["online", "always", "never"]
+Mixing = Literal["proportional", "sqrt"]
 
 
 class SettingError(ValueError):
@@ -40,7 +40,6 @@ class DataSettings:
     """share of samples that may be unreadable before the run ends with an error; 1: any"""
     frame_cache: str = ""
     """folder that keeps the decoded frames of video files, each a size x size x 3 bytes; they are decoded once then"""
-
     decoder: Decoder = "pyav"
     """what reads video files: pyav, or decord (an extra; docs/performance.md says when it pays)"""
 

@@ -1,7 +1,7 @@
 """The one place where PyAV opens anything to read (a file, an address, bytes as they come), and the video stream in it.
 
-Also whether a file is as long as its own headers say. Titles and other texts of a container are never read: they may
-be in any encoding.
+Also whether a file is as long as its own headers say. Titles and other texts of a container are never read: their
+encoding is unknown.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from .image_source import rgb_array
-from .source import Frame, MediaError, check_fps
+from .source import Frame, MediaError, check_fps, rgb_array
 
 LiveState = Literal["waiting", "playing", "paused", "reconnecting", "over"]
 DISPLAY_FPS = 10.0
@@ -133,7 +132,7 @@ class LiveStream:
         self.num_received = 0
         """Frames the source gave."""
         self.num_dropped = 0
-        """Frames that were queued and that nobody took in time."""
+        """Frames that were dropped from the queue before they were taken."""
         self.error: Exception | None = None
         """Why the source ended, where it did not end by itself."""
         self._waiting: deque[Frame] = deque()

@@ -80,7 +80,7 @@ class ReconnectingSource(LiveSource):
         opened = time.monotonic()
         pause = self.timeouts.first_pause
         while not self.stopped.is_set():
-            error = MediaError.about(self.name, "broke off", "a stream that continues")
+            error = MediaError.about(self.name, "the stream broke off", "one that continues")
             try:
                 for frame in self._connection():
                     self.state, self.problem, pause = "playing", None, self.timeouts.first_pause

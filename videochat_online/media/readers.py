@@ -51,7 +51,7 @@ def open_video(
     if not isinstance(source, str | os.PathLike):
         return _open_images("list of images", source, fps, size)
     with reading(source, "cannot be looked at", "a video, or a folder of images", errors=(OSError, RuntimeError)):
-        path = Path(source).expanduser().absolute()  # RuntimeError: nobody's home
+        path = Path(source).expanduser().absolute()  # RuntimeError: ~user of nobody
         is_folder = path.is_dir()
     if is_folder:
         return _open_images(str(path), images_of_folder(path), fps, size)

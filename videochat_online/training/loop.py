@@ -22,7 +22,8 @@ from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from .batches import IGNORE, Collate, Collator, next_tokens, num_targets
+from ..prompt.render import IGNORE_INDEX
+from .batches import Collate, Collator, next_tokens, num_targets
 from .checkpoints import STAGING, Checkpoint, RunShape, drop_old, finish, full_disk_named
 from .configuration import TrainingConfig
 from .distributed import make_accelerator, uses_bf16, uses_deepspeed, world_size
@@ -161,12 +162,12 @@ class TrainingLoop:
         inputs = {
             name: value.to(self.accelerator.device, self.dtype if value.is_floating_point() else None)
             for name, value in batch.items()
-            if name != "attention_mask" or value.ndim != 2
+            if name != "attention_mask"
         }
         targets, positions = next_tokens(inputs.pop("labels"))
         outputs = self.state.wrapped(**inputs, use_cache=False, logits_to_keep=positions)
         logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
-        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
     # The log
 

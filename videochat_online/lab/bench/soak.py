@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ...serve.client import Client, ServerError
-from ...serve.ports import port_number
+from ...serve.commands import port_number
 from ..shapeworld.simulate import sample_stream
 from ..shapeworld.video import write_mp4
 

@@ -50,7 +50,7 @@ def bench_batches(
     ways: dict[str, tuple[Iterable[list[int]], Callable[..., dict[str, Any]]]] = {
         "padded, shuffled": (shuffled, PaddingCollator(pad)),
         "padded, grouped by length": (grouping_plan(lengths, batch_size), PaddingCollator(pad)),
-        "packed": (packing_plan(lengths, MAX_LENGTH), PackingCollator(pad, MAX_LENGTH, attention="positions")),
+        "packed": (packing_plan(lengths, MAX_LENGTH), PackingCollator(pad, MAX_LENGTH)),
     }
     rows = []
     for name, (plan, collator) in ways.items():
