@@ -13,7 +13,7 @@ from tests.test_architecture import LAYER, LAYERS
 from videochat_online.cli import build_parser
 
 LAB = LAYER["lab"]
-README, ARCHITECTURE = ROOT / "README.md", ROOT / "docs/architecture.md"
+ARCHITECTURE = ROOT / "docs/architecture.md"
 OF_THE_SHELL = {"source", "export", "curl"}
 """What else may stand in a block."""
 NEEDS_MORE = {"lmms-eval-ovbench/README.md": "lmms-eval", "docs/demo.md": "a server that runs", "docs/extending.md": ""}
@@ -118,11 +118,11 @@ def test_every_page_stands_in_the_index():
     assert [name for name in sorted(pages) if f"]({name})" not in index] == []
 
 
-@pytest.mark.parametrize("page", [README, ARCHITECTURE, ROOT / "docs/extending.md"], ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_files_named_in_the_text_exist(page: Path):
     named = re.findall(r"`([\w/]+/\w+\.(?:py|sh|json|yaml))`", page.read_text("utf-8"))
-    roots = (ROOT, ROOT / "videochat_online")
-    assert named and [name for name in named if not any((root / name).is_file() for root in roots)] == []
+    roots = (ROOT, ROOT / "videochat_online", page.parent)
+    assert [name for name in named if not any((root / name).is_file() for root in roots)] == []
 
 
 PYTHON = page_blocks("python")
