@@ -1,6 +1,6 @@
 """Imports point down only and in no circle, a name is defined once, files say what they are, importing does nothing.
 
-The layers are those that the README describes. Every import is read from the syntax tree: those inside functions,
+The layers are those that docs/architecture.md shows. Every import is read from the syntax tree: those inside functions,
 those for type checkers and `import_module("...")` with a literal name count as well.
 """
 

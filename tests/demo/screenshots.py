@@ -24,13 +24,15 @@ from PIL import Image
 DOCS = Path(__file__).parents[2] / "docs"
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-QUESTIONS = ("Where is the purple cross?", "How many objects are in the picture?")
+QUESTIONS = ("What is happening now?", "Where is the cyan cross?")
+SEED = 4
+"""Of the generated world in which they are asked."""
 ANIMATED = (1280, 1640, 0.78)
 """Width and height in CSS pixels, and the picture's pixels for each of them."""
 ANIMATED_SECONDS, LAST_SECONDS, MOST_FRAMES_A_SECOND = 10.0, 2.0, 8
 ANIMATION_STARTS = 9.0
 """Second of the stream; the memory is full by then."""
-TYPED = {0.8: "What is happening now?", 5.0: "Where is the cyan cross?"}
+TYPED = dict(zip((0.8, 5.0), QUESTIONS, strict=True))
 """Second of the animation at which somebody begins to type a question."""
 KEYS_AT_ONCE, KEY_SECONDS = 3, 0.1
 
@@ -50,13 +52,13 @@ def main() -> None:
 
 
 @contextmanager
-def opened_page(browser: Any, address: str, *, seed: int, **options: Any) -> Iterator[Any]:
+def opened_page(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     """The page, on which a generated world is running."""
     context = browser.new_context(**options)
     page = context.new_page()
     page.goto(address, wait_until="domcontentloaded")
     page.get_by_role("tab", name="World").click()
-    page.get_by_label("Seed").fill(str(seed))
+    page.get_by_label("Seed").fill(str(SEED))
     page.get_by_role("button", name="Watch a generated world").click()
     page.locator(".vco-playing").wait_for()
     yield page
@@ -68,7 +70,7 @@ def still_pictures(browser: Any, address: str) -> None:
         for scheme in ("light", "dark"):
             size = {"width": width, "height": height}
             options = {"viewport": size, "color_scheme": scheme, "is_mobile": width < 600}
-            with opened_page(browser, address, seed=5, **options) as page:
+            with opened_page(browser, address, **options) as page:
                 for question in QUESTIONS:
                     time.sleep(9)
                     page.get_by_label("Question").fill(question)
@@ -78,10 +80,10 @@ def still_pictures(browser: Any, address: str) -> None:
 
 
 def save(page: Any, path: Path) -> None:
-    """The whole page, in its 256 most frequent colours."""
+    """The whole page, in 256 colours."""
     page.screenshot(path=str(path), full_page=True)
     with Image.open(path) as picture:
-        reduced = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        reduced = picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
         reduced.save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size / 1024:.0f} KiB")
 
@@ -90,7 +92,7 @@ def animation(browser: Any, address: str) -> None:
     """Each picture is shown for as long as it was on screen."""
     width, height, scale = ANIMATED
     size = {"width": width, "height": height}
-    with opened_page(browser, address, seed=4, viewport=size, color_scheme="light") as page:
+    with opened_page(browser, address, viewport=size, color_scheme="light") as page:
         page.get_by_label("Question").click()
         seconds = "Number(document.querySelector('.vco-time').innerText.split(':')[1])"
         page.wait_for_function(f"{seconds} >= {ANIMATION_STARTS}")

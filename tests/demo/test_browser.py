@@ -234,7 +234,13 @@ def test_it_fits_and_can_be_read(demo, visit, width, dark):
     page = visit(width=width, height=844, dark=dark)
     page.get_by_role("button", name="Watch the sample").click()
     wait_for(lambda: frames(page) >= 4)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in ("World", "Upload", "Camera", "Address", "Sample"):
+        page.get_by_role("tab", name=name).click()
+        assert page.get_by_role("tab", name=name).get_attribute("aria-selected") == "true"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        for button in page.locator("#vco-sources button.primary:visible").all():
+            box = button.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width, name
     pictures = page.locator("#vco-memory img:not(.vco-coarse), #vco-screen img")
     words = pictures.evaluate_all("all => all.map(e => e.getAttribute('alt'))")
     assert words and all(words), "every picture says in words what it is"

@@ -43,7 +43,7 @@ class Annotations:
         return len(self._ends)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Row `number`, counted from 0; a new object each time."""
+        """Row `number`, from 0; a new object each time. IndexError where there is none."""
         if not 0 <= number < len(self):
             raise IndexError(f"{self.path}: row {number} is out of range, expected 0 <= row < {len(self)}")
         start = int(self._ends[number - 1]) if number else 0

@@ -86,12 +86,12 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         config: VideoChatOnlineConfig,
         settings: DataSettings,
     ) -> None:
-        """Reads the annotations; AnnotationError for one that cannot be read."""
+        """Reads the annotations. AnnotationError for one that cannot be read, ImportError for a missing decoder."""
+        check_decoder(settings.decoder)  # before a worker finds it missing
         self.data_sets = list(data_sets)
         self.processor = processor
         self.config = config
         self.settings = settings
-        check_decoder(settings.decoder)  # before a worker finds it missing
         self.annotations = [Annotations(data_set.annotation) for data_set in self.data_sets]
         self.epoch = 0
         self.failures = FailureLog(settings.max_failed_share)
@@ -108,7 +108,10 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> TrainingExample:
-        """Example `index`, else its first replacement that can be read. TooManyFailures when too many cannot."""
+        """Example `index`, else its first replacement that can be read.
+
+        TooManyFailures when too many cannot, IndexError where there is no such index.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} is out of range, expected 0 <= index < {len(self)}")
         for attempt, (set_number, row) in enumerate(self._candidates(index)):
@@ -188,7 +191,10 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         return layout, rendered
 
     def example(self, layout: Layout, rendered: Rendered, source: Source) -> TrainingExample:
-        """Decode the pictures of a prepared sample, one at a time: a clip in its own size may be gigabytes."""
+        """Decode the pictures of a prepared sample, one at a time: a clip in its own size may be gigabytes.
+
+        MediaError for one that cannot be decoded.
+        """
         size = self.processor.transform.size
         pixel_values = torch.empty(len(layout.grids), 3, size, size)
         for place, picture in zip(pixel_values, layout.pictures, strict=True):

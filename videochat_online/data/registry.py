@@ -25,7 +25,7 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 @dataclass(frozen=True)
 class DataSet:
-    """One entry of a list."""
+    """One entry of a list. ValueError for a value that a key cannot have."""
 
     name: str
     annotation: Path

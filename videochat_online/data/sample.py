@@ -1,4 +1,5 @@
-"""The neutral form of a training sample: what is said, when, and which media it is about. All frozen, all checked.
+"""The neutral form of a training sample: what is said, when, and which media it is about. All frozen, all checked:
+SampleError where parts contradict each other.
 
 Every raw format becomes a Sample (formats.py); nothing behind that border knows where a sample came from.
 """

@@ -118,7 +118,7 @@ def _in_display_order(packets: np.ndarray, container: InputContainer, stream: Vi
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
         period = 1 / (stream.average_rate or USUAL_RATE)
         return Timeline(np.arange(len(packets)), period, 1, np.zeros(1, dtype=np.int64), False, False)
-    if container.format.name == "avi" and stream.codec_context.has_b_frames:
+    if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
     ticks, is_key = pts if has_pts else dts, is_key.astype(bool)
     is_key[0] |= not is_key.any()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from ..config import MEMORY_POLICIES, MemoryConfig
@@ -54,15 +54,11 @@ class Limits:
     """Visitors may open camera devices of this machine."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_sessions", "max_upload_bytes", "max_image_bytes", "max_new_tokens", "max_question_chars",
-            "max_prompt_tokens",
-        ):  # fmt: skip
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"Limits.{name} must be an integer >= 1, got {getattr(self, name)!r}")
-        for name in ("idle_seconds", "max_video_seconds", "max_fps", "max_memory_tokens"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Limits.{name} must be > 0, got {getattr(self, name)!r}")
+        for field in fields(self):
+            value, is_whole = getattr(self, field.name), isinstance(field.default, int)
+            if (is_whole and not isinstance(value, int)) or not (isinstance(value, bool) or value > 0):
+                expected = "an integer >= 1" if is_whole else "> 0"
+                raise ValueError(f"Limits.{field.name} must be {expected}, got {value!r}")
         if self.allow_private_urls and not self.allow_urls:
             raise ValueError("Limits.allow_private_urls needs allow_urls: without it no address is opened at all")
 
