@@ -116,6 +116,7 @@ class LiveSession:
 
     def change(self, settings: SessionSettings) -> None:
         """Other settings: the stream restarts, with an empty memory."""
+        self.touch()
         settings.check(self.limits, self._model)
         with self._lock:
             self._check_open()
