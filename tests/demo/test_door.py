@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import socket
@@ -167,3 +168,19 @@ def test_a_camera_sends_pictures_not_paths(demo, secret):
     values, notices = visitor.do(event, {**FILE, "path": None, "url": picture})
     assert notices == [] and any("your camera" in str(value) for value in values)
     assert visitor.join(event, [{**FILE, "path": str(secret), "url": picture}])[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [((9000, 4000), "a picture of 9000x4000 is too large"), (None, "the camera's picture: is broken")],
+)
+def test_a_camera_sends_no_picture_of_any_size(demo, size, words):
+    """Some kilobytes can be a picture of gigabytes."""
+    data = io.BytesIO(b"no picture")
+    if size is not None:
+        Image.new("1", size).save(data, "PNG")
+    picture = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    visitor = Visitor(demo.address)
+    assert visitor.join(visitor.find("vco-camera", "stream"), [{**FILE, "path": None, "url": picture}])[0] == 200
+    notice = next(message["log"] for message in visitor.messages() if message["msg"] == "log")
+    assert words in notice and len(demo.sessions) == 0

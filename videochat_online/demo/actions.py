@@ -3,11 +3,14 @@
 gradio is optional and imported inside the functions; annotations are evaluated, for gradio looks for gr.Request there.
 """
 
+import base64
 import functools
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..config import MEMORY_POLICIES
 from ..media.source import MediaError
@@ -15,6 +18,7 @@ from ..serve.limits import Limits
 from ..serve.settings import SessionSettings
 from ..serve.sources import Opened, open_network, open_sample, open_world
 from ..serve.track import Moment
+from ..serve.upload import picture_of
 from .memory_view import counters_html, links_html, memory_html, notice_html, screen_html, stamp, status_html
 from .visits import Visits, parse_levels
 
@@ -65,6 +69,16 @@ def chat_messages(moments: list[Moment]) -> Chat:
     return messages
 
 
+def picture_sent(sent: dict[str, Any]) -> np.ndarray:
+    """uint8 (H, W, 3). ValueError where it is no picture, or too large a one: gradio itself would decode any."""
+    address, path = sent.get("url") or "", sent.get("path")
+    if address.startswith("data:"):
+        return picture_of(base64.b64decode(address.partition(",")[2]), "the camera's picture")
+    if path is None:
+        raise MediaError("the camera sent no picture")
+    return picture_of(Path(path).read_bytes(), "the camera's picture")
+
+
 class Actions:
     """One object for all pages; a page is known by gradio's session hash."""
 
@@ -101,9 +115,12 @@ class Actions:
         speed = gr.update(value=1.0, interactive=bool(state and state["speed"]))
         return (seek, speed, screen_html(state), [], _choices([]), *self.tick(visitor, NOW))
 
-    def camera_frame(self, visitor: str, image: Any) -> tuple[Any, ...] | None:
-        """A frame of the browser's camera; as `_begun` where it begins a stream, None where it only goes on."""
-        session = None if image is None else self.visits.camera_frame(visitor, image)
+    def camera_frame(self, visitor: str, sent: dict[str, Any] | None) -> tuple[Any, ...] | None:
+        """A frame of the browser's camera; as `_begun` where it begins a stream, None where it only goes on.
+
+        `sent`: gradio's description of it, which holds its bytes, or an upload of this page (see door.py).
+        """
+        session = None if sent is None else self.visits.camera_frame(visitor, picture_sent(sent))
         return None if session is None else self._begun(visitor, session.state())
 
     # ---- while it runs ----------------------------------------------------------------------------------------------

@@ -244,8 +244,8 @@ def _connect_stream(parts: SimpleNamespace, actions: Actions) -> None:
     def upload(file: Any, request: gr.Request) -> Any:
         return actions.begin_upload(str(request.session_hash), file)
 
-    def camera(image: Any, request: gr.Request) -> Any:
-        return actions.camera_frame(str(request.session_hash), image) or gr.skip()
+    def camera(sent: Any, request: gr.Request) -> Any:
+        return actions.camera_frame(str(request.session_hash), sent) or gr.skip()
 
     parts.start_sample.click(told(sample), parts.sample, begun, **QUIET)
     parts.start_world.click(told(world), [parts.seed, parts.level], begun, **QUIET)
@@ -253,7 +253,9 @@ def _connect_stream(parts: SimpleNamespace, actions: Actions) -> None:
     # not preprocessed: there gradio answers a wrong file with an error in the place of the dialogue
     sent = parts.upload.upload(told(upload), parts.upload, begun, preprocess=False, **QUIET)
     sent.then(lambda: None, None, parts.upload, **QUIET)  # the drop zone is empty again, whatever became of the file
-    parts.camera.stream(told(camera), parts.camera, begun, stream_every=CAMERA_SECONDS, **QUIET)
+    parts.camera.stream(
+        told(camera), parts.camera, begun, stream_every=CAMERA_SECONDS, preprocess=False, **QUIET
+    )  # fmt: skip
     _connect_transport(parts, actions)
 
 
