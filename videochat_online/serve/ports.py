@@ -23,6 +23,8 @@ def port_number(text: str) -> int:
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
     """A socket for every address of `host`, bound and not listening yet; OSError or ValueError where it cannot be."""
+    if not host:  # for the system that is every address: an empty variable would open the server to the network
+        raise ValueError("--host is empty, expected an address such as 127.0.0.1")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
