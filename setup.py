@@ -25,7 +25,6 @@ CORE = [
     "sentencepiece>=0.2,<0.3",
     "numpy>=2.0,<2.5",
     "pillow>=11.0,<13",  # gradio's end, too
-    'decord>=0.6,<0.7; platform_system == "Linux" and platform_machine == "x86_64"',
     "av>=15.0,<16",
     "tqdm>=4.66,<5",
 ]
@@ -34,7 +33,7 @@ EXTRAS = {
     "train": ["peft>=0.19,<0.22", 'deepspeed>=0.19,<0.20; platform_system == "Linux"', "tensorboard>=2.20,<2.22"],
     "demo": ["gradio>=6.31,<6.32", "fastapi>=0.140,<0.166", "uvicorn>=0.40,<0.55"],
     "eval": ["matplotlib>=3.10,<3.12"],
-    "live": ["av>=15.0,<16"],  # cameras and network streams go through PyAV, which the core already needs
+    "decord": ['decord>=0.6,<0.7; platform_system == "Linux" and platform_machine == "x86_64"'],
     "flash": ["flash-attn>=2.7,<3"],  # needs a GPU to build and to run: tried by nobody here
 }
 # The tests cover every part, so their environment has every part; a browser for the page's tests is Debian's chromium.
@@ -46,7 +45,7 @@ TOOLS = [
     "playwright>=1.65,<1.66",
     "schemathesis>=4.30.1,<4.33",
 ]
-EXTRAS["dev"] = [*TOOLS, *EXTRAS["train"], *EXTRAS["demo"], *EXTRAS["eval"]]
+EXTRAS["dev"] = [*TOOLS, *EXTRAS["train"], *EXTRAS["demo"], *EXTRAS["eval"], *EXTRAS["decord"]]
 
 
 class BuildWithFiles(build_py):
@@ -82,7 +81,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["videochat_online", "videochat_online.*"]),
-    package_data={"videochat_online": ["pocket/*", "serve/swagger/*"]},
+    package_data={"videochat_online": ["pocket/*", "serve/swagger/*", "demo/page.css"]},
     cmdclass={"build_py": BuildWithFiles},
     install_requires=CORE,
     extras_require=EXTRAS,

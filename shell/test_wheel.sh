@@ -9,7 +9,7 @@ set -euo pipefail
 # shellcheck source=shell/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-EXTRAS=train,demo,eval
+EXTRAS=train,demo,eval,decord
 work=$(mktemp -d)
 log=$work/log
 failed=""
@@ -119,10 +119,10 @@ PYTHON
 try_all() {
   local run="$venv/bin/videochat-online" kind
   try "chat" "$run" chat "$work/source/videochat_online/pocket/sample.mp4" --fps 1 -q "Where is the yellow square?" --at 12
-  try "world" "$run" world build world-$end --videos 2 --seconds 12 --fps 2 --size 64
+  try "world" "$run" world build "world-$end" --videos 2 --seconds 12 --fps 2 --size 64
   for kind in generate likelihood; do
-    try "eval --answer $kind" "$run" eval ovbench --model pocket --annotations world-$end/ovbench \
-      --videos world-$end/videos --output "eval-$end-$kind" --answer $kind --limit 4
+    try "eval --answer $kind" "$run" eval ovbench --model pocket --annotations "world-$end/ovbench" \
+      --videos "world-$end/videos" --output "eval-$end-$kind" --answer "$kind" --limit 4
   done
   export DATA_ROOT=$work/world-$end ANNO_ROOT=$work/anno
   try "train, one step" "$run" train --preset stage2 --model pocket --data "world-$end/train/stage2.json" --cpu \
@@ -141,7 +141,7 @@ try_end() {
   : >"$work/constraints"
   [ "$end" = newest ] || oldest_versions >"$work/constraints"
   say "$end: installing $(basename "$wheel") [$EXTRAS]"
-  pip_install -qq --progress-bar off --constraint "$work/constraints" "$wheel[$EXTRAS]"
+  pip_install -qq --progress-bar off --constraint "$work/constraints" "${wheel}[$EXTRAS]"
   "$python" -m pip list --format freeze | grep -i -E "^($(oldest_versions | sed 's/==.*//' | paste -sd '|'))==" | paste -sd ' '
   # What the libraries will take away is an error while it still works.
   [ "$end" = oldest ] || export PYTHONWARNINGS=error::FutureWarning
@@ -152,10 +152,10 @@ try_end() {
 
 [ $# -gt 0 ] || set -- newest oldest
 for end in "$@"; do
-  case $end in
-    newest | oldest) try_end "$end" ;;
-    *) fail "there is no end '$end': newest or oldest" ;;
-  esac
+  [[ $end == @(newest|oldest) ]] || fail "there is no end '$end': newest or oldest"
+done
+for end in "$@"; do
+  try_end "$end"
 done
 [ -z "$failed" ] || fail "the wheel does not work: ${failed#, }"
-say "the wheel works: $* (Python $(describe_python "${base_python}" | cut -d' ' -f1), $SECONDS s)"
+say "the wheel works: $* (Python $(describe_python "$base_python" | cut -d' ' -f1), $SECONDS s)"

@@ -110,7 +110,7 @@ def test_a_missing_package_or_permission_is_no_traceback(clip, kind, capsys, mon
         (["chat", "v.mp4", "--at", "3"], "--at SECONDS belongs behind the -q"),
         (["chat", "v.mp4", "-q", "x", "--policy", "newest"], "invalid choice: 'newest'"),
         (["chat", "v.mp4", "-q", "x", "--memory", "two"], "expected numbers of frames such as 2/2/12"),
-        (["dance"], "invalid choice: 'dance'"),
+        (["dance"], "unknown command 'dance'; expected one of chat, info, "),
         ([], "required: COMMAND"),
     ],
 )

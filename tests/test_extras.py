@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from videochat_online.cli import main
+from videochat_online.evaluation.videos import VideoLibrary
 from videochat_online.extras import EXTRA_OF, lacks, require
 from videochat_online.lab.bench.suite import add_to_report
 from videochat_online.lab.pocket import evidence
 
 ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "videochat_online/pocket/sample.mp4"
 
 
 def miss(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +44,7 @@ def test_no_model_is_loaded_for_a_server_that_cannot_start(
     command: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     loaded: list[Any] = []
-    monkeypatch.setattr("videochat_online.serve.server.load_from_flags", loaded.append)
+    monkeypatch.setattr("videochat_online.serve.commands.load_from_flags", loaded.append)
     miss(package, monkeypatch)
     assert main([command, "--port", "1"]) == 2
     assert f"the package {package} is missing: pip install 'videochat-online[demo]'" in capsys.readouterr().err
@@ -83,3 +86,25 @@ def test_a_training_run_that_would_miss_a_package_is_not_begun(
     assert main(["train", *given]) == 2
     assert f"for these settings the package {package} is missing: pip install" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_model_is_loaded_where_the_decoder_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("videochat_online.processing.load_model", lambda *_, **__: pytest.fail("a model is loaded"))
+    miss("decord", monkeypatch)
+    what = "the package decord is missing: pip install 'videochat-online[decord]'"
+    assert main(["chat", str(SAMPLE), "-q", "What is there?", "--decoder", "decord"]) == 2
+    assert what in capsys.readouterr().err
+    with pytest.raises(ImportError, match=re.escape(what)):
+        VideoLibrary(tmp_path, decoder="decord")
+
+
+@pytest.mark.skipif(lacks("decord") is not None, reason="needs decord: pip install 'videochat-online[decord]'")
+def test_chat_answers_alike_whatever_decodes(capsys: pytest.CaptureFixture[str]):
+    arguments = ["chat", str(SAMPLE), "--fps", "1", "-q", "What is there?", "--max-new-tokens", "2", "--json"]
+    answers = []
+    for decoder in ("pyav", "decord"):
+        assert main([*arguments, "--decoder", decoder]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["answers"][0]["answer"])
+    assert answers[0] == answers[1]

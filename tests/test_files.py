@@ -1,4 +1,4 @@
-"""One writer a folder, by processes that really are several; digests."""
+"""Files that are whole or not there; one writer a folder, by processes that really are several; digests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.files import LOCK_FILE, digest, locked
+from videochat_online.files import LOCK_FILE, digest, locked, whole, write_json
 
 HOLD = """
 import os, sys, time
@@ -73,3 +73,29 @@ def test_digest_of_files_one_after_the_other(tmp_path: Path):
         (tmp_path / name).write_bytes(words)
     assert digest(tmp_path / "a") == hashlib.sha256(b"one").hexdigest()
     assert digest(tmp_path / "a", tmp_path / "b") == hashlib.sha256(b"onetwo").hexdigest()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path: Path, durable: bool):
+    path = tmp_path / "report.json"
+    path.write_text("older")
+    with pytest.raises(KeyError), whole(path, durable=durable) as beside:
+        beside.write_text("hal")
+        raise KeyError
+    assert path.read_text() == "older" and list(tmp_path.iterdir()) == [path]
+    with whole(path, durable=durable) as beside:
+        beside.write_text("newer")
+        assert path.read_text() == "older" and beside.parent == path.parent
+    assert path.read_text() == "newer" and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_readable_and_its_folder_is_made(tmp_path: Path):
+    write_json(tmp_path / "a" / "b.json", {"é": [1]})
+    assert (tmp_path / "a" / "b.json").read_text("utf-8") == '{\n "é": [\n  1\n ]\n}\n'
+
+
+def test_nobody_else_replaces_files():
+    """Each home-made way forgets something: the flush, the other process, what is left of a failed one."""
+    package = Path(__file__).parent.parent / "videochat_online"
+    own = {path.name for path in package.rglob("*.py") if "os.replace(" in path.read_text("utf-8")}
+    assert own == {"files.py"}

@@ -10,19 +10,27 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import pytest
 
-from tests.test_readme import ROOT, blocks
+from tests.documents import ROOT, blocks_of
 from videochat_online.cli import build_parser, main
 
-SMALLER = {"--videos 32": "--videos 1", "--videos 8": "--videos 2", "--max-steps 20": "--max-steps 4"}
-"""Numbers of the block -> what is enough to run it in seconds."""
+SMALLER = {
+    "--videos 32": "--videos 1",
+    "--videos 8": "--videos 2",
+    "--max-steps 20": "--max-steps 4 --num-workers 0",
+}
+"""Numbers of the block -> what is enough to run it in seconds, in this process."""
 
 
 @pytest.fixture
@@ -38,7 +46,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train_then_evaluate() -> str:
-    [block] = [block for block in blocks("bash") if "world build" in block and "eval ovbench" in block]
+    page = ROOT / "docs/train.md"
+    [block] = [block for block in blocks_of(page, "bash") if "world build" in block and "eval ovbench" in block]
     return block
 
 
@@ -53,6 +62,48 @@ def type_in(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert main(words[1:]) == 0, line
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Address of `videochat-online serve`."""
+    pytest.importorskip("uvicorn", reason="needs the server: pip install 'videochat-online[demo]'")
+    command = [sys.executable, "-m", "videochat_online.cli", "serve", "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        late = threading.Timer(120, process.kill)
+        late.start()
+        try:
+            addresses = (re.match(r"(http://[\d.:]+)\S* is ready", line) for line in process.stderr)
+            ready = next(filter(None, addresses), None)
+            assert ready is not None, "it ended before it was ready"
+            late.cancel()
+            yield ready[1]
+        finally:
+            late.cancel()
+            process.kill()
+
+
+DEMO = ROOT / "docs/demo.md"
+
+
+def test_the_client_of_the_page_on_the_server(server: str, capsys: pytest.CaptureFixture[str]):
+    [code] = blocks_of(DEMO, "python")
+    assert "http://127.0.0.1:8000" in code
+    exec(compile(code.replace("http://127.0.0.1:8000", server), "docs/demo.md", "exec"), {})
+    assert "'frames_seen': " in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_curl_lines_of_the_page_on_the_server(server: str):
+    """Those that ask, and those of clients for OpenAI's API, before the session is deleted."""
+    with_curl, of_openai = [block for block in blocks_of(DEMO, "bash") if "curl" in block]
+    lines, delete = with_curl.strip().rsplit("\n", 1)
+    text = "\n".join([lines.replace("http://127.0.0.1:8000", server), of_openai, delete])
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "error" not in done.stdout, done.stdout + done.stderr
+    assert "chat.completion" in done.stdout
+
+
 def headline_of(block: str, folder: Path) -> dict[str, Any]:
     output = re.search(r"eval ovbench.*?--output (\S+)", block, re.DOTALL)
     assert output is not None
@@ -61,24 +112,83 @@ def headline_of(block: str, folder: Path) -> dict[str, Any]:
     return report["scores"]["headline"]
 
 
-def test_the_readme_trains_and_then_scores_above_chance(
+def five_files(follow: str) -> list[str]:
+    """The files that the README says to read, in order, for one way through the code."""
+    [row] = re.findall(rf"^\| {follow} \| (.+) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    return re.findall(r"`([^`]+)`", row)
+
+
+@contextmanager
+def files_entered() -> Iterator[set[str]]:
+    """Files of the package in which a function runs meanwhile, in this thread."""
+    entered: set[str] = set()
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, argument: entered.add(frame.f_code.co_filename))
+    try:
+        yield entered
+    finally:
+        sys.settrace(before)
+        package = ROOT / "videochat_online"
+        inside = {Path(name).relative_to(package).as_posix() for name in entered if name.startswith(f"{package}/")}
+        entered.clear()
+        entered |= inside
+
+
+def test_a_frames_way_is_the_one_that_the_readme_names(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    [code] = blocks_of(ROOT / "README.md", "python")
+    with files_entered() as entered:
+        exec(compile(code, "README.md", "exec"), {})
+    assert len(five_files("a frame")) == 5 and set(five_files("a frame")) <= entered
+
+
+def test_the_page_on_training_trains_and_then_scores_above_chance(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
+    """And the ways of a training sample and of a benchmark question are those that the README names."""
     block = train_then_evaluate()
     for number, smaller in SMALLER.items():
         assert number in block
         block = block.replace(number, smaller)
-    type_in(block, monkeypatch)
+    with files_entered() as entered:
+        type_in(block, monkeypatch)
+    for follow in ("a training sample", "a benchmark question"):
+        assert len(five_files(follow)) == 5 and set(five_files(follow)) <= entered
     headline = headline_of(block, workplace)
     assert headline["accuracy"] > headline["chance"] + 0.1
+    compare = [block for block in blocks_of(ROOT / "docs/evaluate.md", "bash") if "eval compare" in block]
+    type_in(compare[0], monkeypatch)
     model = re.search(r"^the trained model is in (.+)$", capfd.readouterr().out, re.MULTILINE)
     assert model is not None
     assert main(["info", model[1]]) == 0
     assert json.loads((Path(model[1]) / "config.json").read_text())["answer_mode"] == "likelihood"
 
 
+def test_the_page_on_training_takes_data_of_ones_own(workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    page = ROOT / "docs/train.md"
+    [block] = [block for block in blocks_of(page, "bash") if "my.json" in block]
+    [sets] = blocks_of(page, "json")
+    (workplace / "my.json").write_text(sets)
+    (workplace / "videos").symlink_to(ROOT / "videochat_online/pocket")
+    said = [{"from": "human", "value": "Where is it?", "timestamps": 4.0}, {"from": "gpt", "value": "at the top"}]
+    (workplace / "rows.jsonl").write_text(json.dumps({"video": "sample.mp4", "conversations": said}) + "\n")
+    type_in(block.rstrip() + " --max-steps 2 --warmup 0 --num-workers 0 --cpu\n", monkeypatch)
+    assert main(["info", "runs/mine/model"]) == 0
+
+
+def test_the_page_on_use_watches_what_ships(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The command with its answer, as the page shows it; measured numbers differ."""
+    monkeypatch.chdir(ROOT)
+    page = ROOT / "docs/use.md"
+    [commands] = [block for block in blocks_of(page, "bash") if "videochat-online chat" in block]
+    type_in("\n".join(line for line in commands.splitlines() if "--at 12" in line or "info" in line), monkeypatch)
+    printed = capsys.readouterr().out
+    shown = blocks_of(page, "")[0].split("; encode")[0]
+    assert shown in printed and "2,910,976" in printed
+
+
 @pytest.mark.slow  # one to five minutes
-def test_the_readme_word_for_word_in_a_shell(workplace: Path):
+def test_the_page_on_training_word_for_word_in_a_shell(workplace: Path):
     shim = f'videochat-online() {{ {shlex.quote(sys.executable)} -m videochat_online.cli "$@"; }}\n'
     command = ["bash", "-euo", "pipefail", "-c", shim + train_then_evaluate()]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .model_flags import add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
+from .model_flags import add_decoder_flag, add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
 
 if TYPE_CHECKING:
     from .media.live import LiveSource
@@ -78,6 +78,7 @@ def add_chat_command(commands: Any) -> None:
     parser.add_argument("--system-prompt", help="instead of the model's own")
     parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
     parser.add_argument("--json", action="store_true", help="print one json document instead of text")
+    add_decoder_flag(parser)
     add_model_flags(parser)
     add_memory_flags(parser)
     parser.set_defaults(run=run_chat, questions=None)
@@ -152,13 +153,13 @@ def _watch_and_answer(options: argparse.Namespace) -> int:
 def _open_source(options: argparse.Namespace) -> tuple[LiveSource, float | None]:
     """What the flags name, and how many of its frames a second are watched (None: all that it gives)."""
     from .media.live_network import Camera, NetworkStream, is_address
-    from .media.live_paced import PacedVideo
+    from .media.live_playback import VideoPlayback
 
     if options.camera is not None:
         return Camera(options.camera), options.fps
     if is_address(options.video):
         return NetworkStream(options.video), options.fps
-    return PacedVideo(options.video, fps=options.fps, speed=options.speed), None
+    return VideoPlayback(options.video, fps=options.fps, speed=options.speed, decoder=options.decoder), None
 
 
 def _ask_at_moments(options: argparse.Namespace, watcher: LiveWatcher) -> list[dict[str, Any]]:
@@ -191,7 +192,7 @@ def _ask_about_file(options: argparse.Namespace) -> int:
     """Each question when the video has come to its second; without a second they come at the end."""
     from .media.readers import open_video
 
-    with open_video(options.video) as video:
+    with open_video(options.video, decoder=options.decoder) as video:
         for question in options.questions:
             if question.at is not None and not 0 <= question.at <= video.duration:
                 raise ValueError(f"--at {question.at} lies outside the video, which lasts {video.duration:.1f} s")
@@ -206,10 +207,10 @@ def _ask_in_order(
 ) -> list[dict[str, Any]]:
     from tqdm import tqdm
 
-    from .media.sampling import sample_stream
+    from .media.sampling import sample_pass
     from .streaming.watching import watch
 
-    indices = sample_stream(video.timestamps, options.fps, video_fps=video.fps)
+    indices = sample_pass(video.timestamps, options.fps, video_fps=video.fps)
     times = [float(video.timestamps[index]) for index in indices]
     answers = []
     with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:

@@ -76,20 +76,35 @@ def digest(*paths: Path) -> str:
     return found.hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` in one step; its folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A free name beside `path` to write to: that file takes the place of `path` when the block ends without an error.
+
+    Not `durable`: a power cut may leave an empty file, for the many small files that can be made again.
+    Raises OSError where it cannot be written; an older file then stays as it was.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
+        if durable:
+            flush(beside)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    flush_folder(path.parent)
+    if durable:
+        flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` in one step; its folder is made where it is missing. Raises OSError where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """As `write_text`; the same value gives the same bytes."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def replace_folder(staged: Path, folder: Path) -> None:
@@ -97,12 +112,12 @@ def replace_folder(staged: Path, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     staged.rename(folder)
-    flush_folder(folder.parent)
+    flush(folder.parent)
 
 
-def flush_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -111,14 +126,8 @@ def flush_folder(folder: Path) -> None:
 
 def flush_tree(folder: Path) -> None:
     """Make every file below `folder`, and every name, survive a power cut."""
-    for path in files_below(folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        flush_folder(inner)
+    for path in [folder, *folder.rglob("*")]:
+        flush(path)
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""The flags that choose a model and a memory, the same in every command that runs one."""
+"""The flags that choose a model, a memory and a decoder, the same in every command that has them."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ def load_from_flags(options: argparse.Namespace) -> tuple[VideoChatOnline, Proce
     if options.compile:
         model.vision_model.compile()
     return model, processor
+
+
+def add_decoder_flag(parser: argparse.ArgumentParser) -> None:
+    what = "reads video files: pyav, or decord (an extra; docs/performance.md says when it pays) (default: %(default)s)"
+    parser.add_argument("--decoder", default="pyav", choices=("pyav", "decord"), help=what)
 
 
 def add_memory_flags(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -23,10 +22,11 @@ from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
 from packaging.requirements import Requirement
 
+from videochat_online.command_line import CommandParser
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.runner import check as check_videos
-from videochat_online.evaluation.videos import VIDEO_SUFFIXES, VideoLibrary
+from videochat_online.evaluation.runner import check_questions
 from videochat_online.info import read_config
+from videochat_online.media.find import VideoLibrary, videos_below
 
 from .documents import data_root
 from .manifest import MODEL_NAME
@@ -40,12 +40,16 @@ Findings = Iterator[tuple[bool, str]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lmms_eval_ovbench.check", description=__doc__)
+    parser = CommandParser(prog="python -m lmms_eval_ovbench.check", description=__doc__)
     parser.add_argument("--tasks", required=True, help="as for lmms-eval, with commas between")
     parser.add_argument("--model", default=MODEL_NAME, help="a model of lmms-eval (default: %(default)s)")
     parser.add_argument("--model-args", default="", help="as for lmms-eval's --model_args")
     parser.add_argument("--requires", nargs="*", default=[], metavar="MODULE", help="modules that the model needs")
-    options = parser.parse_args(arguments)
+    parser.set_defaults(run=report_findings)
+    return parser.run(arguments)
+
+
+def report_findings(options: argparse.Namespace) -> int:
     num_problems = 0
     for fine, found in (
         *check_packages(options.requires),
@@ -138,7 +142,7 @@ def _check_ovbench(sources: Sequence[str]) -> Findings:
         root = data_root()
         examples = OVBench().read(root / "annotations", splits=tuple(sources))
         tasks = examples.tasks
-        problems = [*examples.left_out, *check_videos(tasks, VideoLibrary(root / "videos"))]
+        problems = [*examples.left_out, *check_questions(tasks, VideoLibrary(root / "videos"))]
     except ValueError as error:
         yield False, str(error)
         return
@@ -153,13 +157,8 @@ def _check_media(dataset: str, tasks: Sequence[TaskFile]) -> Findings:
         if not folder.is_dir():
             yield True, f"videos of {dataset}: not in {folder} yet; lmms-eval downloads and unpacks them there"
             continue
-        num_videos = _num_videos(folder)
+        num_videos = sum(path.is_file() for path in videos_below(folder))
         yield num_videos > 0, f"videos of {dataset}: {num_videos} files below {folder}"
-
-
-def _num_videos(folder: Path) -> int:
-    walked = os.walk(folder, followlinks=True)
-    return sum(name.lower().endswith(VIDEO_SUFFIXES) for _, _, names in walked for name in names)
 
 
 def _from_hub(name: str, kind: str) -> tuple[bool, str]:

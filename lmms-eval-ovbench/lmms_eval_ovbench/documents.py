@@ -13,9 +13,11 @@ from typing import Any
 
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.benchmarks.ovbench import PROMPTS
+from videochat_online.evaluation.predictions import Prediction
+from videochat_online.evaluation.questions import Question, Reply, Verdict, VideoTask
 from videochat_online.evaluation.runner import refuse_equal_ids
-from videochat_online.evaluation.types import Prediction, Question, Reply, Verdict, VideoTask
-from videochat_online.evaluation.videos import VideoLibrary, open_task_video
+from videochat_online.evaluation.videos import open_task_video
+from videochat_online.media.find import VideoLibrary
 from videochat_online.media.readers import MediaError
 
 from .visuals import Stream

@@ -11,27 +11,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from videochat_online.command_line import CommandParser
+
 from .task_files import TaskFile, task_files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lmms_eval_ovbench.local_data", description=__doc__)
+    parser = CommandParser(prog="python -m lmms_eval_ovbench.local_data", description=__doc__)
     add = parser.add_argument
     add("--tasks", required=True, help="tasks of lmms-eval, with commas between; all of one benchmark")
     add("--annotations", type=Path, metavar="DIR", help="a copy of the data set as it lies on the hub")
     add("--videos", type=Path, metavar="DIR", help="what its archives hold")
     add("--run-in", type=Path, required=True, metavar="DIR", help="the folder lmms-eval will be started in")
-    options = parser.parse_args(arguments)
-    try:
-        for task in task_files(options.tasks.split(",")):
-            if options.annotations:
-                link(options.run_in / task.dataset, _folder(options.annotations))
-            if options.videos:
-                link_videos(task, _folder(options.videos))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    parser.set_defaults(run=link_data)
+    return parser.run(arguments)
+
+
+def link_data(options: argparse.Namespace) -> None:
+    """Make the links. Raises ValueError for unknown tasks, and where something else lies in a link's place."""
+    for task in task_files(options.tasks.split(",")):
+        if options.annotations:
+            link(options.run_in / task.dataset, _folder(options.annotations))
+        if options.videos:
+            link_videos(task, _folder(options.videos))
 
 
 def _folder(path: Path) -> Path:

@@ -11,8 +11,8 @@ from typing import Any
 
 from loguru import logger
 
+from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.scoring import Tally, headline_of
-from videochat_online.evaluation.types import Prediction
 
 MEAN, POOLED = "ovbench_mean", "ovbench_pooled"
 HEADLINES = {MEAN: "tasks", POOLED: "pooled"}

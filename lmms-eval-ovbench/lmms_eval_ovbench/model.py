@@ -7,7 +7,7 @@ about one video share a pass over it. The class knows no benchmark.
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,15 +18,16 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
+from videochat_online.command_line import CommandParser
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.commands import settings_from_flags
 from videochat_online.evaluation.modes import Asking
-from videochat_online.evaluation.responders import SessionConversation, SessionResponder
-from videochat_online.evaluation.run_setup import responder_from_flags, settings_from_flags
+from videochat_online.evaluation.questions import Reply
+from videochat_online.evaluation.responders import SessionConversation, SessionResponder, responder_from_flags
 from videochat_online.evaluation.runner import MODES
-from videochat_online.evaluation.types import Reply
-from videochat_online.media.image_source import to_rgb
 from videochat_online.media.readers import MediaError
+from videochat_online.media.source import to_rgb
 from videochat_online.model_flags import add_memory_flags, add_model_flags, parse_capacities
 from videochat_online.streaming.session import StreamingSession
 
@@ -216,7 +217,7 @@ class VideoChatOnlineModel(lmms):
 
 def _flags(**given: Any) -> Namespace:
     """The flags of `videochat-online eval`: those given, and the defaults of all others."""
-    parser = ArgumentParser()
+    parser = CommandParser()
     add_model_flags(parser)
     add_memory_flags(parser)
     flags = parser.parse_args([])

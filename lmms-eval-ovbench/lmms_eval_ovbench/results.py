@@ -16,12 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from videochat_online.command_line import CommandParser
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.cautions import Background
-from videochat_online.evaluation.predictions import replace_file, write_merged
-from videochat_online.evaluation.report import markdown_of, write_report
+from videochat_online.evaluation.predictions import Prediction, write_merged
+from videochat_online.evaluation.questions import VideoTask
+from videochat_online.evaluation.report import Background, markdown_of, write_report
 from videochat_online.evaluation.runner import CONFIG_FILE
-from videochat_online.evaluation.types import Prediction, VideoTask
+from videochat_online.files import write_json
 
 from .documents import data_root
 from .metrics import MEAN
@@ -33,23 +34,23 @@ ENDING = "_results.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lmms_eval_ovbench.results", description=__doc__)
+    parser = CommandParser(prog="python -m lmms_eval_ovbench.results", description=__doc__)
     parser.add_argument("folder", type=Path, help="--output_path of lmms-eval, run with --log_samples")
     parser.add_argument("--tasks", help="fail unless there are results of all of these (with commas between)")
     parser.add_argument("--since", type=float, default=0.0, help="seconds since 1970: older results do not count")
-    options = parser.parse_args(arguments)
-    try:
-        results = newest_results(options.folder, since=options.since)
-        found = json.loads(results.read_text(encoding="utf-8"))
-        _require(results, found, options.tasks.split(",") if options.tasks else [])
-        print(f"results: {results}")
-        if predictions := ovbench_predictions(results):
-            print(markdown_of(write_ovbench_report(results.parent / REPORT_FOLDER, predictions, found)))
-            print(f"report and result.json: {results.parent / REPORT_FOLDER}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    parser.set_defaults(run=show_results)
+    return parser.run(arguments)
+
+
+def show_results(options: argparse.Namespace) -> None:
+    """Raises ValueError where results are missing."""
+    results = newest_results(options.folder, since=options.since)
+    found = json.loads(results.read_text(encoding="utf-8"))
+    _require(results, found, options.tasks.split(",") if options.tasks else [])
+    print(f"results: {results}")
+    if predictions := ovbench_predictions(results):
+        print(markdown_of(write_ovbench_report(results.parent / REPORT_FOLDER, predictions, found)))
+        print(f"report and result.json: {results.parent / REPORT_FOLDER}")
 
 
 def newest_results(folder: Path, *, since: float = 0.0) -> Path:
@@ -79,14 +80,13 @@ def ovbench_predictions(results: Path) -> dict[str, Prediction]:
 
 def write_ovbench_report(folder: Path, predictions: dict[str, Prediction], found: dict[str, Any]) -> dict[str, Any]:
     """The report of our runner about what lmms-eval asked; `found`: lmms-eval's results."""
-    folder.mkdir(parents=True, exist_ok=True)
     examples = OVBench().read(data_root() / "annotations")
     asked, about = _asked(examples.tasks, predictions), _about(found)
     background = Background.of(asked, left_out=examples.left_out)
     write_merged(folder, predictions.values())
-    replace_file(folder / CONFIG_FILE, json.dumps({"benchmark": OVBench.name, **about}, indent=1) + "\n")
+    write_json(folder / CONFIG_FILE, {"benchmark": OVBench.name, **about})
     command = _command(found["config"])
-    return write_report(folder, OVBench(), asked, predictions, {}, about, command, background)
+    return write_report(folder, OVBench(), asked, predictions, {}, about, background=background, command=command)
 
 
 def _command(config: dict[str, Any]) -> list[str]:

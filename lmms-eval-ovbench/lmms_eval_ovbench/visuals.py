@@ -17,7 +17,7 @@ from PIL import Image
 
 from videochat_online.evaluation.benchmarks import ModeSettings
 from videochat_online.evaluation.modes import Asking, sliding_window
-from videochat_online.evaluation.types import Question, VideoTask
+from videochat_online.evaluation.questions import Question, VideoTask
 from videochat_online.evaluation.videos import OpenVideo
 from videochat_online.media.readers import MediaError, open_video
 
@@ -83,7 +83,7 @@ def one_pass(
         streams: one a question; they differ in their ends only. The questions' ids are `0`, `1`, ...
         options: the possible answers of each question, where the likeliest is looked for.
 
-    The moments at which nobody asks this time stay in, so that frames are shown in the same batches whoever asks.
+    Moments without a question this time stay in, so that frames are always shown in the same batches.
     """
     last = float(video.timestamps[-1])
     ends = [last if stream.end is None else stream.end for stream in streams]

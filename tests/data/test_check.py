@@ -10,7 +10,7 @@ import pytest
 
 from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
 from videochat_online.data.check import Report, box_problem, check_lists
-from videochat_online.media import pyav_source
+from videochat_online.media import decoding
 
 from .conftest import at, talk
 
@@ -34,7 +34,7 @@ def problems(report: Report, row: int) -> list[str]:
 
 
 def test_good_data_has_no_problems(write_list: Any):
-    report = check_lists([write_list({"good": GOOD}, repeat_time=2)])
+    report = check_lists([write_list({"good": GOOD}, repeat_time=2)], num_workers=1)
     assert report.problems == []
     (one,) = report.sets
     assert (one.rows, one.samples, one.questions, one.images, one.videos) == (8, 16, 10, 2, 5)
@@ -116,7 +116,7 @@ def test_every_problem_comes_in_one_report(write_list: Any, bad_media: None):
     import re
 
     rows = [row for row, _ in BAD.values()]
-    report = check_lists([write_list({"bad": [*rows, *GOOD], "good": GOOD})])
+    report = check_lists([write_list({"bad": [*rows, *GOOD], "good": GOOD})], num_workers=1)
     for number, (case, (_, message)) in enumerate(BAD.items()):
         found = problems(report, number)
         assert any(re.search(message, text) for text in found), (case, found)
@@ -137,7 +137,7 @@ def test_lists_and_annotations_are_part_of_the_report(write_list: Any, tmp_path:
     ):
         entries[name] = {**entries["good"], **change}
     path.write_text(json.dumps(entries))
-    report = check_lists([path, str(tmp_path / "no.json")])
+    report = check_lists([path, str(tmp_path / "no.json")], num_workers=1)
     assert [one.name for one in report.sets] == ["good"]
     text = "\n".join(map(str, report.problems))
     for message in (
@@ -154,8 +154,8 @@ def test_workers_find_the_same(write_list: Any, bad_media: None, monkeypatch: py
     import videochat_online.data.check as check
 
     path = write_list({"bad": [row for row, _ in BAD.values()]})
-    alone = check_lists([path])
-    monkeypatch.setattr(check, "FEW_FILES", 0)
+    alone = check_lists([path], num_workers=1)
+    monkeypatch.setattr(check, "ONE_PROCESS_FILES", 0)
     assert check_lists([path], num_workers=2) == alone
 
 
@@ -175,7 +175,8 @@ def test_odd_files_are_listed_and_end_nothing(write_list: Any, media: Path):
     with_unknown_codec(media / "odd.mp4")
     with_damaged_second_page(media / "two.tif")
     names = ("gbk.avi", "odd.mp4", "two.tif", "x" * 300)
-    report = check_lists([write_list({"odd": [{"video": name, "QA": [{"q": "Q", "a": "A"}]} for name in names]})])
+    path = write_list({"odd": [{"video": name, "QA": [{"q": "Q", "a": "A"}]} for name in names]})
+    report = check_lists([path], num_workers=1)
     found = {problem.row: problem.message for problem in report.problems}
     assert set(found) == {1, 2, 3}
     assert "odd.mp4: its codec 'zz9z' is unknown to FFmpeg" in found[1]
@@ -186,6 +187,6 @@ def test_our_own_mistakes_are_no_problem_of_a_file(write_list: Any, monkeypatch:
     def mistake(*args: object, **options: object) -> None:
         raise AttributeError("a bug of ours")
 
-    monkeypatch.setattr(pyav_source.PyavReader, "_restart", mistake)
+    monkeypatch.setattr(decoding.PyavReader, "_restart", mistake)
     with pytest.raises(AttributeError, match="a bug of ours"):
-        check_lists([write_list({"good": GOOD})])
+        check_lists([write_list({"good": GOOD})], num_workers=1)

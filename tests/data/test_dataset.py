@@ -7,7 +7,10 @@ import json
 import logging
 import pickle
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
-from videochat_online.data.dataset import ConversationDataset, TrainingExample
-from videochat_online.data.failures import TooManyFailures
-from videochat_online.data.material import augment
+from videochat_online.data.dataset import ConversationDataset, TooManyFailures, TrainingExample, augment
 from videochat_online.data.settings import DataSettings
+from videochat_online.media import readers
+from videochat_online.media.decoding import DecordReader
 from videochat_online.model_config import VideoChatOnlineConfig
 from videochat_online.processing import Processor
 
@@ -179,7 +182,7 @@ def test_a_sample_too_long_is_shown_fewer_frames(make_dataset: Any, caplog: pyte
     assert 1 <= len(example.image_grids) < 6
     spoken = [[id_ for id_ in one.labels if id_ != -100] for one in (full[0], example)]
     assert spoken[0] == spoken[1]  # no word is cut
-    assert dataset.failures.num_shortened == 2
+    assert dataset.failures.shortened == {("set", 0)}
     assert [record.getMessage() for record in caplog.records] == [
         f"set, row 0 is longer than {max_length} tokens: shown with {len(example.image_grids)} pictures instead of 6 "
         "(1 such so far)"
@@ -191,7 +194,7 @@ def test_an_image_too_large_is_shown_in_fewer_tiles(make_dataset: Any):
     full = len(make_dataset([row], max_dynamic_patch=8)[0].input_ids)
     dataset = make_dataset([row], max_dynamic_patch=8, max_length=full - 1)
     assert len(dataset[0].image_grids) < 9
-    assert dataset.failures.num_shortened == 1
+    assert dataset.failures.shortened == {("set", 0)}
 
 
 def test_text_too_long_fails(make_dataset: Any):
@@ -284,7 +287,7 @@ def test_repeats_and_sets(write_list: Any, processor: Processor, config: VideoCh
     entries["a"]["repeat_time"] = 0.5
     entries["b"]["repeat_time"] = 3
     path.write_text(json.dumps(entries))
-    dataset = ConversationDataset(read_lists([path]), processor, config)
+    dataset = ConversationDataset(read_lists([path]), processor, config, DataSettings())
     assert [dataset[n].source for n in range(len(dataset))][2:] == [("b", 0)] * 3
     rows = [dataset[n].source[1] for n in range(2)]
     assert len(set(rows)) == 2
@@ -301,3 +304,25 @@ def test_lengths_are_estimated_on_the_long_side(make_dataset: Any):
         most = 64 * 30 if kind == "video" else 2 * length  # how long that one is only its file knows
         assert length <= estimate <= most, kind
     assert max(make_dataset(rows, max_length=200).lengths) == 200
+
+
+@pytest.mark.skipif(find_spec("decord") is None, reason="needs decord: pip install 'videochat-online[decord]'")
+@pytest.mark.parametrize("cached", [False, True])
+def test_examples_are_equal_whatever_decodes(cached: bool, make_dataset: Callable, tmp_path: Path, monkeypatch):
+    opened = []
+
+    class Noted(DecordReader):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            opened.append(self)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(readers, "DecordReader", Noted)
+    rows = [{"video": "video.mp4", "conversations": talk("<video>\nQ", "It gets brighter.")}]
+    plain = make_dataset(rows)[0]
+    assert not opened
+    folder = str(tmp_path / "cache") if cached else ""
+    example = make_dataset(rows, decoder="decord", frame_cache=folder)[0]
+    assert opened and torch.equal(example.pixel_values, plain.pixel_values)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match="the package decord is missing"):
+        make_dataset(rows, decoder="decord")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from videochat_online.data import frame_cache
+from videochat_online.data import dataset
 from videochat_online.data.frame_cache import ABOUT, FRAMES, TIMES, FrameCache, FrameCacheError
 from videochat_online.media.readers import MediaError, open_video
 from videochat_online.media.transforms import FrameTransform
@@ -35,29 +36,28 @@ def video(tmp_path: Path) -> Path:
     return tmp_path / "video.mp4"
 
 
-def test_frames_are_those_of_the_decoder(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_frames_are_those_of_the_decoder(video: Path, tmp_path: Path):
     transform = FrameTransform(12)
     with open_video(video) as reader:
         expected = transform.batch([frame.image for frame in reader])
         facts = (reader.num_frames, reader.fps, reader.duration, reader.start_offset, reader.timestamps.tolist())
-    cache = FrameCache(tmp_path / "cache", transform)
+    cache = FrameCache(tmp_path / "cache", transform, open_video)
     with cache.open(video) as first:
         assert torch.equal(transform.batch([frame.image for frame in first.read([3, 7, 19])]), expected[[3, 7, 19]])
     with cache.open(video) as second:  # some are held, some are not
         assert torch.equal(transform.batch([frame.image for frame in second]), expected)
-    monkeypatch.setattr(frame_cache, "open_video", refuse)
-    with cache.open(video) as third:
+    with replace(cache, open_video=refuse).open(video) as third:
         assert torch.equal(transform.batch([frame.image for frame in third]), expected)
         assert (third.num_frames, third.fps, third.duration, third.start_offset) == facts[:4]
         assert third.timestamps.tolist() == facts[4] and third.size == (12, 12)
 
 
 def test_another_file_or_size_is_another_entry(video: Path, tmp_path: Path):
-    cache = FrameCache(tmp_path / "cache", FrameTransform(12))
+    cache = FrameCache(tmp_path / "cache", FrameTransform(12), open_video)
     cache.open(video).close()
     cache.open(video).close()
     assert len(list(cache.folder.iterdir())) == 1
-    FrameCache(tmp_path / "cache", FrameTransform(8)).open(video).close()
+    FrameCache(tmp_path / "cache", FrameTransform(8), open_video).open(video).close()
     write_video(video, num_frames=10, fps=2)
     with cache.open(video) as reader:
         assert reader.num_frames == 10
@@ -67,7 +67,7 @@ def test_another_file_or_size_is_another_entry(video: Path, tmp_path: Path):
 def test_an_entry_that_another_process_made_meanwhile_is_taken(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    cache = FrameCache(tmp_path / "cache", FrameTransform(12))
+    cache = FrameCache(tmp_path / "cache", FrameTransform(12), open_video)
     real = np.save
 
     def save_late(*args: Any) -> None:
@@ -78,8 +78,7 @@ def test_an_entry_that_another_process_made_meanwhile_is_taken(
 
     monkeypatch.setattr(np, "save", save_late)
     cache.open(video).close()
-    monkeypatch.setattr(frame_cache, "open_video", refuse)
-    with cache.open(video) as reader:
+    with replace(cache, open_video=refuse).open(video) as reader:
         assert next(reader.read([4])).index == 4
     assert len(list(cache.folder.iterdir())) == 1
 
@@ -91,7 +90,7 @@ def test_examples_are_the_same_with_a_cache(make_dataset: Any, tmp_path: Path, m
         for number, example in enumerate(plain):
             assert torch.equal(cached[number].pixel_values, example.pixel_values)
             assert cached[number].input_ids == example.input_ids
-        monkeypatch.setattr(frame_cache, "open_video", refuse)
+        monkeypatch.setattr(dataset, "open_video", refuse)
 
 
 def test_augmentation_does_without(make_dataset: Any, tmp_path: Path):
@@ -106,11 +105,11 @@ def test_augmentation_does_without(make_dataset: Any, tmp_path: Path):
 def test_a_video_that_cannot_be_read_is_its_own_fault(tmp_path: Path):
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(MediaError, match="is empty"):
-        FrameCache(tmp_path / "cache", FrameTransform(12)).open(tmp_path / "empty.mp4")
+        FrameCache(tmp_path / "cache", FrameTransform(12), open_video).open(tmp_path / "empty.mp4")
 
 
 def test_a_full_disk_ends_the_run_and_spoils_nothing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    cache = FrameCache(tmp_path / "cache", FrameTransform(12))
+    cache = FrameCache(tmp_path / "cache", FrameTransform(12), open_video)
 
     def no_room(*args: Any) -> int:
         raise OSError(28, "No space left on device")
@@ -132,7 +131,7 @@ def test_a_folder_that_cannot_be_made_ends_the_run(video: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("name", [ABOUT, TIMES, FRAMES])
 def test_a_damaged_entry_is_no_fault_of_the_video(name: str, video: Path, tmp_path: Path):
-    cache = FrameCache(tmp_path / "cache", FrameTransform(12))
+    cache = FrameCache(tmp_path / "cache", FrameTransform(12), open_video)
     with cache.open(video) as reader:
         list(reader.read([2]))
     (entry,) = cache.folder.iterdir()
@@ -142,7 +141,7 @@ def test_a_damaged_entry_is_no_fault_of_the_video(name: str, video: Path, tmp_pa
 
 
 def test_it_may_be_deleted_between_two_runs(video: Path, tmp_path: Path):
-    cache = FrameCache(tmp_path / "cache", FrameTransform(12))
+    cache = FrameCache(tmp_path / "cache", FrameTransform(12), open_video)
     for _ in range(2):
         with cache.open(video) as reader:
             assert next(reader.read([5])).image.shape == (12, 12, 3)

@@ -16,6 +16,7 @@ from videochat_online.data.dataset import ConversationDataset, TrainingExample
 from videochat_online.data.formats import read_row
 from videochat_online.data.layout import image_messages
 from videochat_online.data.registry import read_lists
+from videochat_online.data.settings import DataSettings
 from videochat_online.media.transforms import FrameTransform
 from videochat_online.model_config import VideoChatOnlineConfig
 from videochat_online.processing import Processor
@@ -83,7 +84,7 @@ def test_batches_equal_the_published(
     like = processors[template]
     processor = Processor(like.tokenizer, like.template, FrameTransform(64))
 
-    dataset = ConversationDataset(read_lists([tmp_path / "list.json"]), processor, full_size)
+    dataset = ConversationDataset(read_lists([tmp_path / "list.json"]), processor, full_size, DataSettings())
     examples = [dataset[number] for number in range(len(dataset))]
     collated = PaddingCollator(pad_token_id=0)(examples)  # the published pads with id 0
     assert torch.equal(collated["input_ids"], expand(recorded["input_ids"]))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from videochat_online.config import MemoryConfig
-from videochat_online.data.footage import Showing, ShownFrame
+from videochat_online.config import MemoryConfig, scheduled_grids
+from videochat_online.data.clip import ShownFrame, TurnFrames, open_clip
 from videochat_online.data.formats import read_row
-from videochat_online.data.layout import check_placeholders, lay_out_frames, lay_out_images
+from videochat_online.data.layout import (
+    check_placeholders,
+    frame_messages,
+    image_messages,
+    lay_out_clip,
+    lay_out_images,
+)
 from videochat_online.data.sample import SampleError
+from videochat_online.data.settings import DataSettings
+from videochat_online.media.readers import open_image, open_video
+from videochat_online.model_config import VideoChatOnlineConfig
 from videochat_online.prompt.messages import Image, Message
 
 from .conftest import at, talk
@@ -24,10 +34,9 @@ def frames(*seconds: float) -> tuple[ShownFrame, ...]:
 
 def lay_out(row: dict[str, Any], *groups: tuple[ShownFrame, ...], with_times: bool = False) -> list[tuple[Any, ...]]:
     sample = read_row(row)
-    return [
-        message.parts
-        for message in lay_out_frames(sample, Showing(sample.turns, groups), MEMORY, with_times=with_times).messages
-    ]
+    turns = [TurnFrames(turn, group) for turn, group in zip(sample.turns, groups, strict=True)]
+    grids = scheduled_grids(sum(map(len, groups)), MEMORY.every, MEMORY.grids)
+    return [message.parts for message in frame_messages(sample, turns, grids, with_times=with_times)]
 
 
 @pytest.mark.parametrize(
@@ -54,34 +63,39 @@ def test_a_dialogue_counts_its_frames_over_all_turns():
     assert found[4][6:] == ("Frame5 at 8.5s: ", Image(64), "\n", "S")
 
 
-def test_grids_follow_the_pyramids_schedule():
-    sample = read_row({"video": "v", "conversations": talk("Q", "A")})
-    layout = lay_out_frames(sample, Showing(sample.turns, (frames(*range(10)),)), MEMORY, with_times=False)
-    assert layout.grids == [16, 4, 4, 4, 8, 4, 4, 4, 16, 4]
-    assert layout.captions[8] == "Frame9 at 8.0s, 16x16"
+def test_grids_follow_the_pyramids_schedule(media: Path):
+    sample = read_row({"video": "video", "conversations": talk("Q", "A")})
+    clip = open_clip(sample, media, open_video)
+    with clip.reader:
+        layout = lay_out_clip(sample, clip, DataSettings(), 64, memory=MEMORY, seed="0")
+        assert layout.grids == [16, 4, 4, 4, 8, 4, 4, 4, 16, 4]
+        assert layout.captions[8] == "Frame9 at 8.5s, 16x16"
+        assert len(list(layout.pictures)) == 10
 
 
-def test_images_stand_at_their_placeholders():
-    row = {"image": ["a", "b"], "conversations": talk("First <image>, then", "A", "<image>!", "B")}
-    layout = lay_out_images(read_row(row), [3, 1], 2)
+def test_images_stand_at_their_placeholders(media: Path, config: VideoChatOnlineConfig):
+    row = {"image": ["wide.png", "small.png"], "conversations": talk("First <image>, then", "A", "<image>!", "B")}
+    images = [open_image(media / name) for name in row["image"]]
+    layout = lay_out_images(read_row(row), images, config, 4)
     assert layout.messages == [
-        Message("user", ("First ", Image(12), ", then")),
+        Message("user", ("First ", Image(48), ", then")),
         Message("assistant", ("A",)),
-        Message("user", (Image(4), "!")),
+        Message("user", (Image(16), "!")),
         Message("assistant", ("B",)),
     ]
-    assert layout.grids == [2, 2, 2, 2]
+    assert layout.grids == [4, 4, 4, 4]
     assert layout.captions == ["image 1 tile 1/3", "image 1 tile 2/3", "image 1 tile 3/3", "image 2"]
+    assert len(list(layout.pictures)) == 4
 
 
 def test_images_without_placeholders_stand_first():
-    layout = lay_out_images(read_row({"image": ["a", "b"], "conversations": talk("Q", "A")}), [1, 1], 2)
-    assert layout.messages[0].parts == (Image(4), "\n", Image(4), "\nQ")
+    messages = image_messages(read_row({"image": ["a", "b"], "conversations": talk("Q", "A")}), [4, 4])
+    assert messages[0].parts == (Image(4), "\n", Image(4), "\nQ")
 
 
-def test_a_system_message_is_kept_and_answers_hold_no_pictures():
+def test_a_system_message_is_kept_and_answers_hold_no_pictures(config: VideoChatOnlineConfig):
     row = {"conversations": [{"from": "system", "value": "S"}, *talk("Q", "write <image> and <video>")]}
-    layout = lay_out_images(read_row(row), [], 2)
+    layout = lay_out_images(read_row(row), [], config, 4)
     assert layout.messages == [
         Message("system", ("S",)),
         Message("user", ("Q",)),
@@ -113,4 +127,4 @@ def test_placeholders_that_do_not_fit_are_an_error(case: str):
         if sample.video:
             lay_out(row, frames(1), *[()] * (len(sample.turns) - 1))
         else:
-            lay_out_images(sample, [1] * len(sample.images), 2)
+            image_messages(sample, [4] * len(sample.images))

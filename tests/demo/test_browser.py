@@ -56,7 +56,7 @@ def test_a_generated_world_is_stopped_and_started(demo, visit):
     assert answer(page, 1)
     page.get_by_role("button", name="Play", exact=True).click()
     page.locator(".vco-playing").wait_for()
-    wait_for(lambda: page.locator("#vco-chat .message").count() == 0)  # begun anew: so has the dialogue
+    wait_for(lambda: page.locator("#vco-chat .message").count() == 0)  # restarted: so has the dialogue
     wait_for(lambda: frames(page) >= 2)
 
 
@@ -67,10 +67,10 @@ def test_questions_during_an_answer(demo, visit):
     for text in ("What is happening now?", "What may happen next?", "Where is the object now?"):
         page.get_by_role("button", name=text).click()
     (session,) = demo.sessions._sessions.values()
-    wait_for(lambda: [m.is_done for m in session.track.moments] == [True] * 3)
+    wait_for(lambda: [m.is_done for m in session.track.dialogue()] == [True] * 3)
     wait_for(lambda: page.locator("#vco-chat .user.message").count() == 3)
     asked = page.locator("#vco-chat .user.message").all_inner_texts()
-    wanted = [moment.question for moment in session.track.moments]
+    wanted = [moment.question for moment in session.track.dialogue()]
     assert [text.split(" ", 1)[-1] for text in asked] == wanted
     assert sorted(wanted) == sorted({"What is happening now?", "What may happen next?", "Where is the object now?"})
 
@@ -103,7 +103,7 @@ def test_a_camera(demo, visit):
     assert session.latest().image.shape[2] == 3 and session.latest().image.std() > 5
     kept = [path for path in demo.uploads.rglob("*") if path.is_file()]
     assert len(kept) < 3, "a camera's frames do not fill the disk"
-    page.get_by_role("tab", name="Sample").click()  # the camera goes on sending, and is not listened to
+    page.get_by_role("tab", name="Sample").click()  # the camera keeps sending, and is not listened to
     page.get_by_role("button", name="Watch the sample").click()
     page.locator(".vco-name", has_text="sample: shapes").wait_for()
     wait_for(lambda: session.state()["stats"]["frames_seen"] >= 4)
@@ -234,7 +234,13 @@ def test_it_fits_and_can_be_read(demo, visit, width, dark):
     page = visit(width=width, height=844, dark=dark)
     page.get_by_role("button", name="Watch the sample").click()
     wait_for(lambda: frames(page) >= 4)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in ("World", "Upload", "Camera", "Address", "Sample"):
+        page.get_by_role("tab", name=name).click()
+        assert page.get_by_role("tab", name=name).get_attribute("aria-selected") == "true"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        for button in page.locator("#vco-sources button.primary:visible").all():
+            box = button.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width, name
     pictures = page.locator("#vco-memory img:not(.vco-coarse), #vco-screen img")
     words = pictures.evaluate_all("all => all.map(e => e.getAttribute('alt'))")
     assert words and all(words), "every picture says in words what it is"

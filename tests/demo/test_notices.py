@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.demo.visitor import Visitor
-from videochat_online.demo.actions import possible
+from videochat_online.demo.events import possible
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:gradio")
 PLAY, PAUSE, STOP = -3, -2, -1
@@ -33,7 +33,7 @@ def test_questions_that_cannot_be_answered(visitor, demo):
         assert "not empty" in mistake(visitor, ask, question)
     assert "may have 4000 characters" in mistake(visitor, ask, "x" * 5000)
     (session,) = demo.sessions._sessions.values()
-    assert len(session.track.moments) == 0
+    assert len(session.track.dialogue()) == 0
 
 
 @pytest.mark.parametrize("seed", [-5, 2**50, -0.7])
@@ -60,7 +60,7 @@ def test_a_refused_upload_leaves_the_drop_zone_and_the_dialogue(visitor, demo, c
 def test_addresses_settings_and_a_stream_that_is_not_there(visitor):
     assert "expected an address such as" in mistake(visitor, visitor.find("Connect", "click"), "ftp://example.org/a")
     settings = [2, "many", "pyramid", False, "", 24]
-    apply = visitor.find("Apply (the stream starts anew)", "click")
+    apply = visitor.find("Apply (the stream restarts)", "click")
     assert "are written as 2/2/12" in mistake(visitor, apply, *settings)
     for button in ("play", "pause", "stop"):
         assert "start a stream first" in mistake(visitor, visitor.find(f"vco-{button}", "click"), -1)

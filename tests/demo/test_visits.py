@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.demo.visits import CAMERA_PAUSE, Visits, parse_levels
+from videochat_online.demo.events import parse_levels
+from videochat_online.demo.visits import CAMERA_PAUSE, Visits
 from videochat_online.media.source import MediaError
-from videochat_online.serve.limits import Limits, NotAllowed
+from videochat_online.serve.limits import Limits, NotAllowed, SessionSettings, TooLarge
 from videochat_online.serve.sessions import Sessions
-from videochat_online.serve.settings import SessionSettings
-from videochat_online.serve.sources import open_world
-from videochat_online.serve.upload import TooLarge
+from videochat_online.serve.sources import SourceRequest
 
 
 @pytest.fixture
@@ -57,8 +56,8 @@ def test_a_camera_is_the_stream_until_something_else_is_chosen(visits, clips, mo
     monkeypatch.setattr("videochat_online.demo.visits.time.monotonic", lambda: now[0])
     session = visits.camera_frame("me", picture)
     assert session is not None and session.watches_pushes
-    assert visits.camera_frame("me", picture) is None, "it only goes on"
-    visits.start("me", open_world())
+    assert visits.camera_frame("me", picture) is None, "the stream is running already"
+    visits.start("me", SourceRequest("shapeworld"))
     now[0] += 0.3
     assert visits.camera_frame("me", picture) is None and "ShapeWorld" in session.state()["source"]
     now[0] += CAMERA_PAUSE + 0.1
@@ -72,13 +71,13 @@ def test_a_camera_is_the_stream_until_something_else_is_chosen(visits, clips, mo
 
 def test_settings_and_ended_sessions(visits):
     visits.change("me", SessionSettings(fps=4, policy="fifo"))
-    session = visits.start("me", open_world())
+    session = visits.start("me", SourceRequest("shapeworld"))
     assert session.settings.fps == 4 and not visits.has_ended("me")
     visits.sessions.end(session.key)  # as the idle watch does
-    assert visits.view("me") == (None, [], None) and visits.has_ended("me")
+    assert visits.session("me") is None and visits.has_ended("me")
     with pytest.raises(NotAllowed, match="start a stream first"):
         visits.running("me")
-    assert visits.start("me", open_world()).settings.fps == 4 and not visits.has_ended("me")
+    assert visits.start("me", SourceRequest("shapeworld")).settings.fps == 4 and not visits.has_ended("me")
 
 
 def test_levels_as_text():

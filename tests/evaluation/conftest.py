@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.types import VideoTask
+from videochat_online.evaluation.questions import VideoTask
 
 SIZE = 32
 FPS = 2.0

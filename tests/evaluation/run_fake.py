@@ -14,9 +14,9 @@ from typing import Any
 from tests.evaluation.conftest import FakeResponder
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.modes import Asking
-from videochat_online.evaluation.report import write_report
+from videochat_online.evaluation.report import Background, write_report
 from videochat_online.evaluation.runner import Run, completed, execute
-from videochat_online.evaluation.videos import VideoLibrary
+from videochat_online.media.find import VideoLibrary
 
 
 @dataclass
@@ -51,7 +51,9 @@ def main() -> None:
     execute(run, resume=True)
     predictions = completed(run)
     if predictions is not None:
-        write_report(output, run.benchmark, run.tasks, predictions, {}, run.config, command=["run_fake"])
+        write_report(
+            output, run.benchmark, run.tasks, predictions, {}, run.config, background=Background(), command=["run_fake"]
+        )
 
 
 if __name__ == "__main__":

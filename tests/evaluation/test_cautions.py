@@ -12,9 +12,8 @@ import pytest
 
 from tests.evaluation.test_commands import run
 from tests.evaluation.test_report import BENCHMARK, predictions_of
-from videochat_online.evaluation.cautions import Background
-from videochat_online.evaluation.report import markdown_of, write_report
-from videochat_online.evaluation.types import VideoTask
+from videochat_online.evaluation.questions import VideoTask
+from videochat_online.evaluation.report import Background, markdown_of, write_report
 from videochat_online.lab.shapeworld.build import WorldConfig, build_world
 from videochat_online.model_config import VideoChatOnlineConfig
 from videochat_online.processing import SHIPPED_MODELS
@@ -82,7 +81,9 @@ def test_a_fifth_without_an_answer_is_the_limit(tasks: list[VideoTask], tmp_path
     assert len(predictions) == 60
     for number, said in ((12, False), (13, True)):
         silent = {p.id: without_answer(p) if i < number else p for i, p in enumerate(predictions)}
-        assert bool(write_report(tmp_path, BENCHMARK, tasks, silent, {}, {})["cautions"]) is said
+        assert (
+            bool(write_report(tmp_path, BENCHMARK, tasks, silent, {}, {}, background=Background())["cautions"]) is said
+        )
 
 
 def without_answer(prediction: Any) -> Any:

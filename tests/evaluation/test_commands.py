@@ -13,7 +13,7 @@ import pytest
 
 from tests.evaluation.test_responders import llava_folder  # noqa: F401 (a fixture)
 from videochat_online.evaluation.commands import add_eval_commands
-from videochat_online.evaluation.run_setup import weights_digest
+from videochat_online.evaluation.responders import weights_digest
 from videochat_online.processing import SHIPPED_MODELS
 
 
@@ -145,7 +145,7 @@ BAD_FLAGS = {
     "fps": (["--fps", 0], "--fps must be > 0"),
     "dialogue": (["--multi-turn", "--mode", "sliding_window"], "--multi-turn belongs to --mode streaming"),
     "dialogue by likelihood": (["--multi-turn", "--answer", "likelihood"], "--multi-turn belongs to"),
-    "recent": (["--recent", 4, "--policy", "fifo"], "--recent N is no memory: it does not go with --memory, --policy"),
+    "recent": (["--recent", 4, "--policy", "fifo"], "--recent N keeps no memory, so it cannot be used with --memory"),
     "tokens": (["--max-new-tokens", 0], "--max-new-tokens must be >= 1"),
     "limit": (["--limit", 0], "--limit must be >= 1"),
     "videos": (["--videos", "/no/such/folder"], "no such folder"),

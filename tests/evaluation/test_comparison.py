@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from videochat_online.evaluation.comparison import compare, cost_line, table_of
-from videochat_online.evaluation.types import Prediction
+from videochat_online.evaluation.predictions import Prediction
+from videochat_online.evaluation.report import comparison_of
+from videochat_online.evaluation.scoring import compare
 
 ROWS = [
     Prediction(f"q{i:03d}", f"v{i // 4}", f"v{i // 4}", "xy"[i % 2], "c", "s", 1.0, "A", "A", "A", correct=i % 3 == 0)
@@ -46,13 +47,16 @@ def test_other_questions_are_refused():
 
 
 def test_the_table_gives_points_of_100():
-    lines = table_of(compare(ROWS, ROWS, "tasks")).splitlines()
+    lines = comparison_of(compare(ROWS, ROWS, "tasks"), ROWS, ROWS).splitlines()
     assert lines[2] == "| headline | 200 | 33.5 | 33.5 | +0.0 | +0.0 to +0.0 | 0 | 0 |"
 
 
 def test_the_cost_of_both_runs_is_said():
     cheap = [replace(row, new_frames=1, frame_seconds=0.25, answer_seconds=0.25) for row in ROWS[:4]]
     dear = [replace(row, new_frames=5, frame_seconds=1.25, answer_seconds=0.25) for row in ROWS[:4]]
-    assert cost_line(cheap, dear) == "frames encoded: A 4, B 20; seconds: A 2.0, B 6.0, B is 3.00 times A"
+    assert (
+        comparison_of([], cheap, dear).splitlines()[-1]
+        == "frames encoded: A 4, B 20; seconds: A 2.0, B 6.0, B is 3.00 times A"
+    )
     failed = [replace(row, error="missing") for row in ROWS[:4]]
-    assert cost_line(failed, cheap) == "frames encoded: A 0, B 4; seconds: A 0.0, B 2.0"
+    assert comparison_of([], failed, cheap).splitlines()[-1] == "frames encoded: A 0, B 4; seconds: A 0.0, B 2.0"

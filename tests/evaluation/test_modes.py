@@ -17,9 +17,10 @@ import pytest
 
 from tests.evaluation.conftest import FakeResponder, write_video
 from videochat_online.evaluation.benchmarks import ModeSettings
-from videochat_online.evaluation.modes import Asking, Outcomes, blind, moments_of, prefix, sliding_window, streaming
-from videochat_online.evaluation.types import Poll, Question, Reply, VideoTask
-from videochat_online.evaluation.videos import OpenVideo, VideoLibrary, open_task_video
+from videochat_online.evaluation.modes import Asking, Outcomes, blind, prefix, queries_of, sliding_window, streaming
+from videochat_online.evaluation.questions import Poll, Question, Reply, VideoTask
+from videochat_online.evaluation.videos import OpenVideo, open_task_video
+from videochat_online.media.find import VideoLibrary
 from videochat_online.media.readers import MediaError, open_video
 
 PAST_THE_END = {("v10.mp4", 99.0), ("v30.mp4", 50.0)}
@@ -275,7 +276,7 @@ def test_polls_and_questions_of_one_video_share_the_pass(video: OpenVideo):
 
 
 def test_moments_are_in_order():
-    moments = moments_of([question(5.0, 0), polled(1.0, 1)])
+    moments = queries_of([question(5.0, 0), polled(1.0, 1)])
     assert [moment.time for moment in moments] == [2.0, 3.0, 4.0, 5.0, 5.0, 6.0, 7.0]
     assert [moment.final for moment in moments if moment.polling] == [False] * 5 + [True]
 

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.evaluation.predictions import PredictionWriter, rank_file, read_predictions, write_merged
-from videochat_online.evaluation.types import Prediction
+from videochat_online.evaluation.predictions import Prediction, appending, rank_file, read_predictions, write_merged
 
 ONE = Prediction("q1", "v", "v", "t", "c", "s", 1.5, "A", "é (A)", "A", True, scores=(-1.0, -2.0), num_frames=3)
 TWO = replace(ONE, id="q2", correct=False)
 
 
 def write(path: Path, *predictions: Prediction) -> None:
-    with PredictionWriter(path) as writer:
+    with appending(path) as append:
         for prediction in predictions:
-            writer.write(prediction)
+            append(prediction)
 
 
 def test_what_is_written_is_read(tmp_path: Path):
@@ -27,8 +26,8 @@ def test_what_is_written_is_read(tmp_path: Path):
 
 
 def test_a_line_is_there_as_soon_as_write_returns(tmp_path: Path):
-    with PredictionWriter(tmp_path / "predictions.jsonl") as writer:
-        writer.write(ONE)
+    with appending(tmp_path / "predictions.jsonl") as append:
+        append(ONE)
         assert read_predictions(tmp_path) == {"q1": ONE}
 
 
@@ -78,6 +77,6 @@ def test_all_processes_are_read_and_merged_in_order(tmp_path: Path):
 
 def test_a_second_writer_is_refused(tmp_path: Path):
     path = tmp_path / "predictions.jsonl"
-    with PredictionWriter(path), pytest.raises(ValueError, match="being written by another process"):
-        PredictionWriter(path)
+    with appending(path), pytest.raises(ValueError, match="being written by another process"), appending(path):
+        pass
     write(path, ONE)

@@ -14,8 +14,8 @@ from tests.evaluation.conftest import picture, write_video
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import ModeSettings
 from videochat_online.evaluation.modes import Asking, blind, prefix, sliding_window, streaming
+from videochat_online.evaluation.questions import Question, Reply, VideoTask
 from videochat_online.evaluation.responders import SessionResponder, TransformersResponder, memory_of_all
-from videochat_online.evaluation.types import Question, Reply, VideoTask
 from videochat_online.evaluation.videos import OpenVideo
 from videochat_online.media.readers import open_video
 from videochat_online.processing import load_model
@@ -241,4 +241,4 @@ def test_what_is_no_such_model_is_refused(tmp_path: Path, llava: TransformersRes
         TransformersResponder(llava.model, llava.processor, max_frames=0)
     llava.processor.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
-        TransformersResponder(llava.model, llava.processor)
+        TransformersResponder(llava.model, llava.processor, max_frames=1)

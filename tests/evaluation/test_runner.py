@@ -21,9 +21,9 @@ from tests.evaluation.run_fake import run_of
 from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
 from videochat_online.evaluation.modes import Asking
 from videochat_online.evaluation.predictions import read_predictions
-from videochat_online.evaluation.report import write_report
-from videochat_online.evaluation.runner import Run, Shard, check, completed, execute, limited
-from videochat_online.evaluation.types import VideoTask
+from videochat_online.evaluation.questions import VideoTask
+from videochat_online.evaluation.report import Background, write_report
+from videochat_online.evaluation.runner import Run, Shard, check_questions, completed, execute, first_questions
 from videochat_online.media import video_index
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,16 @@ def uninterrupted(annotations: Path, videos: Path, tmp_path_factory: pytest.Temp
         execute(run, resume=False)
         predictions = completed(run)
         assert predictions is not None
-        write_report(outputs[mode], run.benchmark, run.tasks, predictions, {}, run.config, command=["run_fake"])
+        write_report(
+            outputs[mode],
+            run.benchmark,
+            run.tasks,
+            predictions,
+            {},
+            run.config,
+            background=Background(),
+            command=["run_fake"],
+        )
     return outputs
 
 
@@ -164,7 +173,7 @@ def test_questions_of_one_id_are_refused_whatever_the_benchmark(
     ids = [question.id for task in tasks[:2] for question in task.questions]
     with pytest.raises(ValueError, match=f"{len(ids)} ids stand for several questions each: {ids[0]!r}"):
         run_of(annotations, videos, tmp_path, "streaming", tasks=twice)
-    found = check(twice, run_of(annotations, videos, tmp_path, "streaming").library)
+    found = check_questions(twice, run_of(annotations, videos, tmp_path, "streaming").library)
     assert found == [f"{question_id!r} is the id of 2 questions" for question_id in ids]
 
 
@@ -196,7 +205,9 @@ def test_broken_videos_are_named_and_their_questions_count_as_wrong(
     predictions = complete(run)
     failed = {prediction.task_id for prediction in predictions.values() if prediction.error}
     assert failed == {task.id for task in coin}
-    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, predictions, {}, {})["scores"]
+    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, predictions, {}, {}, background=Background())[
+        "scores"
+    ]
     assert scores["questions"] == 60
     assert scores["not_asked"] == sum(len(task.questions) for task in coin)
     assert [problem["video"] for problem in scores["problems"]] == sorted(failed)
@@ -220,12 +231,14 @@ def test_odd_videos_cost_their_own_answers_only(
     with_damaged_second_page(paths[2] / "0.tif")  # its first page is whole, as a folder's frame
     (paths[2] / "1.tif").write_bytes((paths[2] / "0.tif").read_bytes()[:100])
     run = run_of(annotations, tmp_path / "videos", tmp_path / "out", mode)
-    problems = check(run.tasks, run.library)
+    problems = check_questions(run.tasks, run.library)
     assert any("its codec 'zz9z' is unknown to FFmpeg" in problem for problem in problems)
     predictions = complete(run)
     failed = {prediction.task_id: prediction.error for prediction in predictions.values() if prediction.error}
     assert unknown.id in failed and titled.id not in failed and set(failed) <= {unknown.id, pages.id}
-    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, predictions, {}, {})["scores"]
+    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, predictions, {}, {}, background=Background())[
+        "scores"
+    ]
     assert scores["not_asked"] == sum(prediction.error is not None for prediction in predictions.values()) > 0
     assert "its codec 'zz9z' is unknown to FFmpeg" in (tmp_path / "out/report.md").read_text()
 
@@ -241,12 +254,12 @@ def test_our_own_mistakes_stop_the_run(
     with pytest.raises(AttributeError, match="a bug of ours"):
         execute(run, resume=False)
     with pytest.raises(AttributeError, match="a bug of ours"):
-        check(run.tasks, run.library)
+        check_questions(run.tasks, run.library)
 
 
 def test_check_names_the_same_videos_before_anything_is_asked(annotations: Path, damaged: Path, tmp_path: Path):
     run = run_of(annotations, damaged, tmp_path / "out", "streaming")
-    assert len(check(run.tasks, run.library)) == 3
+    assert len(check_questions(run.tasks, run.library)) == 3
     assert not (tmp_path / "out").exists()
 
 
@@ -298,12 +311,13 @@ def test_an_error_of_the_model_stops_the_run_and_is_not_counted_as_an_answer(
 
 def test_limit_takes_from_all_sources(tasks: list[VideoTask]):
     for limit in (4, 10, 23, 60, 1000):
-        questions = [question for task in limited(tasks, limit) for question in task.questions]
+        questions = [question for task in first_questions(tasks, limit) for question in task.questions]
         assert len(questions) == min(limit, 60)
-        assert len(Counter(question.source for question in questions)) == 4
-    assert limited(tasks, None) == tasks
+        by_source = Counter(question.source for question in questions)
+        assert len(by_source) == 4 and (limit > 24 or max(by_source.values()) - min(by_source.values()) <= 1)
+    assert first_questions(tasks, None) == tasks
     with pytest.raises(ValueError, match="--limit must be >= 1"):
-        limited(tasks, 0)
+        first_questions(tasks, 0)
 
 
 def test_a_second_run_in_a_folder_is_refused(annotations: Path, videos: Path, tmp_path: Path):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from videochat_online.evaluation.benchmarks.base import extract_letter
+from videochat_online.evaluation.predictions import Prediction
+from videochat_online.evaluation.questions import Question
 from videochat_online.evaluation.scoring import (
     Tally,
-    chance_of,
+    chance_tally,
     commonest_answers,
-    commonest_of,
-    extract_letter,
+    commonest_tally,
     headline,
     headline_of,
     interval,
 )
-from videochat_online.evaluation.types import Prediction, Question
 
 REPLIES = {
     "B": "B",
@@ -103,8 +104,8 @@ def test_chance_and_commonest_answer_are_computed_from_the_questions():
         for i, row in enumerate(rows)
     }
     assert commonest_answers(rows) == {"t": "B"}
-    assert headline_of(commonest_of(rows), "pooled") == pytest.approx(3 / 5)
-    assert headline_of(chance_of(rows, questions), "pooled") == pytest.approx((3 * 0.5 + 2 * 0.25) / 5)
+    assert headline_of(commonest_tally(rows), "pooled") == pytest.approx(3 / 5)
+    assert headline_of(chance_tally(rows, questions), "pooled") == pytest.approx((3 * 0.5 + 2 * 0.25) / 5)
 
 
 def test_an_interval_holds_the_value_and_is_wider_when_a_video_decides_all_its_questions():

@@ -3,72 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.evaluation.conftest import write_frames, write_video
-from videochat_online.evaluation.types import Question, VideoTask
-from videochat_online.evaluation.videos import VideoLibrary, check_video, open_task_video
+from videochat_online.evaluation.questions import Question, VideoTask
+from videochat_online.evaluation.videos import check_video, open_task_video
+from videochat_online.media.decoding import DecordReader, PyavReader
+from videochat_online.media.find import VideoLibrary
 from videochat_online.media.readers import MediaError
 
 
 def task_at(timestamp: float, *names: str, **changes: object) -> VideoTask:
     question = Question("q", timestamp, "?", "A", "task", "category", "source", labels=("A", "B"))
     return replace(VideoTask("v", "v", names or ("v",), (question,)), **changes)
-
-
-def touch(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    return path
-
-
-def test_the_likeliest_place_comes_first(tmp_path: Path):
-    expected = touch(tmp_path / "COIN/a.mp4")
-    touch(tmp_path / "a.mp4")
-    library = VideoLibrary(tmp_path)
-    assert library.find(("COIN/a.mp4", "a.mp4")) == expected
-    assert library.find(("COIN/a", "a")) == expected
-
-
-def test_a_video_is_found_by_its_name_anywhere(tmp_path: Path):
-    film = touch(tmp_path / "x/y/1j20.v.webm")
-    touch(tmp_path / "x/readme.png")  # a picture beside them makes x a folder of frames, and hides nothing
-    frames = touch(tmp_path / "TAO/frames/val/HACS/seq_1.5/frame0001.jpg").parent
-    library = VideoLibrary(tmp_path)
-    assert library.find(("AVA_RAW/1j20.v",)) == film
-    assert library.find(("COIN/1j20.v.mp4",)) == film  # another container than the annotation says
-    assert library.find(("val/HACS/seq_1.5", "seq_1.5")) == frames
-
-
-def test_of_two_the_one_in_the_folder_of_its_source_is_taken(tmp_path: Path):
-    touch(tmp_path / "data/COIN/part/a.mp4")
-    expected = touch(tmp_path / "data/HiREST/part/a.mp4")
-    assert VideoLibrary(tmp_path).find(("HiREST/a.mp4", "a.mp4")) == expected
-    with pytest.raises(MediaError, match="found 2 times"):
-        VideoLibrary(tmp_path).find(("TAO/a.mp4",))
-
-
-def test_links_that_go_round_and_closed_folders_end_no_search(tmp_path: Path):
-    expected = touch(tmp_path / "z/a.mp4")
-    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
-    (tmp_path / "lost.mp4").symlink_to("nowhere")
-    (tmp_path / "z/back").symlink_to(tmp_path)
-    touch(tmp_path / "closed/b.mp4").parent.chmod(0)
-    library = VideoLibrary(tmp_path)
-    assert library.find(("COIN/a.mp4",)) == expected  # found once, not once a round
-    with pytest.raises(MediaError, match="not found below"):
-        library.find(("COIN/c.mp4",))
-    (tmp_path / "closed").chmod(0o700)
-
-
-def test_what_is_missing_is_named(tmp_path: Path):
-    with pytest.raises(MediaError, match=r"COIN/a\.mp4: not found below"):
-        VideoLibrary(tmp_path).find(("COIN/a.mp4", "a.mp4"))
-    with pytest.raises(ValueError, match="no such folder"):
-        VideoLibrary(tmp_path / "nowhere")
 
 
 def test_a_stored_part_begins_at_its_time_in_the_film(tmp_path: Path):
@@ -101,7 +52,7 @@ def test_a_folder_with_frames_from_before_the_clip_is_put_on_the_clips_clock(tmp
 
 def test_check_finds_what_is_missing_empty_broken_or_short(tmp_path: Path):
     write_video(tmp_path / "good.mp4", seconds=4)
-    touch(tmp_path / "empty.mp4")
+    (tmp_path / "empty.mp4").touch()
     (tmp_path / "broken.mp4").write_bytes((tmp_path / "good.mp4").read_bytes()[:200])
     library = VideoLibrary(tmp_path)
     assert check_video(task_at(3.0, "good.mp4"), library) is None
@@ -128,3 +79,13 @@ def test_the_stand_ins_fit_their_questions(tasks: list[VideoTask], videos: Path)
 def test_names_that_no_file_can_have_are_named(name: str, tmp_path: Path):
     with pytest.raises(MediaError, match=r"(xxx|yyy).* expected"):
         VideoLibrary(tmp_path).find((name,))
+
+
+@pytest.mark.skipif(find_spec("decord") is None, reason="needs decord: pip install 'videochat-online[decord]'")
+def test_videos_are_read_through_the_librarys_decoder(golden: Path):
+    task = task_at(1.0, "v10.mp4")
+    videos = [open_task_video(task, VideoLibrary(golden / "media", decoder=name)) for name in ("pyav", "decord")]
+    assert [type(video.reader) for video in videos] == [PyavReader, DecordReader]
+    assert np.array_equal(videos[0].timestamps, videos[1].timestamps)
+    for video in videos:
+        video.reader.close()

@@ -11,7 +11,7 @@ import pytest
 from lmms_eval_ovbench.documents import data_root, prediction_of, rows_of_source, stream_of
 
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.types import VideoTask
+from videochat_online.evaluation.questions import VideoTask
 
 SOURCES = ("ava", "coin", "hirest", "tao")
 

@@ -21,7 +21,8 @@ from tests.evaluation.conftest import picture
 from videochat_online import StreamingSession
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.modes import Asking, streaming
-from videochat_online.evaluation.videos import VideoLibrary, open_task_video
+from videochat_online.evaluation.videos import open_task_video
+from videochat_online.media.find import VideoLibrary
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from PIL import Image
 from tests.evaluation.conftest import FakeResponder, picture, write_frames, write_video
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.modes import Asking, sliding_window
-from videochat_online.evaluation.videos import VideoLibrary, open_task_video
+from videochat_online.evaluation.videos import open_task_video
+from videochat_online.media.find import VideoLibrary
 from videochat_online.media.readers import MediaError, open_video
 
 

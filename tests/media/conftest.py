@@ -78,7 +78,7 @@ def write_clip() -> Callable[..., Path]:
 
 
 @pytest.fixture(params=["decord", "pyav"])
-def backend(request: pytest.FixtureRequest) -> str:
+def decoder(request: pytest.FixtureRequest) -> str:
     """Each decoder in turn."""
     if request.param == "decord":
         request.getfixturevalue("need_decord")

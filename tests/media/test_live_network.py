@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from videochat_online.media.live import LiveStream
-from videochat_online.media.live_network import NetworkStream, Patience, is_address
+from videochat_online.media.live_network import NetworkStream, Timeouts, is_address
 from videochat_online.media.source import MediaError
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
-QUICK = Patience(open=5, read=1.5, first_pause=0.1, longest_pause=0.3, give_up=30)
+QUICK = Timeouts(open=5, read=1.5, first_pause=0.1, longest_pause=0.3, give_up=30)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -87,7 +87,7 @@ def test_a_playlist_cannot_name_this_machines_files(tmp_path, write_clip, serve)
     public.mkdir()
     lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", f"file://{secret}", "#EXT-X-ENDLIST"]
     (public / "list.m3u8").write_text("\n".join(lines))
-    with LiveStream(NetworkStream(serve(public) + "/list.m3u8", patience=QUICK)) as stream, pytest.raises(MediaError):
+    with LiveStream(NetworkStream(serve(public) + "/list.m3u8", timeouts=QUICK)) as stream, pytest.raises(MediaError):
         stream.take(60)
     assert stream.num_received == 0
 
@@ -96,14 +96,14 @@ def test_a_playlist_cannot_name_this_machines_files(tmp_path, write_clip, serve)
 def test_an_address_without_a_video_fails_at_once(path, tmp_path, serve):
     (tmp_path / "page.html").write_text("<html>no video</html>")
     started = time.monotonic()
-    stream = LiveStream(NetworkStream(serve(tmp_path) + "/" + path, patience=QUICK))
+    stream = LiveStream(NetworkStream(serve(tmp_path) + "/" + path, timeouts=QUICK))
     with stream, pytest.raises(MediaError, match=f"{path}: cannot be read"):
         stream.take(60)
     assert time.monotonic() - started < 30, "it does not try for minutes"
 
 
 def test_nobody_listens_there():
-    stream = LiveStream(NetworkStream("rtsp://127.0.0.1:9/live", patience=QUICK))
+    stream = LiveStream(NetworkStream("rtsp://127.0.0.1:9/live", timeouts=QUICK))
     with stream, pytest.raises(MediaError, match="Connection refused"):
         stream.take(60)
 
@@ -117,7 +117,7 @@ def test_other_schemes_are_refused(tmp_path):
 
 def test_udp_and_closing_while_nothing_comes(free_port, wait_until):
     address = f"udp://127.0.0.1:{free_port}"
-    with LiveStream(NetworkStream(address, patience=QUICK), fps=None, capacity=99) as stream:
+    with LiveStream(NetworkStream(address, timeouts=QUICK), fps=None, capacity=99) as stream:
         sender = threading.Thread(target=send_udp, args=(address,))
         sender.start()
         stream.wait_for_frame(60)
@@ -144,7 +144,7 @@ def send_udp(address: str) -> None:
 @pytest.mark.slow
 def test_an_rtsp_server_that_goes_away_and_comes_back(rtsp_server, free_port, wait_until):
     server: subprocess.Popen = rtsp_server(free_port)
-    source = NetworkStream(f"rtsp://127.0.0.1:{free_port}/live", patience=QUICK)
+    source = NetworkStream(f"rtsp://127.0.0.1:{free_port}/live", timeouts=QUICK)
     with LiveStream(source, fps=2, capacity=999) as stream:
         wait_until(lambda: stream.num_received > 20)
         server.kill()

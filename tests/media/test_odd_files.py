@@ -19,10 +19,9 @@ from PIL import Image, PngImagePlugin
 
 from tests.media.test_bad_input import refuse
 from tests.odd_media import mutated, with_damaged_second_page, with_gbk_title, with_unknown_codec, write_video
-from videochat_online.media import image_source, packets, pyav_source
-from videochat_online.media.live import LiveStream
-from videochat_online.media.live_network import NetworkStream, Patience
-from videochat_online.media.live_pushed import PushedFrames
+from videochat_online.media import decoding, image_source, video_index
+from videochat_online.media.live import LiveStream, PushedFrames
+from videochat_online.media.live_network import NetworkStream, Timeouts
 from videochat_online.media.readers import MediaError, open_image, open_video
 from videochat_online.media.source import each, reading
 
@@ -30,21 +29,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mkv"])
-def test_a_title_that_is_not_utf8_is_none_of_our_business(suffix: str, backend: str, tmp_path: Path):
-    with open_video(write_video(tmp_path / f"plain{suffix}"), backend=backend) as plain:
+def test_a_title_that_is_not_utf8_is_none_of_our_business(suffix: str, decoder: str, tmp_path: Path):
+    with open_video(write_video(tmp_path / f"plain{suffix}"), decoder=decoder) as plain:
         expected = [frame.image for frame in plain]
-    with open_video(with_gbk_title(tmp_path / f"gbk{suffix}"), backend=backend) as video:
+    with open_video(with_gbk_title(tmp_path / f"gbk{suffix}"), decoder=decoder) as video:
         assert np.array_equal([frame.image for frame in video], expected)
         assert (video.duration, len(expected)) == (5.0, 20)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [(".mp4", "'zz9z'"), (".avi", "'zz9z'"), (".mkv", r"(it has no name)")]
-)
-def test_an_unknown_codec_is_named(suffix: str, codec: str, tmp_path: Path):
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "'zz9z'"), (".avi", "'zz9z'"), (".mkv", r"(it has no name)")])
+def test_an_unknown_codec_is_named(suffix: str, codec: str, decoder: str, tmp_path: Path):
     path = with_unknown_codec(tmp_path / f"film{suffix}")
-    for backend in ("auto", "pyav"):
-        refuse(path, f"its codec {codec} is unknown to FFmpeg", backend=backend)
+    refuse(path, f"its codec {codec} is unknown to FFmpeg", decoder=decoder)
 
 
 def test_what_pil_raises_late(tmp_path: Path):
@@ -70,7 +66,7 @@ def test_sound_that_begins_late_is_no_damage(tmp_path: Path):
     path = tmp_path / "recording.flv"
     path.write_bytes(flv(range(30), has_sound=False) + flv(range(30, 35), has_sound=True)[FLV_HEADER:])
     assert path.stat().st_size > 6_000_000, "FFmpeg looks for streams in the first 5 MB"
-    with open_video(path, backend="pyav") as video:
+    with open_video(path) as video:
         assert [frame.index for frame in video.read([0, 34, 3])] == [0, 34, 3]
         assert len(video) == 35
 
@@ -102,9 +98,9 @@ def flv(numbers: range, *, has_sound: bool) -> bytes:
 
 def test_the_same_files_live(tmp_path: Path):
     def stream(path: Path) -> LiveStream:
-        patience = Patience(open=5, read=2)
+        patience = Timeouts(open=5, read=2)
         download = lambda seconds: path.open("rb")  # noqa: E731
-        return LiveStream(NetworkStream(f"http://host/{path.name}", patience=patience, download=download), fps=None)
+        return LiveStream(NetworkStream(f"http://host/{path.name}", timeouts=patience, download=download), fps=None)
 
     with stream(with_gbk_title(tmp_path / "gbk.mp4")) as live:
         assert live.wait_for_frame(10).image.shape == (48, 64, 3)
@@ -126,7 +122,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path):
     """Its error can be written to a report; the file can be read."""
     folder = tmp_path / os.fsdecode(b"\xd6\xd0")
     folder.mkdir()
-    assert len(list(open_video(with_gbk_title(folder / "film.mp4"), backend="pyav"))) == 20
+    assert len(list(open_video(with_gbk_title(folder / "film.mp4")))) == 20
     (folder / "empty.mp4").touch()
     with pytest.raises(MediaError) as caught:
         open_video(folder / "empty.mp4")
@@ -161,10 +157,10 @@ def test_whatever_a_library_raises(error: Exception):
 
 
 MISTAKES: dict[str, tuple[object, str]] = {
-    "film.mp4": (pyav_source.PyavReader, "_number"),
+    "film.mp4": (decoding.PyavReader, "_number"),
     "loop.gif": (image_source, "_delay"),
     "still.png": (image_source, "_as_array"),
-    "other.mp4": (packets, "_in_display_order"),
+    "other.mp4": (video_index, "_in_display_order"),
 }
 
 
@@ -179,7 +175,7 @@ def test_our_own_mistakes_stay_visible(name: str, tmp_path: Path, monkeypatch: p
     for film in ("film.mp4", "other.mp4"):
         write_video(tmp_path / film)
     monkeypatch.setattr(*MISTAKES[name], mistake)
-    with pytest.raises(AttributeError, match="a bug of ours"), open_video(tmp_path / name, backend="pyav") as video:
+    with pytest.raises(AttributeError, match="a bug of ours"), open_video(tmp_path / name) as video:
         list(video)
 
 
@@ -228,7 +224,7 @@ def write_all_kinds(folder: Path) -> list[Path]:
 
 
 def plays(path: Path) -> bool:
-    reads: list[Callable[[], object]] = [lambda: list(open_video(path, backend="pyav", num_threads=1))]
+    reads: list[Callable[[], object]] = [lambda: list(open_video(path, num_threads=1))]
     if path.suffix in image_source.IMAGE_SUFFIXES:
         reads.append(lambda: open_image(path))
     try:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import struct
+import sys
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from videochat_online.media import decord_source, readers
-from videochat_online.media.pyav_source import PyavReader
-from videochat_online.media.readers import VideoReader, open_video
+from videochat_online.media.decoding import PyavReader
+from videochat_online.media.readers import MediaError, VideoReader, open_video
 
-BACKENDS = ("decord", "pyav")
+DECODERS = ("decord", "pyav")
 STARTS = {  # seconds of every frame, as written into the recorded clips
     "v10": [i / 10 for i in range(45)],
     "v30": [i / 30 for i in range(100)],
@@ -53,12 +53,12 @@ def assert_same(some: list[np.ndarray], others: list[np.ndarray]) -> None:
 
 def both(path: Path, **options) -> list[list[np.ndarray]]:
     """Every picture of the file, from decord and from PyAV."""
-    return [pictures(open_video(path, backend=name, **options)) for name in BACKENDS]
+    return [pictures(open_video(path, decoder=name, **options)) for name in DECODERS]
 
 
 @pytest.mark.parametrize("name", STARTS)
-def test_recorded_clips_have_their_frames_and_times(name: str, backend: str, golden: Path, number_in: Callable):
-    with open_video(golden / f"media/{name}.mp4", backend=backend) as video:
+def test_recorded_clips_have_their_frames_and_times(name: str, decoder: str, golden: Path, number_in: Callable):
+    with open_video(golden / f"media/{name}.mp4", decoder=decoder) as video:
         frames = list(video)
         assert [number_in(frame.image) for frame in frames] == list(range(len(STARTS[name])))
         assert [frame.index for frame in frames] == list(range(len(STARTS[name])))
@@ -96,8 +96,8 @@ def test_written_clips_read_alike_in_any_order(kind: str, write_clip: Callable, 
     assert_same(from_decord, from_pyav)
     assert [number_in(picture) for picture in from_pyav] == list(range(options.get("num_frames", 60)))
     order = np.random.default_rng(0).integers(0, len(from_pyav), size=40).tolist()
-    for backend in BACKENDS:
-        with open_video(path, backend=backend) as video:
+    for decoder in DECODERS:
+        with open_video(path, decoder=decoder) as video:
             assert_same(pictures(video, order), [from_pyav[index] for index in order])
 
 
@@ -146,58 +146,74 @@ NOT_FOR_DECORD = {
 
 @pytest.mark.usefixtures("need_decord")
 @pytest.mark.parametrize("kind", NOT_FOR_DECORD)
-def test_what_decord_would_get_wrong_is_read_by_pyav(
-    kind: str, write_clip: Callable, number_in: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_what_decord_would_get_wrong_is_refused(kind: str, write_clip: Callable, number_in: Callable, tmp_path: Path):
     name, options = NOT_FOR_DECORD[kind]
     path = write_clip(tmp_path / name, **options)
-    with caplog.at_level(logging.WARNING), open_video(path) as video:
+    with open_video(path) as video:
         order = [50, 3, 31, 31, 32, 5, 59, 0]
         assert [number_in(picture) for picture in pictures(video, order)] == order
         assert video.timestamps.tolist() == pytest.approx([i / 25 for i in range(video.num_frames)])
-    assert [str(path) in record.getMessage() and "PyAV" in record.getMessage() for record in caplog.records] == [True]
-    with pytest.raises(readers.MediaError, match="decord cannot read it"):
-        open_video(path, backend="decord")
+    with pytest.raises(MediaError, match=r"decord cannot read it \(.+\); expected .+ decoder='pyav'") as caught:
+        open_video(path, decoder="decord")
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.usefixtures("need_decord")
-def test_narrow_pictures_are_read_by_pyav(write_clip: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_narrow_pictures_are_refused_by_decord(write_clip: Callable, tmp_path: Path):
     path = write_clip(tmp_path / "narrow.mp4", num_frames=5, size=(48, 64))
-    with open_video(path) as video, caplog.at_level(logging.WARNING):
-        assert_same(pictures(video), pictures(open_video(path, backend="pyav")))
-    assert "its picture has shape (64, 48, 4) instead of (64, 48, 3)" in caplog.text
+    with open_video(path, decoder="decord") as video, pytest.raises(MediaError, match=r"the shape \(64, 48, 4\)"):
+        pictures(video)
 
 
 @pytest.mark.usefixtures("need_decord")
-def test_pyav_takes_over_where_decord_breaks_off(golden: Path, monkeypatch, caplog: pytest.LogCaptureFixture):
+def test_of_several_tracks_decord_takes_none(tmp_path: Path):
+    """It would choose the larger one; every reader has the same track, or none."""
+    path = write_two_tracks(tmp_path / "two.mp4")
+    with open_video(path) as video:
+        assert (video.size, len(video)) == ((64, 48), 5)
+    with pytest.raises(MediaError, match="picks a track of its own where there are 2"):
+        open_video(path, decoder="decord")
+
+
+def write_two_tracks(path: Path) -> Path:
+    import av
+
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=5) for _ in range(2)]
+        for stream, (width, height) in zip(streams, ((64, 48), (128, 96)), strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for stream in streams:
+            for number in range(5):
+                picture = np.full((stream.height, stream.width, 3), 40 * number, np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 5)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.usefixtures("need_decord")
+def test_nothing_takes_over_where_decord_fails(golden: Path, monkeypatch: pytest.MonkeyPatch):
     import av  # noqa: F401 - before decord
     import decord
 
-    class Breaking:
+    class Breaking(list):
         def __getitem__(self, index: int):
-            if index == 3:
-                raise decord.DECORDError("lost the thread")
-            return np.zeros((48, 64, 3), np.uint8)
+            raise decord.DECORDError("lost the thread")
 
-    monkeypatch.setattr(decord_source, "_open_decord", lambda *_: Breaking())
     path = golden / "media/v10.mp4"
-    with open_video(path) as video, caplog.at_level(logging.WARNING):
-        assert_same(
-            pictures(video, range(2, 6)), [np.zeros((48, 64, 3)), *pictures(open_video(path, backend="pyav"))[3:6]]
-        )
-    assert "decord cannot read frame 3 (lost the thread)" in caplog.text
-    with open_video(path, backend="decord") as video, pytest.raises(readers.MediaError, match="cannot read frame 3"):
+    monkeypatch.setattr(decord, "VideoReader", lambda *_, **__: Breaking([None] * len(STARTS["v10"])))
+    with open_video(path, decoder="decord") as video, pytest.raises(MediaError, match=r"frame 3 cannot be decoded"):
         pictures(video, [3])
 
 
-def test_without_decord_pyav_reads(golden: Path, monkeypatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None)
+def test_pyav_reads_and_decord_is_not_needed(golden: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
     with open_video(golden / "media/v2.mp4") as video:
         assert isinstance(video, PyavReader)
         assert len(pictures(video)) == 9
-    assert caplog.records == []
-    with pytest.raises(ImportError, match="pip install decord"):
-        open_video(golden / "media/v2.mp4", backend="decord")
+    with pytest.raises(ImportError, match=r"pip install 'videochat-online\[decord\]'"):
+        open_video(golden / "media/v2.mp4", decoder="decord")
 
 
 @pytest.mark.usefixtures("need_decord")
@@ -207,7 +223,7 @@ def test_decords_bridge_is_left_as_the_user_set_it(golden: Path):
 
     decord.bridge.set_bridge("torch")
     try:
-        with open_video(golden / "media/v2.mp4", backend="decord") as video:
+        with open_video(golden / "media/v2.mp4", decoder="decord") as video:
             assert all(isinstance(picture, np.ndarray) for picture in pictures(video))
         assert decord.bridge._CURRENT_BRIDGE.type == "torch"
     finally:
@@ -232,8 +248,8 @@ def test_indices_outside_the_source_are_refused(golden: Path):
                 pictures(video, [index])
 
 
-def test_a_closed_reader_says_so(golden: Path, backend: str):
-    with open_video(golden / "media/two.mp4", backend=backend) as video:
+def test_a_closed_reader_says_so(golden: Path, decoder: str):
+    with open_video(golden / "media/two.mp4", decoder=decoder) as video:
         pass
     with pytest.raises(ValueError, match="the reader is closed"):
         pictures(video, [0])
@@ -242,7 +258,7 @@ def test_a_closed_reader_says_so(golden: Path, backend: str):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "opencv"}, "backend must be one of auto, decord, pyav, got 'opencv'"),
+        ({"decoder": "opencv"}, "decoder must be one of pyav, decord, got 'opencv'"),
         ({"size": (0, 4)}, r"size must be \(width, height\) in pixels, both >= 1, got \(0, 4\)"),
         ({"size": (448,)}, "size must be"),
         ({"fps": 2}, "fps=2 is for folders and lists of images"),

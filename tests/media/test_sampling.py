@@ -13,7 +13,7 @@ import pytest
 
 from videochat_online.media import sampling
 from videochat_online.media.readers import open_video
-from videochat_online.media.sampling import sample_fps, sample_stream, sample_uniform, sample_window
+from videochat_online.media.sampling import sample_fps, sample_pass, sample_uniform, sample_window
 
 TENTHS = [i / 10 for i in range(100)]  # 10 fps, 0.0 .. 9.9 s
 AVA_START = 900.0
@@ -101,7 +101,7 @@ def test_streams_choose_the_recorded_frames_when_told_the_ends_of_display(golden
         times, video_fps = clip(golden / "media" / row["video"])
         ends = np.append(times[1:], times[-1] + 1 / video_fps)
         start, end = row["clip"]
-        chosen = sample_stream(ends, row["sample_fps"], start, end, video_fps=video_fps)
+        chosen = sample_pass(ends, row["sample_fps"], start, end, video_fps=video_fps)
         assert chosen == (row["frame_idx"] or []), row  # None: the published code crashed on an empty range
     assert len(rows) == 56
 
@@ -112,7 +112,7 @@ def test_streams_differ_from_the_recorded_only_where_start_and_end_of_display_do
     for row in rows:
         times, video_fps = clip(golden / "media" / row["video"])
         start, end = row["clip"]
-        chosen = sample_stream(times, row["sample_fps"], start, end, video_fps=video_fps)
+        chosen = sample_pass(times, row["sample_fps"], start, end, video_fps=video_fps)
         published = row["frame_idx"] or []
         assert all(start <= times[index] <= end for index in chosen)
         ends_after = bool(chosen) and chosen[-1] not in published and times[chosen[-1]] + 1 / video_fps > end - 1e-6
@@ -128,7 +128,7 @@ def test_a_question_never_sees_a_later_frame():
         times = np.cumsum(random.uniform(0.01, 0.5, size=random.integers(1, 80)))
         times -= times[0]
         end, seconds, fps = random.uniform(0, 20), random.uniform(0, 10), random.uniform(0.2, 20)
-        chosen = sample_window(times, end, seconds, fps, int(random.integers(1, 10)))
+        chosen = sample_window(times, end, seconds, fps, int(random.integers(1, 10)), video_fps=4.0)
         assert chosen
         assert chosen == sorted(set(chosen))
         assert times[chosen[-1]] == times[times <= end][-1]  # the newest is on screen at the question
@@ -144,31 +144,33 @@ def test_a_window_does_not_depend_on_what_comes_after_the_question():
 
 
 def test_windows_at_the_edges():
-    assert sample_window(TENTHS, end=0.0, seconds=5, fps=2) == [0]
-    assert sample_window(TENTHS, end=-0.1, seconds=5, fps=2) == []
-    assert sample_window(TENTHS, end=4.4, seconds=0, fps=2) == [44]
-    assert sample_window(TENTHS, end=1000, seconds=1, fps=5) == sample_window(TENTHS, end=9.9, seconds=1, fps=5)
-    assert sample_window(TENTHS, end=10.0, seconds=1, fps=5) == [89, 91, 93, 95, 97, 99]
-    assert sample_window(TENTHS, end=9.9, seconds=9, fps=10, max_frames=1) == [99]
-    assert sample_window([0.0], end=3.0, seconds=1, fps=2) == [0]
+    assert sample_window(TENTHS, end=0.0, seconds=5, fps=2, video_fps=10) == [0]
+    assert sample_window(TENTHS, end=-0.1, seconds=5, fps=2, video_fps=10) == []
+    assert sample_window(TENTHS, end=4.4, seconds=0, fps=2, video_fps=10) == [44]
+    last = sample_window(TENTHS, end=9.9, seconds=1, fps=5, video_fps=10)
+    assert sample_window(TENTHS, end=1000, seconds=1, fps=5, video_fps=10) == last
+    assert sample_window(TENTHS, end=10.0, seconds=1, fps=5, video_fps=10) == [89, 91, 93, 95, 97, 99]
+    assert sample_window(TENTHS, end=9.9, seconds=9, fps=10, max_frames=1, video_fps=10) == [99]
+    assert sample_window([0.0], end=3.0, seconds=1, fps=2, video_fps=10) == [0]
 
 
 def test_rates_above_the_videos_take_every_frame():
-    assert sample_window(TENTHS, end=0.55, seconds=0.3, fps=1000) == [2, 3, 4, 5]
-    assert sample_stream(TENTHS, fps=1000, start=9.65) == [97, 98, 99]
+    assert sample_window(TENTHS, end=0.55, seconds=0.3, fps=1000, video_fps=10) == [2, 3, 4, 5]
+    assert sample_pass(TENTHS, fps=1000, start=9.65, video_fps=10) == [97, 98, 99]
 
 
 def test_a_half_step_is_rounded_to_even_whatever_the_noise():
     """25 fps seen at 2 fps: every 12th frame, though the mean rate comes out as 24.999999999999996 or so."""
     for num_frames in range(2, 2000, 7):
-        assert sample_stream([i / 25 for i in range(num_frames)], fps=2)[:2] in ([0], [0, 12])
+        times = [i / 25 for i in range(num_frames)]
+        assert sample_pass(times, fps=2, video_fps=(num_frames - 1) / times[-1])[:2] in ([0], [0, 12])
 
 
 def test_streams_at_the_edges():
-    assert sample_stream(TENTHS, fps=2) == list(range(0, 100, 5))
-    assert sample_stream(TENTHS, fps=1, start=9.9, end=9.9) == [99]
-    assert sample_stream(TENTHS, fps=1, start=50, end=60) == []
-    assert sample_stream(TENTHS, fps=1, start=3, end=2) == []
+    assert sample_pass(TENTHS, fps=2, video_fps=10) == list(range(0, 100, 5))
+    assert sample_pass(TENTHS, fps=1, start=9.9, end=9.9, video_fps=10) == [99]
+    assert sample_pass(TENTHS, fps=1, start=50, end=60, video_fps=10) == []
+    assert sample_pass(TENTHS, fps=1, start=3, end=2, video_fps=10) == []
 
 
 def test_sampling_fewer_frames_than_asked_for():
@@ -185,13 +187,13 @@ def test_sampling_fewer_frames_than_asked_for():
         (lambda: sample_fps(10, float("nan"), 1), "video_fps must be a number > 0, got nan"),
         (lambda: sample_fps(10, 25, 1, 0), "max_frames must be a number > 0, got 0"),
         (lambda: sample_uniform(10, 0), "n must be a number > 0, got 0"),
-        (lambda: sample_window(TENTHS, 1, -1, 1), "seconds >= 0, got end=1, seconds=-1"),
-        (lambda: sample_window(TENTHS, float("nan"), 1, 1), "finite end"),
-        (lambda: sample_window(TENTHS, 1, 1, -2), "fps must be a number > 0, got -2"),
-        (lambda: sample_window([], 1, 1, 1), "ascending seconds, got shape"),
-        (lambda: sample_stream([0.0, 2.0, 1.0], 1), "ascending seconds, got shape"),
-        (lambda: sample_stream([0.0, float("nan")], 1), "ascending seconds, got shape"),
-        (lambda: sample_stream(TENTHS, 1, float("nan")), "start and end must be seconds"),
+        (lambda: sample_window(TENTHS, 1, -1, 1, video_fps=10), "seconds >= 0, got end=1, seconds=-1"),
+        (lambda: sample_window(TENTHS, float("nan"), 1, 1, video_fps=10), "finite end"),
+        (lambda: sample_window(TENTHS, 1, 1, -2, video_fps=10), "fps must be a number > 0, got -2"),
+        (lambda: sample_window([], 1, 1, 1, video_fps=10), "ascending seconds, got shape"),
+        (lambda: sample_pass([0.0, 2.0, 1.0], 1, video_fps=10), "ascending seconds, got shape"),
+        (lambda: sample_pass([0.0, float("nan")], 1, video_fps=10), "ascending seconds, got shape"),
+        (lambda: sample_pass(TENTHS, 1, float("nan"), video_fps=10), "start and end must be seconds"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(call, message: str):

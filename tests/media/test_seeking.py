@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videochat_online.media.pyav_source import PyavReader
+from videochat_online.media.decoding import PyavReader
 from videochat_online.media.readers import Frame, VideoReader, open_video
 
 
@@ -37,7 +37,7 @@ def test_gaps_are_skipped_by_seeking(write_clip: Callable, number_in: Callable, 
     path = write_clip(tmp_path / "clip.mp4", num_frames=250, gop=10, b_frames=0)
     decoded = count_decoded(monkeypatch)
     order = [5, 97, 98, 115, 213, 249, 41]
-    with open_video(path, backend="pyav") as video:
+    with open_video(path, decoder="pyav") as video:
         assert [number_in(picture) for picture in pictures(video, order)] == order
     assert decoded == [*range(6), *range(90, 99), *range(110, 116), *range(210, 214), *range(240, 250), 40, 41]
 
@@ -45,23 +45,23 @@ def test_gaps_are_skipped_by_seeking(write_clip: Callable, number_in: Callable, 
 def test_ascending_indices_decode_every_frame_once(write_clip: Callable, tmp_path: Path, monkeypatch):
     path = write_clip(tmp_path / "clip.mp4", num_frames=100, gop=20)
     decoded = count_decoded(monkeypatch)
-    with open_video(path, backend="pyav") as video:
+    with open_video(path, decoder="pyav") as video:
         assert len(pictures(video, [0, 0, 3, 3, 3, *range(4, 100, 2)])) == 53
     assert decoded == sorted(set(decoded))
 
 
 def test_reading_is_lazy(golden: Path, monkeypatch):
     decoded = count_decoded(monkeypatch)
-    with open_video(golden / "media/v10.mp4", backend="pyav") as video:
+    with open_video(golden / "media/v10.mp4", decoder="pyav") as video:
         frames = video.read(range(45))
         assert decoded == []
         assert next(frames).index == 0
         assert decoded == [0]
 
 
-def test_no_frame_is_kept(backend: str, golden: Path):
+def test_no_frame_is_kept(decoder: str, golden: Path):
     """A reader that held its pictures would need memory in proportion to the length of the file."""
-    with open_video(golden / "media/v30.mp4", backend=backend) as video:
+    with open_video(golden / "media/v30.mp4", decoder=decoder) as video:
         alive: weakref.WeakSet[Frame] = weakref.WeakSet()
         most = 0
         for frame in video:
@@ -79,18 +79,18 @@ def large_clip(write_clip: Callable, tmp_path_factory: pytest.TempPathFactory) -
     return write_clip(path, num_frames=200, size=(640, 480), options={"preset": "ultrafast"})
 
 
-def test_memory_does_not_grow_with_the_file(backend: str, large_clip: Path):
+def test_memory_does_not_grow_with_the_file(decoder: str, large_clip: Path):
     """The process may grow by what the decoders buffer (10 to 50 MB), not by the 184 MB of all pictures."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("needs /proc/self/statm")
-    with open_video(large_clip, backend=backend, num_threads=1) as video:
+    with open_video(large_clip, decoder=decoder, num_threads=1) as video:
         pages = [int(statm.read_text().split()[1]) for _ in video]
     assert (max(pages) - pages[0]) * os.sysconf("SC_PAGESIZE") < 100e6
 
 
-def test_two_readings_of_one_reader_do_not_disturb_each_other(golden: Path, backend: str, number_in: Callable):
-    with open_video(golden / "media/v10.mp4", backend=backend) as video:
+def test_two_readings_of_one_reader_do_not_disturb_each_other(golden: Path, decoder: str, number_in: Callable):
+    with open_video(golden / "media/v10.mp4", decoder=decoder) as video:
         pairs = zip(video.read(range(0, 20)), video.read(range(40, 20, -1)), strict=True)
         assert [(number_in(a.image), number_in(b.image)) for a, b in pairs] == list(
             zip(range(20), range(40, 20, -1), strict=True)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from videochat_online.lab.bench.stream import straightforward_transform
 from videochat_online.media import transforms
 from videochat_online.media.readers import open_image, open_video
 from videochat_online.media.transforms import (
     IMAGENET_STD,
     FrameTransform,
     dynamic_tiles,
-    straightforward_transform,
     tile_grid,
 )
 
@@ -133,14 +133,14 @@ def test_transforms_travel_to_workers():
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (np.zeros((4, 4, 3), np.float32), r"got float32 \(4, 4, 3\)"),
-        (np.full((4, 4, 3), np.nan), r"got float64 \(4, 4, 3\)"),
-        (np.zeros((3, 4, 4), np.uint8), r"got uint8 \(3, 4, 4\)"),
-        (np.zeros((4, 4), np.uint8), r"got uint8 \(4, 4\)"),
-        (np.zeros((1, 4, 4, 3), np.uint8), r"got uint8 \(1, 4, 4, 3\)"),
-        (np.zeros((0, 4, 3), np.uint8), r"at least one pixel, got shape \(0, 4, 3\)"),
-        (torch.zeros(4, 4, 3), "got Tensor"),
-        ("frame.png", "got str"),
+        (np.zeros((4, 4, 3), np.float32), r"is float32 \(4, 4, 3\)"),
+        (np.full((4, 4, 3), np.nan), r"is float64 \(4, 4, 3\)"),
+        (np.zeros((3, 4, 4), np.uint8), r"is uint8 \(3, 4, 4\)"),
+        (np.zeros((4, 4), np.uint8), r"is uint8 \(4, 4\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"is uint8 \(1, 4, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"is uint8 \(0, 4, 3\)"),
+        (torch.zeros(4, 4, 3), "is Tensor"),
+        ("frame.png", "is str"),
     ],
 )
 def test_what_is_no_picture_is_refused(frame, message: str):

@@ -82,8 +82,8 @@ def serve(make_sessions) -> Iterator[Callable[..., SimpleNamespace]]:
     pytest.importorskip("fastapi", reason="needs the server: pip install 'videochat-online[demo]'")
     uvicorn = pytest.importorskip("uvicorn", reason="needs the server: pip install 'videochat-online[demo]'")
     from videochat_online.serve.api import create_app
+    from videochat_online.serve.commands import LOOPBACK_NAMES
     from videochat_online.serve.pictures import add_picture_routes
-    from videochat_online.serve.server import LOOPBACK_NAMES
 
     running = []
 

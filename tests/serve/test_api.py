@@ -19,7 +19,7 @@ from tests.odd_media import mutated, with_gbk_title, with_unknown_codec
 from videochat_online.media import image_source
 from videochat_online.serve import sources
 from videochat_online.serve.client import Client, ServerError
-from videochat_online.serve.server import is_loopback, shown_name
+from videochat_online.serve.commands import is_loopback, shown_name
 
 
 def refused(status: int, message: str):
@@ -109,7 +109,7 @@ def test_private_addresses_are_refused(serve):
 
 
 def test_odd_videos_over_http(serve, tmp_path, wait_until, monkeypatch):
-    """Whatever their library raises is the visitor's 400, by the name the visitor knows; the session goes on."""
+    """Whatever their library raises is the visitor's 400, by the name the visitor knows; the session lives."""
     server = serve()
     with Client(server.address).session() as session:
         path = f"/v1/sessions/{session.key}/video"
@@ -177,6 +177,22 @@ def test_limits_of_size_and_number(serve, clip, png):
         with refused(400, "your video: is not a video"):
             session.client.call("PUT", f"/v1/sessions/{session.key}/video", b"\0" * 900)
         assert list(server.sessions.get(session.key).folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "message"),
+    [
+        ({"fps": -1}, 400, "fps must be a number > 0"),
+        ({"policy": "newest"}, 400, "unknown policy 'newest'"),
+        ({"capacities": [1, 1]}, 400, "has 3 levels"),
+        ({"max_new_tokens": 0}, 400, "at least 1"),
+        ({"fps": 99}, 429, "more than this server allows"),
+        ({"fps": "often"}, 422, "float_parsing"),
+    ],
+)
+def test_settings_that_cannot_be(settings, status, message, serve):
+    with refused(status, message), Client(serve().address).session(**settings):
+        pass
 
 
 def test_a_token_is_asked_for(serve):
@@ -268,8 +284,8 @@ def test_a_client_that_leaves_ends_its_answer(path, serve, png, monkeypatch, wai
         assert response.readline()
         assert not left.is_set()
         response.close()
-        assert left.wait(60), "the model goes on talking to nobody"
-        (moment,) = server.sessions.get(session.key).track.moments
+        assert left.wait(60), "the model keeps talking to nobody"
+        (moment,) = server.sessions.get(session.key).track.dialogue()
         wait_until(lambda: moment.is_done)
 
 

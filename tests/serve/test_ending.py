@@ -56,7 +56,9 @@ def watch(address: str, clip: Path) -> None:
 
 def ends_by(number: int, tmp_path: Path, program: str) -> int:
     """Status of a small program that holds a server's folder and is then sent a signal."""
-    start = "from videochat_online.serve.server import unwound_by_signals\n"
+    # whoever runs the tests may ignore SIGHUP (nohup), and children inherit that
+    start = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    start += "from videochat_online.serve.server import unwound_by_signals\n"
     start += "from videochat_online.serve.folder import ServerFolder\n"
     place = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-c", start + program]
@@ -64,7 +66,10 @@ def ends_by(number: int, tmp_path: Path, program: str) -> int:
         assert process.stdout.readline() == "ready\n"
         assert len(folders(tmp_path)) == 1
         process.send_signal(number)
-        return process.wait(60)
+        try:
+            return process.wait(60)
+        finally:
+            process.kill()  # leaving the block waits for it
 
 
 WAITS = "with unwound_by_signals():\n folder = ServerFolder()\n print('ready', flush=True)\n while True: time.sleep(1)"
@@ -86,7 +91,7 @@ def test_a_killed_process_leaves_its_folder_to_the_next(tmp_path, monkeypatch):
 
 
 def test_nohup_is_respected(tmp_path):
-    ignored = "import signal, time\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    ignored = "import time\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
     program = ignored + WAITS.replace("print(", "signal.raise_signal(signal.SIGHUP); print(")
     assert ends_by(signal.SIGTERM, tmp_path, program) == 0
 

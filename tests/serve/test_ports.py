@@ -8,12 +8,12 @@ import socket
 import pytest
 
 from videochat_online.cli import main
-from videochat_online.serve.ports import bound, listen, port_of
+from videochat_online.serve.server import bound_sockets, listen, port_of
 
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch):
-    monkeypatch.setattr("videochat_online.serve.server.load_from_flags", lambda options: pytest.fail("too late"))
+    monkeypatch.setattr("videochat_online.serve.commands.load_from_flags", lambda options: pytest.fail("too late"))
 
 
 def failed(capsys, *arguments: str) -> str:
@@ -70,7 +70,7 @@ def test_a_port_of_the_system(monkeypatch, capsys):
 
 
 def test_two_that_bind_at_the_same_moment():
-    with bound("127.0.0.1", 0) as first, bound("127.0.0.1", port_of(first)) as second:
+    with bound_sockets("127.0.0.1", 0) as first, bound_sockets("127.0.0.1", port_of(first)) as second:
         listen(first, "127.0.0.1")
         with pytest.raises(OSError, match=f"port {port_of(first)} of 127.0.0.1 cannot be opened"):
             listen(second, "127.0.0.1")
@@ -79,5 +79,5 @@ def test_two_that_bind_at_the_same_moment():
 def test_every_address_of_a_name_has_the_same_port(monkeypatch):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("127.0.0.1", "192.0.2.7", "127.0.0.2")]
     monkeypatch.setattr("socket.getaddrinfo", lambda *args, **options: found)
-    with bound("name", 0) as sockets:
+    with bound_sockets("name", 0) as sockets:
         assert [one.getsockname() for one in sockets] == [(h, port_of(sockets)) for h in ("127.0.0.1", "127.0.0.2")]

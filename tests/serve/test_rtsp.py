@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.serve.sources import open_network
+from videochat_online.serve.sources import SourceRequest, open_source
 
 SERVER = Path(__file__).parent.parent / "media" / "rtsp_server.py"
 PYTHON = "/usr/bin/python3"
@@ -39,7 +39,8 @@ def test_memory_and_dialogue_outlive_a_break(make_sessions, rtsp_server, wait_un
     sessions = make_sessions(allow_urls=True, allow_private_urls=True, max_new_tokens=8)
     server = rtsp_server(port := 18554)
     session = sessions.create()
-    session.start(open_network(f"rtsp://127.0.0.1:{port}/live", sessions.limits))
+    request = SourceRequest("url", address=f"rtsp://127.0.0.1:{port}/live")
+    session.start(open_source(request, sessions.limits))
 
     def seen() -> int:
         return session.state()["stats"]["frames_seen"]

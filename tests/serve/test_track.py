@@ -8,7 +8,7 @@ import torch
 from videochat_online.config import MemoryConfig
 from videochat_online.media.source import Frame
 from videochat_online.model.memory_bank import PyramidMemoryBank
-from videochat_online.serve.track import KEPT_MOMENTS, MemoryTrack
+from videochat_online.serve.track import KEPT_TURNS, MemoryTrack
 
 MEMORIES = {
     "pyramid": MemoryConfig.pyramid(capacities=(2, 2, 5), grids=(4, 2, 1)),
@@ -52,7 +52,7 @@ def test_what_is_kept_is_bounded(picture):
         if k % 4 == 0:
             track.ask("What?", k / 2, track.held())
         if k % 100 == 99:
-            sizes.append(track.num_bytes)
-    assert len(track.moments) == KEPT_MOMENTS and max(sizes[2:]) < 1.2 * sizes[2]
-    moment = track.moments[0]
+            sizes.append(sum(map(len, track._pictures.values())))
+    assert len(track.dialogue()) == KEPT_TURNS and max(sizes[2:]) < 1.2 * sizes[2]
+    moment = track.dialogue()[0]
     assert moment.held and all(track.picture(frame.number) for frame in moment.held), "what was held then is shown"

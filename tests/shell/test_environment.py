@@ -183,10 +183,18 @@ def test_another_failure_is_not_tried_again(checkout: Checkout):
     assert "pip could not install the packages" in done.stderr and "no network" not in done.stderr
 
 
-@pytest.mark.parametrize("failing", ["", "ruff", "mypy", "pytest", "ruff mypy"])
-def test_ci_runs_all_three_and_fails_with_any(checkout: Checkout, failing: str):
+@pytest.mark.parametrize("failing", ["", "ruff", "mypy", "wheel", "pytest", "ruff mypy"])
+def test_ci_runs_all_four_and_fails_with_any(checkout: Checkout, failing: str):
+    stand_in = 'echo "python -m wheel"; exit "$(grep -c -w wheel <<<"${FAILING:-}")"\n'
+    (checkout.root / "shell" / "test_wheel.sh").write_text(stand_in)
     done = checkout.run(".ci/run", FAILING=failing, DEBIAN_PACKAGES="")
     ran = [line for line in done.stdout.splitlines() if line.startswith("python ")]
-    assert ran == ["python -m ruff check .", "python -m mypy", "python -m pytest"]
+    assert ran == ["python -m ruff check .", "python -m mypy", "python -m wheel", "python -m pytest"]
     assert done.stdout.splitlines()[-1] == ran[-1]
     assert (done.returncode == 0) == (failing == "")
+
+
+def test_the_wheel_has_two_ends(checkout: Checkout):
+    done = checkout.run("shell/test_wheel.sh", "newst")
+    assert (done.returncode, checkout.calls()) == (1, [])
+    assert "there is no end 'newst': newest or oldest" in done.stderr

@@ -196,6 +196,14 @@ def test_checkpoints_hold_the_model_in_the_public_layout(tmp_path: Path):
     loop = make_loop(tmp_path, count=4)
     train(loop, print)
     model = load_pretrained(tmp_path / "checkpoint-1")
-    for key, weight in loop.model.state_dict().items():
+    for key, weight in loop.state.model.state_dict().items():
         assert torch.equal(model.state_dict()[key], weight), key
     assert not hasattr(model.config, "use_cache")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path):
+    """transformers' Trainer wrote a file of the same name."""
+    loop = make_loop(tmp_path, count=4)
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 1, "log_history": []}))
+    with pytest.raises(ResumeError, match="was written by an earlier version"):
+        loop.state.load(tmp_path)

@@ -245,8 +245,8 @@ def test_presets_do_not_go_back_through_the_frozen_encoder(name: str):
 def test_the_loop_asks_for_no_gradient_of_what_is_frozen(tmp_path: Path):
     loop = make_loop(tmp_path, count=4, gradient_checkpointing=True, max_steps=1)
     needs: list[bool] = []
-    encoder = loop.model.vision_model
-    encoder.register_forward_hook(lambda module, args, output: needs.append(output.last_hidden_state.requires_grad))
+    encoder = loop.state.model.vision_model
+    encoder.register_forward_hook(lambda module, args, output: needs.append(output.requires_grad))
     assert train(loop, print)
     assert all(layer.gradient_checkpointing for layer in encoder.encoder.layers)
     assert needs and not any(needs)

@@ -29,7 +29,7 @@ def trained(folder: Path, **changes):
 
 def test_only_pairs_and_connector_train(tmp_path: Path):
     loop = make_loop(tmp_path, **LORA)
-    names = {name for name, weight in loop.model.named_parameters() if weight.requires_grad}
+    names = {name for name, weight in loop.state.model.named_parameters() if weight.requires_grad}
     assert all(".lora_" in name or name.startswith("mlp1.") for name in names)
     layers = {name.split(".lora_")[0] for name in names if ".lora_" in name}
     vision = {
@@ -39,7 +39,7 @@ def test_only_pairs_and_connector_train(tmp_path: Path):
     }
     assert {name for name in layers if name.startswith("vision_model")} == vision
     assert len([name for name in layers if name.startswith("language_model.model.layers")]) == 2 * 7
-    rows = part_rows(loop.model, settings(tmp_path, **LORA))
+    rows = part_rows(loop.state.model, settings(tmp_path, **LORA))
     rank_8 = 2 * 8 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 48) * 3)
     assert [(row.name, row.num_trained) for row in rows][2] == ("language_model", rank_8)
 
@@ -53,9 +53,9 @@ def test_alpha_is_twice_the_rank_or_what_was_asked_for():
 def test_merged_weights_give_the_same_logits(tmp_path: Path, changes: dict[str, str]):
     loop = trained(tmp_path, **changes)
     plain = tiny_model(seed=5)
-    plain.load_state_dict(merge_lora(loop.model.state_dict(), settings(tmp_path, **changes)), strict=True)
+    plain.load_state_dict(merge_lora(loop.state.model.state_dict(), settings(tmp_path, **changes)), strict=True)
     batch = packed([loop.dataset[i] for i in range(3)])
-    logits, expected = (model.eval()(**batch, use_cache=False).logits for model in (plain, loop.model))
+    logits, expected = (model.eval()(**batch, use_cache=False).logits for model in (plain, loop.state.model))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     start = tiny_model().eval()(**batch, use_cache=False).logits
     assert not torch.allclose(start, expected, atol=1e-3)
@@ -131,5 +131,7 @@ def test_internlm2_resumes_and_is_exported_in_its_own_layout(tmp_path: Path, cha
     folder = export(loop.state, loop.config)
     assert "language_model.model.layers.0.attention.wqkv.weight" in load_file(folder / "model.safetensors")
     batch = packed([loop.dataset[i] for i in range(3)])
-    again, expected = (one.eval()(**batch, use_cache=False).logits for one in (load_pretrained(folder), loop.model))
+    again, expected = (
+        one.eval()(**batch, use_cache=False).logits for one in (load_pretrained(folder), loop.state.model)
+    )
     torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)

@@ -17,11 +17,11 @@ from videochat_online.training.run import train
 
 def step_gradients(loop, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of one step over these batches, by the loop's own function."""
-    loop.model.zero_grad()
-    loop.model.eval()  # no drop path: the two ways to batch would draw other random numbers
+    loop.state.model.zero_grad()
+    loop.state.model.eval()  # no drop path: the two ways to batch would draw other random numbers
     loss = loop.backward(batches).item()
     return loss, {
-        name: weight.grad.clone() for name, weight in loop.model.named_parameters() if weight.grad is not None
+        name: weight.grad.clone() for name, weight in loop.state.model.named_parameters() if weight.grad is not None
     }
 
 
@@ -44,7 +44,7 @@ def test_packed_equals_unpacked(tmp_path: Path):
 
 def test_a_packed_sample_does_not_see_its_neighbour(tmp_path: Path):
     """Other words in the first sample leave the second one's logits alone, to the bit of the same shape."""
-    model = make_loop(tmp_path).model.eval()
+    model = make_loop(tmp_path).state.model.eval()
     examples = Examples(2)
     batch = packed([examples[0], examples[1]])
     labels = batch.pop("labels")
@@ -65,7 +65,9 @@ def test_the_loss_is_the_mean_over_all_loss_bearing_tokens(tmp_path: Path):
     for example in examples:
         batch = padded([example])
         targets = batch.pop("labels")[0, 1:]
-        losses.append(cross_entropy(loop.model(**batch).logits[0, :-1], targets, reduction="none")[targets != -100])
+        losses.append(
+            cross_entropy(loop.state.model(**batch).logits[0, :-1], targets, reduction="none")[targets != -100]
+        )
     over_samples = torch.stack([one.mean() for one in losses]).mean().item()
     assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
     assert loss != pytest.approx(over_samples, abs=1e-4)
@@ -110,22 +112,22 @@ PARTS = {
 def test_what_is_frozen_gets_no_gradient_and_stays(tmp_path: Path, name: str):
     changes, trained = PARTS[name]
     loop = make_loop(tmp_path, max_steps=2, **changes)
-    before = {key: weight.clone() for key, weight in loop.model.state_dict().items()}
+    before = {key: weight.clone() for key, weight in loop.state.model.state_dict().items()}
     _, gradients = step_gradients(loop, [padded([loop.dataset[0]])])
-    loop.model.zero_grad()
+    loop.state.model.zero_grad()
     prefixes = tuple(part + "." for part in trained)
-    expected = {key for key, _ in loop.model.named_parameters() if key.startswith(prefixes)}
+    expected = {key for key, _ in loop.state.model.named_parameters() if key.startswith(prefixes)}
     assert set(gradients) == expected
     assert all(gradient.abs().sum() > 0 for key, gradient in gradients.items() if "embed_tokens" not in key)
     assert train(loop, print)
-    changed = {key for key, weight in loop.model.state_dict().items() if not torch.equal(weight, before[key])}
+    changed = {key for key, weight in loop.state.model.state_dict().items() if not torch.equal(weight, before[key])}
     assert changed <= expected
     assert {part for part in trained if any(key.startswith(part) for key in changed)} == trained
 
 
 def test_layers_above_the_one_that_is_read_never_train(tmp_path: Path):
     loop = make_loop(tmp_path, model=tiny_model(select_layer=-2), vision="full")
-    trained = {name for name, weight in loop.model.named_parameters() if weight.requires_grad}
+    trained = {name for name, weight in loop.state.model.named_parameters() if weight.requires_grad}
     assert not any(name.startswith("vision_model.encoder.layers.1.") for name in trained)
     _, gradients = step_gradients(loop, [padded([loop.dataset[0]])])
     assert set(gradients) == trained
@@ -159,10 +161,21 @@ def test_padding_needs_no_mask(tmp_path: Path):
     batch = padded([loop.dataset[i] for i in range(3)])
     assert not batch["attention_mask"].all()
     loss, gradients = step_gradients(loop, [batch])
-    loop.model.zero_grad()
-    expected = loop.model(**batch, use_cache=False).loss
+    loop.state.model.zero_grad()
+    expected = loop.state.model(**batch, use_cache=False).loss
     expected.backward()
     assert loss == pytest.approx(expected.item(), abs=1e-6)
-    for name, weight in loop.model.named_parameters():
+    for name, weight in loop.state.model.named_parameters():
         if weight.requires_grad:
             torch.testing.assert_close(gradients[name], weight.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_new_lora_pairs_follow_the_seed(tmp_path: Path):
+    pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
+    pairs = []
+    for seed, drawn_before in ((7, 0), (7, 5), (8, 0)):
+        model = tiny_model()
+        torch.rand(drawn_before)
+        loop = make_loop(tmp_path, model=model, llm="lora:2", seed=seed)
+        pairs.append([weight for name, weight in loop.state.model.named_parameters() if ".lora_A." in name])
+    assert all(map(torch.equal, pairs[0], pairs[1])) and not any(map(torch.equal, pairs[0], pairs[2]))

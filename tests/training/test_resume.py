@@ -76,7 +76,7 @@ def test_a_run_that_had_ended_only_loads_its_weights(tmp_path: Path):
     for life in ("first", "second"):
         loop = make_loop(tmp_path, count=24, resume="auto", max_steps=2)
         assert train(loop, print)
-        state = {key: weight.clone() for key, weight in loop.model.state_dict().items()}
+        state = {key: weight.clone() for key, weight in loop.state.model.state_dict().items()}
         if life == "first":
             log, ended = (tmp_path / "log.jsonl").read_bytes(), state
     assert (tmp_path / "log.jsonl").read_bytes() == log

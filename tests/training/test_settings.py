@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from videochat_online.command_line import CommandParser
 from videochat_online.data.settings import DataSettings, SettingError
 from videochat_online.training.checkpoints import Checkpoint, ResumeError
 from videochat_online.training.commands import (
-    FlagParser,
     add_train_flags,
     field_texts,
     main,
@@ -26,7 +26,7 @@ from videochat_online.training.run import run
 
 
 def parse(*flags: str) -> TrainingConfig:
-    parser = FlagParser(allow_abbrev=False)
+    parser = CommandParser()
     add_train_flags(parser)
     return resolve(parser.parse_args(flags))
 
@@ -104,7 +104,7 @@ def test_a_missing_file(tmp_path: Path):
 
 WRONG_FLAGS = {
     "unknown": (["--learning-rat", "1"], "unknown flag --learning-rat; did you mean --learning-rate"),
-    "far from all": (["--zzz"], "unknown flag --zzz\n"),
+    "far from all": (["--zzz"], "unknown flag --zzz; `python -m videochat_online.training --help` lists them\n"),
     "abbreviated": (["--learning", "1"], "unknown flag --learning"),
     "not a number": (["--max-length", "long"], "invalid int value: 'long'"),
     "choice": (["--batching", "sorted"], "invalid choice: 'sorted'"),

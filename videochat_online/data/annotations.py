@@ -1,6 +1,6 @@
-"""The rows of one annotation file, kept as bytes and parsed when asked for.
+"""The rows of one annotation file, kept as bytes and parsed one by one.
 
-A row is a fresh object each time, so nobody can change the raw data; and a million rows are two arrays, which
+A row is a fresh object each time, so the raw data cannot be changed. And a million rows are two arrays, which
 worker processes share instead of copying (Python objects would be copied page by page as they are counted).
 """
 
@@ -43,9 +43,9 @@ class Annotations:
         return len(self._ends)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Row `number`, counted from 0; a new object each time."""
+        """Row `number`, from 0; a new object each time. IndexError where there is none."""
         if not 0 <= number < len(self):
-            raise IndexError(f"{self.path}: row {number} asked for, expected 0 <= row < {len(self)}")
+            raise IndexError(f"{self.path}: row {number} is out of range, expected 0 <= row < {len(self)}")
         start = int(self._ends[number - 1]) if number else 0
         return json.loads(self._bytes[start : self._ends[number]].tobytes())
 

@@ -1,45 +1,45 @@
-"""Looks through whole data sets before training does: every file, clip, timestamp, box and placeholder.
+"""Checks whole data sets before training: every file, clip, timestamp, box and placeholder.
 
-All problems end in one report. Each file is opened once, however many rows name it. Knows no model.
+All problems come in one report. Each file is opened once, however many rows name it. Knows no model.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..media.readers import MediaError, open_image, open_video
 from .annotations import AnnotationError, Annotations
-from .footage import open_reader
+from .clip import open_reader
 from .formats import read_row
 from .layout import check_placeholders
-from .mixing import samples_of_set
 from .registry import DataSet, collect_lists
 from .sample import Sample, SampleError, Video
+from .sampler import samples_of_set
 
 SLACK_SECONDS = 1.0
 """A clip or question may lie this much past the end: annotations round, and containers differ in the last frame."""
-FEW_FILES = 16
-"""Files for which starting processes takes longer than reading."""
+ONE_PROCESS_FILES = 16
+"""Up to this many files, starting processes takes longer than reading."""
 NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 BOX = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
 
-Job = tuple[Path, Video | str]
+MediaKey = tuple[Path, Video | str]
 """(data root, a video or the name of a still image)."""
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""(items, how many, what they are) -> the same items, shown as they go by."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Probe:
+class MediaFacts:
     """What was found at one file, folder or list of frames."""
 
     problem: str | None = None
@@ -52,7 +52,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Problem:
+class DataProblem:
     data_set: str
     row: int | None
     """None: the whole set."""
@@ -70,8 +70,8 @@ class SetReport:
     """Counts of one set."""
 
     name: str
-    rows: int = 0
-    samples: int = 0
+    rows: int
+    samples: int
     """Of an epoch, by repeat_time."""
     kinds: dict[str, int] = field(default_factory=dict)
     questions: int = 0
@@ -89,64 +89,140 @@ class SetReport:
 @dataclass
 class Report:
     sets: list[SetReport]
-    problems: list[Problem]
+    problems: list[DataProblem]
 
     def to_dict(self) -> dict[str, Any]:
-        sets, problems = list(map(asdict, self.sets)), list(map(asdict, self.problems))
-        return {"ok": not self.problems, "sets": sets, "problems": problems}
+        return {"ok": not self.problems, **asdict(self)}
+
+    def as_table(self) -> str:
+        """Counts of each set, then every problem on its own line."""
+        counts = ("rows", "samples", "questions", "images", "videos")
+        cells = [["set", *counts, "duration", "problems"]]
+        for one in self.sets:
+            numbers = [str(getattr(one, count)) for count in counts]
+            cells.append([one.name, *numbers, _clock(one.seconds), str(one.problems)])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
+        count = len(self.problems)
+        summary = "no problems" if count == 0 else f"{count} problem{'s' if count > 1 else ''}:"
+        return "\n".join([*lines, "", summary, *(f"  {problem}" for problem in self.problems)])
 
 
-def check_lists(paths: Iterable[str], *, num_workers: int = 1, progress: Progress | None = None) -> Report:
-    """Everything that is wrong with the data of some lists.
+def check_lists(paths: Iterable[str], *, num_workers: int) -> Report:
+    """Everything that is wrong with the data of some lists; `num_workers` processes read the files.
 
-    1. Read the lists and their annotations. 2. Open every file they name, once. 3. Hold every row against its files.
+    ValueError where one of these processes dies.
     """
-    progress = progress or (lambda items, total, what: items)
+    # 1. the lists and their annotations
     data_sets, list_problems = collect_lists(paths)
-    problems = [Problem("list", None, "", message) for message in list_problems]
+    problems = [DataProblem("list", None, "", message) for message in list_problems]
     loaded: list[tuple[DataSet, Annotations]] = []
     for data_set in data_sets:
         try:
             loaded.append((data_set, Annotations(data_set.annotation)))
         except AnnotationError as error:
-            problems.append(Problem(data_set.name, None, str(data_set.annotation), str(error)))
-    jobs = list(dict.fromkeys(job for data_set, rows in loaded for job in _jobs_of_set(data_set, rows)))
-    probes = _probe_all(jobs, num_workers, progress)
-    reports = [_check_set(data_set, rows, probes, problems, progress) for data_set, rows in loaded]
+            problems.append(DataProblem(data_set.name, None, str(data_set.annotation), str(error)))
+    # 2. every file that they name, once
+    keys = list(dict.fromkeys(key for data_set, rows in loaded for key in _media_of_set(data_set, rows)))
+    facts = _look_at_all(keys, num_workers)
+    # 3. every row against its files
+    reports = [_check_set(data_set, rows, facts, problems) for data_set, rows in loaded]
     return Report(reports, problems)
 
 
-def probe(job: Job) -> Probe:
+def _look_at_all(keys: list[MediaKey], num_workers: int) -> dict[MediaKey, MediaFacts]:
+    if num_workers <= 1 or len(keys) <= ONE_PROCESS_FILES:
+        return {key: look_at(key) for key in _with_bar(keys, len(keys), "files")}
+    try:
+        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+            results = pool.map(look_at, keys, chunksize=8)
+            return dict(zip(keys, _with_bar(results, len(keys), "files"), strict=True))
+    except BrokenProcessPool as error:
+        message = "a process that reads files died, of memory or of a damaged file; --workers 1 shows at which"
+        raise ValueError(message) from error
+
+
+def look_at(key: MediaKey) -> MediaFacts:
     """Open one file, or all frames of a folder or list."""
-    root, media = job
+    root, media = key
     try:
         if isinstance(media, str):
-            return Probe(size=open_image(root / media).size, num_frames=1)
-        reader, files = open_reader(media, root, partial(open_video, num_threads=1, backend="pyav"))
+            return MediaFacts(size=open_image(root / media).size, num_frames=1)
+        reader, files = open_reader(media, root, partial(open_video, num_threads=1))
         with reader:
             for file in files:
                 open_image(file)
             names = tuple(file.name for file in files)
-            return Probe(None, reader.duration, reader.num_frames, reader.size, names)
+            return MediaFacts(None, reader.duration, reader.num_frames, reader.size, names)
     except (MediaError, SampleError, OSError) as error:
-        return Probe(str(error))
+        return MediaFacts(str(error))
 
 
-def row_problems(sample: Sample, probes: dict[Job, Probe], root: Path) -> Iterator[tuple[str, str]]:
-    """(media, what is wrong) of one sample."""
+def _check_set(
+    data_set: DataSet, rows: Annotations, facts: dict[MediaKey, MediaFacts], problems: list[DataProblem]
+) -> SetReport:
+    """The counts of a set; what is wrong with its rows goes to `problems`."""
+    report = SetReport(data_set.name, len(rows), samples_of_set(len(rows), data_set.repeat_time))
+    kinds: Counter[str] = Counter()
+    media: dict[MediaKey, MediaFacts] = {}
+    before = len(problems)
+    for number in _with_bar(range(len(rows)), len(rows), f"rows of {data_set.name}"):
+        try:
+            sample = read_row(rows[number])
+        except SampleError as error:
+            problems.append(DataProblem(data_set.name, number, str(rows[number].get("video") or ""), str(error)))
+            continue
+        kinds[sample.kind] += 1
+        report.questions += len(sample.turns)
+        own = {key: facts[key] for key in _media_of(sample, data_set.data_root)}
+        media |= own
+        report.shown_seconds += sum(_shown_seconds(sample, found) for found in own.values())
+        problems += [DataProblem(data_set.name, number, *pair) for pair in _row_problems(sample, own)]
+    report.kinds = dict(kinds)
+    report.images = sum(isinstance(name, str) for _, name in media)
+    report.videos = len(media) - report.images
+    report.seconds = sum(found.duration for found in media.values())
+    report.problems = len(problems) - before
+    return report
+
+
+def _media_of_set(data_set: DataSet, rows: Annotations) -> Iterator[MediaKey]:
+    for number in range(len(rows)):
+        try:
+            yield from _media_of(read_row(rows[number]), data_set.data_root)
+        except SampleError:
+            continue  # reported when the rows are checked
+
+
+def _media_of(sample: Sample, root: Path) -> Iterator[MediaKey]:
+    """The media of a sample, each under one name whatever part of it is used."""
+    if sample.video is not None:
+        yield root, replace(sample.video, clip=None, reset_timestamps=False)
+    yield from ((root, name) for name in dict.fromkeys(sample.images))
+
+
+def _shown_seconds(sample: Sample, found: MediaFacts) -> float:
+    if sample.video is None or sample.video.clip is None:
+        return found.duration
+    start, end = sample.video.clip
+    return max(0.0, min(end, found.duration) - start)
+
+
+def _row_problems(sample: Sample, facts: dict[MediaKey, MediaFacts]) -> Iterator[tuple[str, str]]:
+    """(media, what is wrong) of one sample and what was found of its media."""
     try:
         check_placeholders(sample)
     except SampleError as error:
         yield sample.name, str(error)
-    for job in _jobs(sample, root):
-        if problem := probes[job].problem:
-            yield (job[1] if isinstance(job[1], str) else job[1].name), problem
+    for (_, media), found in facts.items():
+        if found.problem:
+            yield (media if isinstance(media, str) else media.name), found.problem
         elif sample.video is not None:
             for find in (_time_problems, _file_problems, _box_problems):
-                yield from ((sample.name, message) for message in find(sample, probes[job]))
+                yield from ((sample.name, message) for message in find(sample, found))
 
 
-def _time_problems(sample: Sample, found: Probe) -> Iterator[str]:
+def _time_problems(sample: Sample, found: MediaFacts) -> Iterator[str]:
     """Clip and timestamps against the video's length."""
     video = sample.video
     assert video is not None
@@ -164,13 +240,13 @@ def _time_problems(sample: Sample, found: Probe) -> Iterator[str]:
             yield f"the timestamp {time:g} s lies past the end of the part shown, at {latest:.1f} s"
 
 
-def _file_problems(sample: Sample, found: Probe) -> Iterator[str]:
+def _file_problems(sample: Sample, found: MediaFacts) -> Iterator[str]:
     for turn in sample.turns:
         if turn.image_file is not None and Path(turn.image_file).name not in found.file_names:
             yield f"image_file {turn.image_file!r} is none of the {found.num_frames} frames"
 
 
-def _box_problems(sample: Sample, found: Probe) -> Iterator[str]:
+def _box_problems(sample: Sample, found: MediaFacts) -> Iterator[str]:
     for box in sample.boxes:
         if problem := box_problem(box.text, found.size):
             yield f"the box at {box.timestamp:g} s {problem}"
@@ -195,62 +271,14 @@ def box_problem(text: str, size: tuple[int, int]) -> str | None:
     return None
 
 
-def _check_set(
-    data_set: DataSet, rows: Annotations, probes: dict[Job, Probe], problems: list[Problem], progress: Progress
-) -> SetReport:
-    report = SetReport(data_set.name, len(rows), samples_of_set(len(rows), data_set.repeat_time))
-    kinds: Counter[str] = Counter()
-    media: dict[Job, Probe] = {}
-    before = len(problems)
-    for number in progress(range(len(rows)), len(rows), f"rows of {data_set.name}"):
-        try:
-            sample = read_row(rows[number])
-        except SampleError as error:
-            problems.append(Problem(data_set.name, number, str(rows[number].get("video") or ""), str(error)))
-            continue
-        kinds[sample.kind] += 1
-        report.questions += len(sample.turns)
-        for job in _jobs(sample, data_set.data_root):
-            media[job] = probes[job]
-            report.shown_seconds += _shown_seconds(sample, probes[job])
-        problems += [Problem(data_set.name, number, *pair) for pair in row_problems(sample, probes, data_set.data_root)]
-    report.kinds = dict(kinds)
-    report.images = sum(isinstance(job[1], str) for job in media)
-    report.videos = len(media) - report.images
-    report.seconds = sum(found.duration for found in media.values())
-    report.problems = len(problems) - before
-    return report
+def _clock(seconds: float) -> str:
+    """h:mm:ss"""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def _shown_seconds(sample: Sample, found: Probe) -> float:
-    if sample.video is None or sample.video.clip is None:
-        return found.duration
-    start, end = sample.video.clip
-    return max(0.0, min(end, found.duration) - start)
+def _with_bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+    """The items, with a progress bar where stderr is a terminal."""
+    from tqdm import tqdm
 
-
-def _jobs_of_set(data_set: DataSet, rows: Annotations) -> Iterator[Job]:
-    for number in range(len(rows)):
-        try:
-            yield from _jobs(read_row(rows[number]), data_set.data_root)
-        except SampleError:
-            continue  # reported when the rows are checked
-
-
-def _jobs(sample: Sample, root: Path) -> Iterator[Job]:
-    """The media of a sample, each under one name whatever part of it is used."""
-    if sample.video is not None:
-        yield root, replace(sample.video, clip=None, reset_timestamps=False)
-    yield from ((root, name) for name in dict.fromkeys(sample.images))
-
-
-def _probe_all(jobs: list[Job], num_workers: int, progress: Progress) -> dict[Job, Probe]:
-    if num_workers <= 1 or len(jobs) <= FEW_FILES:
-        return {job: probe(job) for job in progress(jobs, len(jobs), "files")}
-    try:
-        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-            results = pool.map(probe, jobs, chunksize=8)
-            return dict(zip(jobs, progress(results, len(jobs), "files"), strict=True))
-    except BrokenProcessPool as error:
-        message = "a process that reads files died, of memory or of a damaged file; --workers 1 shows at which"
-        raise ValueError(message) from error
+    return tqdm(items, total=total, desc=what, unit="", file=sys.stderr, disable=None, leave=False)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_json
+
 if TYPE_CHECKING:
-    from .check import Report
     from .dataset import ConversationDataset
 
 MAX_WORKERS = 8
@@ -67,15 +65,15 @@ def run_check(options: argparse.Namespace) -> int:
 
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
-    report = check_lists(options.lists, num_workers=options.workers, progress=_progress_bar)
+    report = check_lists(options.lists, num_workers=options.workers)
     if options.json:
-        Path(options.json).write_text(json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(as_table(report))
+        write_json(Path(options.json), report.to_dict())
+    print(report.as_table())
     return 1 if report.problems else 0
 
 
 def run_show(options: argparse.Namespace) -> int:
-    from .show import contact_sheet, show_sample
+    from .show import contact_sheet, preview_sample
 
     dataset = _dataset(options)
     size = len(dataset.annotations[0]) if options.data_set else len(dataset)
@@ -83,14 +81,14 @@ def run_show(options: argparse.Namespace) -> int:
         what = f"set {options.data_set!r}" if options.data_set else "epoch"
         raise ValueError(f"N must be from 0 to {size - 1} (the {what} has {size} samples), got {options.number}")
     place = (0, options.number) if options.data_set else tuple(dataset.rows[options.number].tolist())
-    shown = show_sample(dataset, *place)
-    print(shown.text)
+    preview = preview_sample(dataset, *place)
+    print(preview.text)
     if options.picture:
         try:
-            contact_sheet(shown.pictures, shown.captions).save(options.picture)
+            contact_sheet(preview.pictures, preview.captions).save(options.picture)
         except OSError as error:
             raise ValueError(f"--picture {options.picture}: cannot be written ({error})") from error
-        print(f"\n{len(shown.pictures)} pictures saved to {options.picture}")
+        print(f"\n{len(preview.pictures)} pictures saved to {options.picture}")
     return 0
 
 
@@ -111,30 +109,3 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
     config = load_config(place)
     settings = DataSettings(fps=options.fps, num_frames=options.max_frames)
     return ConversationDataset(data_sets, Processor.from_pretrained(place, config), config, settings)
-
-
-def as_table(report: Report) -> str:
-    """Counts of each set, then every problem on its own line."""
-    counts = ("rows", "samples", "questions", "images", "videos")
-    cells = [["set", *counts, "duration", "problems"]]
-    for one in report.sets:
-        numbers = [str(getattr(one, count)) for count in counts]
-        cells.append([one.name, *numbers, _clock(one.seconds), str(one.problems)])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
-    count = len(report.problems)
-    summary = "no problems" if count == 0 else f"{count} problem{'s' if count > 1 else ''}:"
-    return "\n".join([*lines, "", summary, *(f"  {problem}" for problem in report.problems)])
-
-
-def _clock(seconds: float) -> str:
-    """h:mm:ss"""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def _progress_bar(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
-    """A bar on stderr while somebody watches."""
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=what, unit="", file=sys.stderr, disable=None, leave=False)

@@ -1,41 +1,56 @@
-"""Rows -> training examples, one at a time and only when asked: the same index gives the same example.
+"""Rows -> training examples, made one at a time: the same index gives the same example.
 
 Media are opened where the example is made, so the data set can be sent to worker processes. What a sample says, shows
-and costs is decided in `prepare`, which decodes no video; `[i]` adds the pixels.
+and costs is decided in `prepare`, which decodes no video; `example` adds the pixels.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from ..media.readers import MediaError, VideoReader, open_video
+from ..media.readers import MediaError, check_decoder, open_image, open_video
+from ..media.transforms import Picture
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.render import Rendered
 from .annotations import Annotations
-from .failures import FailureLog, Source
+from .clip import OpenFile, open_clip
 from .formats import read_row
 from .frame_cache import FrameCache
+from .layout import Layout, lay_out_clip, lay_out_images, tile_limit
 from .lengths import estimate_lengths
-from .material import Material, Prepared, augment, open_material
-from .mixing import epoch_rows
 from .registry import DataSet
-from .sample import Sample, SampleError
+from .sample import SampleError
+from .sampler import epoch_rows
 from .settings import DataSettings
+
+logger = logging.getLogger(__name__)
 
 UNREADABLE = (MediaError, SampleError, OSError)
 """What is a sample's own fault; anything else is ours and is raised."""
 MAX_REPLACEMENTS = 10
 SHRINK = 3 / 4
 """A sample too long is tried with this share of its pictures, again and again."""
+JPEG_QUALITIES = (75, 100)
+"""Lowest and highest of augmentation, InternVL's."""
+FEWEST_READ = 100
+"""The share of failures is taken of this many samples at least, so one bad sample does not stop a short run."""
+NAMED = 10
+"""Failures that the error names."""
+
+Source = tuple[str, int]
+"""(set, row)."""
 
 
 @dataclass
@@ -50,23 +65,11 @@ class TrainingExample:
     image_grids: list[int]
     """(T,): side of the map each picture is average-pooled to."""
     source: Source
-    """(set, row) it was made from; another than asked for where that one could not be read."""
+    """What it was made from: another row than the index names where that one could not be read."""
 
     def __post_init__(self) -> None:
         sizes = len(self.input_ids), len(self.labels), len(self.image_grids), len(self.pixel_values)
         assert sizes[0] == sizes[1] and sizes[2] == sizes[3], f"tokens, labels, grids, pictures: {sizes}"
-
-
-@dataclass(frozen=True)
-class Prompted:
-    """A sample laid out and rendered; its pictures wait in `prepared`."""
-
-    source: Source
-    data_set: DataSet
-    sample: Sample
-    rendered: Rendered
-    prepared: Prepared
-    seed: str
 
 
 class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
@@ -81,18 +84,20 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         data_sets: Sequence[DataSet],
         processor: Processor,
         config: VideoChatOnlineConfig,
-        settings: DataSettings | None = None,
+        settings: DataSettings,
     ) -> None:
+        """Reads the annotations. AnnotationError for one that cannot be read, ImportError for a missing decoder."""
+        check_decoder(settings.decoder)  # before a worker finds it missing
         self.data_sets = list(data_sets)
         self.processor = processor
         self.config = config
-        self.settings = settings or DataSettings()
+        self.settings = settings
         self.annotations = [Annotations(data_set.annotation) for data_set in self.data_sets]
         self.epoch = 0
-        self.failures = FailureLog(self.settings.max_failed_share)
+        self.failures = FailureLog(settings.max_failed_share)
         repeats = [data_set.repeat_time for data_set in self.data_sets]
         sizes = [len(rows) for rows in self.annotations]
-        self.rows = epoch_rows(sizes, repeats, mixing=self.settings.mixing, seed=self.settings.seed)
+        self.rows = epoch_rows(sizes, repeats, mixing=settings.mixing, seed=settings.seed)
         """int64 (len, 2): set and row of each sample."""
 
     def __len__(self) -> int:
@@ -103,51 +108,24 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> TrainingExample:
-        """Example `index`, else its first replacement that can be read. TooManyFailures when too many cannot."""
+        """Example `index`, else its first replacement that can be read.
+
+        TooManyFailures when too many cannot, IndexError where there is no such index.
+        """
         if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} asked for, expected 0 <= index < {len(self)}")
-        for attempt, place in enumerate(self._places(index)):
-            self.failures.read()
+            raise IndexError(f"sample {index} is out of range, expected 0 <= index < {len(self)}")
+        for attempt, (set_number, row) in enumerate(self._candidates(index)):
+            self.failures.num_read += 1
+            source = self.data_sets[set_number].name, row
+            seed = f"{self.settings.seed}/{self.epoch}/{index}/{attempt}"
             try:
-                with self.prepare(*place, seed=f"{self.settings.seed}/{self.epoch}/{index}/{attempt}") as prompted:
-                    return self.example(prompted)
+                with self.prepare(set_number, row, seed=seed) as (layout, rendered):
+                    return self.example(layout, rendered, source)
             except UNREADABLE as error:
-                self.failures.fail(self.source(*place), error)
+                self.failures.fail(source, error)
         raise self.failures.error(f"nor could {MAX_REPLACEMENTS} replacements of sample {index}")
 
-    @contextmanager
-    def prepare(self, set_number: int, row: int, *, seed: str = "0") -> Iterator[Prompted]:
-        """The sample of a row, laid out to fit `max_length` and rendered; its media stay open within the context.
-
-        MediaError or SampleError: what is wrong with it.
-        """
-        data_set = self.data_sets[set_number]
-        sample = read_row(self.annotations[set_number][row])
-        open_file = self._open_file(data_set)
-        material = open_material(sample, data_set, self.config, self.settings, seed=seed, open_file=open_file)
-        try:
-            prepared, rendered = self._fit(material, self.source(set_number, row))
-            yield Prompted(self.source(set_number, row), data_set, sample, rendered, prepared, seed)
-        finally:
-            material.close()
-
-    def _open_file(self, data_set: DataSet) -> Callable[[Path], VideoReader]:
-        """How a video file is opened; augmentation wants frames in their own size, which the cache has not."""
-        num_threads = 1 if torch.utils.data.get_worker_info() else 0
-        if not self.settings.frame_cache or data_set.data_augment:
-            return partial(open_video, num_threads=num_threads)
-        cache = FrameCache(Path(self.settings.frame_cache), self.processor.transform)
-        return partial(cache.open, num_threads=num_threads)
-
-    def source(self, set_number: int, row: int) -> Source:
-        return self.data_sets[set_number].name, int(row)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """int32 (len,): tokens of each sample, for grouping and packing: estimated from the rows alone."""
-        return estimate_lengths(self)
-
-    def _places(self, index: int) -> Iterator[tuple[int, int]]:
+    def _candidates(self, index: int) -> Iterator[tuple[int, int]]:
         """(set, row) of a sample, then of its replacements: other rows of the same set, the same ones every time."""
         set_number, row = self.rows[index].tolist()
         yield set_number, row
@@ -155,14 +133,50 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         for _ in range(MAX_REPLACEMENTS):
             yield set_number, rng.randrange(len(self.annotations[set_number]))
 
-    def _fit(self, material: Material, source: Source) -> tuple[Prepared, Rendered]:
-        """Lay out and render with as many pictures as `max_length` tokens allow. Text is never cut."""
-        limit, max_length = material.limit, self.settings.max_length
+    @contextmanager
+    def prepare(self, set_number: int, row: int, *, seed: str = "0") -> Iterator[tuple[Layout, Rendered]]:
+        """The sample of a row, laid out to fit `max_length` and rendered; its media stay open within the context.
+
+        `seed` decides its random choices. MediaError or SampleError: what is wrong with it.
+        """
+        data_set, config, settings = self.data_sets[set_number], self.config, self.settings
+        source = data_set.name, row
+        # 1. the row's meaning
+        sample = read_row(self.annotations[set_number][row])
+        # 2. its media
+        with ExitStack() as opened:
+            lay_out: Callable[[int], Layout]
+            if sample.video is not None:
+                clip = open_clip(sample, data_set.data_root, self._open_file(data_set))
+                opened.enter_context(clip.reader)
+                limit = settings.num_frames
+                lay_out = partial(lay_out_clip, sample, clip, settings, memory=config.memory_config, seed=seed)
+            else:
+                images = [open_image(data_set.data_root / name) for name in sample.images]
+                limit = tile_limit(data_set, settings, config)
+                lay_out = partial(lay_out_images, sample, images, config)
+            # 3. as many pictures as fit
+            layout, rendered = self._fit(lay_out, limit, source)
+            if data_set.data_augment:
+                layout = replace(layout, pictures=augment(layout.pictures, seed))
+            yield layout, rendered
+
+    def _open_file(self, data_set: DataSet) -> OpenFile:
+        """How a video file is opened; augmentation wants frames in their own size, which the cache has not."""
+        num_threads = 1 if torch.utils.data.get_worker_info() else 0
+        open_file = partial(open_video, decoder=self.settings.decoder, num_threads=num_threads)
+        if not self.settings.frame_cache or data_set.data_augment:
+            return open_file
+        return FrameCache(Path(self.settings.frame_cache), self.processor.transform, open_file).open
+
+    def _fit(self, lay_out: Callable[[int], Layout], limit: int, source: Source) -> tuple[Layout, Rendered]:
+        """Lay out and render with at most `limit` pictures, and as many as `max_length` allows. Text is never cut."""
+        max_length = self.settings.max_length
         wanted = None
         while True:
-            prepared = material.prepare(limit)
-            rendered = self.processor.render(prepared.layout.messages)
-            num_pictures = len(prepared.layout.grids)
+            layout = lay_out(limit)
+            rendered = self.processor.render(layout.messages)
+            num_pictures = len(layout.grids)
             wanted = wanted or num_pictures
             if len(rendered.ids) <= max_length:
                 break
@@ -174,16 +188,80 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
             limit = max(1, int(min(limit, num_pictures) * SHRINK))
         if num_pictures < wanted:
             self.failures.shorten(source, num_pictures, wanted, max_length)
-        return prepared, rendered
+        return layout, rendered
 
-    def example(self, prompted: Prompted) -> TrainingExample:
-        """Decode the pictures of a prepared sample, one at a time: a clip in its own size may be gigabytes."""
-        layout, pictures = prompted.prepared.layout, prompted.prepared.read()
-        if prompted.data_set.data_augment:
-            pictures = augment(pictures, prompted.seed)
+    def example(self, layout: Layout, rendered: Rendered, source: Source) -> TrainingExample:
+        """Decode the pictures of a prepared sample, one at a time: a clip in its own size may be gigabytes.
+
+        MediaError for one that cannot be decoded.
+        """
         size = self.processor.transform.size
         pixel_values = torch.empty(len(layout.grids), 3, size, size)
-        for place, picture in zip(pixel_values, pictures, strict=True):
+        for place, picture in zip(pixel_values, layout.pictures, strict=True):
             place.copy_(self.processor.frames([picture])[0])
-        rendered = prompted.rendered
-        return TrainingExample(rendered.ids, rendered.labels, pixel_values, layout.grids, prompted.source)
+        return TrainingExample(rendered.ids, rendered.labels, pixel_values, layout.grids, source)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int32 (len,): tokens of each sample, for grouping and packing: estimated from the rows alone."""
+        of_sets = [
+            estimate_lengths(rows, data_set, self.processor, self.config, self.settings)
+            for rows, data_set in zip(self.annotations, self.data_sets, strict=True)
+        ]
+        starts = np.cumsum([0, *map(len, of_sets)])
+        set_numbers, row_numbers = self.rows.T
+        return np.concatenate(of_sets)[starts[set_numbers] + row_numbers]
+
+
+def augment(pictures: Iterable[Picture], seed: str) -> Iterator[Picture]:
+    """Each picture as a JPEG of a random quality would show it."""
+    rng = random.Random(f"{seed}/augment")
+    for picture in pictures:
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        file = io.BytesIO()
+        image.convert("RGB").save(file, "JPEG", quality=rng.randint(*JPEG_QUALITIES))
+        yield np.asarray(Image.open(file).convert("RGB"))
+
+
+class TooManyFailures(ValueError):
+    """More samples than allowed cannot be read."""
+
+
+@dataclass
+class FailureLog:
+    """Samples that could not be used, each named in the log once. Of one process: every worker keeps its own."""
+
+    max_share: float
+    num_read: int = 0
+    """Samples tried, replacements among them."""
+    num_failed: int = 0
+    failed: dict[Source, str] = field(default_factory=dict)
+    """What is wrong with each sample that failed."""
+    shortened: set[Source] = field(default_factory=set)
+    """Samples shown with fewer frames or tiles than the settings allow, to fit the length."""
+
+    def fail(self, source: Source, error: Exception) -> None:
+        """Count a failure. TooManyFailures, with the files, when the share is exceeded."""
+        self.num_failed += 1
+        if source not in self.failed:
+            self.failed[source] = str(error)
+            logger.warning("%s, row %d cannot be used and is replaced: %s", *source, error)
+        if self.num_failed > max(1, self.max_share * max(self.num_read, FEWEST_READ)):
+            raise self.error(f"more than max_failed_share={self.max_share:g} allows")
+
+    def error(self, why: str) -> TooManyFailures:
+        """The first failures by name."""
+        lines = [f"  {name}, row {row}: {message}" for (name, row), message in list(self.failed.items())[:NAMED]]
+        more = f"\n  and {len(self.failed) - NAMED} more" if len(self.failed) > NAMED else ""
+        return TooManyFailures(
+            f"{self.num_failed} of {self.num_read} samples could not be used, {why}; `videochat-online data check` "
+            "lists every problem:\n" + "\n".join(lines) + more
+        )
+
+    def shorten(self, source: Source, kept: int, wanted: int, max_length: int) -> None:
+        """Note a sample that is shown with fewer pictures."""
+        if source not in self.shortened:
+            self.shortened.add(source)
+            level = logging.WARNING if len(self.shortened) <= NAMED else logging.INFO
+            message = "%s, row %d is longer than %d tokens: shown with %d pictures instead of %d (%d such so far)"
+            logger.log(level, message, *source, max_length, kept, wanted, len(self.shortened))

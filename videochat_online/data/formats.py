@@ -1,4 +1,4 @@
-"""Raw rows -> neutral samples, by pure functions that copy. The format is told by the row's fields.
+"""Raw rows -> neutral samples, by pure functions that copy. The fields of a row say which format it has.
 
 LLaVA image / multi-image / video and plain text (`conversations`), VideoChat2-IT (`QA`), online dialogue (turns carry
 `timestamps` or `image_file`), tracking (`query_template`). Knows no files: media are names here.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .sample import Box, Kind, Sample, SampleError, Turn, Video
+from .sample import Box, Kind, Sample, SampleError, Turn, Video, is_number
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 EXPECTED = (
@@ -21,7 +21,8 @@ Row = Mapping[str, Any]
 
 
 def read_row(row: Row) -> Sample:
-    """The sample of one row. SampleError says which field is wrong; the row is not changed."""
+    """The sample of one row, which is not changed. SampleError says which field is wrong."""
+    # 1. the turns, by the row's format
     if row.get("query_template") is not None:
         return _tracking(row)
     if row.get("conversations") is not None:
@@ -30,9 +31,12 @@ def read_row(row: Row) -> Sample:
         system, turns = None, _qa_turns(row["QA"])
     else:
         raise SampleError(f"unknown format: a row with {', '.join(map(repr, row)) or 'no fields'}; expected {EXPECTED}")
-    images, video = _images(row), _video(row)
+    # 2. the media
+    images = _names(row["image"], "image") if row.get("image") not in (None, "", []) else ()
+    video = _video(row)
     if images and video:
         raise SampleError("a row is about images or about a video, got 'image' and 'video'")
+    # 3. the kind
     kind: Kind = "image" if images else "video" if video else "text"
     if any(turn.is_timed for turn in turns):
         if video is None:
@@ -56,40 +60,33 @@ def _tracking(row: Row) -> Sample:
 def _box(value: Any) -> Box:
     _need(isinstance(value, Mapping), "image_bboxes", "{timestamp, bbox} objects", value)
     box = value.get("bbox")
-    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
+    if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)):
         box = "[" + ", ".join(f"{number:g}" for number in box) + "]"
     _need(isinstance(box, str), "image_bboxes: bbox", "a text or four numbers", box)
     return Box(_seconds(value.get("timestamp"), "image_bboxes: timestamp"), box)
 
 
 def _conversation_turns(values: Any) -> tuple[str | None, tuple[Turn, ...]]:
-    """(system message, turns). A question that nobody answers, at the end, is left out: nothing is learnt from it."""
+    """(system message, turns). A last question without an answer is left out: nothing is learned from it."""
     _need(isinstance(values, list), "conversations", "a list of {from, value} turns", values)
-    said = [_said(number, value) for number, value in enumerate(values)]
-    system = said.pop(0)[1] if said and said[0][0] == "system" else None
-    for number, (role, _, _) in enumerate(said):
-        expected = "assistant" if number % 2 else "user"
+    roles = [_checked_role(number, value) for number, value in enumerate(values)]
+    has_system = roles[:1] == ["system"]
+    system = values[0]["value"] if has_system else None
+    values, roles = values[has_system:], roles[has_system:]
+    for number, role in enumerate(roles):
+        expected, speaker = (("user", "human"), ("assistant", "gpt"))[number % 2]
         if role != expected:
-            speaker = {"user": "human", "assistant": "gpt"}[expected]
             raise SampleError(f"conversations: turn {number} is from {role!r}, expected {speaker!r}: they take turns")
-    pairs = zip(said[::2], said[1::2], strict=False)
-    return system, tuple(_turn(question, answer, row) for (_, question, row), (_, answer, _) in pairs)
+    pairs = zip(values[::2], values[1::2], strict=False)
+    return system, tuple(_turn(question["value"], answer["value"], question) for question, answer in pairs)
 
 
-def _said(number: int, value: Any) -> tuple[str, str, Row]:
-    """(role, text, the raw turn)."""
+def _checked_role(number: int, value: Any) -> str:
     _need(isinstance(value, Mapping), f"conversations: turn {number}", "an object {from, value}", value)
-    role = ROLES.get(str(value.get("from")))
-    _need(role is not None, f"conversations: 'from' of turn {number}", f"one of {', '.join(ROLES)}", value.get("from"))
-    _need(isinstance(value.get("value"), str), f"conversations: 'value' of turn {number}", "a text", value.get("value"))
-    assert role is not None
-    return role, value["value"], value
-
-
-def _turn(question: str, answer: str, row: Row) -> Turn:
-    timestamp, image_file = row.get("timestamps"), row.get("image_file")
-    _need(image_file is None or isinstance(image_file, str), "image_file", "a file name", image_file)
-    return Turn(question, answer, None if timestamp is None else _seconds(timestamp, "timestamps"), image_file)
+    speaker, text = value.get("from"), value.get("value")
+    _need(str(speaker) in ROLES, f"conversations: 'from' of turn {number}", f"one of {', '.join(ROLES)}", speaker)
+    _need(isinstance(text, str), f"conversations: 'value' of turn {number}", "a text", text)
+    return ROLES[str(speaker)]
 
 
 def _qa_turns(values: Any) -> tuple[Turn, ...]:
@@ -98,18 +95,18 @@ def _qa_turns(values: Any) -> tuple[Turn, ...]:
     turns = []
     for number, value in enumerate(values):
         _need(isinstance(value, Mapping), f"QA: pair {number}", "an object {i, q, a}", value)
-        instruction, question, answer = (value.get(key, "" if key != "a" else None) for key in ("i", "q", "a"))
-        for key, text in (("i", instruction), ("q", question), ("a", answer)):
+        texts = {"i": value.get("i", ""), "q": value.get("q", ""), "a": value.get("a")}
+        for key, text in texts.items():
             _need(isinstance(text, str), f"QA: {key!r} of pair {number}", "a text", text)
-        turns.append(_turn("\n".join(part for part in (instruction, question) if part), answer, value))
+        question = "\n".join(text for text in (texts["i"], texts["q"]) if text)
+        turns.append(_turn(question, texts["a"], value))
     return tuple(turns)
 
 
-def _images(row: Row) -> tuple[str, ...]:
-    value = row.get("image")
-    if value is None or value == "" or value == []:
-        return ()
-    return _names(value, "image")
+def _turn(question: str, answer: str, row: Row) -> Turn:
+    timestamp, image_file = row.get("timestamps"), row.get("image_file")
+    _need(image_file is None or isinstance(image_file, str), "image_file", "a file name", image_file)
+    return Turn(question, answer, None if timestamp is None else _seconds(timestamp, "timestamps"), image_file)
 
 
 def _video(row: Row) -> Video | None:
@@ -120,7 +117,7 @@ def _video(row: Row) -> Video | None:
         value, files = None, value
     _need(value is None or isinstance(value, str), "video", "a path, or a list of frame files", value)
     fps = row.get("fps")
-    _need(fps is None or _is_number(fps), "fps", "a number", fps)
+    _need(fps is None or is_number(fps), "fps", "a number", fps)
     reset = row.get("need_reset_timestamp")
     _need(reset is None or isinstance(reset, bool), "need_reset_timestamp", "true or false", reset)
     names = _names(files, "all_image_files") if files else ()
@@ -145,12 +142,8 @@ def _names(value: Any, field: str) -> tuple[str, ...]:
 
 
 def _seconds(value: Any, field: str) -> float:
-    _need(_is_number(value), field, "seconds", value)
+    _need(is_number(value), field, "seconds", value)
     return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _need(is_right: bool, field: str, expected: str, value: Any) -> None:

@@ -10,20 +10,18 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from uuid import uuid4
 
 import numpy as np
 
-from ..media.readers import VideoReader, open_video
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ..media.transforms import FrameTransform
+from ..media.readers import VideoReader
+from ..media.transforms import FrameTransform
+from .clip import OpenFile
 
 ABOUT, TIMES, FRAMES, HELD = "about.json", "times.npy", "frames", "held"
 
@@ -34,18 +32,22 @@ class FrameCacheError(ValueError):
 
 @dataclass(frozen=True)
 class FrameCache:
-    """Frames of video files, as `transform` resizes them, in `folder`."""
+    """Frames of the video files that `open_video` opens, as `transform` resizes them, in `folder`."""
 
     folder: Path
     transform: FrameTransform
+    open_video: OpenFile
 
-    def open(self, path: Path, *, num_threads: int = 0) -> VideoReader:
-        """A reader of a video file whose frames are `transform.size` squared. MediaError: what is wrong with it."""
+    def open(self, path: Path) -> VideoReader:
+        """A reader of a video file whose frames are `transform.size` squared.
+
+        MediaError: what is wrong with the video; FrameCacheError: what is wrong with the folder.
+        """
         entry = self.folder / self._name(path)
         if not (entry / ABOUT).is_file():
-            with open_video(path, num_threads=num_threads) as video, _caching("written", self.folder):
+            with self.open_video(path) as video, _caching("written", self.folder):
                 _make_entry(entry, video)
-        return CachedReader(path, entry, self.transform, num_threads)
+        return CachedReader(path, entry, self)
 
     def _name(self, path: Path) -> str:
         """Another one where the file, the size of its pictures or the way to them has changed."""
@@ -57,14 +59,12 @@ class FrameCache:
 class CachedReader(VideoReader):
     """Takes held frames from the entry; decodes the others, and the video is opened for the first of them only."""
 
-    def __init__(self, path: Path, entry: Path, transform: FrameTransform, num_threads: int) -> None:
+    def __init__(self, path: Path, entry: Path, cache: FrameCache) -> None:
         with _caching("read", entry, (OSError, ValueError, EOFError)):  # what is not whole is no json and no array
             about = json.loads((entry / ABOUT).read_text("utf-8"))
             times = np.load(entry / TIMES)
-        super().__init__(str(path), times, size=(transform.size, transform.size), **about)
-        self._path = path
-        self._transform = transform
-        self._num_threads = num_threads
+        super().__init__(str(path), times, size=(cache.transform.size, cache.transform.size), **about)
+        self._path, self._cache = path, cache
         self._frames: BinaryIO = (entry / FRAMES).open("r+b", buffering=0)
         self._held: BinaryIO = (entry / HELD).open("r+b", buffering=0)
         self._video: VideoReader | None = None
@@ -76,13 +76,13 @@ class CachedReader(VideoReader):
             self._video.close()
 
     def _image(self, index: int) -> np.ndarray:
-        side = self._transform.size
+        side = self._cache.transform.size
         num_bytes = side * side * 3
         if os.pread(self._held.fileno(), 1, index) == b"\1":
             with _caching("read", self._path, (OSError, ValueError)):
                 pixels = os.pread(self._frames.fileno(), num_bytes, index * num_bytes)
                 return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
-        image = self._transform.resize(self._decode(index))
+        image = self._cache.transform.resize(self._decode(index))
         with _caching("written", self._path):
             _write_all(self._frames, image.tobytes(), index * num_bytes)
             _write_all(self._held, b"\1", index)  # last: a frame that is held is whole
@@ -90,7 +90,7 @@ class CachedReader(VideoReader):
 
     def _decode(self, index: int) -> np.ndarray:
         if self._video is None:
-            self._video = open_video(self._path, num_threads=self._num_threads)
+            self._video = self._cache.open_video(self._path)
         return next(self._video.read([index])).image
 
 

@@ -1,31 +1,40 @@
-"""A sample and its pictures' sizes -> the dialogue as the prompt has it, and the grid each picture is pooled to.
+"""A sample and its opened media -> the dialogue as the prompt has it, and the pictures with the grid of each.
 
 Placeholders become images. Frames of a video enter the pyramid on its schedule, exactly as in a stream; still images
-keep the full grid, and the tiles of one image stand in one run. Knows no pixels and no tokenizer.
+keep the full grid, and the tiles of one image stand in one run. Knows no tokenizer.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from PIL import Image as PilImage
+
 from ..config import MemoryConfig, scheduled_grids, tokens_of_grid
+from ..media.transforms import Picture, dynamic_tiles
+from ..model_config import VideoChatOnlineConfig
 from ..prompt.messages import Image, Message, frame_line, frame_parts
-from .footage import Showing
+from .clip import TurnFrames, VideoClip, frames_of_turns
+from .registry import DataSet
 from .sample import IMAGE_MARK, VIDEO_MARK, Sample, SampleError
+from .settings import DataSettings
 
 Part = str | Image
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is said, and the pictures that belong to it, in order."""
+    """What is said, and the T pictures that belong to it, in order."""
 
     messages: list[Message]
     grids: list[int]
-    """Side of the map that each picture is pooled to."""
+    """(T,): side of the map that each picture is pooled to."""
     captions: list[str]
-    """Of each picture, for people."""
+    """(T,): for people."""
+    pictures: Iterator[Picture]
+    """(T,): to be read once; a frame is decoded when it is its turn."""
 
     def __post_init__(self) -> None:
         images = [part for message in self.messages for part in message.parts if isinstance(part, Image)]
@@ -33,15 +42,37 @@ class Layout:
         assert num_tokens == sum(map(tokens_of_grid, self.grids)), f"{num_tokens} places, grids {self.grids}"
 
 
-def lay_out_images(sample: Sample, num_tiles: Sequence[int], grid: int) -> Layout:
-    """Still images, `num_tiles` of each, every tile a full `grid` map; or a dialogue without any."""
-    tokens = [count * tokens_of_grid(grid) for count in num_tiles]
+def tile_limit(data_set: DataSet, settings: DataSettings, config: VideoChatOnlineConfig) -> int:
+    """Tiles that all still images of a sample share: what its set says, else the settings, else the model."""
+    if not config.dynamic_image_size:
+        return 1
+    return data_set.max_dynamic_patch or settings.max_dynamic_patch or config.max_dynamic_patch
+
+
+def lay_out_images(
+    sample: Sample, images: Sequence[PilImage.Image], config: VideoChatOnlineConfig, max_tiles: int
+) -> Layout:
+    """Still images that share `max_tiles` tiles, one each at least, as InternVL has it; or a dialogue without any.
+
+    SampleError where placeholders and images differ in number.
+    """
+    most = max(1, max_tiles // max(1, len(images)))
+    tiles = [_tiles(image, most, config) for image in images]
     captions = [
-        f"image {number}" + (f" tile {tile + 1}/{count}" if count > 1 else "")
-        for number, count in enumerate(num_tiles, start=1)
-        for tile in range(count)
+        f"image {number}" + (f" tile {tile + 1}/{len(of_image)}" if len(of_image) > 1 else "")
+        for number, of_image in enumerate(tiles, start=1)
+        for tile in range(len(of_image))
     ]
-    return Layout(image_messages(sample, tokens), [grid] * sum(num_tiles), captions)
+    messages = image_messages(sample, [len(of_image) * tokens_of_grid(config.grid) for of_image in tiles])
+    return Layout(messages, [config.grid] * len(captions), captions, (tile for of_image in tiles for tile in of_image))
+
+
+def _tiles(image: PilImage.Image, most: int, config: VideoChatOnlineConfig) -> list[PilImage.Image]:
+    if most == 1:
+        return [image]  # the transform resizes it in one step
+    fewest = min(config.min_dynamic_patch, most)
+    size, thumbnail = config.image_size, config.use_thumbnail
+    return dynamic_tiles(image, size=size, min_num=fewest, max_num=most, use_thumbnail=thumbnail)
 
 
 def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
@@ -57,40 +88,60 @@ def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
         raise SampleError(f"{num_marks} {IMAGE_MARK} placeholders for {len(num_tokens)} images; expected one for each")
     images = map(Image, num_tokens)
     answers = [turn.answer for turn in sample.turns]
-    return _messages(sample.system, [(answer, _fill(q, images)) for answer, q in zip(answers, questions, strict=True)])
+    return _messages(sample.system, [(_fill(q, images), answer) for q, answer in zip(questions, answers, strict=True)])
 
 
-def lay_out_frames(sample: Sample, showing: Showing, memory: MemoryConfig, *, with_times: bool) -> Layout:
-    """A video: each turn's new frames stand at its <video>, else before its text; frames are counted over all turns.
+def lay_out_clip(
+    sample: Sample, clip: VideoClip, settings: DataSettings, max_frames: int, *, memory: MemoryConfig, seed: str
+) -> Layout:
+    """At most `max_frames` frames of a video in its dialogue; `seed` decides where tracking begins.
 
-    `with_times` writes each frame's second before it.
+    SampleError where a time has no frame, or placeholders do not fit.
     """
-    frames = [frame for group in showing.frames for frame in group]
+    # 1. the frames of each turn
+    rng = random.Random(f"{seed}/frames")
+    turns = frames_of_turns(sample, clip, fps=settings.fps, max_frames=max_frames, rng=rng)
+    frames = [frame for turn in turns for frame in turn.frames]
+    # 2. the grid that each is pooled to
     grids = scheduled_grids(len(frames), memory.every, memory.grids)
-    numbered = iter(
-        [
-            (number, frame.timestamp if with_times else None, tokens_of_grid(grid))
-            for number, (frame, grid) in enumerate(zip(frames, grids, strict=True))
-        ]
-    )
-    spoken = []
-    for number, (turn, group) in enumerate(zip(showing.turns, showing.frames, strict=True)):
-        lines = frame_parts(next(numbered) for _ in group)
-        may_show = number == 0 or sample.kind != "video"
-        spoken.append((turn.answer, _place(turn.question, lines, number, may_show=may_show)))
+    # 3. the dialogue, with or without the frames' seconds
+    times = settings.frame_times
+    with_times = times == "always" or (times == "online" and sample.kind != "video")
+    messages = frame_messages(sample, turns, grids, with_times=with_times)
     captions = [
         f"{frame_line(number, frame.timestamp).rstrip(': ')}, {grid}x{grid}"
         for number, (frame, grid) in enumerate(zip(frames, grids, strict=True))
     ]
-    return Layout(_messages(sample.system, spoken), grids, captions)
+    pictures = (frame.image for frame in clip.reader.read([frame.index for frame in frames]))
+    return Layout(messages, grids, captions, pictures)
+
+
+def frame_messages(
+    sample: Sample, turns: Sequence[TurnFrames], grids: Sequence[int], *, with_times: bool
+) -> list[Message]:
+    """The dialogue with each turn's new frames at its <video>, else before its text; `grids` of all frames in order.
+
+    Frames are counted over all turns; `with_times` writes each frame's second before it. SampleError for a
+    placeholder too many.
+    """
+    numbered = enumerate(grids)
+    dialogue = []
+    for number, turn in enumerate(turns):
+        places = zip(turn.frames, numbered, strict=False)  # ends with the frames: nothing of `numbered` is lost
+        lines = frame_parts(
+            (place, frame.timestamp if with_times else None, tokens_of_grid(grid)) for frame, (place, grid) in places
+        )
+        may_show = number == 0 or sample.kind != "video"
+        dialogue.append((_place(turn.turn.question, lines, number, may_show=may_show), turn.turn.answer))
+    return _messages(sample.system, dialogue)
 
 
 def check_placeholders(sample: Sample) -> None:
     """SampleError where the placeholders in a sample's questions do not fit its pictures."""
     if sample.video is None:
         image_messages(sample, [1] * len(sample.images))
-    for number, turn in enumerate(sample.turns if sample.video else ()):
-        _place(turn.question, (), number, may_show=number == 0 or sample.kind != "video")
+    else:
+        frame_messages(sample, [TurnFrames(turn, ()) for turn in sample.turns], (), with_times=False)
 
 
 def _place(question: str, lines: tuple[Part, ...], number: int, *, may_show: bool) -> tuple[Part, ...]:
@@ -111,15 +162,13 @@ def _place(question: str, lines: tuple[Part, ...], number: int, *, may_show: boo
 
 
 def _fill(question: str, images: Iterator[Image]) -> tuple[Part, ...]:
-    stretches = question.split(IMAGE_MARK)
-    parts: list[Part] = [stretches[0]]
-    for stretch in stretches[1:]:
-        parts += [next(images), stretch]
+    first, *others = question.split(IMAGE_MARK)
+    parts = (first, *(part for text in others for part in (next(images), text)))
     return tuple(part for part in parts if part != "")
 
 
-def _messages(system: str | None, turns: Sequence[tuple[str, tuple[Part, ...]]]) -> list[Message]:
+def _messages(system: str | None, dialogue: Sequence[tuple[tuple[Part, ...], str]]) -> list[Message]:
     messages = [] if system is None else [Message("system", (system,))]
-    for answer, parts in turns:
+    for parts, answer in dialogue:
         messages += [Message("user", parts), Message("assistant", (answer,))]
     return messages

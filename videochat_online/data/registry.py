@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from ..shipped import shipped
+from .sample import is_number
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One entry of a list."""
+    """One entry of a list. ValueError for a value that a key cannot have."""
 
     name: str
     annotation: Path
@@ -41,7 +42,7 @@ class DataSet:
     def __post_init__(self) -> None:
         if not isinstance(self.data_augment, bool):
             raise ValueError(f"data set {self.name!r}: data_augment must be true or false, got {self.data_augment!r}")
-        if not _is_number(self.repeat_time) or not math.isfinite(self.repeat_time) or self.repeat_time <= 0:
+        if not is_number(self.repeat_time) or not math.isfinite(self.repeat_time) or self.repeat_time <= 0:
             raise ValueError(f"data set {self.name!r}: repeat_time must be a number > 0, got {self.repeat_time!r}")
         patches = self.max_dynamic_patch
         if patches is not None and (not isinstance(patches, int) or isinstance(patches, bool) or patches < 1):
@@ -105,32 +106,35 @@ def _find_list(path: str | os.PathLike[str]) -> Path:
 
 
 def _read_entries(path: Path) -> dict[str, Any]:
-    entries = read_json(path, "a data-set list {name: {annotation, data_root, ...}}")
-    if not isinstance(entries, dict):
-        raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got {type(entries).__name__}")
-    return entries
-
-
-def read_json(path: Path, expected: str) -> Any:
-    """The file's json value. ValueError with line and column where it is not json or names a key twice."""
+    """The sets of a list. ValueError with line and column where it is not json; a key that stands twice is an error."""
+    expected = "a data-set list {name: {annotation, data_root, ...}}"
     try:
-        return json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_without_duplicates)
+        entries = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 text (byte {error.start}); expected {expected}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not json ({error.msg})") from error
-    except DuplicateKeyError as error:
+    except ValueError as error:  # of the hook
         raise ValueError(f"{path}: {error}") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got {type(entries).__name__}")
+    return entries
 
 
-class DuplicateKeyError(ValueError):
-    """A json object names a key twice; Python would keep the last without a word."""
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python would keep the last of two equal keys without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} stands twice in one object; expected each once")
+    return values
 
 
 def _unset_variables(entries: dict[str, Any], environment: Mapping[str, str]) -> dict[str, list[str]]:
-    """Each variable that paths name and nobody set -> the sets that need it."""
+    """Each variable that paths name and that is not set -> the sets that need it."""
     unset: dict[str, list[str]] = {}
     for name, values in entries.items():
         texts = [values[key] for key in NEEDED if isinstance(values, dict) and isinstance(values.get(key), str)]
@@ -138,12 +142,6 @@ def _unset_variables(entries: dict[str, Any], environment: Mapping[str, str]) ->
             if not environment.get(variable):
                 unset.setdefault(variable, []).append(name)
     return unset
-
-
-def _expand(path: Path, text: str, environment: Mapping[str, str]) -> Path:
-    """`text` with ${NAME} filled in; relative to the list's folder."""
-    filled = VARIABLE.sub(lambda match: environment[match.group(1)], text)
-    return path.absolute().parent / Path(filled).expanduser()
 
 
 def _data_set(path: Path, name: str, values: Any, environment: Mapping[str, str]) -> DataSet:
@@ -155,24 +153,13 @@ def _data_set(path: Path, name: str, values: Any, environment: Mapping[str, str]
             near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{where}: unknown key {key!r}, expected {', '.join(KEYS)}{hint}")
+    paths = {}
     for key in NEEDED:
         if not isinstance(values.get(key), str) or not values[key]:
             raise ValueError(f"{where}: {key} must be a path, got {values.get(key)!r}")
-    paths = {key: _expand(path, values[key], environment) for key in NEEDED}
+        filled = VARIABLE.sub(lambda match: environment[match.group(1)], values[key])
+        paths[key] = path.absolute().parent / Path(filled).expanduser()
     try:
         return DataSet(name, **{**values, **paths})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise DuplicateKeyError(f"key {key!r} stands twice in one object; expected each once")
-        values[key] = value
-    return values
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

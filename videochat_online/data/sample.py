@@ -1,4 +1,5 @@
-"""The neutral form of a training sample: what is said, when, and which media it is about. All frozen, all checked.
+"""The neutral form of a training sample: what is said, when, and which media it is about. All frozen, all checked:
+SampleError where parts contradict each other.
 
 Every raw format becomes a Sample (formats.py); nothing behind that border knows where a sample came from.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["text", "image", "video", "online", "tracking"]
 
@@ -135,5 +136,10 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """What it is about, for messages."""
+        """The media it is about, for messages."""
         return self.video.name if self.video else ", ".join(self.images) or f"text {self.turns[0].question!r:.60}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a json value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,17 +1,20 @@
-"""Which samples share a batch: of like length where sequences are padded, filled up where they are packed.
+"""Which rows an epoch shows, and which samples share a batch: of like length where padded, filled up where packed.
 
-Plans are arrays made from lengths, with no loop over samples: two million of them take seconds and some megabytes.
-The same seed gives the same plan in every process and with every numpy. Knows no data set.
+Everything is an array, made with no loop over samples: two million of them take seconds and some megabytes. The same
+seed gives the same numbers in every process and with every numpy. Knows no data set.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .settings import Mixing
 
 Lengths = Sequence[int] | np.ndarray
 """Tokens of each sample."""
@@ -44,6 +47,44 @@ class Plan:
 
     def __iter__(self) -> Iterator[list[int]]:
         return (self[batch] for batch in range(len(self)))
+
+
+def epoch_rows(sizes: Sequence[int], repeats: Sequence[float], *, mixing: Mixing, seed: int) -> Integers:
+    """(num_samples, 2): set number and row number of each sample of an epoch, set after set; the same in every epoch.
+
+    A set is shown `repeat_time` times. With `sqrt` the epoch keeps its length, and a set's share of it is that of the
+    square root of what it would have been, so that small sets count among large ones.
+    """
+    counts = [samples_of_set(size, repeat) for size, repeat in zip(sizes, repeats, strict=True)]
+    if mixing == "sqrt":
+        counts = _shares(sum(counts), [math.sqrt(count) for count in counts])
+    rows = [
+        _rows_of_set(size, count, seed=f"{seed}/{number}")
+        for number, (size, count) in enumerate(zip(sizes, counts, strict=True))
+    ]
+    return np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate(rows)], axis=1)
+
+
+def samples_of_set(size: int, repeat: float) -> int:
+    """How many samples of an epoch a set of `size` rows gives by its repeat_time alone."""
+    return max(1, round(size * repeat))
+
+
+def _shares(total: int, weights: Sequence[float]) -> list[int]:
+    """`total` in proportion to `weights`, one at least for each; the largest remainders are rounded up."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    counts = [max(1, int(share)) for share in exact]
+    order = sorted(range(len(exact)), key=lambda number: int(exact[number]) - exact[number])
+    for number in order[: max(0, total - sum(counts))]:
+        counts[number] += 1
+    return counts
+
+
+def _rows_of_set(size: int, count: int, *, seed: str) -> Integers:
+    """(count,): every row equally often, and a random choice of rows once more for what is left."""
+    whole, left = divmod(count, size)
+    extra = np.sort(shuffled(size, seed)[:left])
+    return np.concatenate([np.tile(np.arange(size), whole), extra])
 
 
 def padded_plan(numbers: Integers, batch_size: int) -> Plan:

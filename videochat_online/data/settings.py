@@ -9,9 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from .mixing import Mixing
+from ..media.readers import Decoder
 
 FrameTimes = Literal["online", "always", "never"]
+Mixing = Literal["proportional", "sqrt"]
 
 
 class SettingError(ValueError):
@@ -40,6 +41,8 @@ class DataSettings:
     """share of samples that may be unreadable before the run ends with an error; 1: any"""
     frame_cache: str = ""
     """folder that keeps the decoded frames of video files, each a size x size x 3 bytes; they are decoded once then"""
+    decoder: Decoder = "pyav"
+    """what reads video files: pyav, or decord (an extra; docs/performance.md says when it pays)"""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..media.transforms import FrameTransform
 from ..prompt.render import describe
-from .dataset import ConversationDataset, Prompted, TrainingExample
+from .dataset import ConversationDataset
+from .formats import read_row
 
 SHEET_COLUMNS = 8
 THUMBNAIL = 176
@@ -23,41 +23,40 @@ MARGIN = 6
 
 
 @dataclass(frozen=True)
-class Shown:
+class SamplePreview:
     """A sample for people."""
 
     text: str
+    """Facts, then the prompt: {n} stands for n image tokens, « » enclose what training asks for."""
     pictures: list[Image.Image]
     """What the encoder gets, as pictures again."""
     captions: list[str]
+    """One a picture."""
 
 
-def show_sample(dataset: ConversationDataset, set_number: int, row: int) -> Shown:
+def preview_sample(dataset: ConversationDataset, set_number: int, row: int) -> SamplePreview:
     """The sample of one row. MediaError or SampleError where it cannot be made: nothing is replaced here."""
-    with dataset.prepare(set_number, row) as prompted:
-        example = dataset.example(prompted)
-        text = as_text(prompted, example, dataset)
-        pictures = to_pictures(example.pixel_values, dataset.processor.transform)
-        return Shown(text, pictures, prompted.prepared.layout.captions)
-
-
-def as_text(prompted: Prompted, example: TrainingExample, dataset: ConversationDataset) -> str:
-    """Facts, then the prompt: {n} stands for n image tokens, « » enclose what training asks for."""
-    rendered, sample = prompted.rendered, prompted.sample
-    grids = ", ".join(f"{count} of {grid}x{grid}" for grid, count in Counter(example.image_grids).items())
-    facts = [
-        f"{prompted.source[0]}, row {prompted.source[1]}: {sample.kind}, {sample.name}",
+    name = dataset.data_sets[set_number].name
+    sample = read_row(dataset.annotations[set_number][row])
+    with dataset.prepare(set_number, row) as (layout, rendered):
+        example = dataset.example(layout, rendered, (name, row))
+    grids = ", ".join(f"{count} of {grid}x{grid}" for grid, count in Counter(layout.grids).items())
+    lines = [
+        f"{name}, row {row}: {sample.kind}, {sample.name}",
         f"{len(rendered.ids)} tokens: {rendered.num_image_tokens} of images, {sum(rendered.loss_mask)} with loss",
-        f"{len(example.image_grids)} pictures" + (f": {grids}" if grids else ""),
+        f"{len(layout.grids)} pictures" + (f": {grids}" if grids else ""),
+        "",
+        describe(rendered, dataset.processor.tokenizer, mark_loss=True),
     ]
-    return "\n".join([*facts, "", describe(rendered, dataset.processor.tokenizer, mark_loss=True)])
+    pictures = _as_images(example.pixel_values, dataset.processor.transform)
+    return SamplePreview("\n".join(lines), pictures, layout.captions)
 
 
-def to_pictures(pixel_values: torch.Tensor, transform: FrameTransform) -> list[Image.Image]:
+def _as_images(pixel_values: torch.Tensor, transform: FrameTransform) -> list[Image.Image]:
     """The normalised (T, 3, S, S) as PIL images."""
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (transform.mean, transform.std))
     values = ((pixel_values * std + mean) * 255).round().clamp(0, 255).byte()
-    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in values.permute(0, 2, 3, 1).numpy()]
+    return [Image.fromarray(picture) for picture in values.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
 def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..extras import require
 from ..model_flags import add_model_flags
-from ..serve.server import add_server_flags, run_server
+from ..serve.commands import add_server_flags, run_server
 
 
 def add_demo_command(commands: Any) -> None:

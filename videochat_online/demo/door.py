@@ -33,7 +33,7 @@ class Door:
     """An ASGI application before another.
 
     Args:
-        uploads: paths of what this page's visitors sent, as gradio told them; nobody else can guess them.
+        uploads: paths of what this page's visitors sent, as gradio answered; nobody else can guess them.
         most_bytes: of one event's payload.
         most_upload_bytes: of the file in one upload.
     """
@@ -45,18 +45,18 @@ class Door:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or not ROUTES.fullmatch(path):
-            await refuse(send, 404, f"the page has no address {path!r:.80}")
+            await refused(404, f"the page has no address {path!r:.80}")(scope, receive, send)
         elif path == UPLOAD:
             await self.app(scope, at_most(receive, self.most_upload_bytes + SPARE_BYTES), send)
         elif not PAYLOADS.fullmatch(path):
             await self.app(scope, receive, send)
         elif (body := await read_body(receive, self.most_bytes)) is None:
-            await refuse(send, 413, f"an event may have {self.most_bytes:,} bytes")
+            await refused(413, f"an event may have {self.most_bytes:,} bytes")(scope, receive, send)
         elif (event := read_event(body)) is None:
-            await refuse(send, 400, "an event is a json object")
+            await refused(400, "an event is a json object")(scope, receive, send)
         elif not all(map(self.is_ours, named_files(event))):
-            await refuse(send, 403, "only files that were uploaded here can be opened")
-        else:  # written anew: what gradio reads is what was looked at
+            await refused(403, "only files that were uploaded here can be opened")(scope, receive, send)
+        else:  # written again: what gradio reads is what was looked at
             await self.app(scope, again(json.dumps(event).encode(), receive), send)
 
     def is_ours(self, file: dict[str, Any]) -> bool:
@@ -127,7 +127,7 @@ def again(body: bytes, receive: Receive) -> Receive:
     return give
 
 
-async def refuse(send: Send, status: int, problem: str) -> None:
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": problem, "detail": problem}).encode()})
+def refused(status: int, problem: str) -> Any:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse({"error": problem, "detail": problem}, status)

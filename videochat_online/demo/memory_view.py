@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from ..serve.track import Moment
+from ..serve.track import DialogueTurn
 
 State = dict[str, Any]
 SHOWN_DEPARTURES = 4
@@ -104,7 +104,7 @@ def _reused(stats: dict[str, Any]) -> str:
     return f"{stats['cached_tokens']} of {stats['prompt_tokens']}"
 
 
-def memory_html(state: State | None, moments: Sequence[Moment] = (), shown: Moment | None = None) -> str:
+def memory_html(state: State | None, turns: Sequence[DialogueTurn] = (), shown: DialogueTurn | None = None) -> str:
     """The memory now, or as it was when the question `shown` was asked."""
     if state is None:
         return '<p class="vco-hint">The frames in memory appear here as soon as a stream runs.</p>'
@@ -112,7 +112,7 @@ def memory_html(state: State | None, moments: Sequence[Moment] = (), shown: Mome
     departures = state["departures"] if shown is None else []
     now = state["position"] if shown is None else shown.timestamp
     rows = "".join(_level(state, number, held, departures) for number in range(len(state["levels"])))
-    timeline = _timeline(len(state["levels"]), held, departures, moments, now)
+    timeline = _timeline(len(state["levels"]), held, departures, turns, now)
     title = "" if shown is None else f'<p class="vco-then">As it was at {stamp(now)}: “{escape(shown.question)}”</p>'
     return (
         f'<section class="vco-memory" aria-label="Memory">{title}{timeline}{rows}'
@@ -121,7 +121,7 @@ def memory_html(state: State | None, moments: Sequence[Moment] = (), shown: Mome
 
 
 def _timeline(
-    num_levels: int, held: Sequence[State], departures: Sequence[State], moments: Sequence[Moment], now: float
+    num_levels: int, held: Sequence[State], departures: Sequence[State], turns: Sequence[DialogueTurn], now: float
 ) -> str:
     """When the frames were seen, on a line from the start to now."""
     end = max(now, 1e-3)
@@ -135,14 +135,14 @@ def _timeline(
         for frame in held
     ]
     marks += [
-        f'<i class="vco-q" style="{place(moment.timestamp)}" title="{escape(moment.question)}">?</i>'
-        for moment in moments
-        if moment.timestamp <= end
+        f'<i class="vco-q" style="{place(turn.timestamp)}" title="{escape(turn.question)}">?</i>'
+        for turn in turns
+        if turn.timestamp <= end
     ]
     if departures:
         last = departures[-1]
         kind = "demoted" if last["to_level"] >= 0 else "gone"
-        marks.append(f'<i class="vco-{kind}" style="{place(last["timestamp"])}" title="{_fate(last)}"></i>')
+        marks.append(f'<i class="vco-{kind}" style="{place(last["timestamp"])}" title="{" ".join(_fate(last))}"></i>')
     label = f"{len(held)} frames held between 0 and {now:.0f} seconds"
     return (
         f'<div class="vco-timeline"><div class="vco-line" role="img" aria-label="{label}">{"".join(marks)}</div>'
@@ -193,29 +193,21 @@ def _figure(state: State, frame: State, grid: int = 0, *, came_down: bool = Fals
 
 def _departures(state: State, departures: Sequence[State]) -> str:
     """What left its level last, newest first."""
-    if not departures:
+    items = []
+    for event in reversed(departures[-SHOWN_DEPARTURES:]):
+        verb, how = _fate(event)
+        kind = "demoted" if event["to_level"] >= 0 else "gone"
+        items.append(f'<li class="vco-{kind}">{_figure(state, event)}<span><b>{verb}</b> {how}</span></li>')
+    if not items:
         return ""
-    items = "".join(
-        f'<li class="{"vco-demoted" if event["to_level"] >= 0 else "vco-gone"}">'
-        f"{_figure(state, event)}<span>{_fate_html(event)}</span></li>"
-        for event in reversed(departures[-SHOWN_DEPARTURES:])
-    )
-    return f'<div class="vco-left"><b>Just left their level, newest first</b><ul>{items}</ul></div>'
+    return f'<div class="vco-left"><b>Just left their level, newest first</b><ul>{"".join(items)}</ul></div>'
 
 
-def _fate(event: State) -> str:
+def _fate(event: State) -> tuple[str, str]:
     """
     >>> _fate({"timestamp": 8.0, "from_level": 0, "to_level": 1, "similarity": 0.9991})
-    'frame of 0:08.0 demoted from level 0 to level 1, similarity to its neighbour 0.999'
+    ('demoted', '0:08.0 · level 0 → 1, similarity 0.999')
     """
-    kind = f"to level {event['to_level']}" if event["to_level"] >= 0 else "and forgotten"
-    verb = "demoted" if event["to_level"] >= 0 else "evicted"
-    alike = "" if event["similarity"] is None else f", similarity to its neighbour {event['similarity']:.3f}"
-    return f"frame of {stamp(event['timestamp'])} {verb} from level {event['from_level']} {kind}{alike}"
-
-
-def _fate_html(event: State) -> str:
-    is_demoted = event["to_level"] >= 0
-    where = f"level {event['from_level']} → {event['to_level']}" if is_demoted else f"level {event['from_level']} → ∅"
-    alike = "" if event["similarity"] is None else f"<br>similarity {event['similarity']:.3f}"
-    return f"<b>{'demoted' if is_demoted else 'forgotten'}</b> {stamp(event['timestamp'])} · {where}{alike}"
+    verb, below = ("demoted", event["to_level"]) if event["to_level"] >= 0 else ("forgotten", "∅")
+    alike = "" if event["similarity"] is None else f", similarity {event['similarity']:.3f}"
+    return verb, f"{stamp(event['timestamp'])} · level {event['from_level']} → {below}{alike}"

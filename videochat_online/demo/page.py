@@ -1,26 +1,29 @@
-"""The page itself: which parts it has, where they stand, and which action each of them calls.
+"""The page itself: its parts and where they stand. events.py says what each of them does, page.css how it looks.
 
-gradio is optional and imported inside the functions; annotations are evaluated, for gradio looks for gr.Request there.
+gradio is optional and imported inside the functions.
 """
+
+from __future__ import annotations
 
 import os
 from html import escape
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ..config import MEMORY_POLICIES
+from ..extras import require
+from ..serve.limits import SessionSettings
 from ..serve.live_session import USUAL_NEW_TOKENS
 from ..serve.sessions import Sessions
-from ..serve.settings import SessionSettings
 from ..serve.sources import SAMPLES
-from .actions import NOW, Actions, notice, told
 from .door import Door
+from .events import NOW, connect
 from .memory_view import counters_html, memory_html, screen_html, status_html
-from .style import CSS
 from .visits import Visits
 
+CSS = Path(__file__).with_name("page.css")
 TICK_SECONDS = 0.7
-CAMERA_SECONDS = 0.25
 BARE: dict[str, Any] = {"show_label": False, "container": False}
 """For inputs that need no label but a screen reader's."""
 EXAMPLES = (
@@ -34,16 +37,15 @@ EXAMPLES = (
 
 def add_page(app: Any, sessions: Sessions) -> Any:
     """Mount the page at / of the server's application."""
+    require("gradio")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    os.environ["GRADIO_TEMP_DIR"] = str(sessions.files.uploads)  # gradio's only way to be told where uploads go
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise ImportError("the page needs gradio: pip install 'videochat-online[demo]'") from error
+    os.environ["GRADIO_TEMP_DIR"] = str(sessions.files.uploads)  # the only way to say where gradio keeps uploads
+    import gradio as gr
+
     page = build_page(sessions)
     app = gr.mount_gradio_app(
-        app, page, path="/", max_file_size=sessions.limits.max_upload_bytes, theme=_theme(), css=CSS, show_error=True,
-        footer_links=[], run_history=False,
+        app, page, path="/", max_file_size=sessions.limits.max_upload_bytes, theme=_theme(), css_paths=CSS,
+        show_error=True, footer_links=[], run_history=False,
     )  # fmt: skip
     mounted = app.routes[-1]
     limits = sessions.limits
@@ -68,12 +70,12 @@ def _theme() -> Any:
 
 
 def build_page(sessions: Sessions) -> Any:
-    """1. the parts 2. what they do."""
+    """The page as gradio's Blocks, not mounted yet."""
     import gradio as gr
 
-    actions = Actions(Visits(sessions), sessions.limits)
     with gr.Blocks(title="videochat-online", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        parts = SimpleNamespace()
+        # 1. the parts
+        parts = SimpleNamespace(page=page)
         gr.HTML(_title(sessions))
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
@@ -86,14 +88,8 @@ def build_page(sessions: Sessions) -> Any:
         _add_memory(parts)
         _add_settings(parts, sessions)
         parts.timer = gr.Timer(TICK_SECONDS)
-        _connect_stream(parts, actions)
-        _connect_chat(parts, actions)
-        _connect_rest(parts, actions)
-
-        def leave(request: gr.Request) -> None:
-            actions.visits.leave(str(request.session_hash))
-
-        page.unload(leave)
+        # 2. what they do
+        connect(parts, Visits(sessions))
     page.queue(default_concurrency_limit=sessions.limits.max_sessions, api_open=False)
     return page
 
@@ -101,11 +97,11 @@ def build_page(sessions: Sessions) -> Any:
 def _title(sessions: Sessions) -> str:
     note = sessions.model.config.note
     name = escape(sessions.model_name)
-    told_note = f'<p class="vco-note" role="note"><b>{name}:</b> {escape(note)}</p>' if note else ""
+    note_html = f'<p class="vco-note" role="note"><b>{name}:</b> {escape(note)}</p>' if note else ""
     return (
         '<header><div class="vco-title"><h1>videochat-online</h1><p>A model watches a stream and remembers a fixed '
         f"number of frames. Ask it about past and present while it runs. Model: <b>{name}</b></p></div>"
-        f"{told_note}</header>"
+        f"{note_html}</header>"
     )
 
 
@@ -158,7 +154,7 @@ def _add_screen(parts: SimpleNamespace) -> None:
             setattr(parts, name, button)
         speeds = [("0.5x", 0.5), ("1x", 1.0), ("2x", 2.0), ("4x", 4.0)]
         parts.speed = gr.Dropdown(speeds, value=1.0, label="Speed", min_width=70, interactive=False, **BARE)
-    parts.seek = gr.Slider(0, 1, value=0, step=0.1, label="Go to second (back: memory starts anew)", visible=False)
+    parts.seek = gr.Slider(0, 1, value=0, step=0.1, label="Go to second (back: memory starts empty)", visible=False)
 
 
 def _add_chat(parts: SimpleNamespace, sessions: Sessions) -> None:
@@ -209,112 +205,4 @@ def _add_settings(parts: SimpleNamespace, sessions: Sessions) -> None:
             most = sessions.limits.max_new_tokens
             parts.most = gr.Slider(1, most, value=min(most, USUAL_NEW_TOKENS), step=1, label="Longest answer, tokens")
             parts.prompt = gr.Textbox(label="System prompt (empty: the model's own)", lines=2)
-        parts.apply = gr.Button("Apply (the stream starts anew)")
-
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
-
-ASK_IF_WORDS = "words => ({__type__: 'update', interactive: words.trim() !== ''})"
-
-
-def _ticking(parts: SimpleNamespace) -> list[Any]:
-    html = [parts.status, parts.notice, parts.memory, parts.counters, parts.links]
-    return [*html, parts.play, parts.pause, parts.stop]
-
-
-def _beginning(parts: SimpleNamespace) -> list[Any]:
-    return [parts.seek, parts.speed, parts.screen, parts.chat, parts.moments, *_ticking(parts)]
-
-
-def _connect_stream(parts: SimpleNamespace, actions: Actions) -> None:
-    import gradio as gr
-
-    begun = _beginning(parts)
-
-    def sample(name: str, request: gr.Request) -> Any:
-        return actions.begin_sample(str(request.session_hash), name)
-
-    def world(seed: float, level: float, request: gr.Request) -> Any:
-        return actions.begin_world(str(request.session_hash), seed, level)
-
-    def address(text: str, request: gr.Request) -> Any:
-        return actions.begin_address(str(request.session_hash), text)
-
-    def upload(file: Any, request: gr.Request) -> Any:
-        return actions.begin_upload(str(request.session_hash), file)
-
-    def camera(sent: Any, request: gr.Request) -> Any:
-        return actions.camera_frame(str(request.session_hash), sent) or gr.skip()
-
-    parts.start_sample.click(told(sample), parts.sample, begun, **QUIET)
-    parts.start_world.click(told(world), [parts.seed, parts.level], begun, **QUIET)
-    gr.on([parts.start_address.click, parts.address.submit], told(address), parts.address, begun, **QUIET)
-    # not preprocessed: there gradio answers a wrong file with an error in the place of the dialogue
-    sent = parts.upload.upload(told(upload), parts.upload, begun, preprocess=False, **QUIET)
-    sent.then(lambda: None, None, parts.upload, **QUIET)  # the drop zone is empty again, whatever became of the file
-    parts.camera.stream(
-        told(camera), parts.camera, begun, stream_every=CAMERA_SECONDS, preprocess=False, **QUIET
-    )  # fmt: skip
-    _connect_transport(parts, actions)
-
-
-def _connect_transport(parts: SimpleNamespace, actions: Actions) -> None:
-    import gradio as gr
-
-    outputs = [parts.screen, parts.chat, parts.moments, *_ticking(parts)]
-
-    def control(action: str) -> Any:
-        def run(shown: int, request: gr.Request) -> Any:
-            return actions.control(str(request.session_hash), action, shown)
-
-        return told(run)
-
-    def control_with_value(action: str) -> Any:
-        def run(value: float, shown: int, request: gr.Request) -> Any:
-            return actions.control(str(request.session_hash), action, shown, value)
-
-        return told(run)
-
-    for name in ("play", "pause", "stop"):
-        getattr(parts, name).click(control(name), parts.moments, outputs, **QUIET)
-    parts.seek.release(control_with_value("seek"), [parts.seek, parts.moments], outputs, **QUIET)
-    parts.speed.input(control_with_value("speed"), [parts.speed, parts.moments], outputs, **QUIET)
-
-
-def _connect_chat(parts: SimpleNamespace, actions: Actions) -> None:
-    import gradio as gr
-
-    outputs = [parts.question, parts.chat, parts.moments]
-
-    def ask(question: str, request: gr.Request) -> Any:
-        try:
-            yield from actions.ask(str(request.session_hash), question)
-        except ValueError as error:
-            yield notice(error)
-
-    def chosen(request: gr.Request, event: gr.SelectData) -> Any:
-        index = event.index if isinstance(event.index, int) else event.index[0]
-        return actions.moment_of_message(str(request.session_hash), index)
-
-    gr.on([parts.ask.click, parts.question.submit], ask, parts.question, outputs, **QUIET)
-    parts.question.change(None, parts.question, parts.ask, js=ASK_IF_WORDS, **QUIET)
-    for button, text in zip(parts.examples, EXAMPLES, strict=True):
-        button.click(lambda text=text: text, None, parts.question, **QUIET).then(ask, parts.question, outputs, **QUIET)
-    parts.chat.select(told(chosen), None, parts.moments, **QUIET)
-
-
-def _connect_rest(parts: SimpleNamespace, actions: Actions) -> None:
-    import gradio as gr
-
-    def tick(shown: int, request: gr.Request) -> Any:
-        return actions.tick(str(request.session_hash), shown)
-
-    def change(
-        fps: float, levels: str, policy: str, cascade: bool, prompt: str, most: float, request: gr.Request
-    ) -> Any:
-        return actions.change(str(request.session_hash), fps, levels, policy, cascade, prompt, most)
-
-    gr.on([parts.timer.tick, parts.moments.change], tick, parts.moments, _ticking(parts), queue=False, **QUIET)
-    settings = [parts.fps, parts.levels, parts.policy, parts.cascade, parts.prompt, parts.most]
-    parts.apply.click(told(change), settings, _beginning(parts), **QUIET)
+        parts.apply = gr.Button("Apply (the stream restarts)")

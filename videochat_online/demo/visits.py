@@ -1,4 +1,4 @@
-"""Which session belongs to which open page, and what its buttons do. No gradio: plain calls that raise ValueError."""
+"""Which session belongs to which open page, and what its visitor may do. No gradio; mistakes are ValueErrors."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import math
 import shutil
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..serve.limits import NotAllowed, UnknownSession
+from ..serve.limits import NotAllowed, SessionSettings, TooLarge, UnknownSession
 from ..serve.live_session import LiveSession
 from ..serve.sessions import Sessions
-from ..serve.settings import SessionSettings
-from ..serve.sources import Opened, open_push
-from ..serve.track import Moment
-from ..serve.upload import TooLarge, upload_path
+from ..serve.sources import SourceRequest, open_source
+from ..serve.upload import upload_path
 
 CAMERA_PAUSE = 3.0
 """Seconds without a frame after which a browser's camera counts as started again."""
-View = tuple[dict[str, Any] | None, list[Moment], Moment | None]
+
+
+@dataclass
+class Visit:
+    """One open page."""
+
+    key: str | None = None
+    """Of its session; None before something was started, or after it ended for being idle."""
+    has_ended: bool = False
+    """Whether it had a session that ended for being idle, and none since."""
+    settings: SessionSettings | None = None
+    camera_seconds: float = -math.inf
+    """When its camera last sent a frame."""
 
 
 class Visits:
@@ -27,36 +38,37 @@ class Visits:
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
-        self._keys: dict[str, str] = {}
-        self._settings: dict[str, SessionSettings] = {}
-        self._ended: set[str] = set()
-        self._camera: dict[str, float] = {}  # when each visitor's camera last sent a frame
-        self._lock = threading.Lock()
+        self._visits: dict[str, Visit] = {}
+        self._lock = threading.RLock()
 
     def session(self, visitor: str) -> LiveSession | None:
-        """The visitor's session; None before something was started, or after it ended for being idle."""
-        key = self._keys.get(visitor)
-        if key is None:
-            return None
-        try:
-            return self.sessions.get(key)
-        except UnknownSession:
-            if self._keys.pop(visitor, None) is not None:
-                self._ended.add(visitor)
-            return None
+        """The visitor's session, where there is one now."""
+        with self._lock:
+            visit = self._visits.get(visitor)
+            if visit is None or visit.key is None:
+                return None
+            try:
+                return self.sessions.get(visit.key)
+            except UnknownSession:
+                visit.key, visit.has_ended = None, True
+                return None
 
     def _session_for(self, visitor: str) -> LiveSession:
         with self._lock:
             session = self.session(visitor)
             if session is None:
-                session = self.sessions.create(self._settings.get(visitor))
-                self._keys[visitor] = session.key
-                self._ended.discard(visitor)
+                visit = self._visit(visitor)
+                session = self.sessions.create(visit.settings)
+                visit.key, visit.has_ended = session.key, False
             return session
+
+    def _visit(self, visitor: str) -> Visit:
+        return self._visits.setdefault(visitor, Visit())
 
     def has_ended(self, visitor: str) -> bool:
         """Whether the visitor had a session that was ended for being idle."""
-        return visitor in self._ended
+        visit = self._visits.get(visitor)
+        return visit is not None and visit.has_ended
 
     def running(self, visitor: str) -> LiveSession:
         """The visitor's session; NotAllowed without one."""
@@ -65,13 +77,15 @@ class Visits:
             raise NotAllowed("start a stream first (or start it again: a session that is not used ends after a while)")
         return session
 
-    def start(self, visitor: str, opened: Opened) -> LiveSession:
+    def start(self, visitor: str, request: SourceRequest) -> LiveSession:
+        """Watch something from now on; errors as `open_source`, LimitReached where all places are taken."""
+        stream = open_source(request, self.sessions.limits)
         try:
             session = self._session_for(visitor)
         except BaseException:
-            opened.source.close()
+            stream.source.close()
             raise
-        session.start(opened)
+        session.start(stream)
         return session
 
     def start_upload(self, visitor: str, path: str, name: str) -> LiveSession:
@@ -79,10 +93,10 @@ class Visits:
         arrived = Path(path)
         if not arrived.is_file():  # somebody else sent the same file under the same name, and is watching it
             raise NotAllowed(f"{name} is gone: send it again")
-        if arrived.stat().st_size > self.sessions.limits.max_upload_bytes:
-            size = arrived.stat().st_size
+        size, most = arrived.stat().st_size, self.sessions.limits.max_upload_bytes
+        if size > most:
             arrived.unlink()
-            raise TooLarge(f"{name} has {size:,} bytes, at most {self.sessions.limits.max_upload_bytes:,} are taken")
+            raise TooLarge(f"{name} has {size:,} bytes, at most {most:,} are taken")
         session = self._session_for(visitor)
         kept = upload_path(session)
         shutil.move(arrived, kept)
@@ -92,56 +106,33 @@ class Visits:
     def camera_frame(self, visitor: str, image: Any) -> LiveSession | None:
         """A frame of the browser's camera; the session, where this one begins a stream.
 
-        A camera that goes on sending after its visitor chose something else, or pressed Stop, is not listened to until
+        A camera that keeps sending after its visitor chose something else, or pressed Stop, is not listened to until
         it is started again.
         """
-        now = time.monotonic()
-        is_new = now - self._camera.get(visitor, -math.inf) > CAMERA_PAUSE
-        self._camera[visitor] = now
+        visit, now = self._visit(visitor), time.monotonic()
+        is_new = now - visit.camera_seconds > CAMERA_PAUSE
+        visit.camera_seconds = now
         session = self.session(visitor)
         if session is not None and session.watches_pushes:
             session.push(image)
             return None
         if not is_new:
             return None
-        session = self.start(visitor, open_push())
+        session = self.start(visitor, SourceRequest("push"))
         session.push(image)
         return session
 
-    def change(self, visitor: str, settings: SessionSettings) -> None:
-        """Settings for this visitor, from now on."""
+    def change(self, visitor: str, settings: SessionSettings) -> LiveSession | None:
+        """Settings for this visitor, from now on; the session, where there is one already."""
         settings.check(self.sessions.limits, self.sessions.model)
-        self._settings[visitor] = settings
+        self._visit(visitor).settings = settings
         if (session := self.session(visitor)) is not None:
             session.change(settings)
+        return session
 
     def leave(self, visitor: str) -> None:
         """The page was closed."""
         with self._lock:
-            self._settings.pop(visitor, None)
-            self._ended.discard(visitor)
-            self._camera.pop(visitor, None)
-            if (key := self._keys.pop(visitor, None)) is not None:
-                self.sessions.end_if_there(key)
-
-    def view(self, visitor: str, moment: int | None = None) -> View:
-        """The session's state, its questions, and the one whose number is `moment`."""
-        session = self.session(visitor)
-        if session is None:
-            return None, [], None
-        moments = list(session.track.moments)
-        shown = next((found for found in moments if found.number == moment), None)
-        return session.state(), moments, shown
-
-
-def parse_levels(text: str) -> tuple[int, ...] | None:
-    """
-    >>> parse_levels("2/2/12"), parse_levels("")
-    ((2, 2, 12), None)
-    """
-    if not text.strip():
-        return None
-    try:
-        return tuple(int(part) for part in text.replace(",", "/").split("/"))
-    except ValueError as error:
-        raise ValueError(f"frames a level holds are written as 2/2/12, got {text!r}") from error
+            visit = self._visits.pop(visitor, None)
+            if visit is not None and visit.key is not None:
+                self.sessions.end_if_there(visit.key)

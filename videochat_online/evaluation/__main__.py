@@ -1,23 +1,11 @@
 """`python -m videochat_online.evaluation BENCHMARK ...`: the same as `videochat-online eval`, for torchrun -m."""
 
-from __future__ import annotations
-
-import argparse
 import sys
 
-from .commands import add_eval_commands
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="videochat-online")
-    add_eval_commands(parser.add_subparsers(required=True))
-    options = parser.parse_args(["eval", *sys.argv[1:]])
-    try:
-        return options.run(options)
-    except (ValueError, ImportError, OSError) as error:
-        print(f"videochat-online: error: {error}", file=sys.stderr)
-        return 2
-
+from ..command_line import CommandParser
+from .commands import add_benchmarks
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = CommandParser(prog="python -m videochat_online.evaluation")
+    add_benchmarks(parser)
+    sys.exit(parser.run())

@@ -1,12 +1,11 @@
-"""`videochat-online eval BENCHMARK` and `eval compare A B`: flags to settings, and the order of things.
+"""`videochat-online eval BENCHMARK` and `eval compare A B`: flags, what they set, and the order of the steps.
 
-No logic of its own: questions, model, run and report are put together here and each does its part elsewhere.
+Questions, model, run and report are put together here; each does its part elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -15,67 +14,62 @@ from typing import Any, get_args
 
 from ..config import AnswerMode
 from ..extras import lacks
-from ..model_flags import add_memory_flags, add_model_flags
-from .benchmarks import Benchmark, OVBench, OVOBench, StreamingBench
+from ..files import digest, write_json
+from ..media.find import VideoLibrary
+from ..model_flags import add_decoder_flag, add_memory_flags, add_model_flags
+from .benchmarks import BENCHMARKS, Benchmark, ModeSettings, OVBench, OVOBench, StreamingBench
 from .benchmarks.ovbench import PROMPTS
-from .cautions import Background
-from .comparison import compare, cost_line, table_of
+from .modes import Asking
 from .predictions import read_predictions
-from .run_setup import (
-    about_questions,
-    answer_from_flags,
-    asking_from_flags,
-    responder_from_flags,
-    settings_from_flags,
-)
+from .questions import VideoTask
+from .report import Background, comparison_of, markdown_of, write_report
+from .responders import responder_from_flags
 from .runner import (
     BLIND_FOLDER,
     MODES,
     Run,
     Shard,
     benchmark_of,
-    check,
+    check_questions,
     completed,
     execute,
-    limited,
+    first_questions,
     refuse_equal_ids,
 )
-from .types import VideoTask
-from .videos import VideoLibrary
+from .scoring import compare
 
 MODE_HELP = (
     "streaming: one pass over each video, every frame encoded once, each question asked at its time; sliding_window: "
-    "each question sees the window before it; prefix: the stream up to each question encoded anew; blind: no frames"
+    "each question sees the window before it; prefix: each question sees the stream up to it, encoded again; blind: no "
+    "frames"
 )
 ANSWER_HELP = (
     "generate: a letter is looked for in what the model says; likelihood: the option that it finds most probable "
     "(default: as the model's config says, else generate)"
 )
-ADAPTER_HELP = "transformers: --model is any image-text-to-text model of transformers (default: %(default)s)"
+ADAPTER_HELP = "transformers: --model is any image-text-to-text model of transformers"
 
 
 def add_eval_commands(commands: Any) -> None:
-    """Add `eval` with its benchmarks to the program's subparsers."""
-    parser = commands.add_parser("eval", help="score a model on a benchmark, or compare two runs")
+    """Add `eval` with its benchmarks to the program's commands."""
+    add_benchmarks(commands.add_parser("eval", help="score a model on a benchmark, or compare two runs"))
+
+
+def add_benchmarks(parser: argparse.ArgumentParser) -> None:
+    """A command for each benchmark, and `compare`."""
     names = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    ovbench = _add_benchmark(names, OVBench, "OVBench: the mean of 16 sub-tasks", _make_ovbench)
-    ovbench.add_argument("--prompt", default="official", choices=PROMPTS, help="whose words (default: %(default)s)")
-    ovo = _add_benchmark(names, OVOBench, "OVO-Bench (not OVBench)", _make_ovo_bench)
+    ovbench = _add_benchmark(
+        names, OVBench, "OVBench: the mean of 16 sub-tasks", lambda options: OVBench(options.prompt)
+    )
+    ovbench.add_argument("--prompt", default="official", choices=PROMPTS, help="wording of the questions")
+    ovo = _add_benchmark(names, OVOBench, "OVO-Bench (not OVBench)", lambda options: OVOBench(chunked=options.chunked))
     ovo.add_argument("--chunked", action="store_true", help="--videos holds the authors' chunks, cut at each question")
     _add_benchmark(names, StreamingBench, "StreamingBench", lambda options: StreamingBench())
     comparison = names.add_parser("compare", help="paired difference of two runs on the same questions: B minus A")
     comparison.add_argument("a", type=Path, metavar="A", help="--output folder of a finished run")
-    comparison.add_argument("b", type=Path, metavar="B")
+    comparison.add_argument("b", type=Path, metavar="B", help="another, on the same questions")
     comparison.add_argument("--output", type=Path, metavar="FILE", help="write the differences there as json too")
-    comparison.set_defaults(run=run_compare)
-
-
-def _make_ovbench(options: argparse.Namespace) -> Benchmark:
-    return OVBench(options.prompt)
-
-
-def _make_ovo_bench(options: argparse.Namespace) -> Benchmark:
-    return OVOBench(chunked=options.chunked)
+    comparison.set_defaults(run=compare_runs)
 
 
 def _add_benchmark(
@@ -89,7 +83,7 @@ def _add_benchmark(
     add("--mode", default="streaming", choices=(*MODES, "blind"), help=MODE_HELP)
     add("--split", nargs="+", choices=kind.splits, help="only these parts (default: all)")
     add("--limit", type=int, metavar="N", help="only N questions, taken from all sources in turn")
-    add("--resume", action="store_true", help="go on with what --output holds")
+    add("--resume", action="store_true", help="continue the run that --output holds")
     add("--check", action="store_true", help="look at annotations and videos, print every problem, ask nothing")
     add("--answer", choices=get_args(AnswerMode), help=ANSWER_HELP)
     add("--max-new-tokens", type=int, metavar="N", help="length of an answer at most (default: as published)")
@@ -98,6 +92,7 @@ def _add_benchmark(
     add("--frames", type=int, metavar="N", help="sliding_window: at most N frames; transformers: the newest N")
     add("--multi-turn", action="store_true", help="streaming: keep earlier questions and answers in the dialogue")
     add("--no-blind", action="store_true", help="leave out the baseline that is asked without frames")
+    add_decoder_flag(parser)
     add_model_flags(parser)
     add("--adapter", default="videochat", choices=("videochat", "transformers"), help=ADAPTER_HELP)
     add_memory_flags(parser)
@@ -107,42 +102,97 @@ def _add_benchmark(
 
 
 def run_benchmark(options: argparse.Namespace) -> int:
-    """1. read the questions; 2. with --check stop at the videos; 3. load the model; 4. ask; 5. report.
+    """Score one model on one benchmark. All problems are said first, since answers may take hours.
 
-    All that is missing or odd is said before the first question, since answers may take hours.
+    Raises ValueError for flags, annotations and folders that cannot be used.
     """
+    # 1. The questions, and what is wrong with them
     benchmark = options.make(options)
     examples = benchmark.read(options.annotations, splits=tuple(options.split) if options.split else None)
-    tasks, library = limited(examples.tasks, options.limit), VideoLibrary(options.videos)
+    tasks = first_questions(examples.tasks, options.limit)
+    library = VideoLibrary(options.videos, decoder=options.decoder)
     background = Background.of(tasks, left_out=examples.left_out)
     for caution in (*background.cautions(), *_without_plots()):
         print(f"caution: {caution}", file=sys.stderr)
     if options.check:
-        return _report_problems(tasks, examples.left_out, check(tasks, library))
+        return _report_problems(tasks, examples.left_out, check_questions(tasks, library))
     if not tasks:
-        odd = f"; {len(examples.left_out)} cannot be asked, such as {examples.left_out[0]}" if examples.left_out else ""
-        raise ValueError(f"no questions left of {options.annotations} with --split {options.split or 'all'}{odd}")
+        why = f"; {len(examples.left_out)} cannot be asked, such as {examples.left_out[0]}" if examples.left_out else ""
+        raise ValueError(f"no questions left of {options.annotations} with --split {options.split or 'all'}{why}")
     refuse_equal_ids(tasks)
+    # 2. The settings, and the model
     answer, because = answer_from_flags(options)
     settings, asking = settings_from_flags(options, benchmark), asking_from_flags(options, benchmark, answer)
     responder, about_model = responder_from_flags(options, settings)
     config = {**about_questions(options, benchmark), **asdict(settings), **asdict(asking), **about_model}
+    # 3. The answers, with frames and without
     run = Run(
-        benchmark=benchmark,
-        tasks=tasks,
-        mode=options.mode,
-        settings=settings,
-        asking=asking,
-        responder=responder,
-        library=library,
-        output=options.output,
-        config=config,
-        shard=Shard.from_environment(),
-    )
+        benchmark, tasks, options.mode, settings, asking, responder, library, options.output, config,
+        Shard.from_environment(),
+    )  # fmt: skip
     runs = [run] if options.no_blind or options.mode == "blind" else [run, _blind_twin(run)]
     for one in runs:
         _execute(one, options.resume)
-    return _finish(run, runs, replace(background, answer_because=because))
+    # 4. The report, by the process that finishes last
+    found = [completed(one) for one in runs]
+    if any(predictions is None for predictions in found):
+        print(f"this process is done; the report is written by the last one to finish ({run.output})", file=sys.stderr)
+        return 0
+    predictions, blind = found[0] or {}, (found[1] or {}) if len(found) > 1 else {}
+    background = replace(background, answer_because=because)
+    report = write_report(run.output, benchmark, tasks, predictions, blind, config, background=background)
+    print(markdown_of(report))
+    return 0
+
+
+def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark) -> ModeSettings:
+    """The published settings of the mode, with what the flags change."""
+    windowed = options.mode == "sliding_window"
+    if options.window is not None and not windowed:
+        raise ValueError(f"--window belongs to --mode sliding_window, got --mode {options.mode}")
+    if options.frames is not None and not windowed and options.adapter == "videochat":
+        raise ValueError(f"--frames is for --mode sliding_window, got {options.mode}; see --memory and --recent")
+    preset = benchmark.presets.get(options.mode, ModeSettings(fps=1.0))
+    flags = {name: getattr(options, name) for name in ("fps", "window", "frames")}
+    return replace(preset, **{name: value for name, value in flags.items() if value is not None})
+
+
+def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
+    """How a question with options is answered, and why so: by the flag, else as the model's config has it."""
+    from ..model.weights import load_config
+    from ..processing import model_place
+
+    if options.answer is not None:
+        return options.answer, "as the flag says"
+    if options.adapter == "videochat" and (mode := load_config(model_place(options.model)).answer_mode):
+        return mode, "as the model's config says"
+    return "generate", "as published; the model says nothing else"
+
+
+def asking_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerMode) -> Asking:
+    if options.multi_turn and options.mode != "streaming":
+        raise ValueError(f"--multi-turn belongs to --mode streaming, got --mode {options.mode}")
+    if options.multi_turn and answer != "generate":
+        what = "the flag's" if options.answer else "what the model is made for"
+        raise ValueError(f"--multi-turn belongs to --answer generate, got --answer {answer} ({what})")
+    tokens = benchmark.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
+    if tokens < 1:
+        raise ValueError(f"--max-new-tokens must be >= 1, got {tokens}")
+    return Asking(
+        answer=answer,
+        max_new_tokens=tokens,
+        multi_turn=options.multi_turn,
+        system_prompt=benchmark.system_prompt,
+    )
+
+
+def about_questions(options: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:
+    """Which questions are asked, in which mode; the annotations by what is in them, wherever they lie."""
+    files = benchmark.files(options.annotations)
+    digests = {path.name: digest(path) for path in files}
+    variant = {name: getattr(options, name) for name in ("prompt", "chunked") if hasattr(options, name)}
+    chosen = {name: getattr(options, name) for name in ("split", "limit", "mode")}
+    return {"benchmark": benchmark.name, **variant, "annotations": digests, **chosen}
 
 
 def _without_plots() -> list[str]:
@@ -154,22 +204,7 @@ def _execute(run: Run, resume: bool) -> None:
 
     total = sum(len(task.questions) for task in run.shard.of(run.tasks, run.cost))
     with tqdm(total=total, unit="question", desc=run.mode, disable=None, leave=False) as bar:
-        execute(run, resume=resume, progress=lambda prediction: bar.update())
-
-
-def _finish(run: Run, runs: list[Run], background: Background) -> int:
-    from .report import markdown_of, write_report
-
-    found = [completed(one) for one in runs]
-    if any(predictions is None for predictions in found):
-        print(f"this process is done; the report is written by the last one to finish ({run.output})", file=sys.stderr)
-        return 0
-    predictions, blind = found[0] or {}, (found[1] or {}) if len(found) > 1 else {}
-    report = write_report(
-        run.output, run.benchmark, run.tasks, predictions, blind, run.config, background=background
-    )
-    print(markdown_of(report))
-    return 0
+        execute(run, resume=resume, progress=bar.update)
 
 
 def _blind_twin(run: Run) -> Run:
@@ -189,18 +224,15 @@ def _report_problems(tasks: list[VideoTask], left_out: list[str], problems: list
     return 1 if left_out or problems else 0
 
 
-def run_compare(options: argparse.Namespace) -> int:
-    """Paired differences of two output folders, printed as a table."""
-    kinds = {benchmark.name: benchmark.headline for benchmark in (OVBench, OVOBench, StreamingBench)}
+def compare_runs(options: argparse.Namespace) -> int:
+    """Print the paired differences of two output folders. ValueError where they do not hold the same questions."""
     names = [benchmark_of(folder) for folder in (options.a, options.b)]
     if names[0] != names[1]:
         raise ValueError(f"not the same benchmark: {options.a} holds {names[0]}, {options.b} holds {names[1]}")
-    runs = [list(read_predictions(folder).values()) for folder in (options.a, options.b)]
-    differences = compare(runs[0], runs[1], kinds[names[0]])
-    print(table_of(differences))
-    print(cost_line(runs[0], runs[1]))
+    a, b = (list(read_predictions(folder).values()) for folder in (options.a, options.b))
+    differences = compare(a, b, BENCHMARKS[names[0]].headline)
+    print(comparison_of(differences, a, b))
     if options.output:
         rows = [{**asdict(one), "difference": one.difference} for one in differences]
-        found = {"a": str(options.a), "b": str(options.b), "differences": rows}
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(options.output, {"a": str(options.a), "b": str(options.b), "differences": rows})
     return 0

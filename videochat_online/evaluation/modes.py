@@ -1,7 +1,7 @@
 """How a video is shown and when its questions are asked: a window before each, or one pass over the stream.
 
 A mode turns (video, questions) into replies; it knows neither benchmark nor model, only the `Responder` protocol.
-No mode ever shows a frame later than the moment of asking. In one pass each frame is read and encoded once.
+No mode ever shows a frame later than the time of its question. In one pass each frame is read and encoded once.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from ..config import AnswerMode
 from ..media.readers import MediaError
-from ..media.sampling import sample_stream, sample_window
+from ..media.sampling import sample_pass, sample_window
 from .benchmarks.base import ModeSettings
-from .types import Question, Reply, VideoTask
+from .questions import Question, Reply, VideoTask
 from .videos import OpenVideo
 
 ModeName = Literal["sliding_window", "streaming", "prefix", "blind"]
@@ -62,7 +62,7 @@ Outcomes = Iterator[tuple[Question, Reply | MediaError]]
 
 
 @dataclass(frozen=True)
-class Moment:
+class Query:
     """A time at which something is asked."""
 
     time: float
@@ -70,25 +70,25 @@ class Moment:
     polling: bool = False
     """Ask whether it is time yet, and the question itself only then."""
     final: bool = True
-    """No later moment belongs to this question."""
+    """No later query belongs to this question."""
 
 
-def moments_of(questions: Sequence[Question]) -> list[Moment]:
+def queries_of(questions: Sequence[Question]) -> list[Query]:
     """Every time of asking, in order: one for a plain question, several for a polled one."""
-    moments = []
+    queries = []
     for question in questions:
         if question.poll is None:
-            moments.append(Moment(question.timestamp, question))
+            queries.append(Query(question.timestamp, question))
             continue
         times = question.poll.times()
-        moments += [Moment(moment, question, polling=True, final=moment == times[-1]) for moment in times]
-    return sorted(moments, key=lambda moment: (moment.time, moment.question.id))
+        queries += [Query(time, question, polling=True, final=time == times[-1]) for time in times]
+    return sorted(queries, key=lambda query: (query.time, query.question.id))
 
 
 def blind(task: VideoTask, responder: Responder, asking: Asking, done: Collection[str]) -> Outcomes:
     """Ask without showing anything: what the words alone give away."""
 
-    def show(conversation: Conversation, moment: Moment) -> Reply:
+    def show(conversation: Conversation, query: Query) -> Reply:
         return Reply("", 0, 0, None, None, 0.0, 0.0)
 
     return _one_by_one(task, responder, asking, done, show)
@@ -104,16 +104,16 @@ def sliding_window(
 ) -> Outcomes:
     """For each question a fresh conversation that has seen the frames of the window before it."""
 
-    def show(conversation: Conversation, moment: Moment) -> Reply:
-        start = max(task.start, moment.question.timestamp) if moment.polling else task.start
-        first = _first_index(video, start, moment.time)
+    def show(conversation: Conversation, query: Query) -> Reply:
+        start = max(task.start, query.question.timestamp) if query.polling else task.start
+        first = _first_index(video, start, query.time)
         times = video.timestamps[first:]
         seconds = float(times[-1] - times[0])
-        if settings.window is not None and not moment.polling:
+        if settings.window is not None and not query.polling:
             seconds = settings.window
         rate = video.reader.fps
-        window = sample_window(times, moment.time, seconds, settings.fps, settings.frames, video_fps=rate)
-        return _show(conversation, video, [first + index for index in window], moment)
+        window = sample_window(times, query.time, seconds, settings.fps, settings.frames, video_fps=rate)
+        return _show(conversation, video, [first + index for index in window], query)
 
     return _one_by_one(task, responder, asking, done, show)
 
@@ -126,10 +126,10 @@ def prefix(
     asking: Asking,
     done: Collection[str],
 ) -> Outcomes:
-    """The stream up to each question encoded anew: the straightforward counterpart of `streaming`."""
+    """The stream up to each question, encoded again for it: the straightforward counterpart of `streaming`."""
 
-    def show(conversation: Conversation, moment: Moment) -> Reply:
-        return _show(conversation, video, _stream_indices(task, video, settings, moment.time), moment)
+    def show(conversation: Conversation, query: Query) -> Reply:
+        return _show(conversation, video, _stream_indices(task, video, settings, query.time), query)
 
     return _one_by_one(task, responder, asking, done, show)
 
@@ -144,34 +144,34 @@ def streaming(
 ) -> Outcomes:
     """One pass over the video; each question is asked when its time has come.
 
-    1. choose the frames of the pass; 2. show those up to the next moment; 3. ask; and on from there.
     Questions in `done` are not asked again, except to rebuild the dialogue of a multi-turn run. Frames are shown in
     the same batches whatever is in `done`, so that a run that was cut off gives the very same answers.
     """
-    moments = moments_of(task.questions)
-    while moments and moments[-1].question.id in done:
-        moments.pop()
-    if not moments:
+    # 1. The frames of the pass, up to the last question that is open
+    queries = queries_of(task.questions)
+    while queries and queries[-1].question.id in done:
+        queries.pop()
+    if not queries:
         return
-    indices = _stream_indices(task, video, settings, moments[-1].time)
+    indices = _stream_indices(task, video, settings, queries[-1].time)
     times = video.timestamps[indices]
     conversation = responder.open(asking.system_prompt)
     finished = set() if asking.multi_turn else set(done)
     spent: dict[str, Reply] = {}
     seen, waiting = 0, None
-    for moment in moments:
-        question = moment.question
-        upto = int(np.searchsorted(times, moment.time, side="right"))
-        outcome: Reply | MediaError = _nothing_to_show(video, moment)
-        if upto > 0:
-            waiting = _add_costs(waiting, _show(conversation, video, indices[:upto], moment, already=seen))
+    for query in queries:
+        question = query.question
+        upto = int(np.searchsorted(times, query.time, side="right"))
+        outcome: Reply | MediaError = _nothing_to_show(video, query)
+        if upto > 0:  # 2. Show the frames up to this query
+            waiting = _add_costs(waiting, _show(conversation, video, indices[:upto], query, already=seen))
             seen = upto
         if question.id in finished:
             continue
-        if waiting is not None:
-            outcome = _ask(conversation, moment, asking, _add_costs(spent.get(question.id), waiting))
+        if waiting is not None:  # 3. Ask
+            outcome = _ask(conversation, query, asking, _add_costs(spent.get(question.id), waiting))
             spent[question.id], waiting = outcome, None
-        if moment.final or (isinstance(outcome, Reply) and outcome.answered_at is not None):
+        if query.final or (isinstance(outcome, Reply) and outcome.answered_at is not None):
             finished.add(question.id)
             if question.id not in done:
                 yield question, outcome
@@ -182,23 +182,23 @@ def _one_by_one(
     responder: Responder,
     asking: Asking,
     done: Collection[str],
-    show: Callable[[Conversation, Moment], Reply],
+    show: Callable[[Conversation, Query], Reply],
 ) -> Outcomes:
     """Each question in conversations of its own; `show` puts the frames in and says what they cost."""
     for question in task.questions:
         if question.id in done:
             continue
         outcome: Reply | MediaError | None = None
-        for moment in moments_of([question]):
+        for query in queries_of([question]):
             conversation = responder.open(asking.system_prompt)
             earlier = outcome if isinstance(outcome, Reply) else None
             try:
-                outcome = _ask(conversation, moment, asking, _add_costs(earlier, show(conversation, moment)))
+                outcome = _ask(conversation, query, asking, _add_costs(earlier, show(conversation, query)))
             except MediaError as error:
                 outcome = error
             if isinstance(outcome, MediaError) or outcome.answered_at is not None:
                 break
-        assert outcome is not None, f"question {question.id} has no moment of asking"
+        assert outcome is not None, f"question {question.id} has no time of asking"
         yield question, outcome
 
 
@@ -213,20 +213,20 @@ def _first_index(video: OpenVideo, start: float, needed: float) -> int:
 def _stream_indices(task: VideoTask, video: OpenVideo, settings: ModeSettings, end: float) -> list[int]:
     """Frames of the pass: from the task's start on, at the mode's rate, up to `end`."""
     start = float(video.timestamps[_first_index(video, task.start, task.questions[0].timestamp)])
-    return sample_stream(video.timestamps, settings.fps, start, end, video_fps=video.reader.fps)
+    return sample_pass(video.timestamps, settings.fps, start, end, video_fps=video.reader.fps)
 
 
 def _show(
-    conversation: Conversation, video: OpenVideo, indices: Sequence[int], moment: Moment, *, already: int = 0
+    conversation: Conversation, video: OpenVideo, indices: Sequence[int], query: Query, *, already: int = 0
 ) -> Reply:
     """Read and show `indices` but the first `already`, which have been shown, in batches.
 
     Returns a reply without words that says what has been shown so far, and the cost of the new frames.
     """
     if len(indices) == 0:
-        raise _nothing_to_show(video, moment)
+        raise _nothing_to_show(video, query)
     times = [float(second) for second in video.timestamps[list(indices)]]
-    assert times[-1] <= moment.time, f"frame at {times[-1]} s shown for a question at {moment.time} s"
+    assert times[-1] <= query.time, f"frame at {times[-1]} s shown for a question at {query.time} s"
     began = time.perf_counter()
     images: list[np.ndarray] = []
     for position, frame in enumerate(video.reader.read(indices[already:]), already):
@@ -238,15 +238,15 @@ def _show(
     return Reply("", len(indices), len(indices) - already, times[0], times[-1], cost, 0.0)
 
 
-def _nothing_to_show(video: OpenVideo, moment: Moment) -> MediaError:
+def _nothing_to_show(video: OpenVideo, query: Query) -> MediaError:
     return MediaError(
-        f"{video.reader.name}: no frame to show at {moment.time:.1f} s; expected a video that has begun by then, "
+        f"{video.reader.name}: no frame to show at {query.time:.1f} s; expected a video that has begun by then, "
         f"its first frame is at {video.timestamps[0]:.1f} s"
     )
 
 
 def _add_costs(earlier: Reply | None, shown: Reply) -> Reply:
-    """What was shown now, with the costs of the same question's earlier moments."""
+    """What was shown now, with the costs of the same question's earlier queries."""
     if earlier is None:
         return shown
     return replace(
@@ -257,18 +257,18 @@ def _add_costs(earlier: Reply | None, shown: Reply) -> Reply:
     )
 
 
-def _ask(conversation: Conversation, moment: Moment, asking: Asking, shown: Reply) -> Reply:
+def _ask(conversation: Conversation, query: Query, asking: Asking, shown: Reply) -> Reply:
     """Put the question (or the poll first) and add words and time to `shown`."""
     began = time.perf_counter()
-    question = moment.question
+    question = query.question
     scores: tuple[float, ...] = ()
     answered_at = None
     tokens = asking.max_new_tokens
-    if moment.polling and question.poll is not None:
+    if query.polling and question.poll is not None:
         text = conversation.ask(question.poll.prompt, max_new_tokens=tokens, keep=False)
         if "yes" in text.lower():
             text = conversation.ask(question.prompt, max_new_tokens=tokens, keep=asking.multi_turn)
-            answered_at = moment.time
+            answered_at = query.time
     elif asking.answer == "likelihood" and question.labels:
         scores = _label_scores(conversation, question)
         text = question.labels[int(np.argmax(scores))]

@@ -1,4 +1,4 @@
-"""The file of predictions: appended line by line, safe against SIGKILL at any moment, one file a process.
+"""What is kept of each question, and its file: appended line by line, safe against SIGKILL, one file a process.
 
 A line is on disk before the next question is asked. A half-written last line is cut off and its question asked
 again; a question that could not be asked (a missing video) is tried again, and the later line counts.
@@ -8,15 +8,71 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any
 
-from ..files import lock
-from .types import Prediction
+from ..files import lock, write_text
+from .questions import Question, Reply, Verdict, VideoTask
 
 MERGED = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of predictions.jsonl: everything about one question that a report or a comparison needs."""
+
+    id: str
+    task_id: str
+    video: str
+    task: str
+    category: str
+    source: str
+    timestamp: float
+    answer: str
+    response: str | None
+    """The model's raw words; None where the question could not be asked."""
+    extracted: str | None
+    correct: bool
+    error: str | None = None
+    """Why the question could not be asked (missing or broken video)."""
+    num_frames: int = 0
+    new_frames: int = 0
+    first_time: float | None = None
+    last_time: float | None = None
+    frame_seconds: float = 0.0
+    answer_seconds: float = 0.0
+    scores: tuple[float, ...] = ()
+    answered_at: float | None = None
+
+    @classmethod
+    def of(cls, task: VideoTask, question: Question, reply: Reply, verdict: Verdict) -> Prediction:
+        values = asdict(reply)
+        about = {"response": values.pop("text"), **asdict(verdict), **values}
+        return cls(task_id=task.id, video=task.video, **_about(question), **about)
+
+    @classmethod
+    def unanswered(cls, task: VideoTask, question: Question, error: str) -> Prediction:
+        """A question whose video could not be shown: wrong, and never dropped from the denominator."""
+        about = {"task_id": task.id, "video": task.video, **_about(question)}
+        return cls(**about, response=None, extracted=None, correct=False, error=error)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Prediction:
+        """Raises ValueError for other names than those of the fields."""
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            raise ValueError(f"not a prediction: {sorted(set(values) ^ names)} missing or unknown")
+        return cls(**{**values, "scores": tuple(values["scores"])})
+
+
+def _about(question: Question) -> dict[str, Any]:
+    return {name: getattr(question, name) for name in ("id", "task", "category", "source", "timestamp", "answer")}
 
 
 def rank_file(folder: Path, rank: int, world_size: int) -> Path:
@@ -24,32 +80,29 @@ def rank_file(folder: Path, rank: int, world_size: int) -> Path:
     return folder / (MERGED if world_size == 1 else f"predictions.rank{rank}.jsonl")
 
 
-class PredictionWriter:
-    """Appends to one file, which it alone may write to. Use as a context manager."""
+@contextmanager
+def appending(path: Path) -> Iterator[Callable[[Prediction], None]]:
+    """Gives what appends a prediction to `path`, a line that is on disk when the call returns.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._file: BinaryIO = open(path, "ab")  # noqa: SIM115  closed in __exit__
-        if not lock(self._file):
-            self._file.close()
+    Raises ValueError where another process writes there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        if not lock(file):
             raise ValueError(f"{path} is being written by another process; expected one process a rank")
-        self._file.truncate(_end_of_last_line(path))
-        self._file.seek(0, os.SEEK_END)
+        file.truncate(_end_of_last_line(path))
+        file.seek(0, os.SEEK_END)
 
-    def __enter__(self) -> PredictionWriter:
-        return self
+        def append(prediction: Prediction) -> None:
+            file.write(_line(prediction).encode())
+            file.flush()
+            os.fsync(file.fileno())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+        yield append
 
-    def write(self, prediction: Prediction) -> None:
-        """Append one line and wait until it is on disk."""
-        self._file.write(json.dumps(prediction.to_dict(), ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+
+def _line(prediction: Prediction) -> str:
+    return json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n"
 
 
 def _end_of_last_line(path: Path) -> int:
@@ -58,7 +111,10 @@ def _end_of_last_line(path: Path) -> int:
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
-    """All predictions in `folder`, of every process, by question id. An error gives way to any later line."""
+    """All predictions in `folder`, of every process, by question id. A later line replaces one with an error.
+
+    Raises ValueError, naming it, for a line that holds no prediction.
+    """
     found: dict[str, Prediction] = {}
     for path in sorted(folder.glob("predictions*.jsonl")):
         for prediction in _read_file(path):
@@ -80,15 +136,4 @@ def _read_file(path: Path) -> Iterable[Prediction]:
 def write_merged(folder: Path, predictions: Iterable[Prediction]) -> None:
     """Replace predictions.jsonl by all predictions in the order of their ids, at once or not at all."""
     ordered = sorted(predictions, key=lambda prediction: prediction.id)
-    text = "".join(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n" for prediction in ordered)
-    replace_file(folder / MERGED, text)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename it over `path`: a reader sees the old or the new, never a half."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_text(folder / MERGED, "".join(map(_line, ordered)))

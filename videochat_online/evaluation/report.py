@@ -1,27 +1,82 @@
-"""The report of a finished run as files: json, csv, markdown, a picture, and result.json to submit."""
+"""The report of a finished run: what a reader must know first, then json, csv, markdown, a picture, and result.json.
+
+Also the table of two runs side by side. Knows questions and scores, no model.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..extras import lacks
-from .benchmarks.base import Benchmark
-from .cautions import Background, unanswered
-from .predictions import replace_file
-from .summary import BLIND, CHANCE, COMMONEST, cost_of, scores_of
-from .types import Prediction, VideoTask
+from ..files import whole, write_json, write_text
+from .benchmarks import Benchmark
+from .predictions import Prediction
+from .questions import VideoTask
+from .scoring import BLIND, CHANCE, COMMONEST, Difference, cost_of, scores_of
 
 COLUMNS = ("task", "category", "questions", "accuracy", "low", "high", "unanswered", CHANCE, COMMONEST, BLIND)
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "decord", "av")
+MANY_UNANSWERED = 0.2
+"""Share of questions without an answer above which the score says little about what a model knows."""
+_TRAINED_ON = re.compile(r"(?:^|/)train-\d{8}-l\d+-")
+"""A video of the train split of a generated world begins so (shapeworld/scenes.py names it)."""
+_WAYS = {"likelihood": "The likeliest option is the answer", "generate": "The answer is what is found in the reply"}
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is known of a run beside its answers."""
+
+    answer_because: str = ""
+    """Why options are answered as they are: the flag, the model, the default."""
+    left_out: tuple[str, ...] = ()
+    """A line for each record of the annotations that cannot be asked."""
+    trained_on: int = 0
+    """Videos of a train split."""
+
+    @classmethod
+    def of(cls, tasks: Sequence[VideoTask], *, left_out: Sequence[str] = ()) -> Background:
+        trained_on = sum(_TRAINED_ON.search(task.video) is not None for task in tasks)
+        return cls(left_out=tuple(left_out), trained_on=trained_on)
+
+    def cautions(self) -> list[str]:
+        """What is known before anything is asked."""
+        trained_on = (
+            f"{self.trained_on} of these videos are from the train split of a generated world: a model that was "
+            "trained on it is asked about what it was shown. `videochat-online world build DIR --split test` "
+            "makes others"
+        )
+        left_out = (
+            f"{len(self.left_out)} records of the annotations cannot be asked and are left out of every number; "
+            "the report and --check name them"
+        )
+        return [trained_on] * bool(self.trained_on) + [left_out] * bool(self.left_out)
+
+
+def _unanswered(scores: Mapping[str, Any], answer: str | None) -> list[str]:
+    """That many questions have no answer, and what may help; nothing where it is a fifth of them or fewer."""
+    if scores["unanswered"] <= MANY_UNANSWERED:
+        return []
+    not_asked = scores["not_asked"] / scores["questions"]
+    text = (
+        f"no answer was found for {100 * scores['unanswered']:.1f} % of the questions, which count as wrong: the score "
+        "says little about what the model knows"
+    )
+    if not_asked:
+        text += f". {100 * not_asked:.1f} % could not be asked (see below)"
+    if answer == "generate" and scores["unanswered"] > not_asked:
+        text += ". It may answer in words where a letter is looked for: see predictions.jsonl, or --answer likelihood"
+    return [text]
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
@@ -60,21 +115,31 @@ def write_report(
     predictions: Mapping[str, Prediction],
     blind: Mapping[str, Prediction],
     config: Mapping[str, Any],
+    *,
+    background: Background,
     command: Sequence[str] | None = None,
-    background: Background | None = None,
 ) -> dict[str, Any]:
-    """report.json, .csv, .md, .png and result.json in `folder`; returns the report. No picture without matplotlib."""
-    background = background or Background.of(tasks)
-    scores = scores_of(benchmark, tasks, predictions, blind)
-    cost = cost_of(list(predictions.values()))
-    first = {"cautions": [*unanswered(scores, config.get("answer")), *background.cautions()]}
-    answer = {"answer": config.get("answer"), "answer_because": background.answer_because}
-    left_out = {"left_out": len(background.left_out), "left_out_records": list(background.left_out)}
-    about = {**answer, **left_out, "config": dict(config)}
-    report = {**first, "benchmark": benchmark.title, **about, "scores": scores, "cost": cost}
+    """report.json, .csv, .md, .png and result.json in `folder`; returns the report. No picture without matplotlib.
+
+    `blind`: predictions without frames, may be empty. `command`: what was started, by default this process.
+    """
+    scores = scores_of(benchmark.headline, tasks, predictions, blind)
+    scores["headline"] = {"what": benchmark.headline_name, **scores["headline"]}
+    scores["notes"] = benchmark.notes(tasks, [predictions[q.id] for task in tasks for q in task.questions])
+    first = {
+        "cautions": [*_unanswered(scores, config.get("answer")), *background.cautions()],
+        "benchmark": benchmark.title,
+    }
+    about = {
+        "answer": config.get("answer"),
+        "answer_because": background.answer_because,
+        "left_out": len(background.left_out),
+        "left_out_records": list(background.left_out),
+        "config": dict(config),
+    }
+    report = {**first, **about, "scores": scores, "cost": cost_of(list(predictions.values()))}
     result = {
         **first,
-        "benchmark": benchmark.title,
         "model": config.get("model"),
         "mode": config.get("mode"),
         "score": round(100 * scores["headline"]["accuracy"], 2),
@@ -84,17 +149,13 @@ def write_report(
         **about,
         **provenance(sys.argv if command is None else command),
     }
-    replace_file(folder / "report.json", _json(report))
-    replace_file(folder / "report.csv", csv_of(scores))
-    replace_file(folder / "report.md", markdown_of(report))
-    replace_file(folder / "result.json", _json(result))
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.csv", csv_of(scores))
+    write_text(folder / "report.md", markdown_of(report))
+    write_json(folder / "result.json", result)
     if lacks("matplotlib") is None:
         draw_bars(folder / "report.png", benchmark.title, scores)
     return report
-
-
-def _json(values: Any) -> str:
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
 def csv_of(scores: Mapping[str, Any]) -> str:
@@ -112,27 +173,24 @@ def markdown_of(report: Mapping[str, Any]) -> str:
     """The report for people; every number in percent."""
     scores, cost = report["scores"], report["cost"]
     head = scores["headline"]
+    because = f", {report['answer_because']}" if report["answer_because"] else ""
+    way = f" {_WAYS[report['answer']]} (--answer {report['answer']}{because})." if report["answer"] in _WAYS else " "
     lines = [line for caution in report["cautions"] for line in (f"**Caution**: {caution}.", "")]
     lines += [
         f"# {report['benchmark']}: {_percent(head['accuracy'])}",
         "",
         f"{head['what'].capitalize()}, 95 % interval {_percent(head['low'])} to {_percent(head['high'])} "
         f"(videos resampled). {scores['questions']} questions on {scores['videos']} videos; no answer found for "
-        f"{_percent(scores['unanswered'])} %, all of them counted as wrong. {_answers(report)}",
+        f"{_percent(scores['unanswered'])} %, all of them counted as wrong.{way}",
         "",
-        "| sub-task | questions | accuracy | 95 % | no answer | chance | commonest answer | blind |",
-        "|---|---|---|---|---|---|---|---|",
+        *_headline_table(scores),
+        "",
+        f"All questions pooled: {_percent(scores['pooled']['accuracy'])}.",
     ]
-    total = {"task": "**headline**", "questions": scores["questions"], "unanswered": scores["unanswered"], **head}
-    for row in [*scores["tasks"], total]:
-        span = f"{_percent(row['low'])} - {_percent(row['high'])}"
-        others = [_percent(row.get(name)) for name in ("unanswered", CHANCE, COMMONEST, BLIND)]
-        lines.append(
-            f"| {' | '.join([row['task'], str(row['questions']), _percent(row['accuracy']), span, *others])} |"
-        )
-    lines += ["", f"All questions pooled: {_percent(scores['pooled']['accuracy'])}.", ""]
-    lines += _small_table("category", scores["categories"]) + _small_table("source", scores["sources"])
-    lines += [f"- {note}" for note in scores["notes"]]
+    for name, groups in (("category", scores["categories"]), ("source", scores["sources"])):
+        rows = ([key, value["questions"], _percent(value["accuracy"])] for key, value in groups.items())
+        lines += ["", *_table((name, "questions", "accuracy"), rows)]
+    lines += ["", *(f"- {note}" for note in scores["notes"])]
     for problem in scores["problems"]:
         what = f"{problem['questions']} questions on {problem['video']}: {problem['error']}"
         lines.append(f"- not asked, counted as wrong: {what}")
@@ -144,21 +202,48 @@ def markdown_of(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"- frames read and encoded: {cost['frames']}", ""])
 
 
-def _answers(report: Mapping[str, Any]) -> str:
-    """How options were chosen among, and why."""
-    ways = {"likelihood": "The likeliest option is the answer", "generate": "The answer is what is found in the reply"}
-    reason = f", {report['answer_because']}" if report["answer_because"] else ""
-    way = ways.get(report["answer"])
-    return f"{way} (--answer {report['answer']}{reason})." if way else ""
+def _headline_table(scores: Mapping[str, Any]) -> list[str]:
+    """A row for each sub-task, then the headline."""
+    total = {
+        "task": "**headline**",
+        "questions": scores["questions"],
+        "unanswered": scores["unanswered"],
+        **scores["headline"],
+    }
+    rows = []
+    for row in [*scores["tasks"], total]:
+        span = f"{_percent(row['low'])} - {_percent(row['high'])}"
+        others = [_percent(row.get(name)) for name in ("unanswered", CHANCE, COMMONEST, BLIND)]
+        rows.append([row["task"], row["questions"], _percent(row["accuracy"]), span, *others])
+    heads = ("sub-task", "questions", "accuracy", "95 %", "no answer", "chance", "commonest answer", "blind")
+    return _table(heads, rows)
 
 
-def _small_table(name: str, values: Mapping[str, Mapping[str, float]]) -> list[str]:
-    rows = [f"| {key} | {value['questions']} | {_percent(value['accuracy'])} |" for key, value in values.items()]
-    return [f"| {name} | questions | accuracy |", "|---|---|---|", *rows, ""]
+def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    lines = [f"| {' | '.join(map(str, row))} |" for row in (heads, *rows)]
+    return [lines[0], f"|{'---|' * len(heads)}", *lines[1:]]
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}"
+
+
+def comparison_of(differences: Sequence[Difference], a: Sequence[Prediction], b: Sequence[Prediction]) -> str:
+    """Two runs side by side in markdown, in points of 100, and what both cost.
+
+    Times compare only where both were measured on one machine.
+    """
+    rows = []
+    for one in differences:
+        points = [f"{100 * one.accuracy_a:.1f}", f"{100 * one.accuracy_b:.1f}", f"{100 * one.difference:+.1f}"]
+        span = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
+        rows.append([one.name, one.num_questions, *points, span, one.only_a, one.only_b])
+    heads = ("", "questions", "A", "B", "B - A", "95 %", "only A right", "only B right")
+    costs = [cost_of(run) for run in (a, b)]
+    frames, seconds = zip(*((cost["frames"], cost["seconds"] or 0.0) for cost in costs), strict=True)
+    ratio = f", B is {seconds[1] / seconds[0]:.2f} times A" if seconds[0] else ""
+    cost = f"frames encoded: A {frames[0]}, B {frames[1]}; seconds: A {seconds[0]:.1f}, B {seconds[1]:.1f}{ratio}"
+    return "\n".join([*_table(heads, rows), cost])
 
 
 def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:
@@ -185,4 +270,5 @@ def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:
     axes.set_xlabel("% right")
     axes.set_title(title)
     axes.legend(loc="lower right", fontsize="small")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    with whole(path) as beside:
+        figure.savefig(beside, format="png", dpi=120, metadata={"Software": None})

@@ -1,17 +1,25 @@
 """Models under test: ours through `StreamingSession`, and any image-text-to-text model of transformers.
 
-Both answer to the `Responder` protocol of modes.py; nothing here knows benchmarks or files of predictions.
+Both answer to the `Responder` protocol of modes.py; the flags say which one is loaded. Nothing here knows benchmarks or
+files of predictions.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..config import MemoryConfig, scheduled_level
+from ..files import digest
+from ..model_flags import load_from_flags, memory_from_flags
+from .benchmarks import ModeSettings
+from .modes import Responder
 
 if TYPE_CHECKING:
     import torch
@@ -76,18 +84,15 @@ class SessionConversation:
 class TransformersResponder:
     """Any `AutoModelForImageTextToText` with its `AutoProcessor`: it is shown the newest frames as single images.
 
-    Args:
-        max_frames: frames kept, the newest; such models have no memory of their own.
-        timestamps: name each frame's time before it.
+    Such models have no memory of their own; `max_frames` are kept. ValueError for a model that cannot be asked.
     """
 
-    def __init__(self, model: Any, processor: Any, *, max_frames: int = 64, timestamps: bool = True) -> None:
+    def __init__(self, model: Any, processor: Any, *, max_frames: int) -> None:
         if max_frames < 1:
             raise ValueError(f"a model needs at least one frame, got max_frames={max_frames}")
         if getattr(processor, "chat_template", None) is None:
             raise ValueError("this model's processor has no chat template, so it cannot be asked")
-        self.model, self.processor = model, processor
-        self.max_frames, self.timestamps = max_frames, timestamps
+        self.model, self.processor, self.max_frames = model, processor, max_frames
 
     @classmethod
     def load(
@@ -122,11 +127,10 @@ class TransformersConversation:
         self.turns: list[tuple[str, str]] = []
 
     def see(self, frames: Sequence[np.ndarray], timestamps: Sequence[float]) -> None:
-        new = [
-            (self.num_seen + i, second, frame) for i, (second, frame) in enumerate(zip(timestamps, frames, strict=True))
-        ]
-        self.num_seen += len(new)
-        self.frames = [*self.frames, *new][-self.responder.max_frames :]
+        numbers = range(self.num_seen, self.num_seen + len(frames))
+        self.num_seen += len(frames)
+        self.frames += zip(numbers, timestamps, frames, strict=True)
+        del self.frames[: -self.responder.max_frames]
 
     def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
         import torch
@@ -183,7 +187,7 @@ class TransformersConversation:
     def _messages(self, prompt: str) -> list[dict[str, Any]]:
         parts: list[dict[str, str]] = []
         for number, second, _ in self.frames:
-            line = f"Frame{number + 1} at {second:.1f}s: " if self.responder.timestamps else f"Frame{number + 1}: "
+            line = f"Frame{number + 1} at {second:.1f}s: "
             parts += [{"type": "text", "text": line}, {"type": "image"}, {"type": "text", "text": "\n"}]
         messages: list[dict[str, Any]] = []
         if self.system_prompt is not None:
@@ -193,3 +197,67 @@ class TransformersConversation:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
             parts = []
         return [*messages, {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
+
+
+def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) -> tuple[Responder, dict[str, Any]]:
+    """The model under test, and what identifies it. ValueError for flags that do not go together."""
+    options.device = _device_of_process(options.device)
+    about: dict[str, Any] = {"model": options.model, "adapter": options.adapter}
+    if options.adapter == "transformers":
+        if options.recent or _asks_for_memory(options) or options.skip_below:
+            raise ValueError(
+                "--memory, --policy, --cascade, --recent and --skip-below are for our models; see --frames"
+            )
+        frames = settings.frames or 64
+        responder = TransformersResponder.load(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            attn_implementation=options.attention,
+            max_frames=frames,
+        )
+        about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
+        return responder, {**about, "dtype": str(responder.model.dtype), "max_frames": frames}
+    from ..model.weights import find_checkpoint
+    from ..processing import model_place
+
+    model, processor = load_from_flags(options)
+    memory = _memory(options, settings, model)
+    about["weights"] = weights_digest(find_checkpoint(model_place(options.model)))
+    about["memory"] = memory.for_encoder(model.config.grid).to_dict()
+    if options.skip_below is not None:
+        about["skip_below"] = options.skip_below
+    ours = SessionResponder(model, processor, memory, skip_below=options.skip_below)
+    return ours, {**about, "dtype": str(model.dtype)}
+
+
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 over the weight files of a checkpoint in the order of their names; None: no folder, or none in it."""
+    files = sorted(folder.glob("*.safetensors"))
+    return digest(*files) if files else None
+
+
+def _memory(options: argparse.Namespace, settings: ModeSettings, model: VideoChatOnline) -> MemoryConfig:
+    """What the flags ask for; a sliding window without such flags forgets nothing, as published."""
+    if options.recent is not None:
+        if _asks_for_memory(options):
+            raise ValueError("--recent N keeps no memory, so it cannot be used with --memory, --policy or --cascade")
+        return MemoryConfig.recent(options.recent)
+    memory = memory_from_flags(options, model)
+    if options.mode != "sliding_window" or _asks_for_memory(options):
+        return memory
+    if settings.frames is None:
+        raise ValueError("--mode sliding_window needs --frames N for this benchmark")
+    return memory_of_all(settings.frames, memory)
+
+
+def _asks_for_memory(options: argparse.Namespace) -> bool:
+    return bool(options.memory or options.cascade or options.policy != "pyramid")
+
+
+def _device_of_process(device: str) -> str:
+    """Under torchrun each process takes the GPU of its local rank."""
+    import torch
+
+    local_rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local_rank}" if device == "auto" and local_rank and torch.cuda.is_available() else device

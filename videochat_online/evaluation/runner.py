@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from ..files import write_json
+from ..media.find import VideoLibrary
 from ..media.readers import MediaError
 from .benchmarks.base import Benchmark, ModeSettings
 from .modes import Asking, ModeName, Outcomes, Responder, blind, prefix, sliding_window, streaming
-from .predictions import PredictionWriter, rank_file, read_predictions, replace_file, write_merged
-from .types import Prediction, VideoTask
-from .videos import VideoLibrary, check_video, open_task_video
+from .predictions import Prediction, appending, rank_file, read_predictions, write_merged
+from .questions import Question, VideoTask
+from .videos import check_video, open_task_video
 
 BLIND_FOLDER = "blind"
 CONFIG_FILE = "config.json"
@@ -87,19 +89,21 @@ class Run:
         return sum(min(most, fps * min(window, q.last_time - task.start)) + 1 for q in task.questions)
 
 
-def execute(run: Run, *, resume: bool, progress: Callable[[Prediction], None] | None = None) -> None:
-    """Ask all questions of this process that have no answer yet, with a line on disk for each before the next."""
+def execute(run: Run, *, resume: bool, progress: Callable[[], object] = lambda: None) -> None:
+    """Ask all questions of this process that have no answer yet, with a line on disk for each before the next.
+
+    `progress` is called after each. Raises ValueError where the folder belongs to another run.
+    """
     _claim(run, resume)
     known = read_predictions(run.output)
     done = {question_id for question_id, prediction in known.items() if prediction.error is None}
-    with PredictionWriter(rank_file(run.output, run.shard.rank, run.shard.world_size)) as writer:
+    with appending(rank_file(run.output, run.shard.rank, run.shard.world_size)) as append:
         for task in run.shard.of(run.tasks, run.cost):
             if all(question.id in done for question in task.questions):
                 continue
             for prediction in predict(run, task, done):
-                writer.write(prediction)
-                if progress is not None:
-                    progress(prediction)
+                append(prediction)
+                progress()
 
 
 def completed(run: Run) -> dict[str, Prediction] | None:
@@ -152,11 +156,10 @@ def _claim(run: Run, resume: bool) -> None:
         own = rank_file(run.output, run.shard.rank, run.shard.world_size)
         if not resume and own.is_file() and own.stat().st_size > 0:
             raise ValueError(
-                f"{run.output} holds predictions already; add --resume to go on, or choose another --output"
+                f"{run.output} holds predictions already; add --resume to continue, or choose another --output"
             )
         return
-    run.output.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, config)
 
 
 def benchmark_of(folder: Path) -> str:
@@ -179,41 +182,24 @@ def refuse_equal_ids(tasks: Sequence[VideoTask]) -> None:
         raise ValueError(f"{len(twice)} ids stand for several questions each: {named}; --check names them all")
 
 
-def check(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:
+def check_questions(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:
     """Everything that would keep questions from being asked: one line a video or id. Nothing is asked."""
     twice = [f"{question_id!r} is the id of {count} questions" for question_id, count in equal_ids(tasks).items()]
     return twice + [problem for task in tasks if (problem := check_video(task, library)) is not None]
 
 
-def limited(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
-    """The first videos until `limit` questions are reached, each from the source that has the fewest questions yet.
-
-    Of one video no more are taken than a source's equal share, so that a small limit reaches every source.
-    """
+def first_questions(tasks: Sequence[VideoTask], limit: int | None) -> list[VideoTask]:
+    """The first `limit` questions, one of each source in turn, with their videos; None: all. ValueError for 0."""
     if limit is None:
         return list(tasks)
     if limit < 1:
         raise ValueError(f"--limit must be >= 1 question, got {limit}")
-    share = -(-limit // len({task.questions[0].source for task in tasks})) if tasks else limit
-    chosen = _in_turn(tasks, limit, share)
-    enough = sum(len(task.questions) for task in chosen) == limit
-    return chosen if enough else _in_turn(tasks, limit, limit)
-
-
-def _in_turn(tasks: Sequence[VideoTask], limit: int, share: int) -> list[VideoTask]:
-    """Videos until `limit` questions are reached, at most `share` questions of each."""
-    waiting: dict[str, list[VideoTask]] = {}
-    for task in reversed(tasks):
-        waiting.setdefault(task.questions[0].source, []).append(task)
-    taken = dict.fromkeys(sorted(waiting), 0)
-    chosen: list[VideoTask] = []
-    while sum(taken.values()) < limit and any(waiting.values()):
-        source = min((name for name in taken if waiting[name]), key=lambda name: taken[name])
-        task = _first_questions(waiting[source].pop(), min(share, limit - sum(taken.values())))
-        taken[source] += len(task.questions)
-        chosen.append(task)
-    return chosen
-
-
-def _first_questions(task: VideoTask, most: int) -> VideoTask:
-    return replace(task, questions=task.questions[:most])
+    sources: dict[str, list[tuple[int, Question]]] = defaultdict(list)
+    for number, task in enumerate(tasks):
+        for question in task.questions:
+            sources[question.source].append((number, question))
+    in_turn = chain.from_iterable(zip_longest(*(sources[name] for name in sorted(sources))))
+    chosen: dict[int, list[Question]] = defaultdict(list)
+    for number, question in islice(filter(None, in_turn), limit):
+        chosen[number].append(question)
+    return [replace(tasks[number], questions=tuple(chosen[number])) for number in sorted(chosen)]

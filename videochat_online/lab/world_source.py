@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..media.live_paced import PacedPictures
-from ..serve.sources import Opened
+from ..media.live_playback import DrawnPlayback
+from ..serve.sources import WatchedStream
 from .shapeworld.labels import caption
 from .shapeworld.render import render_frames
 from .shapeworld.scenes import Scene
@@ -17,7 +17,7 @@ SCENE_SECONDS = 120.0
 WORLD_SIZE = 224
 
 
-def open_world(seed: int = 0, level: int = 2) -> Opened:
+def open_world(seed: int = 0, level: int = 2) -> WatchedStream:
     """One scene after another, made while it runs. ValueError for a bad seed or level."""
 
     @lru_cache(maxsize=2)
@@ -35,8 +35,8 @@ def open_world(seed: int = 0, level: int = 2) -> Opened:
     def truth(seconds: float) -> str:
         return caption(*place(seconds))
 
-    def start() -> PacedPictures:
-        return PacedPictures(f"ShapeWorld, seed {seed}, level {level}", picture_at)
+    def start(_: float = 0.0) -> DrawnPlayback:
+        return DrawnPlayback(f"ShapeWorld, seed {seed}, level {level}", picture_at)
 
     scene(0)  # a bad seed or level fails now
-    return Opened(start(), start, truth=truth)
+    return WatchedStream(start(), start, truth)

@@ -15,12 +15,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
-from .source import MediaError, VideoReader, check_file, reading
+from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, reading, to_rgb
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 A_FOLDER = f"a folder of images ({' '.join(sorted(IMAGE_SUFFIXES))})"
 AN_IMAGE = "an image file"
-A_WHOLE_IMAGE = "a complete image file"
 SHORTEST_DELAY = 20
 """Milliseconds; a gif's shorter (mostly zero) delays mean `USUAL_DELAY`, as in browsers and FFmpeg."""
 USUAL_DELAY = 100
@@ -54,17 +53,6 @@ def upright_rgb(image: Image.Image, name: object) -> Image.Image:
         image.load()
         image = ImageOps.exif_transpose(image)
     return to_rgb(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode as RGB. 16-bit greys are brought to 8 bits (PIL's own conversion would clip them to white).
-
-    MediaError if the image's file, which PIL reads no sooner than here, is broken.
-    """
-    with reading(getattr(image, "filename", "") or "an image", "cannot be converted to RGB", A_WHOLE_IMAGE):
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        return image.convert("RGB")
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

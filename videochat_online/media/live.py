@@ -1,13 +1,14 @@
-"""Streams that come in their own time, behind one interface: a source makes frames, a LiveStream hands them on.
+"""Streams that come in their own time, behind one interface: a source makes frames, a LiveStream queues them.
 
-A LiveStream runs its source in a thread and keeps the newest frames in a bounded queue: where whoever takes them lags,
-the oldest are dropped and counted. Kinds of sources: live_paced.py (files, generated pictures), live_pushed.py (a
-browser, an API) and live_network.py (RTSP, HTTP, HLS, UDP, camera devices).
+A LiveStream runs its source in a thread and keeps the newest frames in a bounded queue: where the reader of the queue
+is too slow, the oldest frames are dropped and counted. Kinds of sources: PushedFrames here (a browser's camera),
+live_playback.py (files, generated pictures) and live_network.py (RTSP, HTTP, HLS, UDP, camera devices).
 """
 
 from __future__ import annotations
 
 import math
+import queue
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -15,11 +16,16 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Literal
 
-from .source import Frame, MediaError, check_fps
+import numpy as np
+from PIL import Image
+
+from .source import Frame, MediaError, check_fps, rgb_array
 
 LiveState = Literal["waiting", "playing", "paused", "reconnecting", "over"]
 DISPLAY_FPS = 10.0
-"""Frames a second that a source gives at most, for somebody to look at; a model sees fewer."""
+"""Frames a second that a source gives at most: enough to look at; a model sees fewer."""
+MAX_SIDE = 960
+"""Pixels; larger pictures are scaled down to this side: no model here sees more, and waiting frames take memory."""
 JOIN_SECONDS = 15.0
 """No source blocks longer than this; longer than any network time-out used here."""
 
@@ -50,7 +56,42 @@ class LiveSource(ABC):
         """Free what the source holds; `frames` has ended by then."""
 
 
-class Reduction:
+class PushedFrames(LiveSource):
+    """Frames that somebody else sends: a frame's second is the time since the first one came."""
+
+    def __init__(self, name: str = "pushed frames") -> None:
+        super().__init__(name)
+        self._arrived: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._first: float | None = None
+        self._num = 0
+
+    def push(self, image: np.ndarray | Image.Image) -> float:
+        """Take in a picture (PIL, or uint8 (H, W, 3)), from any thread; returns its seconds.
+
+        MediaError for something else than a picture, ValueError after `stop`.
+        """
+        picture = rgb_array(image)
+        with self._lock:
+            if self.stopped.is_set():
+                raise ValueError(f"{self.name} has been stopped and takes no more frames")
+            now = time.monotonic()
+            self._first = now if self._first is None else self._first
+            self._arrived.put(Frame(picture, now - self._first, self._num))
+            self._num += 1
+            return now - self._first
+
+    def stop(self) -> None:
+        super().stop()
+        self._arrived.put(None)
+
+    def frames(self) -> Iterator[Frame]:
+        while (frame := self._arrived.get()) is not None:
+            self.state = "playing"
+            yield frame
+
+
+class RateLimit:
     """Lets the first frame of each period of 1 / fps seconds of stream time pass."""
 
     def __init__(self, fps: float) -> None:
@@ -64,11 +105,20 @@ class Reduction:
         return is_new
 
 
+def fitting(size: tuple[int, int]) -> tuple[int, int]:
+    """(W, H) of the same shape, even, with no side longer than MAX_SIDE; smaller sizes stay."""
+    if max(size) <= MAX_SIDE:
+        return size
+    scale = MAX_SIDE / max(size)
+    width, height = (max(2, round(side * scale / 2) * 2) for side in size)
+    return width, height
+
+
 class LiveStream:
     """The frames of a running source: `take()` them one by one, or look at the `latest`.
 
     Args:
-        fps: frames a second to hand on; None hands on all. `latest` is renewed by every frame.
+        fps: frames a second that are queued; None: all. Every frame becomes the `latest`.
         capacity: frames that may wait; the oldest is dropped for a newer one.
     """
 
@@ -82,12 +132,12 @@ class LiveStream:
         self.num_received = 0
         """Frames the source gave."""
         self.num_dropped = 0
-        """Frames that were due and that nobody took in time."""
+        """Frames that were dropped from the queue before they were taken."""
         self.error: Exception | None = None
         """Why the source ended, where it did not end by itself."""
         self._waiting: deque[Frame] = deque()
         self._changed = threading.Condition()
-        self._due = None if fps is None else Reduction(fps)
+        self._limit = None if fps is None else RateLimit(fps)
         self._is_running = False
         self._thread = threading.Thread(target=self._work, name=f"live {source.name}"[:40], daemon=True)
 
@@ -126,20 +176,13 @@ class LiveStream:
 
     def wait_for_frame(self, timeout: float) -> Frame:
         """The first frame, left in the queue; MediaError where none comes within `timeout` seconds."""
-        until = time.monotonic() + timeout
         with self._changed:
-            self._changed.wait_for(lambda: self.latest or not self._is_running, max(0.0, until - time.monotonic()))
+            self._changed.wait_for(lambda: self.latest or not self._is_running, timeout)
             if self.latest is not None:
                 return self.latest
             if self.error is not None:
                 raise self.error
         raise MediaError.about(self.source.name, f"no frame came within {timeout:g} s", "a stream that is running")
-
-    def clear(self) -> None:
-        """Forget the frames that wait, without counting them: they belong to a moment that was left."""
-        with self._changed:
-            self._waiting.clear()
-            self._due = None if self.fps is None else Reduction(self.fps)
 
     def close(self) -> None:
         """Stop the source and wait until its thread has ended. May be called again."""
@@ -158,10 +201,10 @@ class LiveStream:
     def _work(self) -> None:
         try:
             for frame in self.source.frames():
-                self._hand_on(frame)
+                self._queue(frame)
                 if self.source.stopped.is_set():
                     break
-        except Exception as error:  # raised by take(), in the thread of whoever listens
+        except Exception as error:  # raised by take(), in the thread of the reader
             self.error = error
             self.source.problem = str(error)
         finally:
@@ -170,11 +213,11 @@ class LiveStream:
                 self._is_running = False
                 self._changed.notify_all()
 
-    def _hand_on(self, frame: Frame) -> None:
+    def _queue(self, frame: Frame) -> None:
         with self._changed:
             self.latest = frame
             self.num_received += 1
-            if self._due is None or self._due.passes(frame.timestamp):
+            if self._limit is None or self._limit.passes(frame.timestamp):
                 if len(self._waiting) == self.capacity:
                     self._waiting.popleft()
                     self.num_dropped += 1

@@ -1,6 +1,6 @@
 """Sources outside this process: RTSP, HTTP, HLS and UDP through PyAV, camera devices through OpenCV.
 
-A stream that was running and breaks off is opened again, waiting longer from try to try; its seconds go on.
+A stream that was running and breaks off is opened again, with longer pauses from try to try; its clock runs on.
 Addresses are opened as they are: who may name which is decided above (serve/addresses.py).
 """
 
@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from .container import open_container, to_the_end, video_stream
-from .live import DISPLAY_FPS, LiveSource, Reduction
-from .live_paced import fitting
+from .live import DISPLAY_FPS, LiveSource, RateLimit, fitting
 from .source import Frame, MediaError, each, reading
 
 if TYPE_CHECKING:
@@ -37,78 +36,72 @@ PROTOCOLS = {
 }
 """Schemes of addresses, and the protocols that what stands behind one may use: never this machine's files."""
 JUMP_SECONDS = 10.0
-"""A stream whose own time leaps further than this, or back, has begun anew."""
+"""A stream whose own time jumps further than this, or back, has started again."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long to wait for a stream. All in seconds."""
 
     open: float = 8.0
     read: float = 5.0
-    """Without data for so long, a connection counts as broken; also the longest that `stop` takes."""
+    """Without data for this long, a connection counts as broken; also the longest that `stop` takes."""
     first_pause: float = 0.5
     """Between the break and the first try; doubled with each try."""
     longest_pause: float = 4.0
     give_up: float = 300.0
     """Since the last frame."""
 
-    def __post_init__(self) -> None:
-        for name in ("open", "read", "first_pause", "longest_pause", "give_up"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Patience.{name} must be seconds > 0, got {getattr(self, name)!r}")
 
+class ReconnectingSource(LiveSource):
+    """Opens, reads, and opens again. It ends where the first try fails: the address is wrong, or nothing runs there."""
 
-class Reconnecting(LiveSource):
-    """Opens, reads, and opens again. A first try that fails ends the source: the address is wrong, not the weather."""
+    is_finite = False
+    """Whether what is read now has an end of its own, such as a file behind an address: that end is no break."""
 
-    def __init__(self, name: str, *, patience: Patience | None = None) -> None:
+    def __init__(self, name: str, *, timeouts: Timeouts | None = None) -> None:
         super().__init__(name)
-        self.patience = patience or Patience()
+        self.timeouts = timeouts or Timeouts()
         self._num = 0
         self._last: tuple[float, float] | None = None  # seconds of the newest frame, and when it came
 
     @abstractmethod
     def _connection(self) -> Iterator[Frame]:
-        """Frames of one connection, their seconds going on from `_now()`; ends where it breaks off.
+        """Frames of one connection, their seconds counted on from `_now()`; ends where it breaks off.
 
         MediaError where it cannot be opened or breaks off with a reason.
         """
 
-    @abstractmethod
-    def _has_end(self) -> bool:
-        """Whether the connection is one to something finite, so that its end is no break."""
-
     def _now(self) -> float:
-        """Seconds of the stream: 0 before the first frame, then running on through breaks."""
+        """Seconds of the stream: 0 before the first frame; breaks count."""
         return 0.0 if self._last is None else self._last[0] + time.monotonic() - self._last[1]
 
     def frames(self) -> Iterator[Frame]:
         opened = time.monotonic()
-        pause = self.patience.first_pause
+        pause = self.timeouts.first_pause
         while not self.stopped.is_set():
-            error = MediaError.about(self.name, "broke off", "a stream that goes on")
+            error = MediaError.about(self.name, "the stream broke off", "one that continues")
             try:
                 for frame in self._connection():
-                    self.state, self.problem, pause = "playing", None, self.patience.first_pause
+                    self.state, self.problem, pause = "playing", None, self.timeouts.first_pause
                     self._last = frame.timestamp, time.monotonic()
                     yield frame
-                if self._has_end():
+                if self.is_finite:
                     return
             except MediaError as problem:
                 error = problem
             silence = time.monotonic() - (self._last[1] if self._last else opened)
-            if self._last is None or self._has_end() or silence > self.patience.give_up:
+            if self._last is None or self.is_finite or silence > self.timeouts.give_up:
                 if self.stopped.is_set():
                     return
                 raise error
             self.state, self.problem = "reconnecting", str(error)
             self.num_reconnects += 1
             self.stopped.wait(pause)
-            pause = min(2 * pause, self.patience.longest_pause)
+            pause = min(2 * pause, self.timeouts.longest_pause)
 
 
-class NetworkStream(Reconnecting):
+class NetworkStream(ReconnectingSource):
     """An RTSP, HTTP, HLS or UDP address through PyAV. ValueError for other schemes.
 
     What is fetched (HTTP, HLS) is shown in real time; what is sent (RTSP, UDP) as it comes.
@@ -118,8 +111,7 @@ class NetworkStream(Reconnecting):
         self,
         address: str,
         *,
-        fps: float = DISPLAY_FPS,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         options: dict[str, str] | None = None,
         download: Callable[[float], AbstractContextManager[Readable]] | None = None,
     ) -> None:
@@ -130,39 +122,35 @@ class NetworkStream(Reconnecting):
         scheme = urlsplit(address).scheme.lower()
         if scheme not in PROTOCOLS:
             raise ValueError(f"{address}: expected an address of {', '.join(PROTOCOLS)}")
-        super().__init__(without_password(address), patience=patience)
-        self.address, self.fps = address, fps
+        super().__init__(without_password(address), timeouts=timeouts)
+        self.address = address
         self.is_fetched = scheme in ("http", "https")
         self.options = {"protocol_whitelist": PROTOCOLS[scheme], "analyzeduration": "2000000"}
         if scheme.startswith("rtsp"):
             self.options["rtsp_transport"] = "tcp"
         self.options |= options or {}
         self._download = download
-        self._is_finite = False
-
-    def _has_end(self) -> bool:
-        return self._is_finite
 
     def _connection(self) -> Iterator[Frame]:
         with ExitStack() as resources:
             container = self._open(resources)
             stream = video_stream(container, self.name, A_STREAM, num_threads=1)
-            self._is_finite = bool(container.duration and container.duration > 0)
+            self.is_finite = bool(container.duration and container.duration > 0)
             yield from self._decode(container, stream)
 
     def _open(self, resources: ExitStack) -> InputContainer:
         place: Any = self.address
         if self._download is not None:
             with reading(self.name, CANNOT_BE_READ, A_STREAM, errors=OSError):
-                body = resources.enter_context(self._download(self.patience.read))
+                body = resources.enter_context(self._download(self.timeouts.read))
             place = _UntilStopped(body, self.stopped)
-        timeouts = (self.patience.open, self.patience.read)
+        limits = (self.timeouts.open, self.timeouts.read)
         return resources.enter_context(
-            open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=self.options, timeout=timeouts)
+            open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=self.options, timeout=limits)
         )
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
-        clock, shown = None, Reduction(self.fps)
+        clock, shown = None, RateLimit(DISPLAY_FPS)
         for decoded in each(to_the_end(container.decode(stream)), self.name, CANNOT_BE_READ, A_STREAM):
             if self.stopped.is_set():
                 return
@@ -180,7 +168,7 @@ class Readable(Protocol):
 
 
 class _UntilStopped:
-    """Bytes that end when somebody says stop, however slowly they come."""
+    """Bytes that end when the source is stopped, however slowly they come."""
 
     def __init__(self, file: Readable, stopped: threading.Event) -> None:
         self._file, self._stopped = file, stopped
@@ -218,28 +206,25 @@ def _rgb(frame: VideoFrame, name: str) -> Any:
         return frame.reformat(width, height, "rgb24").to_ndarray()
 
 
-class Camera(Reconnecting):
+class Camera(ReconnectingSource):
     """A camera device of this machine by its number, through OpenCV. ImportError where OpenCV is not installed."""
 
-    def __init__(self, number: int = 0, *, fps: float = DISPLAY_FPS, patience: Patience | None = None) -> None:
+    def __init__(self, number: int = 0, *, timeouts: Timeouts | None = None) -> None:
         if number < 0:
             raise ValueError(f"cameras are numbered from 0, got {number}")
-        super().__init__(f"camera {number}", patience=patience)
-        self.number, self.fps = number, fps
+        super().__init__(f"camera {number}", timeouts=timeouts)
+        self.number = number
         try:
             self._cv2: Any = import_module("cv2")
         except ImportError as error:
             raise ImportError("a camera device needs OpenCV: pip install opencv-python-headless") from error
-
-    def _has_end(self) -> bool:
-        return False
 
     def _connection(self) -> Iterator[Frame]:
         device = self._cv2.VideoCapture(self.number)
         try:
             if not device.isOpened():
                 raise MediaError.about(self.name, "cannot be opened", "a camera that no other program uses")
-            started, shown = time.monotonic() - self._now(), Reduction(self.fps)
+            started, shown = time.monotonic() - self._now(), RateLimit(DISPLAY_FPS)
             while not self.stopped.is_set():
                 is_good, picture = device.read()
                 if not is_good:

@@ -1,11 +1,10 @@
 """The one way in: a video file, a gif, a folder or list of images -> frames with their seconds.
 
-Picks the source's kind and decoder; the kinds stand in *_source.py. Streams that have no end are in live.py.
+Picks the kind of the source and its decoder. Streams that have no end are in live.py.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from ..extras import require
+from .decoding import DecordReader, PyavReader
 from .image_source import (
     IMAGE_SUFFIXES,
     ImageListReader,
@@ -24,33 +25,33 @@ from .image_source import (
 from .source import Frame, MediaError, VideoReader, check_fps, check_size, reading
 from .video_index import index_video
 
-__all__ = ["Backend", "Frame", "MediaError", "VideoReader", "open_image", "open_video"]
+__all__ = ["Decoder", "Frame", "MediaError", "VideoReader", "check_decoder", "open_image", "open_video"]
 
-Backend = Literal["auto", "decord", "pyav"]
+Decoder = Literal["pyav", "decord"]
 
 
 def open_video(
     source: str | os.PathLike[str] | Sequence[ImageSource],
     *,
-    backend: Backend = "auto",
+    decoder: Decoder = "pyav",
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     num_threads: int = 0,
 ) -> VideoReader:
     """Frames of a video file, a gif (or other image file), a folder of images in natural order, or a list of images.
 
-    `backend`: "auto" takes decord where it is installed, PyAV otherwise and for files that decord cannot read (logged).
+    `decoder`: of video files. decord gives the same pictures; a file that it cannot read is a MediaError.
     `size` (W, H): decode to this size. `fps`: of a folder or a list (default 1); files have times of their own.
     `num_threads`: of the decoder, 0 = its own choice; give 1 in worker processes.
-    MediaError says what is wrong with a source; ValueError what is wrong with the arguments.
+    MediaError says what is wrong with a source, ValueError what is wrong with the arguments, ImportError what to
+    install.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    check_decoder(decoder)
     check_size(size)
     if not isinstance(source, str | os.PathLike):
         return _open_images("list of images", source, fps, size)
     with reading(source, "cannot be looked at", "a video, or a folder of images", errors=(OSError, RuntimeError)):
-        path = Path(source).expanduser().absolute()  # RuntimeError: nobody's home
+        path = Path(source).expanduser().absolute()  # RuntimeError: ~user of nobody
         is_folder = path.is_dir()
     if is_folder:
         return _open_images(str(path), images_of_folder(path), fps, size)
@@ -58,7 +59,17 @@ def open_video(
         raise ValueError(f"{path}: fps={fps!r} is for folders and lists of images, a file has times of its own")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return open_image_file(path, size=size)
-    return _open_file(path, backend, size, num_threads)
+    index = index_video(path)
+    reader = PyavReader if decoder == "pyav" else DecordReader
+    return reader(index, size=size, num_threads=num_threads)
+
+
+def check_decoder(name: str) -> None:
+    """ValueError for a decoder that does not exist, ImportError for one that is not installed."""
+    if name not in get_args(Decoder):
+        raise ValueError(f"decoder must be one of {', '.join(get_args(Decoder))}, got {name!r}")
+    if name == "decord":
+        require("decord")
 
 
 def _open_images(
@@ -70,17 +81,3 @@ def _open_images(
     fps = 1.0 if fps is None else fps
     check_fps(fps)
     return ImageListReader(name, images, fps=fps, size=size)
-
-
-def _open_file(path: Path, backend: Backend, size: tuple[int, int] | None, num_threads: int) -> VideoReader:
-    has_decord = importlib.util.find_spec("decord") is not None
-    if backend == "decord" and not has_decord:
-        raise ImportError("backend='decord' needs decord: pip install decord (Linux x86-64), or take backend='pyav'")
-    index = index_video(path)
-    if backend == "pyav" or not has_decord:
-        from .pyav_source import PyavReader
-
-        return PyavReader(index, size=size, num_threads=num_threads)
-    from .decord_source import DecordReader
-
-    return DecordReader(index, size=size, num_threads=num_threads, or_pyav=backend == "auto")

@@ -53,7 +53,7 @@ def sample_window(
     fps: float,
     max_frames: int | None = None,
     *,
-    video_fps: float | None = None,
+    video_fps: float,
 ) -> list[int]:
     """The last `seconds` up to the moment `end`, at `fps`, ascending; what a question asked at `end` sees.
 
@@ -61,9 +61,9 @@ def sample_window(
     takes in the frame then on screen. So it depends on nothing that comes after `end`, and past the end of the
     source it is the source's last window. Frames are counted back from the newest; more than `max_frames` are
     thinned evenly. Before the first frame there is nothing to see.
-    `video_fps` is the mean rate the step is reckoned from (default: the timestamps' own).
+    `video_fps`: the source's mean rate.
 
-    >>> sample_window([0.0, 0.5, 1.0, 1.5, 2.0], end=1.7, seconds=1.0, fps=1.0)
+    >>> sample_window([0.0, 0.5, 1.0, 1.5, 2.0], end=1.7, seconds=1.0, fps=1.0, video_fps=2.0)
     [1, 3]
     """
     times = _checked_times(timestamps)
@@ -74,18 +74,18 @@ def sample_window(
     if last < 0 or max_frames == 1:
         return [last] if last >= 0 else []
     first = max(0, _on_screen(times, float(times[last]) - seconds + BOUNDARY_SECONDS))
-    backwards = range(last, first - 1, -_step(times, fps, video_fps))
+    backwards = range(last, first - 1, -_step(fps, video_fps))
     return _thin(list(reversed(backwards)), max_frames)
 
 
-def sample_stream(
-    timestamps: Times, fps: float, start: float = 0.0, end: float | None = None, *, video_fps: float | None = None
+def sample_pass(
+    timestamps: Times, fps: float, start: float = 0.0, end: float | None = None, *, video_fps: float
 ) -> list[int]:
     """One pass at `fps` over the frames that start within [start, end] seconds (to the last one without `end`).
 
-    `video_fps` is the mean rate the step is reckoned from (default: the timestamps' own).
+    `video_fps`: the source's mean rate.
 
-    >>> sample_stream([0.0, 0.5, 1.0, 1.5, 2.0], fps=1.0, start=0.5)
+    >>> sample_pass([0.0, 0.5, 1.0, 1.5, 2.0], fps=1.0, start=0.5, video_fps=2.0)
     [1, 3]
     """
     times = _checked_times(timestamps)
@@ -94,7 +94,7 @@ def sample_stream(
         raise ValueError(f"start and end must be seconds, got start={start!r}, end={end!r}")
     first = int(np.searchsorted(times, start, side="left"))
     last = len(times) - 1 if end is None else _on_screen(times, end)
-    return list(range(first, last + 1, _step(times, fps, video_fps)))
+    return list(range(first, last + 1, _step(fps, video_fps)))
 
 
 def _on_screen(times: np.ndarray, moment: float) -> int:
@@ -102,11 +102,8 @@ def _on_screen(times: np.ndarray, moment: float) -> int:
     return int(np.searchsorted(times, moment, side="right")) - 1
 
 
-def _step(times: np.ndarray, fps: float, video_fps: float | None) -> int:
+def _step(fps: float, video_fps: float) -> int:
     """Every how many frames make `fps`; rounded to 1e-6 first, so that float noise does not decide a half."""
-    span = float(times[-1] - times[0])
-    if video_fps is None:
-        video_fps = (len(times) - 1) / span if span > 0 else fps
     return max(1, round(round(video_fps / fps, 6)))
 
 

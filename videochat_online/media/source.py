@@ -1,4 +1,4 @@
-"""What every source of frames has in common: frames with seconds, read lazily by index.
+"""What every source of frames has in common: RGB frames with seconds, read lazily by index; and its errors.
 
 A source knows its times when it is opened and decodes a picture only when it is asked for one.
 It never keeps decoded pictures, so a 10-hour file needs no more memory than a short one
@@ -17,8 +17,10 @@ from textwrap import shorten
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 T = TypeVar("T")
+A_WHOLE_IMAGE = "a complete image file"
 
 
 class MediaError(ValueError):
@@ -85,6 +87,27 @@ class Frame:
     """Seconds from the source's first frame to the start of this frame's display."""
     index: int
     """Number of the frame in the source, counted from 0."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode as RGB. 16-bit greys are brought to 8 bits (PIL's own conversion would clip them to white).
+
+    MediaError if the image's file, which PIL reads no sooner than here, is broken.
+    """
+    with reading(getattr(image, "filename", "") or "an image", "cannot be converted to RGB", A_WHOLE_IMAGE):
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        return image.convert("RGB")
+
+
+def rgb_array(image: Any) -> np.ndarray:
+    """uint8 (H, W, 3) of a PIL image of any mode, or of an array that is that already; MediaError for anything else."""
+    pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
+    is_array = isinstance(pixels, np.ndarray)
+    if not is_array or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        got = f"{pixels.dtype} {pixels.shape}" if is_array else type(image).__name__
+        raise MediaError.about("a frame", f"is {got}", "a PIL image or uint8 (H, W, 3) RGB with at least one pixel")
+    return pixels
 
 
 class VideoReader(ABC):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .image_source import to_rgb
+from .source import rgb_array
 
 Picture = Image.Image | np.ndarray
 """A PIL image of any mode, or uint8 (H, W, 3) RGB."""
@@ -30,7 +30,7 @@ class FrameTransform:
 
     The resize runs on the bytes as they come from the decoder, channels last, where torch has a vectorised
     antialiasing kernel with PIL's arithmetic: 99 bytes of 100 are PIL's, the others differ by 1, rarely by 2.
-    `straightforward_transform` is the same said plainly; `videochat-online bench stream` measures the two.
+    `videochat-online bench stream` measures it against PIL and numpy.
     """
 
     size: int
@@ -58,7 +58,7 @@ class FrameTransform:
         return out
 
     def resize(self, frame: Picture) -> np.ndarray:
-        """The first step alone: uint8 (size, size, 3). Going on from it gives what going on from the frame does."""
+        """The first step alone: uint8 (size, size, 3). Transforming it gives what transforming the frame does."""
         return np.ascontiguousarray(_resized(_pixels(frame), self.size).permute(1, 2, 0).numpy())
 
     @cached_property
@@ -71,20 +71,6 @@ class FrameTransform:
         """(3, 1, 1)"""
         mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.std))
         return (-mean / std).float().view(3, 1, 1)
-
-
-def straightforward_transform(
-    frame: Picture,
-    size: int,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
-) -> np.ndarray:
-    """The same with PIL and numpy, step by step: float32 (3, size, size). Slow; for comparison."""
-    image = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
-    resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    unit = np.asarray(resized, dtype=np.float32) / 255  # (size, size, 3)
-    normalised = (unit - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
 def tile_grid(width: int, height: int, *, size: int, min_num: int = 1, max_num: int = 12) -> tuple[int, int]:
@@ -127,14 +113,7 @@ def dynamic_tiles(
 
 def _pixels(frame: Picture) -> torch.Tensor:
     """uint8 (3, H, W) over the frame's own bytes: channels last in memory."""
-    if isinstance(frame, Image.Image):
-        frame = np.array(to_rgb(frame))
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise ValueError(f"a frame must be a PIL image or uint8 (H, W, 3) RGB, got {got}")
-    if 0 in frame.shape:
-        raise ValueError(f"a frame must have at least one pixel, got shape {frame.shape}")
-    writable = np.require(frame, requirements=["C", "W"])  # torch does not take read-only memory
+    writable = np.require(rgb_array(frame), requirements=["C", "W"])  # torch does not take read-only memory
     return torch.from_numpy(writable).permute(2, 0, 1)
 
 

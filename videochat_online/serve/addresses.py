@@ -2,18 +2,20 @@
 
 Where private networks are to stay closed, a name is looked up, every address behind it must be public, and the stream
 is opened at the one that was looked at; neither redirects of HTTP nor playlists, which name further addresses, are
-followed. What is left to the operator's firewall: a public RTSP server that sends its clients elsewhere.
+followed. So HTTP is our own here: FFmpeg's would look the name up again and go wherever a server sends it. What is left
+to the operator's firewall: a public RTSP server that sends its clients elsewhere.
 """
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import socket
+import ssl
 from functools import partial
 from urllib.parse import SplitResult, urlsplit
 
 from ..media.live_network import PROTOCOLS, NetworkStream
-from .download import download
 from .limits import Limits, NotAllowed
 
 NO_PLAYLIST = {"format_whitelist": "rtsp,rtp,sdp,mov,mp4,matroska,webm,mpegts,flv,avi,mpjpeg,h264,hevc"}
@@ -83,3 +85,52 @@ def is_public(place: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or address.sixtofour or address
     return address.is_global and not address.is_multicast
+
+
+class Body:
+    """The bytes of a response as they come. A context manager."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+
+    def read(self, size: int) -> bytes:
+        """What has come, at most `size` bytes, without waiting for that many; OSError where it breaks off."""
+        try:
+            return self._response.read1(size)
+        except http.client.HTTPException as error:
+            raise OSError(f"the answer broke off: {error}") from error
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._response.close()
+
+
+def download(address: str, place: str, seconds: float) -> Body:
+    """The body behind an http(s) address, fetched from the IP address `place`; OSError for anything but status 200.
+
+    `seconds`: longest silence.
+    """
+    parts = urlsplit(address)
+    assert parts.hostname is not None, "addresses are checked before they are opened"
+    is_secure = parts.scheme.lower() == "https"
+    kind = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=seconds)
+    connection.auto_open = 0  # it would look the name up again
+    try:
+        connection.sock = socket.create_connection((place, connection.port), seconds)
+        if is_secure:
+            context = ssl.create_default_context()
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", target, headers={"User-Agent": "videochat-online", "Accept": "*/*"})
+        response = connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()
+        raise OSError(f"{parts.hostname} gives no answer: {error}") from error
+    if response.status != 200:
+        connection.close()
+        what = "a redirect, which is not followed" if 300 <= response.status < 400 else response.reason
+        raise OSError(f"HTTP {response.status}: {what}")
+    return Body(response)

@@ -1,34 +1,58 @@
-"""The server API as a FastAPI application: sessions, frames and sources, questions as server-sent events.
+"""The server API as a FastAPI application: sessions, what they watch, frames; questions.py has the questions.
 
+/docs shows its description to a person, by Swagger UI, which comes with the package, so that it works without internet:
+serve/swagger/ holds two files of swagger-ui-dist 5.35.0 as they were published (gzip), and their licences (Apache-2.0).
 FastAPI is optional and imported inside the functions; so annotations here are evaluated, not strings.
 """
 
-import json
 import secrets
-from collections.abc import Generator, Iterator
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from .. import __version__
-from .event_stream import EVENTS, event_response
-from .export import dialogue_json, dialogue_srt
-from .limits import LimitReached, NotAllowed, UnknownSession
-from .live_session import LiveSession
-from .messages import AnswerDocument, ControlRequest, NewSession, Problem, Question, SeenFrame, SourceRequest
+from ..extras import require
+from .limits import LimitReached, NotAllowed, SessionSettings, TooLarge, UnknownSession
+from .questions import question_routes
 from .sessions import Sessions
-from .settings import SessionSettings
-from .sources import Opened, open_camera, open_network, open_push, open_sample, open_world
-from .upload import TooLarge, decode_image, save_upload
+from .sources import SourceRequest, open_source
+from .track import dialogue_srt
+from .upload import decode_image, save_upload
+
+SWAGGER = Path(__file__).parent / "swagger"
+SWAGGER_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+
+
+@dataclass
+class ErrorDocument:
+    """What went wrong."""
+
+    error: str
+
+
+@dataclass
+class ControlRequest:
+    """`seek` takes seconds, `speed` takes a factor as value."""
+
+    action: Literal["play", "pause", "stop", "seek", "speed"]
+    value: float | None = None
+
+
+@dataclass
+class SeenFrame:
+    number: int
+    timestamp: float
+
 
 STATUS: dict[type[ValueError], int] = {UnknownSession: 404, NotAllowed: 403, LimitReached: 429, TooLarge: 413}
 """HTTP status of an error; any other ValueError is 400."""
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "Something in the request, or a file, is not as it must be"},
-    401: {"model": Problem, "description": "The token is missing or wrong"},
-    403: {"model": Problem, "description": "The operator does not allow this, or the session is doing something else"},
-    404: {"model": Problem, "description": "No such session: it has ended, or never was"},
-    413: {"model": Problem, "description": "Too large"},
-    429: {"model": Problem, "description": "A limit is reached"},
+MEANING: dict[int | str, str] = {
+    400: "Something in the request, or a file, is not as it must be",
+    401: "The token is missing or wrong",
+    403: "The operator does not allow this, or the session is doing something else",
+    404: "No such session: it has ended, or never was",
+    413: "Too large",
+    429: "A limit is reached",
 }
 DESCRIPTION = """Talk with a running stream. A session watches one stream with a memory of fixed size:
 
@@ -45,27 +69,50 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
         token: what clients must send as "Authorization: Bearer TOKEN"; None asks for nothing.
         hosts: names under which the server may be addressed (against DNS rebinding); None allows any.
     """
-    try:
-        from fastapi import Depends, FastAPI
-    except ImportError as error:
-        raise ImportError("the server needs FastAPI: pip install 'videochat-online[demo]'") from error
-    from .docs_page import add_docs_page
-    from .openai_api import chat_routes
+    require("fastapi")
+    from fastapi import Depends, FastAPI
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
+    # 1. the application and its description
     about: dict[str, Any] = {"title": "videochat-online", "version": __version__, "description": DESCRIPTION}
     app = FastAPI(**about, docs_url=None, redoc_url=None)  # FastAPI's own load their programs from other hosts
-    add_docs_page(app)
+    _add_docs_page(app)
+    # 2. how errors are answered, and who may come in
     _answer_errors(app)
     if hosts is not None:
-        from fastapi.middleware.trustedhost import TrustedHostMiddleware
-
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    guarded: dict[str, Any] = {"responses": ERRORS}
+    errors = {status: {"model": ErrorDocument, "description": meaning} for status, meaning in MEANING.items()}
+    guarded: dict[str, Any] = {"responses": errors}
     if token is not None:
         guarded["dependencies"] = [Depends(_token_check(token))]
-    for routes in (session_routes, source_routes, question_routes, chat_routes):
+    # 3. what can be asked for
+    for routes in (session_routes, source_routes, question_routes):
         app.include_router(routes(sessions), prefix="/v1", **guarded)
     return app
+
+
+def _add_docs_page(app: Any) -> None:
+    from fastapi import HTTPException
+    from fastapi.openapi.docs import get_swagger_ui_html
+    from fastapi.responses import FileResponse
+
+    @app.get("/docs", include_in_schema=False)
+    def page() -> Any:
+        return get_swagger_ui_html(  # addresses that hold behind a proxy's path, too
+            title=app.title,
+            openapi_url="openapi.json",
+            swagger_js_url="docs/swagger-ui-bundle.js",
+            swagger_css_url="docs/swagger-ui.css",
+            swagger_favicon_url="data:,",
+            swagger_ui_parameters={"validatorUrl": None},  # else the description is sent to validator.swagger.io
+        )
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    def file(name: str) -> Any:
+        if name not in SWAGGER_FILES:
+            raise HTTPException(404, f"there is no {name!r:.40} here")
+        headers = {"Content-Encoding": "gzip", "Cache-Control": "public, max-age=86400"}
+        return FileResponse(SWAGGER / f"{name}.gz", media_type=SWAGGER_FILES[name], headers=headers)
 
 
 def _answer_errors(app: Any) -> None:
@@ -111,9 +158,9 @@ def session_routes(sessions: Sessions) -> Any:
         return {"object": "list", "data": [{"id": sessions.model_name, "object": "model", "note": note}]}
 
     @router.post("/sessions", status_code=201)
-    def create(settings: NewSession) -> dict[str, Any]:
+    def create(settings: SessionSettings) -> dict[str, Any]:
         """Begin a session. Its id opens it to whoever knows it."""
-        return sessions.create(SessionSettings.from_dict(asdict(settings))).state()
+        return sessions.create(settings).state()
 
     @router.get("/sessions/{session}")
     def state(session: str) -> dict[str, Any]:
@@ -128,29 +175,15 @@ def session_routes(sessions: Sessions) -> Any:
     @router.get("/sessions/{session}/dialogue")
     def dialogue(session: str) -> dict[str, Any]:
         """Questions and answers, with what was in memory at each."""
-        found = sessions.get(session)
-        about = {"source": found.state()["source"], "model": sessions.model_name}
-        return json.loads(dialogue_json(list(found.track.moments), about))
+        return sessions.get(session).dialogue_document(sessions.model_name)
 
     @router.get("/sessions/{session}/dialogue.srt", responses={200: {"content": {"application/x-subrip": {}}}})
     def subtitles(session: str) -> Response:
         """The dialogue as subtitles."""
-        text = dialogue_srt(list(sessions.get(session).track.moments))
+        text = dialogue_srt(sessions.get(session).track.dialogue())
         return Response(text, media_type="application/x-subrip")
 
     return router
-
-
-def open_source(request: SourceRequest, sessions: Sessions) -> Opened:
-    """What a request names; NotAllowed for what the operator has not switched on."""
-    limits = sessions.limits
-    if request.kind == "sample":
-        return open_sample(request.name, limits)
-    if request.kind == "shapeworld":
-        return open_world(request.seed, request.level)
-    if request.kind == "url":
-        return open_network(request.address, limits)
-    return open_camera(request.number, limits) if request.kind == "camera" else open_push()
 
 
 def source_routes(sessions: Sessions) -> Any:
@@ -164,9 +197,9 @@ def source_routes(sessions: Sessions) -> Any:
 
     @router.put("/sessions/{session}/source")
     def start(session: str, request: SourceRequest) -> dict[str, Any]:
-        """Watch a stream from now on; memory and dialogue begin anew."""
+        """Watch a stream from now on; memory and dialogue begin empty."""
         found = sessions.get(session)
-        found.start(open_source(request, sessions))
+        found.start(open_source(request, sessions.limits))
         return found.state()
 
     @router.put("/sessions/{session}/video", openapi_extra=binary)
@@ -181,7 +214,7 @@ def source_routes(sessions: Sessions) -> Any:
     def control(session: str, request: ControlRequest) -> dict[str, Any]:
         """Play, pause, stop, seek or change the speed."""
         found = sessions.get(session)
-        control_session(found, request)
+        found.control(request.action, request.value)
         return found.state()
 
     @router.post("/sessions/{session}/frames", status_code=201, openapi_extra=binary)
@@ -192,46 +225,3 @@ def source_routes(sessions: Sessions) -> Any:
         return SeenFrame(**await run_in_threadpool(found.see, image, timestamp))
 
     return router
-
-
-def control_session(session: LiveSession, request: ControlRequest) -> None:
-    if request.action in ("seek", "speed"):
-        if request.value is None:
-            raise ValueError(f"{request.action} needs a value")
-        (session.seek if request.action == "seek" else session.set_speed)(request.value)
-    else:
-        {"play": session.play, "pause": session.pause, "stop": session.stop}[request.action]()
-
-
-def question_routes(sessions: Sessions) -> Any:
-    from fastapi import APIRouter
-
-    router = APIRouter(tags=["questions"])
-
-    @router.post("/sessions/{session}/questions", responses={200: {"model": AnswerDocument, "content": EVENTS}})
-    def ask(session: str, request: Question) -> Any:
-        """Ask about what was seen so far. Streams `piece` events, then `done` with the whole answer."""
-        found = sessions.get(session)
-        moment, pieces = found.ask(request.question, max_new_tokens=request.max_new_tokens)
-
-        def document() -> dict[str, Any]:
-            stats = dict(found.session.stats())
-            return asdict(AnswerDocument(moment.question, moment.answer, moment.timestamp, stats))
-
-        if not request.stream:
-            for _ in pieces:
-                pass
-            return document()
-        return event_response(events(pieces, document))
-
-    return router
-
-
-def events(pieces: Iterator[str], document: Any) -> Generator[str, None, None]:
-    """An answer as server-sent events; an error on the way is one too."""
-    try:
-        for piece in pieces:
-            yield f"event: piece\ndata: {json.dumps({'text': piece}, ensure_ascii=False)}\n\n"
-        yield f"event: done\ndata: {json.dumps(document(), ensure_ascii=False)}\n\n"
-    except Exception as error:  # the answer has begun: there is no status to send any more
-        yield f"event: error\ndata: {json.dumps({'error': str(error)})}\n\n"

@@ -1,8 +1,15 @@
-"""What visitors may do, as numbers an operator sets; and the errors that say so."""
+"""What an operator allows and what a visitor chooses within it; and the errors that say which of them was passed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from ..config import MEMORY_POLICIES, MemoryConfig
+
+if TYPE_CHECKING:
+    from ..model.videochat import VideoChatOnline
 
 
 class UnknownSession(ValueError):
@@ -15,6 +22,10 @@ class LimitReached(ValueError):
 
 class NotAllowed(ValueError):
     """Something the operator has not switched on, or that does not fit what the session is doing."""
+
+
+class TooLarge(ValueError):
+    """More bytes than the server takes."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +54,52 @@ class Limits:
     """Visitors may open camera devices of this machine."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_sessions", "max_upload_bytes", "max_image_bytes", "max_new_tokens", "max_question_chars",
-            "max_prompt_tokens",
-        ):  # fmt: skip
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"Limits.{name} must be an integer >= 1, got {getattr(self, name)!r}")
-        for name in ("idle_seconds", "max_video_seconds", "max_fps", "max_memory_tokens"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Limits.{name} must be > 0, got {getattr(self, name)!r}")
+        for field in fields(self):
+            value, is_whole = getattr(self, field.name), isinstance(field.default, int)
+            if (is_whole and not isinstance(value, int)) or not (isinstance(value, bool) or value > 0):
+                expected = "an integer >= 1" if is_whole else "> 0"
+                raise ValueError(f"Limits.{field.name} must be {expected}, got {value!r}")
         if self.allow_private_urls and not self.allow_urls:
             raise ValueError("Limits.allow_private_urls needs allow_urls: without it no address is opened at all")
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """Settings of a session; what is left out is the model's or the server's choice."""
+
+    # The API takes these as json: values are checked in `check`, so that a wrong one gets the API's own error.
+    fps: float = 2.0
+    """Frames a second that the model sees."""
+    capacities: tuple[int, ...] | None = None
+    """Frames each level of the memory holds, finest first."""
+    policy: str = "pyramid"
+    cascade: bool = False
+    system_prompt: str | None = None
+    max_new_tokens: int | None = None
+    timestamps: bool = True
+    """Tell the model each frame's time."""
+
+    def memory(self, model: VideoChatOnline) -> MemoryConfig:
+        """The memory that is asked for, on the grids of this model."""
+        return model.config.memory_config.adapted(
+            capacities=self.capacities,
+            policy=self.policy,  # type: ignore[arg-type]
+            cascade=self.cascade,
+        )
+
+    def check(self, limits: Limits, model: VideoChatOnline) -> None:
+        """ValueError for a setting that means nothing; LimitReached for more than the operator allows."""
+        if not math.isfinite(self.fps) or self.fps <= 0:
+            raise ValueError(f"fps must be a number > 0, got {self.fps!r}")
+        if self.policy not in MEMORY_POLICIES:
+            raise ValueError(f"unknown policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        for name, wanted, most in (
+            ("fps", self.fps, limits.max_fps),
+            ("max_new_tokens", self.max_new_tokens or 1, limits.max_new_tokens),
+            ("memory tokens", self.memory(model).max_tokens, limits.max_memory_tokens),
+            ("characters of the system prompt", len(self.system_prompt or ""), limits.max_question_chars),
+        ):
+            if wanted > most:
+                raise LimitReached(f"{wanted:g} {name} are more than this server allows ({most:g})")

@@ -13,18 +13,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..media.live import LiveSource, LiveStream
-from ..media.live_paced import PacedSource, PacedVideo
-from ..media.live_pushed import PushedFrames, rgb_array
-from ..media.source import Frame
+from ..media.live import LiveSource, LiveStream, PushedFrames
+from ..media.live_playback import Playback, VideoPlayback
+from ..media.source import Frame, rgb_array
 from ..streaming.encoding import FrameEncoder
 from ..streaming.language import StreamedAnswer
 from ..streaming.session import StreamingSession
 from ..streaming.watching import LiveWatcher
-from .limits import LimitReached, Limits, NotAllowed
-from .settings import SessionSettings
-from .sources import Opened, open_file
-from .track import HeldPicture, MemoryTrack, Moment
+from .limits import LimitReached, Limits, NotAllowed, SessionSettings
+from .sources import WatchedStream, open_file
+from .track import DialogueTurn, HeldPicture, MemoryTrack
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
@@ -35,7 +33,7 @@ USUAL_NEW_TOKENS = 128
 
 
 class LiveSession:
-    """See the module. `folder` is the session's own and is removed with it; `encoder` may be shared with others."""
+    """See the module. `folder` is the session's own and is removed with it; `encoder` is shared with others."""
 
     def __init__(
         self,
@@ -46,7 +44,7 @@ class LiveSession:
         *,
         limits: Limits,
         folder: Path,
-        encoder: FrameEncoder | None = None,
+        encoder: FrameEncoder,
     ) -> None:
         settings.check(limits, model)
         self.key, self.limits, self.folder = key, limits, folder
@@ -56,9 +54,9 @@ class LiveSession:
         self.receiving = threading.Lock()
         """Held while a file is being sent to the session's folder: one at a time."""
         self._watcher: LiveWatcher | None = None
-        self._opened: Opened | None = None
+        self._watched: WatchedStream | None = None
         self._file: Path | None = None  # of the session's folder, the last that was watched
-        self._is_closed = False
+        self.is_closed = False
         self._run = 0  # streams started so far
         self.last_used = time.monotonic()
         self._configure(settings)
@@ -79,17 +77,15 @@ class LiveSession:
 
     # ---- the stream -----------------------------------------------------------------------------------------------
 
-    def start(self, opened: Opened) -> None:
+    def start(self, stream: WatchedStream) -> None:
         """Watch another stream, from the beginning: memory and dialogue are those of one stream."""
         self.touch()
         with self._lock:
             try:
                 self._check_open()
-                self.stop()
-                self._configure(self.settings)
-                self._watch(opened)
+                self._watch(stream)
             except BaseException:
-                opened.source.close()
+                stream.source.close()
                 raise
 
     def start_file(self, path: Path, name: str) -> None:
@@ -104,11 +100,44 @@ class LiveSession:
         if before is not None and before != path:
             before.unlink(missing_ok=True)
 
-    def _watch(self, opened: Opened) -> None:
-        self._opened = opened
+    def _watch(self, stream: WatchedStream) -> None:
+        # 1. the stream before ends 2. memory and dialogue are empty again 3. the new stream runs
+        self.stop()
+        self._configure(self.settings)
+        self._watched = stream
         self._run += 1
-        stream = LiveStream(opened.source, fps=self.settings.fps)
-        self._watcher = LiveWatcher(self.session, stream, on_seen=self.track.add).start()
+        live = LiveStream(stream.source, fps=self.settings.fps)
+        self._watcher = LiveWatcher(self.session, live, on_seen=self.track.add).start()
+
+    def _restart(self, source: LiveSource) -> None:
+        """Watch the same stream again, opened as `source`."""
+        assert self._watched is not None, "there is a stream to restart"
+        self._watch(replace(self._watched, source=source))
+
+    def change(self, settings: SessionSettings) -> None:
+        """Other settings: the stream restarts, with an empty memory."""
+        settings.check(self.limits, self._model)
+        with self._lock:
+            self._check_open()
+            if self._watched is None:
+                self._configure(settings)
+                return
+            source = self._watched.reopen(0.0)
+            self.settings = settings
+            self._restart(source)
+
+    @property
+    def source(self) -> Any:
+        return None if self._watched is None else self._watched.source
+
+    def control(self, action: str, value: float | None = None) -> None:
+        """`play`, `pause`, `stop`; `seek` to a second or set the `speed`, which need a value."""
+        if action in ("seek", "speed"):
+            if value is None:
+                raise ValueError(f"{action} needs a value")
+            (self.seek if action == "seek" else self.set_speed)(value)
+        else:
+            {"play": self.play, "pause": self.pause, "stop": self.stop}[action]()
 
     def stop(self) -> None:
         """End the stream; memory and dialogue stay, so that questions can still be asked."""
@@ -117,41 +146,20 @@ class LiveSession:
             if self._watcher is not None:
                 self._watcher.close()
 
-    def change(self, settings: SessionSettings) -> None:
-        """Other settings: the stream starts anew, with an empty memory."""
-        settings.check(self.limits, self._model)
-        with self._lock:
-            self._check_open()
-            if self._opened is None:
-                self._configure(settings)
-            else:
-                self._begin_anew(self._opened.again(), settings)
-
-    def _begin_anew(self, source: LiveSource, settings: SessionSettings | None = None) -> None:
-        """Watch the same stream, opened anew as `source`."""
-        assert self._opened is not None, "there is a stream to begin anew"
-        self.stop()
-        self._configure(settings or self.settings)
-        self._watch(replace(self._opened, source=source))
-
-    @property
-    def source(self) -> Any:
-        return None if self._opened is None else self._opened.source
-
     def pause(self) -> None:
         self.touch()
         self._paced("be paused: stop it instead").pause()
 
     def play(self) -> None:
-        """Go on after a pause; a stream that is over, or was stopped, begins anew."""
+        """Continue after a pause; a stream that is over, or was stopped, restarts."""
         self.touch()
         with self._lock:
             self._check_open()
-            if self._opened is None:
+            if self._watched is None:
                 raise NotAllowed("nothing is playing: choose what to watch first")
             if self.source.state == "over":
-                self._begin_anew(self._opened.again())
-            elif isinstance(self.source, PacedSource):
+                self._restart(self._watched.reopen(0.0))
+            elif isinstance(self.source, Playback):
                 self.source.play()
 
     def set_speed(self, speed: float) -> None:
@@ -161,26 +169,26 @@ class LiveSession:
         self._paced("change its speed").speed = speed
 
     def seek(self, seconds: float) -> None:
-        """Go to another second of a file. Forward, memory goes on; back, it starts anew: time runs one way."""
+        """Go to another second of a file. Forward, the memory is kept; back, it starts empty: time runs one way."""
         self.touch()
         with self._lock:
             source = self._paced("be moved")
-            if not isinstance(source, PacedVideo) or self._opened is None or self._opened.from_second is None:
+            if not isinstance(source, VideoPlayback) or self._watched is None:
                 raise NotAllowed(f"{source.name} cannot be moved to another second")
             if not 0 <= seconds <= source.duration:
                 raise ValueError(f"{source.name} lasts {source.duration:.1f} s, cannot go to {seconds:g} s")
             if source.state != "over" and seconds >= source.position:
                 source.seek(seconds)
                 return
-            again = self._opened.from_second(seconds)
-            assert isinstance(again, PacedVideo), "from_second opens the same kind of source"
+            again = self._watched.reopen(seconds)
+            assert isinstance(again, VideoPlayback), "a file is reopened as a file"
             again.speed = source.speed
             if source.state == "paused":
                 again.pause()
-            self._begin_anew(again)
+            self._restart(again)
 
-    def _paced(self, what: str) -> PacedSource:
-        if not isinstance(self.source, PacedSource):
+    def _paced(self, what: str) -> Playback:
+        if not isinstance(self.source, Playback):
             raise NotAllowed(f"{self.source.name if self.source else 'nothing is playing: it'} cannot {what}")
         return self.source
 
@@ -218,8 +226,12 @@ class LiveSession:
 
     # ---- questions ------------------------------------------------------------------------------------------------
 
-    def ask(self, question: str, *, max_new_tokens: int | None = None) -> tuple[Moment, Iterator[str]]:
-        """The moment of the question, and the answer piece by piece. Errors of the question itself come at once."""
+    def ask(self, question: str, *, max_new_tokens: int | None = None) -> tuple[DialogueTurn, Iterator[str]]:
+        """The question's turn, and its answer piece by piece. Errors of the question itself come at once.
+
+        ValueError for an empty question, before the first frame, or after the stream failed; LimitReached.
+        """
+        # 1. what the operator allows
         self.touch()
         self._check_open()
         usual = self.settings.max_new_tokens or min(USUAL_NEW_TOKENS, self.limits.max_new_tokens)
@@ -228,22 +240,23 @@ class LiveSession:
             raise LimitReached(f"max_new_tokens must lie between 1 and {self.limits.max_new_tokens}, got {most}")
         if len(question) > self.limits.max_question_chars:
             raise LimitReached(f"a question may have {self.limits.max_question_chars} characters, got {len(question)}")
+        # 2. the model begins to answer 3. what it is asked about is kept for the page
         self._await_first_frame()
         pieces = self.session.ask_stream(question, max_new_tokens=most)
         held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.question.frames]
-        moment = self.track.ask(question, pieces.question.timestamp or 0.0, held)
-        return moment, self._answer(moment, pieces)
+        turn = self.track.ask(question, pieces.question.timestamp or 0.0, held)
+        return turn, self._answer(turn, pieces)
 
-    def _answer(self, moment: Moment, pieces: StreamedAnswer) -> Iterator[str]:
+    def _answer(self, turn: DialogueTurn, pieces: StreamedAnswer) -> Iterator[str]:
         try:
             for piece in pieces:
-                moment.answer += piece
+                turn.answer += piece
                 yield piece
             if (answer := pieces.answer) is not None:
-                moment.prompt_tokens, moment.answer_tokens = answer.prompt_tokens, len(answer.ids)
-                moment.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
+                turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
+                turn.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
         finally:
-            moment.is_done = True
+            turn.is_done = True
             self.touch()
 
     def _await_first_frame(self) -> None:
@@ -264,7 +277,7 @@ class LiveSession:
         source, watcher = self.source, self._watcher
         latest = None if watcher is None else watcher.stream.latest
         position = 0.0 if latest is None else latest.timestamp
-        truth = None if self._opened is None else self._opened.truth
+        truth = None if self._watched is None else self._watched.truth
         stats = self.session.stats()
         return {
             "id": self.key,
@@ -283,7 +296,7 @@ class LiveSession:
             "levels": [asdict(level) | {"tokens": level.num_tokens} for level in self.session.memory.config.levels],
             "held": [asdict(frame) for frame in self.track.held()],
             "departures": [asdict(event) for event in self.track.events()],
-            "questions": len(self.track.moments),
+            "questions": len(self.track.dialogue()),
             "stats": dict(stats),
         }
 
@@ -291,20 +304,21 @@ class LiveSession:
         """The picture on screen now."""
         return None if self._watcher is None else self._watcher.stream.latest
 
+    def dialogue_document(self, model_name: str) -> dict[str, Any]:
+        """What was watched, by which model, and every question with its answer and what was in memory then."""
+        turns = [asdict(turn) for turn in self.track.dialogue()]
+        return {"source": self.source.name if self.source else None, "model": model_name, "dialogue": turns}
+
     def touch(self) -> None:
         self.last_used = time.monotonic()
 
-    @property
-    def is_closed(self) -> bool:
-        return self._is_closed
-
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self.is_closed:
             raise NotAllowed("this session has ended; start another one")
 
     def close(self) -> None:
         """End the stream and remove the session's files. May be called again."""
         with self._lock:
-            self._is_closed = True
+            self.is_closed = True
             self.stop()
             shutil.rmtree(self.folder, ignore_errors=True)

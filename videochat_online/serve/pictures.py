@@ -6,19 +6,20 @@ FastAPI is optional and imported inside the functions.
 """
 
 import asyncio
+import json
 from typing import Any
 
-from .export import dialogue_json, dialogue_srt
 from .limits import UnknownSession
 from .live_session import LiveSession
 from .sessions import Sessions
-from .track import jpeg, mosaic
+from .track import dialogue_srt, jpeg, mosaic
 
 SCREEN_SIDE = 640
 LOOK_SECONDS = 0.02
 LONGEST_WAIT = 1.0
 """Seconds until a picture that does not change is sent again."""
 MOST_CELLS = 512
+NOT_KEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def add_picture_routes(app: Any, sessions: Sessions) -> None:
@@ -36,21 +37,18 @@ def add_picture_routes(app: Any, sessions: Sessions) -> None:
         data, kind = (data, "image/jpeg") if cells is None else (mosaic(data, cells), "image/png")
         return Response(data, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
 
-    @app.get("/live/{session}/dialogue.{kind}", include_in_schema=False)
-    def dialogue(session: str, kind: str) -> Any:
-        found = sessions.get(session)
-        moments = list(found.track.moments)
-        if kind not in ("json", "srt"):
-            raise UnknownSession(f"a dialogue comes as json or srt, not {kind!r:.20}")
-        about = {"source": found.state()["source"], "model": sessions.model_name}
-        text = dialogue_json(moments, about) if kind == "json" else dialogue_srt(moments)
-        headers = {**NOT_KEPT, "Content-Disposition": f'attachment; filename="dialogue.{kind}"'}
-        return Response(
-            text, media_type="application/json" if kind == "json" else "application/x-subrip", headers=headers
-        )
+    @app.get("/live/{session}/dialogue.json", include_in_schema=False)
+    def dialogue(session: str) -> Any:
+        document = sessions.get(session).dialogue_document(sessions.model_name)
+        return as_file(json.dumps(document, ensure_ascii=False, indent=1), "dialogue.json", "application/json")
 
+    @app.get("/live/{session}/dialogue.srt", include_in_schema=False)
+    def subtitles(session: str) -> Any:
+        return as_file(dialogue_srt(sessions.get(session).track.dialogue()), "dialogue.srt", "application/x-subrip")
 
-NOT_KEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    def as_file(text: str, name: str, kind: str) -> Any:
+        headers = {**NOT_KEPT, "Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(text, media_type=kind, headers=headers)
 
 
 async def next_picture(session: LiveSession) -> bytes:

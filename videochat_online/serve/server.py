@@ -1,135 +1,76 @@
-"""Running the API (and whatever is mounted beside it) with uvicorn: where it listens, and who may come in."""
+"""The process of a server: its port, uvicorn, and signals. Knows nothing of what is served.
+
+The port is taken before the model is loaded, so that one that is not free is an error at once.
+"""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import ipaddress
-import secrets
+import errno
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-from ..extras import require
-from ..model_flags import load_from_flags
-from .limits import Limits
-from .ports import bound, listen, port_number, port_of
-
-if TYPE_CHECKING:
-    from .sessions import Sessions
-
-LOOPBACK_NAMES = ["localhost", "127.0.0.1"]
+BACKLOG = 2048
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""One address of a name is not there: "localhost" is ::1, too, even where IPv6 is switched off."""
 
 
-def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
-    where = parser.add_argument_group("server")
-    where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
-    where.add_argument("--port", type=port_number, default=port, help="0 takes a free one (default: %(default)s)")
-    where.add_argument(
-        "--token", help="what API clients must send; made up and printed where --host is not the loopback address"
-    )
-    where.add_argument(
-        "--served-as",
-        type=host_pattern,
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another host name it is reached by (a proxy's)",
-    )
-    most = parser.add_argument_group("limits")
-    usual = Limits()
-    most.add_argument("--max-sessions", type=int, default=usual.max_sessions, help="default: %(default)s")
-    most.add_argument(
-        "--idle", type=float, default=usual.idle_seconds, metavar="SECONDS", help="end a session idle for so long"
-    )
-    most.add_argument("--max-upload", type=int, default=usual.max_upload_bytes // 2**20, metavar="MIB")
-    most.add_argument("--max-video", type=float, default=usual.max_video_seconds, metavar="SECONDS")
-    most.add_argument("--allow-urls", action="store_true", help="visitors may name public RTSP and HTTP addresses")
-    most.add_argument(
-        "--allow-private-urls",
-        action="store_true",
-        help="... inside this machine's networks, too; redirects, HLS and UDP",
-    )
-    most.add_argument("--allow-cameras", action="store_true", help="visitors may open this machine's cameras")
-
-
-def host_pattern(text: str) -> str:
-    if not text or (text != "*" and "*" in text.removeprefix("*.")):
-        raise argparse.ArgumentTypeError(f"expected a name such as demo.example.org or *.example.org, got {text!r}")
-    return text
-
-
-def limits_from_flags(options: argparse.Namespace) -> Limits:
-    return Limits(
-        max_sessions=options.max_sessions,
-        idle_seconds=options.idle,
-        max_upload_bytes=options.max_upload * 2**20,
-        max_video_seconds=options.max_video,
-        allow_urls=options.allow_urls or options.allow_private_urls,
-        allow_private_urls=options.allow_private_urls,
-        allow_cameras=options.allow_cameras,
-    )
-
-
-def shown_name(model: str) -> str:
-    """What visitors are told of --model: a folder's name without the way to it."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+@contextlib.contextmanager
+def bound_sockets(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """A socket for every address of `host`, bound and not listening yet; OSError or ValueError where it cannot be."""
+    if not host:  # for the system that is every address: an empty variable would open the server to the network
+        raise ValueError("--host is empty, expected an address such as 127.0.0.1")
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"--host {host}: there is no such address ({error})") from error
+    with contextlib.ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        failure = OSError(f"{host} has no address")
+        for family, _, _, _, address in dict.fromkeys(found):
+            try:
+                with port_named(host, port):
+                    one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6:
+                        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+                    one.bind((address[0], port_of(sockets) if sockets else port, *address[2:]))
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    raise
+                failure = error
+                continue
+            sockets.append(one)
+        if not sockets:
+            raise failure
+        yield sockets
 
 
-AddPage = Callable[[Any, "Sessions"], Any]
-"""Mounts a page on the application; gives the application to run."""
+def listen(sockets: list[socket.socket], host: str) -> None:
+    """Two programs may bind a port at the same moment; only one of them can listen."""
+    for one in sockets:
+        with port_named(host, port_of(sockets)):
+            one.listen(BACKLOG)
 
 
-def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> int:
-    """1. the port 2. the model 3. the API, and the page beside it 4. listen until stopped."""
-    from .sessions import Sessions
-
-    require("fastapi", "uvicorn")  # before a model is loaded
-    limits = limits_from_flags(options)
-    with unwound_by_signals(), bound(options.host, options.port) as sockets:
-        model, processor = load_from_flags(options)
-        with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
-            app = _application(options, sessions, add_page)
-            listen(sockets, options.host)
-            host = f"[{options.host}]" if ":" in options.host else options.host
-            place = f"http://{host}:{port_of(sockets)}{'' if add_page else '/docs'}"
-            _serve(app, sockets, f"{place} is ready; stop with Ctrl-C")
-    return 0
+def port_of(sockets: list[socket.socket]) -> int:
+    return sockets[0].getsockname()[1]
 
 
-def _application(options: argparse.Namespace, sessions: Sessions, add_page: AddPage | None) -> Any:
-    from .api import create_app
-    from .pictures import add_picture_routes
-
-    local = is_loopback(options.host)
-    token = options.token or (None if local else secrets.token_urlsafe(24))
-    names = [*LOOPBACK_NAMES, *options.served_as] if local and ":" not in options.host else None
-    app = create_app(sessions, token=token, hosts=names)
-    add_picture_routes(app, sessions)
-    if add_page is not None:
-        app = add_page(app, sessions)
-    if note := sessions.model.config.note:
-        print(f"note: {note}", file=sys.stderr)
-    if add_page is not None and not local:
-        print("note: the page asks for no token: whoever reaches this address may use it", file=sys.stderr)
-    if token is not None and not options.token:
-        print(f"API token: {token}", file=sys.stderr)
-    return app
+@contextlib.contextmanager
+def port_named(host: str, port: int) -> Iterator[None]:
+    """An OSError gets the port into its message."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"port {port} of {host} cannot be opened: {error.strerror}") from error
 
 
-def _serve(app: Any, sockets: list[socket.socket], ready: str) -> None:
+def serve_app(app: Any, sockets: list[socket.socket], ready: str) -> None:
+    """Answer on listening sockets until a signal; prints `ready` as soon as the first request would be answered."""
     import uvicorn
 
     class Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""What a session's memory holds, as pictures for a person: small JPEGs of the frames, and what left which level.
+"""What a session remembers for a person: small JPEGs of the frames in memory, what left which level, the dialogue.
 
 Follows the memory by its events alone, so looking at it copies no feature map. Bounded: pictures are kept of the frames
 held, of those that left lately, and of those that were held when one of the last questions was asked.
@@ -10,7 +10,7 @@ import io
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -18,8 +18,11 @@ from ..media.source import Frame
 from ..model.placement import DROPPED, MemoryEvent, MemoryEvents
 
 PICTURE_SIDE = 192
+JPEG_QUALITY = 80
 KEPT_EVENTS = 12
-KEPT_MOMENTS = 40
+KEPT_TURNS = 40
+LEAST_SECONDS, SECONDS_A_CHARACTER = 2.0, 0.06
+"""How long a subtitle stands."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Departure:
 
 
 @dataclass
-class Moment:
+class DialogueTurn:
     """One question, its answer, and what was in memory when it was asked."""
 
     number: int
@@ -65,18 +68,16 @@ class Moment:
     """Whether the answer ended only because it might not be longer."""
 
 
-@dataclass
 class MemoryTrack:
     """Thread-safe."""
 
-    moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
+        self._turns: deque[DialogueTurn] = deque(maxlen=KEPT_TURNS)
         self._lock = threading.Lock()
         self._held: dict[int, HeldPicture] = {}
         self._events: deque[Departure] = deque(maxlen=KEPT_EVENTS)
         self._pictures: dict[int, bytes] = {}
-        self._asked = 0
+        self._num_questions = 0
 
     def add(self, frames: Sequence[Frame], events: MemoryEvents) -> None:
         """Follow one call of the session's `see_many`."""
@@ -95,23 +96,27 @@ class MemoryTrack:
         frame = self._held.pop(event.frame)
         if event.to_level != DROPPED:
             self._held[event.frame] = HeldPicture(frame.number, frame.timestamp, event.to_level)
-        departure = Departure(
-            frame.number, frame.timestamp, at, event.from_level, event.to_level, event.similarity
-        )  # fmt: skip
-        self._events.append(departure)
+        self._events.append(
+            Departure(frame.number, frame.timestamp, at, event.from_level, event.to_level, event.similarity)
+        )
 
     def _forget_pictures(self) -> None:
         wanted = {*self._held, *(event.number for event in self._events)}
-        wanted.update(picture.number for moment in self.moments for picture in moment.held)
+        wanted.update(picture.number for turn in self._turns for picture in turn.held)
         self._pictures = {number: data for number, data in self._pictures.items() if number in wanted}
 
-    def ask(self, question: str, timestamp: float, held: list[HeldPicture]) -> Moment:
+    def ask(self, question: str, timestamp: float, held: list[HeldPicture]) -> DialogueTurn:
         """Remember what was held when a question came."""
         with self._lock:
-            moment = Moment(self._asked, question, timestamp, held)
-            self._asked += 1
-            self.moments.append(moment)
-        return moment
+            turn = DialogueTurn(self._num_questions, question, timestamp, held)
+            self._num_questions += 1
+            self._turns.append(turn)
+        return turn
+
+    def dialogue(self) -> list[DialogueTurn]:
+        """The last questions, oldest first."""
+        with self._lock:
+            return list(self._turns)
 
     def held(self) -> list[HeldPicture]:
         """The frames held now, oldest first."""
@@ -128,19 +133,13 @@ class MemoryTrack:
         with self._lock:
             return self._pictures.get(number)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all pictures kept."""
-        with self._lock:
-            return sum(map(len, self._pictures.values()))
 
-
-def jpeg(image: object, *, side: int = PICTURE_SIDE, quality: int = 80) -> bytes:
+def jpeg(image: object, *, side: int = PICTURE_SIDE) -> bytes:
     """A uint8 (H, W, 3) picture as JPEG, no side longer than `side`."""
     picture = Image.fromarray(image)  # type: ignore[arg-type]
     picture.thumbnail((side, side), Image.Resampling.BILINEAR)
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality)
+    picture.save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()
 
 
@@ -150,3 +149,26 @@ def mosaic(picture: bytes, cells: int) -> bytes:
     with Image.open(io.BytesIO(picture)) as image:
         image.convert("RGB").resize((cells, cells), Image.Resampling.BOX).save(out, "PNG")
     return out.getvalue()
+
+
+def dialogue_srt(turns: Sequence[DialogueTurn]) -> str:
+    """Subtitles: a question with its answer, from its second until the next one, or as long as reading it takes."""
+    cues, end = [], 0.0
+    for number, turn in enumerate(turns, start=1):
+        text = "\n".join(line for line in f"{turn.question}\n{turn.answer}".splitlines() if line.strip())
+        start = max(turn.timestamp, end)
+        end = start + max(LEAST_SECONDS, SECONDS_A_CHARACTER * len(text))
+        if number < len(turns) and turns[number].timestamp > start:
+            end = min(end, turns[number].timestamp)
+        cues.append(f"{number}\n{srt_time(start)} --> {srt_time(end)}\n{text}\n")
+    return "\n".join(cues)
+
+
+def srt_time(seconds: float) -> str:
+    """
+    >>> srt_time(3725.5)
+    '01:02:05,500'
+    """
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..media.image_source import begin_image, upright_rgb
-from .limits import NotAllowed, UnknownSession
+from .limits import NotAllowed, TooLarge, UnknownSession
 from .live_session import LiveSession
 
-
-class TooLarge(ValueError):
-    """More bytes than the server takes."""
+MAX_PIXELS = 8192 * 4320
 
 
 async def save_upload(stream: AsyncIterator[bytes], session: LiveSession, most: int) -> Path:
@@ -23,7 +21,7 @@ async def save_upload(stream: AsyncIterator[bytes], session: LiveSession, most: 
     path = upload_path(session)
     try:
         with path.open("xb") as file:
-            async for chunk in limited(stream, most):
+            async for chunk in bounded(stream, most):
                 file.write(chunk)
     except BaseException as error:
         path.unlink(missing_ok=True)
@@ -42,7 +40,7 @@ def upload_path(session: LiveSession) -> Path:
 
 async def decode_image(stream: AsyncIterator[bytes], most: int) -> np.ndarray:
     """uint8 (H, W, 3) of a picture's bytes, upright; MediaError for anything else."""
-    return picture_of(b"".join([chunk async for chunk in limited(stream, most)]), "the frame sent")
+    return picture_of(b"".join([chunk async for chunk in bounded(stream, most)]), "the frame sent")
 
 
 def picture_of(data: bytes, name: str) -> np.ndarray:
@@ -53,10 +51,7 @@ def picture_of(data: bytes, name: str) -> np.ndarray:
         return np.asarray(upright_rgb(image, name))
 
 
-MAX_PIXELS = 8192 * 4320
-
-
-async def limited(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+async def bounded(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
     """The stream's chunks; TooLarge as soon as they are more than `most` bytes."""
     size = 0
     async for chunk in stream:

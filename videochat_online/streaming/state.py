@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..config import MemoryConfig
+from ..files import whole
 
 FORMAT = "videochat-online session 1"
 
@@ -81,10 +82,9 @@ def write_session(path: str | Path, tensors: dict[str, torch.Tensor], about: dic
 
     Raises ValueError where it cannot be written.
     """
-    unfinished = Path(f"{path}.unfinished")
     try:
-        save_file(tensors, unfinished, metadata={"session": json.dumps({"format": FORMAT, **about})})
-        unfinished.replace(path)
+        with whole(Path(path)) as beside:
+            save_file(tensors, beside, metadata={"session": json.dumps({"format": FORMAT, **about})})
     except (OSError, SafetensorError) as error:
         raise ValueError(f"the session cannot be written to {path}: {error}") from error
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data.settings import SettingError
+from ..prompt.render import IGNORE_INDEX
 from .configuration import TrainingConfig
 
 if TYPE_CHECKING:
     from ..processing import Processor
-
-IGNORE = -100
-"""Label of a position without loss."""
 
 Collator = Callable[[list[Any]], dict[str, Any]]
 
@@ -34,7 +32,7 @@ def make_collator(config: TrainingConfig, processor: Processor) -> Collator:
     if config.batching != "packed":
         return PaddingCollator(pad)
     one_sequence = config.attention == "flash_attention_2"
-    return PackingCollator(pad, 2**31 if one_sequence else config.max_length, attention="positions")
+    return PackingCollator(pad, 2**31 if one_sequence else config.max_length)
 
 
 class Collate:
@@ -67,7 +65,8 @@ def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: i
         return dict(batch)
     ids = batch["input_ids"]  # (B, N)
     column = ids.new_zeros(len(ids), 1)
-    extra = {"input_ids": column.clone(), "labels": column + IGNORE, "attention_mask": column, "position_ids": column}
+    extra = dict.fromkeys(("attention_mask", "position_ids"), column)
+    extra |= {"input_ids": column.clone(), "labels": column + IGNORE_INDEX}
     extra["input_ids"][0] = image_token_id
     longer = {key: torch.cat([batch[key], extra[key]], dim=1) for key in extra if batch.get(key) is not None}
     pixel_values = torch.zeros(1, 3, image_size, image_size)
@@ -76,7 +75,7 @@ def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: i
 
 def num_targets(batch: Mapping[str, Any]) -> int:
     """Loss-bearing tokens of a batch: labels (B, N), each predicted at the position before it."""
-    return int((batch["labels"][:, 1:] != IGNORE).sum())
+    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
 
 def next_tokens(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,8 +83,8 @@ def next_tokens(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     At least one position is kept, so that a batch without loss still goes through the whole model.
     """
-    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
-    wanted = (targets != IGNORE).any(dim=0)
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    wanted = (targets != IGNORE_INDEX).any(dim=0)
     wanted[0] |= ~wanted.any()
     positions = wanted.nonzero()[:, 0]
     return targets[:, positions], positions

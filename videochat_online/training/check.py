@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
+def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
     """Print the plan and all problems; 1 where there are any."""
     from ..data.check import check_lists
-    from ..data.commands import as_table
     from ..model.weights import load_config
     from ..processing import Processor, model_place
 
@@ -57,7 +56,7 @@ def check(config: TrainingConfig, num_processes: int, say: Say) -> int:
     # 3. the data lists and every file they name
     report = check_lists(config.data, num_workers=config.num_workers) if config.data else None
     if report is not None:
-        say(as_table(report))
+        say(report.as_table())
         problems += [f"--data: {len(report.problems)} problems, listed above"] if report.problems else []
     # 4. steps
     if model_config is not None and report is not None and not report.problems:

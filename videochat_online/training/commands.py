@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import inspect
 import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..command_line import CommandParser, did_you_mean
 from ..data.settings import DataSettings, SettingError, flag
 from .configuration import FIELDS, FINETUNE_SMALL, PRESETS, TrainingConfig, is_small
 
@@ -36,10 +35,8 @@ def add_train_command(commands: Any) -> None:
         help="train a model, on one machine or many",
         description=DESCRIPTION,
         epilog=EPILOG,
-        allow_abbrev=False,
     )
     add_train_flags(parser)
-    parser.set_defaults(run=run_train)
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +48,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         help="processes that --check plans for (default: those of torchrun, or 1)",
     )
     add_setting_flags(parser)
+    parser.set_defaults(run=run_train)
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -58,11 +56,11 @@ def run_train(options: argparse.Namespace) -> int:
 
     config = resolve(options)
     if options.check:
-        from .check import check
+        from .check import check_run
 
         if options.num_processes is not None and options.num_processes < 1:
             raise ValueError(f"--num-processes must be at least 1, got {options.num_processes}")
-        return check(config, options.num_processes or world_size(), say)
+        return check_run(config, options.num_processes or world_size(), say)
     from .run import run
 
     return run(config, say if is_main_process() else be_quiet)
@@ -77,28 +75,10 @@ def be_quiet(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program that torchrun starts. A ValueError is what the user or a file did: one line, exit status 2."""
-    parser = FlagParser(
-        prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
-    )
+    """The program that torchrun starts."""
+    parser = CommandParser(prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG)
     add_train_flags(parser)
-    try:
-        return run_train(parser.parse_args(arguments))
-    except (ValueError, ImportError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-
-
-class FlagParser(argparse.ArgumentParser):
-    """argparse that answers a flag it does not know with the ones that look like it."""
-
-    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        options, unknown = self.parse_known_args(None if args is None else list(args), namespace)
-        if unknown:
-            flags = [name for action in self._actions for name in action.option_strings]
-            wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
-            self.error(f"unknown flag {wrong}{did_you_mean(wrong, flags)}")
-        return options
+    return parser.run(arguments)
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
@@ -199,9 +179,3 @@ def _as_type(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise SettingError(f"{where} must be of type {kind.__name__}, got {value!r}")
     return value
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """'; did you mean a or b?', or nothing where no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""

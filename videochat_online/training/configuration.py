@@ -29,7 +29,7 @@ PARTS = {
 
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
-     "frame_cache", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
+     "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
 it, see record.py: a list may lie elsewhere.)"""
@@ -176,6 +176,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "llm": "lora:32",
         "learning_rate": 2e-4,
         "drop_path": 0.0,
+        "frame_times": "always",
         "global_batch_size": 4,
         "epochs": 3.0,
         "min_steps": 200,
@@ -184,7 +185,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What differs from the defaults. stage1: the paper's offline fine-tuning on images and whole videos. stage2: its joint
 fine-tuning on online dialogues and the offline sets, from stage 1's model. finetune: a trained model on tens to
-thousands of samples of one's own, connector and LoRA, in many small steps."""
+thousands of samples of one's own, connector and LoRA, in many small steps, frames with their second as sessions show
+them."""
 
 FINETUNE_SMALL: dict[str, Any] = {
     "llm": "full",

@@ -22,7 +22,8 @@ from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from .batches import IGNORE, Collate, Collator, next_tokens, num_targets
+from ..prompt.render import IGNORE_INDEX
+from .batches import Collate, Collator, next_tokens, num_targets
 from .checkpoints import STAGING, Checkpoint, RunShape, drop_old, finish, full_disk_named
 from .configuration import TrainingConfig
 from .distributed import make_accelerator, uses_bf16, uses_deepspeed, world_size
@@ -43,22 +44,21 @@ class TrainingLoop:
         self, model: Any, dataset: Any, collator: Collator, plan: TrainingPlan, *, processor: Any = None
     ) -> None:
         """`processor` is saved beside the weights, so that a checkpoint is a model folder that loads."""
-        self.model, self.dataset, self.plan, self.config = model, dataset, plan, plan.config
+        self.dataset, self.plan, self.config = dataset, plan, plan.config
         config = self.config
         set_seed(config.seed)  # of new LoRA pairs
         choose_parts(model, config)
         set_drop_path(model, config.drop_path)
         if config.gradient_checkpointing and config.strategy != "fsdp":  # there accelerate switches it on
-            enable = getattr(model, "activation_checkpointing_enable", None)  # so named from transformers 5.21 on
+            enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer releases
             (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
         self.gradient_accumulation = plan.batches_per_step // world_size()
         self.shape = RunShape(world_size(), config.strategy, config.batch_size, self.gradient_accumulation)
         self.accelerator = make_accelerator(config, self.gradient_accumulation)
         self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor)
         self.collate = Collate(collator, model.config.image_size, model.config.img_context_token_id)
-        self.dtype = (
-            torch.bfloat16 if uses_deepspeed(config) and uses_bf16(config) else None
-        )  # else autocast sees to it
+        in_bf16 = uses_deepspeed(config) and uses_bf16(config)  # without DeepSpeed autocast sees to it
+        self.dtype = torch.bfloat16 if in_bf16 else None
         self.throughput = Throughput()
         self.grad_norm: Any = None
 
@@ -162,12 +162,12 @@ class TrainingLoop:
         inputs = {
             name: value.to(self.accelerator.device, self.dtype if value.is_floating_point() else None)
             for name, value in batch.items()
-            if name != "attention_mask" or value.ndim != 2
+            if name != "attention_mask"
         }
         targets, positions = next_tokens(inputs.pop("labels"))
         outputs = self.state.wrapped(**inputs, use_cache=False, logits_to_keep=positions)
         logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
-        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
     # The log
 
@@ -185,7 +185,7 @@ class TrainingLoop:
         numbers = torch.tensor([self.throughput.numbers()], dtype=torch.float64, device=self.accelerator.device)
         line = {
             "loss": loss / (state.step - self.line_began),
-            "grad_norm": float(norm),
+            **({} if norm is None else {"grad_norm": float(norm)}),  # DeepSpeed without ZeRO has none
             "learning_rate": self.plan.learning_rate(state.step - 1),
             **summary(self.accelerator.gather(numbers).cpu()),
             "epoch": state.step / self.plan.steps_per_epoch,

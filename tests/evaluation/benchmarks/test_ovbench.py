@@ -11,8 +11,9 @@ import pytest
 
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.benchmarks.ovbench import SUB_TASKS, SYSTEM_PROMPT
-from videochat_online.evaluation.scoring import chance_of, commonest_of, headline_of
-from videochat_online.evaluation.types import Prediction, Reply, VideoTask
+from videochat_online.evaluation.predictions import Prediction
+from videochat_online.evaluation.questions import Reply, VideoTask
+from videochat_online.evaluation.scoring import chance_tally, commonest_tally, headline_of
 
 COUNTS = {
     "AA Action Anticipation": 78,
@@ -56,8 +57,8 @@ def test_every_real_question_finds_its_sub_task(real: list[VideoTask]):
 def test_real_chance_and_commonest_letter(real: list[VideoTask]):
     questions = {question.id: question for task in real for question in task.questions}
     rows = unanswered(real)
-    assert round(100 * headline_of(chance_of(rows, questions), "tasks"), 1) == 29.5
-    assert round(100 * headline_of(commonest_of(rows), "tasks"), 1) == 33.1
+    assert round(100 * headline_of(chance_tally(rows, questions), "tasks"), 1) == 29.5
+    assert round(100 * headline_of(commonest_tally(rows), "tasks"), 1) == 33.1
 
 
 def test_real_films_run_on_absolute_time(real: list[VideoTask]):

@@ -10,7 +10,8 @@ import pytest
 
 from videochat_online.evaluation.benchmarks import StreamingBench
 from videochat_online.evaluation.benchmarks.streaming_bench import seconds
-from videochat_online.evaluation.types import Prediction, Question, Reply, VideoTask
+from videochat_online.evaluation.predictions import Prediction
+from videochat_online.evaluation.questions import Question, Reply, VideoTask
 
 
 def choice(stamp: str, **changes: Any) -> dict[str, Any]:

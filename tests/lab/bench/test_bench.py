@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
 from videochat_online.cli import main
-from videochat_online.lab.bench import ask, encoder, evaluation, feeding, paper, train
+from videochat_online.lab.bench import ask, decode, encoder, evaluation, feeding, paper, train
 from videochat_online.lab.bench.e2e import bench_e2e
 from videochat_online.lab.bench.endurance import bench_endurance
 from videochat_online.lab.bench.measure import alternate, seconds_per_call, table
@@ -193,3 +195,15 @@ def test_encoder_bench_reports_each_way(pocket, monkeypatch):
         assert rows[way]["note"] == "" and 0 < rows[way]["largest difference"] < 0.2
     compiled = rows["float32, torch.compile"]
     assert compiled["ms a frame"] is None and compiled["note"] == "RuntimeError: no compiler here"
+
+
+def test_decode_reads_the_same_frames_through_each_decoder(tmp_path, capsys, monkeypatch):
+    clip = write_clip(tmp_path / "clip.mp4", width=128, height=96, num_frames=40)
+    rows = decode.bench_decode([clip], repeats=1)
+    assert [row["frames"] for row in rows] == ["16 spread of 40", "every of 40"]
+    assert rows[0]["clip"] == "clip.mp4 128x96"
+    assert (rows[0]["decord/pyav"] is None) == (find_spec("decord") is None)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert main(["bench", "decode", "--repeats", "1", "--threads", "1", "--clips", str(clip)]) == 0
+    said = capsys.readouterr()
+    assert "only PyAV is measured: the package decord is missing" in said.err and "16 spread of 40" in said.out

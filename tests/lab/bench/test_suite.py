@@ -8,7 +8,7 @@ import pytest
 
 from videochat_online.cli import main
 from videochat_online.lab.bench.measure import machine
-from videochat_online.lab.bench.suite import add_to_report, compare, ratios, read_report
+from videochat_online.lab.bench.suite import add_to_report, both_ratios, ratios, read_report
 
 MEMORY = {
     "times": [{"bank": "2/2/12", "ms": 1.0, "batch/floor": 1.5}, {"bank": "2/2/12", "ms": 2.0, "batch/floor": 1.7}]
@@ -52,7 +52,7 @@ def test_what_is_no_report_is_refused(tmp_path, capsys):
         assert main(["bench", "compare", str(tmp_path / "text"), str(tmp_path / "memory")]) == 2
         assert "is not a report of" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no measurement in common"):
-        compare(tmp_path / "memory", tmp_path / "e2e")
+        both_ratios(tmp_path / "memory", tmp_path / "e2e")
 
 
 def test_all_writes_what_only_names(tmp_path, capsys):

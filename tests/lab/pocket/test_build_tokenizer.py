@@ -28,7 +28,7 @@ def words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
 
 
 def test_what_ships_is_what_the_script_trains(tmp_path: Path):
-    build_tokenizer.save(build_tokenizer.train(), tmp_path)
+    build_tokenizer.save(build_tokenizer.train_tokenizer(), tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         made, ships = (json.loads((folder / name).read_text("utf-8")) for folder in (tmp_path, FOLDER))
         assert made == ships, f"{name}: run python -m videochat_online.lab.pocket.build_tokenizer"

@@ -13,7 +13,7 @@ from videochat_online.files import LOCK_FILE, locked
 from videochat_online.lab.shapeworld import SUB_TASKS, render_frames
 from videochat_online.lab.shapeworld import build as build_module
 from videochat_online.lab.shapeworld.build import BuildError, WorldConfig, build_world
-from videochat_online.lab.shapeworld.video import frame_times, write_mp4
+from videochat_online.lab.shapeworld.video import video_times, write_mp4
 
 from .conftest import SMALL, rows
 
@@ -29,7 +29,7 @@ def test_videos_show_each_frame_at_its_time(world):
         with av.open(str(world / "videos" / name)) as container:
             frames = list(container.decode(video=0))
         times = [float(frame.pts * frame.time_base) for frame in frames]
-        assert times == frame_times(scene.seconds, SMALL.fps).tolist()
+        assert times == video_times(scene.seconds, SMALL.fps).tolist()
         for place in (0, 13, len(frames) - 1):
             shown = frames[place].to_ndarray(format="rgb24").astype(float)
             drawn = render_frames(scene, [times[place]], SMALL.size)[0]
@@ -41,7 +41,7 @@ def test_the_readers_of_the_package_take_the_video(world):
 
     scene, name = next(iter(SMALL.scenes()))
     with open_video(world / "videos" / name) as video:
-        assert video.timestamps.tolist() == frame_times(scene.seconds, SMALL.fps).tolist()
+        assert video.timestamps.tolist() == video_times(scene.seconds, SMALL.fps).tolist()
         assert video.size == (SMALL.size, SMALL.size)
 
 

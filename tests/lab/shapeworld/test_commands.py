@@ -12,7 +12,7 @@ from PIL import Image
 from videochat_online.lab.shapeworld import sample_stream
 from videochat_online.lab.shapeworld.build import VERSION, WorldConfig
 from videochat_online.lab.shapeworld.commands import add_world_commands
-from videochat_online.lab.shapeworld.preview import PAPER, RIGHT, WIDTH, contact_sheet
+from videochat_online.lab.shapeworld.preview import PAPER, RIGHT, WIDTH, scene_sheet
 
 
 def run(*arguments: str) -> int:
@@ -57,10 +57,10 @@ def test_preview_shows_the_scenes_of_the_world_of_that_seed(tmp_path, monkeypatc
 
 def test_contact_sheet_grows_with_its_questions():
     scene = sample_stream(3, "dev", 2, 30)
-    assert contact_sheet([scene], 8).height > contact_sheet([scene], 2).height
-    assert contact_sheet([scene, scene], 2).height == 2 * contact_sheet([scene], 2).height
+    assert scene_sheet([scene], 8).height > scene_sheet([scene], 2).height
+    assert scene_sheet([scene, scene], 2).height == 2 * scene_sheet([scene], 2).height
     with pytest.raises(ValueError, match="at least one scene"):
-        contact_sheet([])
+        scene_sheet([])
 
 
 def test_stats_prints_a_line_for_each_sub_task(capsys):

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from videochat_online.data.footage import choose_frames
+from videochat_online.data.clip import choose_frames
 from videochat_online.data.formats import read_row
 from videochat_online.lab.shapeworld import samples
 from videochat_online.lab.shapeworld.build import WorldConfig, picture_order

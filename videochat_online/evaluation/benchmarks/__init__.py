@@ -7,4 +7,7 @@ from .ovbench import OVBench
 from .ovo_bench import OVOBench
 from .streaming_bench import StreamingBench
 
-__all__ = ["Benchmark", "ModeSettings", "OVBench", "OVOBench", "StreamingBench"]
+__all__ = ["BENCHMARKS", "Benchmark", "ModeSettings", "OVBench", "OVOBench", "StreamingBench"]
+
+BENCHMARKS: dict[str, type[Benchmark]] = {kind.name: kind for kind in (OVBench, OVOBench, StreamingBench)}
+"""By the names that `videochat-online eval` takes."""

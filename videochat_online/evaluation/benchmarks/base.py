@@ -6,16 +6,25 @@ Running, resuming, sharding, scoring and reporting exist once, outside; a benchm
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from ..types import Prediction, Question, Reply, Verdict, VideoTask
+from ..predictions import Prediction
+from ..questions import Question, Reply, Verdict, VideoTask
+from ..scoring import Headline
 
-Headline = Literal["tasks", "categories", "pooled"]
+_MARKED = r"[(\[]\s*([A-Ea-e])\s*[)\]]"  # (A) or [a]
+_LISTED = r"^\s*([A-Ea-e])\s*(?:[.):]|$)"  # a line that begins "B." or is "b"
+_ANNOUNCED = r"(?i:\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*)([a-e])(?=\W*$)"  # a text that ends "answer: b"
+_BARE = r"(?<![\w'’-])([A-E])(?![\w'’-])"  # a capital on its own
+_LETTER = re.compile(f"{_MARKED}|{_LISTED}|{_ANNOUNCED}|{_BARE}", re.MULTILINE)
+_SENTENCE_STARTS = re.compile(r"(?:^|[.!?\n])[\s\"“'*]*$")
+_WORD_FOLLOWS = re.compile(r"\s+(?!(?:is|was|and|or|because|since|as|seems|would)\b)[a-z]")
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Examples:
 
     @contextmanager
     def record(self, where: str) -> Iterator[None]:
-        """Within it, whatever is wrong with a record becomes a line of `left_out`, and reading goes on."""
+        """Within it, whatever is wrong with a record becomes a line of `left_out`; the next records are read."""
         try:
             yield
         except KeyError as error:
@@ -77,13 +86,29 @@ def texts(value: Any) -> list[str]:
     return value
 
 
+def extract_letter(text: str) -> str | None:
+    """The first stand-alone letter A to E of a reply, as a capital, or None.
+
+    The article is not option A: a small letter counts only where it is marked (`(a)`, a line `b.`, `answer: c`), and
+    the capital that begins a sentence (`A man walks`) does not count.
+
+    >>> [extract_letter(text) for text in ("(B) a dog", "The answer is C.", "A man with a hat", "Not a B but A")]
+    ['B', 'C', None, 'B']
+    """
+    for match in _LETTER.finditer(text):
+        start, end = match.span(match.lastindex or 0)
+        article = text[start:end] == "A" and _WORD_FOLLOWS.match(text, end)
+        if not (article and _SENTENCE_STARTS.search(text, 0, start)):
+            return text[start:end].upper()
+    return None
+
+
 class Benchmark(ABC):
     """Examples plus a judge."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     headline: ClassVar[Headline]
-    """How sub-task accuracies become the one number: mean of sub-tasks, mean of category means, or pooled."""
     headline_name: ClassVar[str]
     max_new_tokens: ClassVar[int]
     presets: ClassVar[Mapping[str, ModeSettings]]
@@ -123,6 +148,6 @@ class Benchmark(ABC):
     def judge(self, question: Question, reply: Reply) -> Verdict:
         """The answer found in a reply, and whether it is right."""
 
-    def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
+    def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
         """What a reader of the scores must know, computed from the questions."""
         return []

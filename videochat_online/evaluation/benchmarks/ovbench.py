@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..scoring import extract_letter
-from ..types import Prediction, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, Examples, ModeSettings, texts
+from ..predictions import Prediction
+from ..questions import Question, Reply, Verdict, VideoTask
+from .base import Benchmark, Examples, ModeSettings, extract_letter, texts
 
 SOURCES = ("ava", "coin", "hirest", "tao")
 AVA_START = 900.0
@@ -138,7 +138,7 @@ class OVBench(Benchmark):
         letter = extract_letter(reply.text)
         return Verdict(letter, letter == question.answer)
 
-    def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
+    def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
         """Where the published rule (the first stand-alone capital A to E, articles too) would judge differently."""
         found = [re.search(r"\b[A-E]\b", prediction.response or "") for prediction in predictions]
         theirs = [match is not None and match[0] == p.answer for match, p in zip(found, predictions, strict=True)]

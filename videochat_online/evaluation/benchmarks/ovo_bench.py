@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..scoring import commonest_answers, extract_letter
-from ..types import Prediction, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, Examples, ModeSettings, texts
+from ..predictions import Prediction
+from ..questions import Question, Reply, Verdict, VideoTask
+from ..scoring import commonest_answers
+from .base import Benchmark, Examples, ModeSettings, extract_letter, texts
 
 REGIMES = {
     "backward": ("EPM", "HLD", "ASI"),
@@ -115,7 +116,7 @@ class OVOBench(Benchmark):
         found = {"Y": ["Yes"], "N": ["No"]}.get(text) or [word for word in ("Yes", "No") if word in text]
         return Verdict(" and ".join(found) or None, question.answer in found)
 
-    def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
+    def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
         strict = [p.extracted == p.answer for p in predictions if _REGIME_OF[p.task] != "forward"]
         notes = []
         if strict:

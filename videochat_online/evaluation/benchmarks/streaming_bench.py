@@ -8,18 +8,19 @@ Sound is not given to the model, so the omni-source questions are answered from 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..types import Poll, Prediction, Question, Reply, Verdict, VideoTask
+from ..predictions import Prediction
+from ..questions import Poll, Question, Reply, Verdict, VideoTask
 from .base import Benchmark, Examples, ModeSettings, texts
 
 PARTS = ("real", "omni", "sqa", "proactive")
 POLL_SECONDS_AFTER = 4.0
-"""Polling goes on this long after the right moment."""
+"""The last poll comes this long after the right moment."""
 NUM_SHOWN = 4
-"""Options shown, as in the authors' template; a few rows hold more."""
+"""Options shown, as in the authors' template; some rows hold more."""
 TIME_TOLERANCE = 2.0
 """Seconds by which a proactive answer may miss the right moment."""
 
@@ -90,7 +91,7 @@ class StreamingBench(Benchmark):
         in_time = abs(reply.answered_at - question.poll.due) <= TIME_TOLERANCE
         return Verdict(f"at {reply.answered_at:.0f}s: {reply.text}", in_time and question.answer in reply.text)
 
-    def notes(self, tasks: list[VideoTask], predictions: list[Prediction]) -> list[str]:
+    def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
         polls = {q.id: q.poll for task in tasks for q in task.questions if q.poll is not None}
         asked = [(p.answered_at, polls[p.id]) for p in predictions if p.id in polls]
         notes = []
@@ -119,7 +120,7 @@ def seconds(stamp: str) -> float:
 
 
 def _tasks_of(name: str, part: str, records: list[Any], examples: Examples) -> list[VideoTask]:
-    """The videos of one file. Sequential questions come in groups, whose context goes on from one to the next."""
+    """The videos of one file. Sequential questions come in groups, each with those before it as context."""
     videos: dict[PurePosixPath, list[Question]] = defaultdict(list)
     numbers: Counter[PurePosixPath] = Counter()
     for group_number, group in enumerate(records):

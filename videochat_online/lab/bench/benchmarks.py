@@ -35,14 +35,16 @@ def measure_stream(options: argparse.Namespace) -> Tables:
             {
                 "model": options.model,
                 "batch": batch,
-                **where_time_goes(model, processor, clip, num_frames=128, batch=batch),
+                **where_time_goes(model, processor, clip, num_frames=128, batch=batch, decoder=options.decoder),
             }
             for batch in (1, 16)
         ]
         if options.large_frames:
             large, transform = large_encoder()
             large_processor = replace(processor, transform=transform)
-            times = where_time_goes(large, large_processor, clip, num_frames=options.large_frames, batch=1)
+            times = where_time_goes(
+                large, large_processor, clip, num_frames=options.large_frames, batch=1, decoder=options.decoder
+            )
             rows.append({"model": "InternViT-300M", "batch": 1, **times})
             del large
     for row in rows:
@@ -67,8 +69,8 @@ def measure_encoder(options: argparse.Namespace) -> Tables:
         return {
             "ways to run the encoder": bench_encoder(model.config, batch=16, repeats=options.repeats),
             "several sessions": bench_sessions(model, processor, repeats=options.repeats),
-            "decoding ahead": bench_overlap(model, processor, clip, repeats=options.repeats),
-            "unchanged frames": bench_unchanged(model, processor, Path(folder) / "world"),
+            "decoding ahead": bench_overlap(model, processor, clip, repeats=options.repeats, decoder=options.decoder),
+            "unchanged frames": bench_unchanged(model, processor, Path(folder) / "world", decoder=options.decoder),
         }
 
 
@@ -92,7 +94,7 @@ def measure_eval(options: argparse.Namespace) -> Tables:
 
     model, processor = load_model(options.model)
     with tempfile.TemporaryDirectory() as folder:
-        return {"a small benchmark": bench_eval(model, processor, Path(folder) / "world")}
+        return {"a small benchmark": bench_eval(model, processor, Path(folder) / "world", decoder=options.decoder)}
 
 
 def measure_e2e(options: argparse.Namespace) -> Tables:
@@ -123,11 +125,18 @@ def measure_train(options: argparse.Namespace) -> Tables:
     model, processor = load_model(options.model)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dataset = mixed_dataset(folder, model, processor)
+        dataset = mixed_dataset(folder, model, processor, decoder=options.decoder)
         return {
             "forward and backward": bench_batches(dataset, model, processor, num_samples=options.samples),
             "data pipeline": bench_pipeline(folder, dataset, num_samples=options.samples),
         }
+
+
+def measure_decode(options: argparse.Namespace) -> Tables:
+    from .decode import SHIPPED_CLIP, bench_decode
+
+    rows = bench_decode(options.clips or [SHIPPED_CLIP], repeats=options.repeats)
+    return {"milliseconds to read a clip": rows}
 
 
 BENCHMARKS = {
@@ -137,6 +146,7 @@ BENCHMARKS = {
     "ask": (measure_ask, "time to the first token with and without KV reuse; what the order of the prompt buys"),
     "train": (measure_train, "batches padded, grouped and packed; the data pipeline against decoding alone"),
     "eval": (measure_eval, "scoring a benchmark in one pass, against encoding the stream anew for each question"),
+    "decode": (measure_decode, "reading clips as training does, through PyAV and through decord"),
     "e2e": (measure_e2e, "a ten-minute stream with twenty questions against re-encoding at each question"),
     "endurance": (measure_endurance, "10,000 frames and 500 questions on one session: memory, drift"),
 }

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...command_line import CommandParser
 from ...extras import lacks
+from ...files import write_json
+from ...model_flags import add_decoder_flag
 from .benchmarks import BENCHMARKS, Tables
 
 
@@ -31,14 +34,14 @@ def add_bench_command(commands: Any) -> None:
     comparison = names.add_parser("compare", help="the ratios of two reports of `bench all` side by side")
     comparison.add_argument("old", type=Path)
     comparison.add_argument("new", type=Path)
-    comparison.set_defaults(run=run_compare)
+    comparison.set_defaults(run=run_comparison)
     paper = names.add_parser("paper", help="FLOPs and bytes of the 4B model on paper; nothing is measured")
     paper.add_argument("--model", help="a folder or hub id instead of the published 4B sizes")
     paper.set_defaults(run=run_paper)
 
 
-def _common_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False)
+def _common_flags() -> CommandParser:
+    flags = CommandParser(add_help=False)
     flags.add_argument("--repeats", type=int, default=9, help="counted runs of each timing (default: %(default)s)")
     flags.add_argument("--threads", type=int, default=2, help="threads torch may use (default: %(default)s)")
     flags.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")
@@ -56,12 +59,16 @@ def _common_flags() -> argparse.ArgumentParser:
     flags.add_argument(
         "--long-frames", type=int, default=10_000, help="endurance: length in frames (default: %(default)s)"
     )
+    flags.add_argument(
+        "--clips", nargs="+", type=Path, metavar="FILE", help="decode: videos to read (default: the clip that ships)"
+    )
+    add_decoder_flag(flags)
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     return flags
 
 
 def run_one(options: argparse.Namespace) -> int:
-    from .measure import machine, write_json
+    from .measure import machine
 
     results = _measure(options, options.name)
     if options.json:
@@ -90,16 +97,16 @@ def _measure(options: argparse.Namespace, name: str) -> Tables:
     return results
 
 
-def run_compare(options: argparse.Namespace) -> int:
-    from .suite import compare
+def run_comparison(options: argparse.Namespace) -> int:
+    from .suite import both_ratios
 
-    _show("bench compare", {"ratios": compare(options.old, options.new)})
+    _show("bench compare", {"ratios": both_ratios(options.old, options.new)})
     return 0
 
 
 def run_paper(options: argparse.Namespace) -> int:
     from ...model_config import VideoChatOnlineConfig
-    from .paper import PUBLISHED_4B, report
+    from .paper import PUBLISHED_4B, paper_report
 
     if options.model:
         from ...model.weights import load_config
@@ -107,7 +114,7 @@ def run_paper(options: argparse.Namespace) -> int:
         config = load_config(options.model)
     else:
         config = VideoChatOnlineConfig(**PUBLISHED_4B)
-    print(report(config))
+    print(paper_report(config))
     return 0
 
 

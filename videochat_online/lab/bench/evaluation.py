@@ -14,11 +14,13 @@ from typing import Any
 
 from ...evaluation.benchmarks import ModeSettings, OVBench
 from ...evaluation.modes import Asking, Responder
+from ...evaluation.questions import Reply, VideoTask
 from ...evaluation.responders import SessionResponder, memory_of_all
 from ...evaluation.runner import MODES
-from ...evaluation.types import Reply, VideoTask
-from ...evaluation.videos import VideoLibrary, open_task_video
-from ...media.sampling import sample_stream
+from ...evaluation.videos import open_task_video
+from ...media.find import VideoLibrary
+from ...media.readers import Decoder
+from ...media.sampling import sample_pass
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor
 from ...streaming.encoding import FrameEncoder
@@ -30,10 +32,12 @@ FRAMES = 64
 """Of a window, as published."""
 
 
-def bench_eval(model: VideoChatOnline, processor: Processor, folder: Path) -> list[dict[str, Any]]:
+def bench_eval(
+    model: VideoChatOnline, processor: Processor, folder: Path, *, decoder: Decoder = "pyav"
+) -> list[dict[str, Any]]:
     """A row for each mode; options are scored by likelihood."""
     build_world(folder, WORLD, progress=False)
-    benchmark, library = OVBench(), VideoLibrary(folder / "videos")
+    benchmark, library = OVBench(), VideoLibrary(folder / "videos", decoder=decoder)
     tasks = benchmark.load(folder / "ovbench")
     asking = Asking("likelihood", system_prompt=benchmark.system_prompt)
     ways: dict[str, tuple[ModeSettings, SessionResponder]] = {
@@ -74,7 +78,7 @@ def _frames_alone(encoder: FrameEncoder, tasks: Sequence[VideoTask], library: Vi
     for task in tasks:
         with (opened := open_task_video(task, library)).reader as video:
             end = max(question.timestamp for question in task.questions)
-            indices = sample_stream(opened.timestamps, FPS, task.start, end, video_fps=video.fps)
+            indices = sample_pass(opened.timestamps, FPS, task.start, end, video_fps=video.fps)
             frames = video.read(indices)
             while batch := list(islice(frames, 16)):
                 encoder.encode(encoder.prepare([frame.image for frame in batch]))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...media.readers import open_video
+from ...media.readers import Decoder, open_video
 from ...media.source import Frame
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor
@@ -79,12 +79,14 @@ def _sessions(
     }
 
 
-def bench_overlap(model: VideoChatOnline, processor: Processor, clip: Path, *, repeats: int) -> list[dict[str, Any]]:
+def bench_overlap(
+    model: VideoChatOnline, processor: Processor, clip: Path, *, repeats: int, decoder: Decoder = "pyav"
+) -> list[dict[str, Any]]:
     """Milliseconds a frame from a file into memory: one step after another, and decoding ahead in another thread.
 
     The floor is the longer of the two sides alone: decoding with transform, or encoding.
     """
-    with open_video(clip) as video:
+    with open_video(clip, decoder=decoder) as video:
         indices, batch = range(len(video)), 16
         encoder = FrameEncoder(model, processor)
         pixels = encoder.prepare([frame.image for frame in islice(video.read(indices), batch)])
@@ -125,21 +127,25 @@ def bench_overlap(model: VideoChatOnline, processor: Processor, clip: Path, *, r
     ]
 
 
-def bench_unchanged(model: VideoChatOnline, processor: Processor, folder: Path) -> list[dict[str, Any]]:
+def bench_unchanged(
+    model: VideoChatOnline, processor: Processor, folder: Path, *, decoder: Decoder = "pyav"
+) -> list[dict[str, Any]]:
     """Frames encoded, time, and how far the memory's maps are from those of a session that encodes every frame.
 
     What it does to answers is measured by `eval --skip-below`.
     """
     build_world(folder, WORLD, progress=False)
     clip = sorted((folder / "videos").glob("*.mp4"))[0]
-    return [_unchanged(model, processor, clip, threshold) for threshold in THRESHOLDS]
+    return [_unchanged(model, processor, clip, threshold, decoder) for threshold in THRESHOLDS]
 
 
-def _unchanged(model: VideoChatOnline, processor: Processor, clip: Path, threshold: float) -> dict[str, Any]:
+def _unchanged(
+    model: VideoChatOnline, processor: Processor, clip: Path, threshold: float, decoder: Decoder
+) -> dict[str, Any]:
     sessions = [StreamingSession(model, processor, skip_below=below) for below in (None, threshold)]
     taken = []
     for session in sessions:
-        with open_video(clip) as video:
+        with open_video(clip, decoder=decoder) as video:
             started = time.perf_counter()
             for frame in video.read(range(len(video))):
                 session.see(frame.image, frame.timestamp)

@@ -188,7 +188,7 @@ def _times(flops: float, moved: float, machine: Accelerator) -> dict[str, Any]:
     }
 
 
-def report(config: VideoChatOnlineConfig, machine: Accelerator = H100) -> str:
+def paper_report(config: VideoChatOnlineConfig, machine: Accelerator = H100) -> str:
     """All tables, for both published banks."""
     banks = [MemoryConfig.pyramid(capacities=c).for_encoder(config.grid) for c in ((2, 2, 12), (24, 24, 144))]
     tables = {

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...command_line import CommandParser
 from ...serve.client import Client, ServerError
-from ...serve.ports import port_number
+from ...serve.commands import port_number
 from ..shapeworld.simulate import sample_stream
 from ..shapeworld.video import write_mp4
 
@@ -32,7 +33,7 @@ START_SECONDS = 60.0
 
 
 @dataclass
-class Tally:
+class Counts:
     """What all sessions met together."""
 
     first: list[float] = field(default_factory=list)
@@ -48,7 +49,7 @@ class Tally:
 
 def main(arguments: list[str] | None = None) -> int:
     """1. a film 2. a server 3. the sessions 4. the table."""
-    parser = argparse.ArgumentParser(description="Many sessions at once on one server.")
+    parser = CommandParser(description="Many sessions at once on one server.")
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--pause", type=float, default=15.0, help="mean seconds between two questions of a session")
@@ -60,12 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
         film = write_mp4(Path(folder) / "film.mp4", sample_stream(0, "test", 2, min(3600, options.seconds + 60)), fps=4)
         server = _start_server(options)
         try:
-            tally = _run(options, server, film)
+            counts = _run(options, server, film)
         finally:
             server.terminate()
             server.wait(30)
-    print(report(options, tally))
-    return 1 if tally.errors else 0
+    print(soak_report(options, counts))
+    return 1 if counts.errors else 0
 
 
 def _start_server(options: argparse.Namespace) -> subprocess.Popen:
@@ -84,18 +85,18 @@ def _start_server(options: argparse.Namespace) -> subprocess.Popen:
             time.sleep(0.3)
 
 
-def _run(options: argparse.Namespace, server: subprocess.Popen, film: Path) -> Tally:
-    tally, until = Tally(), time.monotonic() + options.seconds
-    threads = [threading.Thread(target=_visit, args=(options, tally, film, k, until)) for k in range(options.sessions)]
+def _run(options: argparse.Namespace, server: subprocess.Popen, film: Path) -> Counts:
+    counts, until = Counts(), time.monotonic() + options.seconds
+    threads = [threading.Thread(target=_visit, args=(options, counts, film, k, until)) for k in range(options.sessions)]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        tally.memory.append(_resident_mebibytes(server.pid))
+        counts.memory.append(_resident_mebibytes(server.pid))
         time.sleep(2.0)
-    return tally
+    return counts
 
 
-def _visit(options: argparse.Namespace, tally: Tally, film: Path, number: int, until: float) -> None:
+def _visit(options: argparse.Namespace, counts: Counts, film: Path, number: int, until: float) -> None:
     pause = random.Random(number)
     client = Client(f"http://127.0.0.1:{options.port}", timeout=120)
     try:
@@ -109,17 +110,17 @@ def _visit(options: argparse.Namespace, tally: Tally, film: Path, number: int, u
                 first = time.perf_counter() - started
                 for _ in pieces:
                     pass
-                with tally.lock:
-                    tally.first.append(first)
-                    tally.whole.append(time.perf_counter() - started)
+                with counts.lock:
+                    counts.first.append(first)
+                    counts.whole.append(time.perf_counter() - started)
             state = session.state()
-            with tally.lock:
-                tally.states.append(state)
+            with counts.lock:
+                counts.states.append(state)
                 if state["problem"]:
-                    tally.errors.append(f"session {number}: {state['problem']}")
+                    counts.errors.append(f"session {number}: {state['problem']}")
     except (OSError, ServerError) as error:
-        with tally.lock:
-            tally.errors.append(f"session {number}: {error}")
+        with counts.lock:
+            counts.errors.append(f"session {number}: {error}")
 
 
 def _resident_mebibytes(process: int) -> float:
@@ -127,24 +128,24 @@ def _resident_mebibytes(process: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def report(options: argparse.Namespace, tally: Tally) -> str:
+def soak_report(options: argparse.Namespace, counts: Counts) -> str:
     """The table, and the same numbers as json."""
 
     def spread(values: list[float]) -> dict[str, float]:
         parts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else values * 99
         return {"median": parts[49], "p95": parts[94], "worst": max(values)} if values else {}
 
-    settled = tally.memory[len(tally.memory) // 3 :]
+    settled = counts.memory[len(counts.memory) // 3 :]
     numbers = {
-        "sessions": options.sessions, "seconds": options.seconds, "questions": len(tally.whole),
-        "errors": len(tally.errors), "first_token_s": spread(tally.first), "answer_s": spread(tally.whole),
-        "lag_s": spread([state["lag"] for state in tally.states]),
-        "frames_seen": sum(state["stats"]["frames_seen"] for state in tally.states),
-        "frames_dropped": sum(state["frames_dropped"] for state in tally.states),
-        "server_mib": {"a third in": settled[0], "end": settled[-1], "most": max(tally.memory)} if settled else {},
+        "sessions": options.sessions, "seconds": options.seconds, "questions": len(counts.whole),
+        "errors": len(counts.errors), "first_token_s": spread(counts.first), "answer_s": spread(counts.whole),
+        "lag_s": spread([state["lag"] for state in counts.states]),
+        "frames_seen": sum(state["stats"]["frames_seen"] for state in counts.states),
+        "frames_dropped": sum(state["frames_dropped"] for state in counts.states),
+        "server_mib": {"a third in": settled[0], "end": settled[-1], "most": max(counts.memory)} if settled else {},
     }  # fmt: skip
     lines = [f"{name:16} {_shown(value)}" for name, value in numbers.items()]
-    return "\n".join([*lines, *tally.errors[:10], json.dumps(numbers)])
+    return "\n".join([*lines, *counts.errors[:10], json.dumps(numbers)])
 
 
 def _shown(value: Any) -> str:

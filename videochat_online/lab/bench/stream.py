@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ...config import MemoryConfig
-from ...media.readers import open_video
-from ...media.transforms import FrameTransform, straightforward_transform
+from ...media.readers import Decoder, open_video
+from ...media.transforms import IMAGENET_MEAN, IMAGENET_STD, FrameTransform, Picture
 from ...model.memory_bank import PyramidMemoryBank
 from ...model.videochat import VideoChatOnline
 from ...model_config import VideoChatOnlineConfig
@@ -60,7 +61,7 @@ def write_clip(path: Path, *, width: int, height: int, num_frames: int, fps: int
 
 
 def where_time_goes(
-    model: VideoChatOnline, processor: Processor, clip: Path, *, num_frames: int, batch: int
+    model: VideoChatOnline, processor: Processor, clip: Path, *, num_frames: int, batch: int, decoder: Decoder = "pyav"
 ) -> dict[str, float]:
     """Milliseconds a frame of each step, from a file to the language model's door.
 
@@ -68,7 +69,7 @@ def where_time_goes(
     """
     watch = Stopwatch()
     bank = PyramidMemoryBank(MemoryConfig.pyramid().for_encoder(model.config.grid))
-    with open_video(clip) as video, torch.no_grad():
+    with open_video(clip, decoder=decoder) as video, torch.no_grad():
         frames = video.read(range(min(num_frames, len(video))))
         done = 0
         while done < min(num_frames, len(video)):
@@ -159,6 +160,20 @@ def against_reencoding(make: Callable[[], StreamingSession], *, num_frames: int,
         "frames": num_frames, "questions": num_questions, "one pass s": one_pass, "re-encoding s": again,
         "re-encoding/one pass": again / one_pass,
     }  # fmt: skip
+
+
+def straightforward_transform(
+    frame: Picture,
+    size: int,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> np.ndarray:
+    """What FrameTransform does, with PIL and numpy, step by step: float32 (3, size, size)."""
+    image = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
+    resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    unit = np.asarray(resized, dtype=np.float32) / 255  # (size, size, 3)
+    normalised = (unit - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
 def transform_speed(*, repeats: int, size: int = 448) -> dict[str, Any]:

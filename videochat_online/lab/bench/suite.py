@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...extras import lacks
+from ...files import write_json, write_text
 from .measure import machine, table
 from .plots import plot_costs, plot_ratios
 
@@ -31,10 +32,8 @@ def add_to_report(folder: Path, name: str, tables: Tables) -> list[str]:
     file = folder / "results.json"
     report = read_report(file) if file.exists() else {}
     report[name] = {"machine": machine(), "tables": tables}
-    unfinished = folder / "results.json.unfinished"
-    unfinished.write_text(json.dumps({"benchmarks": report}, indent=1) + "\n")
-    unfinished.replace(file)
-    (folder / "results.md").write_text(markdown_of(report))
+    write_json(file, {"benchmarks": report})
+    write_text(folder / "results.md", suite_page(report))
     if lacks("matplotlib"):
         return ["results.json", "results.md"]
     plot_ratios(folder / "ratios.png", ratios(report))
@@ -53,7 +52,7 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def markdown_of(report: Report) -> str:
+def suite_page(report: Report) -> str:
     lines = ["# Benchmarks", ""]
     for name, benchmark in report.items():
         about = ", ".join(f"{key} {value}" for key, value in benchmark["machine"].items() if value is not None)
@@ -84,7 +83,7 @@ def _unused(name: str, taken: dict[str, float]) -> str:
     return f"{name} ({number})" if name in taken else name
 
 
-def compare(old: Path, new: Path) -> list[dict[str, Any]]:
+def both_ratios(old: Path, new: Path) -> list[dict[str, Any]]:
     """Each ratio in both reports, and the change. Raises ValueError for a file that is no report of `bench all`."""
     before, after = (ratios(read_report(path)) for path in (old, new))
     shared = [name for name in after if name in before]

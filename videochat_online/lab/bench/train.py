@@ -18,8 +18,8 @@ from ...data.dataset import ConversationDataset
 from ...data.registry import read_lists
 from ...data.sampler import grouping_plan, packing_plan
 from ...data.settings import DataSettings
-from ...media.readers import open_video
-from ...media.sampling import sample_stream
+from ...media.readers import Decoder, open_video
+from ...media.sampling import sample_pass
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor
 from ..shapeworld.build import WorldConfig, build_world
@@ -28,12 +28,14 @@ WORLD = WorldConfig(videos=6, seed=0, seconds=(15.0, 30.0, 60.0), level=(2,), fp
 MAX_LENGTH = 2048
 
 
-def mixed_dataset(folder: Path, model: VideoChatOnline, processor: Processor) -> ConversationDataset:
+def mixed_dataset(
+    folder: Path, model: VideoChatOnline, processor: Processor, *, decoder: Decoder = "pyav"
+) -> ConversationDataset:
     """Builds the world in `folder` and opens the list of stage 2, which holds samples of every kind."""
     build_world(folder, WORLD, progress=False)
     roots = {"DATA_ROOT": str(folder), "ANNO_ROOT": str(folder)}
     sets = read_lists([folder / "train" / "stage2.json"], roots)
-    return ConversationDataset(sets, processor, model.config, DataSettings(max_length=MAX_LENGTH))
+    return ConversationDataset(sets, processor, model.config, DataSettings(max_length=MAX_LENGTH, decoder=decoder))
 
 
 def bench_batches(
@@ -48,7 +50,7 @@ def bench_batches(
     ways: dict[str, tuple[Iterable[list[int]], Callable[..., dict[str, Any]]]] = {
         "padded, shuffled": (shuffled, PaddingCollator(pad)),
         "padded, grouped by length": (grouping_plan(lengths, batch_size), PaddingCollator(pad)),
-        "packed": (packing_plan(lengths, MAX_LENGTH), PackingCollator(pad, MAX_LENGTH, attention="positions")),
+        "packed": (packing_plan(lengths, MAX_LENGTH), PackingCollator(pad, MAX_LENGTH)),
     }
     rows = []
     for name, (plan, collator) in ways.items():
@@ -96,7 +98,8 @@ def bench_pipeline(folder: Path, dataset: ConversationDataset, *, num_samples: i
     pipeline = _milliseconds_a_frame(dataset, chosen)
     _milliseconds_a_frame(cached, chosen)  # fills the cache
     from_cache = _milliseconds_a_frame(cached, chosen)
-    decoder = _decoder_alone(sorted((folder / "videos").glob("*.mp4")), num_frames=16 * len(chosen))
+    files = sorted((folder / "videos").glob("*.mp4"))
+    decoder = _decoder_alone(files, num_frames=16 * len(chosen), decoder=settings.decoder)
     return [
         {
             "samples": len(chosen),
@@ -115,11 +118,11 @@ def _milliseconds_a_frame(dataset: ConversationDataset, numbers: Sequence[int]) 
     return (time.perf_counter() - started) / num_frames * 1e3
 
 
-def _decoder_alone(files: Sequence[Path], *, num_frames: int) -> float:
+def _decoder_alone(files: Sequence[Path], *, num_frames: int, decoder: Decoder) -> float:
     """Milliseconds a frame of opening the files and decoding them at 1 fps, again and again."""
     started, decoded = time.perf_counter(), 0
     while decoded < num_frames:
         for file in files:
-            with open_video(file) as video:
-                decoded += sum(1 for _ in video.read(sample_stream(video.timestamps, 1.0, video_fps=video.fps)))
+            with open_video(file, decoder=decoder) as video:
+                decoded += sum(1 for _ in video.read(sample_pass(video.timestamps, 1.0, video_fps=video.fps)))
     return (time.perf_counter() - started) / decoded * 1e3

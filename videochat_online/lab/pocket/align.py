@@ -16,7 +16,6 @@ N frames, G side of a grid (4, 2, 1), D the language model's width.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ...command_line import CommandParser
 from ...files import locked
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor, load_model
@@ -196,7 +196,7 @@ def distance(connector: nn.Module, features: torch.Tensor, targets: torch.Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Teach the connector of a trained pocket model anew; its words stay.")
+    parser = CommandParser(description="Teach the connector of a trained pocket model anew; its words stay.")
     parser.add_argument("model", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--seed", type=int, default=AlignSettings.seed)

@@ -8,10 +8,10 @@ a 4x4 map, so the pyramid's grids are 4, 2, 1 and a full memory costs 52 tokens.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 
+from ...command_line import CommandParser
 from ...model_config import VideoChatOnlineConfig
 
 HERE = Path(__file__).parents[2] / "pocket"
@@ -80,7 +80,7 @@ def build(folder: Path, *, seed: int = 0, trained: Path | None = None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the pocket model.")
+    parser = CommandParser(description="Write the pocket model.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
     parser.add_argument("--trained", type=Path, metavar="MODEL", help="take the weights of this folder")

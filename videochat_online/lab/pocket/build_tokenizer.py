@@ -6,7 +6,6 @@ words them, and the prompts around them. The same file gives the same tokenizer,
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from itertools import count, cycle, islice, repeat
@@ -15,6 +14,7 @@ from string import Formatter
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from ...command_line import CommandParser
 from ..shapeworld.vocabulary import ACTION_NAMES, GOAL_NAMES, REGION_NAMES
 
 VOCAB_SIZE = 2816
@@ -270,7 +270,7 @@ def _box(numbers: Iterator[int], *, decimals: int) -> str:
     return "[" + ", ".join(f"{number / 10**decimals % 1:.{decimals}f}" for number in numbers) + "]"
 
 
-def train() -> Tokenizer:
+def train_tokenizer() -> Tokenizer:
     """The tokenizer, trained from nothing (about a second)."""
     tokenizer = Tokenizer(models.BPE())
     splits = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
@@ -310,10 +310,10 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the small model's tokenizer.")
+    parser = CommandParser(description="Train the small model's tokenizer.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parents[2] / "pocket")
     folder = parser.parse_args().folder
-    tokenizer = train()
+    tokenizer = train_tokenizer()
     save(tokenizer, folder)
     print(f"{tokenizer.get_vocab_size()} tokens in {folder / 'tokenizer.json'}")
 

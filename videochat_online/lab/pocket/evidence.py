@@ -8,7 +8,6 @@ is there is gone on with, not repeated. Knows how runs are combined, not how the
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ...command_line import CommandParser
 from ...evaluation.report import provenance
 from ...extras import lacks
 from .evidence_outcomes import Outcome, pooled, read_outcome
@@ -87,7 +87,7 @@ class Laboratory:
         return read_outcome(output, annotations)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
@@ -125,10 +125,10 @@ def sub_tasks(lab: Laboratory, folder: Path, videos: int) -> str:
             "Streams of 30 s at one frame a second, levels 1 to 3 in turn (one thing; two; two or three that may share "
             "a colour or a shape, with a wall to hide behind). Percent right; spread: standard deviation over the "
             "worlds; baselines on world 0: chance, always the commonest letter, and the same model without any frame.",
-            table(titles, rows),
+            markdown_table(titles, rows),
             "![accuracy of every sub-task, world 0](sub_tasks.png)",
             "By level, all questions pooled, percent with 95 % interval:",
-            table(("level", *(f"world {seed}" for seed in SEEDS)), levels),
+            markdown_table(("level", *(f"world {seed}" for seed in SEEDS)), levels),
         ]
     )
 
@@ -167,7 +167,7 @@ def memory(lab: Laboratory, folder: Path, videos: int) -> str:
             rows.append([name, run.share(now), run.share(~now), run.share(now | ~now)])
             lines[name].append(100 * float(run.correct[~now].mean()))
         heads = ("memory", f"visible now ({now.sum()})", f"only in the past ({(~now).sum()})", f"all ({len(now)})")
-        sections += [f"### {world.seconds:g} s at {world.fps:g} frames a second", table(heads, rows)]
+        sections += [f"### {world.seconds:g} s at {world.fps:g} frames a second", markdown_table(heads, rows)]
     labels = [f"{world.seconds:g} s" for world in worlds]
     plot_lines(folder / "memory.png", labels, lines, "length of the stream", "% right, answer only in the past")
     text = (
@@ -194,7 +194,11 @@ def size(lab: Laboratory, folder: Path, videos: int) -> str:
     plot_bars(folder / "size.png", capacities, values, "frames held a level", "% right")
     heads = ("frames a level", "visual tokens", "all", "only in the past", "ms a frame", "ms a question")
     return "\n\n".join(
-        ["Streams of 2 minutes at one frame in two seconds.", table(heads, rows), "![size of the bank](size.png)"]
+        [
+            "Streams of 2 minutes at one frame in two seconds.",
+            markdown_table(heads, rows),
+            "![size of the bank](size.png)",
+        ]
     )
 
 
@@ -220,7 +224,7 @@ def stages(lab: Laboratory, folder: Path, videos: int) -> str:
     length = f"{settings['max_steps']} steps of {settings['global_batch_size']} samples, seed {settings['seed']}"
     heads = ("trained on", "mean of the sub-tasks", "visible now", "only in the past", "all")
     text = f"Each model was trained for {length}, from the same start."
-    return "\n\n".join([text, table(heads, rows), "![training loss](stages.png)"])
+    return "\n\n".join([text, markdown_table(heads, rows), "![training loss](stages.png)"])
 
 
 def training(lab: Laboratory, folder: Path, videos: int) -> str:
@@ -240,7 +244,7 @@ def training(lab: Laboratory, folder: Path, videos: int) -> str:
         rows.append([stage, steps, str(settings["seed"]), *ends, f"[settings]({stage}.settings.json)"])
     heads = ("stage", "steps", "seed", "first loss", "last loss", "")
     text = "The losses of different stages do not compare: each is over what that stage is asked to say."
-    return "\n\n".join([text, table(heads, rows), "![loss of every stage](training.png)"])
+    return "\n\n".join([text, markdown_table(heads, rows), "![loss of every stage](training.png)"])
 
 
 STAGES: dict[str, str] = {
@@ -279,7 +283,7 @@ def write_evidence(folder: Path, lab: Laboratory, parts: Sequence[str], videos: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what the pocket model shows about the method.")
+    parser = CommandParser(description="Measure what the pocket model shows about the method.")
     parser.add_argument("folder", type=Path, help="where tables and plots go")
     parser.add_argument("--work", type=Path, required=True, help="folder of worlds and runs")
     parser.add_argument("--model", default="pocket", help="model under test (default: %(default)s)")

@@ -13,7 +13,6 @@ B frames of a batch, P patches (8x8), C channels after the pixel shuffle, R regi
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -27,7 +26,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ...files import locked
+from ...command_line import CommandParser
+from ...files import locked, whole
 from ...model.videochat import VideoChatOnline
 from ...model.vision_encoder import pixel_shuffle
 from ...processing import Processor
@@ -230,10 +230,9 @@ class _State:
     seconds: float = 0.0
 
     def save(self, path: Path, settings: WarmUpSettings, trained: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        unfinished = path.with_suffix(".unfinished")
         about = {"settings": asdict(settings), "state": asdict(self)}
-        torch.save({**about, "trained": trained.state_dict(), "optimizer": optimizer.state_dict()}, unfinished)
-        unfinished.replace(path)
+        with whole(path) as beside:
+            torch.save({**about, "trained": trained.state_dict(), "optimizer": optimizer.state_dict()}, beside)
 
     @classmethod
     def load(cls, path: Path, settings: WarmUpSettings, trained: nn.Module, optimizer: torch.optim.Optimizer) -> _State:
@@ -253,7 +252,7 @@ def has_bfloat16() -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Stage 0 of the pocket model: warm its encoder up on ShapeWorld.")
+    parser = CommandParser(description="Stage 0 of the pocket model: warm its encoder up on ShapeWorld.")
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=WarmUpSettings.steps)
     parser.add_argument("--seed", type=int, default=WarmUpSettings.seed)

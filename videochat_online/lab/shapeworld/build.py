@@ -10,7 +10,6 @@ DIR/images/*.png DIR/pictures/*.png DIR/frames/*/*.jpg   frames of the image and
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...files import LOCK_FILE, locked
+from ...files import LOCK_FILE, locked, whole, write_json
 from . import samples
 from .annotations import VideoQuestions, flat_files, streaming_item
 from .clips import CLIPS, clips
@@ -317,17 +316,9 @@ def _track(folder: Path, config: WorldConfig, scene: Scene) -> list[samples.Samp
 def _save_frame(path: Path, scene: Scene, time: float, size: int) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"part-{path.name}")
-        Image.fromarray(render_frames(scene, [time], size)[0]).save(partial, quality=95)
-        os.replace(partial, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """The file is there whole or not at all; the same value gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+        with whole(path, durable=False) as beside:
+            image = Image.fromarray(render_frames(scene, [time], size)[0])
+            image.save(beside, format="PNG" if path.suffix == ".png" else "JPEG", quality=95)
 
 
 def _bar(config: WorldConfig, what: str, progress: bool) -> Any:

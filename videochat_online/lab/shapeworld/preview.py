@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ...files import whole
 from .questions.engine import ask_questions
 from .questions.types import LETTERS, Question
 from .render import render_frames
@@ -26,7 +26,7 @@ FILLS = {
 }  # fmt: skip
 
 
-def contact_sheet(scenes: Sequence[Scene], num_questions: int = 8) -> Image.Image:
+def scene_sheet(scenes: Sequence[Scene], num_questions: int = 8) -> Image.Image:
     """One block a scene, below each other; the picture is WIDTH pixels wide."""
     if not scenes:
         raise ValueError("a contact sheet needs at least one scene")
@@ -42,9 +42,8 @@ def contact_sheet(scenes: Sequence[Scene], num_questions: int = 8) -> Image.Imag
 def write_preview(path: str | Path, scenes: Sequence[Scene], num_questions: int = 8) -> Path:
     """Save the contact sheet as PNG."""
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    contact_sheet(scenes, num_questions).save(partial, format="PNG")
-    os.replace(partial, path)
+    with whole(path) as beside:
+        scene_sheet(scenes, num_questions).save(beside, format="PNG")
     return path
 
 

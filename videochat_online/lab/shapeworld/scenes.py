@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
-from .vocabulary import ACTION_NAMES, COLOUR_NAMES, REGION_NAMES, cell_centre, name_of, next_action
+from .vocabulary import ACTION_NAMES, COLOUR_NAMES, REGION_NAMES, action_after, cell_centre, name_of
 
 Kind = Literal["rest", "act", "move", "enter", "leave", "away", "hide", "meet"]
 STANDING: tuple[Kind, ...] = ("rest", "act")
@@ -129,7 +129,7 @@ class Thing:
         return self.segments[0].kind not in UNSEEN or self.segments[0].end + 1 <= time
 
     def next_action(self, action: int) -> int:
-        return next_action(action, self.goal)
+        return action_after(action, self.goal)
 
 
 @dataclass(frozen=True)

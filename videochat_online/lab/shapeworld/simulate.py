@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .scenes import UNSEEN, Kind, Look, Scene, Segment, Thing, standing_point
-from .vocabulary import COLOUR_NAMES, GOAL_NAMES, NUM_ACTIONS, SHAPE_NAMES, next_action
+from .vocabulary import COLOUR_NAMES, GOAL_NAMES, NUM_ACTIONS, SHAPE_NAMES, action_after
 
 SPLITS: tuple[str, ...] = ("train", "dev", "test", "bank")
 """Seed spaces that never meet. "bank" is what distractors are drawn from."""
@@ -211,7 +211,7 @@ class _Simulation:
         kind = actor.cycle.pop()
         if kind == "act":
             self._add(actor, "act", self._length(2.5, 5), actor.cell, action=actor.action)
-            actor.action = next_action(actor.action, actor.goal)
+            actor.action = action_after(actor.action, actor.goal)
         elif kind == "move":
             self._move(index, actor)
         elif kind == "absent":

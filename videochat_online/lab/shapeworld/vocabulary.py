@@ -35,7 +35,7 @@ CELL_CENTRES: tuple[float, float, float] = (0.2, 0.5, 0.8)
 """Where objects stand in a row or column: clear of the cell borders at 1/3 and 2/3."""
 
 
-def next_action(action: int, goal: int) -> int:
+def action_after(action: int, goal: int) -> int:
     """The action that follows `action` in the routine of `goal`."""
     return (action + goal + 1) % NUM_ACTIONS
 

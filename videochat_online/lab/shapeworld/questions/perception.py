@@ -15,11 +15,11 @@ from ..vocabulary import (
     NUM_ACTIONS,
     REGION_NAMES,
     SHAPE_NAMES,
+    action_after,
     box_text,
     clock,
     goal_of,
     name_of,
-    next_action,
 )
 from .context import Context, seen_acts
 from .future import NEXT_STEP, direction_of, other_actions
@@ -270,7 +270,7 @@ def follows(context: Context) -> Draft | None:
     """The three kinds from here ask for what is known of routines."""
     action, goal = int(context.rng.integers(NUM_ACTIONS)), int(context.rng.integers(len(GOAL_NAMES)))
     text = f"In the procedure of '{GOAL_NAMES[goal]}', what is the next step after the {ACTION_NAMES[action]}?"
-    following = next_action(action, goal)
+    following = action_after(action, goal)
     return Draft("follows", text, ACTION_NAMES[following], other_actions(context, following), _now(context))
 
 
@@ -283,7 +283,7 @@ def procedure(context: Context) -> Draft | None:
 
 def continues(context: Context) -> Draft | None:
     first, second = context.some(range(NUM_ACTIONS), 2)
-    answer = next_action(second, goal_of(first, second))
+    answer = action_after(second, goal_of(first, second))
     text = f"What is the next step after the sequence {ACTION_NAMES[first]} -> {ACTION_NAMES[second]}?"
     return Draft("continues", text, ACTION_NAMES[answer], other_actions(context, answer), _now(context))
 
@@ -295,7 +295,7 @@ def step(context: Context) -> Draft | None:
         return None
     thing, act = choice
     goal = int(context.rng.integers(len(GOAL_NAMES)))
-    following = next_action(act.action, goal)
+    following = action_after(act.action, goal)
     text = NEXT_STEP.format(thing.name(context.time), GOAL_NAMES[goal])
     evidence = ((max(act.start, context.time - 1), context.time),)
     return Draft("step", text, ACTION_NAMES[following], other_actions(context, following), evidence)

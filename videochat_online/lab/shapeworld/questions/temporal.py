@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..scenes import Scene, Thing
-from ..vocabulary import ACTION_NAMES, NUM_ACTIONS, clock, duration, next_action
+from ..vocabulary import ACTION_NAMES, NUM_ACTIONS, action_after, clock, duration
 from .context import Context, current_act, seen_acts
 from .past import last_acts
 from .types import Draft, Interval
@@ -64,8 +64,8 @@ def last_three(context: Context) -> Draft | None:
     actions = [act.action for act in acts]
     ways = []
     for start in set(range(NUM_ACTIONS)) - {actions[2]}:
-        goal = next(goal for goal in range(4) if next_action(next_action(start, goal), goal) == actions[2])
-        ways.append(_sequence(start, next_action(start, goal), actions[2]))
+        goal = next(goal for goal in range(4) if action_after(action_after(start, goal), goal) == actions[2])
+        ways.append(_sequence(start, action_after(start, goal), actions[2]))
     answer = _sequence(*actions)
     evidence = tuple((act.start, min(act.end, context.time)) for act in acts)
     text = SEQUENCE.format(thing.name(context.time)).replace("sequence of", "sequence of three")

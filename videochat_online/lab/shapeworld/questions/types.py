@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class SubTask:
+class WorldSubTask:
     """One of the 16. `key` is unique; OVBench itself uses the letters OP twice."""
 
     key: str
@@ -28,11 +28,11 @@ class SubTask:
         return self.key.split("-")[-1]
 
 
-def _of(category: str, answer_type: str, *rows: tuple[str, str, str]) -> dict[str, SubTask]:
-    return {key: SubTask(key, name, category, answer_type, source) for source, key, name in rows}
+def _of(category: str, answer_type: str, *rows: tuple[str, str, str]) -> dict[str, WorldSubTask]:
+    return {key: WorldSubTask(key, name, category, answer_type, source) for source, key, name in rows}
 
 
-SUB_TASKS: dict[str, SubTask] = {
+SUB_TASKS: dict[str, WorldSubTask] = {
     **_of(
         "Future Prediction", "FuturePrediction",
         ("ava", "AA", "Action Anticipation"), ("coin", "GSP", "Goal/Step Prediction"),

@@ -1,4 +1,4 @@
-"""What travels through an evaluation: a video with its questions, a reply, its verdict, the line kept of it.
+"""What travels through an evaluation: a video with its questions, a reply, its verdict.
 
 Plain data that checks itself; knows no benchmark, no model and no file format. Times are seconds on
 the video's own clock; a question is never shown a frame later than its timestamp.
@@ -7,33 +7,31 @@ the video's own clock; a question is never shown a frame later than its timestam
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 Kind = Literal["choice", "yes_no", "count", "proactive"]
 
 
 @dataclass(frozen=True)
 class Poll:
-    """A question that waits for its moment: `prompt` is asked again and again until the model says yes."""
+    """A question that waits for its moment: `prompt` is asked each second until the model says yes."""
 
     prompt: str
     start: float
     """First time of asking, seconds."""
     end: float
     """Last time of asking, seconds."""
-    every: float = 1.0
-    """Seconds between two times of asking."""
-    due: float = 0.0
+    due: float
     """When the right moment is, seconds."""
 
     def __post_init__(self) -> None:
-        if self.every <= 0 or self.end < self.start:
-            raise ValueError(f"a poll needs every > 0 and start <= end, got {self}")
+        if self.end < self.start:
+            raise ValueError(f"a poll needs start <= end, got {self}")
 
     def times(self) -> list[float]:
-        """All times of asking, in order."""
-        return [self.start + i * self.every for i in range(int((self.end - self.start) / self.every) + 1)]
+        """All times of asking, in order: one a second."""
+        return [self.start + second for second in range(int(self.end - self.start) + 1)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,9 @@ class Question:
     def __post_init__(self) -> None:
         for name in ("id", "prompt", "answer"):
             text = getattr(self, name)
-            may_be_empty = name == "answer" and self.kind != "proactive"  # not known to whoever only asks
+            may_be_empty = (
+                name == "answer" and self.kind != "proactive"
+            )  # lmms-eval asks without it, and judges elsewhere
             if not isinstance(text, str) or not (text.strip() or may_be_empty):
                 raise ValueError(f"a question needs a text as {name}, got {text!r}")
             text.encode()  # half a surrogate pair, which JSON may hold, can neither be tokenized nor written
@@ -165,70 +165,3 @@ class Verdict:
 
     extracted: str | None
     correct: bool
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One line of predictions.jsonl: everything about one question that a report or a comparison needs."""
-
-    id: str
-    task_id: str
-    video: str
-    task: str
-    category: str
-    source: str
-    timestamp: float
-    answer: str
-    response: str | None
-    """The model's raw words; None where the question could not be asked."""
-    extracted: str | None
-    correct: bool
-    error: str | None = None
-    """Why the question could not be asked (missing or broken video)."""
-    num_frames: int = 0
-    new_frames: int = 0
-    first_time: float | None = None
-    last_time: float | None = None
-    frame_seconds: float = 0.0
-    answer_seconds: float = 0.0
-    scores: tuple[float, ...] = ()
-    answered_at: float | None = None
-
-    @classmethod
-    def of(cls, task: VideoTask, question: Question, reply: Reply, verdict: Verdict) -> Prediction:
-        values = asdict(reply)
-        return cls(
-            **_identity(task, question),
-            response=values.pop("text"),
-            extracted=verdict.extracted,
-            correct=verdict.correct,
-            **values,
-        )
-
-    @classmethod
-    def unanswered(cls, task: VideoTask, question: Question, error: str) -> Prediction:
-        """A question whose video could not be shown: wrong, and never dropped from the denominator."""
-        return cls(**_identity(task, question), response=None, extracted=None, correct=False, error=error)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Prediction:
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise ValueError(f"not a prediction: {sorted(set(values) ^ names)} missing or unknown")
-        return cls(**{**values, "scores": tuple(values["scores"])})
-
-
-def _identity(task: VideoTask, question: Question) -> dict[str, Any]:
-    return {
-        "id": question.id,
-        "task_id": task.id,
-        "video": task.video,
-        "task": question.task,
-        "category": question.category,
-        "source": question.source,
-        "timestamp": question.timestamp,
-        "answer": question.answer,
-    }

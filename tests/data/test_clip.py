@@ -10,39 +10,41 @@ from typing import Any
 
 import pytest
 
-from videochat_online.data.footage import (
-    Showing,
+from videochat_online.data.clip import (
+    TurnFrames,
     assign_frames,
     choose_frames,
-    open_footage,
-    show,
+    frames_of_turns,
+    open_clip,
     tracking_turns,
 )
 from videochat_online.data.formats import read_row
 from videochat_online.data.sample import Box, SampleError, Turn
-from videochat_online.media.readers import MediaError
+from videochat_online.media.readers import MediaError, open_video
 from videochat_online.media.sampling import sample_fps
 
 from .conftest import at, talk
 
 
-def shown(row: dict[str, Any], media: Path, *, fps: float = 1.0, max_frames: int = 64, seed: int = 0) -> Showing:
+def shown(
+    row: dict[str, Any], media: Path, *, fps: float = 1.0, max_frames: int = 64, seed: int = 0
+) -> list[TurnFrames]:
     sample = read_row(row)
-    footage = open_footage(sample, media)
-    with footage.reader:
-        return show(sample, footage, fps=fps, max_frames=max_frames, rng=random.Random(seed))
+    clip = open_clip(sample, media, open_video)
+    with clip.reader:
+        return frames_of_turns(sample, clip, fps=fps, max_frames=max_frames, rng=random.Random(seed))
 
 
-def indices(showing: Showing) -> list[list[int]]:
-    return [[frame.index for frame in group] for group in showing.frames]
+def indices(turns: list[TurnFrames]) -> list[list[int]]:
+    return [[frame.index for frame in turn.frames] for turn in turns]
 
 
-def all_indices(showing: Showing) -> list[int]:
-    return [frame.index for group in showing.frames for frame in group]
+def all_indices(turns: list[TurnFrames]) -> list[int]:
+    return [frame.index for turn in turns for frame in turn.frames]
 
 
-def times(showing: Showing) -> list[float]:
-    return [frame.timestamp for group in showing.frames for frame in group]
+def times(turns: list[TurnFrames]) -> list[float]:
+    return [frame.timestamp for turn in turns for frame in turn.frames]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -89,44 +91,44 @@ def test_a_slow_source_gives_every_frame_once():
 
 
 def test_a_video_is_shown_whole_before_the_first_question(media: Path):
-    showing = shown({"video": "video", "conversations": talk("Q", "A", "R", "B")}, media)
-    assert indices(showing) == [[1, 3, 5, 7, 9, 11, 13, 15, 17, 19], []]
-    assert times(showing) == [0.5 + n for n in range(10)]
+    seen = shown({"video": "video", "conversations": talk("Q", "A", "R", "B")}, media)
+    assert indices(seen) == [[1, 3, 5, 7, 9, 11, 13, 15, 17, 19], []]
+    assert times(seen) == [0.5 + n for n in range(10)]
 
 
 def test_a_dialogue_sees_no_later_frame(media: Path):
     turns = [*at(2.5, "Q", "A"), *at(2.9, "R", "B"), *at(6, "S", "C")]
-    showing = shown({"video": "video.mp4", "conversations": turns}, media)
-    assert indices(showing) == [[1, 3, 5], [], [7, 9, 11]]
-    for turn, group in zip(showing.turns, showing.frames, strict=True):
-        assert all(frame.timestamp <= turn.timestamp for frame in group)
+    seen = shown({"video": "video.mp4", "conversations": turns}, media)
+    assert indices(seen) == [[1, 3, 5], [], [7, 9, 11]]
+    for one in seen:
+        assert all(frame.timestamp <= one.turn.timestamp for frame in one.frames)
 
 
 def test_a_question_past_the_end_sees_the_whole_video(media: Path):
-    showing = shown({"video": "video.mp4", "conversations": at(1000, "Q", "A")}, media)
-    assert indices(showing) == [[1, 3, 5, 7, 9, 11, 13, 15, 17, 19]]
+    seen = shown({"video": "video.mp4", "conversations": at(1000, "Q", "A")}, media)
+    assert indices(seen) == [[1, 3, 5, 7, 9, 11, 13, 15, 17, 19]]
 
 
 def test_the_frames_allowed_are_spent_on_what_is_asked_about(media: Path):
-    showing = shown({"video": "video.mp4", "conversations": at(4, "Q", "A")}, media, max_frames=4)
-    assert indices(showing) == [[1, 3, 5, 7]]
+    seen = shown({"video": "video.mp4", "conversations": at(4, "Q", "A")}, media, max_frames=4)
+    assert indices(seen) == [[1, 3, 5, 7]]
 
 
 def test_clip_and_clock(media: Path):
     row = {"video": "video.mp4", "clip": [2, 6], "conversations": [*at(3, "Q", "A"), *at(5, "R", "B")]}
-    showing = shown(row, media)
-    assert (indices(showing), times(showing)) == ([[5], [7, 9]], [2.5, 3.5, 4.5])
+    seen = shown(row, media)
+    assert (indices(seen), times(seen)) == ([[5], [7, 9]], [2.5, 3.5, 4.5])
     row = {**row, "need_reset_timestamp": True, "conversations": [*at(1, "Q", "A"), *at(3, "R", "B")]}
-    showing = shown(row, media)
-    assert (indices(showing), times(showing)) == ([[5], [7, 9]], [0.5, 1.5, 2.5])
+    seen = shown(row, media)
+    assert (indices(seen), times(seen)) == ([[5], [7, 9]], [0.5, 1.5, 2.5])
 
 
 @pytest.mark.parametrize("fps", [10, 10.0])
 def test_frame_files_are_in_natural_order_with_their_rate(fps: float, media: Path):
     row = {"video": "frames", "fps": fps, "conversations": talk("<video>\nQ", "A")}
-    showing = shown(row, media, fps=5)
-    assert indices(showing) == [[1, 3, 5, 7, 9, 11]]
-    assert times(showing) == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9, 1.1])
+    seen = shown(row, media, fps=5)
+    assert indices(seen) == [[1, 3, 5, 7, 9, 11]]
+    assert times(seen) == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9, 1.1])
 
 
 def test_a_named_file_ends_a_turn(media: Path):
@@ -142,9 +144,9 @@ def test_a_named_file_ends_a_turn(media: Path):
 
 def test_turns_that_say_and_show_nothing_are_left_out(media: Path):
     turns = [*at(1, "Q", "A"), *at(1.2, "<video>\n", "nothing new"), *at(1.3, "R", "B"), *at(3, "<video>\n", "C")]
-    showing = shown({"video": "video.mp4", "conversations": turns}, media)
-    assert [turn.answer for turn in showing.turns] == ["A", "B", "C"]
-    assert indices(showing) == [[1], [], [3, 5]]
+    seen = shown({"video": "video.mp4", "conversations": turns}, media)
+    assert [one.turn.answer for one in seen] == ["A", "B", "C"]
+    assert indices(seen) == [[1], [], [3, 5]]
 
 
 def boxes(count: int, step: float) -> list[dict[str, Any]]:
@@ -173,24 +175,24 @@ def test_tracking_dialogue():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_tracking_shows_the_frame_of_every_box_it_speaks_of(seed: int, media: Path):
-    showing = shown(tracking(30, 0.5), media, max_frames=8, seed=seed)
-    groups = indices(showing)
-    assert all_indices(showing) == [0, 2, 6, 10, 14, 18, 22, 26]  # 15 boxes a second apart, thinned to 8
-    spoken = [line for turn in showing.turns for line in turn.answer.split("\n")]
-    assert spoken == [f"At {n / 2:.1f}s, [0.{n:02}, 0, 1, 1]" for n in all_indices(showing)]
-    assert f"Follow [0.{groups[0][-1]:02}, 0, 1, 1]." in showing.turns[0].question
+    seen = shown(tracking(30, 0.5), media, max_frames=8, seed=seed)
+    groups = indices(seen)
+    assert all_indices(seen) == [0, 2, 6, 10, 14, 18, 22, 26]  # 15 boxes a second apart, thinned to 8
+    spoken = [line for one in seen for line in one.turn.answer.split("\n")]
+    assert spoken == [f"At {n / 2:.1f}s, [0.{n:02}, 0, 1, 1]" for n in all_indices(seen)]
+    assert f"Follow [0.{groups[0][-1]:02}, 0, 1, 1]." in seen[0].turn.question
     assert all(len(group) == 1 for group in groups[1:])
 
 
 def test_tracking_starts_differ_and_are_the_seeds(media: Path):
-    starts = [len(shown(tracking(30, 1), media, seed=seed).turns) for seed in range(12)]
+    starts = [len(shown(tracking(30, 1), media, seed=seed)) for seed in range(12)]
     assert len(set(starts)) > 3
-    assert starts == [len(shown(tracking(30, 1), media, seed=seed).turns) for seed in range(12)]
+    assert starts == [len(shown(tracking(30, 1), media, seed=seed)) for seed in range(12)]
 
 
 def test_boxes_of_some_frames_find_theirs_by_time(media: Path):
-    showing = shown(tracking(5, 1.0, fps=5), media)
-    assert all_indices(showing) == [0, 5, 10, 15, 20]
+    seen = shown(tracking(5, 1.0, fps=5), media)
+    assert all_indices(seen) == [0, 5, 10, 15, 20]
 
 
 BAD = {

@@ -1,24 +1,24 @@
-"""Frames of a video file through PyAV: seeks to the nearest keyframe before a gap, decodes forward otherwise.
+"""The picture of a frame number, of a video file: decoded by PyAV, or by decord where a user asked for it.
 
-Holds one container and the decoder's own few frames. Pictures pass through the same filter chain that
-decord uses (turn upright, scale bilinear, RGB by the file's own colour space), so they are equal bit by bit.
+Numbers and times come from the shared index. PyAV seeks to the nearest keyframe before a gap and decodes forward
+otherwise; its pictures pass through the filter chain that decord uses (turn upright, scale bilinear, RGB by the file's
+own colour space), so they are equal bit by bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .container import to_the_end
+from .container import open_stream, to_the_end
 from .source import MediaError, VideoReader, reading
-from .video_index import VideoIndex, open_stream
+from .video_index import VideoIndex
 
 if TYPE_CHECKING:
     from av.filter import Graph
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 UNDAMAGED = "an undamaged file"
 UPRIGHT: dict[int, list[tuple[str, str]]] = {
@@ -28,12 +28,17 @@ UPRIGHT: dict[int, list[tuple[str, str]]] = {
     270: [("transpose", "clock")],
 }
 """Filters that turn a picture counter-clockwise by so many degrees."""
+FOR_DECORD = "a file that decord reads; decoder='pyav' (--decoder pyav) reads more"
+DECORD_FORMATS = ("mp4", "matroska", "avi", "flv")
+"""Containers (FFmpeg's names) in which decord finds the frame asked for; in MPEG streams it is off by some."""
+NO_GUESSED_FRAMES = 1e-9
+"""decord fills frames it cannot decode with their neighbours; with this share of them allowed it fails instead."""
 
 
-class PyavReader(VideoReader):
-    """`size` (W, H) scales while decoding; `num_threads` 0 leaves the number to FFmpeg."""
+class _FileReader(VideoReader):
+    """`size` (W, H) scales while decoding."""
 
-    def __init__(self, index: VideoIndex, *, size: tuple[int, int] | None = None, num_threads: int = 0) -> None:
+    def __init__(self, index: VideoIndex, size: tuple[int, int] | None) -> None:
         super().__init__(
             str(index.path),
             index.timestamps,
@@ -43,6 +48,13 @@ class PyavReader(VideoReader):
             start_offset=index.start_offset,
         )
         self._index = index
+
+
+class PyavReader(_FileReader):
+    """Through PyAV; holds one container and the decoder's own few frames. `num_threads` 0: FFmpeg's own choice."""
+
+    def __init__(self, index: VideoIndex, *, size: tuple[int, int] | None = None, num_threads: int = 0) -> None:
+        super().__init__(index, size)
         self._num_threads = num_threads
         self._frames: Iterator[VideoFrame]
         self._position: int
@@ -64,7 +76,16 @@ class PyavReader(VideoReader):
             raise
 
     def _new_graph(self) -> Graph:
-        return _rgb_graph(self.name, self._stream, self.size, self._index.rotation)
+        """FFmpeg filters: a decoded frame in, an upright RGB picture of the reader's size out."""
+        from av.filter import Graph
+
+        scale = f"{self.size[0]}:{self.size[1]}:flags=bilinear"
+        filters = [*UPRIGHT[self._index.rotation], ("scale", scale), ("format", "rgb24")]
+        with reading(self.name, "its pictures cannot be converted to RGB", UNDAMAGED):
+            graph = Graph()
+            nodes = [graph.add(kind, arguments) for kind, arguments in filters]
+            graph.link_nodes(graph.add_buffer(template=self._stream), *nodes, graph.add("buffersink")).configure()
+            return graph
 
     def _decoded(self, index: int) -> VideoFrame:
         """Frame `index`: forward from where the decoder stands, else from a keyframe, else from the one before."""
@@ -82,7 +103,7 @@ class PyavReader(VideoReader):
         raise MediaError.about(self.name, what, UNDAMAGED)
 
     def _is_ahead(self, index: int) -> bool:
-        """Whether decoding on is the shortest way to frame `index`."""
+        """Whether decoding forward is the shortest way to frame `index`."""
         return self._position <= index and next(self._starts(index)) <= self._position
 
     def _starts(self, index: int) -> Iterator[int]:
@@ -96,7 +117,7 @@ class PyavReader(VideoReader):
             yield int(keyframes[position])
 
     def _go_to(self, start: int) -> None:
-        """Let the decoder begin anew at keyframe `start`."""
+        """Let the decoder start again at keyframe `start`."""
         if start == 0:
             self._container.close()
             self._restart()
@@ -140,13 +161,42 @@ class PyavReader(VideoReader):
         return number if number < self.num_frames and self._index.times.ticks[number] == frame.pts else None
 
 
-def _rgb_graph(name: str, stream: VideoStream, size: tuple[int, int], rotation: int) -> Graph:
-    """FFmpeg filters: a decoded frame in, an upright RGB picture of `size` (W, H) out."""
-    from av.filter import Graph
+class DecordReader(_FileReader):
+    """Through decord, which leaves its global bridge as it is. MediaError for what it would read otherwise than PyAV.
 
-    filters = [*UPRIGHT[rotation], ("scale", f"{size[0]}:{size[1]}:flags=bilinear"), ("format", "rgb24")]
-    with reading(name, "its pictures cannot be converted to RGB", UNDAMAGED):
-        graph = Graph()
-        nodes = [graph.add(kind, arguments) for kind, arguments in filters]
-        graph.link_nodes(graph.add_buffer(template=stream), *nodes, graph.add("buffersink")).configure()
-        return graph
+    Known limits: on some damaged files (an AVI, for one) decord aborts the whole process (std::bad_alloc), and before
+    damage in a file it fails some frames early, because it decodes ahead.
+    """
+
+    def __init__(self, index: VideoIndex, *, size: tuple[int, int] | None = None, num_threads: int = 0) -> None:
+        import decord  # after PyAV, which the index has loaded: else decord's libvpx takes the place of PyAV's own
+
+        super().__init__(index, size)
+        self._refuse_where(index.num_streams > 1, f"it picks a track of its own where there are {index.num_streams}")
+        is_known = any(name in index.format for name in DECORD_FORMATS)
+        self._refuse_where(not is_known, f"it seeks inexactly in {index.format} files")
+        is_odd = index.times.has_open_groups or not index.times.has_times
+        self._refuse_where(is_odd, "it miscounts frames where groups of pictures are open or have no times")
+        decord.logging.set_level(decord.logging.QUIET)
+        width, height = size or (-1, -1)
+        with reading(self.name, "decord cannot read it", FOR_DECORD):
+            self._decoder: Any = decord.VideoReader(
+                self.name, width=width, height=height, num_threads=num_threads, fault_tol=NO_GUESSED_FRAMES
+            )
+            num_found = len(self._decoder)
+        self._refuse_where(num_found != len(self), f"it counts {num_found} frames, the container holds {len(self)}")
+
+    def _refuse_where(self, is_so: bool, why: str) -> None:
+        if is_so:
+            raise MediaError.about(self.name, f"decord cannot read it ({why})", FOR_DECORD)
+
+    def _release(self) -> None:
+        self._decoder = None
+
+    def _image(self, index: int) -> np.ndarray:
+        with reading(self.name, f"frame {index} cannot be decoded by decord", FOR_DECORD):
+            picture = self._decoder[index]
+            image = picture.asnumpy() if hasattr(picture, "asnumpy") else np.asarray(picture)
+        width, height = self.size  # it takes the padding of narrow pictures for channels
+        self._refuse_where(image.shape != (height, width, 3), f"it gives frame {index} the shape {image.shape}")
+        return image

@@ -1,11 +1,10 @@
-"""Sources whose pictures can be made at any time and are shown in real time: files, and pictures drawn by a function.
+"""Playing in real time what can be had at any time: files, and pictures drawn by a function.
 
-They can be paused, sped up, and (files) moved to another second. A clock says which second is on screen.
+It can be paused, sped up, and (files) moved to another second. A clock says which second is on screen.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -14,16 +13,13 @@ from itertools import count
 
 import numpy as np
 
-from .live import DISPLAY_FPS, LiveSource
-from .readers import open_video
-from .sampling import sample_stream
+from .live import DISPLAY_FPS, LiveSource, fitting
+from .readers import Decoder, open_video
+from .sampling import sample_pass
 from .source import Frame, check_fps
 
-MAX_SIDE = 960
-"""Larger pictures are decoded at this size: no model here sees more, and waiting frames take memory."""
 
-
-class PacedSource(LiveSource):
+class Playback(LiveSource):
     """A source with a clock: stream time runs `speed` times as fast as real time, or stands while paused."""
 
     def __init__(self, name: str, *, speed: float = 1.0, start: float = 0.0) -> None:
@@ -48,32 +44,28 @@ class PacedSource(LiveSource):
     @speed.setter
     def speed(self, speed: float) -> None:
         check_fps(speed, "speed")
-        with self._changed:
-            self._anchor, self._speed = (self.position, time.monotonic()), speed
-            self._changed.notify_all()
+        self._change(speed=speed)
 
     def pause(self) -> None:
-        with self._changed:
-            self._anchor = (self.position, time.monotonic())
-            self._is_paused = True
-            self._show_state()
-            self._changed.notify_all()
+        self._change(is_paused=True)
 
     def play(self) -> None:
+        self._change(is_paused=False)
+
+    def _change(self, *, speed: float | None = None, is_paused: bool | None = None) -> None:
+        """Run the clock in another way, from the moment on screen now."""
         with self._changed:
             self._anchor = (self.position, time.monotonic())
-            self._is_paused = False
-            self._show_state()
+            self._speed = self._speed if speed is None else speed
+            self._is_paused = self._is_paused if is_paused is None else is_paused
+            if self.state in ("playing", "paused"):
+                self.state = "paused" if self._is_paused else "playing"
             self._changed.notify_all()
 
     def stop(self) -> None:
         super().stop()
         with self._changed:
             self._changed.notify_all()
-
-    def _show_state(self) -> None:
-        if self.state in ("playing", "paused"):
-            self.state = "paused" if self._is_paused else "playing"
 
     def _begin(self, seconds: float) -> None:
         """Let the clock stand at `seconds` now: the first picture is there, however long it took."""
@@ -92,7 +84,7 @@ class PacedSource(LiveSource):
             return False
 
 
-class PacedVideo(PacedSource):
+class VideoPlayback(Playback):
     """A video file (or gif, or folder of images) in real time.
 
     Args:
@@ -108,16 +100,17 @@ class PacedVideo(PacedSource):
         fps: float = DISPLAY_FPS,
         speed: float = 1.0,
         start: float = 0.0,
+        decoder: Decoder = "pyav",
     ) -> None:
         super().__init__(os.path.basename(os.fspath(path)), speed=speed, start=start)
-        self.video = open_video(path, num_threads=1)
-        if max(self.video.size) > MAX_SIDE and not os.path.isdir(path):
-            size = fitting(self.video.size)
+        self.video = open_video(path, decoder=decoder, num_threads=1)
+        size = fitting(self.video.size)
+        if size != self.video.size and not os.path.isdir(path):
             self.video.close()
-            self.video = open_video(path, size=size, num_threads=1)
+            self.video = open_video(path, decoder=decoder, size=size, num_threads=1)
         self.duration = self.video.duration
         self._start = start
-        self._indices = sample_stream(self.video.timestamps, fps, video_fps=self.video.fps)
+        self._indices = sample_pass(self.video.timestamps, fps, video_fps=self.video.fps)
 
     def seek(self, seconds: float) -> None:
         """Go to another second of the file; ValueError outside it."""
@@ -154,41 +147,19 @@ class PacedVideo(PacedSource):
         self._wait_until(self.duration)
 
 
-class PacedPictures(PacedSource):
-    """Pictures drawn by `picture_at(seconds) -> uint8 (H, W, 3)`, in real time; `duration` None: no end."""
+class DrawnPlayback(Playback):
+    """Pictures drawn by `picture_at(seconds) -> uint8 (H, W, 3)`, in real time; it has no end."""
 
-    def __init__(
-        self,
-        name: str,
-        picture_at: Callable[[float], np.ndarray],
-        *,
-        fps: float = DISPLAY_FPS,
-        speed: float = 1.0,
-        duration: float | None = None,
-    ) -> None:
+    def __init__(self, name: str, picture_at: Callable[[float], np.ndarray], *, speed: float = 1.0) -> None:
         super().__init__(name, speed=speed)
-        check_fps(fps)
-        if duration is not None and (not math.isfinite(duration) or duration <= 0):
-            raise ValueError(f"duration must be seconds > 0 or None, got {duration!r}")
-        self.fps, self.duration, self._picture_at = fps, duration, picture_at
+        self._picture_at = picture_at
 
     def frames(self) -> Iterator[Frame]:
         for number in count():
-            timestamp = number / self.fps
-            if self.duration is not None and timestamp >= self.duration:
-                return
+            timestamp = number / DISPLAY_FPS
             image = self._picture_at(timestamp)
             if number == 0:
                 self._begin(0.0)
             if not self._wait_until(timestamp):
                 return
             yield Frame(image, timestamp, number)
-
-
-def fitting(size: tuple[int, int], max_side: int = MAX_SIDE) -> tuple[int, int]:
-    """(W, H) of the same shape, even, with no side longer than `max_side`; smaller sizes stay."""
-    if max(size) <= max_side:
-        return size
-    scale = max_side / max(size)
-    width, height = (max(2, round(side * scale / 2) * 2) for side in size)
-    return width, height

@@ -1,0 +1,256 @@
+"""The video of a sample, opened: which of its frames are shown, at which second, and in which turn.
+
+`open_clip` finds the file, cuts the clip out and sets the clock; pure functions choose the frames and give them to
+turns. Decodes nothing: frames are numbers here.
+"""
+
+from __future__ import annotations
+
+import bisect
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from ..media.find import find_video
+from ..media.image_source import images_of_folder
+from ..media.readers import VideoReader, open_video
+from ..media.sampling import sample_fps, sample_uniform
+from .sample import BOX_MARK, VIDEO_MARK, Box, Sample, SampleError, Turn, Video
+
+SAME_MOMENT = 1e-6
+"""Seconds: two times this close are one, apart by float noise."""
+NEARLY_EQUAL = 1.05
+"""A source at most this much faster than the wanted rate has no frames to skip."""
+
+OpenFile = Callable[[Path], VideoReader]
+"""Opens a video file."""
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """The part of an open video that a sample is about, and the times of the frames on the sample's clock."""
+
+    reader: VideoReader
+    """Of the whole video; the caller of `open_clip` closes it."""
+    times: np.ndarray
+    """float64 (num_frames,) seconds of all frames of the video, ascending."""
+    first: int
+    """First frame of the clip."""
+    stop: int
+    """One behind its last frame."""
+    file_names: tuple[str, ...]
+    """Of frames that are files, in order."""
+
+    def time_of_file(self, name: str) -> float:
+        """Seconds of the frame file `name`. SampleError if it is none of the frames."""
+        if name in self.file_names:
+            return float(self.times[self.file_names.index(name)])
+        by_last_part = [Path(file).name for file in self.file_names]
+        if Path(name).name not in by_last_part:
+            raise SampleError(f"image_file {name!r} is none of the {len(self.file_names)} frames of {self.reader.name}")
+        return float(self.times[by_last_part.index(Path(name).name)])
+
+
+@dataclass(frozen=True)
+class ShownFrame:
+    index: int
+    """Number in the video."""
+    timestamp: float
+    """Seconds on the sample's clock."""
+
+
+@dataclass(frozen=True)
+class TurnFrames:
+    """A turn, and the frames that are new in it, in order of time."""
+
+    turn: Turn
+    frames: tuple[ShownFrame, ...]
+
+
+def open_clip(sample: Sample, root: Path, open_file: OpenFile) -> VideoClip:
+    """Open the sample's video below `root`; the caller closes the reader.
+
+    `open_file` opens a video file; frames that are image files are read as they are. MediaError for a file that cannot
+    be read, SampleError for a clip or a frame file that the video does not have.
+    """
+    assert sample.video is not None, f"a sample of kind {sample.kind!r} has no video to open"
+    reader, files = open_reader(sample.video, root, open_file)
+    try:
+        return _on_the_samples_clock(sample, _cut(sample.video, reader, tuple(file.name for file in files)))
+    except ValueError:
+        reader.close()
+        raise
+
+
+def open_reader(video: Video, root: Path, open_file: OpenFile) -> tuple[VideoReader, list[Path]]:
+    """The reader of a video below `root`, and its frame files where it has such. MediaError if it cannot be read."""
+    files = _named_files(video, root)
+    if not files:
+        path = find_video(root / video.path)
+        if not path.is_dir():
+            return open_file(path), []
+        files = images_of_folder(path)
+    return open_video(files, fps=video.fps), files
+
+
+def _named_files(video: Video, root: Path) -> list[Path]:
+    """Where the frame files that a row names lie: below the video's folder, or below `root` itself."""
+    folder = root / video.path
+    if video.files and not (folder / video.files[0]).exists() and (root / video.files[0]).exists():
+        folder = root
+    return [folder / name for name in video.files]
+
+
+def _cut(video: Video, reader: VideoReader, files_of_folder: tuple[str, ...]) -> VideoClip:
+    start, end = video.clip or (0.0, reader.duration)
+    first = int(np.searchsorted(reader.timestamps, start - SAME_MOMENT, side="left"))
+    stop = int(np.searchsorted(reader.timestamps, end + SAME_MOMENT, side="right"))
+    if first >= stop:
+        raise SampleError(
+            f"the clip {start:g} to {end:g} s holds no frame of {reader.name}, which lasts {reader.duration:.1f} s"
+        )
+    return VideoClip(reader, reader.timestamps, first, stop, video.files or files_of_folder)
+
+
+def _on_the_samples_clock(sample: Sample, clip: VideoClip) -> VideoClip:
+    """The clock starts with the clip, or shows a named frame file's time; otherwise it is the video's own."""
+    if sample.video and sample.video.reset_timestamps:
+        return replace(clip, times=clip.times - clip.times[clip.first])
+    for turn in sample.turns:
+        if turn.image_file and turn.timestamp is not None:
+            return replace(clip, times=clip.times + (turn.timestamp - clip.time_of_file(turn.image_file)))
+    return clip
+
+
+def frames_of_turns(
+    sample: Sample, clip: VideoClip, *, fps: float, max_frames: int, rng: random.Random
+) -> list[TurnFrames]:
+    """The turns of a sample with the frames that each shows: `fps` a second, at most `max_frames` in all.
+
+    A plain video is shown whole before its first question, a dialogue frame by frame up to each question; tracking
+    begins at a random box. SampleError where a time has no frame.
+    """
+    if sample.kind == "tracking":
+        return _frames_of_tracking(sample, clip, fps=fps, max_frames=max_frames, rng=rng)
+    # 1. where the last question ends the clip
+    turn_times = _turn_times(sample, clip)
+    stop = clip.stop
+    if turn_times:
+        stop = min(stop, int(np.searchsorted(clip.times, turn_times[-1] + SAME_MOMENT, side="right")))
+    if stop <= clip.first:
+        raise SampleError(
+            f"the last question, at {turn_times[-1]:.1f} s, comes before the first frame of {clip.reader.name} "
+            f"({clip.times[clip.first]:.1f} s): nothing has been seen"
+        )
+    # 2. the frames up to there
+    chosen = choose_frames(stop - clip.first, clip.reader.fps, fps, max_frames)
+    frames = [ShownFrame(clip.first + n, float(clip.times[clip.first + n])) for n in chosen]
+    # 3. each in its turn
+    if turn_times:
+        return _interleave(sample.turns, turn_times, frames)
+    return [TurnFrames(turn, () if number else tuple(frames)) for number, turn in enumerate(sample.turns)]
+
+
+def choose_frames(num_frames: int, video_fps: float, fps: float, max_frames: int) -> list[int]:
+    """Frames of a clip at `fps`, at most `max_frames`, each once; one at least.
+
+    The middle of each period, as `sample_fps` has it, except where there are no frames to skip: a source of `fps` or
+    less gives every frame, and a clip of less than half a period its middle one.
+    """
+    if video_fps <= fps * NEARLY_EQUAL:
+        return sample_uniform(num_frames, max_frames)
+    return sorted(set(sample_fps(num_frames, video_fps, fps, max_frames))) or sample_uniform(num_frames, 1)
+
+
+def assign_frames(frame_times: Sequence[float], turn_times: Sequence[float]) -> list[list[int]]:
+    """For each turn the frames that are new in it; both ascend, in seconds.
+
+    A frame belongs to the first turn whose time is not before it. A turn asked after the last frame has it too;
+    frames after the last turn belong to none.
+
+    >>> assign_frames([0.0, 1.0, 2.0, 3.0], [1.0, 1.5, 2.9])
+    [[0, 1], [], [2]]
+    """
+    ends = [bisect.bisect_right(frame_times, time + SAME_MOMENT) for time in turn_times]
+    return [list(range(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _turn_times(sample: Sample, clip: VideoClip) -> list[float]:
+    """When each turn of an online dialogue is asked, by its frame file or its timestamp; none for other samples."""
+    if sample.kind != "online":
+        return []
+    times = []
+    for turn in sample.turns:
+        time = turn.timestamp if turn.image_file is None else clip.time_of_file(turn.image_file)
+        assert time is not None, "Sample checks that every turn of an online dialogue has its time"
+        times.append(time)
+    if any(later < earlier for earlier, later in pairwise(times)):
+        raise SampleError(f"the turns of {sample.name} must not go back in time, got seconds {times}")
+    return times
+
+
+def _interleave(turns: Sequence[Turn], times: Sequence[float], frames: Sequence[ShownFrame]) -> list[TurnFrames]:
+    """A turn that says nothing and brings no frame is left out."""
+    groups = assign_frames([frame.timestamp for frame in frames], times)
+    return [
+        TurnFrames(turn, tuple(frames[n] for n in group))
+        for turn, group in zip(turns, groups, strict=True)
+        if group or turn.question.replace(VIDEO_MARK, "").strip()
+    ]
+
+
+def _frames_of_tracking(
+    sample: Sample, clip: VideoClip, *, fps: float, max_frames: int, rng: random.Random
+) -> list[TurnFrames]:
+    """Frames are those with a box, so that every answer can be seen; the dialogue begins at a random one of them."""
+    boxed = [(index, box) for index, box in _boxed_frames(sample, clip) if clip.first <= index < clip.stop]
+    kept = [boxed[n] for n in due_moments([box.timestamp for _, box in boxed], fps)]
+    if not kept:
+        raise SampleError(f"no box of {sample.name} lies within its clip")
+    kept = [kept[n] for n in sample_uniform(len(kept), max_frames)]
+    frames = [ShownFrame(index, box.timestamp) for index, box in kept]
+    turns = tracking_turns(sample.turns[0], [box for _, box in kept], start=rng.randrange(len(kept)))
+    return _interleave(turns, [turn.timestamp or 0.0 for turn in turns], frames)
+
+
+def _boxed_frames(sample: Sample, clip: VideoClip) -> list[tuple[int, Box]]:
+    """(frame number, box) of each box: one a frame where the numbers are equal, the frame of its time otherwise."""
+    if len(sample.boxes) == clip.reader.num_frames:
+        return list(enumerate(sample.boxes))
+    half_frame = 0.5 / clip.reader.fps
+    found = []
+    for box in sample.boxes:
+        index = int(np.abs(clip.times - box.timestamp).argmin())
+        if abs(clip.times[index] - box.timestamp) > half_frame + SAME_MOMENT:
+            raise SampleError(
+                f"the box at {box.timestamp} s has no frame: those of {sample.name} are at "
+                f"{clip.times[0]:.1f} to {clip.times[-1]:.1f} s"
+            )
+        found.append((index, box))
+    return found
+
+
+def due_moments(times: Sequence[float], fps: float) -> list[int]:
+    """Places of the times that are taken, from the first on: each a period or more after the one taken before.
+
+    >>> due_moments([0.0, 0.1, 0.9, 1.0, 1.5, 2.1], fps=1.0)
+    [0, 3, 5]
+    """
+    taken: list[int] = []
+    for place, time in enumerate(times):
+        if not taken or time - times[taken[-1]] >= 1 / fps - SAME_MOMENT:
+            taken.append(place)
+    return taken
+
+
+def tracking_turns(query: Turn, boxes: Sequence[Box], *, start: int) -> tuple[Turn, ...]:
+    """The dialogue that begins at box `start`: where the object has been so far, then one turn for each later box."""
+    lines = [f"At {box.timestamp:.1f}s, {box.text}" for box in boxes]
+    question = query.question.replace(BOX_MARK, boxes[start].text)
+    first = replace(query, question=question, answer="\n".join(lines[: start + 1]), timestamp=boxes[start].timestamp)
+    later = (Turn(VIDEO_MARK + "\n", lines[n], boxes[n].timestamp) for n in range(start + 1, len(boxes)))
+    return first, *later
