@@ -95,6 +95,9 @@ def parser() -> CommandParser:
     made.add_argument("--at", type=float, default=1.5, help="when")
     made.add_argument("--near", default="here", help="where (default: where one is)")
     made.add_argument("--all", action="store_true", help="everything")
+    made.add_argument("--part", type=int, default=0, help="in %% of the whole")
+    made.add_argument("--levels", nargs="+", default=[2, 3], help="which")
+    made.add_argument("--names", action="append", default=[], help="more")
     made.set_defaults(run=lambda options: None)
     return made
 
@@ -108,7 +111,8 @@ def test_values_that_look_like_flags_are_values():
 
 def test_help_shows_each_default_once():
     text = parser().format_help()
-    assert text.count("default") == 2 and "when (default: 1.5)" in text and "everything (default" not in text
+    assert text.count("default") == 4 and "when (default: 1.5)" in text and "in % of the whole (default: 0)" in text
+    assert "which (default: 2 3)" in text
 
 
 @pytest.mark.parametrize(

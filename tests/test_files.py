@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -99,3 +100,15 @@ def test_nobody_else_replaces_files():
     package = Path(__file__).parent.parent / "videochat_online"
     own = {path.name for path in package.rglob("*.py") if "os.replace(" in path.read_text("utf-8")}
     assert own == {"files.py"}
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_json(pipe, {"a": 1})
+        assert json.loads(os.read(reader, 100)) == {"a": 1}
+        assert pipe.is_fifo()
+    finally:
+        os.close(reader)

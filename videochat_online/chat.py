@@ -68,13 +68,9 @@ def add_chat_command(commands: Any) -> None:
         metavar="SECONDS",
         help="when to ask the -q before it (default: at the end)",
     )
-    parser.add_argument("--fps", type=float, default=2.0, help="frames watched a second (default: %(default)s)")
-    parser.add_argument(
-        "--speed", type=float, default=1.0, help="how fast it plays while you type (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=128, help="length of an answer at most (default: %(default)s)"
-    )
+    parser.add_argument("--fps", type=float, default=2.0, help="frames watched a second")
+    parser.add_argument("--speed", type=float, default=1.0, help="how fast it plays while you type")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="length of an answer at most")
     parser.add_argument("--system-prompt", help="instead of the model's own")
     parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
     parser.add_argument("--json", action="store_true", help="print one json document instead of text")

@@ -23,9 +23,11 @@ class HelpWithDefaults(argparse.HelpFormatter):
     """Help that ends with the flag's default, where it has one and the text does not name it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help or ""
-        hidden = action.default in (None, False, "", argparse.SUPPRESS) or action.default == []
-        return text if hidden or not text or "default" in text else f"{text} (default: %(default)s)"
+        text, default = action.help or "", action.default
+        if not text or "default" in text or default is None or default is False or default in ("", argparse.SUPPRESS):
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {shown.replace('%', '%%')})" if shown else text  # argparse fills in what % names
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -96,7 +96,13 @@ def whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` in one step; its folder is made where it is missing. Raises OSError where that fails."""
+    """Replace `path` in one step; its folder is made where it is missing. Raises OSError where that fails.
+
+    A device or a pipe, such as /dev/stdout, is written to as it is.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as beside:
         beside.write_text(text, encoding="utf-8")

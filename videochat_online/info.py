@@ -19,9 +19,7 @@ def add_info_command(commands: Any) -> None:
         help="print a model's parts, parameters, memory and token counts",
         description="Print parts, parameters, memory and token counts of a model; only its config.json is read.",
     )
-    parser.add_argument(
-        "model", nargs="?", default="pocket", help="'pocket', a folder, or a hub id (default: %(default)s)"
-    )
+    parser.add_argument("model", nargs="?", default="pocket", help="'pocket', a folder, or a hub id")
     parser.add_argument("--json", action="store_true", help="print json instead of tables")
     parser.set_defaults(run=run_info)
 

@@ -18,7 +18,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         default="pocket",
-        help="'pocket' (ships with the package), a folder, or a hub id (default: %(default)s)",
+        help="'pocket' (ships with the package), a folder, or a hub id",
     )
     group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: cuda, else mps, else cpu)"
@@ -58,7 +58,7 @@ def load_from_flags(options: argparse.Namespace) -> tuple[VideoChatOnline, Proce
 
 
 def add_decoder_flag(parser: argparse.ArgumentParser) -> None:
-    what = "reads video files: pyav, or decord (an extra; docs/performance.md says when it pays) (default: %(default)s)"
+    what = "reads video files: pyav, or decord (an extra; docs/performance.md says when it pays)"
     parser.add_argument("--decoder", default="pyav", choices=("pyav", "decord"), help=what)
 
 
@@ -74,7 +74,7 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
         "--policy",
         default="pyramid",
         choices=MEMORY_POLICIES,
-        help="what leaves a full memory; other policies get as many tokens as the pyramid (default: %(default)s)",
+        help="what leaves a full memory; other policies get as many tokens as the pyramid",
     )
     group.add_argument("--cascade", action="store_true", help="pass displaced frames further down, not away")
     group.add_argument(
@@ -94,6 +94,4 @@ def parse_capacities(text: str) -> tuple[int, ...]:
 
 def memory_from_flags(options: argparse.Namespace, model: VideoChatOnline) -> MemoryConfig:
     """The memory the flags ask for, on the grids of this model."""
-    return model.config.memory_config.adapted(
-        capacities=options.memory, policy=options.policy, cascade=options.cascade
-    )
+    return model.config.memory_config.adapted(capacities=options.memory, policy=options.policy, cascade=options.cascade)

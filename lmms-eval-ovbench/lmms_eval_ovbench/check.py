@@ -42,7 +42,7 @@ Findings = Iterator[tuple[bool, str]]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m lmms_eval_ovbench.check", description=__doc__)
     parser.add_argument("--tasks", required=True, help="as for lmms-eval, with commas between")
-    parser.add_argument("--model", default=MODEL_NAME, help="a model of lmms-eval (default: %(default)s)")
+    parser.add_argument("--model", default=MODEL_NAME, help="a model of lmms-eval")
     parser.add_argument("--model-args", default="", help="as for lmms-eval's --model_args")
     parser.add_argument("--requires", nargs="*", default=[], metavar="MODULE", help="modules that the model needs")
     parser.set_defaults(run=report_findings)

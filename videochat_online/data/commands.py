@@ -37,7 +37,7 @@ def _add_check(commands: Any) -> None:
     parser.add_argument("lists", nargs="+", metavar="LIST", help="data-set list, a json file")
     parser.add_argument("--json", metavar="FILE", help="write counts and problems to this file too")
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
-    parser.add_argument("--workers", type=int, default=workers, help="processes that read files (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=workers, help="processes that read files")
     parser.set_defaults(run=run_check)
 
 
@@ -51,12 +51,10 @@ def _add_show(commands: Any) -> None:
     parser.add_argument("list", metavar="LIST", help="data-set list, a json file")
     parser.add_argument("number", type=int, metavar="N", help="which sample, from 0: of an epoch, or the row of --set")
     parser.add_argument("--set", dest="data_set", metavar="NAME", help="only this set")
-    parser.add_argument(
-        "--model", default="pocket", help="whose prompt: 'pocket', a folder, or a hub id (default: %(default)s)"
-    )
+    parser.add_argument("--model", default="pocket", help="whose prompt: 'pocket', a folder, or a hub id")
     parser.add_argument("--picture", metavar="FILE", help="save the frames on one sheet, with their times")
-    parser.add_argument("--fps", type=float, default=1.0, help="frames shown a second (default: %(default)s)")
-    parser.add_argument("--max-frames", type=int, default=64, help="frames shown at most (default: %(default)s)")
+    parser.add_argument("--fps", type=float, default=1.0, help="frames shown a second")
+    parser.add_argument("--max-frames", type=int, default=64, help="frames shown at most")
     parser.set_defaults(run=run_show)
 
 

@@ -41,7 +41,7 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
     """Where to listen, and the limits that an operator sets: those have the names of Limits' fields."""
     where = parser.add_argument_group("server")
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
-    where.add_argument("--port", type=port_number, default=port, help="0 takes a free one (default: %(default)s)")
+    where.add_argument("--port", type=port_number, default=port, help="0 takes a free one")
     where.add_argument(
         "--token", help="what API clients must send; made up and printed where --host is not the loopback address"
     )

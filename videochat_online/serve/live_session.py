@@ -116,6 +116,7 @@ class LiveSession:
 
     def change(self, settings: SessionSettings) -> None:
         """Other settings: the stream restarts, with an empty memory."""
+        self.touch()
         settings.check(self.limits, self._model)
         with self._lock:
             self._check_open()
@@ -132,6 +133,7 @@ class LiveSession:
 
     def control(self, action: str, value: float | None = None) -> None:
         """`play`, `pause`, `stop`; `seek` to a second or set the `speed`, which need a value."""
+        self.touch()
         if action in ("seek", "speed"):
             if value is None:
                 raise ValueError(f"{action} needs a value")
@@ -141,18 +143,15 @@ class LiveSession:
 
     def stop(self) -> None:
         """End the stream; memory and dialogue stay, so that questions can still be asked."""
-        self.touch()
         with self._lock:
             if self._watcher is not None:
                 self._watcher.close()
 
     def pause(self) -> None:
-        self.touch()
         self._paced("be paused: stop it instead").pause()
 
     def play(self) -> None:
         """Continue after a pause; a stream that is over, or was stopped, restarts."""
-        self.touch()
         with self._lock:
             self._check_open()
             if self._watched is None:
@@ -163,14 +162,12 @@ class LiveSession:
                 self.source.play()
 
     def set_speed(self, speed: float) -> None:
-        self.touch()
         if not 0.1 <= speed <= 8:
             raise ValueError(f"speed must lie between 0.1 and 8, got {speed}")
         self._paced("change its speed").speed = speed
 
     def seek(self, seconds: float) -> None:
         """Go to another second of a file. Forward, the memory is kept; back, it starts empty: time runs one way."""
-        self.touch()
         with self._lock:
             source = self._paced("be moved")
             if not isinstance(source, VideoPlayback) or self._watched is None:

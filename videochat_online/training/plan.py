@@ -145,6 +145,8 @@ def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
     """Why the run could not change any weight, and why it would hardly do what was meant. For `train` and `--check`."""
     problems, warnings, config = [], [], plan.config
     advice = "lower --global-batch-size, raise --epochs, or take --preset finetune"
+    if config.max_steps > 0:
+        advice = f"raise --max-steps {config.max_steps}"
     if plan.changing_steps < 1:
         problems.append(
             f"no weight would change: the run has {plan.num_steps:,} step, and the first step of a warm-up has "

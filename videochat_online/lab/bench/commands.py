@@ -42,23 +42,21 @@ def add_bench_command(commands: Any) -> None:
 
 def _common_flags() -> CommandParser:
     flags = CommandParser(add_help=False)
-    flags.add_argument("--repeats", type=int, default=9, help="counted runs of each timing (default: %(default)s)")
-    flags.add_argument("--threads", type=int, default=2, help="threads torch may use (default: %(default)s)")
-    flags.add_argument("--model", default="pocket", help="model to watch with (default: %(default)s)")
-    flags.add_argument("--channels", type=int, default=4096, help="memory: channels of a map (default: %(default)s)")
-    flags.add_argument("--batch", type=int, default=32, help="memory: frames in a batch (default: %(default)s)")
-    flags.add_argument("--frames", type=int, default=2000, help="stream: length in frames (default: %(default)s)")
+    flags.add_argument("--repeats", type=int, default=9, help="counted runs of each timing")
+    flags.add_argument("--threads", type=int, default=2, help="threads torch may use")
+    flags.add_argument("--model", default="pocket", help="model to watch with")
+    flags.add_argument("--channels", type=int, default=4096, help="memory: channels of a map")
+    flags.add_argument("--batch", type=int, default=32, help="memory: frames in a batch")
+    flags.add_argument("--frames", type=int, default=2000, help="stream: length in frames")
     flags.add_argument(
         "--large-frames",
         type=int,
         default=3,
-        help="stream: frames through a 300M encoder; 0: none (default: %(default)s)",
+        help="stream: frames through a 300M encoder; 0: none",
     )
-    flags.add_argument("--samples", type=int, default=96, help="train: how many (default: %(default)s)")
-    flags.add_argument("--seconds", type=float, default=600.0, help="e2e: length of the stream (default: %(default)s)")
-    flags.add_argument(
-        "--long-frames", type=int, default=10_000, help="endurance: length in frames (default: %(default)s)"
-    )
+    flags.add_argument("--samples", type=int, default=96, help="train: how many")
+    flags.add_argument("--seconds", type=float, default=600.0, help="e2e: length of the stream")
+    flags.add_argument("--long-frames", type=int, default=10_000, help="endurance: length in frames")
     flags.add_argument(
         "--clips", nargs="+", type=Path, metavar="FILE", help="decode: videos to read (default: the clip that ships)"
     )

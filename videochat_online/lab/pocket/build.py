@@ -82,7 +82,7 @@ def build(folder: Path, *, seed: int = 0, trained: Path | None = None) -> None:
 def main() -> None:
     parser = CommandParser(description="Write the pocket model.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights")
     parser.add_argument("--trained", type=Path, metavar="MODEL", help="take the weights of this folder")
     options = parser.parse_args()
     build(options.folder, seed=options.seed, trained=options.trained)

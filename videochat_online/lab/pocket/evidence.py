@@ -286,7 +286,7 @@ def main() -> None:
     parser = CommandParser(description="Measure what the pocket model shows about the method.")
     parser.add_argument("folder", type=Path, help="where tables and plots go")
     parser.add_argument("--work", type=Path, required=True, help="folder of worlds and runs")
-    parser.add_argument("--model", default="pocket", help="model under test (default: %(default)s)")
+    parser.add_argument("--model", default="pocket", help="model under test")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/pocket"), help="training: folder of train_all.sh's runs"
     )

@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=WarmUpSettings.steps)
     parser.add_argument("--seed", type=int, default=WarmUpSettings.seed)
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw frames (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw frames")
     options = parser.parse_args()
     align = AlignSettings(seed=options.seed)
     settings = WarmUpSettings(steps=options.steps, seed=options.seed, align=align, bfloat16=has_bfloat16())

@@ -21,9 +21,7 @@ def add_world_commands(subparsers: Any) -> None:
 
 
 def _add_scene_options(parser: argparse.ArgumentParser, *, split: str, seconds: float) -> None:
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="which world: each has scenes of its own (default 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="which world: each has scenes of its own")
     parser.add_argument("--split", choices=SPLITS[:3], default=split, help=f"default {split}; splits share no scene")
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[seconds], metavar="T", help="lengths, taken in turn"
@@ -37,27 +35,27 @@ def _add_scene_options(parser: argparse.ArgumentParser, *, split: str, seconds: 
 def _add_build(commands: Any) -> None:
     parser = commands.add_parser("build", help="write videos, OVBench annotations and training annotations")
     parser.add_argument("folder", type=Path, metavar="DIR", help="new, empty, or the same world unfinished")
-    parser.add_argument("--videos", type=int, default=16, metavar="N", help="number of videos (default 16)")
+    parser.add_argument("--videos", type=int, default=16, metavar="N", help="number of videos")
     _add_scene_options(parser, split="train", seconds=30.0)
-    parser.add_argument("--fps", type=int, default=8, help="frames a second (default 8)")
-    parser.add_argument("--size", type=int, default=128, help="side of a frame in pixels (default 128)")
-    parser.add_argument("--questions", type=int, default=16, help="OVBench questions a video (default 16)")
-    parser.add_argument("--pictures", type=int, default=0, help="single pictures for training (default 0)")
+    parser.add_argument("--fps", type=int, default=8, help="frames a second")
+    parser.add_argument("--size", type=int, default=128, help="side of a frame in pixels")
+    parser.add_argument("--questions", type=int, default=16, help="OVBench questions a video")
+    parser.add_argument("--pictures", type=int, default=0, help="single pictures for training")
     parser.set_defaults(run=run_build)
 
 
 def _add_preview(commands: Any) -> None:
     parser = commands.add_parser("preview", help="draw a contact sheet of scenes with their questions")
     parser.add_argument("image", type=Path, metavar="OUT.png")
-    parser.add_argument("--scenes", type=int, default=2, help="how many scenes (default 2)")
-    parser.add_argument("--questions", type=int, default=8, help="questions a scene (default 8)")
+    parser.add_argument("--scenes", type=int, default=2, help="how many scenes")
+    parser.add_argument("--questions", type=int, default=8, help="questions a scene")
     _add_scene_options(parser, split="train", seconds=30.0)
     parser.set_defaults(run=run_preview)
 
 
 def _add_stats(commands: Any) -> None:
     parser = commands.add_parser("stats", help="count questions and measure what can be answered without looking")
-    parser.add_argument("--scenes", type=int, default=200, help="scenes to ask about (default 200)")
+    parser.add_argument("--scenes", type=int, default=200, help="scenes to ask about")
     parser.add_argument("--train-scenes", type=int, default=400, help="scenes the blind reader learns from")
     _add_scene_options(parser, split="test", seconds=30.0)
     parser.set_defaults(run=run_stats)
