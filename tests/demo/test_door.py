@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import os
+import socket
+import time
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -128,6 +133,34 @@ def test_an_upload_is_watched_and_belongs_to_its_session_alone(demo, clips):
     assert other.do(event, again)[1] == [] and len(demo.sessions) == 2
 
 
+def test_an_upload_has_a_size_whatever_its_form(demo):
+    """Gradio limits each file; fields without a name it keeps in memory, and of files it takes a thousand."""
+    visitor = Visitor(demo.address)
+    kind = {"Content-Type": "multipart/form-data; boundary=cut"}
+    for name in ("", '; filename="a.mp4"'):
+        part = f'--cut\r\nContent-Disposition: form-data; name="files"{name}\r\n\r\n'.encode()
+        body = (part + b"x" * 2**19 + b"\r\n") * 5 + b"--cut--\r\n"
+        status, answer = visitor.request("POST", "/gradio_api/upload", body, kind)
+        assert (status, json.loads(answer)["detail"]) == (413, "an upload may have 2,097,152 bytes")
+
+
+def test_an_upload_that_breaks_off_does_not_stay(demo):
+    place = urlsplit(demo.address)
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n"
+    form = '--cut\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=cut\r\n\r\n{form}".encode())
+        connection.sendall(b"x" * 300_000)
+        while not held(demo):
+            time.sleep(0.02)
+        demo.sessions.files.remove_broken_uploads(60.0)
+        assert held(demo), "it is still coming"
+    (left,) = held(demo)
+    os.utime(left, (0, 0))
+    while held(demo):  # the server looks by itself
+        time.sleep(0.05)
+
+
 def test_a_camera_sends_pictures_not_paths(demo, secret):
     visitor = Visitor(demo.address)
     event = visitor.find("vco-camera", "stream")
@@ -135,3 +168,19 @@ def test_a_camera_sends_pictures_not_paths(demo, secret):
     values, notices = visitor.do(event, {**FILE, "path": None, "url": picture})
     assert notices == [] and any("your camera" in str(value) for value in values)
     assert visitor.join(event, [{**FILE, "path": str(secret), "url": picture}])[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [((9000, 4000), "a picture of 9000x4000 is too large"), (None, "the camera's picture: is broken")],
+)
+def test_a_camera_sends_no_picture_of_any_size(demo, size, words):
+    """Some kilobytes can be a picture of gigabytes."""
+    data = io.BytesIO(b"no picture")
+    if size is not None:
+        Image.new("1", size).save(data, "PNG")
+    picture = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    visitor = Visitor(demo.address)
+    assert visitor.join(visitor.find("vco-camera", "stream"), [{**FILE, "path": None, "url": picture}])[0] == 200
+    notice = next(message["log"] for message in visitor.messages() if message["msg"] == "log")
+    assert words in notice and len(demo.sessions) == 0

@@ -42,6 +42,19 @@ def test_of_two_the_one_in_the_folder_of_its_source_is_taken(tmp_path: Path):
         VideoLibrary(tmp_path).find(("TAO/a.mp4",))
 
 
+def test_links_that_go_round_and_closed_folders_end_no_search(tmp_path: Path):
+    expected = touch(tmp_path / "z/a.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "lost.mp4").symlink_to("nowhere")
+    (tmp_path / "z/back").symlink_to(tmp_path)
+    touch(tmp_path / "closed/b.mp4").parent.chmod(0)
+    library = VideoLibrary(tmp_path)
+    assert library.find(("COIN/a.mp4",)) == expected  # found once, not once a round
+    with pytest.raises(MediaError, match="not found below"):
+        library.find(("COIN/c.mp4",))
+    (tmp_path / "closed").chmod(0o700)
+
+
 def test_what_is_missing_is_named(tmp_path: Path):
     with pytest.raises(MediaError, match=r"COIN/a\.mp4: not found below"):
         VideoLibrary(tmp_path).find(("COIN/a.mp4", "a.mp4"))

@@ -49,6 +49,7 @@ def test_no_port(command, port, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--host", ""], "--host is empty"),
         (["--host", "nowhere.invalid"], "--host nowhere.invalid: there is no such address"),
         (["--host", "192.0.2.7", "--port", "0"], "port 0 of 192.0.2.7 cannot be opened: Cannot assign"),
         (["--host", "x" * 300], "there is no such address"),

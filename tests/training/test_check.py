@@ -68,6 +68,16 @@ def test_a_missing_file_is_named(model: Path, tmp_path: Path, what: str, capsys:
     assert str(gone) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--output-dir", "--frame-cache"])
+def test_a_folder_that_cannot_be_is_a_problem(
+    flag: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = write_online_list(tmp_path, 2)
+    flags = ["--global-batch-size", "1", "--num-workers", "0", "--max-steps", "2"]
+    assert check(model, data, tmp_path / "run", *flags, flag, str(data / "run")) == 1
+    assert f"1 problem:\n  {flag}: {data} is not a folder\n" in capsys.readouterr().out
+
+
 def test_a_missing_package_is_a_problem_of_the_report(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,14 @@ WRONG_VALUES = {
     "no data": ({"output_dir": "x"}, "--data is missing"),
     "no folder": ({"data": ("a",)}, "--output-dir is missing"),
     "negative": ({"learning_rate": -1.0}, "--learning-rate must be above 0, got -1.0"),
+    "endless": ({"epochs": math.inf}, "--epochs must be a finite number, got inf"),
+    "endless warm-up": ({"warmup": math.inf}, "--warmup must be a finite number, got inf"),
+    "endless rate": ({"learning_rate": math.inf}, "--learning-rate must be a finite number, got inf"),
+    "endless epsilon": ({"adam_epsilon": math.inf}, "--adam-epsilon must be a finite number, got inf"),
+    "no number": ({"adam_epsilon": math.nan}, "--adam-epsilon must be a finite number, got nan"),
+    "below zero": ({"adam_epsilon": -1.0}, "--adam-epsilon must be at least 0, got -1.0"),
+    "endless fps": ({"fps": math.inf}, "--fps must be a finite number, got inf"),
+    "alpha": ({"llm": "lora:8:nan"}, "--llm must be one of frozen, full, lora:RANK[:ALPHA] (numbers above 0), got"),
     "zero": ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
     "share": ({"drop_path": 1.0}, "--drop-path must be from 0 to below 1, got 1.0"),
     "steps": ({"max_steps": 0}, "--max-steps must be -1 or at least 1, got 0"),

@@ -5,6 +5,7 @@ A text under a field is the help of its flag.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -47,6 +48,8 @@ class DataSettings:
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal:
                 self._require(name, getattr(self, name) in get_args(hint), f"one of {', '.join(get_args(hint))}")
+            elif hint is float:
+                self._require(name, math.isfinite(getattr(self, name)), "a finite number")
         for name in ("num_frames", "max_length", "max_dynamic_patch"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)

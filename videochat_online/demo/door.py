@@ -24,6 +24,9 @@ ROUTES = re.compile(
 """What else gradio has (files by name, calls past the queue, a proxy, recordings, ...) serves other applications."""
 PAYLOADS = re.compile(r"/gradio_api/(queue/join|run/predict|stream/[^/]+)")
 """Where the values of events come in."""
+UPLOAD = "/gradio_api/upload"
+SPARE_BYTES = 2**20
+"""What an upload may have around its file: the form's own lines. Gradio limits each file, not the whole."""
 
 
 class Door:
@@ -32,15 +35,19 @@ class Door:
     Args:
         uploads: paths of what this page's visitors sent, as gradio answered; nobody else can guess them.
         most_bytes: of one event's payload.
+        most_upload_bytes: of the file in one upload.
     """
 
-    def __init__(self, app: Any, *, uploads: Container[str], most_bytes: int) -> None:
+    def __init__(self, app: Any, *, uploads: Container[str], most_bytes: int, most_upload_bytes: int) -> None:
         self.app, self.uploads, self.most_bytes = app, uploads, most_bytes
+        self.most_upload_bytes = most_upload_bytes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or not ROUTES.fullmatch(path):
             await refused(404, f"the page has no address {path!r:.80}")(scope, receive, send)
+        elif path == UPLOAD:
+            await self.app(scope, at_most(receive, self.most_upload_bytes + SPARE_BYTES), send)
         elif not PAYLOADS.fullmatch(path):
             await self.app(scope, receive, send)
         elif (body := await read_body(receive, self.most_bytes)) is None:
@@ -91,6 +98,23 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
         if len(body) > most:
             return None
     return bytes(body)
+
+
+def at_most(receive: Receive, most: int) -> Receive:
+    """`receive` that ends the request with status 413 when it has given more than `most` bytes."""
+    from starlette.exceptions import HTTPException
+
+    size = 0
+
+    async def give() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > most:
+            raise HTTPException(413, f"an upload may have {most:,} bytes")
+        return message
+
+    return give
 
 
 def again(body: bytes, receive: Receive) -> Receive:

@@ -3,6 +3,7 @@
 gradio is optional and imported inside the functions; annotations are evaluated, for gradio looks for gr.Request there.
 """
 
+import base64
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from inspect import isgeneratorfunction
@@ -10,11 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from ..media.source import MediaError
 from ..serve.limits import SessionSettings
 from ..serve.live_session import LiveSession
 from ..serve.sources import SourceRequest
 from ..serve.track import DialogueTurn
+from ..serve.upload import picture_of
 from .memory_view import counters_html, links_html, memory_html, notice_html, screen_html, stamp, status_html
 from .visits import Visits
 
@@ -86,8 +90,8 @@ def _connect_sources(parts: SimpleNamespace, visits: Visits, begun: list[Any]) -
         name = Path(file["orig_name"] or file["path"]).name
         return _begun(visits, visitor, visits.start_upload(visitor, file["path"], name))
 
-    def camera(visitor: str, image: Any) -> Any:
-        session = None if image is None else visits.camera_frame(visitor, image)
+    def camera(visitor: str, sent: dict[str, Any] | None) -> Any:
+        session = None if sent is None else visits.camera_frame(visitor, picture_sent(sent))
         return gr.skip() if session is None else _begun(visits, visitor, session)
 
     parts.start_sample.click(handler(sample), parts.sample, begun, **QUIET)
@@ -96,7 +100,18 @@ def _connect_sources(parts: SimpleNamespace, visits: Visits, begun: list[Any]) -
     # not preprocessed: there gradio answers a wrong file with an error in the place of the dialogue
     sent = parts.upload.upload(handler(upload), parts.upload, begun, preprocess=False, **QUIET)
     sent.then(lambda: None, None, parts.upload, **QUIET)  # the drop zone is empty again, whatever became of the file
-    parts.camera.stream(handler(camera), parts.camera, begun, stream_every=CAMERA_SECONDS, **QUIET)
+    every = CAMERA_SECONDS  # not preprocessed either: gradio would decode a picture of any size
+    parts.camera.stream(handler(camera), parts.camera, begun, stream_every=every, preprocess=False, **QUIET)
+
+
+def picture_sent(sent: dict[str, Any]) -> np.ndarray:
+    """uint8 (H, W, 3) of a picture, sent as bytes or as an upload (see door.py). ValueError where it is none."""
+    address, path = sent.get("url") or "", sent.get("path")
+    if address.startswith("data:"):
+        return picture_of(base64.b64decode(address.partition(",")[2]), "the camera's picture")
+    if path is None:
+        raise MediaError("the camera sent no picture")
+    return picture_of(Path(path).read_bytes(), "the camera's picture")
 
 
 def _begun(visits: Visits, visitor: str, session: LiveSession | None) -> tuple[Any, ...]:

@@ -48,7 +48,11 @@ def add_page(app: Any, sessions: Sessions) -> Any:
         show_error=True, footer_links=[], run_history=False,
     )  # fmt: skip
     mounted = app.routes[-1]
-    mounted.app = Door(mounted.app, uploads=page.upload_file_set, most_bytes=2 * sessions.limits.max_image_bytes)
+    limits = sessions.limits
+    mounted.app = Door(
+        mounted.app, uploads=page.upload_file_set, most_bytes=2 * limits.max_image_bytes,
+        most_upload_bytes=limits.max_upload_bytes,
+    )  # fmt: skip
     return app
 
 

@@ -123,6 +123,8 @@ class VideoTask:
     def __post_init__(self) -> None:
         if not self.questions or not self.names:
             raise ValueError(f"video {self.id!r} needs at least one question and one place to look for it")
+        if not all(isinstance(name, str) and name.strip() for name in (self.video, *self.names)):
+            raise ValueError(f"a video needs a text as name, got {self.video!r}")
         if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
             raise ValueError(f"video {self.id!r}: fps must be > 0, got {self.fps!r}")
         if not math.isfinite(self.start):

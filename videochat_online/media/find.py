@@ -78,19 +78,31 @@ def _without_suffix(path: PurePath) -> str:
     return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
 
 
-def videos_below(folder: Path) -> Iterator[Path]:
-    """Video files, and folders that hold images, in the order of their names."""
+def videos_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Video files, and folders that hold images, in the order of their names.
+
+    `above` are the folders on the way here: a link back to one of them has nothing new below it. What may not be read
+    is left out, and its videos are not found.
+    """
+    try:
+        place = folder.stat()
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError:
+        return
+    here = (place.st_dev, place.st_ino)
+    if here in above:
+        return
     subfolders, images = [], False
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if entry.is_dir():
-                subfolders.append(Path(entry.path))
-            elif suffix in VIDEO_SUFFIXES:
-                yield Path(entry.path)
-            else:
-                images = images or suffix in IMAGE_SUFFIXES
+    for entry in entries:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if os.path.isdir(entry):  # unlike entry.is_dir(), also where a link leads to itself
+            subfolders.append(Path(entry.path))
+        elif suffix in VIDEO_SUFFIXES:
+            yield Path(entry.path)
+        else:
+            images = images or suffix in IMAGE_SUFFIXES
     if images:
         yield folder
     for subfolder in subfolders:
-        yield from videos_below(subfolder)
+        yield from videos_below(subfolder, above | {here})

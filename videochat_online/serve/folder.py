@@ -6,12 +6,14 @@ whose lock is free was left by a server that was killed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from pathlib import Path
 
@@ -40,6 +42,17 @@ class ServerFolder:
         self.uploads.mkdir()
         self.remove = weakref.finalize(self, _remove, self.path, lock)
         """Removes it, once; at the interpreter's end at the latest."""
+
+    def remove_broken_uploads(self, older_than: float) -> None:
+        """Remove what came of uploads to the page that broke off, if nothing was written to it for so many seconds.
+
+        It lies beside the folders of whole uploads, which gradio knows and removes itself.
+        """
+        before = time.time() - older_than
+        for path in self.uploads.glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # it was whole in this moment, and got its name
+                if path.is_file() and path.stat().st_mtime < before:
+                    path.unlink()
 
 
 def remove_left(parent: Path) -> None:

@@ -21,6 +21,8 @@ ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 @contextlib.contextmanager
 def bound_sockets(host: str, port: int) -> Iterator[list[socket.socket]]:
     """A socket for every address of `host`, bound and not listening yet; OSError or ValueError where it cannot be."""
+    if not host:  # for the system that is every address: an empty variable would open the server to the network
+        raise ValueError("--host is empty, expected an address such as 127.0.0.1")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..streaming.session import StreamingSession
 
 LOOK_SECONDS = 2.0
+BROKEN_SECONDS = 300.0
+"""An upload to the page that grows no more for so long has broken off."""
 log = logging.getLogger(__name__)
 
 
@@ -103,6 +105,7 @@ class Sessions:
     def _work(self) -> None:
         while not self._stop.wait(min(LOOK_SECONDS, self.limits.idle_seconds / 2)):
             self.end_idle()
+            self.files.remove_broken_uploads(BROKEN_SECONDS)
 
     def close(self) -> None:
         self._stop.set()

@@ -40,11 +40,15 @@ def upload_path(session: LiveSession) -> Path:
 
 async def decode_image(stream: AsyncIterator[bytes], most: int) -> np.ndarray:
     """uint8 (H, W, 3) of a picture's bytes, upright; MediaError for anything else."""
-    data = b"".join([chunk async for chunk in bounded(stream, most)])
-    with begin_image(io.BytesIO(data), "the frame sent") as image:
+    return picture_of(b"".join([chunk async for chunk in bounded(stream, most)]), "the frame sent")
+
+
+def picture_of(data: bytes, name: str) -> np.ndarray:
+    """uint8 (H, W, 3), upright. MediaError where it is no picture, TooLarge before its pixels take memory."""
+    with begin_image(io.BytesIO(data), name) as image:
         if image.width * image.height > MAX_PIXELS:
             raise TooLarge(f"a picture of {image.width}x{image.height} is too large, at most {MAX_PIXELS:,} pixels")
-        return np.asarray(upright_rgb(image, "the frame sent"))
+        return np.asarray(upright_rgb(image, name))
 
 
 async def bounded(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ Steps, tokens, what trains, memory on each GPU, room on the disk, and all proble
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..config import scheduled_grids, tokens_of_grid
 from ..data.sampler import Lengths
+from ..data.settings import flag
 from .checkpoints import choose_checkpoint
 from .configuration import TrainingConfig
 from .distributed import check_packages, uses_bf16, zero_stage
@@ -90,15 +92,21 @@ def noted(problems: list[str], where: str = "") -> Iterator[None]:
 def _say_memory(
     config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, lengths: Lengths, say: Say
 ) -> None:
-    """What trains, the memory it takes, the room for checkpoints. Raises ValueError where the disk has none."""
+    """What trains, the memory it takes, the room for checkpoints. Raises ValueError where the disk has no place."""
     rows = model_rows(model_config, config)
     say(parts_table(rows))
     load = largest_load(model_config, config, lengths)
     say(memory_text(estimate(rows, model_config, config, num_processes, load), config, num_processes, load))
     each = checkpoint_bytes(rows, config)
     say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
-    if config.output_dir and (problem := disk_problem(each * (config.keep_checkpoints + 1), config.run_folder)):
-        raise ValueError(f"--output-dir: {problem}")
+    places = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0.0}
+    found = [
+        f"{flag(name)}: {problem}"
+        for name, needed in places.items()
+        if (place := getattr(config, name)) and (problem := folder_problem(needed, Path(place)))
+    ]
+    if found:
+        raise ValueError("; ".join(found))
 
 
 def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
@@ -132,11 +140,15 @@ def checkpoint_bytes(rows: list[PartRow], config: TrainingConfig) -> float:
     return 4 * weights + 8 * trained
 
 
-def disk_problem(needed: float, folder: Path) -> str | None:
-    """What to say where a folder has no room for `needed` bytes."""
+def folder_problem(needed: float, folder: Path) -> str | None:
+    """What to say where nothing can be written to a folder, or it has no room for `needed` bytes."""
     place = folder
     while not place.exists():
         place = place.parent
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"{place} cannot be written to"
     free = shutil.disk_usage(place).free
     if free >= needed:
         return None

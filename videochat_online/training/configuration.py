@@ -7,6 +7,7 @@ help. Source of the recipe: arXiv 2501.00584, section 4.3 and appendix.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -127,7 +128,7 @@ class TrainingConfig(DataSettings):
             self._require(name, getattr(self, name) > 0, "above 0")
         for name in ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
-        for name in ("warmup", "weight_decay", "max_grad_norm", "num_workers", "min_steps"):
+        for name in ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "num_workers", "min_steps"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "-1 or at least 1")
 
@@ -143,7 +144,7 @@ class TrainingConfig(DataSettings):
         except ValueError:
             numbers = [-1.0]
         fewest, most = {"last": (1, 1), "lora": (1, 2)}.get(kind, (0, 0))
-        whole = all(number.is_integer() for number in numbers[:1])
+        whole = all(map(math.isfinite, numbers)) and all(number.is_integer() for number in numbers[:1])
         if kind not in PARTS[name] or not fewest <= len(numbers) <= most or not whole or min(numbers, default=1) <= 0:
             forms = {"last": "last:N", "lora": "lora:RANK[:ALPHA]"}
             expected = ", ".join(forms.get(one, one) for one in PARTS[name])

@@ -211,6 +211,9 @@ BAD_RECORDS = {
     "start": ({"start": float("nan")}, "must start at a second, got nan"),
     "half a pair": ({"question": "\ud83d?"}, "record 0: .*surrogates not allowed"),
     "id": ({"id": 7}, "a question needs a text as id, got 7"),
+    "no video": ({"video": None}, "a video needs a text as name, got None"),
+    "video": ({"video": 7}, "a video needs a text as name, got 7"),
+    "empty video": ({"video": ""}, "a video needs a text as name, got ''"),
 }
 
 
