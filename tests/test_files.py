@@ -112,3 +112,11 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path):
         assert pipe.is_fifo()
     finally:
         os.close(reader)
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "elsewhere" / "file.json")
+    write_json(link, [1])
+    assert link.is_symlink() and json.loads((tmp_path / "elsewhere/file.json").read_text()) == [1]

@@ -80,9 +80,10 @@ def digest(*paths: Path) -> str:
 def whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A free name beside `path` to write to: that file takes the place of `path` when the block ends without an error.
 
-    Not `durable`: a power cut may leave an empty file, for the many small files that can be made again.
-    Raises OSError where it cannot be written; an older file then stays as it was.
+    A link stays, and what it leads to is replaced. Not `durable`: a power cut may leave an empty file, for the many
+    small files that can be made again. Raises OSError where it cannot be written; an older file then stays as it was.
     """
+    path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield beside
