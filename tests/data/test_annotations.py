@@ -35,6 +35,7 @@ def test_rows_cannot_be_changed(tmp_path: Path):
 WRONG = {
     "no file": (None, "does not exist"),
     "empty": ("", "holds no rows"),
+    "nested": ('[{"a": ' + "[" * 100_000, "row 0 is nested too deeply"),
     "empty list": ("[ ]", "holds no rows"),
     "cut off": ('[{"a": 1},\n {"b": ', "line 2, column 8: not json"),
     "no comma": ('[{"a": 1}\n{"b": 2}]', "line 2, column 1: not json .expected ',' or ']'"),

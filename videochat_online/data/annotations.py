@@ -99,6 +99,8 @@ def _row_end(path: Path, text: str, position: int, number: int) -> int:
         row, after = DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
         raise _bad_json(path, error) from error
+    except RecursionError as error:
+        raise AnnotationError(f"{path}: row {number} is nested too deeply") from error
     if not isinstance(row, dict):
         raise AnnotationError(f"{path}: row {number} must be an object, got {type(row).__name__}")
     return after

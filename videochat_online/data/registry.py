@@ -116,6 +116,8 @@ def _read_entries(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: is not UTF-8 text (byte {error.start}); expected {expected}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not json ({error.msg})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: is nested too deeply; expected {expected}") from error
     except ValueError as error:  # of the hook
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(entries, dict):

@@ -160,7 +160,7 @@ def _parse(text: str, path: str) -> Any:
     kind = "json" if path.endswith(".json") else "yaml"
     try:
         return json.loads(text) if kind == "json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
         raise SettingError(f"--config {path} is not valid {kind}: {error}") from error
 
 

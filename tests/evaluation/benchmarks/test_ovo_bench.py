@@ -135,6 +135,7 @@ def test_chunks_are_files_of_their_own_and_of_one_video(annotations: Path):
     ("text", "message"),
     [
         ('[{"task": "OCR"', r"ovo_bench_new\.json cannot be read as JSON"),
+        ("[" * 100_000, r"ovo_bench_new\.json cannot be read as JSON"),
         ('[{"video_id": "a.mp4", "questions": []}]', r"ovo_bench_new\.json, item 0 has no 'task'"),
         ('[{"id": 1, "task": "OCR", "video": "a.mp4", "options": 3}]', "item 0: the options must be a list of texts"),
     ],
