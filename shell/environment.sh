@@ -23,6 +23,16 @@ fail() {
   exit 1
 }
 
+# Where --help is among the arguments: prints the head of the script that was started, and ends.
+help_if_asked() {
+  local argument
+  for argument in "$@"; do
+    case $argument in
+      -h | --help) sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$0" && exit ;;
+    esac
+  done
+}
+
 # Prints the version and what is wrong with an interpreter: "3.11.7 ok", "3.8.18 old", "3.11.2 novenv".
 describe_python() {
   "$1" -c '

@@ -25,7 +25,7 @@ use_python() {
 need() {
   local name
   for name in "$@"; do
-    [ -n "${!name:-}" ] || fail "$name is not set: see the head of $0"
+    [ -n "${!name:-}" ] || fail "$name is not set: see bash $0 --help"
   done
 }
 

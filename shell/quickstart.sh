@@ -16,5 +16,5 @@ make_environment core
 if [ $# -eq 0 ]; then
   set -- "$VIDEO" --fps 1 -q "$NOW" --at 19.5 -q "$EARLIER" --at 19.5 # right: center, then top
 fi
-say "videochat-online chat $*"
+say "videochat-online chat$(printf ' %q' "$@")"
 exec "$venv/bin/videochat-online" chat "$@"

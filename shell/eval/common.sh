@@ -16,13 +16,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 
 PUBLISHED_MODEL=MCG-NJU/VideoChatOnline-4B
 
-# Sets check and flags; --help prints the head of the script that was started.
+# Sets check and flags.
 parse_arguments() {
   local argument
+  help_if_asked "$@"
   check=false flags=()
   for argument in "$@"; do
     case $argument in
-      -h | --help) sed -n -e '1d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$0" && exit ;;
       --check) check=true ;;
       *) flags+=("$argument") ;;
     esac
@@ -126,10 +126,7 @@ offline_bench() {
 }
 
 lmms_online_bench() {
-  local argument
-  for argument in "${@:4}"; do
-    [ "$argument" != --help ] && [ "$argument" != -h ] || parse_arguments --help
-  done
+  help_if_asked "${@:4}"
   [ -n "${OVBENCH_ROOT:-}" ] || fail "OVBENCH_ROOT, with annotations/ and videos/ in it, must be set: see bash $0 --help"
   unset ANNOTATIONS VIDEOS
   lmms_bench "ovbench/$1" "${TASKS:-ovbench}" "${@:2}"

@@ -17,6 +17,7 @@ set -euo pipefail
 # shellcheck source=shell/launch_training.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launch_training.sh"
 
+help_if_asked "$@"
 need DATA_ROOT ANNO_ROOT
 export DATA_ROOT ANNO_ROOT NUM_GPUS=${NUM_GPUS:-8}
 read -r -a lists <<<"${DATA:-anno_data/stage1_offline.json}"

@@ -17,6 +17,7 @@ here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=shell/pocket/stage.sh
 source "$here/stage.sh"
 
+help_if_asked "$@"
 RUNS=${RUNS:-runs/pocket/evidence} START=${START:-runs/pocket/stage1_claims/model} STEPS=${STEPS:-2000}
 
 # variant NAME LIST STEPS MODEL: one model of `stages`, trained on a list of its world. The warm-up is a share of its

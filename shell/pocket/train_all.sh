@@ -17,6 +17,7 @@ here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=shell/pocket/stage.sh
 source "$here/stage.sh"
 
+help_if_asked "$@"
 if [ "${1:-}" = --smoke ]; then
   shift
   export RUNS=${RUNS:-runs/pocket/smoke} VIDEOS=${VIDEOS:-12} PICTURES=${PICTURES:-160}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,9 @@ def test_quickstart_installs_once_and_asks_about_the_sample(checkout: Checkout):
 
 def test_arguments_are_passed_on(checkout: Checkout):
     chat = checkout.run("shell/quickstart.sh", "a video.mp4", "-q", "Who?")
-    assert chat.stdout.splitlines()[-1] == "videochat-online chat a video.mp4 -q Who?"
+    said, called = chat.stdout.splitlines()[-2:]
+    assert called == "videochat-online chat a video.mp4 -q Who?"
+    assert shlex.split(said) == ["==", "videochat-online", "chat", "a video.mp4", "-q", "Who?"]  # can be typed again
     tests = checkout.run("shell/test.sh", "tests/media", "-m", "slow")
     assert tests.stdout.splitlines()[-1] == "python -m pytest tests/media -m slow"
 

@@ -63,6 +63,13 @@ def test_the_4b_scripts(stage: int, tmp_path: Path, golden: Path):
     assert "8 processes x " in told and "zero1, 8 processes, bf16" in told
 
 
+@pytest.mark.parametrize("script", [*map(FULL_SIZE_SCRIPT.format, (1, 2)), "pocket/train_all.sh", "pocket/evidence.sh"])
+def test_help_lists_the_settings_of_a_script_and_starts_nothing(script: str, tmp_path: Path):
+    done = run_script(script, tmp_path, "--help", PATH="/usr/bin:/bin", DATA_ROOT="", VIRTUAL_ENV="")
+    assert done.returncode == 0 and "NUM_GPUS" in done.stdout and done.stderr == ""
+    assert "==" not in done.stdout and "set -euo" not in done.stdout
+
+
 def check_4b(stage: int, folder: Path, *flags: str) -> str:
     (folder / "data").mkdir()
     settings = {"DATA": str(write_online_list(folder / "data", 16)), "MODEL": str(folder / "model")}
