@@ -246,7 +246,7 @@ def test_too_many_failing_samples_stop_the_run(make_dataset: Any):
         for index in range(len(dataset)):
             dataset[index]
     message = str(caught.value)
-    assert "max_failed_share=0.03" in message
+    assert "--max-failed-share 0.03" in message
     assert message.count("gone") >= 2
     assert re.match(r"4 of \d+ samples could not be used", message)
     assert "data check" in message

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..files import write_json
+from .settings import FrameTimes
 
 if TYPE_CHECKING:
     from .dataset import ConversationDataset
@@ -55,6 +56,12 @@ def _add_show(commands: Any) -> None:
     parser.add_argument("--picture", metavar="FILE", help="save the frames on one sheet, with their times")
     parser.add_argument("--fps", type=float, default=1.0, help="frames shown a second")
     parser.add_argument("--max-frames", type=int, default=64, help="frames shown at most")
+    parser.add_argument(
+        "--frame-times",
+        default="online",
+        choices=get_args(FrameTimes),
+        help="whose frames carry their second, as in `train`; its preset finetune has always (default: %(default)s)",
+    )
     parser.set_defaults(run=run_show)
 
 
@@ -105,5 +112,5 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
         data_sets = [data_sets[names.index(options.data_set)]]
     place = model_place(options.model)
     config = load_config(place)
-    settings = DataSettings(fps=options.fps, num_frames=options.max_frames)
+    settings = DataSettings(fps=options.fps, num_frames=options.max_frames, frame_times=options.frame_times)
     return ConversationDataset(data_sets, Processor.from_pretrained(place, config), config, settings)

@@ -247,7 +247,7 @@ class FailureLog:
             self.failed[source] = str(error)
             logger.warning("%s, row %d cannot be used and is replaced: %s", *source, error)
         if self.num_failed > max(1, self.max_share * max(self.num_read, FEWEST_READ)):
-            raise self.error(f"more than max_failed_share={self.max_share:g} allows")
+            raise self.error(f"more than --max-failed-share {self.max_share:g} allows")
 
     def error(self, why: str) -> TooManyFailures:
         """The first failures by name."""
