@@ -146,6 +146,8 @@ def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
     problems, warnings, config = [], [], plan.config
     advice = "lower --global-batch-size, raise --epochs, or take --preset finetune"
     if config.max_steps > 0:
+        advice = f"raise --max-steps {config.max_steps:,}"
+    if config.max_steps > 0:
         advice = f"raise --max-steps {config.max_steps}"
     if plan.changing_steps < 1:
         problems.append(
