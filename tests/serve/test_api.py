@@ -8,6 +8,7 @@ import io
 import json
 import random
 import re
+import socket
 import threading
 import time
 from urllib.parse import urlsplit
@@ -96,6 +97,7 @@ def test_worlds_samples_and_what_is_not_allowed(serve, wait_until):
             ({"kind": "camera"}, 403, "switched off here"),
             ({"kind": "shapeworld", "level": 77}, 400, "unknown level 77"),
             ({"kind": "file", "name": "/etc/passwd"}, 422, "literal_error"),
+            ({"kind": "shapeworld", "sead": 4}, 422, "unexpected_keyword.*sead"),
         ):
             with refused(status, message):
                 session.watch(**details)
@@ -188,11 +190,28 @@ def test_limits_of_size_and_number(serve, clip, png):
         ({"max_new_tokens": 0}, 400, "at least 1"),
         ({"fps": 99}, 429, "more than this server allows"),
         ({"fps": "often"}, 422, "float_parsing"),
+        ({"fpss": 2}, 422, "unexpected_keyword"),
     ],
 )
 def test_settings_that_cannot_be(settings, status, message, serve):
     with refused(status, message), Client(serve().address).session(**settings):
         pass
+
+
+def test_a_name_with_a_typing_error_is_refused_everywhere(serve):
+    with Client(serve().address).session() as session:
+        wrong = {"control": {"action": "stop", "values": 1}, "questions": {"question": "Q", "max": 1}}
+        for path, body in wrong.items():
+            with refused(422, "unexpected_keyword"):
+                session.client.call("POST", f"/v1/sessions/{session.key}/{path}", body)
+
+
+def test_a_client_says_that_no_server_answers():
+    with socket.socket() as free:  # bound, but nobody listens
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"no server answers at {address}: "), Client(address).session():
+            pass
 
 
 def test_a_token_is_asked_for(serve):
@@ -278,8 +297,8 @@ def test_a_client_that_leaves_ends_its_answer(path, serve, png, monkeypatch, wai
     monkeypatch.setattr("videochat_online.streaming.session.stream_pieces", endless)
     with Client(server.address).session() as session:
         session.see(png(1))
-        body = {"question": "What?", "model": "pocket", "session": session.key, "stream": True}
-        body["messages"] = [{"role": "user", "content": "What?"}]
+        chat = {"model": "pocket", "session": session.key, "messages": [{"role": "user", "content": "What?"}]}
+        body = {"stream": True} | ({"question": "What?"} if "questions" in path else chat)
         response = session.client.open("POST", path.format(session.key), body)
         assert response.readline()
         assert not left.is_set()

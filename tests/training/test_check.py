@@ -97,7 +97,8 @@ def test_a_plan_that_changes_no_weight_is_a_problem(model: Path, tmp_path: Path,
     assert "1 warning:\n  one step holds the 6 samples of the data 170.7 times over" in told
     assert check(model, data, tmp_path / "run", "--num-workers", "0", "--max-steps", "2") == 0
     told = capsys.readouterr().out
-    assert "2 warnings:\n  only 1 of 2 steps change weights; raise --max-steps 2\n" in told and told.endswith("no problems\n")
+    assert "2 warnings:\n  only 1 of 2 steps change weights; raise --max-steps 2\n" in told
+    assert told.endswith("no problems\n")
 
 
 def test_a_checkpoint_of_other_annotations_is_a_problem(

@@ -8,11 +8,11 @@ FastAPI is optional and imported inside the functions; so annotations here are e
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from .. import __version__
 from ..extras import require
-from .limits import LimitReached, NotAllowed, SessionSettings, TooLarge, UnknownSession
+from .limits import NO_OTHER_FIELDS, LimitReached, NotAllowed, SessionSettings, TooLarge, UnknownSession
 from .questions import question_routes
 from .sessions import Sessions
 from .sources import SourceRequest, open_source
@@ -33,6 +33,8 @@ class ErrorDocument:
 @dataclass
 class ControlRequest:
     """`seek` takes seconds, `speed` takes a factor as value."""
+
+    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
 
     action: Literal["play", "pause", "stop", "seek", "speed"]
     value: float | None = None

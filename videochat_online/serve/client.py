@@ -49,7 +49,7 @@ class Client:
         return json.loads(data) if data else None
 
     def open(self, method: str, path: str, body: Any = None) -> Any:
-        """The open response; ServerError for a refusal."""
+        """The open response; ServerError for a refusal, ConnectionError where no server is."""
         is_json = body is not None and not isinstance(body, bytes)
         data = json.dumps(body).encode() if is_json else body
         kind = "application/json" if is_json else "application/octet-stream"
@@ -60,6 +60,8 @@ class Client:
         except urllib.error.HTTPError as error:
             with error:
                 raise ServerError(error.code, _message(error.read())) from None
+        except urllib.error.URLError as error:
+            raise ConnectionError(f"no server answers at {self.address}: {error.reason}") from None
 
 
 def _message(data: bytes) -> str:

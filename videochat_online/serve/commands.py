@@ -104,8 +104,8 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
             # 4. listen until stopped
             listen(sockets, options.host)
             host = f"[{options.host}]" if ":" in options.host else options.host
-            place = f"http://{host}:{port_of(sockets)}{'' if add_page else '/docs'}"
-            serve_app(app, sockets, f"{place} is ready; stop with Ctrl-C")
+            described = "" if add_page else "; /docs describes its API"
+            serve_app(app, sockets, f"http://{host}:{port_of(sockets)} is ready{described}; stop with Ctrl-C")
     return 0
 
 

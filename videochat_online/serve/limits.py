@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..config import MEMORY_POLICIES, MemoryConfig
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
+
+
+NO_OTHER_FIELDS = {"extra": "forbid"}
+"""Of the json of a request: a name with a typing error is refused and not replaced by a default, silently."""
 
 
 class UnknownSession(ValueError):
@@ -66,6 +70,8 @@ class Limits:
 @dataclass(frozen=True)
 class SessionSettings:
     """Settings of a session; what is left out is the model's or the server's choice."""
+
+    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
 
     # The API takes these as json: values are checked in `check`, so that a wrong one gets the API's own error.
     fps: float = 2.0

@@ -9,9 +9,9 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from .limits import UnknownSession
+from .limits import NO_OTHER_FIELDS, UnknownSession
 from .sessions import Sessions
 from .track import DialogueTurn
 
@@ -21,6 +21,8 @@ EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
 @dataclass
 class QuestionRequest:
+    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
+
     question: str
     max_new_tokens: int | None = None
     stream: bool = True

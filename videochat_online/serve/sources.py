@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..media.live import LiveSource, PushedFrames
 from ..media.live_network import Camera
@@ -14,7 +14,7 @@ from ..media.live_playback import VideoPlayback
 from ..media.source import MediaError
 from ..processing import SHIPPED_MODELS
 from .addresses import open_address
-from .limits import Limits, NotAllowed
+from .limits import NO_OTHER_FIELDS, Limits, NotAllowed
 
 SAMPLES = {"shapes": SHIPPED_MODELS["pocket"] / "sample.mp4"}
 """Clips that come with the package, by name. Visitors name samples, never paths."""
@@ -34,6 +34,8 @@ class WatchedStream:
 @dataclass
 class SourceRequest:
     """What to watch. `sample`: name; `shapeworld`: seed, level; `url`: address; `camera`: number; `push`: nothing."""
+
+    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
 
     kind: Literal["sample", "shapeworld", "url", "camera", "push"]
     name: str = "shapes"
