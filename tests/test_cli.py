@@ -111,7 +111,7 @@ def test_a_missing_package_or_permission_is_no_traceback(clip, kind, capsys, mon
         (["chat", "v.mp4", "-q", "x", "--policy", "newest"], "invalid choice: 'newest'"),
         (["chat", "v.mp4", "-q", "x", "--memory", "two"], "expected numbers of frames such as 2/2/12"),
         (["dance"], "unknown command 'dance'; expected one of chat, info, "),
-        ([], "required: COMMAND"),
+        ([], "required: COMMAND; `videochat-online --help` explains them"),
     ],
 )
 def test_wrong_flags(arguments, message, capsys):

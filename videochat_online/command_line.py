@@ -78,6 +78,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """One line and exit status 2."""
+        if "are required" in message:  # argparse's words
+            message += f"; `{self.prog} --help` explains them"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
