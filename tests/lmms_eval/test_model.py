@@ -15,7 +15,7 @@ pytest.importorskip("lmms_eval", reason=INSTALL)
 
 from lmms_eval_ovbench.documents import rows_of_source, stream_of
 from lmms_eval_ovbench.model import NO_ANSWER, VideoChatOnlineModel
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tests.evaluation.conftest import picture
 from videochat_online import StreamingSession
@@ -75,7 +75,10 @@ def test_images_and_words_alone(model: VideoChatOnlineModel):
     assert isinstance(replies[1], str)
 
 
-def test_an_image_that_cannot_be_read_costs_its_own_answer_only(model: VideoChatOnlineModel, tmp_path: Path):
+def test_an_image_that_cannot_be_read_costs_its_own_answer_only(
+    model: VideoChatOnlineModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # importing lmms-eval's tasks switches it on
     Image.fromarray(picture(5)).save(tmp_path / "whole.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-40])
     torn = Image.open(tmp_path / "torn.png")  # PIL reads it no sooner than it must
