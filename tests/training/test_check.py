@@ -101,6 +101,21 @@ def test_a_plan_that_changes_no_weight_is_a_problem(model: Path, tmp_path: Path,
     assert told.endswith("no problems\n")
 
 
+def test_texts_that_are_too_long_are_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, frames = write_online_list(tmp_path, 3), tmp_path / "frames"
+    quick = ["--global-batch-size", "1", "--epochs", "20", "--num-workers", "0", "--frame-cache", str(frames)]
+    assert check(model, data, tmp_path / "run", *quick, "--max-length", "10") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("expected at most max_length=10: its text is too long") == 3 and "online, row 2: " in printed
+    assert not frames.exists()
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows[1]["conversations"][0]["value"] = "Why? " * 500  # one of three, where one of three may fail
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert check(model, data, tmp_path / "run", *quick, "--max-length", "400", "--max-failed-share", "0.4") == 0
+    printed = capsys.readouterr().out
+    assert "1 warning:" in printed and "online, row 1: needs" in printed and printed.endswith("no problems\n")
+
+
 def test_a_checkpoint_of_other_annotations_is_a_problem(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -9,14 +9,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..config import scheduled_grids, tokens_of_grid
+from ..data.sample import SampleError
 from ..data.sampler import Lengths
 from ..data.settings import flag
+from ..media.source import MediaError
 from .checkpoints import choose_checkpoint
 from .configuration import TrainingConfig
 from .distributed import check_packages, uses_bf16, zero_stage
@@ -27,9 +30,12 @@ from .record import check_record, describe_data
 from .run import Say, make_dataset, rope_boundary
 
 if TYPE_CHECKING:
+    from ..data.dataset import ConversationDataset
     from ..model_config import VideoChatOnlineConfig
 
 GIB = 2**30
+TRIED_SAMPLES = 50
+"""Samples whose length --check finds out exactly; their media are opened."""
 
 
 def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
@@ -62,12 +68,15 @@ def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
     if model_config is not None and report is not None and not report.problems:
         with noted(problems):
             processor = Processor.from_pretrained(model_place(config.model), model_config)
-            lengths = make_dataset(config, processor, model_config).lengths
-            plan = make_plan(config, lengths, num_processes, boundary=rope_boundary(model_config))
+            dataset = make_dataset(replace(config, frame_cache=""), processor, model_config)  # nothing is written
+            plan = make_plan(config, dataset.lengths, num_processes, boundary=rope_boundary(model_config))
             say(steps_text(plan, num_processes))
             wrong, odd = judge(plan)
             problems += wrong
             warnings += odd
+            refused = refused_for_length(dataset)
+            too_many = len(refused) > config.max_failed_share * len(dataset)
+            (problems if too_many else warnings).extend(refused)
     # 5. what trains, memory, disk
     if model_config is not None:
         with noted(problems):
@@ -87,6 +96,19 @@ def noted(problems: list[str], where: str = "") -> Iterator[None]:
         yield
     except (ValueError, ImportError) as error:
         problems.append(f"{where}{error}")
+
+
+def refused_for_length(dataset: ConversationDataset) -> list[str]:
+    """What training would say of samples that cannot fit --max-length; the first of those that reach it are tried."""
+    found = {}
+    reach = np.flatnonzero(dataset.lengths >= dataset.settings.max_length)[:TRIED_SAMPLES]
+    for set_number, row in dataset.rows[reach].tolist():
+        try:
+            with dataset.prepare(set_number, row):
+                pass
+        except (MediaError, SampleError, OSError) as error:
+            found[dataset.data_sets[set_number].name, row] = str(error)
+    return [f"{name}, row {row}: {what}" for (name, row), what in found.items()]
 
 
 def _say_memory(
