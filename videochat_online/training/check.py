@@ -71,12 +71,10 @@ def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
             dataset = make_dataset(replace(config, frame_cache=""), processor, model_config)  # nothing is written
             plan = make_plan(config, dataset.lengths, num_processes, boundary=rope_boundary(model_config))
             say(steps_text(plan, num_processes))
-            wrong, odd = judge(plan)
-            problems += wrong
-            warnings += odd
+            for found, more in zip((problems, warnings), judge(plan), strict=True):
+                found += more
             refused = refused_for_length(dataset)
-            too_many = len(refused) > config.max_failed_share * len(dataset)
-            (problems if too_many else warnings).extend(refused)
+            (problems if len(refused) > config.max_failed_share * len(dataset) else warnings).extend(refused)
     # 5. what trains, memory, disk
     if model_config is not None:
         with noted(problems):
