@@ -65,7 +65,8 @@ def test_every_range_has_two_ends(setup_arguments: dict[str, Any]):
     plug_in = (ROOT / "lmms-eval-ovbench/pyproject.toml").read_text("utf-8")
     of_plug_in = re.findall(r'"(.+?)",', plug_in.partition("\ndependencies = [")[2].partition("\n]")[0])
     assert len(of_plug_in) > 5
-    for text in [*setup_arguments["install_requires"], *chain(*setup_arguments["extras_require"].values()), *of_plug_in]:
+    extras = setup_arguments["extras_require"].values()
+    for text in [*setup_arguments["install_requires"], *chain(*extras), *of_plug_in]:
         operators = {one.operator for one in Requirement(text).specifier}
         assert operators in ({">=", "<"}, {"=="}), f"{text} must have a lower and an upper end"
 
