@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import scheduled_grids, tokens_of_grid
-from ..data.sample import SampleError
 from ..data.sampler import Lengths
 from ..data.settings import flag
-from ..media.source import MediaError
 from .checkpoints import choose_checkpoint
 from .configuration import TrainingConfig
 from .distributed import check_packages, uses_bf16, zero_stage
@@ -98,15 +96,17 @@ def noted(problems: list[str], where: str = "") -> Iterator[None]:
 
 def refused_for_length(dataset: ConversationDataset) -> list[str]:
     """What training would say of samples that cannot fit --max-length; the first of those that reach it are tried."""
-    found = {}
-    reach = np.flatnonzero(dataset.lengths >= dataset.settings.max_length)[:TRIED_SAMPLES]
-    for set_number, row in dataset.rows[reach].tolist():
+    from ..data.dataset import UNREADABLE
+
+    found = []
+    reach = dataset.lengths >= dataset.settings.max_length
+    for set_number, row in np.unique(dataset.rows[reach], axis=0)[:TRIED_SAMPLES].tolist():  # a row may be repeated
         try:
             with dataset.prepare(set_number, row):
                 pass
-        except (MediaError, SampleError, OSError) as error:
-            found[dataset.data_sets[set_number].name, row] = str(error)
-    return [f"{name}, row {row}: {what}" for (name, row), what in found.items()]
+        except UNREADABLE as error:
+            found.append(f"{dataset.data_sets[set_number].name}, row {row}: {error}")
+    return found
 
 
 def _say_memory(
