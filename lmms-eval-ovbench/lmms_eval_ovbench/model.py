@@ -22,10 +22,9 @@ from videochat_online.command_line import CommandParser
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.commands import settings_from_flags
-from videochat_online.evaluation.modes import Asking
+from videochat_online.evaluation.modes import MODES, Asking, Examiner
 from videochat_online.evaluation.questions import Reply
 from videochat_online.evaluation.responders import SessionConversation, SessionResponder, responder_from_flags
-from videochat_online.evaluation.runner import MODES
 from videochat_online.media.readers import MediaError
 from videochat_online.media.source import to_rgb
 from videochat_online.model_flags import add_memory_flags, add_model_flags, parse_capacities
@@ -204,8 +203,8 @@ class VideoChatOnlineModel(lmms):
             with video.reader:
                 prompts, options = zip(*((request.prompt, request.options) for request in requests), strict=True)
                 task, unasked = one_pass(video, streams, prompts, options)
-                responder = _Responder(self.responder, generation)
-                for question, outcome in MODES[self.mode](task, video, settings, responder, asking, unasked):
+                examiner = Examiner(_Responder(self.responder, generation), self.mode, settings, asking)
+                for question, outcome in examiner.examine(task, video, unasked):
                     if isinstance(outcome, MediaError):
                         logger.error(f"{outcome}; a question is left without an answer")
                     else:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from videochat_online.evaluation.benchmarks import ModeSettings
-from videochat_online.evaluation.modes import Asking, sliding_window
+from videochat_online.evaluation.modes import Examiner
 from videochat_online.evaluation.questions import Question, VideoTask
 from videochat_online.evaluation.videos import OpenVideo
 from videochat_online.media.readers import MediaError, open_video
@@ -132,7 +132,7 @@ def load_video(
     with video.reader:
         recorder, settings = _Recorder(), ModeSettings(fps, window, max_frames)
         task, unasked = one_pass(video, [stream], ["?"])
-        for _, outcome in sliding_window(task, video, settings, recorder, Asking(), unasked):
+        for _, outcome in Examiner(recorder, "sliding_window", settings).examine(task, video, unasked):
             if isinstance(outcome, MediaError):
                 raise outcome
     return recorder.clip

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.benchmarks import ModeSettings, OVBench
+from videochat_online.evaluation.modes import Asking, Examiner, Outcomes, Responder
 from videochat_online.evaluation.questions import VideoTask
+from videochat_online.evaluation.videos import OpenVideo
 
 SIZE = 32
 FPS = 2.0
@@ -94,6 +97,18 @@ class FakeResponder:
         self.system_prompts.append(system_prompt)
         self.conversations.append(FakeConversation(says_yes_at=self.says_yes_at))
         return self.conversations[-1]
+
+
+def examined(
+    mode: Any,
+    task: VideoTask,
+    video: OpenVideo | None,
+    settings: ModeSettings,
+    responder: Responder,
+    asking: Asking | None = None,
+    done: Collection[str] = (),
+) -> Outcomes:
+    return Examiner(responder, mode, settings, asking or Asking()).examine(task, video, done)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.evaluation.conftest import FakeResponder
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.modes import Asking
+from videochat_online.evaluation.modes import Asking, Examiner
 from videochat_online.evaluation.report import Background, write_report
 from videochat_online.evaluation.runner import Run, completed, execute
 from videochat_online.media.find import VideoLibrary
@@ -28,15 +28,22 @@ class SlowResponder(FakeResponder):
         return super().open(system_prompt)
 
 
-def run_of(annotations: Path, videos: Path, output: Path, mode: Any, **changes: Any) -> Run:
+def run_of(
+    annotations: Path,
+    videos: Path,
+    output: Path,
+    mode: Any,
+    *,
+    asking: Asking | None = None,
+    responder: FakeResponder | None = None,
+    **changes: Any,
+) -> Run:
     benchmark = OVBench()
+    preset = benchmark.presets.get(mode, benchmark.presets["streaming"])
     settings = {
         "benchmark": benchmark,
         "tasks": benchmark.load(annotations),
-        "mode": mode,
-        "settings": benchmark.presets.get(mode, benchmark.presets["streaming"]),
-        "asking": Asking(),
-        "responder": FakeResponder(),
+        "examiner": Examiner(responder or FakeResponder(), mode, preset, asking or Asking()),
         "library": VideoLibrary(videos),
         "output": output,
         "config": {"benchmark": "ovbench", "mode": mode},

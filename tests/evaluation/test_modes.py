@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluation.conftest import FakeResponder, write_video
+from tests.evaluation.conftest import FakeResponder, examined, write_video
 from videochat_online.evaluation.benchmarks import ModeSettings
-from videochat_online.evaluation.modes import Asking, Outcomes, blind, prefix, queries_of, sliding_window, streaming
+from videochat_online.evaluation.modes import Asking, Outcomes
 from videochat_online.evaluation.questions import Poll, Question, Reply, VideoTask
 from videochat_online.evaluation.videos import OpenVideo, open_task_video
 from videochat_online.media.find import VideoLibrary
@@ -78,7 +78,7 @@ def test_sliding_window_shows_the_published_frames(golden: Path):
         responder = FakeResponder()
         clip = open_task_video(task, VideoLibrary(golden / "media"))
         with clip.reader:
-            [reply] = replies(sliding_window(task, clip, settings, responder, Asking(), ())).values()
+            [reply] = replies(examined("sliding_window", task, clip, settings, responder)).values()
         [conversation] = responder.conversations
         shown = [int(np.flatnonzero(clip.timestamps == second)[0]) for second in conversation.shown]
         assert reply.last_time is not None and reply.last_time <= moment
@@ -106,11 +106,8 @@ def test_streaming_takes_the_published_frames_on_the_published_clock(golden: Pat
         with open_video(golden / "media" / case["video"]) as reader:
             ends = np.append(reader.timestamps[1:], reader.duration)
             task = task_of(question(end), start=start)
-            [reply] = replies(
-                streaming(
-                    task, OpenVideo(reader, ends), ModeSettings(case["sample_fps"]), FakeResponder(), Asking(), ()
-                )
-            ).values()
+            late, settings = OpenVideo(reader, ends), ModeSettings(case["sample_fps"])
+            [reply] = replies(examined("streaming", task, late, settings, FakeResponder())).values()
         assert reply.num_frames == len(case["frame_idx"])
         assert reply.first_time == pytest.approx(case["sec"][0], abs=1e-3)
         assert reply.last_time == pytest.approx(case["sec"][-1], abs=1e-3)
@@ -120,27 +117,27 @@ def test_streaming_takes_the_published_frames_on_the_published_clock(golden: Pat
 
 def test_a_window_is_as_long_and_as_dense_as_asked(video: OpenVideo, responder: FakeResponder):
     task = task_of(question(10.0))
-    reply = replies(sliding_window(task, video, ModeSettings(1.0, window=4.0), responder, Asking(), ()))["q0"]
+    reply = replies(examined("sliding_window", task, video, ModeSettings(1.0, window=4.0), responder))["q0"]
     assert responder.conversations[0].shown == [6.0, 7.0, 8.0, 9.0, 10.0]
     assert (reply.num_frames, reply.new_frames, reply.first_time, reply.last_time) == (5, 5, 6.0, 10.0)
     responder.conversations.clear()
-    replies(sliding_window(task, video, ModeSettings(1.0, frames=3), responder, Asking(), ()))
+    replies(examined("sliding_window", task, video, ModeSettings(1.0, frames=3), responder))
     assert responder.conversations[0].shown == [0.0, 5.0, 10.0]
 
 
 def test_nothing_before_the_tasks_start_is_shown(video: OpenVideo):
     task = task_of(question(10.0), start=7.5)
-    for mode in (sliding_window, streaming, prefix):
+    for mode in ("sliding_window", "streaming", "prefix"):
         responder = FakeResponder()
-        replies(mode(task, video, ModeSettings(2.0, window=8.0, frames=64), responder, Asking(), ()))
+        replies(examined(mode, task, video, ModeSettings(2.0, window=8.0, frames=64), responder))
         assert responder.conversations[0].shown == [7.5, 8.0, 8.5, 9.0, 9.5, 10.0], mode
 
 
 def test_a_question_between_two_frames_sees_the_one_on_screen(video: OpenVideo):
     task = task_of(question(7.8), start=7.6)
-    for mode in (sliding_window, streaming, prefix):
+    for mode in ("sliding_window", "streaming", "prefix"):
         responder = FakeResponder()
-        replies(mode(task, video, ModeSettings(2.0), responder, Asking(), ()))
+        replies(examined(mode, task, video, ModeSettings(2.0), responder))
         assert responder.conversations[0].shown == [7.5], mode
 
 
@@ -149,7 +146,7 @@ def test_streaming_is_one_pass_and_never_looks_ahead(video: OpenVideo, responder
     task = task_of(*(question(moment, i) for i, moment in enumerate(moments)))
     settings = ModeSettings(2.0)
     seen_when_asked = {}
-    for asked, outcome in streaming(task, video, settings, responder, Asking(), ()):
+    for asked, outcome in examined("streaming", task, video, settings, responder):
         assert isinstance(outcome, Reply)
         seen_when_asked[asked.id] = list(responder.conversations[0].shown)
         assert max(seen_when_asked[asked.id]) <= asked.timestamp
@@ -161,7 +158,7 @@ def test_streaming_is_one_pass_and_never_looks_ahead(video: OpenVideo, responder
 
 def test_the_cost_of_a_frame_is_counted_once(video: OpenVideo, responder: FakeResponder):
     task = task_of(question(3.0, 0), question(3.0, 1), question(9.0, 2))
-    found = replies(streaming(task, video, ModeSettings(2.0), responder, Asking(), ()))
+    found = replies(examined("streaming", task, video, ModeSettings(2.0), responder))
     assert [reply.new_frames for reply in found.values()] == [7, 0, 12]
     assert [reply.num_frames for reply in found.values()] == [7, 7, 19]
     assert all(reply.answer_seconds > 0 for reply in found.values())
@@ -171,8 +168,8 @@ def test_the_cost_of_a_frame_is_counted_once(video: OpenVideo, responder: FakeRe
 def test_prefix_shows_every_question_what_streaming_has_shown(video: OpenVideo):
     task = task_of(*(question(moment, i) for i, moment in enumerate([2.0, 5.5, 15.0])))
     settings, one_pass, again = ModeSettings(2.0), FakeResponder(), FakeResponder()
-    streamed = replies(streaming(task, video, settings, one_pass, Asking(), ()))
-    repeated = replies(prefix(task, video, settings, again, Asking(), ()))
+    streamed = replies(examined("streaming", task, video, settings, one_pass))
+    repeated = replies(examined("prefix", task, video, settings, again))
     assert {key: reply.text for key, reply in streamed.items()} == {key: reply.text for key, reply in repeated.items()}
     assert len(again.conversations) == 3
     assert sum(reply.new_frames for reply in streamed.values()) == 31
@@ -180,7 +177,7 @@ def test_prefix_shows_every_question_what_streaming_has_shown(video: OpenVideo):
 
 
 def test_frames_come_in_batches(video: OpenVideo, responder: FakeResponder):
-    replies(streaming(task_of(question(20.0)), video, ModeSettings(2.0), responder, Asking(), ()))
+    replies(examined("streaming", task_of(question(20.0)), video, ModeSettings(2.0), responder))
     assert responder.conversations[0].batches == [16, 16, 8]
 
 
@@ -190,24 +187,25 @@ def test_a_resumed_stream_gives_the_same_answers_to_the_rest(video: OpenVideo):
     for multi_turn in (False, True):
         asking = Asking(multi_turn=multi_turn)
         whole, rest = FakeResponder(), FakeResponder()
-        every = replies(streaming(task, video, settings, whole, asking, ()))
-        later = replies(streaming(task, video, settings, rest, asking, {"q1", "q2", "q5"}))
+        every = replies(examined("streaming", task, video, settings, whole, asking))
+        later = replies(examined("streaming", task, video, settings, rest, asking, {"q1", "q2", "q5"}))
         assert list(later) == ["q3", "q4", "q6", "q7", "q8"]
         assert {key: every[key].text for key in later} == {key: reply.text for key, reply in later.items()}
         assert whole.conversations[0].batches == rest.conversations[0].batches
-    assert replies(streaming(task, video, settings, rest, Asking(), {q.id for q in task.questions})) == {}
+    assert replies(examined("streaming", task, video, settings, rest, Asking(), {q.id for q in task.questions})) == {}
 
 
 def test_multi_turn_keeps_the_dialogue(video: OpenVideo):
     task = task_of(*(question(float(moment), moment) for moment in range(1, 4)))
     for multi_turn, turns in ((False, 0), (True, 3)):
         responder = FakeResponder()
-        replies(streaming(task, video, ModeSettings(2.0), responder, Asking(multi_turn=multi_turn), ()))
+        replies(examined("streaming", task, video, ModeSettings(2.0), responder, Asking(multi_turn=multi_turn)))
         assert len(responder.conversations[0].turns) == turns
 
 
 def test_blind_shows_nothing(responder: FakeResponder):
-    reply = replies(blind(task_of(question(3.0)), responder, Asking(system_prompt="Look."), ()))["q0"]
+    asking = Asking(system_prompt="Look.")
+    reply = replies(examined("blind", task_of(question(3.0)), None, ModeSettings(1.0), responder, asking))["q0"]
     assert responder.conversations[0].shown == []
     assert responder.system_prompts == ["Look."]
     assert (reply.num_frames, reply.last_time) == (0, None)
@@ -225,16 +223,15 @@ def test_likelihood_takes_the_label_whose_ways_of_writing_are_likeliest_together
             return conversation
 
     asking = Asking(answer="likelihood")
-    reply = replies(sliding_window(task_of(asked), video, ModeSettings(2.0, 4.0), Scores(), asking, ()))["q0"]
+    reply = replies(examined("sliding_window", task_of(asked), video, ModeSettings(2.0, 4.0), Scores(), asking))["q0"]
     assert reply.text == "(B)"  # one form of A is likelier than any of B, but B has two
     assert reply.scores == pytest.approx((-0.99933, -0.60657), abs=1e-4)
 
 
 def test_open_questions_are_generated_even_by_likelihood(video: OpenVideo, responder: FakeResponder):
     count = question(3.0, kind="count", labels=(), answer="3")
-    reply = replies(streaming(task_of(count), video, ModeSettings(2.0), responder, Asking(answer="likelihood"), ()))[
-        "q0"
-    ]
+    asking = Asking(answer="likelihood")
+    reply = replies(examined("streaming", task_of(count), video, ModeSettings(2.0), responder, asking))["q0"]
     assert reply.scores == () and reply.text
 
 
@@ -244,9 +241,9 @@ def polled(timestamp: float, number: int = 0) -> Question:
 
 
 def test_a_polled_question_is_asked_when_the_model_says_yes(video: OpenVideo):
-    for mode in (streaming, sliding_window, prefix):
+    for mode in ("streaming", "sliding_window", "prefix"):
         responder = FakeResponder(says_yes_at=6.5)
-        reply = replies(mode(task_of(polled(4.0)), video, ModeSettings(2.0), responder, Asking(), ()))["q0"]
+        reply = replies(examined(mode, task_of(polled(4.0)), video, ModeSettings(2.0), responder))["q0"]
         asked = [prompt for conversation in responder.conversations for prompt in conversation.asked]
         assert asked == ["is it time, yes or no?"] * 3 + ["question 0?"], mode
         assert (reply.answered_at, reply.last_time) == (7.0, 7.0)
@@ -254,38 +251,38 @@ def test_a_polled_question_is_asked_when_the_model_says_yes(video: OpenVideo):
 
 def test_a_polled_question_sees_only_what_came_after_it_in_a_window(video: OpenVideo):
     responder = FakeResponder(says_yes_at=5.0)
-    replies(sliding_window(task_of(polled(4.0)), video, ModeSettings(2.0, window=60.0), responder, Asking(), ()))
+    replies(examined("sliding_window", task_of(polled(4.0)), video, ModeSettings(2.0, window=60.0), responder))
     assert responder.conversations[-1].shown == [4.0, 4.5, 5.0]
 
 
 def test_a_poll_without_a_yes_ends(video: OpenVideo):
-    for mode in (streaming, sliding_window):
+    for mode in ("streaming", "sliding_window"):
         responder = FakeResponder()
-        reply = replies(mode(task_of(polled(4.0)), video, ModeSettings(2.0), responder, Asking(), ()))["q0"]
+        reply = replies(examined(mode, task_of(polled(4.0)), video, ModeSettings(2.0), responder))["q0"]
         assert (reply.answered_at, reply.text, reply.last_time) == (None, "No", 10.0)
 
 
 def test_polls_and_questions_of_one_video_share_the_pass(video: OpenVideo):
     responder = FakeResponder(says_yes_at=6.0)
     task = task_of(polled(4.0, 0), question(5.5, 1), polled(5.0, 2))
-    found = replies(streaming(task, video, ModeSettings(2.0), responder, Asking(), ()))
+    found = replies(examined("streaming", task, video, ModeSettings(2.0), responder))
     assert {key: reply.answered_at for key, reply in found.items()} == {"q0": 6.0, "q1": None, "q2": 6.0}
     [conversation] = responder.conversations
     assert conversation.shown == sorted(set(conversation.shown))
     assert sum(reply.new_frames for reply in found.values()) == 13  # 0.0 to 6.0, each frame charged once
 
 
-def test_moments_are_in_order():
-    moments = queries_of([question(5.0, 0), polled(1.0, 1)])
-    assert [moment.time for moment in moments] == [2.0, 3.0, 4.0, 5.0, 5.0, 6.0, 7.0]
-    assert [moment.final for moment in moments if moment.polling] == [False] * 5 + [True]
+def test_moments_are_in_order(video: OpenVideo, responder: FakeResponder):
+    replies(examined("streaming", task_of(question(5.0, 0), polled(1.0, 1)), video, ModeSettings(2.0), responder))
+    asked = responder.conversations[0].asked
+    assert [prompt == "question 0?" for prompt in asked] == [False] * 3 + [True] + [False] * 3
 
 
 def test_a_question_before_the_first_frame_cannot_be_asked_but_the_others_can(video: OpenVideo):
     late = OpenVideo(video.reader, video.timestamps + 5.0)
     task = task_of(question(4.0, 0), question(6.0, 1))
-    for mode in (streaming, sliding_window, prefix):
-        outcomes = dict(mode(task, late, ModeSettings(2.0), FakeResponder(), Asking(), ()))
+    for mode in ("streaming", "sliding_window", "prefix"):
+        outcomes = dict(examined(mode, task, late, ModeSettings(2.0), FakeResponder()))
         first, second = outcomes.values()
         assert isinstance(first, MediaError) and "no frame to show at 4.0 s" in str(first)
         assert isinstance(second, Reply) and second.last_time == 6.0

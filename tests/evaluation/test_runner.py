@@ -273,7 +273,7 @@ def test_a_repaired_video_is_asked_when_the_run_goes_on(
     run = run_of(annotations, damaged, tmp_path / "out", "streaming")
     again = complete(run)
     assert all(prediction.error is None for prediction in again.values())
-    assert len(run.responder.conversations) == 3  # type: ignore[attr-defined]
+    assert len(run.examiner.responder.conversations) == 3  # type: ignore[attr-defined]
     assert answers_in(tmp_path / "out") == answers_in(uninterrupted["streaming"])
 
 
@@ -306,7 +306,8 @@ def test_an_error_of_the_model_stops_the_run_and_is_not_counted_as_an_answer(
     with pytest.raises(RuntimeError, match="out of memory"):
         execute(run, resume=False)
     assert all(prediction.error is None for prediction in read_predictions(tmp_path).values())
-    assert len(complete(replace(run, responder=FakeResponder()))) == 60
+    whole = replace(run, examiner=replace(run.examiner, responder=FakeResponder()))
+    assert len(complete(whole)) == 60
 
 
 def test_limit_takes_from_all_sources(tasks: list[VideoTask]):

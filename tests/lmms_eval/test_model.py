@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from tests.evaluation.conftest import picture
 from videochat_online import StreamingSession
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.modes import Asking, streaming
+from videochat_online.evaluation.modes import Asking, Examiner
 from videochat_online.evaluation.videos import open_task_video
 from videochat_online.media.find import VideoLibrary
 
@@ -45,7 +45,8 @@ def test_one_pass_gives_the_answers_of_the_runner(model: VideoChatOnlineModel, r
     video = open_task_video(task, VideoLibrary(root / "videos"))
     asking = Asking(max_new_tokens=4, system_prompt=benchmark.system_prompt)
     with video.reader:
-        outcomes = list(streaming(task, video, benchmark.presets["streaming"], model.responder, asking, ()))
+        examiner = Examiner(model.responder, "streaming", benchmark.presets["streaming"], asking)
+        outcomes = list(examiner.examine(task, video))
     expected = {question.id: outcome.text for question, outcome in outcomes}
     rows = [row for row in rows_of_source("ava") if row["id"] in expected]
     requests = asked(

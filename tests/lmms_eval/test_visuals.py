@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.evaluation.conftest import FakeResponder, picture, write_frames, write_video
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.modes import Asking, sliding_window
+from videochat_online.evaluation.modes import Examiner
 from videochat_online.evaluation.videos import open_task_video
 from videochat_online.media.find import VideoLibrary
 from videochat_online.media.readers import MediaError, open_video
@@ -26,7 +26,7 @@ def test_frames_are_those_of_the_runner(source: str, root: Path):
     for task in benchmark.load(root / "annotations", splits=(source,)):
         video = open_task_video(task, VideoLibrary(root / "videos"))
         settings = benchmark.presets["sliding_window"]
-        for _ in sliding_window(task, video, settings, responder, Asking(), ()):
+        for _ in Examiner(responder, "sliding_window", settings).examine(task, video):
             pass
     shown = [conversation.shown for conversation in responder.conversations]
     clips = [load_video(stream_of(row).to_visual()) for row in rows_of_source(source)]

@@ -19,16 +19,13 @@ from ..media.find import VideoLibrary
 from ..model_flags import add_decoder_flag, add_memory_flags, add_model_flags
 from .benchmarks import BENCHMARKS, Benchmark, ModeSettings, OVBench, OVOBench, StreamingBench
 from .benchmarks.ovbench import PROMPTS
-from .modes import Asking
+from .modes import MODES, Asking, Examiner
 from .predictions import read_predictions
 from .questions import VideoTask
 from .report import Background, comparison_of, markdown_of, write_report
 from .responders import responder_from_flags
 from .runner import (
-    BLIND_FOLDER,
-    MODES,
     Run,
-    Shard,
     benchmark_of,
     check_questions,
     completed,
@@ -126,13 +123,11 @@ def run_benchmark(options: argparse.Namespace) -> int:
     responder, about_model = responder_from_flags(options, settings)
     config = {**about_questions(options, benchmark), **asdict(settings), **asdict(asking), **about_model}
     # 3. The answers, with frames and without
-    run = Run(
-        benchmark, tasks, options.mode, settings, asking, responder, library, options.output, config,
-        Shard.from_environment(),
-    )  # fmt: skip
+    examiner = Examiner(responder, options.mode, settings, asking)
+    run = Run(benchmark, tasks, examiner, library, options.output, config)
     runs = [run] if options.no_blind or options.mode == "blind" else [run, _blind_twin(run)]
     for one in runs:
-        _execute(one, options.resume)
+        execute(one, resume=options.resume)
     # 4. The report, by the process that finishes last
     found = [completed(one) for one in runs]
     if any(predictions is None for predictions in found):
@@ -199,19 +194,10 @@ def _without_plots() -> list[str]:
     return [f"report.png will be left out: {problem}"] if (problem := lacks("matplotlib")) else []
 
 
-def _execute(run: Run, resume: bool) -> None:
-    from tqdm import tqdm
-
-    total = sum(len(task.questions) for task in run.shard.of(run.tasks, run.cost))
-    with tqdm(total=total, unit="question", desc=run.mode, disable=None, leave=False) as bar:
-        execute(run, resume=resume, progress=bar.update)
-
-
 def _blind_twin(run: Run) -> Run:
     """The same questions without frames, in a folder below."""
-    config = {**run.config, "mode": "blind"}
-    asking = replace(run.asking, multi_turn=False)
-    return replace(run, mode="blind", asking=asking, output=run.output / BLIND_FOLDER, config=config)
+    examiner = replace(run.examiner, mode="blind", asking=replace(run.examiner.asking, multi_turn=False))
+    return replace(run, examiner=examiner, output=run.output / "blind", config={**run.config, "mode": "blind"})
 
 
 def _report_problems(tasks: list[VideoTask], left_out: list[str], problems: list[str]) -> int:

@@ -1,14 +1,15 @@
 """How a video is shown and when its questions are asked: a window before each, or one pass over the stream.
 
-A mode turns (video, questions) into replies; it knows neither benchmark nor model, only the `Responder` protocol.
+An examiner turns a video's questions into replies; it knows no benchmark, and of a model the `Responder` protocol only.
 No mode ever shows a frame later than the time of its question. In one pass each frame is read and encoded once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ from .questions import Question, Reply, VideoTask
 from .videos import OpenVideo
 
 ModeName = Literal["sliding_window", "streaming", "prefix", "blind"]
+MODES = ("sliding_window", "streaming", "prefix")
+"""Those that show frames."""
 BATCH = 16
 """Frames read and encoded together at most."""
 
@@ -62,193 +65,145 @@ Outcomes = Iterator[tuple[Question, Reply | MediaError]]
 
 
 @dataclass(frozen=True)
-class Query:
-    """A time at which something is asked."""
+class Examiner:
+    """Shows videos to one model in one mode and asks it: the same for all videos of a run."""
 
-    time: float
-    question: Question
-    polling: bool = False
-    """Ask whether it is time yet, and the question itself only then."""
-    final: bool = True
-    """No later query belongs to this question."""
+    responder: Responder
+    mode: ModeName
+    settings: ModeSettings
+    asking: Asking = Asking()
 
+    def examine(self, task: VideoTask, video: OpenVideo | None, done: Collection[str] = ()) -> Outcomes:
+        """The outcomes of all questions but those whose ids are in `done`. `video`: None for the mode blind.
 
-def queries_of(questions: Sequence[Question]) -> list[Query]:
-    """Every time of asking, in order: one for a plain question, several for a polled one."""
-    queries = []
-    for question in questions:
-        if question.poll is None:
-            queries.append(Query(question.timestamp, question))
-            continue
-        times = question.poll.times()
-        queries += [Query(time, question, polling=True, final=time == times[-1]) for time in times]
-    return sorted(queries, key=lambda query: (query.time, query.question.id))
+        Raises MediaError where the video breaks during a pass: no later question can be asked.
+        """
+        if self.mode == "streaming" and video is not None:
+            return self._one_pass(task, video, done)
+        return self._one_by_one(task, video, done)
 
-
-def blind(task: VideoTask, responder: Responder, asking: Asking, done: Collection[str]) -> Outcomes:
-    """Ask without showing anything: what the words alone give away."""
-
-    def show(conversation: Conversation, query: Query) -> Reply:
-        return Reply("", 0, 0, None, None, 0.0, 0.0)
-
-    return _one_by_one(task, responder, asking, done, show)
-
-
-def sliding_window(
-    task: VideoTask,
-    video: OpenVideo,
-    settings: ModeSettings,
-    responder: Responder,
-    asking: Asking,
-    done: Collection[str],
-) -> Outcomes:
-    """For each question a fresh conversation that has seen the frames of the window before it."""
-
-    def show(conversation: Conversation, query: Query) -> Reply:
-        start = max(task.start, query.question.timestamp) if query.polling else task.start
-        first = _first_index(video, start, query.time)
-        times = video.timestamps[first:]
-        seconds = float(times[-1] - times[0])
-        if settings.window is not None and not query.polling:
-            seconds = settings.window
-        rate = video.reader.fps
-        window = sample_window(times, query.time, seconds, settings.fps, settings.frames, video_fps=rate)
-        return _show(conversation, video, [first + index for index in window], query)
-
-    return _one_by_one(task, responder, asking, done, show)
-
-
-def prefix(
-    task: VideoTask,
-    video: OpenVideo,
-    settings: ModeSettings,
-    responder: Responder,
-    asking: Asking,
-    done: Collection[str],
-) -> Outcomes:
-    """The stream up to each question, encoded again for it: the straightforward counterpart of `streaming`."""
-
-    def show(conversation: Conversation, query: Query) -> Reply:
-        return _show(conversation, video, _stream_indices(task, video, settings, query.time), query)
-
-    return _one_by_one(task, responder, asking, done, show)
-
-
-def streaming(
-    task: VideoTask,
-    video: OpenVideo,
-    settings: ModeSettings,
-    responder: Responder,
-    asking: Asking,
-    done: Collection[str],
-) -> Outcomes:
-    """One pass over the video; each question is asked when its time has come.
-
-    Questions in `done` are not asked again, except to rebuild the dialogue of a multi-turn run. Frames are shown in
-    the same batches whatever is in `done`, so that a run that was cut off gives the very same answers.
-    """
-    # 1. The frames of the pass, up to the last question that is open
-    queries = queries_of(task.questions)
-    while queries and queries[-1].question.id in done:
-        queries.pop()
-    if not queries:
-        return
-    indices = _stream_indices(task, video, settings, queries[-1].time)
-    times = video.timestamps[indices]
-    conversation = responder.open(asking.system_prompt)
-    finished = set() if asking.multi_turn else set(done)
-    spent: dict[str, Reply] = {}
-    seen, waiting = 0, None
-    for query in queries:
-        question = query.question
-        upto = int(np.searchsorted(times, query.time, side="right"))
-        outcome: Reply | MediaError = _nothing_to_show(video, query)
-        if upto > 0:  # 2. Show the frames up to this query
-            waiting = _add_costs(waiting, _show(conversation, video, indices[:upto], query, already=seen))
-            seen = upto
-        if question.id in finished:
-            continue
-        if waiting is not None:  # 3. Ask
-            outcome = _ask(conversation, query, asking, _add_costs(spent.get(question.id), waiting))
-            spent[question.id], waiting = outcome, None
-        if query.final or (isinstance(outcome, Reply) and outcome.answered_at is not None):
-            finished.add(question.id)
-            if question.id not in done:
-                yield question, outcome
-
-
-def _one_by_one(
-    task: VideoTask,
-    responder: Responder,
-    asking: Asking,
-    done: Collection[str],
-    show: Callable[[Conversation, Query], Reply],
-) -> Outcomes:
-    """Each question in conversations of its own; `show` puts the frames in and says what they cost."""
-    for question in task.questions:
-        if question.id in done:
-            continue
-        outcome: Reply | MediaError | None = None
-        for query in queries_of([question]):
-            conversation = responder.open(asking.system_prompt)
-            earlier = outcome if isinstance(outcome, Reply) else None
+    def _one_by_one(self, task: VideoTask, video: OpenVideo | None, done: Collection[str]) -> Outcomes:
+        """Each question in conversations of its own, which begin with the frames that its mode shows."""
+        for question in task.questions:
+            if question.id in done:
+                continue
+            reply = Reply()
+            error: MediaError | None = None
             try:
-                outcome = _ask(conversation, query, asking, _add_costs(earlier, show(conversation, query)))
-            except MediaError as error:
-                outcome = error
-            if isinstance(outcome, MediaError) or outcome.answered_at is not None:
-                break
-        assert outcome is not None, f"question {question.id} has no time of asking"
-        yield question, outcome
+                for moment in question.moments:
+                    conversation = self.responder.open(self.asking.system_prompt)
+                    shown = Reply()
+                    if video is not None:
+                        shown = _show(conversation, video, self._frames(task, video, question, moment), moment)
+                    reply = self._ask(conversation, question, moment, _with_costs(shown, reply))
+                    if reply.answered_at is not None:
+                        break
+            except MediaError as found:
+                error = found
+            yield question, error or reply
 
+    def _frames(self, task: VideoTask, video: OpenVideo, question: Question, moment: float) -> list[int]:
+        """What one question is shown: the stream up to it (`prefix`: encoded for each), or the window before it."""
+        if self.mode == "prefix":
+            return self._stream(task, video, moment)
+        polling = question.poll is not None  # all that came after such a question is shown
+        first = video.first_index(max(task.start, question.timestamp) if polling else task.start, moment)
+        times = video.timestamps[first:]
+        fps, seconds, most = self.settings.fps, self.settings.window, self.settings.frames
+        if seconds is None or polling:
+            seconds = float(times[-1] - times[0])
+        window = sample_window(times, moment, seconds, fps, most, video_fps=video.reader.fps)
+        return [first + index for index in window]
 
-def _first_index(video: OpenVideo, start: float, needed: float) -> int:
-    """The first frame that starts at `start` or later; where none does by `needed`, the one on screen at `start`."""
-    first = int(np.searchsorted(video.timestamps, start))
-    if first == len(video.timestamps) or video.timestamps[first] > needed:
-        first = max(0, first - 1)
-    return first
+    def _stream(self, task: VideoTask, video: OpenVideo, end: float) -> list[int]:
+        """Frames of a pass: from the task's start on, at the mode's rate, up to `end`."""
+        start = float(video.timestamps[video.first_index(task.start, task.questions[0].timestamp)])
+        return sample_pass(video.timestamps, self.settings.fps, start, end, video_fps=video.reader.fps)
 
+    def _one_pass(self, task: VideoTask, video: OpenVideo, done: Collection[str]) -> Outcomes:
+        """Each question is asked when its time has come.
 
-def _stream_indices(task: VideoTask, video: OpenVideo, settings: ModeSettings, end: float) -> list[int]:
-    """Frames of the pass: from the task's start on, at the mode's rate, up to `end`."""
-    start = float(video.timestamps[_first_index(video, task.start, task.questions[0].timestamp)])
-    return sample_pass(video.timestamps, settings.fps, start, end, video_fps=video.reader.fps)
+        Questions in `done` are not asked again, except to rebuild the dialogue of a multi-turn run. Frames are shown
+        in the same batches whatever is in `done`, so that a run that was cut off gives the very same answers.
+        """
+        # 1. The frames of the pass, up to the last question that is open
+        moments = ((moment, question) for question in task.questions for moment in question.moments)
+        queries = sorted(moments, key=lambda query: (query[0], query[1].id))
+        while queries and queries[-1][1].id in done:
+            queries.pop()
+        if not queries:
+            return
+        indices = self._stream(task, video, queries[-1][0])
+        times = video.timestamps[indices]
+        conversation = self.responder.open(self.asking.system_prompt)
+        finished = set() if self.asking.multi_turn else set(done)
+        spent: dict[str, Reply] = {}
+        seen, shown = 0, Reply()
+        for moment, question in queries:
+            upto = int(np.searchsorted(times, moment, side="right"))
+            outcome: Reply | MediaError = _nothing_to_show(video, moment)
+            if upto > 0:  # 2. Show the frames up to this query
+                shown = _with_costs(_show(conversation, video, indices[:upto], moment, already=seen), shown)
+                seen = upto
+            if question.id in finished:
+                continue
+            if upto > 0:  # 3. Ask
+                earlier = spent.get(question.id, Reply())
+                outcome = spent[question.id] = self._ask(conversation, question, moment, _with_costs(shown, earlier))
+                shown = Reply()
+            if moment == question.moments[-1] or (isinstance(outcome, Reply) and outcome.answered_at is not None):
+                finished.add(question.id)
+                if question.id not in done:
+                    yield question, outcome
+
+    def _ask(self, conversation: Conversation, question: Question, moment: float, shown: Reply) -> Reply:
+        """Put the question (or its poll first) and add words and time to `shown`."""
+        began = time.perf_counter()
+        tokens, keep = self.asking.max_new_tokens, self.asking.multi_turn
+        scores: tuple[float, ...] = ()
+        answered_at = None
+        if question.poll is not None:
+            text = conversation.ask(question.poll.prompt, max_new_tokens=tokens, keep=False)
+            if "yes" in text.lower():
+                text = conversation.ask(question.prompt, max_new_tokens=tokens, keep=keep)
+                answered_at = moment
+        elif self.asking.answer == "likelihood" and question.labels:
+            scores = _label_scores(conversation, question)
+            text = question.labels[int(np.argmax(scores))]
+        else:
+            text = conversation.ask(question.prompt, max_new_tokens=tokens, keep=keep)
+        spent = shown.answer_seconds + time.perf_counter() - began
+        return replace(shown, text=text, scores=scores, answered_at=answered_at, answer_seconds=spent)
 
 
 def _show(
-    conversation: Conversation, video: OpenVideo, indices: Sequence[int], query: Query, *, already: int = 0
+    conversation: Conversation, video: OpenVideo, indices: Sequence[int], moment: float, *, already: int = 0
 ) -> Reply:
     """Read and show `indices` but the first `already`, which have been shown, in batches.
 
     Returns a reply without words that says what has been shown so far, and the cost of the new frames.
     """
     if len(indices) == 0:
-        raise _nothing_to_show(video, query)
+        raise _nothing_to_show(video, moment)
     times = [float(second) for second in video.timestamps[list(indices)]]
-    assert times[-1] <= query.time, f"frame at {times[-1]} s shown for a question at {query.time} s"
+    assert times[-1] <= moment, f"frame at {times[-1]} s shown for a question at {moment} s"
     began = time.perf_counter()
-    images: list[np.ndarray] = []
-    for position, frame in enumerate(video.reader.read(indices[already:]), already):
-        images.append(frame.image)
-        if len(images) == BATCH or position == len(indices) - 1:
-            conversation.see(images, times[position + 1 - len(images) : position + 1])
-            images = []
+    frames = zip(video.reader.read(indices[already:]), times[already:], strict=True)
+    while batch := list(islice(frames, BATCH)):
+        conversation.see([frame.image for frame, _ in batch], [second for _, second in batch])
     cost = time.perf_counter() - began
-    return Reply("", len(indices), len(indices) - already, times[0], times[-1], cost, 0.0)
+    return Reply("", len(indices), len(indices) - already, times[0], times[-1], cost)
 
 
-def _nothing_to_show(video: OpenVideo, query: Query) -> MediaError:
+def _nothing_to_show(video: OpenVideo, moment: float) -> MediaError:
     return MediaError(
-        f"{video.reader.name}: no frame to show at {query.time:.1f} s; expected a video that has begun by then, "
+        f"{video.reader.name}: no frame to show at {moment:.1f} s; expected a video that has begun by then, "
         f"its first frame is at {video.timestamps[0]:.1f} s"
     )
 
 
-def _add_costs(earlier: Reply | None, shown: Reply) -> Reply:
-    """What was shown now, with the costs of the same question's earlier queries."""
-    if earlier is None:
-        return shown
+def _with_costs(shown: Reply, earlier: Reply) -> Reply:
+    """What was shown now, with the costs of what was shown and asked before for the same question."""
     return replace(
         shown,
         new_frames=earlier.new_frames + shown.new_frames,
@@ -257,29 +212,9 @@ def _add_costs(earlier: Reply | None, shown: Reply) -> Reply:
     )
 
 
-def _ask(conversation: Conversation, query: Query, asking: Asking, shown: Reply) -> Reply:
-    """Put the question (or the poll first) and add words and time to `shown`."""
-    began = time.perf_counter()
-    question = query.question
-    scores: tuple[float, ...] = ()
-    answered_at = None
-    tokens = asking.max_new_tokens
-    if query.polling and question.poll is not None:
-        text = conversation.ask(question.poll.prompt, max_new_tokens=tokens, keep=False)
-        if "yes" in text.lower():
-            text = conversation.ask(question.prompt, max_new_tokens=tokens, keep=asking.multi_turn)
-            answered_at = query.time
-    elif asking.answer == "likelihood" and question.labels:
-        scores = _label_scores(conversation, question)
-        text = question.labels[int(np.argmax(scores))]
-    else:
-        text = conversation.ask(question.prompt, max_new_tokens=tokens, keep=asking.multi_turn)
-    spent = shown.answer_seconds + time.perf_counter() - began
-    return replace(shown, text=text, scores=scores, answered_at=answered_at, answer_seconds=spent)
-
-
 def _label_scores(conversation: Conversation, question: Question) -> tuple[float, ...]:
     """Log-likelihood of each label, summed over the ways to write it (see Question.written)."""
     forms = [question.written(i) for i in range(len(question.labels))]
-    values = iter(conversation.score_options(question.prompt, [form for written in forms for form in written]))
-    return tuple(float(np.logaddexp.reduce([next(values) for _ in written])) for written in forms)
+    scores = conversation.score_options(question.prompt, [form for written in forms for form in written])
+    ends = np.cumsum([len(written) for written in forms])
+    return tuple(float(np.logaddexp.reduce(ways)) for ways in np.split(np.asarray(scores), ends[:-1]))

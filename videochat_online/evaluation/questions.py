@@ -96,6 +96,11 @@ class Question:
         return tuple(dict.fromkeys(forms))
 
     @property
+    def moments(self) -> list[float]:
+        """When it is asked, in order: at its timestamp, or each second of its poll."""
+        return self.poll.times() if self.poll else [self.timestamp]
+
+    @property
     def last_time(self) -> float:
         """Latest moment of the video this question may need, seconds."""
         return self.poll.end if self.poll else self.timestamp
@@ -142,17 +147,17 @@ class VideoTask:
 class Reply:
     """What came back for one question, and what it cost."""
 
-    text: str
-    num_frames: int
+    text: str = ""
+    num_frames: int = 0
     """Frames the model has been shown for this question."""
-    new_frames: int
+    new_frames: int = 0
     """Of these, frames read and encoded for this question (the rest were kept from earlier ones)."""
-    first_time: float | None
+    first_time: float | None = None
     """Timestamp of the earliest frame shown, seconds."""
-    last_time: float | None
-    frame_seconds: float
+    last_time: float | None = None
+    frame_seconds: float = 0.0
     """Reading and encoding the new frames."""
-    answer_seconds: float
+    answer_seconds: float = 0.0
     scores: tuple[float, ...] = ()
     """Log-likelihood of each label, where the answer was chosen by likelihood."""
     answered_at: float | None = None

@@ -1,7 +1,7 @@
 """Runs a benchmark: every question asked exactly once, whatever breaks or is killed on the way.
 
 Videos are dealt out to the processes by length; each process appends to a file of its own, and whichever finds all
-questions answered writes the report. Knows no model (a Responder) and no benchmark's details (a Benchmark).
+questions answered writes the report. Knows no model (an Examiner) and no benchmark's details (a Benchmark).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -18,17 +19,15 @@ from typing import Any
 from ..files import write_json
 from ..media.find import VideoLibrary
 from ..media.readers import MediaError
-from .benchmarks.base import Benchmark, ModeSettings
-from .modes import Asking, ModeName, Outcomes, Responder, blind, prefix, sliding_window, streaming
+from .benchmarks.base import Benchmark
+from .modes import Examiner
 from .predictions import Prediction, appending, rank_file, read_predictions, write_merged
 from .questions import Question, VideoTask
 from .videos import check_video, open_task_video
 
-BLIND_FOLDER = "blind"
 CONFIG_FILE = "config.json"
 NAMED = 10
 """Ids that an error names at most."""
-MODES = {"sliding_window": sliding_window, "streaming": streaming, "prefix": prefix}
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Run:
-    """One benchmark, one mode, one model, one folder."""
+    """One benchmark, one model in one mode, one folder. ValueError where two questions have one id."""
 
     benchmark: Benchmark
     tasks: Sequence[VideoTask]
-    mode: ModeName
-    settings: ModeSettings
-    asking: Asking
-    responder: Responder
+    examiner: Examiner
     library: VideoLibrary
     output: Path
     config: dict[str, Any] = field(default_factory=dict)
@@ -77,33 +73,41 @@ class Run:
     def __post_init__(self) -> None:
         refuse_equal_ids(self.tasks)
 
+    @property
+    def file(self) -> Path:
+        """Where this process writes its predictions."""
+        return rank_file(self.output, self.shard.rank, self.shard.world_size)
+
     def cost(self, task: VideoTask) -> float:
         """Frames that will be shown for a video, about; what the processes share out evenly."""
-        fps = self.settings.fps
-        if self.mode == "streaming":
-            return fps * (task.end - task.start) + len(task.questions)
-        if self.mode == "blind":
+        mode, settings = self.examiner.mode, self.examiner.settings
+        if mode == "streaming":
+            return settings.fps * (task.end - task.start) + len(task.questions)
+        if mode == "blind":
             return float(len(task.questions))
-        window = self.settings.window or float("inf")
-        most = self.settings.frames or float("inf")
-        return sum(min(most, fps * min(window, q.last_time - task.start)) + 1 for q in task.questions)
+        window, most = (value or float("inf") for value in (settings.window, settings.frames))
+        return sum(min(most, settings.fps * min(window, q.last_time - task.start)) + 1 for q in task.questions)
 
 
-def execute(run: Run, *, resume: bool, progress: Callable[[], object] = lambda: None) -> None:
+def execute(run: Run, *, resume: bool) -> None:
     """Ask all questions of this process that have no answer yet, with a line on disk for each before the next.
 
-    `progress` is called after each. Raises ValueError where the folder belongs to another run.
+    Raises ValueError where the folder belongs to another run, or another process writes this one's predictions.
     """
+    from tqdm import tqdm
+
     _claim(run, resume)
-    known = read_predictions(run.output)
-    done = {question_id for question_id, prediction in known.items() if prediction.error is None}
-    with appending(rank_file(run.output, run.shard.rank, run.shard.world_size)) as append:
-        for task in run.shard.of(run.tasks, run.cost):
+    done = {key for key, prediction in read_predictions(run.output).items() if prediction.error is None}
+    mine = run.shard.of(run.tasks, run.cost)
+    total = sum(len(task.questions) for task in mine)
+    bar = tqdm(total=total, unit="question", desc=run.examiner.mode, disable=None, leave=False)
+    with appending(run.file) as append, bar:
+        for task in mine:
             if all(question.id in done for question in task.questions):
                 continue
             for prediction in predict(run, task, done):
                 append(prediction)
-                progress()
+                bar.update()
 
 
 def completed(run: Run) -> dict[str, Prediction] | None:
@@ -122,44 +126,36 @@ def predict(run: Run, task: VideoTask, done: Collection[str]) -> Iterator[Predic
     """A prediction for every question of one video that is not done; a broken video leaves them unanswered."""
     answered = set(done)
     try:
-        for question, outcome in _outcomes(run, task, done):
-            answered.add(question.id)
-            if isinstance(outcome, MediaError):
-                yield Prediction.unanswered(task, question, str(outcome))
-            else:
-                yield Prediction.of(task, question, outcome, run.benchmark.judge(question, outcome))
+        video = None if run.examiner.mode == "blind" else open_task_video(task, run.library)
+        with video.reader if video else nullcontext():
+            for question, outcome in run.examiner.examine(task, video, done):
+                answered.add(question.id)
+                if isinstance(outcome, MediaError):
+                    yield Prediction.unanswered(task, question, str(outcome))
+                else:
+                    yield Prediction.of(task, question, outcome, run.benchmark.judge(question, outcome))
     except MediaError as error:
         for question in task.questions:
             if question.id not in answered:
                 yield Prediction.unanswered(task, question, str(error))
 
 
-def _outcomes(run: Run, task: VideoTask, done: Collection[str]) -> Outcomes:
-    if run.mode == "blind":
-        yield from blind(task, run.responder, run.asking, done)
-        return
-    video = open_task_video(task, run.library)
-    with video.reader:
-        yield from MODES[run.mode](task, video, run.settings, run.responder, run.asking, done)
-
-
 def _claim(run: Run, resume: bool) -> None:
     """Write the run's config into its folder first, or make sure that the folder belongs to the same run."""
     path = run.output / CONFIG_FILE
     config = json.loads(json.dumps(run.config))
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        different = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
-        if different:
-            what = ", ".join(f"{key}: {before.get(key)!r} then, {config.get(key)!r} now" for key in different)
-            raise ValueError(f"{run.output} holds another run ({what}); choose another --output")
-        own = rank_file(run.output, run.shard.rank, run.shard.world_size)
-        if not resume and own.is_file() and own.stat().st_size > 0:
-            raise ValueError(
-                f"{run.output} holds predictions already; add --resume to continue, or choose another --output"
-            )
+    if not path.is_file():
+        write_json(path, config)
         return
-    write_json(path, config)
+    before = json.loads(path.read_text(encoding="utf-8"))
+    different = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
+    if different:
+        what = ", ".join(f"{key}: {before.get(key)!r} then, {config.get(key)!r} now" for key in different)
+        raise ValueError(f"{run.output} holds another run ({what}); choose another --output")
+    if not resume and run.file.is_file() and run.file.stat().st_size > 0:
+        raise ValueError(
+            f"{run.output} holds predictions already; add --resume to continue, or choose another --output"
+        )
 
 
 def benchmark_of(folder: Path) -> str:

@@ -34,6 +34,12 @@ class OpenVideo:
         """Seconds at which the last frame's display ends."""
         return float(self.timestamps[0]) + self.reader.duration
 
+    def first_index(self, start: float, needed: float) -> int:
+        """The first frame that starts at `start` or later; where none does by `needed`, the one on screen then."""
+        first = int(np.searchsorted(self.timestamps, start))
+        late = first == len(self.timestamps) or self.timestamps[first] > needed
+        return max(0, first - 1) if late else first
+
 
 def open_task_video(task: VideoTask, library: VideoLibrary) -> OpenVideo:
     """Find and open the video of `task`. MediaError says what is wrong with it, by name."""

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluation.benchmarks import ModeSettings, OVBench
-from ...evaluation.modes import Asking, Responder
+from ...evaluation.modes import Asking, Examiner, ModeName
 from ...evaluation.questions import Reply, VideoTask
 from ...evaluation.responders import SessionResponder, memory_of_all
-from ...evaluation.runner import MODES
 from ...evaluation.videos import open_task_video
 from ...media.find import VideoLibrary
 from ...media.readers import Decoder
@@ -40,33 +39,30 @@ def bench_eval(
     benchmark, library = OVBench(), VideoLibrary(folder / "videos", decoder=decoder)
     tasks = benchmark.load(folder / "ovbench")
     asking = Asking("likelihood", system_prompt=benchmark.system_prompt)
-    ways: dict[str, tuple[ModeSettings, SessionResponder]] = {
+    every_frame = memory_of_all(FRAMES, model.config.memory_config)
+    ways: dict[ModeName, tuple[ModeSettings, SessionResponder]] = {
         "streaming": (ModeSettings(FPS), SessionResponder(model, processor)),
         "prefix": (ModeSettings(FPS), SessionResponder(model, processor)),
         "sliding_window": (
             ModeSettings(FPS, window=32.0, frames=FRAMES),
-            SessionResponder(model, processor, memory_of_all(FRAMES, model.config.memory_config)),
+            SessionResponder(model, processor, every_frame),
         ),
     }
-    found = {name: _timed(name, tasks, library, *way, asking) for name, way in ways.items()}
+    found = {
+        mode: _timed(Examiner(responder, mode, settings, asking), tasks, library)
+        for mode, (settings, responder) in ways.items()
+    }
     floor = _frames_alone(FrameEncoder(model, processor), tasks, library)
     return [_row(name, *found[name], found["prefix"], found["streaming"], floor) for name in ways]
 
 
-def _timed(
-    mode: str,
-    tasks: Sequence[VideoTask],
-    library: VideoLibrary,
-    settings: ModeSettings,
-    responder: Responder,
-    asking: Asking,
-) -> tuple[float, dict[str, Reply]]:
+def _timed(examiner: Examiner, tasks: Sequence[VideoTask], library: VideoLibrary) -> tuple[float, dict[str, Reply]]:
     """Seconds, and each question's reply."""
     replies: dict[str, Reply] = {}
     started = time.perf_counter()
     for task in tasks:
         with (opened := open_task_video(task, library)).reader:
-            for question, outcome in MODES[mode](task, opened, settings, responder, asking, ()):
+            for question, outcome in examiner.examine(task, opened):
                 assert isinstance(outcome, Reply), f"a video that was just made cannot be read: {outcome}"
                 replies[question.id] = outcome
     return time.perf_counter() - started, replies
