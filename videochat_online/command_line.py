@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """'; did you mean a or b?', or nothing where no known name is near."""
+def did_you_mean(name: str, known: Iterable[str], *, show: Callable[[str], str] = str) -> str:
+    """'; did you mean a or b?', or nothing where no known name is near. `show` writes a name; repr if it is a value."""
     near = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"; did you mean {' or '.join(map(show, near))}?" if near else ""
 
 
 class HelpWithDefaults(argparse.HelpFormatter):

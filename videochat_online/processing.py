@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .command_line import did_you_mean
 from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
 from .prompt.messages import IMG_CONTEXT, Message, Template, get_template
@@ -32,9 +32,9 @@ def model_place(name: str | Path) -> str | Path:
     """The folder of a model that ships, else `name` itself: a folder or hub id. ValueError for a misspelling."""
     if str(name) in SHIPPED_MODELS:
         return SHIPPED_MODELS[str(name)]
-    near = get_close_matches(str(name), SHIPPED_MODELS, n=1)
-    if near and not Path(name).exists():
-        raise ValueError(f"no model {str(name)!r}; did you mean {near[0]!r}, which ships with the package?")
+    hint = did_you_mean(str(name), SHIPPED_MODELS, show=repr)
+    if hint and not Path(name).exists():
+        raise ValueError(f"no model {str(name)!r}{hint} (it ships with the package)")
     return name
 
 

@@ -12,8 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.odd_media import with_unknown_codec
-from videochat_online.data.commands import add_data_command
-from videochat_online.data.show import CAPTION_HEIGHT, MARGIN, THUMBNAIL, contact_sheet
+from videochat_online.data.commands import (
+    CAPTION_HEIGHT,
+    MARGIN,
+    THUMBNAIL,
+    add_data_command,
+    contact_sheet,
+)
 
 from .conftest import GREY_STEP, at, talk
 
@@ -80,7 +85,7 @@ def test_show_prints_the_prompt_and_saves_the_frames(write_list: Any, tmp_path: 
 
 
 def test_show_obeys_its_flags(write_list: Any, capsys: pytest.CaptureFixture):
-    assert run("show", write_list({"set": ROWS}), 1, "--fps", 2, "--max-frames", 3) == 0
+    assert run("show", write_list({"set": ROWS}), 1, "--fps", 2, "--num-frames", 3) == 0
     assert "3 pictures" in capsys.readouterr().out
     for times, begins in {"always": "Frame1 at ", "never": "Frame1: "}.items():
         assert run("show", write_list({"set": ROWS}), 1, "--frame-times", times) == 0

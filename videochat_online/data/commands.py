@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from PIL import Image, ImageDraw, ImageFont
+
 from ..files import write_json
-from .settings import FrameTimes
+from .settings import DataSettings, FrameTimes
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..media.transforms import FrameTransform
     from .dataset import ConversationDataset
 
 MAX_WORKERS = 8
+SHEET_COLUMNS = 8
+THUMBNAIL = 176
+"""Side of a picture on the sheet, pixels."""
+CAPTION_HEIGHT = 18
+MARGIN = 6
 
 
 def add_data_command(commands: Any) -> None:
@@ -43,6 +56,7 @@ def _add_check(commands: Any) -> None:
 
 
 def _add_show(commands: Any) -> None:
+    """The settings have the names and defaults that they have in `train`."""
     parser = commands.add_parser(
         "show",
         help="print a sample as the model will see it",
@@ -54,11 +68,11 @@ def _add_show(commands: Any) -> None:
     parser.add_argument("--set", dest="data_set", metavar="NAME", help="only this set")
     parser.add_argument("--model", default="pocket", help="whose prompt: 'pocket', a folder, or a hub id")
     parser.add_argument("--picture", metavar="FILE", help="save the frames on one sheet, with their times")
-    parser.add_argument("--fps", type=float, default=1.0, help="frames shown a second")
-    parser.add_argument("--max-frames", type=int, default=64, help="frames shown at most")
+    parser.add_argument("--fps", type=float, default=DataSettings.fps, help="frames shown a second")
+    parser.add_argument("--num-frames", type=int, default=DataSettings.num_frames, help="frames shown at most")
     parser.add_argument(
         "--frame-times",
-        default="online",
+        default=DataSettings.frame_times,
         choices=get_args(FrameTimes),
         help="whose frames carry their second, as in `train`; its preset finetune has always (default: %(default)s)",
     )
@@ -78,22 +92,34 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    from .show import contact_sheet, preview_sample
+    from ..prompt.render import describe
+    from .formats import read_row
 
+    # 1. the sample; nothing is replaced here
     dataset = _dataset(options)
     size = len(dataset.annotations[0]) if options.data_set else len(dataset)
     if not 0 <= options.number < size:
         what = f"set {options.data_set!r}" if options.data_set else "epoch"
         raise ValueError(f"N must be from 0 to {size - 1} (the {what} has {size} samples), got {options.number}")
-    place = (0, options.number) if options.data_set else tuple(dataset.rows[options.number].tolist())
-    preview = preview_sample(dataset, *place)
-    print(preview.text)
+    place = (0, options.number) if options.data_set else dataset.rows[options.number].tolist()
+    # 2. as the model sees it
+    with dataset.prepare(*place) as (layout, rendered):
+        example = dataset.example(layout, rendered, place)
+    # 3. as text
+    name, sample = dataset.data_sets[place[0]].name, read_row(dataset.annotations[place[0]][place[1]])
+    grids = ", ".join(f"{count} of {grid}x{grid}" for grid, count in Counter(layout.grids).items())
+    print(f"{name}, row {place[1]}: {sample.kind}, {sample.name}")
+    print(f"{len(rendered.ids)} tokens: {rendered.num_image_tokens} of images, {sum(rendered.loss_mask)} with loss")
+    print(f"{len(layout.grids)} pictures" + (f": {grids}" if grids else ""))
+    print("\n" + describe(rendered, dataset.processor.tokenizer, mark_loss=True))
+    # 4. as pictures
     if options.picture:
+        pictures = _as_images(example.pixel_values, dataset.processor.transform)
         try:
-            contact_sheet(preview.pictures, preview.captions).save(options.picture)
+            contact_sheet(pictures, layout.captions).save(options.picture)
         except OSError as error:
             raise ValueError(f"--picture {options.picture}: cannot be written ({error})") from error
-        print(f"\n{len(preview.pictures)} pictures saved to {options.picture}")
+        print(f"\n{len(pictures)} pictures saved to {options.picture}")
     return 0
 
 
@@ -102,7 +128,6 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
     from ..processing import Processor, model_place
     from .dataset import ConversationDataset
     from .registry import read_lists
-    from .settings import DataSettings
 
     data_sets = read_lists([options.list])
     if options.data_set:
@@ -112,5 +137,28 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
         data_sets = [data_sets[names.index(options.data_set)]]
     place = model_place(options.model)
     config = load_config(place)
-    settings = DataSettings(fps=options.fps, num_frames=options.max_frames, frame_times=options.frame_times)
+    settings = DataSettings(fps=options.fps, num_frames=options.num_frames, frame_times=options.frame_times)
     return ConversationDataset(data_sets, Processor.from_pretrained(place, config), config, settings)
+
+
+def _as_images(pixel_values: torch.Tensor, transform: FrameTransform) -> list[Image.Image]:
+    """The normalised (T, 3, S, S) as PIL images."""
+    mean, std = (pixel_values.new_tensor(numbers).view(3, 1, 1) for numbers in (transform.mean, transform.std))
+    values = ((pixel_values * std + mean) * 255).round().clamp(0, 255).byte()
+    return [Image.fromarray(picture) for picture in values.permute(0, 2, 3, 1).contiguous().numpy()]
+
+
+def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """All pictures in rows of eight, each with its caption below. ValueError without pictures."""
+    if not pictures:
+        raise ValueError("the sample shows no pictures, so there is no contact sheet to save")
+    columns = min(SHEET_COLUMNS, len(pictures))
+    step = THUMBNAIL + MARGIN, THUMBNAIL + CAPTION_HEIGHT + MARGIN
+    size = columns * step[0] + MARGIN, math.ceil(len(pictures) / columns) * step[1] + MARGIN
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = MARGIN + number % columns * step[0], MARGIN + number // columns * step[1]
+        sheet.paste(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS), (left, top))
+        draw.text((left, top + THUMBNAIL + 2), caption, fill="black", font=font)
+    return sheet

@@ -7,7 +7,6 @@ one that comes with the program. Opens no annotation.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..command_line import did_you_mean
 from ..shipped import shipped
 from .sample import is_number
 
@@ -152,8 +152,7 @@ def _data_set(path: Path, name: str, values: Any, environment: Mapping[str, str]
         raise ValueError(f"{where} must be an object with {', '.join(NEEDED)}, got {values!r:.80}")
     for key in values:
         if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, KEYS, show=repr)
             raise ValueError(f"{where}: unknown key {key!r}, expected {', '.join(KEYS)}{hint}")
     paths = {}
     for key in NEEDED:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, Protocol, get_args
+
+from ..command_line import did_you_mean
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -270,6 +271,5 @@ def get_template(name: str) -> Template:
     """The template of this name, as `config.json` of a checkpoint gives it."""
     if name in TEMPLATES:
         return TEMPLATES[name]
-    near = get_close_matches(name, TEMPLATES, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, TEMPLATES, show=repr)
     raise ValueError(f"unknown prompt template {name!r}, expected one of {', '.join(TEMPLATES)}{hint}")
