@@ -111,13 +111,11 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
 
 def _application(options: argparse.Namespace, sessions: Sessions, add_page: AddPage | None) -> Any:
     from .api import create_app
-    from .pictures import add_picture_routes
 
     local = is_loopback(options.host)
     token = options.token or (None if local else secrets.token_urlsafe(24))
     names = [*LOOPBACK_NAMES, *options.served_as] if local and ":" not in options.host else None
     app = create_app(sessions, token=token, hosts=names)
-    add_picture_routes(app, sessions)
     if add_page is not None:
         app = add_page(app, sessions)
     if note := sessions.model.config.note:

@@ -14,14 +14,14 @@ from .live_session import LiveSession
 MAX_PIXELS = 8192 * 4320
 
 
-async def save_upload(stream: AsyncIterator[bytes], session: LiveSession, most: int) -> Path:
+async def save_upload(stream: AsyncIterator[bytes], session: LiveSession) -> Path:
     """Write a body to a new file of the session's folder; nothing is left of one that is too large or breaks off."""
     if not session.receiving.acquire(blocking=False):
         raise NotAllowed("this session is being sent a video already: one at a time")
     path = upload_path(session)
     try:
         with path.open("xb") as file:
-            async for chunk in bounded(stream, most):
+            async for chunk in bounded(stream, session.limits.max_upload_bytes):
                 file.write(chunk)
     except BaseException as error:
         path.unlink(missing_ok=True)
