@@ -20,7 +20,7 @@ from .live_session import LiveSession
 from .sessions import Sessions
 from .sources import SourceRequest, open_source
 from .track import dialogue_srt, jpeg, mosaic
-from .upload import decode_image, save_upload
+from .uploads import picture_of, read_body, save_upload
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY_IS_A_FILE = {"requestBody": {"content": {"application/octet-stream": BINARY}, "required": True}}
@@ -142,8 +142,12 @@ def control(found: Found, request: ControlRequest) -> dict[str, Any]:
 @stream_routes.post("/frames", status_code=201, openapi_extra=BODY_IS_A_FILE)
 async def see(found: Found, request: Request, timestamp: float | None = None) -> SeenFrame:
     """See one picture (JPEG, PNG, ...), sent as the request's body, shown at `timestamp` seconds."""
-    image = await decode_image(request.stream(), found.limits.max_image_bytes)
-    return SeenFrame(**await run_in_threadpool(found.see, image, timestamp))
+    data = await read_body(request.stream(), found.limits.max_image_bytes)
+
+    def seen() -> SeenFrame:
+        return SeenFrame(**found.see(picture_of(data, "the frame sent"), timestamp))
+
+    return await run_in_threadpool(seen)
 
 
 # ---- what it looks like ---------------------------------------------------------------------------------------------
