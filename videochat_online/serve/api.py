@@ -79,7 +79,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     return app
 
 
-def error_response(request: Request, error: Exception) -> JSONResponse:
+async def error_response(request: Request, error: Exception) -> JSONResponse:
     """The one shape of an error, whoever found it: ours, FastAPI's, and bugs, whose text stays in the log."""
     status, text, headers = 500, "Internal Server Error", None
     if isinstance(error, StarletteHTTPException):
