@@ -46,7 +46,6 @@ def demo(pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Si
     uvicorn = pytest.importorskip("uvicorn", reason=INSTALL.format("uvicorn"))
     from videochat_online.demo.page import add_page
     from videochat_online.serve.api import create_app
-    from videochat_online.serve.pictures import add_picture_routes
 
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # the page sets it: put back afterwards
@@ -55,7 +54,6 @@ def demo(pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Si
     )  # fmt: skip
     with Sessions(*pocket, limits=limits) as sessions:
         app = create_app(sessions)
-        add_picture_routes(app, sessions)
         app = add_page(app, sessions)
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, daemon=True)

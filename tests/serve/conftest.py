@@ -83,14 +83,12 @@ def serve(make_sessions) -> Iterator[Callable[..., SimpleNamespace]]:
     uvicorn = pytest.importorskip("uvicorn", reason="needs the server: pip install 'videochat-online[demo]'")
     from videochat_online.serve.api import create_app
     from videochat_online.serve.commands import LOOPBACK_NAMES
-    from videochat_online.serve.pictures import add_picture_routes
 
     running = []
 
     def start(*, token: str | None = None, **limits) -> SimpleNamespace:
         sessions = make_sessions(**{"max_new_tokens": 32} | limits)
         app = create_app(sessions, token=token, hosts=LOOPBACK_NAMES)
-        add_picture_routes(app, sessions)
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

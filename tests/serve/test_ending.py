@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from videochat_online.serve.client import Client
-from videochat_online.serve.folder import PREFIX, ServerFolder, remove_left
+from videochat_online.serve.uploads import PREFIX, ServerFolder, remove_left
 
 COMMAND = [sys.executable, "-m", "videochat_online.cli"]
 
@@ -58,8 +58,8 @@ def ends_by(number: int, tmp_path: Path, program: str) -> int:
     """Status of a small program that holds a server's folder and is then sent a signal."""
     # whoever runs the tests may ignore SIGHUP (nohup), and children inherit that
     start = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-    start += "from videochat_online.serve.server import unwound_by_signals\n"
-    start += "from videochat_online.serve.folder import ServerFolder\n"
+    start += "from videochat_online.serve.commands import unwound_by_signals\n"
+    start += "from videochat_online.serve.uploads import ServerFolder\n"
     place = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-c", start + program]
     with subprocess.Popen(command, env=place, stdout=subprocess.PIPE, text=True) as process:

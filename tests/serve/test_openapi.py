@@ -45,4 +45,7 @@ def test_every_path_is_described(serve):
     for path, name in operations:
         operation = description["paths"][path][name]
         assert (operation.get("description") or "").strip(), f"{name} {path} says nothing about itself"
-        assert {"400", "401", "403", "404", "413", "429"} <= set(operation["responses"])
+        errors = {"400", "401", "403", "404", "413", "422", "429"}
+        assert errors <= set(operation["responses"])
+        shapes = {json.dumps(operation["responses"][status]["content"]) for status in errors}
+        assert len(shapes) == 1 and "ErrorDocument" in shapes.pop()

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from videochat_online.cli import main
-from videochat_online.serve.server import bound_sockets, listen, port_of
+from videochat_online.serve.commands import bound_sockets, listen, port_of
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,8 @@
 """The door before gradio: only the routes that the page itself uses, and only files that were uploaded to this page.
 
 Gradio opens, or copies, any file that an event's payload names, whatever component the event is about; its own check is
-off where a page is mounted into another application. So the door looks at every request before gradio does.
+off where a page is mounted into another application. So the door looks at every request before gradio does. What it
+refuses is answered by the application around it, like every other error.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..serve.limits import NotAllowed
 
 ROUTES = re.compile(
     r"/(config/?|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|(assets|static|svelte)/.*|"
@@ -29,35 +32,30 @@ SPARE_BYTES = 2**20
 """What an upload may have around its file: the form's own lines. Gradio limits each file, not the whole."""
 
 
+@dataclass
 class Door:
-    """An ASGI application before another.
+    """An ASGI application before another."""
 
-    Args:
-        uploads: paths of what this page's visitors sent, as gradio answered; nobody else can guess them.
-        most_bytes: of one event's payload.
-        most_upload_bytes: of the file in one upload.
-    """
+    app: ASGIApp
+    uploads: Container[str]
+    """Paths of what this page's visitors sent, as gradio answered; nobody else can guess them."""
+    most_bytes: int
+    """Of one event's payload."""
+    most_upload_bytes: int
+    """Of the file in one upload."""
 
-    def __init__(self, app: Any, *, uploads: Container[str], most_bytes: int, most_upload_bytes: int) -> None:
-        self.app, self.uploads, self.most_bytes = app, uploads, most_bytes
-        self.most_upload_bytes = most_upload_bytes
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or not ROUTES.fullmatch(path):
-            await refused(404, f"the page has no address {path!r:.80}")(scope, receive, send)
-        elif path == UPLOAD:
-            await self.app(scope, at_most(receive, self.most_upload_bytes + SPARE_BYTES), send)
-        elif not PAYLOADS.fullmatch(path):
-            await self.app(scope, receive, send)
-        elif (body := await read_body(receive, self.most_bytes)) is None:
-            await refused(413, f"an event may have {self.most_bytes:,} bytes")(scope, receive, send)
-        elif (event := read_event(body)) is None:
-            await refused(400, "an event is a json object")(scope, receive, send)
-        elif not all(map(self.is_ours, named_files(event))):
-            await refused(403, "only files that were uploaded here can be opened")(scope, receive, send)
-        else:  # written again: what gradio reads is what was looked at
-            await self.app(scope, again(json.dumps(event).encode(), receive), send)
+            raise HTTPException(404, f"the page has no address {path!r:.80}")
+        if path == UPLOAD:
+            receive = at_most(receive, self.most_upload_bytes + SPARE_BYTES, "an upload")
+        elif PAYLOADS.fullmatch(path):
+            event = await read_event(at_most(receive, self.most_bytes, "an event"))
+            if not all(map(self.is_ours, named_files(event))):
+                raise NotAllowed("only files that were uploaded here can be opened")
+            receive = again(json.dumps(event).encode(), receive)  # what gradio reads is what was looked at
+        await self.app(scope, receive, send)
 
     def is_ours(self, file: dict[str, Any]) -> bool:
         """Whether it is an upload of this page, or carries its bytes itself."""
@@ -65,14 +63,6 @@ class Door:
         if path is None:
             return address is None or (isinstance(address, str) and address.startswith("data:"))
         return isinstance(path, str) and path in self.uploads and os.path.isfile(path) and not os.path.islink(path)
-
-
-def read_event(body: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) else None
 
 
 def named_files(event: Any) -> Iterator[dict[str, Any]]:
@@ -88,30 +78,32 @@ def named_files(event: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(value)
 
 
-async def read_body(receive: Receive, most: int) -> bytes | None:
-    """A request's body; None for more than `most` bytes."""
+async def read_event(receive: Receive) -> dict[str, Any]:
+    """A request's body; ValueError where it is no json object."""
     body, more = bytearray(), True
     while more:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > most:
-            return None
-    return bytes(body)
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise ValueError("an event is a json object")
+    return event
 
 
-def at_most(receive: Receive, most: int) -> Receive:
+def at_most(receive: Receive, most: int, what: str) -> Receive:
     """`receive` that ends the request with status 413 when it has given more than `most` bytes."""
-    from starlette.exceptions import HTTPException
-
     size = 0
 
     async def give() -> Message:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > most:
-            raise HTTPException(413, f"an upload may have {most:,} bytes")
+        if size > most:  # of the kind that gradio answers, too
+            raise HTTPException(413, f"{what} may have {most:,} bytes")
         return message
 
     return give
@@ -119,15 +111,9 @@ def at_most(receive: Receive, most: int) -> Receive:
 
 def again(body: bytes, receive: Receive) -> Receive:
     """`receive` that gives the body once more, and then what comes after it."""
-    rest = [{"type": "http.request", "body": body, "more_body": False}]
+    rest: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def give() -> Message:
         return rest.pop() if rest else await receive()
 
     return give
-
-
-def refused(status: int, problem: str) -> Any:
-    from starlette.responses import JSONResponse
-
-    return JSONResponse({"error": problem, "detail": problem}, status)

@@ -18,7 +18,7 @@ from ..serve.limits import SessionSettings
 from ..serve.live_session import LiveSession
 from ..serve.sources import SourceRequest
 from ..serve.track import DialogueTurn
-from ..serve.upload import picture_of
+from ..serve.uploads import picture_of
 from .memory_view import counters_html, links_html, memory_html, notice_html, screen_html, stamp, status_html
 from .visits import Visits
 

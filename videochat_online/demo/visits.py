@@ -14,7 +14,6 @@ from ..serve.limits import NotAllowed, SessionSettings, TooLarge, UnknownSession
 from ..serve.live_session import LiveSession
 from ..serve.sessions import Sessions
 from ..serve.sources import SourceRequest, open_source
-from ..serve.upload import upload_path
 
 CAMERA_PAUSE = 3.0
 """Seconds without a frame after which a browser's camera counts as started again."""
@@ -98,7 +97,7 @@ class Visits:
             arrived.unlink()
             raise TooLarge(f"{name} has {size:,} bytes, at most {most:,} are taken")
         session = self._session_for(visitor)
-        kept = upload_path(session)
+        kept = session.upload_path()
         shutil.move(arrived, kept)
         session.start_file(kept, name)
         return session

@@ -1,26 +1,46 @@
-"""The server API as a FastAPI application: sessions, what they watch, frames; questions.py has the questions.
+"""The server API as a FastAPI application: its description, who may come in, and what every error looks like.
 
-/docs shows its description to a person, by Swagger UI, which comes with the package, so that it works without internet:
-serve/swagger/ holds two files of swagger-ui-dist 5.35.0 as they were published (gzip), and their licences (Apache-2.0).
-FastAPI is optional and imported inside the functions; so annotations here are evaluated, not strings.
+routes.py and questions.py have what can be asked for. /docs shows the description to a person, by Swagger UI, which
+comes with the package, so that it works without internet: serve/swagger/ holds two files of swagger-ui-dist 5.35.0 as
+they were published (gzip), and their licences (Apache-2.0).
 """
+
+from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, Security
+from fastapi.exceptions import RequestValidationError, StarletteHTTPException
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from .. import __version__
-from ..extras import require
-from .limits import NO_OTHER_FIELDS, LimitReached, NotAllowed, SessionSettings, TooLarge, UnknownSession
 from .questions import question_routes
+from .routes import live_routes, session_routes, stream_routes
 from .sessions import Sessions
-from .sources import SourceRequest, open_source
-from .track import dialogue_srt
-from .upload import decode_image, save_upload
 
 SWAGGER = Path(__file__).parent / "swagger"
 SWAGGER_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+DESCRIPTION = """Talk with a running stream. A session watches one stream with a memory of fixed size:
+
+1. `POST /v1/sessions`
+2. `PUT .../source`, or `PUT .../video` with a file, or `POST .../frames` with pictures
+3. `POST .../questions` at any moment, or `POST /v1/chat/completions` as with OpenAI's API
+"""
+MEANING = {
+    400: "Something in the request, or a file, is not as it must be",
+    401: "The token is missing or wrong",
+    403: "The operator does not allow this, or the session is doing something else",
+    404: "No such session: it has ended, or never was",
+    413: "Too large",
+    422: "The request has other names or types than described here",
+    429: "A limit is reached",
+}
 
 
 @dataclass
@@ -30,76 +50,62 @@ class ErrorDocument:
     error: str
 
 
-@dataclass
-class ControlRequest:
-    """`seek` takes seconds, `speed` takes a factor as value."""
-
-    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
-
-    action: Literal["play", "pause", "stop", "seek", "speed"]
-    value: float | None = None
-
-
-@dataclass
-class SeenFrame:
-    number: int
-    timestamp: float
-
-
-STATUS: dict[type[ValueError], int] = {UnknownSession: 404, NotAllowed: 403, LimitReached: 429, TooLarge: 413}
-"""HTTP status of an error; any other ValueError is 400."""
-MEANING: dict[int | str, str] = {
-    400: "Something in the request, or a file, is not as it must be",
-    401: "The token is missing or wrong",
-    403: "The operator does not allow this, or the session is doing something else",
-    404: "No such session: it has ended, or never was",
-    413: "Too large",
-    429: "A limit is reached",
-}
-DESCRIPTION = """Talk with a running stream. A session watches one stream with a memory of fixed size:
-
-1. `POST /v1/sessions`
-2. `PUT .../source`, or `PUT .../video` with a file, or `POST .../frames` with pictures
-3. `POST .../questions` at any moment, or `POST /v1/chat/completions` as with OpenAI's API
-"""
-
-
-def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str] | None = None) -> Any:
-    """The API over `sessions`.
+def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str] | None = None) -> FastAPI:
+    """The API over `sessions`, and what a page fetches of them.
 
     Args:
         token: what clients must send as "Authorization: Bearer TOKEN"; None asks for nothing.
         hosts: names under which the server may be addressed (against DNS rebinding); None allows any.
     """
-    require("fastapi")
-    from fastapi import Depends, FastAPI
-    from fastapi.middleware.trustedhost import TrustedHostMiddleware
-
-    # 1. the application and its description
-    about: dict[str, Any] = {"title": "videochat-online", "version": __version__, "description": DESCRIPTION}
-    app = FastAPI(**about, docs_url=None, redoc_url=None)  # FastAPI's own load their programs from other hosts
+    # 1. the application and its description: FastAPI's own pages load their programs from other hosts
+    app = FastAPI(
+        title="videochat-online", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None
+    )  # fmt: skip
+    app.state.sessions = sessions
     _add_docs_page(app)
-    # 2. how errors are answered, and who may come in
-    _answer_errors(app)
+    # 2. what errors look like, and who may come in
+    for kind in (ValueError, StarletteHTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, error_response)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    errors = {status: {"model": ErrorDocument, "description": meaning} for status, meaning in MEANING.items()}
-    guarded: dict[str, Any] = {"responses": errors}
-    if token is not None:
-        guarded["dependencies"] = [Depends(_token_check(token))]
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorDocument, "description": meaning} for status, meaning in MEANING.items()
+    }
+    guards = [] if token is None else [Depends(_token_check(token))]
     # 3. what can be asked for
-    for routes in (session_routes, source_routes, question_routes):
-        app.include_router(routes(sessions), prefix="/v1", **guarded)
+    for routes in (session_routes, stream_routes, question_routes):
+        app.include_router(routes, prefix="/v1", responses=errors, dependencies=guards)
+    app.include_router(live_routes)
     return app
 
 
-def _add_docs_page(app: Any) -> None:
-    from fastapi import HTTPException
-    from fastapi.openapi.docs import get_swagger_ui_html
-    from fastapi.responses import FileResponse
+async def error_response(request: Request, error: Exception) -> JSONResponse:
+    """The one shape of an error, whoever found it: ours, FastAPI's, and bugs, whose text stays in the log."""
+    status, text, headers = 500, "Internal Server Error", None
+    if isinstance(error, StarletteHTTPException):
+        status, text, headers = error.status_code, str(error.detail), error.headers
+    elif isinstance(error, RequestValidationError):
+        status = 422
+        text = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    elif isinstance(error, ValueError):
+        status, text = getattr(error, "status", 400), str(error)
+    return JSONResponse({"error": text}, status, headers)
 
+
+def _token_check(token: str) -> Any:
+    bearer = HTTPBearer(auto_error=False, description="The server's token, where it has one")
+
+    def check(given: HTTPAuthorizationCredentials | None = Security(bearer)) -> None:  # noqa: B008 - FastAPI's way
+        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
+            problem = "this server wants its token: Authorization: Bearer TOKEN"
+            raise HTTPException(401, problem, {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+def _add_docs_page(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
-    def page() -> Any:
+    def page() -> Response:
         return get_swagger_ui_html(  # addresses that hold behind a proxy's path, too
             title=app.title,
             openapi_url="openapi.json",
@@ -110,120 +116,8 @@ def _add_docs_page(app: Any) -> None:
         )
 
     @app.get("/docs/{name}", include_in_schema=False)
-    def file(name: str) -> Any:
+    def file(name: str) -> Response:
         if name not in SWAGGER_FILES:
             raise HTTPException(404, f"there is no {name!r:.40} here")
         headers = {"Content-Encoding": "gzip", "Cache-Control": "public, max-age=86400"}
         return FileResponse(SWAGGER / f"{name}.gz", media_type=SWAGGER_FILES[name], headers=headers)
-
-
-def _answer_errors(app: Any) -> None:
-    from fastapi import Request
-    from fastapi.exceptions import StarletteHTTPException
-    from fastapi.responses import JSONResponse
-
-    async def answer(request: Request, error: Exception) -> JSONResponse:
-        status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
-        return JSONResponse({"error": str(error)}, status)
-
-    async def answer_http(request: Request, error: Any) -> JSONResponse:
-        return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
-
-    app.add_exception_handler(ValueError, answer)
-    app.add_exception_handler(StarletteHTTPException, answer_http)
-
-
-def _token_check(token: str) -> Any:
-    from fastapi import HTTPException, Security
-    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-
-    bearer = HTTPBearer(auto_error=False, description="The server's token, where it has one")
-
-    def check(given: HTTPAuthorizationCredentials | None = Security(bearer)) -> None:  # noqa: B008 - FastAPI's way
-        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
-            raise HTTPException(
-                401, "this server wants its token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
-            )
-
-    return check
-
-
-def session_routes(sessions: Sessions) -> Any:
-    from fastapi import APIRouter, Response
-
-    router = APIRouter(tags=["sessions"])
-
-    @router.get("/models")
-    def models() -> dict[str, Any]:
-        """The model this server runs, and what it says about itself."""
-        note = sessions.model.config.note
-        return {"object": "list", "data": [{"id": sessions.model_name, "object": "model", "note": note}]}
-
-    @router.post("/sessions", status_code=201)
-    def create(settings: SessionSettings) -> dict[str, Any]:
-        """Begin a session. Its id opens it to whoever knows it."""
-        return sessions.create(settings).state()
-
-    @router.get("/sessions/{session}")
-    def state(session: str) -> dict[str, Any]:
-        """Stream, memory and counters now."""
-        return sessions.get(session).state()
-
-    @router.delete("/sessions/{session}", status_code=204, response_class=Response)
-    def end(session: str) -> None:
-        """End a session and remove its files."""
-        sessions.end(session)
-
-    @router.get("/sessions/{session}/dialogue")
-    def dialogue(session: str) -> dict[str, Any]:
-        """Questions and answers, with what was in memory at each."""
-        return sessions.get(session).dialogue_document(sessions.model_name)
-
-    @router.get("/sessions/{session}/dialogue.srt", responses={200: {"content": {"application/x-subrip": {}}}})
-    def subtitles(session: str) -> Response:
-        """The dialogue as subtitles."""
-        text = dialogue_srt(sessions.get(session).track.dialogue())
-        return Response(text, media_type="application/x-subrip")
-
-    return router
-
-
-def source_routes(sessions: Sessions) -> Any:
-    from fastapi import APIRouter, Request
-    from fastapi.concurrency import run_in_threadpool
-
-    router = APIRouter(tags=["streams"])
-
-    schema = {"type": "string", "format": "binary"}
-    binary = {"requestBody": {"content": {"application/octet-stream": {"schema": schema}}, "required": True}}
-
-    @router.put("/sessions/{session}/source")
-    def start(session: str, request: SourceRequest) -> dict[str, Any]:
-        """Watch a stream from now on; memory and dialogue begin empty."""
-        found = sessions.get(session)
-        found.start(open_source(request, sessions.limits))
-        return found.state()
-
-    @router.put("/sessions/{session}/video", openapi_extra=binary)
-    async def upload(session: str, request: Request) -> dict[str, Any]:
-        """Watch a video file, sent as the request's body."""
-        found = sessions.get(session)
-        path = await save_upload(request.stream(), found, sessions.limits.max_upload_bytes)
-        await run_in_threadpool(found.start_file, path, "your video")
-        return found.state()
-
-    @router.post("/sessions/{session}/control")
-    def control(session: str, request: ControlRequest) -> dict[str, Any]:
-        """Play, pause, stop, seek or change the speed."""
-        found = sessions.get(session)
-        found.control(request.action, request.value)
-        return found.state()
-
-    @router.post("/sessions/{session}/frames", status_code=201, openapi_extra=binary)
-    async def see(session: str, request: Request, timestamp: float | None = None) -> SeenFrame:
-        """See one picture (JPEG, PNG, ...), sent as the request's body, shown at `timestamp` seconds."""
-        found = sessions.get(session)
-        image = await decode_image(request.stream(), sessions.limits.max_image_bytes)
-        return SeenFrame(**await run_in_threadpool(found.see, image, timestamp))
-
-    return router

@@ -66,10 +66,9 @@ class Client:
 
 def _message(data: bytes) -> str:
     try:
-        document = json.loads(data)
-    except ValueError:
+        return json.loads(data)["error"]
+    except (ValueError, KeyError, TypeError):  # somebody else's server
         return data.decode("utf-8", "replace")[:300]
-    return str(document.get("error") or document.get("detail") or document)
 
 
 class RemoteSession:

@@ -1,12 +1,19 @@
-"""`videochat-online serve`: the flags of a server, and the way from them to a running one, with a page or without."""
+"""`videochat-online serve`: the flags of a server, and the way from them to a running one, with a page or without.
+
+The port is taken before the model is loaded, so that one that is not free is an error at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import ipaddress
 import secrets
+import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 from ..extras import require
 from ..model_flags import add_model_flags, load_from_flags
 from .limits import Limits
-from .server import bound_sockets, listen, port_of, serve_app, unwound_by_signals
 
 if TYPE_CHECKING:
     from .sessions import Sessions
 
 LOOPBACK_NAMES = ["localhost", "127.0.0.1"]
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""One address of a name is not there: "localhost" is ::1, too, even where IPv6 is switched off."""
 AddPage = Callable[[Any, "Sessions"], Any]
 """Mounts a page on the application; gives the application to run."""
 
@@ -49,19 +57,24 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         "--served-as", type=host_pattern, action="append", default=[], metavar="NAME",
         help="another host name it is reached by (a proxy's)",
     )  # fmt: skip
-    most = parser.add_argument_group("limits")
-
-    def limit(flag: str, field: str, kind: Callable[[str], Any], unit: str | None, text: str) -> None:
-        most.add_argument(flag, dest=field, type=kind, default=getattr(Limits, field), metavar=unit, help=text)
-
-    limit("--max-sessions", "max_sessions", int, None, "default: %(default)s")
-    limit("--idle", "idle_seconds", float, "SECONDS", "end a session idle for so long (default: %(default)g)")
-    limit("--max-upload", "max_upload_bytes", mebibytes, "MIB", f"default: {Limits.max_upload_bytes // 2**20}")
-    limit("--max-video", "max_video_seconds", float, "SECONDS", "default: %(default)g")
-    most.add_argument("--allow-urls", action="store_true", help="visitors may name public RTSP and HTTP addresses")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-sessions", type=int, default=Limits.max_sessions, help="default: %(default)s")
+    limits.add_argument(
+        "--idle", dest="idle_seconds", type=float, default=Limits.idle_seconds, metavar="SECONDS",
+        help="end a session idle for so long (default: %(default)g)",
+    )  # fmt: skip
+    limits.add_argument(
+        "--max-upload", dest="max_upload_bytes", type=mebibytes, default=Limits.max_upload_bytes, metavar="MIB",
+        help=f"default: {Limits.max_upload_bytes // 2**20}",
+    )  # fmt: skip
+    limits.add_argument(
+        "--max-video", dest="max_video_seconds", type=float, default=Limits.max_video_seconds, metavar="SECONDS",
+        help="default: %(default)g",
+    )  # fmt: skip
+    limits.add_argument("--allow-urls", action="store_true", help="visitors may name public RTSP and HTTP addresses")
     text = "... inside this machine's networks, too; redirects, HLS and UDP"
-    most.add_argument("--allow-private-urls", action="store_true", help=text)
-    most.add_argument("--allow-cameras", action="store_true", help="visitors may open this machine's cameras")
+    limits.add_argument("--allow-private-urls", action="store_true", help=text)
+    limits.add_argument("--allow-cameras", action="store_true", help="visitors may open this machine's cameras")
 
 
 def port_number(text: str) -> int:
@@ -94,7 +107,7 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
 
     require("fastapi", "uvicorn")  # before a model is loaded
     limits = limits_from_flags(options)
-    # 1. the port: one that is not free is an error before the model is loaded
+    # 1. the port
     with unwound_by_signals(), bound_sockets(options.host, options.port) as sockets:
         # 2. the model
         model, processor = load_from_flags(options)
@@ -105,19 +118,17 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
             listen(sockets, options.host)
             host = f"[{options.host}]" if ":" in options.host else options.host
             described = "" if add_page else "; /docs describes its API"
-            serve_app(app, sockets, f"http://{host}:{port_of(sockets)} is ready{described}; stop with Ctrl-C")
+            _serve(app, sockets, f"http://{host}:{port_of(sockets)} is ready{described}; stop with Ctrl-C")
     return 0
 
 
 def _application(options: argparse.Namespace, sessions: Sessions, add_page: AddPage | None) -> Any:
     from .api import create_app
-    from .pictures import add_picture_routes
 
     local = is_loopback(options.host)
     token = options.token or (None if local else secrets.token_urlsafe(24))
     names = [*LOOPBACK_NAMES, *options.served_as] if local and ":" not in options.host else None
     app = create_app(sessions, token=token, hosts=names)
-    add_picture_routes(app, sessions)
     if add_page is not None:
         app = add_page(app, sessions)
     if note := sessions.model.config.note:
@@ -127,6 +138,20 @@ def _application(options: argparse.Namespace, sessions: Sessions, add_page: AddP
     if token is not None and not options.token:
         print(f"API token: {token}", file=sys.stderr)
     return app
+
+
+def _serve(app: Any, sockets: list[socket.socket], ready: str) -> None:
+    """Answer on listening sockets until a signal; prints `ready` as soon as the first request would be answered."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            print(ready, file=sys.stderr, flush=True)
+
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped
+        Server(config).run(sockets=sockets)
 
 
 def shown_name(model: str) -> str:
@@ -141,3 +166,72 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+# ---- ports and signals ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def bound_sockets(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """A socket for every address of `host`, bound and not listening yet; OSError or ValueError where it cannot be."""
+    if not host:  # for the system that is every address: an empty variable would open the server to the network
+        raise ValueError("--host is empty, expected an address such as 127.0.0.1")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"--host {host}: there is no such address ({error})") from error
+    with contextlib.ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        problem = None
+        for family, _, _, _, address in dict.fromkeys(found):
+            try:
+                one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+                one.bind((address[0], port_of(sockets) if sockets else port, *address[2:]))
+                sockets.append(one)
+            except OSError as error:
+                problem = _cannot_open(host, port, error)
+                if error.errno not in ABSENT:
+                    raise problem from error
+        if problem and not sockets:
+            raise problem
+        yield sockets
+
+
+def listen(sockets: list[socket.socket], host: str) -> None:
+    """Two programs may bind a port at the same moment; only one of them can listen."""
+    for one in sockets:
+        try:
+            one.listen()
+        except OSError as error:
+            raise _cannot_open(host, port_of(sockets), error) from error
+
+
+def port_of(sockets: list[socket.socket]) -> int:
+    return sockets[0].getsockname()[1]
+
+
+def _cannot_open(host: str, port: int, error: OSError) -> OSError:
+    return OSError(error.errno, f"port {port} of {host} cannot be opened: {error.strerror}")
+
+
+@contextlib.contextmanager
+def unwound_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave the block as Ctrl-C does, so that what it holds is removed.
+
+    While uvicorn runs it takes SIGTERM itself, ends what is being answered, and raises it again.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(0)
+
+    def terminate(number: int, frame: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with contextlib.ExitStack() as before:
+        for number, handler in ((signal.SIGTERM, leave), (signal.SIGHUP, terminate)):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+                before.callback(signal.signal, number, signal.signal(number, handler))
+        yield

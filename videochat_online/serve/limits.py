@@ -1,4 +1,7 @@
-"""What an operator allows and what a visitor chooses within it; and the errors that say which of them was passed."""
+"""What an operator allows and what a visitor chooses within it; and the errors that say which of them was passed.
+
+An error's `status` is what it is over HTTP; any other ValueError is 400.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,25 @@ NO_OTHER_FIELDS = {"extra": "forbid"}
 class UnknownSession(ValueError):
     """No session of that id: it never was, or it has ended."""
 
+    status = 404
+
 
 class LimitReached(ValueError):
     """More than the operator allows."""
+
+    status = 429
 
 
 class NotAllowed(ValueError):
     """Something the operator has not switched on, or that does not fit what the session is doing."""
 
+    status = 403
+
 
 class TooLarge(ValueError):
     """More bytes than the server takes."""
+
+    status = 413
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Nothing here is shared between visitors but the model. Changing the stream forge
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import threading
 import time
@@ -87,6 +88,10 @@ class LiveSession:
             except BaseException:
                 stream.source.close()
                 raise
+
+    def upload_path(self) -> Path:
+        """For a file that is to be watched: in the session's own folder, under a name that the server chooses."""
+        return self.folder / f"upload-{secrets.token_hex(8)}.video"
 
     def start_file(self, path: Path, name: str) -> None:
         """Watch a file of the session's folder. One file is kept: the one before goes, and so does one that fails."""

@@ -1,22 +1,29 @@
 """Questions over HTTP, in this server's own way and in that of OpenAI's chat completions: existing clients can ask.
 
 Answers are streamed as server-sent events, and end as soon as nobody listens any more.
-FastAPI is optional and imported inside the functions; so annotations here are evaluated, not strings.
 """
+
+from __future__ import annotations
 
 import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+import anyio
+from fastapi import APIRouter, Header
+from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
+from fastapi.responses import StreamingResponse
 
 from .limits import NO_OTHER_FIELDS, UnknownSession
-from .sessions import Sessions
+from .routes import AllSessions, Found
 from .track import DialogueTurn
 
 EVENTS: dict[str, Any] = {"text/event-stream": {}}
 """What OpenAPI says of a streamed answer."""
+question_routes = APIRouter(tags=["questions"])
 
 
 @dataclass
@@ -75,42 +82,35 @@ class ChatRequest:
         return self.messages[-1].text()
 
 
-def question_routes(sessions: Sessions) -> Any:
-    from fastapi import APIRouter, Header
+@question_routes.post("/sessions/{session}/questions", responses={200: {"model": AnswerDocument, "content": EVENTS}})
+def ask(found: Found, request: QuestionRequest) -> Any:
+    """Ask about what was seen so far. Streams `piece` events, then `done` with the whole answer."""
+    turn, pieces = found.ask(request.question, max_new_tokens=request.max_new_tokens)
 
-    router = APIRouter(tags=["questions"])
+    def document() -> dict[str, Any]:
+        return asdict(AnswerDocument(turn.question, turn.answer, turn.timestamp, dict(found.session.stats())))
 
-    @router.post("/sessions/{session}/questions", responses={200: {"model": AnswerDocument, "content": EVENTS}})
-    def ask(session: str, request: QuestionRequest) -> Any:
-        """Ask about what was seen so far. Streams `piece` events, then `done` with the whole answer."""
-        found = sessions.get(session)
-        turn, pieces = found.ask(request.question, max_new_tokens=request.max_new_tokens)
+    if request.stream:
+        return event_response(answer_events(pieces, document))
+    for _ in pieces:
+        pass
+    return document()
 
-        def document() -> dict[str, Any]:
-            return asdict(AnswerDocument(turn.question, turn.answer, turn.timestamp, dict(found.session.stats())))
 
-        if request.stream:
-            return event_response(answer_events(pieces, document))
-        for _ in pieces:
-            pass
-        return document()
-
-    @router.post("/chat/completions", responses={200: {"content": {"application/json": {}} | EVENTS}})
-    def complete(request: ChatRequest, x_session: str | None = Header(None)) -> Any:
-        """Answer the last message from what the session has seen so far."""
-        if request.model != sessions.model_name:
-            raise ValueError(f"this server runs {sessions.model_name!r}, not {request.model!r:.80}")
-        key = request.session or x_session
-        if not key:
-            raise UnknownSession("name a session: `session` in the body, or the X-Session header")
-        most = request.max_completion_tokens or request.max_tokens
-        turn, pieces = sessions.get(key).ask(request.question(), max_new_tokens=most)
-        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
-        if request.stream:
-            return event_response(chat_chunks(pieces, turn, head))
-        return chat_completion("".join(pieces), turn, head)
-
-    return router
+@question_routes.post("/chat/completions", responses={200: {"content": {"application/json": {}} | EVENTS}})
+def complete(request: ChatRequest, sessions: AllSessions, x_session: Annotated[str | None, Header()] = None) -> Any:
+    """Answer the last message from what the session has seen so far."""
+    if request.model != sessions.model_name:
+        raise ValueError(f"this server runs {sessions.model_name!r}, not {request.model!r:.80}")
+    key = request.session or x_session
+    if not key:
+        raise UnknownSession("name a session: `session` in the body, or the X-Session header")
+    most = request.max_completion_tokens or request.max_tokens
+    turn, pieces = sessions.get(key).ask(request.question(), max_new_tokens=most)
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
+    if request.stream:
+        return event_response(chat_chunks(pieces, turn, head))
+    return chat_completion("".join(pieces), turn, head)
 
 
 def answer_events(pieces: Iterator[str], document: Callable[[], dict[str, Any]]) -> Generator[str, None, None]:
@@ -154,17 +154,12 @@ def chat_chunks(pieces: Iterator[str], turn: DialogueTurn, head: dict[str, Any])
     yield "data: [DONE]\n\n"
 
 
-def event_response(lines: Generator[str, None, None]) -> Any:
+def event_response(lines: Generator[str, None, None]) -> StreamingResponse:
     """A response that sends `lines`; closes them when the client has left."""
-    from fastapi.responses import StreamingResponse
-
     return StreamingResponse(_closing(lines), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 async def _closing(lines: Generator[str, None, None]) -> AsyncIterator[str]:
-    import anyio
-    from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
-
     try:
         async for line in iterate_in_threadpool(lines):
             yield line

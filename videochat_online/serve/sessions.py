@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..streaming.encoding import SharedEncoder
 from ..streaming.idle import IdlePrefill
-from .folder import ServerFolder
 from .limits import LimitReached, Limits, SessionSettings, UnknownSession
 from .live_session import LiveSession
+from .uploads import ServerFolder
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline

@@ -1,7 +1,7 @@
-"""The folder in which one server keeps its visitors' files: gone when the server ends, or when the next one starts.
+"""What visitors send: never more than allowed, kept in one folder of the server, and gone when the server ends.
 
 A server holds a lock on its folder, and the system frees the lock with the process, however that ends. So a folder
-whose lock is free was left by a server that was killed.
+whose lock is free was left by a server that was killed, and the next server removes it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import logging
 import os
 import shutil
 import tempfile
 import time
 import weakref
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..media.image_source import begin_image, upright_rgb
+from .limits import NotAllowed, TooLarge, UnknownSession
+
+if TYPE_CHECKING:
+    from .live_session import LiveSession
 
 PREFIX = "videochat-online-server-"
 CANNOT_LOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF)
 """Some network file systems: their folders go with the server, but not where it is killed."""
+MAX_PIXELS = 8192 * 4320
 log = logging.getLogger(__name__)
 
 
@@ -80,3 +92,45 @@ def _opened(folder: Path) -> int:
 def _remove(path: Path, lock: int) -> None:
     shutil.rmtree(path, ignore_errors=True)
     os.close(lock)
+
+
+async def save_upload(stream: AsyncIterator[bytes], session: LiveSession) -> Path:
+    """Write a body to a new file of the session's folder; nothing is left of one that is too large or breaks off."""
+    if not session.receiving.acquire(blocking=False):
+        raise NotAllowed("this session is being sent a video already: one at a time")
+    path = session.upload_path()
+    try:
+        with path.open("xb") as file:
+            async for chunk in bounded(stream, session.limits.max_upload_bytes):
+                file.write(chunk)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError):  # the folder went with its session
+            raise UnknownSession("the session ended before its video had come") from error
+        raise
+    finally:
+        session.receiving.release()
+    return path
+
+
+def picture_of(data: bytes, name: str) -> np.ndarray:
+    """uint8 (H, W, 3), upright. MediaError where it is no picture, TooLarge before its pixels take memory."""
+    with begin_image(io.BytesIO(data), name) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise TooLarge(f"a picture of {image.width}x{image.height} is too large, at most {MAX_PIXELS:,} pixels")
+        return np.asarray(upright_rgb(image, name))
+
+
+async def bounded(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    """The stream's chunks; TooLarge as soon as they are more than `most` bytes."""
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > most:
+            raise TooLarge(f"more than {most:,} bytes were sent, which is all this server takes")
+        yield chunk
+
+
+async def read_body(stream: AsyncIterator[bytes], most: int) -> bytes:
+    """All of a body; TooLarge for more than `most` bytes."""
+    return b"".join([chunk async for chunk in bounded(stream, most)])
