@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal, get_args
 
 MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
@@ -99,7 +98,7 @@ class MemoryConfig:
         if not self.levels:
             raise ValueError("a memory needs at least one level")
         grids = [level.grid for level in self.levels]
-        if any(finer < coarser for finer, coarser in pairwise(grids)):
+        if grids != sorted(grids, reverse=True):
             raise ValueError(f"grids must not grow from level to level (0 is the finest), got {grids}")
         if self.levels[-1].every != 1:
             every = tuple(level.every for level in self.levels)
@@ -126,7 +125,7 @@ class MemoryConfig:
             grids = tuple(max(1, PUBLISHED_GRID >> level) for level in range(len(capacities)))
         if not len(capacities) == len(grids) == len(every):
             raise ValueError(f"capacities, grids and every need one number a level, got {capacities}, {grids}, {every}")
-        levels = tuple(MemoryLevel(*numbers) for numbers in zip(grids, every, capacities, strict=True))
+        levels = tuple(map(MemoryLevel, grids, every, capacities))
         return cls(levels, policy=policy, cascade=cascade, scalable=scalable)
 
     @classmethod

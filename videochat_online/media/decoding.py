@@ -89,10 +89,12 @@ class PyavReader(_FileReader):
 
     def _decoded(self, index: int) -> VideoFrame:
         """Frame `index`: forward from where the decoder stands, else from a keyframe, else from the one before."""
+        starts = self._starts(index)
+        is_ahead = starts[0] <= self._position <= index  # forward is the shortest way
         try:
-            if self._is_ahead(index) and (frame := self._decode_to(index)) is not None:
+            if is_ahead and (frame := self._decode_to(index)) is not None:
                 return frame
-            for start in self._starts(index):
+            for start in starts:
                 self._go_to(start)
                 if (frame := self._decode_to(index)) is not None:
                     return frame
@@ -102,19 +104,13 @@ class PyavReader(_FileReader):
         what = f"frame {index} cannot be decoded (no frame with its time comes out of the decoder)"
         raise MediaError.about(self.name, what, UNDAMAGED)
 
-    def _is_ahead(self, index: int) -> bool:
-        """Whether decoding forward is the shortest way to frame `index`."""
-        return self._position <= index and next(self._starts(index)) <= self._position
-
-    def _starts(self, index: int) -> Iterator[int]:
+    def _starts(self, index: int) -> list[int]:
         """Frames from which decoding reaches `index`: the nearest keyframe, and the one before it."""
         if not self._index.times.has_times:
-            yield 0
-            return
+            return [0]
         keyframes = self._index.times.keyframes
-        nearest = int(np.searchsorted(keyframes, index, side="right")) - 1
-        for position in range(nearest, max(nearest - 2, -1), -1):
-            yield int(keyframes[position])
+        end = int(np.searchsorted(keyframes, index, side="right"))
+        return keyframes[max(end - 2, 0) : end][::-1].tolist()
 
     def _go_to(self, start: int) -> None:
         """Let the decoder start again at keyframe `start`."""

@@ -52,9 +52,10 @@ class FrameTransform:
 
     def batch(self, frames: Sequence[Picture]) -> torch.Tensor:
         """float32 (T, 3, size, size); the frames may differ in size."""
+        scale, shift = self._scale_and_shift
         out = torch.empty(len(frames), 3, self.size, self.size)
         for row, frame in zip(out, frames, strict=True):  # frame by frame: each stays in the processor's cache
-            row.copy_(_resized(_pixels(frame), self.size)).mul_(self._scale).add_(self._shift)
+            row.copy_(_resized(_pixels(frame), self.size)).mul_(scale).add_(shift)
         return out
 
     def resize(self, frame: Picture) -> np.ndarray:
@@ -62,15 +63,10 @@ class FrameTransform:
         return np.ascontiguousarray(_resized(_pixels(frame), self.size).permute(1, 2, 0).numpy())
 
     @cached_property
-    def _scale(self) -> torch.Tensor:
-        """(3, 1, 1): normalised = byte * scale + shift."""
-        return (1 / (255 * torch.tensor(self.std, dtype=torch.float64))).float().view(3, 1, 1)
-
-    @cached_property
-    def _shift(self) -> torch.Tensor:
-        """(3, 1, 1)"""
-        mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.std))
-        return (-mean / std).float().view(3, 1, 1)
+    def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(3, 1, 1) each: normalised = byte * scale + shift."""
+        mean, std = torch.tensor([self.mean, self.std], dtype=torch.float64).view(2, 3, 1, 1)
+        return (1 / (255 * std)).float(), (-mean / std).float()
 
 
 def tile_grid(width: int, height: int, *, size: int, min_num: int = 1, max_num: int = 12) -> tuple[int, int]:

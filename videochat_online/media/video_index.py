@@ -102,7 +102,8 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> np.ndar
         if packet.size == 0 or packet.is_discard:
             continue
         is_whole = not packet.is_corrupt
-        pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
+        pts = NO_TIME if packet.pts is None else packet.pts
+        dts = NO_TIME if packet.dts is None else packet.dts
         table.extend((pts, dts, packet.duration or 0, packet.is_keyframe))
     if not table:
         raise MediaError.about(path, "has zero frames", "a video with at least one")
@@ -114,7 +115,7 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> np.ndar
 def _in_display_order(packets: np.ndarray, container: InputContainer, stream: VideoStream) -> Timeline:
     """Sorted by time. What would be shown before the first keyframe cannot be decoded and is left out."""
     pts, dts, durations, is_key = packets.T
-    has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
+    has_pts, has_dts = (packets[:, :2] != NO_TIME).all(axis=0)
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
         period = 1 / (stream.average_rate or USUAL_RATE)
         return Timeline(np.arange(len(packets)), period, 1, np.zeros(1, dtype=np.int64), False, False)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -130,12 +131,12 @@ class PyramidMemoryBank:
 
     def read(self) -> list[MemoryFrame]:
         """The frames held, oldest first."""
-        held = [(frame, k) for k, level in enumerate(self._placement.levels) for frame in level.frames]
-        held.sort(key=lambda pair: pair[0].number)
-        return [
-            MemoryFrame(f.number, f.timestamp, k, self._map(f).clone(memory_format=torch.preserve_format), f.num_merged)
-            for f, k in held
-        ]
+        held = []
+        for k, level in enumerate(self._placement.levels):
+            for frame in level.frames:
+                features = self._map(frame).clone(memory_format=torch.preserve_format)
+                held.append(MemoryFrame(frame.number, frame.timestamp, k, features, frame.num_merged))
+        return sorted(held, key=attrgetter("index"))
 
     # ---- maps -----------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,7 @@ class PyramidMemoryBank:
             raise ValueError(f"features must be (T, C, h, w), got shape {tuple(features.shape)}")
         if not features.is_floating_point():
             raise ValueError(f"features must be floating-point numbers, got {features.dtype}")
-        times = [float(timestamp) for timestamp in timestamps]
+        times = list(map(float, timestamps))
         if len(times) != len(features):
             raise ValueError(f"{len(features)} frames came with {len(times)} timestamps")
         for k, (before, now) in enumerate(pairwise([self._last_timestamp, *times])):

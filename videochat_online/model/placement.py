@@ -177,10 +177,13 @@ class Placement:
         self.levels = [LevelState() for _ in config.levels]
         self.active = [number for number, level in enumerate(config.levels) if level.capacity]
         """Levels that hold any frames, finest first."""
+        self._next_active = [DROPPED] * (len(config.levels) + 1)  # from each level on down, itself included
+        for number in reversed(range(len(config.levels))):
+            self._next_active[number] = number if config.levels[number].capacity else self._next_active[number + 1]
 
     def entry_level(self, frame_number: int) -> int:
         """Level that a new frame comes into, or -1."""
-        return self._first_active(scheduled_level(frame_number, self._every))
+        return self._next_active[scheduled_level(frame_number, self._every)]
 
     def admit(self, newcomer: PlacedFrame, events: MemoryEvents) -> MergedPair | None:
         """Bring the next frame into its level, making room there; what happened is appended to `events`.
@@ -205,7 +208,7 @@ class Placement:
             return
         position, decided_by = self.levels[level].victim(self.config.policy, newcomer)
         frame = self.levels[level].pop(position)
-        below = DROPPED if demoted and not self.config.cascade else self._first_active(level + 1)
+        below = DROPPED if demoted and not self.config.cascade else self._next_active[level + 1]
         events.append(MemoryEvent(step, level, position, frame.number, below, decided_by))
         if below != DROPPED:
             self._make_room(below, frame, events, step=step, demoted=True)
@@ -229,7 +232,3 @@ class Placement:
 
     def _is_full(self, level: int) -> bool:
         return len(self.levels[level].frames) >= self.config.levels[level].capacity
-
-    def _first_active(self, level: int) -> int:
-        """The first level from `level` on down that holds any frames, or -1."""
-        return next((number for number in self.active if number >= level), DROPPED)

@@ -122,8 +122,9 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         """(T, 3, H, W) normalised pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size."""
         pixel_values = as_weights_of(self.vision_model, pixel_values)
         features = self.vision_model(pixel_values, select_layer=self.config.select_layer)[:, 1:]
-        height, width = (side // self.config.vision_config.patch_size for side in pixel_values.shape[2:])
-        maps = features.reshape(len(features), height, width, -1)
+        num, _, height, width = pixel_values.shape
+        patch = self.config.vision_config.patch_size
+        maps = features.reshape(num, height // patch, width // patch, -1)
         maps = pixel_shuffle(maps, self.config.downsample_ratio, self.config.ps_version)
         return maps.permute(0, 3, 1, 2)  # (T, C, h, w), channels last in memory
 
@@ -190,7 +191,9 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         Raises TypeError for an argument that the language model does not know.
         """
         kwargs = rename_cache({**kwargs, "past_key_values": past_key_values, "cache": cache})
-        check_forward_names(kwargs)
+        if unknown := sorted(kwargs.keys() - forward_names()):  # transformers would ignore them without a word
+            known = ", ".join(sorted(forward_names()))
+            raise TypeError(f"forward has no argument {', '.join(unknown)}; it takes {known}")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if input_ids is not None:
@@ -241,7 +244,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         length (see `factor_set`), the cache is emptied and filled again from the start.
         """
         kwargs = rename_cache(kwargs)
-        cache = next((kwargs[name] for name in CACHE_NAMES if name in kwargs), None)
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
         if cache is not None and self._factors_change(cache, kwargs["position_ids"]):
             assert inputs_embeds is not None, "generate hands every prompt on as embeddings"
             cache.reset()
@@ -298,20 +301,14 @@ def rename_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError where both names are given: transformers would quietly take one.
     """
-    given = [name for name in CACHE_NAMES if arguments.get(name) is not None]
-    if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} are two names of one argument: give one of them")
-    renamed = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
-    if given:
-        renamed[next(name for name in CACHE_NAMES if name in forward_names())] = arguments[given[0]]
+    renamed = dict(arguments)
+    new, old = renamed.pop("cache", None), renamed.pop("past_key_values", None)
+    if new is not None and old is not None:
+        raise ValueError("cache and past_key_values are two names of one argument: give one of them")
+    cache = old if new is None else new
+    if cache is not None:
+        renamed["cache" if "cache" in forward_names() else "past_key_values"] = cache
     return renamed
-
-
-def check_forward_names(arguments: Mapping[str, Any]) -> None:
-    """TypeError for an argument that transformers' language models would ignore without a word."""
-    unknown = sorted(arguments.keys() - forward_names())
-    if unknown:
-        raise TypeError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(sorted(forward_names()))}")
 
 
 def check_attention_installed(attn_implementation: str | None) -> None:

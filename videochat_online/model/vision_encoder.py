@@ -59,10 +59,11 @@ class InternVisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, L, C). Raises ValueError where the pictures do not divide into patches."""
-        if pixel_values.ndim != 4 or any(size % self.patch_size for size in pixel_values.shape[2:]):
+        patch, shape = self.patch_size, pixel_values.shape
+        if pixel_values.ndim != 4 or shape[2] % patch or shape[3] % patch:
             raise ValueError(
-                f"pictures must be (N, channels, height, width) with sides that are multiples of {self.patch_size}, "
-                f"got {tuple(pixel_values.shape)}"
+                f"pictures must be (N, channels, height, width) with sides that are multiples of {patch}, "
+                f"got {tuple(shape)}"
             )
         patches = self.patch_embedding(pixel_values)  # (N, C, h, w)
         height, width = patches.shape[2:]
@@ -110,9 +111,9 @@ class InternAttention(nn.Module):
         """(N, L, C) -> (N, L, C)."""
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         heads = (*x.shape[:-1], self.num_heads, -1)
-        query, key, value = (
-            part.reshape(heads).transpose(1, 2) for part in (self.q_norm(query), self.k_norm(key), value)
-        )
+        query = self.q_norm(query).reshape(heads).transpose(1, 2)
+        key = self.k_norm(key).reshape(heads).transpose(1, 2)
+        value = value.reshape(heads).transpose(1, 2)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_dropout if self.training else 0.0
         mixed, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, is_causal=False)

@@ -7,9 +7,9 @@ published checkpoints. Knows no tokenizer and no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from ..command_line import did_you_mean
 
@@ -105,17 +105,6 @@ def frame_parts(frames: Iterable[tuple[int, float | None, int]]) -> tuple[str | 
     return tuple(parts)
 
 
-class HeldFrame(Protocol):
-    """What a prompt needs to know of a frame in memory."""
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def timestamp(self) -> float: ...
-    @property
-    def num_tokens(self) -> int: ...
-
-
 @dataclass(frozen=True)
 class AnsweredQuestion:
     """One turn of a stream's dialogue so far."""
@@ -131,24 +120,23 @@ class AnsweredQuestion:
 def stream_dialogue(
     turns: Sequence[AnsweredQuestion],
     question: str,
-    frames: Iterable[HeldFrame],
+    frames: Sequence[tuple[int, float | None, int]],
     *,
-    timestamps: bool,
     system_prompt: str | None,
 ) -> list[Message]:
-    """The prompt of a new question: frames (oldest first) stand in front of the first question asked after them."""
-    waiting = list(frames)
+    """The prompt of a new question: each frame stands in front of the first question asked after it.
+
+    Args:
+        frames: oldest first, as for `frame_parts`.
+        system_prompt: instead of the template's own system message.
+    """
     messages = [] if system_prompt is None else [Message("system", (system_prompt,))]
     for turn in turns:
-        shown = [frame for frame in waiting if frame.index < turn.num_seen]
-        waiting = waiting[len(shown) :]
-        messages += [_user_message(shown, turn.question, timestamps), Message("assistant", (turn.answer,))]
-    return [*messages, _user_message(waiting, question, timestamps)]
-
-
-def _user_message(frames: Sequence[HeldFrame], question: str, timestamps: bool) -> Message:
-    lines = frame_parts((f.index, f.timestamp if timestamps else None, f.num_tokens) for f in frames)
-    return Message("user", (*lines, question))
+        shown = [frame for frame in frames if frame[0] < turn.num_seen]
+        frames = frames[len(shown) :]
+        messages.append(Message("user", (*frame_parts(shown), turn.question)))
+        messages.append(Message("assistant", (turn.answer,)))
+    return [*messages, Message("user", (*frame_parts(frames), question))]
 
 
 # ---- templates ------------------------------------------------------------------------------------------------------
@@ -194,37 +182,30 @@ class Piece:
     count: int = 1
 
 
-def lay_out(messages: Sequence[Message], template: Template, *, generate: bool = False) -> Iterator[Piece]:
+def lay_out(messages: Sequence[Message], template: Template, *, generate: bool = False) -> list[Piece]:
     """Pieces of the prompt in order; their texts, joined, are the prompt as a string.
 
     The template's system message stands first unless the dialogue brings its own; `generate` opens an answer.
     """
     if not messages or messages[0].role != "system":
-        yield from _message_pieces(Message("system", (template.system_message,)), template)
+        messages = [Message("system", (template.system_message,)), *messages]
+    pieces: list[Piece] = []
     for message in messages:
-        yield from _message_pieces(message, template)
+        mark, text = getattr(template, message.role)
+        pieces += [Piece(mark, is_mark=True), Piece(text)]
+        spoken = message.role == "assistant"
+        for part in message.parts:
+            if isinstance(part, Image):
+                pieces.append(Piece(IMG_START, is_mark=True))
+                pieces.append(Piece(IMG_CONTEXT, is_mark=True, count=part.num_tokens))
+                pieces.append(Piece(IMG_END, is_mark=True))
+            else:
+                pieces.append(Piece(part, loss=spoken))
+        pieces += [Piece(template.end, is_mark=True, loss=spoken), Piece(template.after_end)]
     if generate:
-        yield from _opener_pieces(template.assistant)
-
-
-def _message_pieces(message: Message, template: Template) -> Iterator[Piece]:
-    spoken = message.role == "assistant"
-    yield from _opener_pieces(getattr(template, message.role))
-    for part in message.parts:
-        if isinstance(part, Image):
-            yield Piece(IMG_START, is_mark=True)
-            yield Piece(IMG_CONTEXT, is_mark=True, count=part.num_tokens)
-            yield Piece(IMG_END, is_mark=True)
-        else:
-            yield Piece(part, loss=spoken)
-    yield Piece(template.end, is_mark=True, loss=spoken)
-    yield Piece(template.after_end)
-
-
-def _opener_pieces(opener: tuple[str, str]) -> Iterator[Piece]:
-    mark, text = opener
-    yield Piece(mark, is_mark=True)
-    yield Piece(text)
+        mark, text = template.assistant
+        pieces += [Piece(mark, is_mark=True), Piece(text)]
+    return pieces
 
 
 _INTERNVL2_SYSTEM = (
@@ -235,35 +216,29 @@ _INTERNVL2_5_SYSTEM = (
 )
 
 
-def _chatml(name: str, *, after_end: str = "", system_message: str, stop_marks: tuple[str, ...] = ()) -> Template:
-    return Template(
-        name=name,
-        system=("<|im_start|>", "system\n"),
-        user=("<|im_start|>", "user\n"),
-        assistant=("<|im_start|>", "assistant\n"),
-        end="<|im_end|>",
-        after_end=after_end,
-        system_message=system_message,
-        stop_marks=stop_marks,
-    )
-
-
+_PHI3 = Template(
+    name="phi3-chat",
+    system=("<|system|>", "\n"),
+    user=("<|user|>", "\n"),
+    assistant=("<|assistant|>", "\n"),
+    end="<|end|>",
+    after_end="",
+    system_message=_INTERNVL2_SYSTEM,
+)
+_CHATML = Template(
+    name="internlm2-chat",
+    system=("<|im_start|>", "system\n"),
+    user=("<|im_start|>", "user\n"),
+    assistant=("<|im_start|>", "assistant\n"),
+    end="<|im_end|>",
+    after_end="",
+    system_message=_INTERNVL2_SYSTEM,
+)
 TEMPLATES: dict[str, Template] = {
-    template.name: template
-    for template in (
-        Template(
-            name="phi3-chat",
-            system=("<|system|>", "\n"),
-            user=("<|user|>", "\n"),
-            assistant=("<|assistant|>", "\n"),
-            end="<|end|>",
-            after_end="",
-            system_message=_INTERNVL2_SYSTEM,
-        ),
-        _chatml("Hermes-2", system_message=_INTERNVL2_SYSTEM, stop_marks=("<|endoftext|>",)),
-        _chatml("internlm2-chat", system_message=_INTERNVL2_SYSTEM),
-        _chatml("internvl2_5", after_end="\n", system_message=_INTERNVL2_5_SYSTEM),
-    )
+    "phi3-chat": _PHI3,
+    "Hermes-2": replace(_CHATML, name="Hermes-2", stop_marks=("<|endoftext|>",)),
+    "internlm2-chat": _CHATML,
+    "internvl2_5": replace(_CHATML, name="internvl2_5", after_end="\n", system_message=_INTERNVL2_5_SYSTEM),
 }
 
 

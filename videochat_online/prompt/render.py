@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -42,7 +42,7 @@ class Rendered:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.loss_mask):
             raise ValueError(f"ids and loss_mask differ in length: {len(self.ids)} and {len(self.loss_mask)}")
-        position = 0
+        position = num_covered = 0
         for start, num_tokens in self.image_spans:
             run = self.ids[start : start + num_tokens]
             if start < position or num_tokens < 1 or run != [self.image_token_id] * num_tokens:
@@ -51,11 +51,10 @@ class Rendered:
                     f"before it; the prompt has {len(self.ids)} tokens"
                 )
             position = start + num_tokens
-        if self.ids.count(self.image_token_id) != self.num_image_tokens:
-            raise ValueError(
-                f"the image spans cover {self.num_image_tokens} image tokens, "
-                f"the prompt holds {self.ids.count(self.image_token_id)}"
-            )
+            num_covered += num_tokens
+        num_held = self.ids.count(self.image_token_id)
+        if num_held != num_covered:
+            raise ValueError(f"the image spans cover {num_covered} image tokens, the prompt holds {num_held}")
 
     @property
     def num_image_tokens(self) -> int:
@@ -81,45 +80,49 @@ def render(
         ValueError: roles out of order, a tokenizer without the template's marks, a slow tokenizer.
     """
     check_dialogue(messages, generate=generate)
-    encoder = _text_encoder(tokenizer, template.marks)
-    writer = _Writer(encoder, ids=list(encoder.prefix), loss_mask=[False] * len(encoder.prefix))
+    encoder = _text_encoder(tokenizer, template)
+    ids, loss_mask = list(encoder.prefix), [False] * len(encoder.prefix)
+    image_spans: list[tuple[int, int]] = []
+    texts: list[Piece] = []
+    last_mark: _Mark | None = None
     # 1. the template lays the dialogue out as marks and texts
     for piece in lay_out(messages, template, generate=generate):
-        if piece.is_mark:  # 2. a mark is its id; images are counted and their place is noted
-            writer.write_mark(piece)
-        else:  # 3. texts between two marks are tokenised together, as they would be in the whole string
-            writer.run.append(piece)
-    writer.write_run()
-    return Rendered(writer.ids, writer.loss_mask, writer.image_spans, encoder.marks[IMG_CONTEXT].id)
+        # 2. texts between two marks are tokenised together, as they would be in the whole string
+        if not piece.is_mark:
+            texts.append(piece)
+            continue
+        mark = encoder.marks[piece.text]
+        encoder.write(texts, last_mark, mark, ids, loss_mask)
+        # 3. a mark is its id; the places of images are noted
+        if piece.text == IMG_CONTEXT:
+            image_spans.append((len(ids), piece.count))
+        ids += [mark.id] * piece.count
+        loss_mask += [piece.loss] * piece.count
+        texts, last_mark = [], mark
+    encoder.write(texts, last_mark, None, ids, loss_mask)
+    return Rendered(ids, loss_mask, image_spans, encoder.marks[IMG_CONTEXT].id)
 
 
 def end_token_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end an answer: the template's end mark first, then its stop marks and the tokenizer's end of text."""
-    end = _text_encoder(tokenizer, template.marks).marks[template.end].id
-    backend = _backend(tokenizer)
-    further = [backend.token_to_id(mark) for mark in template.stop_marks] + [tokenizer.eos_token_id]
-    return list(dict.fromkeys([end, *(id_ for id_ in further if id_ is not None)]))
+    ends, eos = _text_encoder(tokenizer, template).ends, tokenizer.eos_token_id
+    return list(ends) if eos is None or eos in ends else [*ends, eos]
 
 
 def describe(rendered: Rendered, tokenizer: PreTrainedTokenizerBase, *, mark_loss: bool = False) -> str:
     """The prompt as a reader wants it: a run of n image tokens shortened to {n}, text with loss between « and »."""
-    kinds = [
-        (id_ == rendered.image_token_id, mark_loss and loss)
-        for id_, loss in zip(rendered.ids, rendered.loss_mask, strict=True)
-    ]
+    def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
+        return token[0] == rendered.image_token_id, mark_loss and token[1]
+
     texts: list[str] = []
-    start = 0
-    for (is_image, has_loss), run in groupby(kinds):
-        ids = rendered.ids[start : start + len(list(run))]
-        decoded = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-        text = f"{{{len(ids)}}}" if is_image else decoded
+    for (is_image, has_loss), run in groupby(zip(rendered.ids, rendered.loss_mask, strict=True), kind):
+        ids = [id_ for id_, _ in run]
+        text = f"{{{len(ids)}}}" if is_image else str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         texts.append(f"«{text}»" if has_loss else text)
-        start += len(ids)
     return "".join(texts)
 
 
-@dataclass(frozen=True)
-class _Mark:
+class _Mark(NamedTuple):
     """A token of the template, and whether it swallows the whitespace beside it."""
 
     id: int
@@ -134,67 +137,65 @@ class _TextEncoder:
     plain: Tokenizer
     """Tokenises text and knows no marks; read only, so threads share it."""
     marks: dict[str, _Mark]
+    ends: list[int]
+    """Ids of the template's end mark and its stop marks."""
     prefix: list[int]
     """Ids that the tokenizer puts before every sequence, such as <s>."""
 
+    def write(
+        self, texts: list[Piece], before: _Mark | None, after: _Mark | None, ids: list[int], loss_mask: list[bool]
+    ) -> None:
+        """Append the tokens of the texts between two marks to `ids`, and to `loss_mask` whether they have loss.
 
-@dataclass
-class _Writer:
-    """A prompt being written: text pieces wait in `run` until the next mark, because they are tokenised together."""
-
-    encoder: _TextEncoder
-    ids: list[int]
-    loss_mask: list[bool]
-    image_spans: list[tuple[int, int]] = field(default_factory=list)
-    run: list[Piece] = field(default_factory=list)
-    last_mark: _Mark | None = None
-
-    def write_mark(self, piece: Piece) -> None:
-        mark = self.encoder.marks[piece.text]
-        self.write_run(next_mark=mark)
-        if piece.text == IMG_CONTEXT:
-            self.image_spans.append((len(self.ids), piece.count))
-        self.ids += [mark.id] * piece.count
-        self.loss_mask += [piece.loss] * piece.count
-        self.last_mark = mark
-
-    def write_run(self, next_mark: _Mark | None = None) -> None:
-        """Tokenise the waiting text. A token has loss if all its characters have, so none of the template's."""
-        text = "".join(piece.text for piece in self.run)
-        has_loss = [piece.loss for piece in self.run for _ in piece.text]
-        self.run.clear()
-        if self.last_mark is not None and self.last_mark.rstrip:
+        A token has loss if all its characters have, so none of the template's.
+        """
+        text, has_loss = "", list[bool]()
+        for piece in texts:
+            text += piece.text
+            has_loss += [piece.loss] * len(piece.text)
+        if before is not None and before.rstrip:
             text = text.lstrip(_WHITESPACE)
             has_loss = has_loss[len(has_loss) - len(text) :]
-        if next_mark is not None and next_mark.lstrip:
+        if after is not None and after.lstrip:
             text = text.rstrip(_WHITESPACE)
-        encoding = self.encoder.plain.encode(text, add_special_tokens=False)
-        self.ids += encoding.ids
-        self.loss_mask += [all(has_loss[start:stop]) for start, stop in encoding.offsets]
+        encoding = self.plain.encode(text, add_special_tokens=False)
+        ids += encoding.ids
+        loss_mask += [all(has_loss[start:stop]) for start, stop in encoding.offsets]
 
 
 @lru_cache(maxsize=4)
-def _text_encoder(tokenizer: PreTrainedTokenizerBase, mark_names: tuple[str, ...]) -> _TextEncoder:
+def _text_encoder(tokenizer: PreTrainedTokenizerBase, template: Template) -> _TextEncoder:
     """A private copy of the tokenizer without any added token, made once.
 
     `encode_special_tokens` would do the same by a setting on the object that every thread shares, and leave added
     tokens that are not flagged special (Phi-3's </s>) as they are.
     """
-    state = json.loads(_backend(tokenizer).to_str())
-    added = {token["content"]: _Mark(token["id"], token["lstrip"], token["rstrip"]) for token in state["added_tokens"]}
-    missing = [name for name in mark_names if name not in added]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError(
+            f"rendering needs a fast tokenizer (one that keeps a tokenizer.json), got {type(tokenizer).__name__}: load "
+            "the checkpoint's fast one with AutoTokenizer.from_pretrained, or save one beside the weights"
+        )
+    state = json.loads(backend.to_str())
+    marks = {token["content"]: _Mark(token["id"], token["lstrip"], token["rstrip"]) for token in state["added_tokens"]}
+    missing = [name for name in template.marks if name not in marks]
     if missing:
         raise ValueError(
             f"the tokenizer {tokenizer.name_or_path!r} lacks tokens the prompt needs: {', '.join(missing)}; it belongs "
             "to another template, or they must be added with tokenizer.add_tokens([...], special_tokens=True)"
         )
+    ends = [marks[template.end].id]
+    for mark in template.stop_marks:
+        id_ = backend.token_to_id(mark)
+        if id_ is not None and id_ not in ends:
+            ends.append(id_)
     state |= {"added_tokens": [], "truncation": None, "padding": None}
     state["pre_tokenizer"] = _as_inner_text(state["pre_tokenizer"])
     plain = Tokenizer.from_str(json.dumps(state))
     first = plain.encode("a")
     prefix = first.ids[: first.special_tokens_mask.index(0)]
     plain.post_processor = None  # it may cut spaces off the offsets, which say which characters a token holds
-    return _TextEncoder(plain, marks={name: added[name] for name in mark_names}, prefix=prefix)
+    return _TextEncoder(plain, marks, ends, prefix)
 
 
 def _as_inner_text(pre_tokenizer: Any) -> Any:
@@ -205,13 +206,3 @@ def _as_inner_text(pre_tokenizer: Any) -> Any:
         return pre_tokenizer | {"prepend_scheme": "never"}
     inner = pre_tokenizer.get("pretokenizers")
     return pre_tokenizer | {"pretokenizers": [_as_inner_text(one) for one in inner]} if inner else pre_tokenizer
-
-
-def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise ValueError(
-            f"rendering needs a fast tokenizer (one that keeps a tokenizer.json), got {type(tokenizer).__name__}: load "
-            "the checkpoint's fast one with AutoTokenizer.from_pretrained, or save one beside the weights"
-        )
-    return backend

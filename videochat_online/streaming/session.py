@@ -279,8 +279,8 @@ class StreamingSession:
         return self._fitted(question, 1)[:2]
 
     def _rendered(self, turns: Sequence[AnsweredQuestion], question: str, frames: Sequence[MemoryFrame]) -> Rendered:
-        timestamps, system_prompt = self.options.timestamps, self.options.system_prompt
-        messages = stream_dialogue(turns, question, frames, timestamps=timestamps, system_prompt=system_prompt)
+        shown = [(f.index, f.timestamp if self.options.timestamps else None, f.num_tokens) for f in frames]
+        messages = stream_dialogue(turns, question, shown, system_prompt=self.options.system_prompt)
         return self.processor.render(messages, generate=True)
 
     def score_options(self, question: str, options: Sequence[str], *, without_frames: bool = False) -> list[float]:
