@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +22,6 @@ if TYPE_CHECKING:
 
     from .media.transforms import Picture
     from .model.videochat import VideoChatOnline
-
-SHIPPED_MODELS = {"pocket": Path(__file__).parent / "pocket"}
-"""Models that come with the package, by the name `load_model` knows them by."""
-
-
-def model_place(name: str | Path) -> str | Path:
-    """The folder of a model that ships, else `name` itself: a folder or hub id. ValueError for a misspelling."""
-    if str(name) in SHIPPED_MODELS:
-        return SHIPPED_MODELS[str(name)]
-    near = get_close_matches(str(name), SHIPPED_MODELS, n=1)
-    if near and not Path(name).exists():
-        raise ValueError(f"no model {str(name)!r}; did you mean {near[0]!r}, which ships with the package?")
-    return name
 
 
 @dataclass(frozen=True)
@@ -131,10 +117,9 @@ def load_model(
     """
     from .model.weights import HUB_OPTIONS, load_pretrained
 
-    place = model_place(name)
-    model = load_pretrained(place, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
+    model = load_pretrained(name, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
-    processor = Processor.from_pretrained(place, model.config, **hub)
+    processor = Processor.from_pretrained(name, model.config, **hub)
     if model.config.img_context_token_id is None:  # published configs leave it to the tokenizer
         model.config.img_context_token_id = processor.image_token_id
     return model, processor

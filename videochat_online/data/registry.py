@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..shipped import shipped
+from ..files import shipped
 from .sample import is_number
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")

@@ -11,8 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..command_line import add_model_flags, load_from_flags
 from ..extras import require
-from ..model_flags import add_model_flags, load_from_flags
 from .limits import Limits
 from .server import bound_sockets, listen, port_of, serve_app, unwound_by_signals
 
