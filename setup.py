@@ -12,7 +12,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "videochat_online/__init_
 assert VERSION, 'videochat_online/__init__.py must hold a line __version__ = "..."'
 
 BESIDE = ("anno_data", "shell/deepspeed")
-"""Folders of json files beside the package, where users know them; videochat_online/shipped.py finds them."""
+"""Folders of json files beside the package, where users know them; videochat_online/files.py finds them."""
 
 # Both ends of every range are run: shell/test_wheel.sh installs the newest and the oldest versions that stand here and
 # tries the program with them. Where a package renames things in minor versions, the next minor version is the end.

@@ -70,7 +70,7 @@ write_annotations() {
 import json
 import sys
 from pathlib import Path
-from videochat_online.shipped import shipped
+from videochat_online.files import shipped
 
 row = {"conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello."}]}
 for values in json.loads(shipped("anno_data/stage2_online.json").read_text()).values():

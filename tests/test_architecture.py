@@ -21,9 +21,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "videochat_online"
 
 LAYERS: tuple[set[str], ...] = (
-    {"command_line", "config", "extras", "files", "model_config", "shipped"},
+    {"config", "extras", "files", "model_config"},
     {"media", "prompt", "model"},
-    {"processing", "model_flags", "data", "streaming"},
+    {"processing", "command_line", "data", "streaming"},
     {"training", "evaluation", "chat", "info"},
     {"serve", "demo"},
     {"shapeworld", "pocket", "bench", "lab"},
@@ -34,7 +34,7 @@ SAME_LAYER = {
     ("model_config", "config"),
     ("data", "processing"),
     ("streaming", "processing"),
-    ("model_flags", "processing"),
+    ("command_line", "processing"),
     ("pocket", "shapeworld"),  # the small model learns in the small world
     ("bench", "shapeworld"),  # and its samples are what training is measured on
     ("lab", "shapeworld"),  # a world to watch on the page

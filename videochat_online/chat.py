@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .model_flags import add_decoder_flag, add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
+from .command_line import add_decoder_flag, add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
 
 if TYPE_CHECKING:
     from .media.live import LiveSource

@@ -1,7 +1,8 @@
-"""One parser for every command: a mistake gets one line that says what was meant, and exit status 2.
+"""What all commands share: one parser, and the flags that choose a model, a memory and a decoder.
 
-Knows no command. A ValueError is what the user or a file did, an ImportError names a package to install, an OSError a
-file or port that cannot be used: each is printed as one line, too. Any other exception is our own mistake and shows.
+A mistake gets one line that says what was meant, and exit status 2. A ValueError is what the user or a file did, an
+ImportError names a package to install, an OSError a file or port that cannot be used: each is printed as one line, too.
+Any other exception is our own mistake and shows. Knows no command.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .config import MEMORY_POLICIES, MemoryConfig
+
+if TYPE_CHECKING:
+    from .model.videochat import VideoChatOnline
+    from .processing import Processor
 
 
 def did_you_mean(name: str, known: Iterable[str], *, show: Callable[[str], str] = str) -> str:
@@ -61,8 +68,9 @@ class CommandParser(argparse.ArgumentParser):
         return options, unknown
 
     def _refuse_unknown_names(self, words: Sequence[str]) -> None:
-        commands = next((action for action in self._actions if isinstance(action, argparse._SubParsersAction)), None)
-        flags = [name for action in self._actions for name in action.option_strings]
+        actions = self._actions  # argparse has no public list of what was added
+        commands: Any = next((action for action in actions if action.nargs == argparse.PARSER), None)
+        flags = [name for action in actions for name in action.option_strings]
         for word in words:
             if word == "--":
                 return
@@ -92,3 +100,64 @@ def _is_flag(word: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model, where it runs and how; `load_from_flags` reads them."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="pocket", help="'pocket' (ships with the package), a folder, or a hub id")
+    where = "auto, cpu, cuda, cuda:1, ... (default: cuda, else mps, else cpu)"
+    group.add_argument("--device", default="auto", help=where)
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    what = "default: the checkpoint's own on cuda, float32 on the cpu"
+    group.add_argument("--dtype", default="auto", choices=dtypes, help=what)
+    kinds = ("auto", "sdpa", "eager", "flash_attention_2")
+    how = "how attention is computed (default: torch's sdpa)"
+    group.add_argument("--attention", default="auto", choices=kinds, help=how)
+    gain = "torch.compile the encoder: a minute at the start, then see `bench encoder` for what it gains here"
+    group.add_argument("--compile", action="store_true", help=gain)
+
+
+def load_from_flags(options: argparse.Namespace) -> tuple[VideoChatOnline, Processor]:
+    """The model of `add_model_flags`, and its processor. Raises what `load_model` raises."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from .processing import load_model
+
+    if not sys.stderr.isatty():  # a bar in a log file is noise
+        disable_progress_bar()
+    model, processor = load_model(
+        options.model, device=options.device, dtype=options.dtype, attn_implementation=options.attention
+    )
+    if options.compile:
+        model.vision_model.compile()
+    return model, processor
+
+
+def add_decoder_flag(parser: argparse.ArgumentParser) -> None:
+    what = "reads video files: pyav, or decord (an extra; docs/performance.md says when it pays)"
+    parser.add_argument("--decoder", default="pyav", choices=("pyav", "decord"), help=what)
+
+
+def add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    """The memory's shape and rule, which `memory_from_flags` reads; and which frames are not even encoded."""
+    group = parser.add_argument_group("memory")
+    frames = "frames each level holds, finest first, such as 2/2/12 (default: what the model was made for)"
+    group.add_argument("--memory", type=parse_capacities, metavar="N/N/N", help=frames)
+    rule = "what leaves a full memory; other policies get as many tokens as the pyramid"
+    group.add_argument("--policy", default="pyramid", choices=MEMORY_POLICIES, help=rule)
+    group.add_argument("--cascade", action="store_true", help="pass displaced frames further down, not away")
+    still = "do not encode frames that differ by less than D of 255 from the last encoded one (default: encode all)"
+    group.add_argument("--skip-below", type=float, metavar="D", help=still)
+
+
+def parse_capacities(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers of frames such as 2/2/12, got {text!r}") from error
+
+
+def memory_from_flags(options: argparse.Namespace, model: VideoChatOnline) -> MemoryConfig:
+    """The memory of `add_memory_flags`, on the grids of this model."""
+    return model.config.memory_config.adapted(capacities=options.memory, policy=options.policy, cascade=options.cascade)

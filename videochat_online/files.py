@@ -1,4 +1,4 @@
-"""Files that are whole or not there, written by one process at a time, and known by what is in them.
+"""Files that are whole or not there, written by one process at a time; and those that come with the program.
 
 Files are written beside their place, flushed to the disk, then renamed. The kernel keeps the locks: a killed process
 holds none.
@@ -19,9 +19,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+PACKAGE = Path(__file__).parent
+SHIPPED_MODELS = {"pocket": PACKAGE / "pocket"}
+"""Models that come with the package, by the name `load_model` knows them by."""
 LOCK_FILE = ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """What the system says on a file system that cannot lock, as some of clusters."""
+
+
+def shipped(path: str | Path) -> Path:
+    """The file or folder of anno_data/ or shell/deepspeed/ of that name, whatever the working folder is.
+
+    Each stands once in the source tree, where users know it. setup.py puts both inside the package of a wheel.
+    """
+    inside = PACKAGE / path
+    return inside if inside.exists() else PACKAGE.parent / path
 
 
 @contextmanager

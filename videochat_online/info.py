@@ -25,16 +25,11 @@ def add_info_command(commands: Any) -> None:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    facts = model_facts(read_config(options.model))
+    from .model.weights import load_config
+
+    facts = model_facts(load_config(options.model))
     print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else facts_as_text(options.model, facts))
     return 0
-
-
-def read_config(name: str) -> VideoChatOnlineConfig:
-    from .model.weights import load_config
-    from .processing import model_place
-
-    return load_config(model_place(name))
 
 
 def model_facts(config: VideoChatOnlineConfig) -> dict[str, Any]:

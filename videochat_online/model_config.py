@@ -21,7 +21,8 @@ LLM_ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
 }
-"""model_type -> the class named in config.json, by which InternVL's loaders choose."""
+"""model_type -> the class named in config.json, by which InternVL's loaders choose; it is transformers' own, but for
+InternLM2, which runs as a Llama."""
 
 ROPE_KEYS: dict[str, tuple[str, ...]] = {
     "default": (),

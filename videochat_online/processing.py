@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command_line import did_you_mean
 from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
 from .prompt.messages import IMG_CONTEXT, Message, Template, get_template
@@ -23,19 +22,6 @@ if TYPE_CHECKING:
 
     from .media.transforms import Picture
     from .model.videochat import VideoChatOnline
-
-SHIPPED_MODELS = {"pocket": Path(__file__).parent / "pocket"}
-"""Models that come with the package, by the name `load_model` knows them by."""
-
-
-def model_place(name: str | Path) -> str | Path:
-    """The folder of a model that ships, else `name` itself: a folder or hub id. ValueError for a misspelling."""
-    if str(name) in SHIPPED_MODELS:
-        return SHIPPED_MODELS[str(name)]
-    hint = did_you_mean(str(name), SHIPPED_MODELS, show=repr)
-    if hint and not Path(name).exists():
-        raise ValueError(f"no model {str(name)!r}{hint} (it ships with the package)")
-    return name
 
 
 @dataclass(frozen=True)
@@ -131,10 +117,9 @@ def load_model(
     """
     from .model.weights import HUB_OPTIONS, load_pretrained
 
-    place = model_place(name)
-    model = load_pretrained(place, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
+    model = load_pretrained(name, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
-    processor = Processor.from_pretrained(place, model.config, **hub)
+    processor = Processor.from_pretrained(name, model.config, **hub)
     if model.config.img_context_token_id is None:  # published configs leave it to the tokenizer
         model.config.img_context_token_id = processor.image_token_id
     return model, processor

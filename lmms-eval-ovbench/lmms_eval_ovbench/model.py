@@ -18,7 +18,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from videochat_online.command_line import CommandParser
+from videochat_online.command_line import CommandParser, add_memory_flags, add_model_flags, parse_capacities
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.commands import settings_from_flags
@@ -27,7 +27,6 @@ from videochat_online.evaluation.questions import Reply
 from videochat_online.evaluation.responders import SessionConversation, SessionResponder, responder_from_flags
 from videochat_online.media.readers import MediaError
 from videochat_online.media.source import to_rgb
-from videochat_online.model_flags import add_memory_flags, add_model_flags, parse_capacities
 from videochat_online.streaming.session import StreamingSession
 
 from .inputs import Generation, Request, request_of

@@ -110,7 +110,7 @@ def test_the_lists_that_ship_are_found_from_any_folder(
     if installed:
         (tmp_path / "package").mkdir()
         (tmp_path / "package" / "anno_data").symlink_to(ROOT / "anno_data")
-        monkeypatch.setattr("videochat_online.shipped.PACKAGE", tmp_path / "package")
+        monkeypatch.setattr("videochat_online.files.PACKAGE", tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     want = read_lists([ROOT / "anno_data/stage2_online.json"], ENVIRONMENT)
     assert read_lists(["anno_data/stage2_online.json"], ENVIRONMENT) == want

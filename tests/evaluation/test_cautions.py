@@ -14,9 +14,9 @@ from tests.evaluation.test_commands import run
 from tests.evaluation.test_report import BENCHMARK, predictions_of
 from videochat_online.evaluation.questions import VideoTask
 from videochat_online.evaluation.report import Background, markdown_of, write_report
+from videochat_online.files import SHIPPED_MODELS
 from videochat_online.lab.shapeworld.build import WorldConfig, build_world
 from videochat_online.model_config import VideoChatOnlineConfig
-from videochat_online.processing import SHIPPED_MODELS
 
 
 def world(folder: Path, split: str) -> list[object]:

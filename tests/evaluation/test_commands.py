@@ -14,7 +14,7 @@ import pytest
 from tests.evaluation.test_responders import llava_folder  # noqa: F401 (a fixture)
 from videochat_online.evaluation.commands import add_eval_commands
 from videochat_online.evaluation.responders import weights_digest
-from videochat_online.processing import SHIPPED_MODELS
+from videochat_online.files import SHIPPED_MODELS
 
 
 def run(*arguments: object) -> int:

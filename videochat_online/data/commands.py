@@ -125,7 +125,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 def _dataset(options: argparse.Namespace) -> ConversationDataset:
     from ..model.weights import load_config
-    from ..processing import Processor, model_place
+    from ..processing import Processor
     from .dataset import ConversationDataset
     from .registry import read_lists
 
@@ -135,10 +135,9 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
         if options.data_set not in names:
             raise ValueError(f"--set {options.data_set}: no such set, {options.list} has {', '.join(names)}")
         data_sets = [data_sets[names.index(options.data_set)]]
-    place = model_place(options.model)
-    config = load_config(place)
+    config = load_config(options.model)
     settings = DataSettings(fps=options.fps, num_frames=options.num_frames, frame_times=options.frame_times)
-    return ConversationDataset(data_sets, Processor.from_pretrained(place, config), config, settings)
+    return ConversationDataset(data_sets, Processor.from_pretrained(options.model, config), config, settings)
 
 
 def _as_images(pixel_values: torch.Tensor, transform: FrameTransform) -> list[Image.Image]:

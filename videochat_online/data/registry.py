@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import did_you_mean
-from ..shipped import shipped
+from ..files import shipped
 from .sample import is_number
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..command_line import add_model_flags
 from ..extras import require
-from ..model_flags import add_model_flags
 from ..serve.commands import add_server_flags, run_server
 
 

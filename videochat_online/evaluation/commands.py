@@ -12,11 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from ..command_line import add_decoder_flag, add_memory_flags, add_model_flags
 from ..config import AnswerMode
 from ..extras import lacks
 from ..files import digest, write_json
 from ..media.find import VideoLibrary
-from ..model_flags import add_decoder_flag, add_memory_flags, add_model_flags
 from .benchmarks import BENCHMARKS, Benchmark, ModeSettings, OVBench, OVOBench, StreamingBench
 from .benchmarks.ovbench import PROMPTS
 from .modes import MODES, Asking, Examiner
@@ -155,11 +155,10 @@ def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark) -> Mo
 def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
     """How a question with options is answered, and why so: by the flag, else as the model's config has it."""
     from ..model.weights import load_config
-    from ..processing import model_place
 
     if options.answer is not None:
         return options.answer, "as the flag says"
-    if options.adapter == "videochat" and (mode := load_config(model_place(options.model)).answer_mode):
+    if options.adapter == "videochat" and (mode := load_config(options.model).answer_mode):
         return mode, "as the model's config says"
     return "generate", "as published; the model says nothing else"
 

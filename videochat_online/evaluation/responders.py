@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..command_line import load_from_flags, memory_from_flags
 from ..config import MemoryConfig, scheduled_level
 from ..files import digest
-from ..model_flags import load_from_flags, memory_from_flags
 from .benchmarks import ModeSettings
 from .modes import Responder
 
@@ -219,11 +219,10 @@ def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) ->
         about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
         return responder, {**about, "dtype": str(responder.model.dtype), "max_frames": frames}
     from ..model.weights import find_checkpoint
-    from ..processing import model_place
 
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
-    about["weights"] = weights_digest(find_checkpoint(model_place(options.model)))
+    about["weights"] = weights_digest(find_checkpoint(options.model))
     about["memory"] = memory.for_encoder(model.config.grid).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below

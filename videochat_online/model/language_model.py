@@ -10,28 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    LlamaForCausalLM,
-    Phi3ForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ..model_config import has_length_dependent_rope
+from ..model_config import LLM_ARCHITECTURES, has_length_dependent_rope
 
-LLM_CLASSES: dict[str, type[PreTrainedModel]] = {
-    "phi3": Phi3ForCausalLM,
-    "qwen2": Qwen2ForCausalLM,
-    "qwen3": Qwen3ForCausalLM,
-    "llama": LlamaForCausalLM,
-    "internlm2": LlamaForCausalLM,
-}
 INTERNLM2_NAMES = {
     "tok_embeddings": "embed_tokens",
     "attention.wo": "self_attn.o_proj",
@@ -79,9 +66,10 @@ class StatelessRope(nn.Module):
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """The causal language model of `config`, with random weights."""
-    if config.model_type == "internlm2":
+    if is_internlm2 := config.model_type == "internlm2":
         register_internlm2_layout()
-    model = LLM_CLASSES[config.model_type](config)
+    class_name = LLM_ARCHITECTURES["llama" if is_internlm2 else config.model_type]
+    model: PreTrainedModel = getattr(transformers, class_name)(config)
     if has_length_dependent_rope(config):
         model.model.rotary_emb = StatelessRope(config)
     return model

@@ -19,10 +19,18 @@ import torch
 import torch.nn.functional as F
 
 from ..config import MemoryConfig
-from .placement import COLUMNS, INCOMING, MemoryEvents, MergedPair, PlacedFrame, Placement
+from .placement import INCOMING, MemoryEvents, MergedPair, PlacedFrame, Placement, norm_and_direction
 
 SINGLE = ("num_written", "last_timestamp", "channels_last")
 """Entries of a saved bank that are one value each."""
+COLUMNS = {
+    "numbers": "number",
+    "timestamps": "timestamp",
+    "norms": "norm",
+    "directions": "direction",
+    "num_merged": "num_merged",
+}
+"""Entries of each of its levels, one row a frame in order of arrival -> field of PlacedFrame, in the order of fields."""
 ALIGNMENT = 64
 """Bytes of a cache line; torch gives memory that begins with one."""
 
@@ -67,23 +75,15 @@ class PyramidMemoryBank:
         """Forget everything; frame numbers start again from 0."""
         self._placement = Placement(self.config)
         self._active = self._placement.active
-        self._storage: list[torch.Tensor | None] = [None] * len(self.config.levels)  # (capacity, C, g, g) each
+        self._storage: dict[int, torch.Tensor] = {}  # level -> (capacity, C, g, g)
         self._is_channels_last = False  # how stored maps lie in memory
-        self._num_written = 0
-        self._last_timestamp = -float("inf")
+        self.num_written = 0
+        """Frames seen since the start."""
+        self.last_timestamp: float | None = None
+        """Seconds, of the newest frame seen."""
 
     def __len__(self) -> int:
         return sum(self.num_held)
-
-    @property
-    def num_written(self) -> int:
-        """Frames seen since the start."""
-        return self._num_written
-
-    @property
-    def last_timestamp(self) -> float | None:
-        """Seconds, of the newest frame seen."""
-        return self._last_timestamp if self._num_written else None
 
     @property
     def num_held(self) -> tuple[int, ...]:
@@ -99,7 +99,7 @@ class PyramidMemoryBank:
     @property
     def num_bytes(self) -> int:
         """Bytes of the maps' storage: all of it is allocated at the first write and never grows."""
-        return sum(store.numel() * store.element_size() for store in self._storage if store is not None)
+        return sum(store.numel() * store.element_size() for store in self._storage.values())
 
     @torch.no_grad()
     def write(self, features: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
@@ -113,20 +113,24 @@ class PyramidMemoryBank:
         if not times:
             return events
         # 1. one read of the batch: the maps at the coarsest grid, and their means for the decisions
-        features = _as_stored(features)
+        # Pooling sums in an order that follows the layout: in any but the two of storage, a map from there and the same
+        # map as it came would differ in the last bit, and so would chunks.
+        is_channels_last = features[:1].is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_channels_last else torch.contiguous_format
+        features = features.contiguous(memory_format=layout)
         cells, summaries = self._summarise(features)
         self._allocate(features, channels_last=not features.is_contiguous())
         step = 1 if self.config.policy == "merge" else len(times)  # a merge needs the maps as they are now
         for first in range(0, len(times), step):
             # 2. decide, frame by frame
             for k in range(first, first + step):
-                newcomer = PlacedFrame.arriving(self._num_written, times[k], summaries[k], slot=k)
+                newcomer = PlacedFrame(self.num_written, times[k], *norm_and_direction(summaries[k]), slot=k)
                 if pair := self._placement.admit(newcomer, events):
                     self._merge_maps(pair, features, cells)
-                self._num_written += 1
+                self.num_written += 1
             # 3. pool and store the maps that are still wanted
             self._store(features, cells)
-        self._last_timestamp = times[-1]
+        self.last_timestamp = times[-1]
         return events
 
     def read(self) -> list[MemoryFrame]:
@@ -148,7 +152,7 @@ class PyramidMemoryBank:
         summaries = means.cpu().numpy().astype(np.float64)
         for k, summary in enumerate(summaries):
             if not math.isfinite(summary @ summary):
-                raise ValueError(f"features of frame {self._num_written + k} are not finite (NaN or infinity)")
+                raise ValueError(f"features of frame {self.num_written + k} are not finite (NaN or infinity)")
         return cells, summaries
 
     def _store(self, features: torch.Tensor, cells: torch.Tensor) -> None:
@@ -157,12 +161,14 @@ class PyramidMemoryBank:
         Coarsest level first: maps come from finer levels, so each is read before its old place is written.
         """
         for level in reversed(self._active):
-            arrived = [frame for frame in self._placement.levels[level].frames if frame.stored_level != level]
-            free = self._free_slots(level) if arrived else []
-            for frame in arrived:
-                values = self._pooled(frame, level, features, cells)
-                frame.stored_level, frame.slot = level, free.pop()
-                self._map(frame).copy_(values)
+            frames = self._placement.levels[level].frames
+            taken = {frame.slot for frame in frames if frame.stored_level == level}
+            free = (slot for slot in range(self.config.levels[level].capacity) if slot not in taken)
+            for frame in frames:
+                if frame.stored_level != level:
+                    values = self._pooled(frame, level, features, cells)
+                    frame.stored_level, frame.slot = level, next(free)
+                    self._map(frame).copy_(values)
 
     def _pooled(self, frame: PlacedFrame, level: int, features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
         """The frame's map at `level`, pooled through every level it passed, so that chunks do not change a bit."""
@@ -184,17 +190,11 @@ class PyramidMemoryBank:
 
     def _map(self, frame: PlacedFrame) -> torch.Tensor:
         """The stored map as a (C, g, g) view."""
-        store = self._storage[frame.stored_level]
-        assert store is not None, "a frame is held, so its level has storage"
-        return store[frame.slot]
-
-    def _free_slots(self, level: int) -> list[int]:
-        taken = {frame.slot for frame in self._placement.levels[level].frames if frame.stored_level == level}
-        return [slot for slot in reversed(range(self.config.levels[level].capacity)) if slot not in taken]
+        return self._storage[frame.stored_level][frame.slot]
 
     def _allocate(self, features: torch.Tensor, *, channels_last: bool) -> None:
         """Storage for all levels at the first write, in the memory layout the maps come in."""
-        if self._storage[self._active[0]] is not None:
+        if self._storage:
             return
         self._is_channels_last = channels_last
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -213,18 +213,18 @@ class PyramidMemoryBank:
         times = list(map(float, timestamps))
         if len(times) != len(features):
             raise ValueError(f"{len(features)} frames came with {len(times)} timestamps")
-        for k, (before, now) in enumerate(pairwise([self._last_timestamp, *times])):
+        for k, (before, now) in enumerate(pairwise([self.last_timestamp, *times])):
             if not math.isfinite(now):
                 raise ValueError(f"timestamps must be finite seconds, got {now}")
-            if now < before:
-                raise ValueError(f"time went back: frame {self._num_written + k} at {now} s comes after {before} s")
+            if before is not None and now < before:
+                raise ValueError(f"time went back: frame {self.num_written + k} at {now} s comes after {before} s")
         finest = self.config.levels[self._active[0]].grid
         if min(features.shape[-2:]) < finest:
             raise ValueError(
                 f"the memory's finest level wants {finest}x{finest} maps, the encoder gives "
                 f"{features.shape[-2]}x{features.shape[-1]}: choose grids it can be pooled to"
             )
-        store = self._storage[self._active[0]]
+        store = self._storage.get(self._active[0])
         held = None if store is None else (store.shape[1], store.dtype, store.device)
         given = (features.shape[1], features.dtype, features.device)
         if held not in (None, given):
@@ -233,14 +233,17 @@ class PyramidMemoryBank:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything the bank knows, as plain tensors (safetensors can hold it)."""
+        newest = -float("inf") if self.last_timestamp is None else self.last_timestamp
         state = {
-            "num_written": torch.tensor(self._num_written),
-            "last_timestamp": torch.tensor(self._last_timestamp, dtype=torch.float64),
+            "num_written": torch.tensor(self.num_written),
+            "last_timestamp": torch.tensor(newest, dtype=torch.float64),
             "channels_last": torch.tensor(self._is_channels_last),
         }
         for k, level in enumerate(self._placement.levels):
             if level.frames:
-                state |= {f"level{k}.{name}": torch.from_numpy(values) for name, values in level.columns().items()}
+                for name, field in COLUMNS.items():
+                    rows = np.array([getattr(frame, field) for frame in level.frames])
+                    state[f"level{k}.{name}"] = torch.from_numpy(rows)
                 state[f"level{k}.features"] = torch.stack([self._map(frame) for frame in level.frames])
         return state
 
@@ -256,11 +259,13 @@ class PyramidMemoryBank:
             maps = state.get(f"level{k}.features")
             if maps is not None:
                 self._allocate(maps, channels_last=self._is_channels_last)
-                self._storage[k][: len(maps)] = maps  # type: ignore[index]
-                columns = {name: state[f"level{k}.{name}"].cpu().numpy() for name in COLUMNS}
-                self._placement.levels[k].load(k, columns)
-        self._num_written = int(state["num_written"])
-        self._last_timestamp = float(state["last_timestamp"])
+                self._storage[k][: len(maps)] = maps
+                columns = (state[f"level{k}.{name}"].cpu().numpy().copy() for name in COLUMNS)
+                rows = zip(*(list(c) if c.ndim > 1 else c.tolist() for c in columns), strict=True)
+                for slot, row in enumerate(rows):
+                    self._placement.levels[k].append(PlacedFrame(*row, stored_level=k, slot=slot))
+        self.num_written = int(state["num_written"])
+        self.last_timestamp = float(state["last_timestamp"]) if self.num_written else None
 
     def _check_state(self, state: dict[str, torch.Tensor]) -> None:
         """Raise ValueError unless a bank of this config could have given `state`: names and shapes are compared."""
@@ -280,16 +285,6 @@ class PyramidMemoryBank:
         ]
         if wrong:
             raise ValueError(f"not the state of this bank: {'; '.join(wrong)}")
-
-
-def _as_stored(features: torch.Tensor) -> torch.Tensor:
-    """Maps (T, C, h, w) in one of the two layouts that maps are stored in.
-
-    Pooling sums in an order that follows the layout: in any other, a map from storage and the same map as it came
-    would differ in the last bit, and so would chunks.
-    """
-    is_channels_last = features[:1].is_contiguous(memory_format=torch.channels_last)
-    return features.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)
 
 
 # ---- pooling --------------------------------------------------------------------------------------------------------

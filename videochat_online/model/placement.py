@@ -64,21 +64,22 @@ class PlacedFrame:
 
     number: int
     timestamp: float
-    direction: np.ndarray
-    """Summary scaled to length 1, float64 (C,); zeros for a map of zeros."""
     norm: float
     """Length of the summary."""
+    direction: np.ndarray
+    """Summary scaled to length 1, float64 (C,); zeros for a map of zeros."""
+    num_merged: int = 1
+    """Frames averaged into this one (policy `merge`)."""
     stored_level: int = INCOMING
     """Level whose storage holds the map, or -1 while it is in the batch being written."""
     slot: int = 0
     """Place in that storage, or in the batch."""
-    num_merged: int = 1
-    """Frames averaged into this one (policy `merge`)."""
 
-    @classmethod
-    def arriving(cls, number: int, timestamp: float, summary: np.ndarray, slot: int) -> PlacedFrame:
-        norm = float(np.sqrt(summary @ summary))
-        return cls(number, timestamp, summary / norm if norm else summary, norm, slot=slot)
+
+def norm_and_direction(summary: np.ndarray) -> tuple[float, np.ndarray]:
+    """What a frame keeps of its summary."""
+    norm = float(np.sqrt(summary @ summary))
+    return norm, summary / norm if norm else summary
 
 
 def similarity(one: PlacedFrame, other: PlacedFrame) -> float:
@@ -89,8 +90,13 @@ def similarity(one: PlacedFrame, other: PlacedFrame) -> float:
     return float(np.float32(one.direction @ other.direction))
 
 
-COLUMNS = ("numbers", "timestamps", "num_merged", "norms", "directions")
-"""What a level's frames are saved as: one row a frame each, in order of arrival."""
+class MergedPair(NamedTuple):
+    """Two neighbours of which the older one has become their mean."""
+
+    older: PlacedFrame
+    newer: PlacedFrame
+    share: float
+    """Weight of the newer one in the mean."""
 
 
 @dataclass(slots=True)
@@ -99,21 +105,6 @@ class LevelState:
 
     frames: list[PlacedFrame] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """COLUMNS of the frames held, at least one."""
-        frames = self.frames
-        numbers, merged = [f.number for f in frames], [f.num_merged for f in frames]
-        times, norms, directions = zip(*((f.timestamp, f.norm, f.direction) for f in frames), strict=True)
-        values = (np.array(numbers), np.array(times), np.array(merged), np.array(norms), np.stack(directions))
-        return dict(zip(COLUMNS, values, strict=True))
-
-    def load(self, level: int, columns: dict[str, np.ndarray]) -> None:
-        """The reverse of `columns`, for a level whose storage holds the maps in the same order."""
-        directions = columns["directions"].copy()
-        rows = zip(*(columns[name].tolist() for name in COLUMNS[:-1]), strict=True)
-        for slot, (number, timestamp, num_merged, norm) in enumerate(rows):
-            self.append(PlacedFrame(number, timestamp, directions[slot], norm, level, slot, num_merged))
 
     def append(self, frame: PlacedFrame) -> None:
         if self.frames:
@@ -129,20 +120,28 @@ class LevelState:
             self.similarities[position - 1] = similarity(self.frames[position - 1], self.frames[position])
         return frame
 
-    def most_similar(self) -> int | None:
-        """Position of the older frame of the most similar neighbours, the first of equals; None without a pair."""
-        if not self.similarities:
-            return None
-        return self.similarities.index(max(self.similarities))
+    def merge(self, position: int) -> MergedPair:
+        """Make one frame of those at `position` and behind it, in the place of the older one."""
+        older, newer = self.frames[position], self.pop(position + 1)
+        share = newer.num_merged / (older.num_merged + newer.num_merged)
+        summary = (1 - share) * older.norm * older.direction + share * newer.norm * newer.direction
+        older.norm, older.direction = norm_and_direction(summary)
+        older.num_merged += newer.num_merged
+        for k in range(max(position - 1, 0), min(position + 1, len(self.similarities))):
+            self.similarities[k] = similarity(self.frames[k], self.frames[k + 1])
+        return MergedPair(older, newer, share)
 
     def victim(self, policy: str, newcomer: PlacedFrame) -> tuple[int, float | None]:
-        """Position of the frame that must leave a full level for `newcomer`, and the similarity that decided."""
-        if policy in ("fifo", "recent"):
-            return 0, None
+        """Position of the frame that must leave a full level for `newcomer`, and the similarity that decided.
+
+        Where a similarity decides it is the older frame of the most similar neighbours, of equal pairs the first.
+        """
         if policy == "uniform":
             return self._least_missed(newcomer), None
-        position = self.most_similar()
-        return (0, None) if position is None else (position, self.similarities[position])
+        if policy in ("fifo", "recent") or not self.similarities:
+            return 0, None
+        highest = max(self.similarities)
+        return self.similarities.index(highest), highest
 
     def _least_missed(self, newcomer: PlacedFrame) -> int:
         """The frame whose absence leaves the smallest gap in time; the first frame of the stream is kept."""
@@ -151,39 +150,21 @@ class LevelState:
         return 1 + gaps.index(min(gaps)) if gaps else 0
 
 
-@dataclass(frozen=True)
-class MergedPair:
-    """Two neighbours that become one frame, in the older one's place."""
-
-    older: PlacedFrame
-    newer: PlacedFrame
-    share: float
-    """Weight of the newer one in the mean."""
-
-    def merged(self) -> PlacedFrame:
-        older, newer = self.older, self.newer
-        summary = (1 - self.share) * older.norm * older.direction + self.share * newer.norm * newer.direction
-        frame = PlacedFrame.arriving(older.number, older.timestamp, summary, older.slot)
-        frame.stored_level, frame.num_merged = older.stored_level, older.num_merged + newer.num_merged
-        return frame
-
-
 class Placement:
     """The levels of one memory, and the rule of `config` by which frames move between them."""
 
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
-        self._every = config.every
         self.levels = [LevelState() for _ in config.levels]
         self.active = [number for number, level in enumerate(config.levels) if level.capacity]
         """Levels that hold any frames, finest first."""
-        self._next_active = [DROPPED] * (len(config.levels) + 1)  # from each level on down, itself included
-        for number in reversed(range(len(config.levels))):
-            self._next_active[number] = number if config.levels[number].capacity else self._next_active[number + 1]
+        self._every = config.every
+        # the first level from here on down that holds any frames
+        self._open = [next((k for k in self.active if k >= level), DROPPED) for level in range(len(self.levels) + 1)]
 
     def entry_level(self, frame_number: int) -> int:
         """Level that a new frame comes into, or -1."""
-        return self._next_active[scheduled_level(frame_number, self._every)]
+        return self._open[scheduled_level(frame_number, self._every)]
 
     def admit(self, newcomer: PlacedFrame, events: MemoryEvents) -> MergedPair | None:
         """Bring the next frame into its level, making room there; what happened is appended to `events`.
@@ -196,38 +177,28 @@ class Placement:
             return None
         if self.config.policy == "merge" and self._is_full(level):
             return self._merge(level, newcomer, events)
-        self._make_room(level, newcomer, events, step=newcomer.number, demoted=False)
-        self.levels[level].append(newcomer)
+        self._insert(level, newcomer, events, step=newcomer.number, demoted=False)
         return None
 
-    def _make_room(
-        self, level: int, newcomer: PlacedFrame, events: MemoryEvents, *, step: int, demoted: bool
-    ) -> None:
-        """If the level is full, push one frame out of it: down the pyramid, or away."""
-        if not self._is_full(level):
-            return
-        position, decided_by = self.levels[level].victim(self.config.policy, newcomer)
-        frame = self.levels[level].pop(position)
-        below = DROPPED if demoted and not self.config.cascade else self._next_active[level + 1]
-        events.append(MemoryEvent(step, level, position, frame.number, below, decided_by))
-        if below != DROPPED:
-            self._make_room(below, frame, events, step=step, demoted=True)
-            self.levels[below].append(frame)
+    def _insert(self, level: int, frame: PlacedFrame, events: MemoryEvents, *, step: int, demoted: bool) -> None:
+        """Append a frame; if the level is full, first push one out of it: down the pyramid, or away."""
+        state = self.levels[level]
+        if self._is_full(level):
+            position, decided_by = state.victim(self.config.policy, frame)
+            leaving = state.pop(position)
+            below = DROPPED if demoted and not self.config.cascade else self._open[level + 1]
+            events.append(MemoryEvent(step, level, position, leaving.number, below, decided_by))
+            if below != DROPPED:
+                self._insert(below, leaving, events, step=step, demoted=True)
+        state.append(frame)
 
     def _merge(self, level: int, newcomer: PlacedFrame, events: MemoryEvents) -> MergedPair:
         """Make one of the most similar neighbours, the newcomer among them (as in arXiv 2307.16449)."""
         state = self.levels[level]
         state.append(newcomer)
-        position = state.most_similar()
-        assert position is not None, "a full level and a newcomer make a pair"
-        older, newer = state.frames[position], state.frames[position + 1]
-        decided_by = state.similarities[position]
-        events.append(MemoryEvent(newcomer.number, level, position + 1, newer.number, DROPPED, decided_by))
-        pair = MergedPair(older, newer, newer.num_merged / (older.num_merged + newer.num_merged))
-        frames = [*state.frames[:position], pair.merged(), *state.frames[position + 2 :]]
-        self.levels[level] = LevelState()
-        for frame in frames:
-            self.levels[level].append(frame)
+        position, decided_by = state.victim("merge", newcomer)
+        pair = state.merge(position)
+        events.append(MemoryEvent(newcomer.number, level, position + 1, pair.newer.number, DROPPED, decided_by))
         return pair
 
     def _is_full(self, level: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
+from ..files import SHIPPED_MODELS
 from ..model_config import VideoChatOnlineConfig
 from .videochat import CheckpointError, VideoChatOnline
 
@@ -115,9 +117,18 @@ def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any)
 
 
 def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) -> Path:
-    """A folder of that name, else a hub repository's files that match; what was fetched before is used offline."""
+    """A model that ships, else a folder of that name, else a hub repository's files that match `patterns`.
+
+    What was fetched before is used offline. Raises ValueError for a misspelt name, CheckpointError where nothing is
+    found.
+    """
     if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
         raise TypeError(f"unknown options {', '.join(unknown)}; for the hub there are {', '.join(HUB_OPTIONS)}")
+    if str(name) in SHIPPED_MODELS:
+        return SHIPPED_MODELS[str(name)]
+    near = get_close_matches(str(name), SHIPPED_MODELS, n=1)
+    if near and not Path(name).exists():
+        raise ValueError(f"no model {str(name)!r}; did you mean {near[0]!r}, which ships with the package?")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

@@ -18,8 +18,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..command_line import add_model_flags, load_from_flags
 from ..extras import require
-from ..model_flags import add_model_flags, load_from_flags
 from .limits import Limits
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from ..files import SHIPPED_MODELS
 from ..media.live import LiveSource, PushedFrames
 from ..media.live_network import Camera
 from ..media.live_playback import VideoPlayback
 from ..media.source import MediaError
-from ..processing import SHIPPED_MODELS
 from .addresses import open_address
 from .limits import NO_OTHER_FIELDS, Limits, NotAllowed
 

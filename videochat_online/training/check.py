@@ -40,7 +40,7 @@ def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
     """Print the plan and all problems; 1 where there are any."""
     from ..data.check import check_lists
     from ..model.weights import load_config
-    from ..processing import Processor, model_place
+    from ..processing import Processor
 
     problems: list[str] = []
     warnings: list[str] = []
@@ -56,7 +56,7 @@ def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
             check_record(config, checkpoint, problems.append, describe_data(config))
     # 2. the model's config
     with noted(problems, f"--model {config.model}: "):
-        model_config = load_config(model_place(config.model))
+        model_config = load_config(config.model)
     # 3. the data lists and every file they name
     report = check_lists(config.data, num_workers=config.num_workers) if config.data else None
     if report is not None:
@@ -65,7 +65,7 @@ def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
     # 4. steps
     if model_config is not None and report is not None and not report.problems:
         with noted(problems):
-            processor = Processor.from_pretrained(model_place(config.model), model_config)
+            processor = Processor.from_pretrained(config.model, model_config)
             dataset = make_dataset(replace(config, frame_cache=""), processor, model_config)  # nothing is written
             plan = make_plan(config, dataset.lengths, num_processes, boundary=rope_boundary(model_config))
             say(steps_text(plan, num_processes))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.settings import DataSettings, SettingError, flag
+from ..files import SHIPPED_MODELS
 
 Batching = Literal["shuffled", "grouped", "packed"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -202,10 +203,8 @@ SMALL_WIDTH = 1024
 
 def is_small(model: str) -> bool:
     """Whether a model's folder says that its language model is narrower than SMALL_WIDTH; what is on a hub is not."""
-    from ..processing import model_place
-
     try:
-        path = Path(model_place(model)) / "config.json"
+        path = SHIPPED_MODELS.get(model, Path(model)) / "config.json"
         width = json.loads(path.read_text("utf-8"))["llm_config"]["hidden_size"]
     except (OSError, ValueError, KeyError, TypeError):
         return False  # loading the model says what is wrong with it

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.settings import SettingError
 from ..extras import lacks
-from ..shipped import shipped
+from ..files import shipped
 from .configuration import STRATEGIES, TrainingConfig
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from videochat_online.files import SHIPPED_MODELS
 from videochat_online.lab.pocket import build_tokenizer
-from videochat_online.processing import SHIPPED_MODELS
 from videochat_online.prompt.messages import TEMPLATES, Image, Message, frame_parts
 from videochat_online.prompt.render import describe, end_token_ids, render
 

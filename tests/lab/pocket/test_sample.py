@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from videochat_online import StreamingSession, load_model, open_video
+from videochat_online.files import SHIPPED_MODELS
 from videochat_online.lab.shapeworld import render_frames
 from videochat_online.lab.shapeworld.simulate import sample_stream
 from videochat_online.lab.shapeworld.vocabulary import REGION_NAMES
-from videochat_online.processing import SHIPPED_MODELS
 
 CLIP = SHIPPED_MODELS["pocket"] / "sample.mp4"
 SCENE = sample_stream(18, "test", 2, 20.0)

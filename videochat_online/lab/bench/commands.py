@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ...command_line import CommandParser
+from ...command_line import CommandParser, add_decoder_flag
 from ...extras import lacks
 from ...files import write_json
-from ...model_flags import add_decoder_flag
 from .benchmarks import BENCHMARKS, Tables
 
 

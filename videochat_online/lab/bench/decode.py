@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...extras import lacks
+from ...files import SHIPPED_MODELS
 from ...media.readers import Decoder, open_video
 from ...media.sampling import sample_uniform
-from ...processing import SHIPPED_MODELS
 from .measure import alternate
 
 NUM_FRAMES = 16
