@@ -61,7 +61,9 @@ STILLS += ("plain.bmp", "plain.tif", "packed.tif", "float.tif")
 
 def pictures(num: int = 12) -> list[Image.Image]:
     y, x = np.mgrid[0:48, 0:64]
-    grounds = [np.stack([(x * 3 + n * 8) % 256, (y * 5) % 256, (x + y + n) % 256], -1).astype(np.uint8) for n in range(num)]
+    grounds = [
+        np.stack([(x * 3 + n * 8) % 256, (y * 5) % 256, (x + y + n) % 256], -1).astype(np.uint8) for n in range(num)
+    ]
     return [Image.fromarray(ground) for ground in grounds]
 
 
@@ -169,7 +171,9 @@ def fuzz(kind: str, originals: dict[str, bytes], folder: Path, *, num: int, seed
         reader.close()
     print(f"{kind}s, seed {seed}: {dict(outcomes)}")
     assert not faults, f"{len(faults)} of {num} (the files are in {folder}): {faults[:5]}"
-    assert outcomes["read"] > num // 20 and outcomes["refused"] > num // 20, f"the damage does not test much: {outcomes}"
+    assert outcomes["read"] > num // 20 and outcomes["refused"] > num // 20, (
+        f"the damage does not test much: {outcomes}"
+    )
     return outcomes
 
 
