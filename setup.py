@@ -43,6 +43,7 @@ TOOLS = [
     "mypy==2.4.1",
     "setuptools>=77,<85",
     "playwright>=1.65,<1.66",
+    "hypothesis>=6.140,<7",
     "schemathesis>=4.30.1,<4.33",
 ]
 EXTRAS["dev"] = [*TOOLS, *EXTRAS["train"], *EXTRAS["demo"], *EXTRAS["eval"], *EXTRAS["decord"]]
