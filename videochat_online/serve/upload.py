@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..media.image_source import begin_image, upright_rgb
+from ..media.picture import begin_image, upright_rgb
 from .limits import NotAllowed, TooLarge, UnknownSession
 from .live_session import LiveSession
 
