@@ -8,22 +8,16 @@ Any other exception is our own mistake and shows. Knows no command.
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .config import MEMORY_POLICIES, MemoryConfig
+from .extras import did_you_mean
 
 if TYPE_CHECKING:
     from .model.videochat import VideoChatOnline
     from .processing import Processor
-
-
-def did_you_mean(name: str, known: Iterable[str], *, show: Callable[[str], str] = str) -> str:
-    """'; did you mean a or b?', or nothing where no known name is near. `show` writes a name; repr if it is a value."""
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(map(show, near))}?" if near else ""
 
 
 class HelpWithDefaults(argparse.HelpFormatter):

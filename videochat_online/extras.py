@@ -1,10 +1,12 @@
-"""Packages that not everybody needs: what is missing is said before the work begins, with what installs it.
+"""What an error says so that the reader can act: the package to install, the known name that is near a misspelled one.
 
-Plain Python; knows nothing of what the packages are used for.
+Plain Python; knows nothing of what the packages and the names are used for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from importlib.util import find_spec
 
 EXTRA_OF = {
@@ -27,3 +29,9 @@ def require(*packages: str) -> None:
     """Raise ImportError, with the command that installs it, for the first of these that is missing."""
     if problem := lacks(*packages):
         raise ImportError(problem)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, show: Callable[[str], str] = str) -> str:
+    """'; did you mean a or b?', or nothing where no known name is near. `show` writes a name; repr if it is a value."""
+    near = get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(map(show, near))}?" if near else ""

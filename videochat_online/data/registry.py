@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..command_line import did_you_mean
+from ..extras import did_you_mean
 from ..files import shipped
 from .sample import is_number
 

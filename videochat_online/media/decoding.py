@@ -13,21 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .container import open_stream, to_the_end
+from .picture import FrameConverter
 from .source import MediaError, VideoReader, reading
 from .video_index import VideoIndex
 
 if TYPE_CHECKING:
-    from av.filter import Graph
     from av.video.frame import VideoFrame
 
 UNDAMAGED = "an undamaged file"
-UPRIGHT: dict[int, list[tuple[str, str]]] = {
-    0: [],
-    90: [("transpose", "cclock")],
-    180: [("hflip", ""), ("vflip", "")],
-    270: [("transpose", "clock")],
-}
-"""Filters that turn a picture counter-clockwise by so many degrees."""
 FOR_DECORD = "a file that decord reads; decoder='pyav' (--decoder pyav) reads more"
 DECORD_FORMATS = ("mp4", "matroska", "avi", "flv")
 """Containers (FFmpeg's names) in which decord finds the frame asked for; in MPEG streams it is off by some."""
@@ -60,32 +53,13 @@ class PyavReader(_FileReader):
         self._position: int
         """Number of the frame that the decoder gives next, where nothing is damaged."""
         self._restart()
-        self._graph = self._new_graph()
+        self._to_rgb = FrameConverter(self.name, lambda _: self.size)
 
     def _release(self) -> None:
         self._container.close()
 
     def _image(self, index: int) -> np.ndarray:
-        frame = self._decoded(index)
-        try:
-            with reading(self.name, f"frame {index} cannot be converted to RGB", UNDAMAGED):
-                self._graph.vpush(frame)
-                return self._graph.vpull().to_ndarray()
-        except MediaError:
-            self._graph = self._new_graph()  # the old one may still hold this frame
-            raise
-
-    def _new_graph(self) -> Graph:
-        """FFmpeg filters: a decoded frame in, an upright RGB picture of the reader's size out."""
-        from av.filter import Graph
-
-        scale = f"{self.size[0]}:{self.size[1]}:flags=bilinear"
-        filters = [*UPRIGHT[self._index.rotation], ("scale", scale), ("format", "rgb24")]
-        with reading(self.name, "its pictures cannot be converted to RGB", UNDAMAGED):
-            graph = Graph()
-            nodes = [graph.add(kind, arguments) for kind, arguments in filters]
-            graph.link_nodes(graph.add_buffer(template=self._stream), *nodes, graph.add("buffersink")).configure()
-            return graph
+        return self._to_rgb(self._decoded(index))
 
     def _decoded(self, index: int) -> VideoFrame:
         """Frame `index`: forward from where the decoder stands, else from a keyframe, else from the one before."""

@@ -10,14 +10,19 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
-from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, reading, to_rgb
+from .picture import begin_image, upright_rgb
+from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, reading
 
-IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm"),
+        *(".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    )
+)
 A_FOLDER = f"a folder of images ({' '.join(sorted(IMAGE_SUFFIXES))})"
 AN_IMAGE = "an image file"
 SHORTEST_DELAY = 20
@@ -28,7 +33,7 @@ ImageSource = str | os.PathLike[str] | Image.Image
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The image as RGB, upright by its EXIF orientation; palettes and greys are expanded, transparency is dropped.
+    """The image as RGB, upright and over white: see `picture.upright_rgb`.
 
     MediaError if it is missing, empty, broken or no image.
     """
@@ -36,23 +41,6 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     check_file(path, AN_IMAGE)
     with begin_image(path, path) as image:
         return upright_rgb(image, path)
-
-
-def begin_image(file: Path | BinaryIO, name: object) -> Image.Image:
-    """The image called `name` with its size; its pixels are not read yet. MediaError where it is no image."""
-    with reading(name, "is broken or not an image", AN_IMAGE):
-        try:
-            return Image.open(file)
-        except UnidentifiedImageError as error:  # whose text names the file again, or an object in memory
-            raise MediaError.about(name, "is broken or not an image", AN_IMAGE) from error
-
-
-def upright_rgb(image: Image.Image, name: object) -> Image.Image:
-    """All pixels of an image that was begun, as `open_image` gives them. MediaError if it is broken."""
-    with reading(name, "is broken", A_WHOLE_IMAGE):
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    return to_rgb(image)
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -122,7 +110,7 @@ class AnimationReader(VideoReader):
         with reading(self.name, f"frame {index} cannot be decoded", A_WHOLE_IMAGE):
             self._file.seek(index)
             self._file.load()
-        return _as_array(to_rgb(self._file), self._resize_to)
+        return _as_array(upright_rgb(self._file, self.name), self._resize_to)
 
 
 def open_image_file(path: Path, *, size: tuple[int, int] | None = None) -> VideoReader:
@@ -134,7 +122,7 @@ def open_image_file(path: Path, *, size: tuple[int, int] | None = None) -> Video
 
 
 def _load(image: ImageSource) -> Image.Image:
-    return to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+    return upright_rgb(image) if isinstance(image, Image.Image) else open_image(image)
 
 
 def _as_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:

@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from .source import Frame, MediaError, check_fps, rgb_array
+from .picture import rgb_array
+from .source import Frame, MediaError, check_fps
 
 LiveState = Literal["waiting", "playing", "paused", "reconnecting", "over"]
 DISPLAY_FPS = 10.0

@@ -8,6 +8,7 @@ It never keeps decoded pictures, so a 10-hour file needs no more memory than a s
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from textwrap import shorten
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 T = TypeVar("T")
 A_WHOLE_IMAGE = "a complete image file"
@@ -33,6 +33,15 @@ class MediaError(ValueError):
     @classmethod
     def about(cls, source: object, what: str, expected: str) -> MediaError:
         return cls(f"{source}: {what}; expected {expected}")
+
+
+class MediaWarning(UserWarning):
+    """Something is missing in a source, of which the rest is read."""
+
+
+def warn(source: object, what: str) -> None:
+    """A MediaWarning; Python shows the same one only once."""
+    warnings.warn(str(MediaError(f"{source}: {what}")), MediaWarning, stacklevel=2)
 
 
 @contextmanager
@@ -87,27 +96,6 @@ class Frame:
     """Seconds from the source's first frame to the start of this frame's display."""
     index: int
     """Number of the frame in the source, counted from 0."""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode as RGB. 16-bit greys are brought to 8 bits (PIL's own conversion would clip them to white).
-
-    MediaError if the image's file, which PIL reads no sooner than here, is broken.
-    """
-    with reading(getattr(image, "filename", "") or "an image", "cannot be converted to RGB", A_WHOLE_IMAGE):
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        return image.convert("RGB")
-
-
-def rgb_array(image: Any) -> np.ndarray:
-    """uint8 (H, W, 3) of a PIL image of any mode, or of an array that is that already; MediaError for anything else."""
-    pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
-    is_array = isinstance(pixels, np.ndarray)
-    if not is_array or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        got = f"{pixels.dtype} {pixels.shape}" if is_array else type(image).__name__
-        raise MediaError.about("a frame", f"is {got}", "a PIL image or uint8 (H, W, 3) RGB with at least one pixel")
-    return pixels
 
 
 class VideoReader(ABC):

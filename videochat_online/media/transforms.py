@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .source import rgb_array
+from .picture import rgb_array
 
 Picture = Image.Image | np.ndarray
 """A PIL image of any mode, or uint8 (H, W, 3) RGB."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .container import A_VIDEO, check_whole, open_stream, to_the_end
+from .picture import Size, Steps, upright_size, upright_steps
 from .source import MediaError, each, reading
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ class VideoIndex:
     """Mean frames a second."""
     duration: float
     """Seconds from the first frame's start to the last frame's end."""
-    size: tuple[int, int]
-    """(W, H) in pixels, upright."""
-    rotation: int
-    """Degrees to turn a decoded picture counter-clockwise to have it upright: 0, 90, 180 or 270."""
+    size: Size
+    """(W, H) in pixels, upright, as stored: pixels may be wider than high."""
+    upright: Steps
+    """How the first picture is brought upright."""
 
     @property
     def start_offset(self) -> float:
@@ -87,8 +88,8 @@ def index_video(path: Path) -> VideoIndex:
         duration, fps = _duration_and_fps(times, stream.average_rate)
         num_streams = len(container.streams.video)
     # 3. decode the first frame: only it says which way is up
-    size, rotation = _first_frame(path)
-    return VideoIndex(path, container.format.name, num_streams, times, fps, duration, size, rotation)
+    size, steps = _first_frame(path)
+    return VideoIndex(path, container.format.name, num_streams, times, fps, duration, size, steps)
 
 
 def _walk(path: Path, container: InputContainer, stream: VideoStream) -> np.ndarray:
@@ -144,14 +145,12 @@ def _duration_and_fps(times: Timeline, rate: Fraction | None) -> tuple[float, fl
     return float(duration), float(fps)
 
 
-def _first_frame(path: Path) -> tuple[tuple[int, int], int]:
-    """Upright (W, H) and rotation of the first picture."""
+def _first_frame(path: Path) -> tuple[Size, Steps]:
+    """Upright (W, H) of the first picture, and how it is brought upright."""
     container, stream = open_stream(path, num_threads=1)
     with container:
         with reading(path, "frame 0 cannot be decoded", A_VIDEO):
             frame = next(container.decode(stream), None)
         if frame is None:
             raise MediaError.about(path, "no frame can be decoded", A_VIDEO)
-        rotation = round(frame.rotation / 90) * 90 % 360
-        size = (frame.width, frame.height)
-    return (size if rotation % 180 == 0 else (size[1], size[0])), rotation
+    return upright_size(frame), upright_steps(frame)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..media.live import LiveSource, LiveStream, PushedFrames
 from ..media.live_playback import Playback, VideoPlayback
-from ..media.source import Frame, rgb_array
+from ..media.picture import rgb_array
+from ..media.source import Frame
 from ..streaming.encoding import FrameEncoder
 from ..streaming.language import StreamedAnswer
 from ..streaming.session import StreamingSession

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..media.image_source import begin_image, upright_rgb
+from ..media.picture import begin_image, upright_rgb
 from .limits import NotAllowed, TooLarge, UnknownSession
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..command_line import CommandParser, did_you_mean
+from ..command_line import CommandParser
 from ..data.settings import DataSettings, SettingError, flag
+from ..extras import did_you_mean
 from .configuration import FIELDS, FINETUNE_SMALL, PRESETS, TrainingConfig, is_small
 
 DESCRIPTION = "Train a model on data-set lists. Settings come from --preset, then --config, then flags."
