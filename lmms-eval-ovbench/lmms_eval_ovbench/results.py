@@ -20,7 +20,7 @@ from videochat_online.command_line import CommandParser
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.predictions import Prediction, write_merged
 from videochat_online.evaluation.questions import VideoTask
-from videochat_online.evaluation.report import Background, markdown_of, write_report
+from videochat_online.evaluation.report import markdown_of, write_report
 from videochat_online.evaluation.runner import CONFIG_FILE
 from videochat_online.files import write_json
 
@@ -82,11 +82,10 @@ def write_ovbench_report(folder: Path, predictions: dict[str, Prediction], found
     """The report of our runner about what lmms-eval asked; `found`: lmms-eval's results."""
     examples = OVBench().read(data_root() / "annotations")
     asked, about = _asked(examples.tasks, predictions), _about(found)
-    background = Background.of(asked, left_out=examples.left_out)
     write_merged(folder, predictions.values())
     write_json(folder / CONFIG_FILE, {"benchmark": OVBench.name, **about})
-    command = _command(found["config"])
-    return write_report(folder, OVBench(), asked, predictions, {}, about, background=background, command=command)
+    command, left_out = _command(found["config"]), examples.left_out
+    return write_report(folder, OVBench(), asked, about, predictions, left_out=left_out, command=command)
 
 
 def _command(config: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from tests.evaluation.conftest import FakeResponder
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.modes import Asking, Examiner
-from videochat_online.evaluation.report import Background, write_report
+from videochat_online.evaluation.report import write_report
 from videochat_online.evaluation.runner import Run, completed, execute
 from videochat_online.media.find import VideoLibrary
 
@@ -39,7 +39,7 @@ def run_of(
     **changes: Any,
 ) -> Run:
     benchmark = OVBench()
-    preset = benchmark.presets.get(mode, benchmark.presets["streaming"])
+    preset = benchmark.window if mode == "sliding_window" else benchmark.stream
     settings = {
         "benchmark": benchmark,
         "tasks": benchmark.load(annotations),
@@ -58,9 +58,7 @@ def main() -> None:
     execute(run, resume=True)
     predictions = completed(run)
     if predictions is not None:
-        write_report(
-            output, run.benchmark, run.tasks, predictions, {}, run.config, background=Background(), command=["run_fake"]
-        )
+        write_report(output, run.benchmark, run.tasks, run.config, predictions, command=["run_fake"])
 
 
 if __name__ == "__main__":

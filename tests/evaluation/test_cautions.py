@@ -13,7 +13,7 @@ import pytest
 from tests.evaluation.test_commands import run
 from tests.evaluation.test_report import BENCHMARK, predictions_of
 from videochat_online.evaluation.questions import VideoTask
-from videochat_online.evaluation.report import Background, markdown_of, write_report
+from videochat_online.evaluation.report import cautions_of, markdown_of, write_report
 from videochat_online.files import SHIPPED_MODELS
 from videochat_online.lab.shapeworld.build import WorldConfig, build_world
 from videochat_online.model_config import VideoChatOnlineConfig
@@ -81,9 +81,7 @@ def test_a_fifth_without_an_answer_is_the_limit(tasks: list[VideoTask], tmp_path
     assert len(predictions) == 60
     for number, said in ((12, False), (13, True)):
         silent = {p.id: without_answer(p) if i < number else p for i, p in enumerate(predictions)}
-        assert (
-            bool(write_report(tmp_path, BENCHMARK, tasks, silent, {}, {}, background=Background())["cautions"]) is said
-        )
+        assert bool(write_report(tmp_path, BENCHMARK, tasks, {}, silent)["cautions"]) is said
 
 
 def without_answer(prediction: Any) -> Any:
@@ -102,7 +100,7 @@ def test_a_train_split_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_other_videos_are_not_taken_for_a_train_split(test_split: list[object], tasks: list[VideoTask]):
-    assert Background.of([*tasks, *BENCHMARK.load(Path(str(test_split[2])))]).trained_on == 0
+    assert cautions_of([*tasks, *BENCHMARK.load(Path(str(test_split[2])))], []) == []
 
 
 def test_records_that_cannot_be_asked_are_named_and_counted(

@@ -14,7 +14,7 @@ from PIL import Image
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.questions import Reply, VideoTask
-from videochat_online.evaluation.report import Background, write_report
+from videochat_online.evaluation.report import write_report
 
 BENCHMARK = OVBench()
 
@@ -36,10 +36,9 @@ def folder(tasks: list[VideoTask], tmp_path: Path) -> Path:
         tmp_path,
         BENCHMARK,
         tasks,
+        {"model": "pocket", "mode": "streaming", "fps": 8.0},
         predictions_of(tasks, 2),
         predictions_of(tasks, 5),
-        {"model": "pocket", "mode": "streaming", "fps": 8.0},
-        background=Background(),
         command=["videochat-online", "eval", "ovbench"],
     )
     return tmp_path
@@ -116,16 +115,12 @@ def test_a_report_written_again_is_the_same(folder: Path, tasks: list[VideoTask]
     before = {name: (folder / name).read_bytes() for name in ("report.json", "report.csv", "report.md", "report.png")}
     shuffled = dict(reversed(predictions_of(tasks, 2).items()))
     config = {"model": "pocket", "mode": "streaming", "fps": 8.0}
-    write_report(
-        folder, BENCHMARK, list(reversed(tasks)), shuffled, predictions_of(tasks, 5), config, background=Background()
-    )
+    write_report(folder, BENCHMARK, list(reversed(tasks)), config, shuffled, predictions_of(tasks, 5))
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
 def test_without_a_blind_run_its_column_is_empty(tasks: list[VideoTask], tmp_path: Path):
-    scores = write_report(tmp_path, BENCHMARK, tasks, predictions_of(tasks, 2), {}, {}, background=Background())[
-        "scores"
-    ]
+    scores = write_report(tmp_path, BENCHMARK, tasks, {}, predictions_of(tasks, 2))["scores"]
     assert "blind" not in scores["headline"]
     assert (tmp_path / "report.md").read_text().splitlines()[8].endswith("|  |")
 
@@ -135,7 +130,7 @@ def test_a_run_in_which_nothing_could_be_asked_is_all_wrong(tasks: list[VideoTas
         key: replace(row, response=None, extracted=None, correct=False, error="missing")
         for key, row in predictions_of(tasks, 1).items()
     }
-    report = write_report(tmp_path, BENCHMARK, tasks, failed, {}, {}, background=Background())
+    report = write_report(tmp_path, BENCHMARK, tasks, {}, failed)
     assert report["scores"]["headline"]["accuracy"] == 0.0
     assert report["scores"]["not_asked"] == 60
     assert report["cost"]["seconds_per_question"] is None

@@ -22,7 +22,7 @@ from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unkno
 from videochat_online.evaluation.modes import Asking
 from videochat_online.evaluation.predictions import read_predictions
 from videochat_online.evaluation.questions import VideoTask
-from videochat_online.evaluation.report import Background, write_report
+from videochat_online.evaluation.report import write_report
 from videochat_online.evaluation.runner import Run, Shard, check_questions, completed, execute, first_questions
 from videochat_online.media import video_index
 
@@ -61,16 +61,7 @@ def uninterrupted(annotations: Path, videos: Path, tmp_path_factory: pytest.Temp
         execute(run, resume=False)
         predictions = completed(run)
         assert predictions is not None
-        write_report(
-            outputs[mode],
-            run.benchmark,
-            run.tasks,
-            predictions,
-            {},
-            run.config,
-            background=Background(),
-            command=["run_fake"],
-        )
+        write_report(outputs[mode], run.benchmark, run.tasks, run.config, predictions, command=["run_fake"])
     return outputs
 
 
@@ -205,9 +196,7 @@ def test_broken_videos_are_named_and_their_questions_count_as_wrong(
     predictions = complete(run)
     failed = {prediction.task_id for prediction in predictions.values() if prediction.error}
     assert failed == {task.id for task in coin}
-    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, predictions, {}, {}, background=Background())[
-        "scores"
-    ]
+    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, {}, predictions)["scores"]
     assert scores["questions"] == 60
     assert scores["not_asked"] == sum(len(task.questions) for task in coin)
     assert [problem["video"] for problem in scores["problems"]] == sorted(failed)
@@ -236,9 +225,7 @@ def test_odd_videos_cost_their_own_answers_only(
     predictions = complete(run)
     failed = {prediction.task_id: prediction.error for prediction in predictions.values() if prediction.error}
     assert unknown.id in failed and titled.id not in failed and set(failed) <= {unknown.id, pages.id}
-    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, predictions, {}, {}, background=Background())[
-        "scores"
-    ]
+    scores = write_report(tmp_path / "out", run.benchmark, run.tasks, {}, predictions)["scores"]
     assert scores["not_asked"] == sum(prediction.error is not None for prediction in predictions.values()) > 0
     assert "its codec 'zz9z' is unknown to FFmpeg" in (tmp_path / "out/report.md").read_text()
 

@@ -45,7 +45,7 @@ def test_one_pass_gives_the_answers_of_the_runner(model: VideoChatOnlineModel, r
     video = open_task_video(task, VideoLibrary(root / "videos"))
     asking = Asking(max_new_tokens=4, system_prompt=benchmark.system_prompt)
     with video.reader:
-        examiner = Examiner(model.responder, "streaming", benchmark.presets["streaming"], asking)
+        examiner = Examiner(model.responder, "streaming", benchmark.stream, asking)
         outcomes = list(examiner.examine(task, video))
     expected = {question.id: outcome.text for question, outcome in outcomes}
     rows = [row for row in rows_of_source("ava") if row["id"] in expected]

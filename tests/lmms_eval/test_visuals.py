@@ -25,7 +25,7 @@ def test_frames_are_those_of_the_runner(source: str, root: Path):
     benchmark, responder = OVBench(), FakeResponder()
     for task in benchmark.load(root / "annotations", splits=(source,)):
         video = open_task_video(task, VideoLibrary(root / "videos"))
-        settings = benchmark.presets["sliding_window"]
+        settings = benchmark.window
         for _ in Examiner(responder, "sliding_window", settings).examine(task, video):
             pass
     shown = [conversation.shown for conversation in responder.conversations]

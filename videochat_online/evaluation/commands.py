@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -17,12 +16,11 @@ from ..config import AnswerMode
 from ..extras import lacks
 from ..files import digest, write_json
 from ..media.find import VideoLibrary
-from .benchmarks import BENCHMARKS, Benchmark, ModeSettings, OVBench, OVOBench, StreamingBench
-from .benchmarks.ovbench import PROMPTS
+from .benchmarks import BENCHMARKS, Benchmark, ModeSettings
 from .modes import MODES, Asking, Examiner
 from .predictions import read_predictions
 from .questions import VideoTask
-from .report import Background, comparison_of, markdown_of, write_report
+from .report import cautions_of, comparison_of, markdown_of, write_report
 from .responders import responder_from_flags
 from .runner import (
     Run,
@@ -55,13 +53,8 @@ def add_eval_commands(commands: Any) -> None:
 def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     """A command for each benchmark, and `compare`."""
     names = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    ovbench = _add_benchmark(
-        names, OVBench, "OVBench: the mean of 16 sub-tasks", lambda options: OVBench(options.prompt)
-    )
-    ovbench.add_argument("--prompt", default="official", choices=PROMPTS, help="wording of the questions")
-    ovo = _add_benchmark(names, OVOBench, "OVO-Bench (not OVBench)", lambda options: OVOBench(chunked=options.chunked))
-    ovo.add_argument("--chunked", action="store_true", help="--videos holds the authors' chunks, cut at each question")
-    _add_benchmark(names, StreamingBench, "StreamingBench", lambda options: StreamingBench())
+    for benchmark in BENCHMARKS.values():
+        _add_benchmark(names, benchmark)
     comparison = names.add_parser("compare", help="paired difference of two runs on the same questions: B minus A")
     comparison.add_argument("a", type=Path, metavar="A", help="--output folder of a finished run")
     comparison.add_argument("b", type=Path, metavar="B", help="another, on the same questions")
@@ -69,16 +62,14 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     comparison.set_defaults(run=compare_runs)
 
 
-def _add_benchmark(
-    names: Any, kind: type[Benchmark], title: str, make: Callable[[argparse.Namespace], Benchmark]
-) -> argparse.ArgumentParser:
-    parser = names.add_parser(kind.name, help=title, description=title)
+def _add_benchmark(names: Any, benchmark: type[Benchmark]) -> None:
+    parser = names.add_parser(benchmark.name, help=benchmark.help, description=benchmark.help)
     add = parser.add_argument
     add("--annotations", type=Path, required=True, help="folder with the benchmark's json files, or one of them")
     add("--videos", type=Path, required=True, help="folder below which the videos lie, as the archives unpack")
     add("--output", type=Path, required=True, help="folder for predictions and report")
     add("--mode", default="streaming", choices=(*MODES, "blind"), help=MODE_HELP)
-    add("--split", nargs="+", choices=kind.splits, help="only these parts (default: all)")
+    add("--split", nargs="+", choices=benchmark.splits, help="only these parts (default: all)")
     add("--limit", type=int, metavar="N", help="only N questions, taken from all sources in turn")
     add("--resume", action="store_true", help="continue the run that --output holds")
     add("--check", action="store_true", help="look at annotations and videos, print every problem, ask nothing")
@@ -94,8 +85,9 @@ def _add_benchmark(
     add("--adapter", default="videochat", choices=("videochat", "transformers"), help=ADAPTER_HELP)
     add_memory_flags(parser)
     add("--recent", type=int, metavar="N", help="no memory: the newest N frames at full grid")
-    parser.set_defaults(run=run_benchmark, make=make)
-    return parser
+    for name, about in benchmark.flags.items():
+        add(f"--{name}", **about)
+    parser.set_defaults(run=run_benchmark, benchmark=benchmark)
 
 
 def run_benchmark(options: argparse.Namespace) -> int:
@@ -104,17 +96,19 @@ def run_benchmark(options: argparse.Namespace) -> int:
     Raises ValueError for flags, annotations and folders that cannot be used.
     """
     # 1. The questions, and what is wrong with them
-    benchmark = options.make(options)
-    examples = benchmark.read(options.annotations, splits=tuple(options.split) if options.split else None)
-    tasks = first_questions(examples.tasks, options.limit)
+    benchmark: Benchmark = options.benchmark(**_own_flags(options))
+    examples = benchmark.read(options.annotations, splits=options.split)
+    tasks, left_out = first_questions(examples.tasks, options.limit), examples.left_out
     library = VideoLibrary(options.videos, decoder=options.decoder)
-    background = Background.of(tasks, left_out=examples.left_out)
-    for caution in (*background.cautions(), *_without_plots()):
+    cautions = cautions_of(tasks, left_out)
+    if problem := lacks("matplotlib"):
+        cautions.append(f"report.png will be left out: {problem}")
+    for caution in cautions:
         print(f"caution: {caution}", file=sys.stderr)
     if options.check:
-        return _report_problems(tasks, examples.left_out, check_questions(tasks, library))
+        return _report_problems(tasks, left_out, check_questions(tasks, library))
     if not tasks:
-        why = f"; {len(examples.left_out)} cannot be asked, such as {examples.left_out[0]}" if examples.left_out else ""
+        why = f"; {len(left_out)} cannot be asked, such as {left_out[0]}" if left_out else ""
         raise ValueError(f"no questions left of {options.annotations} with --split {options.split or 'all'}{why}")
     refuse_equal_ids(tasks)
     # 2. The settings, and the model
@@ -129,13 +123,11 @@ def run_benchmark(options: argparse.Namespace) -> int:
     for one in runs:
         execute(one, resume=options.resume)
     # 4. The report, by the process that finishes last
-    found = [completed(one) for one in runs]
-    if any(predictions is None for predictions in found):
+    found = [predictions for one in runs if (predictions := completed(one)) is not None]
+    if len(found) < len(runs):
         print(f"this process is done; the report is written by the last one to finish ({run.output})", file=sys.stderr)
         return 0
-    predictions, blind = found[0] or {}, (found[1] or {}) if len(found) > 1 else {}
-    background = replace(background, answer_because=because)
-    report = write_report(run.output, benchmark, tasks, predictions, blind, config, background=background)
+    report = write_report(run.output, benchmark, tasks, config, *found, left_out=left_out, answer_because=because)
     print(markdown_of(report))
     return 0
 
@@ -147,9 +139,9 @@ def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark) -> Mo
         raise ValueError(f"--window belongs to --mode sliding_window, got --mode {options.mode}")
     if options.frames is not None and not windowed and options.adapter == "videochat":
         raise ValueError(f"--frames is for --mode sliding_window, got {options.mode}; see --memory and --recent")
-    preset = benchmark.presets.get(options.mode, ModeSettings(fps=1.0))
-    flags = {name: getattr(options, name) for name in ("fps", "window", "frames")}
-    return replace(preset, **{name: value for name, value in flags.items() if value is not None})
+    presets = {"sliding_window": benchmark.window, "blind": ModeSettings(fps=1.0)}
+    given = {name: value for name in ("fps", "window", "frames") if (value := getattr(options, name)) is not None}
+    return replace(presets.get(options.mode, benchmark.stream), **given)
 
 
 def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
@@ -172,25 +164,18 @@ def asking_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer:
     tokens = benchmark.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
     if tokens < 1:
         raise ValueError(f"--max-new-tokens must be >= 1, got {tokens}")
-    return Asking(
-        answer=answer,
-        max_new_tokens=tokens,
-        multi_turn=options.multi_turn,
-        system_prompt=benchmark.system_prompt,
-    )
+    return Asking(answer, tokens, options.multi_turn, benchmark.system_prompt)
 
 
 def about_questions(options: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:
     """Which questions are asked, in which mode; the annotations by what is in them, wherever they lie."""
-    files = benchmark.files(options.annotations)
-    digests = {path.name: digest(path) for path in files}
-    variant = {name: getattr(options, name) for name in ("prompt", "chunked") if hasattr(options, name)}
+    digests = {path.name: digest(path) for path in benchmark.files(options.annotations)}
     chosen = {name: getattr(options, name) for name in ("split", "limit", "mode")}
-    return {"benchmark": benchmark.name, **variant, "annotations": digests, **chosen}
+    return {"benchmark": benchmark.name, **_own_flags(options), "annotations": digests, **chosen}
 
 
-def _without_plots() -> list[str]:
-    return [f"report.png will be left out: {problem}"] if (problem := lacks("matplotlib")) else []
+def _own_flags(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in options.benchmark.flags}
 
 
 def _blind_twin(run: Run) -> Run:
@@ -218,6 +203,6 @@ def compare_runs(options: argparse.Namespace) -> int:
     differences = compare(a, b, BENCHMARKS[names[0]].headline)
     print(comparison_of(differences, a, b))
     if options.output:
-        rows = [{**asdict(one), "difference": one.difference} for one in differences]
+        rows = list(map(asdict, differences))
         write_json(options.output, {"a": str(options.a), "b": str(options.b), "differences": rows})
     return 0

@@ -49,15 +49,14 @@ class Prediction:
 
     @classmethod
     def of(cls, task: VideoTask, question: Question, reply: Reply, verdict: Verdict) -> Prediction:
-        values = asdict(reply)
-        about = {"response": values.pop("text"), **asdict(verdict), **values}
-        return cls(task_id=task.id, video=task.video, **_about(question), **about)
+        measured = asdict(reply)
+        response = measured.pop("text")
+        return cls(**_about(task, question), response=response, **asdict(verdict), **measured)
 
     @classmethod
     def unanswered(cls, task: VideoTask, question: Question, error: str) -> Prediction:
         """A question whose video could not be shown: wrong, and never dropped from the denominator."""
-        about = {"task_id": task.id, "video": task.video, **_about(question)}
-        return cls(**about, response=None, extracted=None, correct=False, error=error)
+        return cls(**_about(task, question), response=None, extracted=None, correct=False, error=error)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,8 +70,9 @@ class Prediction:
         return cls(**{**values, "scores": tuple(values["scores"])})
 
 
-def _about(question: Question) -> dict[str, Any]:
-    return {name: getattr(question, name) for name in ("id", "task", "category", "source", "timestamp", "answer")}
+def _about(task: VideoTask, question: Question) -> dict[str, Any]:
+    names = ("id", "task", "category", "source", "timestamp", "answer")
+    return {"task_id": task.id, "video": task.video, **{name: getattr(question, name) for name in names}}
 
 
 def rank_file(folder: Path, rank: int, world_size: int) -> Path:

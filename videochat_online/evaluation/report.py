@@ -12,10 +12,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..extras import lacks
 from ..files import whole, write_json, write_text
@@ -33,34 +34,21 @@ _TRAINED_ON = re.compile(r"(?:^|/)train-\d{8}-l\d+-")
 _WAYS = {"likelihood": "The likeliest option is the answer", "generate": "The answer is what is found in the reply"}
 
 
-@dataclass(frozen=True)
-class Background:
-    """What is known of a run beside its answers."""
-
-    answer_because: str = ""
-    """Why options are answered as they are: the flag, the model, the default."""
-    left_out: tuple[str, ...] = ()
-    """A line for each record of the annotations that cannot be asked."""
-    trained_on: int = 0
-    """Videos of a train split."""
-
-    @classmethod
-    def of(cls, tasks: Sequence[VideoTask], *, left_out: Sequence[str] = ()) -> Background:
-        trained_on = sum(_TRAINED_ON.search(task.video) is not None for task in tasks)
-        return cls(left_out=tuple(left_out), trained_on=trained_on)
-
-    def cautions(self) -> list[str]:
-        """What is known before anything is asked."""
-        trained_on = (
-            f"{self.trained_on} of these videos are from the train split of a generated world: a model that was "
+def cautions_of(tasks: Sequence[VideoTask], left_out: Sequence[str]) -> list[str]:
+    """What a reader must know before anything is asked. `left_out`: the records that cannot be asked."""
+    cautions = []
+    if trained_on := sum(_TRAINED_ON.search(task.video) is not None for task in tasks):
+        cautions.append(
+            f"{trained_on} of these videos are from the train split of a generated world: a model that was "
             "trained on it is asked about what it was shown. `videochat-online world build DIR --split test` "
             "makes others"
         )
-        left_out = (
-            f"{len(self.left_out)} records of the annotations cannot be asked and are left out of every number; "
+    if left_out:
+        cautions.append(
+            f"{len(left_out)} records of the annotations cannot be asked and are left out of every number; "
             "the report and --check name them"
         )
-        return [trained_on] * bool(self.trained_on) + [left_out] * bool(self.left_out)
+    return cautions
 
 
 def _unanswered(scores: Mapping[str, Any], answer: str | None) -> list[str]:
@@ -83,19 +71,18 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
     """What is needed to repeat a run beside its config: command, commit, versions, machine."""
     return {
         "command": list(command),
-        "commit": _commit(),
+        "commit": code_commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _commit() -> str | None:
+def code_commit() -> str | None:
     """The commit of the code that runs, marked where files were changed after it; None outside a repository."""
-    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     except FileNotFoundError:  # no git on this machine
         return None
     return done.stdout.strip() or None
@@ -112,43 +99,32 @@ def write_report(
     folder: Path,
     benchmark: Benchmark,
     tasks: Sequence[VideoTask],
-    predictions: Mapping[str, Prediction],
-    blind: Mapping[str, Prediction],
     config: Mapping[str, Any],
+    predictions: Mapping[str, Prediction],
+    blind: Mapping[str, Prediction] | None = None,
     *,
-    background: Background,
+    left_out: Sequence[str] = (),
+    answer_because: str = "",
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """report.json, .csv, .md, .png and result.json in `folder`; returns the report. No picture without matplotlib.
 
-    `blind`: predictions without frames, may be empty. `command`: what was started, by default this process.
+    Args:
+        predictions, blind: by question id; `blind` those without frames, where there are any.
+        left_out: a line for each record of the annotations that cannot be asked.
+        answer_because: why options are answered as they are: the flag, the model, the default.
+        command: what was started, by default this process.
     """
-    scores = scores_of(benchmark.headline, tasks, predictions, blind)
+    scores = scores_of(benchmark.headline, tasks, predictions, blind or {})
     scores["headline"] = {"what": benchmark.headline_name, **scores["headline"]}
     scores["notes"] = benchmark.notes(tasks, [predictions[q.id] for task in tasks for q in task.questions])
-    first = {
-        "cautions": [*_unanswered(scores, config.get("answer")), *background.cautions()],
-        "benchmark": benchmark.title,
-    }
-    about = {
-        "answer": config.get("answer"),
-        "answer_because": background.answer_because,
-        "left_out": len(background.left_out),
-        "left_out_records": list(background.left_out),
-        "config": dict(config),
-    }
+    answer = config.get("answer")
+    cautions = [*_unanswered(scores, answer), *cautions_of(tasks, left_out)]
+    first = {"cautions": cautions, "benchmark": benchmark.title}
+    about = {"answer": answer, "answer_because": answer_because, "left_out": len(left_out)}
+    about |= {"left_out_records": list(left_out), "config": dict(config)}
     report = {**first, **about, "scores": scores, "cost": cost_of(list(predictions.values()))}
-    result = {
-        **first,
-        "model": config.get("model"),
-        "mode": config.get("mode"),
-        "score": round(100 * scores["headline"]["accuracy"], 2),
-        "tasks": {row["task"]: round(100 * row["accuracy"], 2) for row in scores["tasks"]},
-        "questions": scores["questions"],
-        "unanswered": scores["unanswered"],
-        **about,
-        **provenance(sys.argv if command is None else command),
-    }
+    result = {**first, **_in_short(scores, config), **about, **provenance(sys.argv if command is None else command)}
     write_json(folder / "report.json", report)
     write_text(folder / "report.csv", csv_of(scores))
     write_text(folder / "report.md", markdown_of(report))
@@ -156,6 +132,18 @@ def write_report(
     if lacks("matplotlib") is None:
         draw_bars(folder / "report.png", benchmark.title, scores)
     return report
+
+
+def _in_short(scores: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What one submits. Scores in percent."""
+    return {
+        "model": config.get("model"),
+        "mode": config.get("mode"),
+        "score": round(100 * scores["headline"]["accuracy"], 2),
+        "tasks": {row["task"]: round(100 * row["accuracy"], 2) for row in scores["tasks"]},
+        "questions": scores["questions"],
+        "unanswered": scores["unanswered"],
+    }
 
 
 def csv_of(scores: Mapping[str, Any]) -> str:
@@ -204,14 +192,9 @@ def markdown_of(report: Mapping[str, Any]) -> str:
 
 def _headline_table(scores: Mapping[str, Any]) -> list[str]:
     """A row for each sub-task, then the headline."""
-    total = {
-        "task": "**headline**",
-        "questions": scores["questions"],
-        "unanswered": scores["unanswered"],
-        **scores["headline"],
-    }
+    total = {"task": "**headline**", "questions": scores["questions"], "unanswered": scores["unanswered"]}
     rows = []
-    for row in [*scores["tasks"], total]:
+    for row in [*scores["tasks"], {**total, **scores["headline"]}]:
         span = f"{_percent(row['low'])} - {_percent(row['high'])}"
         others = [_percent(row.get(name)) for name in ("unanswered", CHANCE, COMMONEST, BLIND)]
         rows.append([row["task"], row["questions"], _percent(row["accuracy"]), span, *others])
@@ -252,14 +235,13 @@ def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:
     from matplotlib.figure import Figure
 
     rows = [*scores["tasks"], {**scores["headline"], "task": "headline"}]
-    places = list(range(len(rows)))
+    places = range(len(rows))
     figure = Figure(figsize=(8, 0.32 * len(rows) + 1.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    values = [100 * row["accuracy"] for row in rows]
-    below = [max(0.0, value - 100 * row["low"]) for value, row in zip(values, rows, strict=True)]
-    above = [max(0.0, 100 * row["high"] - value) for value, row in zip(values, rows, strict=True)]
-    axes.barh(places, values, xerr=[below, above], color="#4477aa", ecolor="#222222", label="accuracy, 95 %")
+    accuracy, low, high = 100 * np.array([[row[name] for row in rows] for name in ("accuracy", "low", "high")])
+    spread = np.maximum([accuracy - low, high - accuracy], 0)
+    axes.barh(places, accuracy, xerr=spread, color="#4477aa", ecolor="#222222", label="accuracy, 95 %")
     for name, marker, color in ((CHANCE, "|", "#bb5566"), (COMMONEST, "x", "#ddaa33"), (BLIND, "o", "#222222")):
         if name in rows[0]:
             baseline = [100 * row[name] for row in rows]

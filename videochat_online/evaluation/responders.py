@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ from .benchmarks import ModeSettings
 from .modes import Responder
 
 if TYPE_CHECKING:
-    import torch
 
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
@@ -41,35 +40,27 @@ def memory_of_all(num_frames: int, like: MemoryConfig) -> MemoryConfig:
     return replace(like, levels=levels, policy="pyramid")
 
 
+@dataclass
 class SessionResponder:
-    """Our model with a given memory (None: what the model was made for). `skip_below`: see `StreamingSession`."""
+    """Our model."""
 
-    def __init__(
-        self,
-        model: VideoChatOnline,
-        processor: Processor,
-        memory: MemoryConfig | None = None,
-        *,
-        skip_below: float | None = None,
-    ) -> None:
-        self.model, self.processor, self.memory, self.skip_below = model, processor, memory, skip_below
+    model: VideoChatOnline
+    processor: Processor
+    memory: MemoryConfig | None = None
+    """None: what the model was made for."""
+    skip_below: float | None = None
+    """See `StreamingSession`."""
 
     def open(self, system_prompt: str | None) -> SessionConversation:
         from ..streaming.session import StreamingSession
 
-        session = StreamingSession(
-            self.model,
-            self.processor,
-            memory=self.memory,
-            system_prompt=system_prompt,
-            skip_below=self.skip_below,
-        )
-        return SessionConversation(session)
+        about = {"memory": self.memory, "system_prompt": system_prompt, "skip_below": self.skip_below}
+        return SessionConversation(StreamingSession(self.model, self.processor, **about))
 
 
+@dataclass
 class SessionConversation:
-    def __init__(self, session: StreamingSession) -> None:
-        self.session = session
+    session: StreamingSession
 
     def see(self, frames: Sequence[np.ndarray], timestamps: Sequence[float]) -> None:
         self.session.see_many(frames, timestamps)
@@ -157,19 +148,15 @@ class TransformersConversation:
         end = tokenizer.eos_token_id if ends is None else ends[0] if isinstance(ends, list) else ends
         reply = [*tokenizer(option, add_special_tokens=False)["input_ids"], end]
         ids = torch.tensor([reply], device=inputs["input_ids"].device)
-        grows = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-        longer = {key: self._extended(key, value, ids) if key in grows else value for key, value in inputs.items()}
+        zeros = torch.zeros_like(ids)  # of no special type
+        tails = {"input_ids": ids, "attention_mask": zeros + 1, "token_type_ids": zeros, "mm_token_type_ids": zeros}
+        longer = {
+            key: torch.cat([value, tails[key].to(value.dtype)], dim=1) if key in tails else value
+            for key, value in inputs.items()
+        }
         with torch.inference_mode():
             logits = model(**longer).logits[0, -len(reply) - 1 : -1]
         return float(logits.float().log_softmax(-1).gather(-1, ids.T).sum())
-
-    @staticmethod
-    def _extended(key: str, value: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """An input of the prompt, longer by the option: its ids, attended to, of no special type."""
-        import torch
-
-        tail = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}.get(key, torch.zeros_like(ids))
-        return torch.cat([value, tail.to(value.dtype)], dim=1)
 
     def _inputs(self, prompt: str) -> dict[str, Any]:
         """Frames in the order of time, then the dialogue so far, then the question."""
@@ -208,16 +195,16 @@ def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) ->
             raise ValueError(
                 "--memory, --policy, --cascade, --recent and --skip-below are for our models; see --frames"
             )
-        frames = settings.frames or 64
+        about["max_frames"] = settings.frames or 64
         responder = TransformersResponder.load(
             options.model,
             device=options.device,
             dtype=options.dtype,
             attn_implementation=options.attention,
-            max_frames=frames,
+            max_frames=about["max_frames"],
         )
         about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
-        return responder, {**about, "dtype": str(responder.model.dtype), "max_frames": frames}
+        return responder, {**about, "dtype": str(responder.model.dtype)}
     from ..model.weights import find_checkpoint
 
     model, processor = load_from_flags(options)
@@ -226,8 +213,7 @@ def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) ->
     about["memory"] = memory.for_encoder(model.config.grid).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
-    ours = SessionResponder(model, processor, memory, skip_below=options.skip_below)
-    return ours, {**about, "dtype": str(model.dtype)}
+    return SessionResponder(model, processor, memory, options.skip_below), {**about, "dtype": str(model.dtype)}
 
 
 def weights_digest(folder: Path) -> str | None:

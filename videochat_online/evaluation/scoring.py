@@ -7,9 +7,10 @@ answers alone, so a run that was killed or shared out gives the same ones; what 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -41,16 +42,13 @@ class Tally:
         """Tally `correct` (one value a prediction), by default the verdicts. ValueError: there are none."""
         if not predictions:
             raise ValueError("no predictions to score")
-        values = [float(p.correct) for p in predictions] if correct is None else list(correct)
         category_of = {p.task: p.category for p in predictions}
         tasks = sorted(category_of, key=lambda task: (category_of[task], task))
-        videos = {video: i for i, video in enumerate(sorted({p.video for p in predictions}))}
-        shape = (len(videos), len(tasks))
-        sums, count = np.zeros(shape), np.zeros(shape)
-        for prediction, value in zip(predictions, values, strict=True):
-            place = videos[prediction.video], tasks.index(prediction.task)
-            sums[place] += value
-            count[place] += 1
+        videos, row = np.unique([p.video for p in predictions], return_inverse=True)
+        column = [tasks.index(p.task) for p in predictions]
+        sums, count = np.zeros((2, len(videos), len(tasks)))
+        np.add.at(sums, (row, column), [p.correct for p in predictions] if correct is None else correct)
+        np.add.at(count, (row, column), 1)
         return cls(tuple(tasks), tuple(category_of[task] for task in tasks), sums, count)
 
     def accuracies(self) -> np.ndarray:
@@ -73,17 +71,15 @@ def headline(kind: str, correct: np.ndarray, count: np.ndarray, categories: Sequ
     """
     if kind == "pooled":
         return correct.sum(-1) / np.maximum(count.sum(-1), 1)
+    if kind not in ("tasks", "categories"):
+        raise ValueError(f"unknown headline {kind!r}, expected tasks, categories or pooled")
+    group_of = np.array(categories) if kind == "categories" else np.arange(len(categories))
+    groups = [np.flatnonzero(group_of == group) for group in np.unique(group_of)]
     present = count > 0
     accuracy = np.where(present, correct / np.maximum(count, 1), 0.0)
-    if kind == "tasks":
-        return accuracy.sum(-1) / np.maximum(present.sum(-1), 1)
-    if kind != "categories":
-        raise ValueError(f"unknown headline {kind!r}, expected tasks, categories or pooled")
-    names = sorted(set(categories))
-    groups = [np.flatnonzero([category == name for category in categories]) for name in names]
     means = np.stack([accuracy[..., g].sum(-1) / np.maximum(present[..., g].sum(-1), 1) for g in groups], -1)
     some = np.stack([present[..., g].any(-1) for g in groups], -1)
-    return (means * some).sum(-1) / np.maximum(some.sum(-1), 1)
+    return means.sum(-1) / np.maximum(some.sum(-1), 1)
 
 
 def headline_of(tally: Tally, kind: str) -> float:
@@ -104,15 +100,15 @@ def chance_tally(predictions: Sequence[Prediction], questions: Mapping[str, Ques
 def commonest_tally(predictions: Sequence[Prediction]) -> Tally:
     """Always giving the answer that is most often right in its sub-task: what a model without eyes can learn."""
     favourite = commonest_answers(predictions)
-    return Tally.of(predictions, [float(p.answer == favourite[p.task]) for p in predictions])
+    return Tally.of(predictions, [p.answer == favourite[p.task] for p in predictions])
 
 
 def commonest_answers(predictions: Iterable[Prediction]) -> dict[str, str]:
     """Sub-task -> its most frequent right answer (the first in alphabetical order of equals)."""
-    answers: dict[str, Counter[str]] = {}
+    answers: dict[str, list[str]] = defaultdict(list)
     for prediction in predictions:
-        answers.setdefault(prediction.task, Counter())[prediction.answer] += 1
-    return {task: min(counts, key=lambda answer: (-counts[answer], answer)) for task, counts in answers.items()}
+        answers[prediction.task].append(prediction.answer)
+    return {task: Counter(sorted(given)).most_common(1)[0][0] for task, given in answers.items()}
 
 
 def scores_of(
@@ -129,6 +125,8 @@ def scores_of(
     if blind:
         baselines[BLIND] = Tally.of([blind[question_id] for question_id in sorted(questions)])
     drawn = model.resampled()
+    no_answer = [row.extracted is None for row in rows]
+    broken = Counter((row.task_id, row.error) for row in rows if row.error is not None)
 
     def figures(kind: Headline) -> dict[str, float]:
         low, high = interval(headline(kind, *drawn, model.categories))
@@ -140,34 +138,27 @@ def scores_of(
         "pooled": figures("pooled"),
         "questions": len(rows),
         "videos": len({row.task_id for row in rows}),
-        "unanswered": _share(row.extracted is None for row in rows),
-        "not_asked": sum(row.error is not None for row in rows),
+        "unanswered": fmean(no_answer),
+        "not_asked": broken.total(),
         "categories": _categories(model),
-        "sources": {
-            source: {"questions": len(members), "accuracy": _share(row.correct for row in members)}
-            for source, members in _grouped(rows, "source").items()
-        },
-        "tasks": _task_rows(model, drawn, baselines, _grouped(rows, "task")),
-        "problems": _problems(rows),
+        "sources": _sources(rows),
+        "tasks": _task_rows(model, drawn, {"unanswered": Tally.of(rows, no_answer), **baselines}),
+        "problems": [{"video": video, "questions": n, "error": error} for (video, error), n in sorted(broken.items())],
     }
 
 
-def _share(values: Iterable[bool]) -> float:
-    return float(np.mean(list(values)))
-
-
-def _grouped(rows: Sequence[Prediction], field: str) -> dict[str, list[Prediction]]:
-    groups: dict[str, list[Prediction]] = {}
-    for row in sorted(rows, key=lambda row: (getattr(row, field), row.id)):
-        groups.setdefault(getattr(row, field), []).append(row)
-    return groups
+def _sources(rows: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+    correct: dict[str, list[bool]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.source):
+        correct[row.source].append(row.correct)
+    return {source: {"questions": len(those), "accuracy": fmean(those)} for source, those in correct.items()}
 
 
 def _categories(tally: Tally) -> dict[str, dict[str, float]]:
     """Each category: mean of its sub-tasks (as boards report it), and pooled."""
     found = {}
     for name in dict.fromkeys(tally.categories):
-        members = [i for i, category in enumerate(tally.categories) if category == name]
+        members = np.array(tally.categories) == name
         count = tally.count[:, members].sum()
         found[name] = {
             "questions": int(count),
@@ -178,34 +169,18 @@ def _categories(tally: Tally) -> dict[str, dict[str, float]]:
 
 
 def _task_rows(
-    tally: Tally,
-    drawn: tuple[np.ndarray, np.ndarray],
-    baselines: Mapping[str, Tally],
-    members: Mapping[str, Sequence[Prediction]],
+    tally: Tally, drawn: tuple[np.ndarray, np.ndarray], others: Mapping[str, Tally]
 ) -> list[dict[str, Any]]:
+    """Each sub-task with its interval, and with its share in each of `others`."""
     found = []
+    correct, count = drawn
     for i, task in enumerate(tally.tasks):
-        present = drawn[1][:, i] > 0
-        low, high = interval(drawn[0][present, i] / drawn[1][present, i])
-        found.append(
-            {
-                "task": task,
-                "category": tally.categories[i],
-                "questions": len(members[task]),
-                "accuracy": float(tally.accuracies()[i]),
-                "low": low,
-                "high": high,
-                "unanswered": _share(row.extracted is None for row in members[task]),
-                **{name: float(baseline.accuracies()[i]) for name, baseline in baselines.items()},
-            }
-        )
+        some = count[:, i] > 0
+        low, high = interval(correct[some, i] / count[some, i])
+        about = {"task": task, "category": tally.categories[i], "questions": int(tally.count[:, i].sum())}
+        shares = {name: float(other.accuracies()[i]) for name, other in others.items()}
+        found.append({**about, "accuracy": float(tally.accuracies()[i]), "low": low, "high": high, **shares})
     return found
-
-
-def _problems(rows: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """Videos whose questions could not be asked, by name."""
-    broken = Counter((row.task_id, row.error) for row in rows if row.error is not None)
-    return [{"video": video, "questions": n, "error": error} for (video, error), n in sorted(broken.items())]
 
 
 def cost_of(predictions: Sequence[Prediction]) -> dict[str, float | int | None]:
@@ -235,10 +210,8 @@ class Difference:
     only_a: int
     """Questions only A got right."""
     only_b: int
-
-    @property
-    def difference(self) -> float:
-        return self.accuracy_b - self.accuracy_a
+    difference: float
+    """B minus A."""
 
 
 def compare(a: Sequence[Prediction], b: Sequence[Prediction], kind: Headline) -> list[Difference]:
@@ -252,17 +225,16 @@ def compare(a: Sequence[Prediction], b: Sequence[Prediction], kind: Headline) ->
         raise ValueError(f"not the same questions: {len(a)} in A, {len(b)} in B, {common} in both")
     pairs = [(first, by_id[first.id]) for first in sorted(a, key=lambda prediction: prediction.id)]
     tally_a = Tally.of([x for x, _ in pairs])
-    tally_b = Tally.of([x for x, _ in pairs], [float(y.correct) for _, y in pairs])
+    tally_b = Tally.of([x for x, _ in pairs], [y.correct for _, y in pairs])
     (drawn_a, count), (drawn_b, _) = tally_a.resampled(), tally_b.resampled()
     spread = headline(kind, drawn_b, count, tally_a.categories) - headline(kind, drawn_a, count, tally_a.categories)
-    total = _difference("headline", pairs, headline_of(tally_a, kind), headline_of(tally_b, kind), spread)
-    rows = [total]
+    found = [_difference("headline", pairs, headline_of(tally_a, kind), headline_of(tally_b, kind), spread)]
     for i, task in enumerate(tally_a.tasks):
-        drawn = count[:, i] > 0
-        spread = (drawn_b[drawn, i] - drawn_a[drawn, i]) / count[drawn, i]
+        some = count[:, i] > 0
+        spread = (drawn_b[some, i] - drawn_a[some, i]) / count[some, i]
         members = [(x, y) for x, y in pairs if x.task == task]
-        rows.append(_difference(task, members, tally_a.accuracies()[i], tally_b.accuracies()[i], spread))
-    return rows
+        found.append(_difference(task, members, tally_a.accuracies()[i], tally_b.accuracies()[i], spread))
+    return found
 
 
 def _difference(
@@ -270,4 +242,4 @@ def _difference(
 ) -> Difference:
     only_a = sum(x.correct and not y.correct for x, y in pairs)
     only_b = sum(y.correct and not x.correct for x, y in pairs)
-    return Difference(name, len(pairs), float(a), float(b), *interval(spread), only_a, only_b)
+    return Difference(name, len(pairs), float(a), float(b), *interval(spread), only_a, only_b, float(b - a))

@@ -10,4 +10,4 @@ from .streaming_bench import StreamingBench
 __all__ = ["BENCHMARKS", "Benchmark", "ModeSettings", "OVBench", "OVOBench", "StreamingBench"]
 
 BENCHMARKS: dict[str, type[Benchmark]] = {kind.name: kind for kind in (OVBench, OVOBench, StreamingBench)}
-"""By the names that `videochat-online eval` takes."""
+"""By the names that `videochat-online eval` takes. A benchmark that stands here has its command."""

@@ -79,6 +79,11 @@ def read_records(path: Path) -> list[Any]:
     return records
 
 
+def letters(options: Sequence[str]) -> str:
+    """The letters of that many options: `ABCD` for four."""
+    return "".join(chr(ord("A") + number) for number in range(len(options)))
+
+
 def texts(value: Any) -> list[str]:
     """The options of a record. Raises ValueError for anything but a list of texts."""
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
@@ -107,17 +112,23 @@ class Benchmark(ABC):
     """Examples plus a judge."""
 
     name: ClassVar[str]
+    """Of its command."""
     title: ClassVar[str]
+    help: ClassVar[str]
+    """Of its command."""
+    flags: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """The constructor's arguments as flags of the command: name -> what argparse is to know of it."""
     headline: ClassVar[Headline]
     headline_name: ClassVar[str]
     max_new_tokens: ClassVar[int]
-    presets: ClassVar[Mapping[str, ModeSettings]]
-    """The published settings of each mode."""
-    system_prompt: str | None = None
-    """Replaces the template's own system text."""
-
+    stream: ClassVar[ModeSettings]
+    """As published, for the modes streaming and prefix."""
+    window: ClassVar[ModeSettings]
+    """As published, for the mode sliding_window."""
     splits: ClassVar[tuple[str, ...]]
     """Parts of the benchmark that may be chosen."""
+    system_prompt: str | None = None
+    """Replaces the template's own system text."""
 
     @abstractmethod
     def files(self, annotations: Path) -> list[Path]:
@@ -127,9 +138,9 @@ class Benchmark(ABC):
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """Add the videos of one annotation file with their questions; a record that does not fit is left out."""
 
-    def read(self, annotations: Path, *, splits: tuple[str, ...] | None = None) -> Examples:
+    def read(self, annotations: Path, *, splits: Sequence[str] | None = None) -> Examples:
         """All that can be asked, and what cannot. ValueError for a file that holds no records at all."""
-        chosen = self.splits if splits is None else splits
+        chosen = self.splits if splits is None else tuple(splits)
         if unknown := set(chosen) - set(self.splits):
             raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(self.splits)}")
         examples = Examples()
@@ -137,7 +148,7 @@ class Benchmark(ABC):
             self.parse(path, read_records(path), chosen, examples)
         return examples
 
-    def load(self, annotations: Path, *, splits: tuple[str, ...] | None = None) -> list[VideoTask]:
+    def load(self, annotations: Path, *, splits: Sequence[str] | None = None) -> list[VideoTask]:
         """As `read`, for annotations that must be whole: ValueError names every record that cannot be asked."""
         examples = self.read(annotations, splits=splits)
         if examples.left_out:
@@ -149,5 +160,5 @@ class Benchmark(ABC):
         """The answer found in a reply, and whether it is right."""
 
     def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
-        """What a reader of the scores must know, computed from the questions."""
+        """What a reader of the scores must know, one sentence each."""
         return []

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask
-from .base import Benchmark, Examples, ModeSettings, extract_letter, texts
+from .base import Benchmark, Examples, ModeSettings, extract_letter, letters, texts
 
 SOURCES = ("ava", "coin", "hirest", "tao")
 AVA_START = 900.0
@@ -27,7 +27,6 @@ SYSTEM_PROMPT = (
     "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
     "addresses the question.\n"
 )
-
 
 CATEGORIES = {
     "FuturePrediction": "Future Prediction",
@@ -79,21 +78,13 @@ _BY_FLAT = {(sub.flat_type, source): sub for sub in SUB_TASKS for source in sub.
 _BY_NAME = {sub.name: sub for sub in SUB_TASKS}
 
 
-def official_prompt(question: str, options: list[str], timestamp: float) -> tuple[str, tuple[str, ...]]:
-    """The words of the published evaluation, and the labels as printed in them."""
-    labels = tuple(f"({chr(ord('A') + i)})" for i in range(len(options)))
-    lines = "\n".join(f"{label} {option}" for label, option in zip(labels, options, strict=True))
-    return f"Question at {timestamp:.1f}s: {question}\nOptions:\n{lines}\nAnswer:", labels
-
-
-def lmms_eval_prompt(question: str, options: list[str], timestamp: float) -> tuple[str, tuple[str, ...]]:
-    """The words of the published lmms-eval tasks, and the labels as printed in them. The time is not mentioned."""
-    labels = tuple(chr(ord("A") + i) for i in range(len(options)))
-    lines = "\n".join(f"{label}. {option}" for label, option in zip(labels, options, strict=True))
-    return f"{question}\n{lines}\nAnswer with the option's letter from the given choices directly.", labels
-
-
-PROMPTS = {"official": official_prompt, "lmms-eval": lmms_eval_prompt}
+PROMPTS = {
+    "official": ("({})", "{} {}", "Question at {time:.1f}s: {question}\nOptions:\n{options}\nAnswer:"),
+    "lmms-eval": (
+        "{}", "{}. {}", "{question}\n{options}\nAnswer with the option's letter from the given choices directly."
+    ),
+}  # fmt: skip
+"""The words of the published evaluation, and of the published lmms-eval tasks: label, option, and all together."""
 
 
 class OVBench(Benchmark):
@@ -101,29 +92,28 @@ class OVBench(Benchmark):
 
     name = "ovbench"
     title = "OVBench"
+    help = "OVBench: the mean of 16 sub-tasks"
+    flags: ClassVar = {"prompt": {"default": "official", "choices": PROMPTS, "help": "wording of the questions"}}
     headline = "tasks"
     headline_name = "mean of the sub-task accuracies"
     max_new_tokens = 128
+    stream = ModeSettings(fps=8.0)
+    window = ModeSettings(fps=2.0, window=32.0, frames=64)
     splits = SOURCES
-    presets: ClassVar[Mapping[str, ModeSettings]] = {
-        "sliding_window": ModeSettings(fps=2.0, window=32.0, frames=64),
-        "streaming": ModeSettings(fps=8.0),
-        "prefix": ModeSettings(fps=8.0),
-    }
 
     def __init__(self, prompt: str = "official") -> None:
         if prompt not in PROMPTS:
             raise ValueError(f"unknown prompt {prompt!r} for OVBench, expected one of {', '.join(PROMPTS)}")
-        self.format_prompt = PROMPTS[prompt]
+        self.label, self.option, self.prompt = PROMPTS[prompt]
         self.system_prompt = SYSTEM_PROMPT if prompt == "official" else None
 
     def files(self, annotations: Path) -> list[Path]:
         """ovbench.json, which lists each video once, else the flat four, else the hub's parts."""
         if annotations.is_file():
             return [annotations]
-        flat = [path for source in SOURCES if (path := annotations / f"{source}.json").is_file()]
-        whole = [path for path in [annotations / "ovbench.json"] if path.is_file()]
-        found = whole or flat or sorted(annotations.glob("ovbench_*.json"))
+        whole, *flat = (annotations / f"{name}.json" for name in ("ovbench", *SOURCES))
+        found = [whole] if whole.is_file() else [path for path in flat if path.is_file()]
+        found = found or sorted(annotations.glob("ovbench_*.json"))
         if not found:
             expected = "ava.json, coin.json, hirest.json, tao.json (flat) or ovbench*.json (streaming)"
             raise ValueError(f"no OVBench annotations in {annotations}: expected {expected}")
@@ -131,8 +121,10 @@ class OVBench(Benchmark):
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """Either layout; `splits` keeps questions of these sources only."""
-        tasks = self._streaming_tasks if is_streaming_layout(records, path) else self._flat_tasks
-        examples.tasks += [part for task in tasks(path, records, examples) if (part := _of_sources(task, splits))]
+        read = self._videos if is_streaming_layout(records, path) else self._single_questions
+        for task in read(path, records, examples):
+            if kept := tuple(question for question in task.questions if question.source.lower() in splits):
+                examples.tasks.append(replace(task, questions=kept))
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
         letter = extract_letter(reply.text)
@@ -149,91 +141,70 @@ class OVBench(Benchmark):
             f"stand-alone letter, {sum(theirs)} instead of {sum(p.correct for p in predictions)} questions are right."
         ]
 
-    def _flat_tasks(self, path: Path, records: list[Any], examples: Examples) -> list[VideoTask]:
+    def _single_questions(self, path: Path, records: list[Any], examples: Examples) -> list[VideoTask]:
+        """The flat layout: a record is a question, and says where its video lies."""
         source = path.stem.lower()
         if source not in SOURCES:
             raise ValueError(f"{path}: a flat annotation file is named {', '.join(f'{s}.json' for s in SOURCES)}")
         videos: dict[str, list[tuple[dict[str, Any], Question]]] = defaultdict(list)
         for number, record in enumerate(records):
             with examples.record(f"{path.name}, record {number}"):
-                question = self._flat_question(source, number, record)
-                task = self._flat_video(source, record, (question,))  # for what may be wrong with it
+                question = self._single_question(source, number, record)
+                task = _video_of(source, record, [question])  # for what may be wrong with it
                 videos[task.video].append((record, question))
-        return [
-            self._flat_video(source, rows[0][0], tuple(question for _, question in rows)) for rows in videos.values()
-        ]
+        return [_video_of(source, rows[0][0], [question for _, question in rows]) for rows in videos.values()]
 
-    def _flat_video(self, source: str, record: dict[str, Any], questions: tuple[Question, ...]) -> VideoTask:
-        """The video of `record` with all of its questions."""
-        video = record["video"]
-        absolute = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
-        frame = PurePosixPath(record["image_file"]) if "image_file" in record else None
-        return VideoTask(
-            id=f"{source}/{video}",
-            video=video,
-            names=_places(source, video, str(frame.parent) if frame else None),
-            questions=questions,
-            start=AVA_START if absolute else float(record["start"]),
-            fps=float(record["fps"]) if "fps" in record else None,
-            segment_start=AVA_START if absolute else 0.0,
-            anchor=(frame.name, float(record["middle_frame_timestamp"])) if frame else None,
-        )
-
-    def _flat_question(self, source: str, number: int, record: dict[str, Any]) -> Question:
+    def _single_question(self, source: str, number: int, record: dict[str, Any]) -> Question:
         sub_task = _BY_FLAT.get((record["answer_type"], source))
         if sub_task is None:
             raise ValueError(f"no sub-task {record['answer_type']!r} in {source}")
         options = texts(record["candidates"])
         if options.count(record["answer"]) != 1:
             raise ValueError(f"the answer {record['answer']!r} must be exactly one of {options}")
-        answer = chr(ord("A") + options.index(record["answer"]))
+        answer = letters(options)[options.index(record["answer"])]
         return self._question(record.get("id", f"{source}/{number:05d}"), sub_task, source, record, options, answer)
 
-    def _streaming_tasks(self, path: Path, records: list[Any], examples: Examples) -> list[VideoTask]:
+    def _videos(self, path: Path, records: list[Any], examples: Examples) -> list[VideoTask]:
+        """The streaming layout: a record is a video with its questions."""
         tasks = []
         for number, record in enumerate(records):
             with examples.record(f"{path.name}, video {number}"):
-                questions = self._streaming_questions(path, record, examples)
-                tasks += [self._streaming_video(record, questions)] if questions else []
+                name, questions = record["video_id"], []
+                source = _source_of(name)
+                for place, row in enumerate(record["questions"]):
+                    with examples.record(f"{path.name}: {name}, question {place}"):
+                        questions.append(self._listed_question(f"{name}#q{place}", source, row))
+                if questions:
+                    task = VideoTask(
+                        id=name,
+                        video=name,
+                        names=(name, PurePosixPath(name).name),
+                        questions=tuple(questions),
+                        start=float(record["clip"][0]),
+                        fps=float(record["fps"]) if record.get("fps") else None,
+                        segment_start=_segment_start(source, questions),
+                    )
+                    tasks.append(task)
         return tasks
 
-    def _streaming_questions(self, path: Path, record: dict[str, Any], examples: Examples) -> list[Question]:
-        video = record["video_id"]
-        source = _source_of(video)
-        questions = []
-        for number, row in enumerate(record["questions"]):
-            with examples.record(f"{path.name}: {video}, question {number}"):
-                sub_task = _BY_NAME.get(row["sub_answer_type"])
-                if sub_task is None or sub_task.category != row["answer_type"]:
-                    raise ValueError(f"no sub-task {row['sub_answer_type']!r} in {row['answer_type']!r}")
-                options = [_without_letter(option, i) for i, option in enumerate(texts(row["options"]))]
-                question_id = row.get("id", f"{video}#q{number}")
-                named = row.get("source", source)  # generated worlds name it, the hub does not
-                questions.append(self._question(question_id, sub_task, named, row, options, row["answer"]))
-        return questions
-
-    def _streaming_video(self, record: dict[str, Any], questions: list[Question]) -> VideoTask:
-        video = record["video_id"]
-        absolute = _source_of(video) == "ava" and min(question.timestamp for question in questions) >= AVA_START
-        return VideoTask(
-            id=video,
-            video=video,
-            names=(video, PurePosixPath(video).name),
-            questions=tuple(questions),
-            start=float(record["clip"][0]),
-            fps=float(record["fps"]) if record.get("fps") else None,
-            segment_start=AVA_START if absolute else 0.0,
-        )
+    def _listed_question(self, question_id: str, source: str, row: dict[str, Any]) -> Question:
+        sub_task = _BY_NAME.get(row["sub_answer_type"])
+        if sub_task is None or sub_task.category != row["answer_type"]:
+            raise ValueError(f"no sub-task {row['sub_answer_type']!r} in {row['answer_type']!r}")
+        options = [_without_letter(option, i) for i, option in enumerate(texts(row["options"]))]
+        named = row.get("source", source)  # generated worlds name it, the hub does not
+        return self._question(row.get("id", question_id), sub_task, named, row, options, row["answer"])
 
     def _question(
         self, question_id: str, sub_task: SubTask, source: str, row: dict[str, Any], options: list[str], answer: str
     ) -> Question:
         timestamp = float(row["middle_frame_timestamp"])
-        prompt, labels = self.format_prompt(row["question"], options, timestamp)
+        labels = tuple(map(self.label.format, letters(options)))
+        lines = "\n".join(map(self.option.format, labels, options))
         return Question(
             id=question_id,
             timestamp=timestamp,
-            prompt=prompt,
+            prompt=self.prompt.format(time=timestamp, question=row["question"], options=lines),
             answer=answer,
             task=f"{sub_task.code} {sub_task.name}",
             category=sub_task.category,
@@ -243,18 +214,33 @@ class OVBench(Benchmark):
         )
 
 
-def _of_sources(task: VideoTask, sources: tuple[str, ...]) -> VideoTask | None:
-    """The video with its questions of these sources, or None where it has none."""
-    questions = tuple(question for question in task.questions if question.source.lower() in sources)
-    return replace(task, questions=questions) if questions else None
+def _video_of(source: str, record: dict[str, Any], questions: list[Question]) -> VideoTask:
+    """The video of a record of the flat layout, with all of its questions."""
+    video, begins = record["video"], _segment_start(source, questions)
+    frame = PurePosixPath(record["image_file"]) if "image_file" in record else None
+    return VideoTask(
+        id=f"{source}/{video}",
+        video=video,
+        names=_places(source, video, str(frame.parent) if frame else None),
+        questions=tuple(questions),
+        start=begins or float(record["start"]),
+        fps=float(record["fps"]) if "fps" in record else None,
+        segment_start=begins,
+        anchor=(frame.name, float(record["middle_frame_timestamp"])) if frame else None,
+    )
+
+
+def _segment_start(source: str, questions: list[Question]) -> float:
+    """Seconds on the questions' clock at which what is stored of their video begins."""
+    is_segment = source == "ava" and min(question.timestamp for question in questions) >= AVA_START
+    return AVA_START if is_segment else 0.0
 
 
 def is_streaming_layout(records: list[Any], path: Path) -> bool:
     """True for a list of videos with questions, False for a list of single questions."""
     for record in records:
-        for field, streaming in (("questions", True), ("candidates", False)):
-            if isinstance(record, dict) and field in record:
-                return streaming
+        if isinstance(record, dict) and ("questions" in record or "candidates" in record):
+            return "questions" in record
     seen = sorted(records[0]) if records and isinstance(records[0], dict) else records[:1]
     raise ValueError(f"{path}: neither the flat nor the streaming layout of OVBench: its first record has {seen}")
 

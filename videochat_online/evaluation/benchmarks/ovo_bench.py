@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask
 from ..scoring import commonest_answers
-from .base import Benchmark, Examples, ModeSettings, extract_letter, texts
+from .base import Benchmark, Examples, ModeSettings, extract_letter, letters, texts
 
 REGIMES = {
     "backward": ("EPM", "HLD", "ASI"),
@@ -66,15 +66,16 @@ class OVOBench(Benchmark):
 
     name = "ovobench"
     title = "OVO-Bench"
+    help = "OVO-Bench (not OVBench)"
+    flags: ClassVar = {
+        "chunked": {"action": "store_true", "help": "--videos holds the authors' chunks, cut at each question"}
+    }
     headline = "categories"
     headline_name = "mean of the three regimes"
     max_new_tokens = 32
+    stream = ModeSettings(fps=1.0)
+    window = ModeSettings(fps=1.0, frames=64)
     splits = (*REGIMES, *_REGIME_OF)
-    presets: ClassVar[Mapping[str, ModeSettings]] = {
-        "sliding_window": ModeSettings(fps=1.0, frames=64),
-        "streaming": ModeSettings(fps=1.0),
-        "prefix": ModeSettings(fps=1.0),
-    }
 
     def __init__(self, *, chunked: bool = False) -> None:
         self.chunked = chunked
@@ -88,8 +89,7 @@ class OVOBench(Benchmark):
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """`splits` keeps these tasks or regimes only."""
         wanted = {task for split in splits for task in REGIMES.get(split, (split,))}
-        videos: dict[str, list[Question]] = defaultdict(list)
-        whole: dict[str, str] = {}  # the video that a chunk is of
+        videos: dict[tuple[str, str], list[Question]] = defaultdict(list)  # by the file, and the video it is of
         for number, item in enumerate(records):
             with examples.record(f"{path.name}, item {number}"):
                 if item["task"] not in _REGIME_OF:
@@ -97,12 +97,10 @@ class OVOBench(Benchmark):
                 if item["task"] not in wanted:
                     continue
                 for chunk, question in _questions(item):
-                    key = chunk if self.chunked else item["video"]
-                    videos[key].append(question)
-                    whole[key] = item["video"]
+                    videos[chunk if self.chunked else item["video"], item["video"]].append(question)
         examples.tasks += [
-            VideoTask(id=key, video=whole[key], names=_places(key, self.chunked), questions=tuple(questions))
-            for key, questions in videos.items()
+            VideoTask(id=file, video=video, names=_places(file, self.chunked), questions=tuple(questions))
+            for (file, video), questions in videos.items()
         ]
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
@@ -117,26 +115,22 @@ class OVOBench(Benchmark):
         return Verdict(" and ".join(found) or None, question.answer in found)
 
     def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
-        strict = [p.extracted == p.answer for p in predictions if _REGIME_OF[p.task] != "forward"]
         notes = []
-        if strict:
+        if strict := [p.extracted == p.answer for p in predictions if _REGIME_OF[p.task] != "forward"]:
             notes.append(
                 "The authors count a letter found anywhere in the reply; by the first stand-alone letter "
                 f"{sum(strict)} of {len(strict)} choice questions are right."
             )
-        questions = [question for task in tasks for question in task.questions]
         refusals: dict[str, list[bool]] = defaultdict(list)
-        for question in questions:
-            if question.kind == "choice":
-                refusals[question.task].append(REFUSAL in question.options[ord(question.answer) - ord("A")].lower())
-        for task, share in sorted(refusals.items()):
-            if any(share):
-                notes.append(
-                    f"{task}: {sum(share)} of {len(share)} right answers are a refusal (Unable to answer): "
-                    f"always refusing scores {100 * sum(share) / len(share):.1f}."
-                )
-        always = commonest_answers(p for p in predictions if _REGIME_OF[p.task] == "forward")
-        if always:
+        for question in (question for task in tasks for question in task.questions if question.kind == "choice"):
+            refusals[question.task].append(REFUSAL in question.options[ord(question.answer) - ord("A")].lower())
+        notes += [
+            f"{task}: {sum(share)} of {len(share)} right answers are a refusal (Unable to answer): "
+            f"always refusing scores {100 * sum(share) / len(share):.1f}."
+            for task, share in sorted(refusals.items())
+            if any(share)
+        ]
+        if always := commonest_answers(p for p in predictions if _REGIME_OF[p.task] == "forward"):
             said = ", ".join(f"{task} {answer}" for task, answer in sorted(always.items()))
             notes.append(f"The commonest-answer baseline of the forward tasks sees no video and says: {said}.")
         return notes
@@ -149,16 +143,15 @@ def _questions(item: dict[str, Any]) -> list[tuple[str, Question]]:
     common = {"task": task, "category": _REGIME_OF[task], "source": source if inside else "OVO-Bench"}
     if common["category"] != "forward":
         options = texts(item["options"])
-        letters = [chr(ord("A") + i) for i in range(len(options))]
-        lines = "; ".join(f"{letter}. {text}" for letter, text in zip(letters, options, strict=True)) + ";"
-        if not 0 <= item["gt"] < len(letters):
-            raise ValueError(f"gt {item['gt']!r} is none of {len(letters)} options")
+        labels = letters(options)
+        if not 0 <= item["gt"] < len(options):
+            raise ValueError(f"gt {item['gt']!r} is none of {len(options)} options")
         question = Question(
             id=f"{number}",
             timestamp=float(item["realtime"]),
-            prompt=CHOICE_PROMPT.format(item["question"], lines),
-            answer=letters[item["gt"]],
-            labels=tuple(letters),
+            prompt=CHOICE_PROMPT.format(item["question"], "; ".join(map("{}. {}".format, labels, options)) + ";"),
+            answer=labels[item["gt"]],
+            labels=tuple(labels),
             options=tuple(options),
             **common,
         )

@@ -8,13 +8,13 @@ Sound is not given to the model, so the omni-source questions are answered from 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 from ..predictions import Prediction
 from ..questions import Poll, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, Examples, ModeSettings, texts
+from .base import Benchmark, Examples, ModeSettings, letters, texts
 
 PARTS = ("real", "omni", "sqa", "proactive")
 POLL_SECONDS_AFTER = 4.0
@@ -54,16 +54,13 @@ POLL_QUESTION = '{} Is it the right time to output "{}"? You can only answer yes
 
 class StreamingBench(Benchmark):
     name = "streamingbench"
-    title = "StreamingBench"
+    title = help = "StreamingBench"
     headline = "pooled"
     headline_name = "accuracy over all questions"
     max_new_tokens = 32
+    stream = ModeSettings(fps=1.0)
+    window = ModeSettings(fps=1.0, window=60.0, frames=64)
     splits = PARTS
-    presets: ClassVar[Mapping[str, ModeSettings]] = {
-        "sliding_window": ModeSettings(fps=1.0, window=60.0, frames=64),
-        "streaming": ModeSettings(fps=1.0),
-        "prefix": ModeSettings(fps=1.0),
-    }
 
     def files(self, annotations: Path) -> list[Path]:
         """questions_{real,omni,sqa,proactive}.json of a folder; a part of one of them only where it is named."""
@@ -146,7 +143,9 @@ def _question(row: dict[str, Any], question_id: str, part: str, context: str) ->
     common = {"id": question_id, "task": row["task_type"].strip(), "source": part, "category": _category(row, part)}
     if part == "proactive":
         return _proactive(row, common), context
-    options = _with_letters(texts(row["options"]))
+    options = texts(row["options"])
+    if not options[0].startswith("A."):  # the authors, too, add letters only where the first has none
+        options = list(map("{}. {}".format, letters(options), options))
     shown = options[:NUM_SHOWN]
     lines = "\n".join(shown)
     prompt = CHOICE_PROMPT.format(row["question"], lines)
@@ -158,7 +157,7 @@ def _question(row: dict[str, Any], question_id: str, part: str, context: str) ->
         timestamp=seconds(row["time_stamp"]),
         prompt=prompt,
         answer=row["answer"],
-        labels=tuple("ABCD"[: len(shown)]),
+        labels=tuple(letters(shown)),
         # Where there are more, one was broken in two, and a letter is not that of its line.
         options=tuple(option[2:].strip() for option in options) if len(options) == len(shown) else (),
         **common,
@@ -190,13 +189,6 @@ def _category(row: dict[str, Any], part: str) -> str:
     if part in ("sqa", "proactive") or row["task_type"].strip().endswith("Context Understanding"):
         return "Contextual Understanding"
     return "Real-Time Visual Understanding" if part == "real" else "Omni-Source Understanding"
-
-
-def _with_letters(options: list[str]) -> list[str]:
-    """As the authors do: letters are added where the first option has none."""
-    if options[0].startswith("A."):
-        return list(options)
-    return [f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)]
 
 
 def _places(video: PurePosixPath, part: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from ... import __version__
+from ...evaluation.report import code_commit
 
 
 def seconds_per_call(run: Callable[[], object], *, repeats: int, warm_up: int = 1) -> float:
@@ -63,7 +63,7 @@ def machine() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "numpy": numpy.__version__,
         "videochat-online": __version__,
-        "commit": _commit(),
+        "commit": code_commit(),
     }
 
 
@@ -75,21 +75,6 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _commit() -> str | None:
-    """The checkout's commit, marked where files differ from it; None where this is no checkout."""
-    package = Path(__file__).parents[2]
-    try:
-        commit = _git("rev-parse", "HEAD", cwd=package)
-        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", cwd=package)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit} with changes" if changes else commit
-
-
-def _git(*words: str, cwd: Path) -> str:
-    return subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
