@@ -32,7 +32,7 @@ MAY_CHANGE = frozenset(
      "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
-it, see record.py: a list may lie elsewhere.)"""
+it, see run.py: a list may lie elsewhere.)"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from ..files import flush_tree, replace_folder
 from .checkpoints import full_disk_named
@@ -14,12 +15,6 @@ from .distributed import uses_bf16
 from .log import LOG_FILE
 from .parts import merge_lora
 from .state import TrainState, spaced
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..model_config import VideoChatOnlineConfig
-    from ..processing import Processor
 
 FOLDER = "model"
 STAGING = ".saving-model"
@@ -32,24 +27,24 @@ def export(state: TrainState, config: TrainingConfig) -> Path:
     """
     folder, weights = config.run_folder / FOLDER, state.weights()
     if state.accelerator.is_main_process:
-        check_weights_changed(state.begun, weights, config)
+        auto = "bfloat16" if uses_bf16(config) else "float32"
+        dtype = getattr(torch, auto if config.export_dtype == "auto" else config.export_dtype)
+        check_weights_changed(state.begun, weights, config, dtype)
+        weights = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
         with full_disk_named(folder, config.run_folder, config.run_folder / STAGING):
-            write_model(state.model.config, weights, state.processor, config, folder)
+            write_model(state, weights, folder, dtype)
     state.accelerator.wait_for_everyone()
     return folder
 
 
 def check_weights_changed(
-    begun: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], config: TrainingConfig
+    begun: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], config: TrainingConfig, dtype: torch.dtype
 ) -> None:
     """Raise ValueError where no weight is another than before, in the type they are written in, or one is no number.
 
     Args:
         begun: `sampled_weights` before the first step of the run's first life.
     """
-    import torch
-
-    dtype = getattr(torch, export_dtype(config))
     log = f"{config.run_folder / LOG_FILE} has the losses"
     for name in begun:
         if not bool(weights[name].isfinite().all()):
@@ -59,39 +54,20 @@ def check_weights_changed(
         raise ValueError(f"no model is written: training changed no weight ({rate}); {log}")
 
 
-def write_model(
-    model_config: VideoChatOnlineConfig,
-    weights: dict[str, torch.Tensor],
-    processor: Processor | None,
-    config: TrainingConfig,
-    folder: Path,
-) -> None:
-    """Merge, take the dtype of --export-dtype, and save with transformers, which writes the published keys.
-
-    A note on the weights it began with is not passed on.
-    """
-    import torch
-
+def write_model(state: TrainState, weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:
+    """Save merged weights with transformers, which writes the published keys; without a note on what they began as."""
     from ..model.videochat import VideoChatOnline
 
-    dtype = getattr(torch, export_dtype(config))
-    merged = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
-    model_config = copy.deepcopy(model_config)
+    model_config = copy.deepcopy(state.model.config)
     model_config.note = None
     with torch.device("meta"):
         plain = VideoChatOnline(model_config)
-    plain.load_state_dict(merged, strict=True, assign=True)
+    plain.load_state_dict(weights, strict=True, assign=True)
     plain.tie_weights()
     staged = folder.with_name(STAGING)
     shutil.rmtree(staged, ignore_errors=True)
     plain.to(dtype).save_pretrained(staged)
-    if processor is not None:
-        processor.save_pretrained(staged)
+    if state.processor is not None:
+        state.processor.save_pretrained(staged)
     flush_tree(staged)
     replace_folder(staged, folder)
-
-
-def export_dtype(config: TrainingConfig) -> str:
-    if config.export_dtype != "auto":
-        return config.export_dtype
-    return "bfloat16" if uses_bf16(config) else "float32"

@@ -68,7 +68,7 @@ class TrainState:
             optimizer = self._optimizer_state()
             if is_main:
                 torch.save(optimizer, folder / OPTIMIZER_FILE)
-        torch.save(random_state(), folder / self._random_file())
+        torch.save(random_state(), self._random_file(folder))
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint. For all processes together, after `prepare`.
@@ -85,8 +85,7 @@ class TrainState:
             self.load_weights(folder)
             self._load_optimizer(folder / OPTIMIZER_FILE)
         self.step, self.total_loss = state["step"], state["total_loss"]
-        random_file = folder / self._random_file()
-        if random_file.exists():  # ddp may continue on another number of processes
+        if (random_file := self._random_file(folder)).exists():  # ddp may continue on another number of processes
             restore_random_state(torch.load(random_file, weights_only=True))
 
     def load_weights(self, folder: Path) -> None:
@@ -125,9 +124,9 @@ class TrainState:
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         set_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, state, options=options)
 
-    def _random_file(self) -> str:
+    def _random_file(self, folder: Path) -> Path:
         several = self.accelerator.num_processes > 1
-        return f"rng_state_{self.accelerator.process_index}.pth" if several else "rng_state.pth"
+        return folder / (f"rng_state_{self.accelerator.process_index}.pth" if several else "rng_state.pth")
 
 
 def random_state() -> dict[str, Any]:
