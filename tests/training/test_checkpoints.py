@@ -15,8 +15,6 @@ from videochat_online.training.checkpoints import (
     MARKER,
     STAGING,
     Checkpoint,
-    ResumeError,
-    SaveError,
     check_shape,
     choose_checkpoint,
     drop_old,
@@ -83,7 +81,7 @@ def test_auto_passes_over_what_is_incomplete_and_names_it(tmp_path: Path, name: 
     assert choose_checkpoint("auto", tmp_path) == Checkpoint(whole, 9)
     said = skipped("auto", tmp_path)
     assert len(said) == 1 and str(damaged) in said[0] and reason in said[0]
-    with pytest.raises(ResumeError, match=f"checkpoint-10: the checkpoint is incomplete, .*{reason}"):
+    with pytest.raises(ValueError, match=f"checkpoint-10: the checkpoint is incomplete, .*{reason}"):
         choose_checkpoint(str(damaged), tmp_path)
 
 
@@ -104,20 +102,20 @@ def test_numbers_are_compared_not_names(tmp_path: Path):
 def test_a_fresh_run_does_not_walk_over_an_older_one(tmp_path: Path):
     assert choose_checkpoint("never", tmp_path) is None
     make(tmp_path, 3)
-    with pytest.raises(ResumeError, match="already holds checkpoint-3: resume it with --resume auto"):
+    with pytest.raises(ValueError, match="already holds checkpoint-3: resume it with --resume auto"):
         choose_checkpoint("never", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["no/such/checkpoint-3", "elsewhere", "checkpoint-x"])
 def test_a_checkpoint_that_is_not_there(tmp_path: Path, name: str):
-    with pytest.raises(ResumeError, match="expected never, auto or a folder checkpoint-STEP"):
+    with pytest.raises(ValueError, match="expected never, auto or a folder checkpoint-STEP"):
         choose_checkpoint(str(tmp_path / name), tmp_path)
 
 
 def test_a_named_checkpoint_that_is_not_the_newest_of_its_run(tmp_path: Path):
     """Resumed, it would take the old branch's later checkpoints for its own."""
     older, newer = make(tmp_path / "run", 4), make(tmp_path / "run", 6)
-    with pytest.raises(ResumeError, match=r"also holds checkpoint-6, .* move them away, or choose another"):
+    with pytest.raises(ValueError, match=r"also holds checkpoint-6, .* move them away, or choose another"):
         choose_checkpoint(str(older), tmp_path / "run")
     assert choose_checkpoint(str(older), tmp_path / "other") == Checkpoint(older, 4)
     assert choose_checkpoint(str(newer), tmp_path / "run") == Checkpoint(newer, 6)
@@ -147,7 +145,7 @@ def test_the_shape_of_the_run(tmp_path: Path, shape: RunShape, problem: str | No
     if problem is None:
         check_shape(checkpoint, shape)
     else:
-        with pytest.raises(ResumeError, match=problem) as error:
+        with pytest.raises(ValueError, match=problem) as error:
             check_shape(checkpoint, shape)
         assert "ddp on 2 processes, 16 x 4 samples" in str(error.value)
 
@@ -176,7 +174,7 @@ def test_a_disk_that_fills_at_the_last_file(tmp_path: Path, monkeypatch: pytest.
         write(path, value)
 
     monkeypatch.setattr(checkpoints, "write_json", full)
-    with pytest.raises(SaveError, match=r"checkpoint-2 could not be written .*No space left.*checkpoint-1 is whole"):
+    with pytest.raises(ValueError, match=r"checkpoint-2 could not be written .*No space left.*checkpoint-1 is whole"):
         loop.train()
     assert choose_checkpoint("auto", tmp_path) == Checkpoint(tmp_path / "checkpoint-1", 1)
 
@@ -185,7 +183,7 @@ def test_a_checkpoint_of_another_shape(tmp_path: Path):
     """Weights that do not fit the model are an error that names them, not a warning."""
     make_loop(tmp_path, count=4).train()
     wider = tiny_model(img_context_token_id=7, downsample_ratio=1.0)
-    with pytest.raises(ResumeError, match=r"checkpoint-1 .*mlp1"):
+    with pytest.raises(ValueError, match=r"checkpoint-1 .*mlp1"):
         make_loop(tmp_path, count=4, model=wider, resume="auto").train()
 
 
@@ -204,5 +202,5 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path):
     """transformers' Trainer wrote a file of the same name."""
     loop = make_loop(tmp_path, count=4)
     (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 1, "log_history": []}))
-    with pytest.raises(ResumeError, match="was written by an earlier version"):
+    with pytest.raises(ValueError, match="was written by an earlier version"):
         loop.state.load(tmp_path)

@@ -13,7 +13,7 @@ from tests.training.world import CLIP, save_small_model, write_online_list
 from videochat_online.processing import load_model
 from videochat_online.training.commands import main
 from videochat_online.training.export import export
-from videochat_online.training.parts import merge_lora, part_rows, rank_and_alpha
+from videochat_online.training.parts import merge_lora, part_rows
 
 pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
 
@@ -44,8 +44,8 @@ def test_only_pairs_and_connector_train(tmp_path: Path):
 
 
 def test_alpha_is_twice_the_rank_or_what_was_asked_for():
-    assert rank_and_alpha(settings("run", llm="lora:16"), "llm") == (16, 32.0)
-    assert rank_and_alpha(settings("run", vision="lora:16:24"), "vision") == (16, 24.0)
+    assert settings("run", llm="lora:16").part("llm") == ("lora", [16, 32])
+    assert settings("run", vision="lora:16:24").part("vision") == ("lora", [16, 24])
 
 
 @pytest.mark.parametrize("changes", [LORA, {"llm": "lora:4"}, {"vision": "lora:2:3", "llm": "full"}, {}])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training.tiny import Examples, make_loop
-from videochat_online.training.log import Throughput, read_log, summary
+from videochat_online.training.log import Interval, read_log, summary
 
 
 def test_speed_padding_and_waiting_over_two_processes(monkeypatch: pytest.MonkeyPatch):
@@ -18,12 +18,14 @@ def test_speed_padding_and_waiting_over_two_processes(monkeypatch: pytest.Monkey
     monkeypatch.setattr("videochat_online.training.log.perf_counter", lambda: next(ticks))
     rows = []
     for tokens, images, waited in ((60, 3, 1.0), (40, 1, 0.0)):
-        throughput = Throughput()
-        throughput.count({"input_ids": torch.zeros(2, 40), "num_tokens": tokens, "num_images": images})
-        throughput.waiting += waited
-        rows.append(throughput.numbers())
+        interval = Interval(0)
+        interval.loss = torch.tensor(0.5)
+        interval.count({"input_ids": torch.zeros(2, 40), "num_tokens": tokens, "num_images": images})
+        interval.waiting += waited
+        rows.append(interval.numbers())
     assert summary(torch.tensor(rows)) == {
-        "images_per_second": 1.0, "tokens_per_second": 25.0, "padding_share": 0.375, "data_wait_share": 0.125
+        "loss": 0.5, "images_per_second": 1.0, "tokens_per_second": 25.0, "padding_share": 0.375,
+        "data_wait_share": 0.125,
     }  # fmt: skip
 
 

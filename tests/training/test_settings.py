@@ -12,7 +12,7 @@ import pytest
 
 from videochat_online.command_line import CommandParser
 from videochat_online.data.settings import DataSettings, SettingError
-from videochat_online.training.checkpoints import Checkpoint, ResumeError
+from videochat_online.training.checkpoints import Checkpoint
 from videochat_online.training.commands import (
     add_train_flags,
     field_texts,
@@ -261,7 +261,7 @@ def test_a_run_that_is_refused_changes_nothing(tmp_path: Path):
     before = run_config(tmp_path)
     write_record(before, None)
     (tmp_path / "run" / "checkpoint-3").mkdir()
-    with pytest.raises(ResumeError, match="already holds checkpoint-3"):
+    with pytest.raises(ValueError, match="already holds checkpoint-3"):
         run(run_config(tmp_path, learning_rate=0.5, tracker="none"))
     assert json.loads((tmp_path / "run" / "settings.json").read_text()) == before.to_dict()
 

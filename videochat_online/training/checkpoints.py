@@ -28,14 +28,6 @@ WRITE_ERRORS = (
 """How a full disk shows in the errors of libraries that write for us and keep no errno."""
 
 
-class ResumeError(ValueError):
-    """A checkpoint that cannot be resumed."""
-
-
-class SaveError(ValueError):
-    """A checkpoint that could not be written."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder checkpoint-STEP, whole or not."""
@@ -89,14 +81,14 @@ def whole_checkpoints(run_folder: Path) -> list[Checkpoint]:
 def choose_checkpoint(resume: str, run_folder: Path) -> Checkpoint | None:
     """The checkpoint to resume from, None for a fresh start. `resume` is never, auto, or a checkpoint's folder.
 
-    Raises ResumeError for `never` in a folder that holds checkpoints, and for a named one that is not there, is
+    Raises ValueError for `never` in a folder that holds checkpoints, and for a named one that is not there, is
     incomplete or older than others of the run's folder.
     """
     found, whole = find_checkpoints(run_folder), whole_checkpoints(run_folder)
     if resume == "auto":
         return whole[-1] if whole else None
     if resume == "never" and found:
-        raise ResumeError(
+        raise ValueError(
             f"{run_folder} already holds {found[-1].folder.name}: resume it with --resume auto, or choose another "
             "--output-dir"
         )
@@ -105,11 +97,11 @@ def choose_checkpoint(resume: str, run_folder: Path) -> Checkpoint | None:
     folder = Path(resume)
     named = next((one for one in find_checkpoints(folder.parent) if one.folder == folder), None)
     if named is None:
-        raise ResumeError(f"--resume {resume}: expected never, auto or a folder checkpoint-STEP that is there")
+        raise ValueError(f"--resume {resume}: expected never, auto or a folder checkpoint-STEP that is there")
     if named.problem:
-        raise ResumeError(f"--resume {resume}: the checkpoint is incomplete, {named.problem}")
+        raise ValueError(f"--resume {resume}: the checkpoint is incomplete, {named.problem}")
     if later := [one.folder.name for one in whole if one.step > named.step]:
-        raise ResumeError(
+        raise ValueError(
             f"--resume {resume}: {run_folder} also holds {', '.join(later)}, later ones: resume the last with "
             "--resume auto, or move them away, or choose another --output-dir"
         )
@@ -126,14 +118,14 @@ def skipped(resume: str, run_folder: Path) -> list[str]:
 
 
 def check_shape(checkpoint: Checkpoint, shape: RunShape) -> None:
-    """Raise ResumeError where a run of this shape cannot exactly resume a checkpoint."""
+    """Raise ValueError where a run of this shape cannot exactly resume a checkpoint."""
     before = RunShape(**json.loads((checkpoint.folder / MARKER).read_text("utf-8"))["shape"])
     if before == shape:
         return
     sharded = before.strategy != "ddp" or shape.strategy != "ddp"
     same_steps = (before.batch_size, before.batches_per_step) == (shape.batch_size, shape.batches_per_step)
     if sharded or not same_steps:
-        raise ResumeError(
+        raise ValueError(
             f"{checkpoint.folder} was written by {before}; this is {shape}. "
             "Sharded runs (zero1 to fsdp) resume only on as many processes; ddp needs the same samples in each step"
         )
@@ -153,7 +145,7 @@ def is_write_error(error: BaseException) -> bool:
 
 @contextmanager
 def full_disk_named(what: Path, run_folder: Path, staging: Path) -> Iterator[None]:
-    """Raise SaveError where `what` cannot be written, naming what is left; the files in `staging` go then."""
+    """Raise ValueError where `what` cannot be written, naming what is left; the files in `staging` go then."""
     try:
         yield
     except Exception as error:
@@ -163,4 +155,4 @@ def full_disk_named(what: Path, run_folder: Path, staging: Path) -> Iterator[Non
         whole = whole_checkpoints(run_folder)
         free = shutil.disk_usage(run_folder).free / 2**30
         left = f"{whole[-1].folder} is whole: resume it with --resume auto" if whole else "no earlier checkpoint exists"
-        raise SaveError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}") from error
+        raise ValueError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}") from error

@@ -135,7 +135,7 @@ class TrainingConfig(DataSettings):
     def part(self, name: str) -> tuple[str, list[float]]:
         """What trains of vision, connector or llm, and its numbers: `lora:16:32` -> ("lora", [16, 32]).
 
-        Raises SettingError for another form or number.
+        LoRA's alpha is twice the rank where it is not given. Raises SettingError for another form or number.
         """
         value = getattr(self, name)
         kind, *texts = value.split(":")
@@ -149,6 +149,8 @@ class TrainingConfig(DataSettings):
             forms = {"last": "last:N", "lora": "lora:RANK[:ALPHA]"}
             expected = ", ".join(forms.get(one, one) for one in PARTS[name])
             raise SettingError(f"{flag(name)} must be one of {expected} (numbers above 0), got {value!r}")
+        if kind == "lora" and len(numbers) == 1:
+            numbers.append(2 * numbers[0])
         return kind, numbers
 
     def check_complete(self) -> None:

@@ -103,7 +103,7 @@ def check_launcher(config: TrainingConfig) -> None:
 def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Accelerator:
     """What holds the processes together; making it joins the process group under torchrun. One for each process."""
     from accelerate import Accelerator
-    from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 
     on_cpu, sharding = uses_cpu(config), {}
     if config.strategy == "fsdp":
@@ -123,7 +123,6 @@ def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Acce
         gradient_accumulation_steps=gradient_accumulation,
         log_with=None if config.tracker == "none" else config.tracker,
         project_dir=config.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
         **sharding,
     )
 

@@ -14,7 +14,7 @@ from .configuration import TrainingConfig
 from .distributed import uses_bf16
 from .log import LOG_FILE
 from .parts import merge_lora
-from .state import TrainState, spaced
+from .state import TrainState, sampled
 
 FOLDER = "model"
 STAGING = ".saving-model"
@@ -23,7 +23,7 @@ STAGING = ".saving-model"
 def export(state: TrainState, config: TrainingConfig) -> Path:
     """Write a run's model into its folder model/, whole or not at all. For all processes together.
 
-    Raises SaveError where the disk takes no more, ValueError where nothing was learned.
+    Raises ValueError where the disk takes no more and where nothing was learned.
     """
     folder, weights = config.run_folder / FOLDER, state.weights()
     if state.accelerator.is_main_process:
@@ -43,13 +43,14 @@ def check_weights_changed(
     """Raise ValueError where no weight is another than before, in the type they are written in, or one is no number.
 
     Args:
-        begun: `sampled_weights` before the first step of the run's first life.
+        begun: values that were `sampled` before the first step of the run's first life.
     """
     log = f"{config.run_folder / LOG_FILE} has the losses"
     for name in begun:
         if not bool(weights[name].isfinite().all()):
             raise ValueError(f"no model is written: the trained {name} holds values that are not numbers; {log}")
-    if all(torch.equal(spaced(weights[name]).to(dtype), values.to(dtype)) for name, values in begun.items()):
+    ended = sampled({name: weights[name] for name in begun})
+    if all(torch.equal(ended[name].to(dtype), values.to(dtype)) for name, values in begun.items()):
         rate = f"--learning-rate {config.learning_rate:g}"
         raise ValueError(f"no model is written: training changed no weight ({rate}); {log}")
 

@@ -60,16 +60,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-class Throughput:
-    """Counts between two lines of the log, for one process. Times are seconds."""
+class Interval:
+    """What one process did since the last line of the log, or since a checkpoint was written. Times are seconds."""
 
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self.start = perf_counter()
+    def __init__(self, step: int) -> None:
+        self.first, self.start = step, perf_counter()
         self.images = self.tokens = self.positions = 0
         self.waiting = 0.0
+        self.loss: Any = 0.0
 
     def count(self, batch: dict[str, Any]) -> None:
         """Add a batch, and take its counts out of it; what of its positions holds no token is padding."""
@@ -78,15 +76,17 @@ class Throughput:
         self.images += batch.pop("num_images")
 
     def numbers(self) -> list[float]:
-        """What `summary` needs, to be added up over processes."""
-        return [self.images, self.tokens, self.positions, self.waiting, perf_counter() - self.start]
+        """What `summary` needs of every process."""
+        loss = float(self.loss)  # waits for the device: before the clock is read
+        return [loss, self.images, self.tokens, self.positions, self.waiting, perf_counter() - self.start]
 
 
 def summary(numbers: torch.Tensor) -> dict[str, float]:
-    """(processes, 5) rows of `Throughput.numbers` -> what stands in the log."""
-    images, tokens, positions, waiting, seconds = numbers.sum(dim=0).tolist()
+    """(processes, 6) rows of `Interval.numbers` -> what stands in the log; the loss is the sum over the steps."""
+    loss, images, tokens, positions, waiting, seconds = numbers.sum(dim=0).tolist()
     elapsed = max(seconds / len(numbers), 1e-9)  # the processes run side by side
     return {
+        "loss": loss / len(numbers),
         "images_per_second": round(images / elapsed, 2),
         "tokens_per_second": round(tokens / elapsed, 1),
         "padding_share": round(1 - tokens / positions, 4) if positions else 0.0,

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ..prompt.render import IGNORE_INDEX
 from .checkpoints import STAGING, check_shape, choose_checkpoint, drop_old, finish, full_disk_named, skipped
 from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
-from .log import RunLog, Throughput, summary
+from .log import Interval, RunLog, summary
 from .parts import choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
 from .state import TrainState
@@ -54,15 +54,13 @@ class TrainingLoop:
         self.collate = partial(collate, collator=collator, **picture)
         in_bf16 = uses_deepspeed(config) and uses_bf16(config)  # without DeepSpeed autocast sees to it
         self.dtype = torch.bfloat16 if in_bf16 else None
-        self.throughput = Throughput()
         self.grad_norm: Any = None
 
     def train(self) -> bool:
         """Run to the end, or to a SIGTERM, after whose step a checkpoint is written: then False.
 
         Continues from the checkpoint that --resume names. A run that had ended trains no further step; its weights are
-        loaded. Raises ResumeError for a checkpoint that does not fit, SaveError for a full disk, ValueError for bad
-        data.
+        loaded. Raises ValueError for a checkpoint that does not fit, a full disk, and bad data.
         """
         # 1. the checkpoint to resume
         config, state = self.config, self.state
@@ -92,7 +90,7 @@ class TrainingLoop:
         A checkpoint comes with a line of the log, so that a resumed run takes means over the same steps.
         """
         began, first, stopped = time.perf_counter(), self.state.step, False
-        self._begin_line()
+        self.since = Interval(first)
         for batches in self.batches():
             self.take_step(batches)
             log.bar.update()
@@ -122,7 +120,7 @@ class TrainingLoop:
                     batches = [next(loader) for _ in range(self.plan.shape.accumulation)]
                 except ValueError as error:
                     raise without_traceback(error) from error
-                self.throughput.waiting += time.perf_counter() - began
+                self.since.waiting += time.perf_counter() - began
                 yield batches
 
     def _loader(self, epoch: int, first: int, stop: int) -> DataLoader:
@@ -145,8 +143,8 @@ class TrainingLoop:
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.state.step)
         for batch in batches:
-            self.throughput.count(batch)
-        self.loss += self.backward(batches)  # with DeepSpeed the update as well
+            self.since.count(batch)
+        self.since.loss += self.backward(batches)  # with DeepSpeed the update as well
         weights, most = self.state.wrapped.parameters(), self.config.max_grad_norm or math.inf
         self.grad_norm = self.accelerator.clip_grad_norm_(weights, most)
         self.state.optimizer.step()
@@ -156,7 +154,8 @@ class TrainingLoop:
     def backward(self, batches: list[Batch]) -> torch.Tensor:
         """Add up the gradients of a step's batches; returns this process's part of the step's loss."""
         accelerator = self.accelerator
-        count = torch.tensor([sum(map(num_targets, batches))], device=accelerator.device)
+        targets = [(batch["labels"][:, 1:] != IGNORE_INDEX).sum() for batch in batches]  # each of the position before
+        count = torch.stack(targets).sum().to(accelerator.device)
         scale = accelerator.num_processes / accelerator.gather(count).sum().clamp(min=1)  # processes are averaged
         loss = torch.zeros((), device=accelerator.device)
         accelerator.step = 0  # its count of batches: with the last one of the step, gradients are shared
@@ -185,27 +184,21 @@ class TrainingLoop:
 
     # The log
 
-    def _begin_line(self) -> None:
-        self.loss = torch.zeros((), device=self.accelerator.device)
-        self.line_began = self.state.step
-        self.throughput.restart()
-
     def _line(self) -> dict[str, float]:
         """What the log says about the steps since its last line."""
-        state = self.state
-        loss = self.accelerator.gather(self.loss.reshape(1)).mean().item()
-        state.total_loss += loss
+        state, since = self.state, self.since
+        numbers = torch.tensor([since.numbers()], dtype=torch.float64, device=self.accelerator.device)
+        means = summary(self.accelerator.gather(numbers).cpu())
+        state.total_loss += (loss := means.pop("loss"))
         norm = self.grad_norm.full_tensor() if hasattr(self.grad_norm, "full_tensor") else self.grad_norm
-        numbers = torch.tensor([self.throughput.numbers()], dtype=torch.float64, device=self.accelerator.device)
-        line = {
-            "loss": loss / (state.step - self.line_began),
+        self.since = Interval(state.step)
+        return {
+            "loss": loss / (state.step - since.first),
             **({} if norm is None else {"grad_norm": float(norm)}),  # DeepSpeed without ZeRO has none
             "learning_rate": self.plan.learning_rate(state.step - 1),
-            **summary(self.accelerator.gather(numbers).cpu()),
+            **means,
             "epoch": state.step / self.plan.steps_per_epoch,
         }
-        self._begin_line()
-        return line
 
     def _last_line(self, seconds: float, num_steps: int) -> dict[str, float]:
         return {
@@ -222,7 +215,7 @@ class TrainingLoop:
     # Checkpoints
 
     def save(self) -> None:
-        """Write a checkpoint; the log's speeds leave its time out. Raises SaveError where the disk takes no more."""
+        """Write a checkpoint, after a line of the log. Raises ValueError where the disk takes no more."""
         run_folder, name, accelerator = self.config.run_folder, f"checkpoint-{self.state.step}", self.accelerator
         staging, is_main = run_folder / STAGING, self.accelerator.is_main_process
         with full_disk_named(run_folder / name, run_folder, staging):
@@ -240,7 +233,7 @@ class TrainingLoop:
                 staging.rmdir()
                 drop_old(run_folder, self.config.keep_checkpoints)
         accelerator.wait_for_everyone()
-        self.throughput.restart()
+        self.since = Interval(self.state.step)  # its time counts for no line
 
 
 def collate(examples: list[Any], *, collator: Collator, image_size: int, image_token_id: int) -> Batch:
@@ -271,11 +264,6 @@ def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: i
     longer = {key: torch.cat([batch[key], extra[key]], dim=1) for key in extra if batch.get(key) is not None}
     pixel_values = torch.zeros(1, 3, image_size, image_size)
     return {**batch, **longer, "pixel_values": pixel_values, "image_grids": torch.ones(1, dtype=torch.long)}
-
-
-def num_targets(batch: Mapping[str, Any]) -> int:
-    """Loss-bearing tokens of a batch: labels (B, N), each predicted at the position before it."""
-    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
 
 def next_tokens(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

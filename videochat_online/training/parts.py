@@ -69,23 +69,17 @@ def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: 
     require("peft")
     from peft import LoraConfig, inject_adapter_in_model
 
-    rank, alpha = rank_and_alpha(config, name)
+    _, (rank, alpha) = config.part(name)
     inside = {id(module) for module in layers.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in part.named_modules() if id(module) in inside]
     lora = LoraConfig(
-        r=rank,
+        r=int(rank),
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=config.lora_dropout,
         target_modules=names,
         bias="none",
     )
     inject_adapter_in_model(lora, part, adapter_name=ADAPTER)
-
-
-def rank_and_alpha(config: TrainingConfig, name: str) -> tuple[int, float]:
-    """Of the pairs in vision or llm. `lora:16` -> (16, 32): alpha is twice the rank where it is not given."""
-    _, numbers = config.part(name)
-    return int(numbers[0]), numbers[1] if len(numbers) > 1 else 2 * numbers[0]
 
 
 def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> dict[str, torch.Tensor]:
@@ -101,7 +95,7 @@ def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> d
         if BASE in key and name.endswith(".weight"):
             stem = re.sub(r"base_layer\.weight$", "", key)
             down, up = (weights[f"{stem}{pair[1:]}weight"].float() for pair in (PAIR_A, PAIR_B))
-            rank, alpha = rank_and_alpha(config, "vision" if name.startswith("vision_model.") else "llm")
+            _, (rank, alpha) = config.part("vision" if name.startswith("vision_model.") else "llm")
             weight = (weight.float() + alpha / rank * (up @ down)).to(weight.dtype)
         merged[name] = weight
     return merged
