@@ -20,7 +20,7 @@ from videochat_online.training.checkpoints import (
     drop_old,
     find_checkpoints,
     finish,
-    is_write_error,
+    full_disk_named,
     skipped,
 )
 from videochat_online.training.plan import RunShape
@@ -150,11 +150,20 @@ def test_the_shape_of_the_run(tmp_path: Path, shape: RunShape, problem: str | No
         assert "ddp on 2 processes, 16 x 4 samples" in str(error.value)
 
 
-def test_which_errors_mean_a_full_disk():
-    assert is_write_error(OSError(28, "No space left on device"))
-    assert is_write_error(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
-    assert is_write_error(RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"))
-    assert not is_write_error(RuntimeError("CUDA error: out of memory"))
+FULL_DISK = (
+    OSError(28, "No space left on device"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"),
+)
+
+
+@pytest.mark.parametrize("error", [*FULL_DISK, RuntimeError("CUDA error: out of memory")], ids=str)
+def test_which_errors_mean_a_full_disk(tmp_path: Path, error: Exception):
+    is_full = error in FULL_DISK
+    naming = full_disk_named(tmp_path / "model", tmp_path, tmp_path / STAGING)
+    with pytest.raises(ValueError if is_full else RuntimeError) as raised, naming:
+        raise error
+    assert (f"{tmp_path / 'model'} could not be written ({error})" in str(raised.value)) == is_full
 
 
 def test_an_error_that_is_no_full_disk_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

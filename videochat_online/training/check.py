@@ -78,7 +78,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             rows = model_rows(model_config, config)
             say(parts_table(rows))
             say(memory_text(rows, model_config, config, num_processes, largest_load(model_config, config, lengths)))
-            check_disk(rows, config)
+            problems += disk_problems(rows, config)
     for what, found in (("warning", warnings), ("problem", problems)):
         if found:
             say("\n".join([f"{counted(len(found), what)}:", *(f"  {one}" for one in found)]))
@@ -121,21 +121,17 @@ def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> l
     return part_rows(model, config)
 
 
-def check_disk(rows: list[PartRow], config: TrainingConfig) -> None:
-    """Say the size of checkpoints. Raises ValueError where a folder cannot be written to, or has no room for them."""
+def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
+    """Say the size of checkpoints; return what is wrong with the folders of --output-dir and --frame-cache."""
     weights, trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
     each = 4 * weights + 8 * trained  # the weights and Adam's moments
     if zero_stage(config):  # and ZeRO's own copy of both
         each = (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
     say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
-    places = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0}
-    found = [
-        f"{flag(name)}: {problem}"
-        for name, needed in places.items()
-        if (place := getattr(config, name)) and (problem := folder_problem(needed, Path(place)))
-    ]
-    if found:
-        raise ValueError("; ".join(found))
+    needed = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0}
+    places = {name: Path(getattr(config, name)) for name in needed if getattr(config, name)}
+    found = {name: folder_problem(needed[name], place) for name, place in places.items()}
+    return [f"{flag(name)}: {problem}" for name, problem in found.items() if problem]
 
 
 def folder_problem(needed: int, folder: Path) -> str | None:

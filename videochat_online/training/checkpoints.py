@@ -138,18 +138,13 @@ def drop_old(run_folder: Path, keep: int) -> None:
         shutil.rmtree(checkpoint.folder)
 
 
-def is_write_error(error: BaseException) -> bool:
-    """Whether an error of a library says that the disk took no more."""
-    return isinstance(error, OSError) or any(text in str(error) for text in WRITE_ERRORS)
-
-
 @contextmanager
 def full_disk_named(what: Path, run_folder: Path, staging: Path) -> Iterator[None]:
-    """Raise ValueError where `what` cannot be written, naming what is left; the files in `staging` go then."""
+    """Raise ValueError where the disk takes no more of `what`, naming what is left; the files in `staging` go then."""
     try:
         yield
     except Exception as error:
-        if not is_write_error(error):
+        if not isinstance(error, OSError) and not any(text in str(error) for text in WRITE_ERRORS):
             raise
         shutil.rmtree(staging, ignore_errors=True)  # what was written of it only takes room
         whole = whole_checkpoints(run_folder)

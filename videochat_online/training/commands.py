@@ -11,7 +11,8 @@ import ast
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from contextlib import suppress
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -76,24 +77,22 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         group, helps = parser.add_argument_group(title), field_texts(owner)
         for field in fields(owner):
             if field.name in owner.__annotations__:  # its own, not those of DataSettings
-                _add_flag(group, field, hints[field.name], helps.get(field.name, ""))
+                shown = "" if field.default in (MISSING, None, "", ()) else f" (default: {field.default})"
+                text = (helps.get(field.name, "") + shown).replace("%", "%%")
+                form = _flag_form(_without_none(hints[field.name]))
+                group.add_argument(flag(field.name), dest=field.name, default=argparse.SUPPRESS, help=text, **form)
     parser.set_defaults(run=run_train)
 
 
-def _add_flag(group: Any, field: Field[Any], hint: Any, text: str) -> None:
-    shown = "" if field.default in (MISSING, None, "", ()) else f" (default: {field.default})"
-    hint = _without_none(hint)
-    kind: dict[str, Any] = {}
+def _flag_form(hint: Any) -> dict[str, Any]:
+    """What argparse calls a field of this type."""
     if hint is bool:
-        kind["action"] = argparse.BooleanOptionalAction
-    elif get_origin(hint) is tuple:
-        kind |= {"nargs": "+", "metavar": "LIST"}
-    elif choices := get_args(hint):
-        kind["choices"] = choices
-    else:
-        kind |= {"type": hint, "metavar": METAVARS[hint]}
-    text = (text + shown).replace("%", "%%")
-    group.add_argument(flag(field.name), dest=field.name, default=argparse.SUPPRESS, help=text, **kind)
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is tuple:
+        return {"nargs": "+", "metavar": "LIST"}
+    if choices := get_args(hint):
+        return {"choices": choices}
+    return {"type": hint, "metavar": METAVARS[hint]}
 
 
 def _without_none(hint: Any) -> Any:
@@ -154,10 +153,8 @@ def _as_type(value: Any, hint: Any, where: str) -> Any:
         raise SettingError(f"{where} must be a list of texts, got {value!r}")
     kind = str if get_args(hint) else hint
     if kind is float and not isinstance(value, bool) and isinstance(value, (int, str)):
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            pass
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise SettingError(f"{where} must be of type {kind.__name__}, got {value!r}")
     return value

@@ -14,10 +14,6 @@ from typing import Any, Literal
 
 from ..data.settings import DataSettings, SettingError, flag
 
-Batching = Literal["shuffled", "grouped", "packed"]
-Precision = Literal["auto", "bf16", "fp32"]
-Tracker = Literal["tensorboard", "wandb", "none"]
-Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 
 PARTS = {
@@ -59,14 +55,14 @@ class TrainingConfig(DataSettings):
     drop_path: float = 0.1
     """stochastic depth of the vision encoder"""
 
-    batching: Batching = "grouped"
+    batching: Literal["shuffled", "grouped", "packed"] = "grouped"
     """shuffled, grouped (samples of like length together) or packed (several samples fill one sequence)"""
     num_workers: int = 4
     """processes that read data, for each training process"""
 
     learning_rate: float = 1e-4
     """its highest value"""
-    schedule: Schedule = "cosine"
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """how the learning rate falls after the warm-up"""
     warmup: float = 0.03
     """below 1 a share of all steps, else a number of steps"""
@@ -90,7 +86,7 @@ class TrainingConfig(DataSettings):
 
     strategy: str = "ddp"
     """how several processes share the work: ddp, zero1, zero2, zero3, fsdp, or a DeepSpeed json file"""
-    precision: Precision = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16, fp32, or auto: bf16 where the GPU has it"""
     gradient_checkpointing: bool = True
     """recompute activations in the backward pass instead of keeping them"""
@@ -107,7 +103,7 @@ class TrainingConfig(DataSettings):
     """of the trained model's file; auto: bfloat16 where --precision is bf16"""
     log_every: int = 10
     """steps between lines of the log"""
-    tracker: Tracker = "tensorboard"
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """where curves go: tensorboard (output_dir/logs), wandb or none"""
 
     def __post_init__(self) -> None:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..data.settings import SettingError
 from ..extras import lacks
 from ..shipped import shipped
@@ -39,15 +41,11 @@ def say(text: str) -> None:
 
 
 def uses_cpu(config: TrainingConfig) -> bool:
-    import torch
-
     return config.cpu or not torch.cuda.is_available()
 
 
 def uses_bf16(config: TrainingConfig) -> bool:
     """Whether the run computes in bfloat16. `auto` never does on the CPU, where bfloat16 is very slow."""
-    import torch
-
     if config.precision == "auto":
         return not uses_cpu(config) and torch.cuda.is_bf16_supported()
     return config.precision == "bf16"

@@ -25,14 +25,30 @@ def export(state: TrainState, config: TrainingConfig) -> Path:
 
     Raises ValueError where the disk takes no more and where nothing was learned.
     """
+    from ..model.videochat import VideoChatOnline
+
     folder, weights = config.run_folder / FOLDER, state.weights()
     if state.accelerator.is_main_process:
         auto = "bfloat16" if uses_bf16(config) else "float32"
         dtype = getattr(torch, auto if config.export_dtype == "auto" else config.export_dtype)
         check_weights_changed(state.begun, weights, config, dtype)
+        # 1. a model of merged weights, without the note on what it began as
         weights = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
-        with full_disk_named(folder, config.run_folder, config.run_folder / STAGING):
-            write_model(state, weights, folder, dtype)
+        model_config = copy.deepcopy(state.model.config)
+        model_config.note = None
+        with torch.device("meta"):
+            plain = VideoChatOnline(model_config)
+        plain.load_state_dict(weights, strict=True, assign=True)
+        plain.tie_weights()
+        # 2. its files, under the published keys, which transformers writes
+        staged = config.run_folder / STAGING
+        with full_disk_named(folder, config.run_folder, staged):
+            shutil.rmtree(staged, ignore_errors=True)
+            plain.to(dtype).save_pretrained(staged)
+            if state.processor is not None:
+                state.processor.save_pretrained(staged)
+            flush_tree(staged)
+            replace_folder(staged, folder)
     state.accelerator.wait_for_everyone()
     return folder
 
@@ -53,22 +69,3 @@ def check_weights_changed(
     if all(torch.equal(ended[name].to(dtype), values.to(dtype)) for name, values in begun.items()):
         rate = f"--learning-rate {config.learning_rate:g}"
         raise ValueError(f"no model is written: training changed no weight ({rate}); {log}")
-
-
-def write_model(state: TrainState, weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:
-    """Save merged weights with transformers, which writes the published keys; without a note on what they began as."""
-    from ..model.videochat import VideoChatOnline
-
-    model_config = copy.deepcopy(state.model.config)
-    model_config.note = None
-    with torch.device("meta"):
-        plain = VideoChatOnline(model_config)
-    plain.load_state_dict(weights, strict=True, assign=True)
-    plain.tie_weights()
-    staged = folder.with_name(STAGING)
-    shutil.rmtree(staged, ignore_errors=True)
-    plain.to(dtype).save_pretrained(staged)
-    if state.processor is not None:
-        state.processor.save_pretrained(staged)
-    flush_tree(staged)
-    replace_folder(staged, folder)

@@ -95,7 +95,9 @@ class TrainingLoop:
             self.take_step(batches)
             log.bar.update()
             step, ended = self.state.step, self.state.step == self.plan.num_steps
-            stopped = not ended and self._any_process(sigterm.is_set())
+            if sigterm.is_set():
+                self.accelerator.set_trigger()  # for all processes
+            stopped = self.accelerator.check_trigger() and not ended
             save = stopped or ended or step % self.config.save_every == 0
             if save or step % self.config.log_every == 0:
                 log.write(step, self._line())
@@ -103,7 +105,15 @@ class TrainingLoop:
                 self.save()
             if stopped:
                 break
-        log.write(self.state.step, self._last_line(time.perf_counter() - began, self.state.step - first))
+        seconds, num_steps = time.perf_counter() - began, self.state.step - first
+        line = {
+            "train_runtime": round(seconds, 4),
+            "train_samples_per_second": round(num_steps * self.plan.samples_per_step / seconds, 3),
+            "train_steps_per_second": round(num_steps / seconds, 3),
+            "train_loss": self.state.total_loss / self.state.step,  # of the whole run, before the checkpoint as well
+            "epoch": self.state.step / self.plan.steps_per_epoch,
+        }
+        log.write(self.state.step, line)
         return not stopped
 
     # Data
@@ -199,18 +209,6 @@ class TrainingLoop:
             **means,
             "epoch": state.step / self.plan.steps_per_epoch,
         }
-
-    def _last_line(self, seconds: float, num_steps: int) -> dict[str, float]:
-        return {
-            "train_runtime": round(seconds, 4),
-            "train_samples_per_second": round(num_steps * self.plan.samples_per_step / seconds, 3),
-            "train_steps_per_second": round(num_steps / seconds, 3),
-            "train_loss": self.state.total_loss / self.state.step,  # of the whole run, before the checkpoint as well
-            "epoch": self.state.step / self.plan.steps_per_epoch,
-        }
-
-    def _any_process(self, here: bool) -> bool:
-        return bool(self.accelerator.gather(torch.tensor([int(here)], device=self.accelerator.device)).any())
 
     # Checkpoints
 
