@@ -43,7 +43,7 @@ def _child(folder: Path, before: Callable[[Any], None] | None, changes: dict[str
             one = make_loop(folder, **{**RUN, "resume": "auto", **changes})
             if before is not None:
                 before(one)
-            return 0 if run.train(one, lambda text: print(text, flush=True)) else 143
+            return 0 if one.train() else 143
         except ValueError as error:
             print(f"error: {error}", flush=True)
             return 2

@@ -12,7 +12,7 @@ from tests.training.world import save_small_model, write_online_list
 from videochat_online.files import write_json
 from videochat_online.training.commands import main
 from videochat_online.training.configuration import TrainingConfig
-from videochat_online.training.record import describe_data
+from videochat_online.training.run import describe_data
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from tests.training.world import CLIP, save_small_model, write_online_list
 from videochat_online.processing import load_model
 from videochat_online.training.commands import main
 from videochat_online.training.export import export
-from videochat_online.training.parts import merge_lora, part_rows, rank_and_alpha
-from videochat_online.training.run import train
+from videochat_online.training.parts import merge_lora, part_rows
 
 pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
 
@@ -23,7 +22,7 @@ LORA = {"vision": "lora:4", "llm": "lora:8:8"}
 
 def trained(folder: Path, **changes):
     loop = make_loop(folder, count=8, max_steps=2, **changes)
-    train(loop, print)
+    loop.train()
     return loop
 
 
@@ -45,8 +44,8 @@ def test_only_pairs_and_connector_train(tmp_path: Path):
 
 
 def test_alpha_is_twice_the_rank_or_what_was_asked_for():
-    assert rank_and_alpha(settings("run", llm="lora:16"), "llm") == (16, 32.0)
-    assert rank_and_alpha(settings("run", vision="lora:16:24"), "vision") == (16, 24.0)
+    assert settings("run", llm="lora:16").part("llm") == ("lora", [16, 32])
+    assert settings("run", vision="lora:16:24").part("vision") == ("lora", [16, 24])
 
 
 @pytest.mark.parametrize("changes", [LORA, {"llm": "lora:4"}, {"vision": "lora:2:3", "llm": "full"}, {}])
@@ -79,7 +78,7 @@ def test_resumed_lora_goes_on_with_its_pairs(tmp_path: Path):
     for folder, lives in ((tmp_path / "once", [4]), (tmp_path / "twice", [2, 4])):
         for last_step in lives:
             loop = make_loop(folder, count=16, max_steps=last_step, **changes)
-            train(loop, print)
+            loop.train()
     states = [torch.load(tmp_path / name / "checkpoint-4" / "optimizer.pt") for name in ("once", "twice")]
     for key, state in states[0]["state"].items():
         torch.testing.assert_close(state["exp_avg"], states[1]["state"][key]["exp_avg"], atol=0, rtol=0)
@@ -126,7 +125,7 @@ def test_internlm2_resumes_and_is_exported_in_its_own_layout(tmp_path: Path, cha
         common = {"resume": "auto", "schedule": "constant_with_warmup", **changes}
         model = tiny_model(llm_config=INTERNLM2)
         loop = make_loop(tmp_path, model=model, count=8, max_steps=max_steps, **common)
-        assert train(loop, print)
+        assert loop.train()
     assert loop.state.step == 2
     folder = export(loop.state, loop.config)
     assert "language_model.model.layers.0.attention.wqkv.weight" in load_file(folder / "model.safetensors")

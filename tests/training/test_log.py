@@ -10,20 +10,22 @@ import pytest
 import torch
 
 from tests.training.tiny import Examples, make_loop
-from videochat_online.training.log import Throughput, read_log, summary
-from videochat_online.training.run import train
+from videochat_online.training.log import Interval, read_log, summary
 
 
-def test_speed_padding_and_waiting_over_two_processes():
+def test_speed_padding_and_waiting_over_two_processes(monkeypatch: pytest.MonkeyPatch):
     ticks = iter([0.0, 4.0, 0.0, 4.0])
+    monkeypatch.setattr("videochat_online.training.log.perf_counter", lambda: next(ticks))
     rows = []
     for tokens, images, waited in ((60, 3, 1.0), (40, 1, 0.0)):
-        throughput = Throughput(clock=lambda: next(ticks))
-        throughput.count({"input_ids": torch.zeros(2, 40)}, tokens, images)
-        throughput.waiting += waited
-        rows.append(throughput.numbers())
+        interval = Interval(0)
+        interval.loss = torch.tensor(0.5)
+        interval.count({"input_ids": torch.zeros(2, 40), "num_tokens": tokens, "num_images": images})
+        interval.waiting += waited
+        rows.append(interval.numbers())
     assert summary(torch.tensor(rows)) == {
-        "images_per_second": 1.0, "tokens_per_second": 25.0, "padding_share": 0.375, "data_wait_share": 0.125
+        "loss": 0.5, "images_per_second": 1.0, "tokens_per_second": 25.0, "padding_share": 0.375,
+        "data_wait_share": 0.125,
     }  # fmt: skip
 
 
@@ -40,7 +42,7 @@ def test_curves_of_a_resumed_run(tmp_path: Path):
     changes = {"tracker": "tensorboard", "resume": "auto", "schedule": "constant_with_warmup"}
     for max_steps in (1, 3):
         loop = make_loop(tmp_path, count=24, max_steps=max_steps, **changes)
-        train(loop, print)
+        loop.train()
     events = EventAccumulator(str(tmp_path / "logs"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
@@ -57,7 +59,7 @@ class Unreadable(Examples):
 def test_errors_of_the_data_keep_their_words(tmp_path: Path, num_workers: int):
     loop = make_loop(tmp_path, dataset=Unreadable(8), num_workers=num_workers)
     with pytest.raises(ValueError, match=r"^sample \d: too many cannot be read\n  a.mp4: empty$"):
-        train(loop, print)
+        loop.train()
     for worker in multiprocessing.active_children():  # what Python does when it exits, and waits for
         worker.terminate()
         worker.join(20)
@@ -66,6 +68,6 @@ def test_errors_of_the_data_keep_their_words(tmp_path: Path, num_workers: int):
 
 def test_bf16_runs(tmp_path: Path):
     loop = make_loop(tmp_path, count=8, precision="bf16")
-    assert train(loop, print)
+    assert loop.train()
     assert {weight.dtype for weight in loop.state.model.parameters()} == {torch.float32}
     assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["loss"] == pytest.approx(4.17, abs=0.05)

@@ -10,9 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.training.tiny import Examples, make_loop, packed, padded, tiny_model
-from videochat_online.training.batches import next_tokens, with_picture
 from videochat_online.training.log import read_log
-from videochat_online.training.run import train
+from videochat_online.training.loop import next_tokens, with_picture
 
 
 def step_gradients(loop, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -119,7 +118,7 @@ def test_what_is_frozen_gets_no_gradient_and_stays(tmp_path: Path, name: str):
     expected = {key for key, _ in loop.state.model.named_parameters() if key.startswith(prefixes)}
     assert set(gradients) == expected
     assert all(gradient.abs().sum() > 0 for key, gradient in gradients.items() if "embed_tokens" not in key)
-    assert train(loop, print)
+    assert loop.train()
     changed = {key for key, weight in loop.state.model.state_dict().items() if not torch.equal(weight, before[key])}
     assert changed <= expected
     assert {part for part in trained if any(key.startswith(part) for key in changed)} == trained
@@ -135,7 +134,7 @@ def test_layers_above_the_one_that_is_read_never_train(tmp_path: Path):
 
 def test_the_log_tells_speed_and_padding(tmp_path: Path):
     loop = make_loop(tmp_path, count=8, drop_path=0.0)
-    assert train(loop, print)
+    assert loop.train()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     batches = list(loop.plan.batches(0))
     for step, line in enumerate(lines[:-1]):
@@ -150,7 +149,7 @@ def test_checkpointed_activations_change_nothing(tmp_path: Path):
     losses = []
     for name, checkpointed in (("with", True), ("without", False)):
         loop = make_loop(tmp_path / name, count=8, gradient_checkpointing=checkpointed, drop_path=0.0)
-        train(loop, print)
+        loop.train()
         losses.append([line["loss"] for line in read_log(tmp_path / name / "log.jsonl") if "loss" in line])
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 

@@ -10,11 +10,9 @@ import torch
 from tests.training.tiny import settings
 from tests.training.world import save_small_model, write_online_list
 from videochat_online.processing import load_model
-from videochat_online.training.batches import make_collator
 from videochat_online.training.log import read_log
 from videochat_online.training.loop import TrainingLoop
-from videochat_online.training.plan import make_plan
-from videochat_online.training.run import make_dataset, train
+from videochat_online.training.run import make_collator, make_data
 
 
 class Remembered(torch.utils.data.Dataset):
@@ -42,8 +40,8 @@ def test_16_online_samples_are_overfitted(tmp_path: Path):
         global_batch_size=4, batch_size=4, epochs=250, learning_rate=3e-3, drop_path=0.0, log_every=20,
         save_every=1000, num_frames=6,
     )  # fmt: skip
-    dataset = Remembered(make_dataset(config, processor, model.config))
-    loop = TrainingLoop(model, dataset, make_collator(config, processor), make_plan(config, dataset.lengths, 1))
-    assert train(loop, print)
+    dataset, plan = make_data(config, processor, model.config, 1)
+    loop = TrainingLoop(model, Remembered(dataset), make_collator(config, processor), plan)
+    assert loop.train()
     losses = [line["loss"] for line in read_log(tmp_path / "log.jsonl") if "loss" in line]
     assert losses[0] > 1 and losses[-1] < 0.05, losses

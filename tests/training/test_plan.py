@@ -16,7 +16,7 @@ import torch
 from tests.training.tiny import settings
 from videochat_online.data.sampler import PACKED_TOGETHER
 from videochat_online.data.settings import SettingError
-from videochat_online.training.plan import TrainingPlan, make_plan
+from videochat_online.training.plan import make_plan
 
 BATCHINGS = ("shuffled", "grouped", "packed")
 LENGTHS = random.Random(7).choices(range(5, 61), k=101)
@@ -26,8 +26,8 @@ def steps_of(batching: str, world_size: int, epoch: int, **changes) -> list[list
     """The samples of each step of an epoch, over all processes."""
     config = settings("run", batching=batching, **{"global_batch_size": 8, "batch_size": 1, **changes})
     plan = make_plan(config, LENGTHS, world_size)
-    shares = [list(plan.batches(epoch, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    per_step = plan.batches_per_step // world_size
+    shares = [list(plan.batches(epoch, rank=rank)) for rank in range(world_size)]
+    per_step = plan.shape.batches_per_step // world_size
     assert {len(share) for share in shares} == {plan.steps_per_epoch * per_step}
     return [
         sorted(index for share in shares for batch in share[first : first + per_step] for index in batch)
@@ -56,13 +56,13 @@ def test_every_sample_is_seen_and_few_twice(batching: str):
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_epochs_differ_and_repeat_themselves(batching: str):
     plan = make_plan(settings("run", batching=batching, batch_size=1, global_batch_size=8), LENGTHS, 2)
-    first, other, again = (list(plan.batches(epoch, rank=1, world_size=2)) for epoch in (0, 1, 0))
+    first, other, again = (list(plan.batches(epoch, rank=1)) for epoch in (0, 1, 0))
     assert first == again != other
 
 
 def test_processes_step_through_batches_of_like_length():
     plan = make_plan(settings("run", batching="grouped", batch_size=4, global_batch_size=8), LENGTHS, 2)
-    first, second = (list(plan.batches(0, rank=rank, world_size=2)) for rank in (0, 1))
+    first, second = (list(plan.batches(0, rank=rank)) for rank in (0, 1))
     longest = [(max(LENGTHS[n] for n in a), max(LENGTHS[n] for n in b)) for a, b in zip(first, second, strict=True)]
     assert all(abs(a - b) <= 8 for a, b in longest[:-1])
 
@@ -80,7 +80,7 @@ def to_the_first_batch(batching: str, num_samples: int, world_size: int) -> tupl
     tracemalloc.start()
     sys.setprofile(count)
     try:
-        batches = make_plan(config, lengths, world_size).batches(0, world_size=world_size)
+        batches = make_plan(config, lengths, world_size).batches(0)
         next(batches)
         until_first = num_calls
         for _ in zip(range(100), batches, strict=False):
@@ -121,7 +121,7 @@ def test_grouped_batches_pad_less():
 
 def test_packed_steps_hold_the_asked_number_of_samples_in_the_mean():
     plan = make_plan(settings("run", batching="packed", batch_size=1, max_length=200, global_batch_size=24), LENGTHS, 1)
-    mean = len(LENGTHS) / plan.num_batches * plan.batches_per_step
+    mean = len(LENGTHS) / plan.num_batches * plan.shape.batches_per_step
     assert mean == pytest.approx(24, rel=0.15)
     assert all(sum(LENGTHS[index] for index in pack) <= 200 for pack in plan.batches(0))
 
@@ -147,8 +147,8 @@ def test_no_samples(tmp_path: Path):
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_a_resumed_epoch_begins_where_it_was_left(batching: str):
     plan = make_plan(settings("run", batching=batching, batch_size=1), LENGTHS, 2)
-    whole, rest = (list(plan.batches(3, rank=1, world_size=2, first=first)) for first in (0, 5))
-    assert rest == whole[5 * plan.batches_per_step // 2 :]
+    whole, rest = (list(plan.batches(3, rank=1, first=first)) for first in (0, 5))
+    assert rest == whole[5 * plan.shape.batches_per_step // 2 :]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
@@ -157,7 +157,7 @@ def test_the_learning_rate_is_that_of_transformers(schedule: str, warmup: float)
     """Of every step, to the last digits of a float."""
     from transformers import get_scheduler
 
-    plan = TrainingPlan(np.ones(20, dtype=int), settings("run", schedule=schedule, warmup=warmup, learning_rate=0.3), 2)
+    plan = make_plan(settings("run", schedule=schedule, warmup=warmup, learning_rate=0.3), [1] * 20, 1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     reference = get_scheduler(schedule, optimizer, plan.warmup_steps, plan.num_steps)
     for step in range(plan.num_steps):

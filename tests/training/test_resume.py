@@ -17,7 +17,6 @@ import torch
 
 from tests.training.tiny import make_loop
 from videochat_online.training.log import read_log
-from videochat_online.training.run import train
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -75,7 +74,7 @@ def test_a_full_disk_is_named_and_the_older_checkpoint_stays(lives: tuple[Path, 
 def test_a_run_that_had_ended_only_loads_its_weights(tmp_path: Path):
     for life in ("first", "second"):
         loop = make_loop(tmp_path, count=24, resume="auto", max_steps=2)
-        assert train(loop, print)
+        assert loop.train()
         state = {key: weight.clone() for key, weight in loop.state.model.state_dict().items()}
         if life == "first":
             log, ended = (tmp_path / "log.jsonl").read_bytes(), state

@@ -12,7 +12,7 @@ import pytest
 
 from videochat_online.command_line import CommandParser
 from videochat_online.data.settings import DataSettings, SettingError
-from videochat_online.training.checkpoints import Checkpoint, ResumeError
+from videochat_online.training.checkpoints import Checkpoint
 from videochat_online.training.commands import (
     add_train_flags,
     field_texts,
@@ -21,8 +21,7 @@ from videochat_online.training.commands import (
     resolve,
 )
 from videochat_online.training.configuration import FIELDS, PRESETS, TrainingConfig
-from videochat_online.training.record import DATA_FILE, write_record
-from videochat_online.training.run import run
+from videochat_online.training.run import DATA_FILE, run, write_record
 
 
 def parse(*flags: str) -> TrainingConfig:
@@ -176,7 +175,7 @@ def checkpoint_of(folder: Path) -> Checkpoint:
 
 def test_resolved_settings_are_written(tmp_path: Path):
     config = run_config(tmp_path, max_length=77)
-    write_record(config, None, print)
+    write_record(config, None)
     written = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert written == config.to_dict() and set(written) == set(FIELDS)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.json", "data.json"}
@@ -185,20 +184,20 @@ def test_resolved_settings_are_written(tmp_path: Path):
 
 
 def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path):
-    write_record(run_config(tmp_path), None, print)
-    write_record(run_config(tmp_path, resume="auto", log_every=3, num_workers=0), checkpoint_of(tmp_path), print)
+    write_record(run_config(tmp_path), None)
+    write_record(run_config(tmp_path, resume="auto", log_every=3, num_workers=0), checkpoint_of(tmp_path))
     changed = run_config(tmp_path, resume="auto", learning_rate=0.5, seed=7)
     with pytest.raises(SettingError, match=r"\(--seed 42 -> 7; --learning-rate 0.0001 -> 0.5\); take its settings"):
-        write_record(changed, checkpoint_of(tmp_path), print)
-    write_record(changed, None, print)  # nothing was learned yet
+        write_record(changed, checkpoint_of(tmp_path))
+    write_record(changed, None)  # nothing was learned yet
 
 
 def test_a_setting_that_is_new_had_its_default(tmp_path: Path):
     config = run_config(tmp_path, resume="auto")
-    write_record(config, None, print)
+    write_record(config, None)
     older = {name: value for name, value in config.to_dict().items() if name != "min_steps"}
     (tmp_path / "run" / "settings.json").write_text(json.dumps(older))
-    write_record(config, checkpoint_of(tmp_path), print)
+    write_record(config, checkpoint_of(tmp_path))
 
 
 def other_words(folder: Path) -> None:
@@ -226,51 +225,50 @@ OTHER_DATA = {
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_resumed_run_has_the_data_it_began_with(tmp_path: Path, change: Callable[[Path], None], elsewhere: bool):
     """Also where a checkpoint goes on in another folder; nothing is written then."""
-    write_record(run_config(tmp_path), None, print)
+    write_record(run_config(tmp_path), None)
     config = run_config(tmp_path, resume=str(checkpoint_of(tmp_path).folder))
     config = replace(config, output_dir=str(tmp_path / "branch")) if elsewhere else config
     before = (tmp_path / "run" / DATA_FILE).read_text()
     change(tmp_path)
     with pytest.raises(SettingError, match=OTHER_DATA[change]):
-        write_record(config, checkpoint_of(tmp_path), print)
+        write_record(config, checkpoint_of(tmp_path))
     assert (tmp_path / "run" / DATA_FILE).read_text() == before and not (tmp_path / "branch").exists()
 
 
 def test_the_same_words_elsewhere_are_the_same_data(tmp_path: Path):
-    write_record(run_config(tmp_path), None, print)
+    write_record(run_config(tmp_path), None)
     moved = tmp_path / "moved"
     moved.mkdir()
     config = run_config(moved, output_dir=str(tmp_path / "run"), resume="auto")
     list_file = moved / "list.json"
     list_file.write_text(list_file.read_text().replace('"data_root": "."', '"data_root": "/other"'))
-    write_record(config, checkpoint_of(tmp_path), print)
+    write_record(config, checkpoint_of(tmp_path))
 
 
-def test_a_run_without_a_record_of_its_data_goes_on_with_a_warning(tmp_path: Path):
-    said: list[str] = []
-    write_record(run_config(tmp_path, resume="auto"), checkpoint_of(tmp_path), said.append)
-    assert len(said) == 1 and "has no data.json" in said[0]
+def test_a_run_without_a_record_of_its_data_goes_on_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_record(run_config(tmp_path, resume="auto"), checkpoint_of(tmp_path))
+    assert "has no data.json" in capsys.readouterr().out
 
 
 def test_missing_annotations_are_named(tmp_path: Path):
     config = run_config(tmp_path)
     (tmp_path / "rows.json").unlink()
     with pytest.raises(SettingError, match=r"data set 'mine': .*rows.json cannot be read"):
-        write_record(config, None, print)
+        write_record(config, None)
 
 
 def test_a_run_that_is_refused_changes_nothing(tmp_path: Path):
     before = run_config(tmp_path)
-    write_record(before, None, print)
+    write_record(before, None)
     (tmp_path / "run" / "checkpoint-3").mkdir()
-    with pytest.raises(ResumeError, match="already holds checkpoint-3"):
-        run(run_config(tmp_path, learning_rate=0.5, tracker="none"), print)
+    with pytest.raises(ValueError, match="already holds checkpoint-3"):
+        run(run_config(tmp_path, learning_rate=0.5, tracker="none"))
     assert json.loads((tmp_path / "run" / "settings.json").read_text()) == before.to_dict()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(ValueError, match="cannot be written to"):
-        run(run_config(tmp_path, tracker="none"), print)
+        run(run_config(tmp_path, tracker="none"))
     with pytest.raises(SettingError, match="cannot be written to"):
-        write_record(run_config(tmp_path), None, print)
+        write_record(run_config(tmp_path), None)

@@ -19,7 +19,6 @@ from tests.training.tiny import Examples, make_loop
 from videochat_online.training import loop
 from videochat_online.training.distributed import make_accelerator
 from videochat_online.training.export import export
-from videochat_online.training.run import train
 
 RUN: dict[str, Any] = {"global_batch_size": 4, "vision": "full", "drop_path": 0.0, "save_every": 3, "epochs": 1}
 SAMPLES = {"text_only": (0, 5, 6, 7, 11)}  # batches without a picture on one process or all
@@ -37,7 +36,7 @@ def share(folder: Path, strategy: str, stop: int | None = None) -> None:
     one = make_loop(folder, dataset=Examples(24, **SAMPLES), **changes)
     if stop is not None:
         kill_at_step(stop)(one)
-    train(one, print)
+    one.train()
     export(one.state, one.config)
 
 

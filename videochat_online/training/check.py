@@ -14,29 +14,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from ..config import scheduled_grids, tokens_of_grid
 from ..data.sampler import Lengths
 from ..data.settings import flag
-from .checkpoints import choose_checkpoint
+from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
-from .distributed import check_packages, uses_bf16, zero_stage
-from .memory import Load, MemoryEstimate, estimate
+from .distributed import check_packages, say, uses_bf16, zero_stage
+from .memory import GIB, largest_load, memory_text
 from .parts import PartRow, choose_parts, part_rows, parts_table
-from .plan import TrainingPlan, counted, judge, make_plan, steps_text
-from .record import check_record, describe_data
-from .run import Say, make_dataset, rope_boundary
+from .plan import counted, judge, steps_text
+from .run import check_record, describe_data, make_data
 
 if TYPE_CHECKING:
     from ..data.dataset import ConversationDataset
     from ..model_config import VideoChatOnlineConfig
 
-GIB = 2**30
 TRIED_SAMPLES = 50
 """Samples whose length --check finds out exactly; their media are opened."""
 
 
-def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
+def check_run(config: TrainingConfig, num_processes: int) -> int:
     """Print the plan and all problems; 1 where there are any."""
     from ..data.check import check_lists
     from ..model.weights import load_config
@@ -45,15 +43,15 @@ def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
     problems: list[str] = []
     warnings: list[str] = []
     model_config: VideoChatOnlineConfig | None = None
-    plan: TrainingPlan | None = None
+    lengths: Lengths = ()
     # 1. settings, packages, the checkpoint to resume
     for step in (config.check_complete, lambda: check_packages(config), lambda: zero_stage(config)):
         with noted(problems):
             step()
+    problems += skipped(config.resume, config.run_folder)
     with noted(problems):
-        checkpoint = choose_checkpoint(config.resume, config.run_folder, problems.append)
-        if checkpoint is not None:
-            check_record(config, checkpoint, problems.append, describe_data(config))
+        if (checkpoint := choose_checkpoint(config.resume, config.run_folder)) is not None:
+            problems += check_record(config, checkpoint, describe_data(config))
     # 2. the model's config
     with noted(problems, f"--model {config.model}: "):
         model_config = load_config(config.model)
@@ -66,9 +64,10 @@ def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
     if model_config is not None and report is not None and not report.problems:
         with noted(problems):
             processor = Processor.from_pretrained(config.model, model_config)
-            dataset = make_dataset(replace(config, frame_cache=""), processor, model_config)  # nothing is written
-            plan = make_plan(config, dataset.lengths, num_processes, boundary=rope_boundary(model_config))
-            say(steps_text(plan, num_processes))
+            uncached = replace(config, frame_cache="")  # nothing is written
+            dataset, plan = make_data(uncached, processor, model_config, num_processes)
+            lengths = plan.lengths
+            say(steps_text(plan))
             for found, more in zip((problems, warnings), judge(plan), strict=True):
                 found += more
             refused = refused_for_length(dataset)
@@ -76,7 +75,10 @@ def check_run(config: TrainingConfig, num_processes: int, say: Say) -> int:
     # 5. what trains, memory, disk
     if model_config is not None:
         with noted(problems):
-            _say_memory(config, model_config, num_processes, plan.lengths if plan else (), say)
+            rows = model_rows(model_config, config)
+            say(parts_table(rows))
+            say(memory_text(rows, model_config, config, num_processes, largest_load(model_config, config, lengths)))
+            problems += disk_problems(rows, config)
     for what, found in (("warning", warnings), ("problem", problems)):
         if found:
             say("\n".join([f"{counted(len(found), what)}:", *(f"  {one}" for one in found)]))
@@ -109,30 +111,8 @@ def refused_for_length(dataset: ConversationDataset) -> list[str]:
     return found
 
 
-def _say_memory(
-    config: TrainingConfig, model_config: VideoChatOnlineConfig, num_processes: int, lengths: Lengths, say: Say
-) -> None:
-    """What trains, the memory it takes, the room for checkpoints. Raises ValueError where the disk has no place."""
-    rows = model_rows(model_config, config)
-    say(parts_table(rows))
-    load = largest_load(model_config, config, lengths)
-    say(memory_text(estimate(rows, model_config, config, num_processes, load), config, num_processes, load))
-    each = checkpoint_bytes(rows, config)
-    say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
-    places = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0.0}
-    found = [
-        f"{flag(name)}: {problem}"
-        for name, needed in places.items()
-        if (place := getattr(config, name)) and (problem := folder_problem(needed, Path(place)))
-    ]
-    if found:
-        raise ValueError("; ".join(found))
-
-
 def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
     """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
-    import torch
-
     from ..model.videochat import VideoChatOnline
 
     with torch.device("meta"):
@@ -141,26 +121,20 @@ def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> l
     return part_rows(model, config)
 
 
-def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Lengths = ()) -> Load:
-    """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
-    memory, num_frames = model_config.memory_config, config.num_frames
-    film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
-    if config.batching == "packed":
-        tokens = config.batch_size * config.max_length
-        return Load(tokens, max(num_frames, num_frames * tokens // film))
-    longest = min(int(np.max(lengths)) if len(lengths) else config.max_length, config.max_length)
-    return Load(config.batch_size * longest, config.batch_size * num_frames)
-
-
-def checkpoint_bytes(rows: list[PartRow], config: TrainingConfig) -> float:
-    """One checkpoint: the weights, Adam's moments, and with ZeRO its own copy of both."""
+def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
+    """Say the size of checkpoints; return what is wrong with the folders of --output-dir and --frame-cache."""
     weights, trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
-    if zero_stage(config):
-        return (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
-    return 4 * weights + 8 * trained
+    each = 4 * weights + 8 * trained  # the weights and Adam's moments
+    if zero_stage(config):  # and ZeRO's own copy of both
+        each = (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
+    say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
+    needed = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0}
+    places = {name: Path(getattr(config, name)) for name in needed if getattr(config, name)}
+    found = {name: folder_problem(needed[name], place) for name, place in places.items()}
+    return [f"{flag(name)}: {problem}" for name, problem in found.items() if problem]
 
 
-def folder_problem(needed: float, folder: Path) -> str | None:
+def folder_problem(needed: int, folder: Path) -> str | None:
     """What to say where nothing can be written to a folder, or it has no room for `needed` bytes."""
     place = folder
     while not place.exists():
@@ -173,29 +147,3 @@ def folder_problem(needed: float, folder: Path) -> str | None:
     if free >= needed:
         return None
     return f"{place} has {free / GIB:.1f} GiB free, the checkpoints of this run take {needed / GIB:.1f} GiB"
-
-
-def memory_text(memory: MemoryEstimate, config: TrainingConfig, num_processes: int, load: Load) -> str:
-    """The estimate as a table, GiB."""
-    on, off = ("with", "without") if config.gradient_checkpointing else ("without", "with")
-    number = "bf16" if uses_bf16(config) else "fp32"
-    rows: list[tuple[str, float, str]] = [
-        ("weights", memory.weights, ""),
-        ("gradients", memory.gradients, ""),
-        ("optimizer", memory.optimizer, ""),
-        ("casts", memory.casts, ""),
-        (
-            "activations",
-            memory.activations,
-            f"{on} gradient checkpointing ({off}: {memory.other_activations / GIB:.2f})",
-        ),
-        ("logits", memory.logits, ""),
-        ("reserve", memory.reserve, ""),
-        ("total", memory.total, ""),
-    ]
-    place = "of each process" if config.cpu else "on each GPU"
-    head = (
-        f"memory {place}, estimated, GiB ({config.strategy}, {counted(num_processes, 'process')}, {number}; a batch "
-        f"of {counted(load.num_tokens, 'token')} and {counted(load.num_pictures, 'picture')})"
-    )
-    return "\n".join([head, *(f"  {name:12} {size / GIB:8.2f}  {note}".rstrip() for name, size, note in rows)])

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..files import files_below, flush_tree, replace_folder, write_json
+from .plan import RunShape
 
 MARKER = "complete.json"
 STAGING = ".saving"
@@ -28,30 +28,6 @@ WRITE_ERRORS = (
 """How a full disk shows in the errors of libraries that write for us and keep no errno."""
 
 
-class ResumeError(ValueError):
-    """A checkpoint that cannot be resumed."""
-
-
-class SaveError(ValueError):
-    """A checkpoint that could not be written."""
-
-
-@dataclass(frozen=True)
-class RunShape:
-    """How a run is shared out. A checkpoint is resumed exactly only in the same shape."""
-
-    world_size: int
-    strategy: str
-    batch_size: int
-    """Samples (packed: sequences) one process takes at once."""
-    accumulation: int
-    """Steps of gradient accumulation."""
-
-    @property
-    def batches_per_step(self) -> int:
-        return self.world_size * self.accumulation
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder checkpoint-STEP, whole or not."""
@@ -60,10 +36,6 @@ class Checkpoint:
     step: int
     problem: str | None = None
     """What makes it incomplete."""
-
-    @property
-    def marker(self) -> dict[str, Any]:
-        return json.loads((self.folder / MARKER).read_text("utf-8"))
 
 
 def finish(staged: Path, folder: Path, step: int, shape: RunShape) -> None:
@@ -101,94 +73,81 @@ def problem_of(folder: Path) -> str | None:
     return None
 
 
-def choose_checkpoint(resume: str, run_folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint to resume from, None for a fresh start.
+def whole_checkpoints(run_folder: Path) -> list[Checkpoint]:
+    """The complete checkpoints of a run, oldest first."""
+    return [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.problem]
 
-    Args:
-        resume: never, auto, or a checkpoint's folder.
-        say: prints which incomplete checkpoints are skipped, and why.
 
-    Raises ResumeError for `never` in a folder that holds checkpoints, and for a named one that is incomplete or older
-    than others of the run's folder.
+def choose_checkpoint(resume: str, run_folder: Path) -> Checkpoint | None:
+    """The checkpoint to resume from, None for a fresh start. `resume` is never, auto, or a checkpoint's folder.
+
+    Raises ValueError for `never` in a folder that holds checkpoints, and for a named one that is not there, is
+    incomplete or older than others of the run's folder.
     """
-    found = find_checkpoints(run_folder)
+    found, whole = find_checkpoints(run_folder), whole_checkpoints(run_folder)
+    if resume == "auto":
+        return whole[-1] if whole else None
+    if resume == "never" and found:
+        raise ValueError(
+            f"{run_folder} already holds {found[-1].folder.name}: resume it with --resume auto, or choose another "
+            "--output-dir"
+        )
     if resume == "never":
-        if found:
-            name = found[-1].folder.name
-            raise ResumeError(
-                f"{run_folder} already holds {name}: resume it with --resume auto, or choose another --output-dir"
-            )
         return None
+    folder = Path(resume)
+    named = next((one for one in find_checkpoints(folder.parent) if one.folder == folder), None)
+    if named is None:
+        raise ValueError(f"--resume {resume}: expected never, auto or a folder checkpoint-STEP that is there")
+    if named.problem:
+        raise ValueError(f"--resume {resume}: the checkpoint is incomplete, {named.problem}")
+    if later := [one.folder.name for one in whole if one.step > named.step]:
+        raise ValueError(
+            f"--resume {resume}: {run_folder} also holds {', '.join(later)}, later ones: resume the last with "
+            "--resume auto, or move them away, or choose another --output-dir"
+        )
+    return named
+
+
+def skipped(resume: str, run_folder: Path) -> list[str]:
+    """What `--resume auto` passes over in a run's folder, and why; nothing for other ways to resume."""
     if resume != "auto":
-        named = _named_checkpoint(Path(resume))
-        if later := [one.folder.name for one in found if one.step > named.step and not one.problem]:
-            raise ResumeError(
-                f"--resume {resume}: {run_folder} also holds {', '.join(later)}, later ones: resume the last with "
-                "--resume auto, or move them away, or choose another --output-dir"
-            )
-        return named
-    for checkpoint in found:
-        if checkpoint.problem:
-            say(f"skipping {checkpoint.folder}: {checkpoint.problem}")
-    for left in sorted(run_folder.glob(f"{STAGING}/checkpoint-*")):
-        say(f"skipping {left.name}, which was being written when the run ended ({left})")
-    whole = [checkpoint for checkpoint in found if not checkpoint.problem]
-    return whole[-1] if whole else None
-
-
-def _named_checkpoint(folder: Path) -> Checkpoint:
-    match = NAME.fullmatch(folder.name)
-    if match is None or not folder.is_dir():
-        raise ResumeError(f"--resume {folder}: expected never, auto or a folder checkpoint-STEP that is there")
-    if problem := problem_of(folder):
-        raise ResumeError(f"--resume {folder}: the checkpoint is incomplete, {problem}")
-    return Checkpoint(folder, int(match[1]))
+        return []
+    found = [f"skipping {one.folder}: {one.problem}" for one in find_checkpoints(run_folder) if one.problem]
+    left = sorted(run_folder.glob(f"{STAGING}/checkpoint-*"))
+    return found + [f"skipping {one.name}, which was being written when the run ended ({one})" for one in left]
 
 
 def check_shape(checkpoint: Checkpoint, shape: RunShape) -> None:
-    """Raise ResumeError where a run of this shape cannot exactly resume a checkpoint."""
-    before = RunShape(**checkpoint.marker["shape"])
+    """Raise ValueError where a run of this shape cannot exactly resume a checkpoint."""
+    before = RunShape(**json.loads((checkpoint.folder / MARKER).read_text("utf-8"))["shape"])
     if before == shape:
         return
     sharded = before.strategy != "ddp" or shape.strategy != "ddp"
     same_steps = (before.batch_size, before.batches_per_step) == (shape.batch_size, shape.batches_per_step)
     if sharded or not same_steps:
-        raise ResumeError(
-            f"{checkpoint.folder} was written by {_describe(before)}; this is {_describe(shape)}. "
+        raise ValueError(
+            f"{checkpoint.folder} was written by {before}; this is {shape}. "
             "Sharded runs (zero1 to fsdp) resume only on as many processes; ddp needs the same samples in each step"
         )
 
 
-def _describe(shape: RunShape) -> str:
-    return (
-        f"{shape.strategy} on {shape.world_size} processes, "
-        f"{shape.batches_per_step} x {shape.batch_size} samples or sequences a step"
-    )
-
-
 def drop_old(run_folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` complete checkpoints. Incomplete ones are left for their owner to look at."""
-    whole = [checkpoint for checkpoint in find_checkpoints(run_folder) if not checkpoint.problem]
-    for checkpoint in whole[:-keep]:
+    for checkpoint in whole_checkpoints(run_folder)[:-keep]:
         (checkpoint.folder / MARKER).unlink()  # no longer complete, should the deleting be cut off
         shutil.rmtree(checkpoint.folder)
 
 
-def is_write_error(error: BaseException) -> bool:
-    """Whether an error of a library says that the disk took no more."""
-    return isinstance(error, OSError) or any(text in str(error) for text in WRITE_ERRORS)
-
-
 @contextmanager
 def full_disk_named(what: Path, run_folder: Path, staging: Path) -> Iterator[None]:
-    """Raise SaveError where `what` cannot be written, naming what is left; the files in `staging` go then."""
+    """Raise ValueError where the disk takes no more of `what`, naming what is left; the files in `staging` go then."""
     try:
         yield
     except Exception as error:
-        if not is_write_error(error):
+        if not isinstance(error, OSError) and not any(text in str(error) for text in WRITE_ERRORS):
             raise
         shutil.rmtree(staging, ignore_errors=True)  # what was written of it only takes room
-        whole = [one.folder for one in find_checkpoints(run_folder) if not one.problem]
+        whole = whole_checkpoints(run_folder)
         free = shutil.disk_usage(run_folder).free / 2**30
-        left = f"{whole[-1]} is whole: resume it with --resume auto" if whole else "no earlier checkpoint exists"
-        raise SaveError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}") from error
+        left = f"{whole[-1].folder} is whole: resume it with --resume auto" if whole else "no earlier checkpoint exists"
+        raise ValueError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}") from error

@@ -11,7 +11,8 @@ import ast
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from contextlib import suppress
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -31,16 +32,37 @@ METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X"}
 
 
 def add_train_command(commands: Any) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="train a model, on one machine or many",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+    """`videochat-online train`."""
+    add_train_flags(
+        commands.add_parser(
+            "train", help="train a model, on one machine or many", description=DESCRIPTION, epilog=EPILOG
+        )
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m videochat_online.training`, the program that torchrun starts."""
+    parser = CommandParser(prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG)
     add_train_flags(parser)
+    return parser.run(arguments)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    config = resolve(options)
+    if options.check:
+        from .check import check_run
+        from .distributed import world_size
+
+        if options.num_processes is not None and options.num_processes < 1:
+            raise ValueError(f"--num-processes must be at least 1, got {options.num_processes}")
+        return check_run(config, options.num_processes or world_size())
+    from .run import run
+
+    return run(config)
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    """--check, --preset, --config and a flag for each field of TrainingConfig: those not given leave no trace."""
     parser.add_argument("--check", action="store_true", help="check settings and data, print the plan, and stop")
     parser.add_argument(
         "--num-processes",
@@ -48,42 +70,6 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that --check plans for (default: those of torchrun, or 1)",
     )
-    add_setting_flags(parser)
-    parser.set_defaults(run=run_train)
-
-
-def run_train(options: argparse.Namespace) -> int:
-    from .distributed import is_main_process, world_size
-
-    config = resolve(options)
-    if options.check:
-        from .check import check_run
-
-        if options.num_processes is not None and options.num_processes < 1:
-            raise ValueError(f"--num-processes must be at least 1, got {options.num_processes}")
-        return check_run(config, options.num_processes or world_size(), say)
-    from .run import run
-
-    return run(config, say if is_main_process() else be_quiet)
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
-def be_quiet(text: str) -> None:
-    """What processes other than the first have to say."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The program that torchrun starts."""
-    parser = CommandParser(prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG)
-    add_train_flags(parser)
-    return parser.run(arguments)
-
-
-def add_setting_flags(parser: argparse.ArgumentParser) -> None:
-    """--preset, --config and a flag for each field of TrainingConfig. A flag that is not given leaves no trace."""
     parser.add_argument("--preset", choices=tuple(PRESETS), help=PRESET_HELP)
     parser.add_argument("--config", metavar="FILE", help="json or yaml file of settings, between preset and flags")
     hints = get_type_hints(TrainingConfig)
@@ -92,22 +78,22 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
         group, helps = parser.add_argument_group(title), field_texts(owner)
         for field in fields(owner):
             if field.name in owner.__annotations__:  # its own, not those of DataSettings
-                _add_flag(group, field, hints[field.name], helps.get(field.name, ""))
+                shown = "" if field.default in (MISSING, None, "", ()) else f" (default: {field.default})"
+                text = (helps.get(field.name, "") + shown).replace("%", "%%")
+                form = _flag_form(_without_none(hints[field.name]))
+                group.add_argument(flag(field.name), dest=field.name, default=argparse.SUPPRESS, help=text, **form)
+    parser.set_defaults(run=run_train)
 
 
-def _add_flag(group: Any, field: Field[Any], hint: Any, text: str) -> None:
-    shown = "" if field.default in (MISSING, None, "", ()) else f" (default: {field.default})"
-    text = (text + shown).replace("%", "%%")
-    common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
-    hint = _without_none(hint)
+def _flag_form(hint: Any) -> dict[str, Any]:
+    """What argparse calls a field of this type."""
     if hint is bool:
-        group.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **common)
-    elif get_origin(hint) is tuple:
-        group.add_argument(flag(field.name), nargs="+", metavar="LIST", **common)
-    elif choices := get_args(hint):
-        group.add_argument(flag(field.name), choices=choices, **common)
-    else:
-        group.add_argument(flag(field.name), type=hint, metavar=METAVARS[hint], **common)
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is tuple:
+        return {"nargs": "+", "metavar": "LIST"}
+    if choices := get_args(hint):
+        return {"choices": choices}
+    return {"type": hint, "metavar": METAVARS[hint]}
 
 
 def _without_none(hint: Any) -> Any:
@@ -139,11 +125,16 @@ def resolve(options: argparse.Namespace) -> TrainingConfig:
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings of a json or yaml file. Raises SettingError: no readable file, unknown names, wrong types."""
+    import yaml  # type: ignore[import-untyped]
+
+    kind = "json" if str(path).endswith(".json") else "yaml"
     try:
         text = Path(path).read_text("utf-8")
+        values = json.loads(text) if kind == "json" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"--config {path} cannot be read: {error}") from error
-    values = _parse(text, str(path))
+    except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise SettingError(f"--config {path} is not valid {kind}: {error}") from error
     if not isinstance(values, dict):
         raise SettingError(f"--config {path} must hold names and values, got a {type(values).__name__}")
     hints = get_type_hints(TrainingConfig)
@@ -155,16 +146,6 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _parse(text: str, path: str) -> Any:
-    import yaml  # type: ignore[import-untyped]
-
-    kind = "json" if path.endswith(".json") else "yaml"
-    try:
-        return json.loads(text) if kind == "json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise SettingError(f"--config {path} is not valid {kind}: {error}") from error
-
-
 def _as_type(value: Any, hint: Any, where: str) -> Any:
     """`value` as the field wants it; an integer is a float, "1e-4" (a text in yaml) too; else kinds must agree."""
     if get_origin(hint) is tuple:
@@ -173,10 +154,8 @@ def _as_type(value: Any, hint: Any, where: str) -> Any:
         raise SettingError(f"{where} must be a list of texts, got {value!r}")
     kind = str if get_args(hint) else hint
     if kind is float and not isinstance(value, bool) and isinstance(value, (int, str)):
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            pass
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise SettingError(f"{where} must be of type {kind.__name__}, got {value!r}")
     return value

@@ -15,10 +15,6 @@ from typing import Any, Literal
 from ..data.settings import DataSettings, SettingError, flag
 from ..files import SHIPPED_MODELS
 
-Batching = Literal["shuffled", "grouped", "packed"]
-Precision = Literal["auto", "bf16", "fp32"]
-Tracker = Literal["tensorboard", "wandb", "none"]
-Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 
 PARTS = {
@@ -33,7 +29,7 @@ MAY_CHANGE = frozenset(
      "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
-it, see record.py: a list may lie elsewhere.)"""
+it, see run.py: a list may lie elsewhere.)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +56,14 @@ class TrainingConfig(DataSettings):
     drop_path: float = 0.1
     """stochastic depth of the vision encoder"""
 
-    batching: Batching = "grouped"
+    batching: Literal["shuffled", "grouped", "packed"] = "grouped"
     """shuffled, grouped (samples of like length together) or packed (several samples fill one sequence)"""
     num_workers: int = 4
     """processes that read data, for each training process"""
 
     learning_rate: float = 1e-4
     """its highest value"""
-    schedule: Schedule = "cosine"
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """how the learning rate falls after the warm-up"""
     warmup: float = 0.03
     """below 1 a share of all steps, else a number of steps"""
@@ -91,7 +87,7 @@ class TrainingConfig(DataSettings):
 
     strategy: str = "ddp"
     """how several processes share the work: ddp, zero1, zero2, zero3, fsdp, or a DeepSpeed json file"""
-    precision: Precision = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16, fp32, or auto: bf16 where the GPU has it"""
     gradient_checkpointing: bool = True
     """recompute activations in the backward pass instead of keeping them"""
@@ -108,7 +104,7 @@ class TrainingConfig(DataSettings):
     """of the trained model's file; auto: bfloat16 where --precision is bf16"""
     log_every: int = 10
     """steps between lines of the log"""
-    tracker: Tracker = "tensorboard"
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """where curves go: tensorboard (output_dir/logs), wandb or none"""
 
     def __post_init__(self) -> None:
@@ -136,7 +132,7 @@ class TrainingConfig(DataSettings):
     def part(self, name: str) -> tuple[str, list[float]]:
         """What trains of vision, connector or llm, and its numbers: `lora:16:32` -> ("lora", [16, 32]).
 
-        Raises SettingError for another form or number.
+        LoRA's alpha is twice the rank where it is not given. Raises SettingError for another form or number.
         """
         value = getattr(self, name)
         kind, *texts = value.split(":")
@@ -150,6 +146,8 @@ class TrainingConfig(DataSettings):
             forms = {"last": "last:N", "lora": "lora:RANK[:ALPHA]"}
             expected = ", ".join(forms.get(one, one) for one in PARTS[name])
             raise SettingError(f"{flag(name)} must be one of {expected} (numbers above 0), got {value!r}")
+        if kind == "lora" and len(numbers) == 1:
+            numbers.append(2 * numbers[0])
         return kind, numbers
 
     def check_complete(self) -> None:

@@ -1,4 +1,4 @@
-"""From our settings to accelerate: how many processes, who holds what, which number format.
+"""The processes of a run: how many, who holds what and in which number format, who prints, what a SIGTERM does.
 
 torchrun tells each process its place through the environment (WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, ...).
 """
@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..data.settings import SettingError
 from ..extras import lacks
@@ -28,16 +34,18 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def uses_cpu(config: TrainingConfig) -> bool:
-    import torch
+def say(text: str) -> None:
+    """Print a line, once for all processes."""
+    if is_main_process():
+        print(text, flush=True)
 
+
+def uses_cpu(config: TrainingConfig) -> bool:
     return config.cpu or not torch.cuda.is_available()
 
 
 def uses_bf16(config: TrainingConfig) -> bool:
     """Whether the run computes in bfloat16. `auto` never does on the CPU, where bfloat16 is very slow."""
-    import torch
-
     if config.precision == "auto":
         return not uses_cpu(config) and torch.cuda.is_bf16_supported()
     return config.precision == "bf16"
@@ -72,12 +80,11 @@ def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
 
 def check_packages(config: TrainingConfig) -> None:
     """Raise SettingError for what the settings need and this machine lacks; for a package with its install command."""
-    needed = {"tensorboard": config.tracker == "tensorboard", "wandb": config.tracker == "wandb"}
-    needed["peft"] = "lora" in config.vision + config.llm
-    needed["deepspeed"] = uses_deepspeed(config)
-    for package, is_needed in needed.items():
-        if is_needed and (problem := lacks(package)):
-            raise SettingError(f"for these settings {problem}")
+    needed = [config.tracker] if config.tracker != "none" else []
+    needed += ["peft"] if "lora" in config.vision + config.llm else []
+    needed += ["deepspeed"] if uses_deepspeed(config) else []
+    if problem := lacks(*needed):
+        raise SettingError(f"for these settings {problem}")
     if config.strategy == "fsdp" and uses_cpu(config):
         raise SettingError("--strategy fsdp needs CUDA devices: on the CPU accelerate would quietly train with ddp")
 
@@ -94,7 +101,7 @@ def check_launcher(config: TrainingConfig) -> None:
 def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Accelerator:
     """What holds the processes together; making it joins the process group under torchrun. One for each process."""
     from accelerate import Accelerator
-    from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 
     on_cpu, sharding = uses_cpu(config), {}
     if config.strategy == "fsdp":
@@ -112,7 +119,8 @@ def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Acce
         cpu=on_cpu and not uses_deepspeed(config),  # see _prepare_deepspeed_on_cpu
         mixed_precision="bf16" if uses_bf16(config) else "no",
         gradient_accumulation_steps=gradient_accumulation,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_dir=config.output_dir,
         **sharding,
     )
 
@@ -140,3 +148,30 @@ def _prepare_deepspeed_on_cpu() -> None:
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     PartialState(cpu=True)  # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed
+
+
+@contextmanager
+def sigterm_noted() -> Iterator[threading.Event]:
+    """Within the context a SIGTERM sets the event instead of ending the process."""
+    received = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.set())
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave_sigterm_to_the_parent(worker: int) -> None:
+    """For data workers: they end on a SIGTERM of the training process alone.
+
+    torchrun and schedulers send one to every process, and training still needs batches to come to its checkpoint.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

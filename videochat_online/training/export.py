@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from ..files import flush_tree, replace_folder
 from .checkpoints import full_disk_named
@@ -13,13 +14,7 @@ from .configuration import TrainingConfig
 from .distributed import uses_bf16
 from .log import LOG_FILE
 from .parts import merge_lora
-from .state import TrainState, spaced
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..model_config import VideoChatOnlineConfig
-    from ..processing import Processor
+from .state import TrainState, sampled
 
 FOLDER = "model"
 STAGING = ".saving-model"
@@ -28,70 +23,49 @@ STAGING = ".saving-model"
 def export(state: TrainState, config: TrainingConfig) -> Path:
     """Write a run's model into its folder model/, whole or not at all. For all processes together.
 
-    Raises SaveError where the disk takes no more, ValueError where nothing was learned.
+    Raises ValueError where the disk takes no more and where nothing was learned.
     """
+    from ..model.videochat import VideoChatOnline
+
     folder, weights = config.run_folder / FOLDER, state.weights()
     if state.accelerator.is_main_process:
-        check_weights_changed(state.begun, weights, config)
-        with full_disk_named(folder, config.run_folder, config.run_folder / STAGING):
-            write_model(state.model.config, weights, state.processor, config, folder)
+        auto = "bfloat16" if uses_bf16(config) else "float32"
+        dtype = getattr(torch, auto if config.export_dtype == "auto" else config.export_dtype)
+        check_weights_changed(state.begun, weights, config, dtype)
+        # 1. a model of merged weights, without the note on what it began as
+        weights = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
+        model_config = copy.deepcopy(state.model.config)
+        model_config.note = None
+        with torch.device("meta"):
+            plain = VideoChatOnline(model_config)
+        plain.load_state_dict(weights, strict=True, assign=True)
+        plain.tie_weights()
+        # 2. its files, under the published keys, which transformers writes
+        staged = config.run_folder / STAGING
+        with full_disk_named(folder, config.run_folder, staged):
+            shutil.rmtree(staged, ignore_errors=True)
+            plain.to(dtype).save_pretrained(staged)
+            if state.processor is not None:
+                state.processor.save_pretrained(staged)
+            flush_tree(staged)
+            replace_folder(staged, folder)
     state.accelerator.wait_for_everyone()
     return folder
 
 
 def check_weights_changed(
-    begun: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], config: TrainingConfig
+    begun: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], config: TrainingConfig, dtype: torch.dtype
 ) -> None:
     """Raise ValueError where no weight is another than before, in the type they are written in, or one is no number.
 
     Args:
-        begun: `sampled_weights` before the first step of the run's first life.
+        begun: values that were `sampled` before the first step of the run's first life.
     """
-    import torch
-
-    dtype = getattr(torch, export_dtype(config))
     log = f"{config.run_folder / LOG_FILE} has the losses"
     for name in begun:
         if not bool(weights[name].isfinite().all()):
             raise ValueError(f"no model is written: the trained {name} holds values that are not numbers; {log}")
-    if all(torch.equal(spaced(weights[name]).to(dtype), values.to(dtype)) for name, values in begun.items()):
+    ended = sampled({name: weights[name] for name in begun})
+    if all(torch.equal(ended[name].to(dtype), values.to(dtype)) for name, values in begun.items()):
         rate = f"--learning-rate {config.learning_rate:g}"
         raise ValueError(f"no model is written: training changed no weight ({rate}); {log}")
-
-
-def write_model(
-    model_config: VideoChatOnlineConfig,
-    weights: dict[str, torch.Tensor],
-    processor: Processor | None,
-    config: TrainingConfig,
-    folder: Path,
-) -> None:
-    """Merge, take the dtype of --export-dtype, and save with transformers, which writes the published keys.
-
-    A note on the weights it began with is not passed on.
-    """
-    import torch
-
-    from ..model.videochat import VideoChatOnline
-
-    dtype = getattr(torch, export_dtype(config))
-    merged = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
-    model_config = copy.deepcopy(model_config)
-    model_config.note = None
-    with torch.device("meta"):
-        plain = VideoChatOnline(model_config)
-    plain.load_state_dict(merged, strict=True, assign=True)
-    plain.tie_weights()
-    staged = folder.with_name(STAGING)
-    shutil.rmtree(staged, ignore_errors=True)
-    plain.to(dtype).save_pretrained(staged)
-    if processor is not None:
-        processor.save_pretrained(staged)
-    flush_tree(staged)
-    replace_folder(staged, folder)
-
-
-def export_dtype(config: TrainingConfig) -> str:
-    if config.export_dtype != "auto":
-        return config.export_dtype
-    return "bfloat16" if uses_bf16(config) else "float32"

@@ -8,13 +8,12 @@ samples were spread over batches, sequences or processes.
 from __future__ import annotations
 
 import math
-import os
-import re
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,18 +22,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from ..prompt.render import IGNORE_INDEX
-from .batches import Collate, Collator, next_tokens, num_targets
-from .checkpoints import STAGING, Checkpoint, RunShape, drop_old, finish, full_disk_named
-from .configuration import TrainingConfig
-from .distributed import make_accelerator, uses_bf16, uses_deepspeed, world_size
-from .log import RunLog, Throughput, summary
-from .parts import choose_parts, set_drop_path
+from .checkpoints import STAGING, check_shape, choose_checkpoint, drop_old, finish, full_disk_named, skipped
+from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
+from .log import Interval, RunLog, summary
+from .parts import choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
 from .state import TrainState
 
 Batch = dict[str, Any]
-NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
-"""Names of weights without weight decay, as transformers has them; so are all weights of LayerNorm modules."""
+Collator = Callable[[list[Any]], Batch]
 
 
 class TrainingLoop:
@@ -45,52 +41,79 @@ class TrainingLoop:
     ) -> None:
         """`processor` is saved beside the weights, so that a checkpoint is a model folder that loads."""
         self.dataset, self.plan, self.config = dataset, plan, plan.config
-        config = self.config
+        config, shape = plan.config, plan.shape
         set_seed(config.seed)  # of new LoRA pairs
         choose_parts(model, config)
         set_drop_path(model, config.drop_path)
         if config.gradient_checkpointing and config.strategy != "fsdp":  # there accelerate switches it on
             enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer releases
             (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-        self.gradient_accumulation = plan.batches_per_step // world_size()
-        self.shape = RunShape(world_size(), config.strategy, config.batch_size, self.gradient_accumulation)
-        self.accelerator = make_accelerator(config, self.gradient_accumulation)
+        self.accelerator = make_accelerator(config, shape.accumulation)
         self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor)
-        self.collate = Collate(collator, model.config.image_size, model.config.img_context_token_id)
+        picture = {"image_size": model.config.image_size, "image_token_id": model.config.img_context_token_id}
+        self.collate = partial(collate, collator=collator, **picture)
         in_bf16 = uses_deepspeed(config) and uses_bf16(config)  # without DeepSpeed autocast sees to it
         self.dtype = torch.bfloat16 if in_bf16 else None
-        self.throughput = Throughput()
         self.grad_norm: Any = None
 
-    def train(self, checkpoint: Checkpoint | None = None) -> bool:
+    def train(self) -> bool:
         """Run to the end, or to a SIGTERM, after whose step a checkpoint is written: then False.
 
-        Raises ResumeError for a checkpoint that does not fit, SaveError for a full disk, ValueError for bad data.
+        Continues from the checkpoint that --resume names. A run that had ended trains no further step; its weights are
+        loaded. Raises ValueError for a checkpoint that does not fit, a full disk, and bad data.
         """
-        # 1. share the weights out, and continue from the checkpoint
-        set_seed(self.config.seed)
-        self.state.prepare()
+        # 1. the checkpoint to resume
+        config, state = self.config, self.state
+        for line in skipped(config.resume, config.run_folder):
+            say(line)
+        checkpoint = choose_checkpoint(config.resume, config.run_folder)
         if checkpoint is not None:
-            self.state.load(checkpoint.folder)
-        self.state.wrapped.train()
+            check_shape(checkpoint, self.plan.shape)
+            say(f"resuming from {checkpoint.folder}")
+            if checkpoint.step >= self.plan.num_steps:
+                state.load_weights(checkpoint.folder)
+                return True
+        # 2. share the weights out, and continue from it
+        set_seed(config.seed)
+        state.prepare()
+        if checkpoint is not None:
+            state.load(checkpoint.folder)
+        state.wrapped.train()
+        log = RunLog(self.accelerator, config, state.step, self.plan.num_steps)
+        # 3. the steps
+        with closing(log), sigterm_noted() as sigterm:
+            return self._run_steps(log, sigterm)
+
+    def _run_steps(self, log: RunLog, sigterm: threading.Event) -> bool:
+        """All steps that are left; False where a SIGTERM ended them early.
+
+        A checkpoint comes with a line of the log, so that a resumed run takes means over the same steps.
+        """
         began, first, stopped = time.perf_counter(), self.state.step, False
-        self._begin_line()
-        with SigtermNoted() as sigterm, RunLog(self.config, first, self.plan.num_steps) as log:
-            # 2. steps; a checkpoint comes with a line of the log, so that a resumed run takes means over the same steps
-            for batches in self.batches():
-                self.take_step(batches)
-                log.advance()
-                step, ended = self.state.step, self.state.step == self.plan.num_steps
-                stopped = not ended and self._any_process(sigterm.received)
-                save = stopped or ended or step % self.config.save_every == 0
-                if save or step % self.config.log_every == 0:
-                    log.write(step, self._line())
-                if save:
-                    self.save()
-                if stopped:
-                    break
-            # 3. the run in one line
-            log.write(self.state.step, self._last_line(time.perf_counter() - began, self.state.step - first))
+        self.since = Interval(first)
+        for batches in self.batches():
+            self.take_step(batches)
+            log.bar.update()
+            step, ended = self.state.step, self.state.step == self.plan.num_steps
+            if sigterm.is_set():
+                self.accelerator.set_trigger()  # for all processes
+            stopped = self.accelerator.check_trigger() and not ended
+            save = stopped or ended or step % self.config.save_every == 0
+            if save or step % self.config.log_every == 0:
+                log.write(step, self._line())
+            if save:
+                self.save()
+            if stopped:
+                break
+        seconds, num_steps = time.perf_counter() - began, self.state.step - first
+        line = {
+            "train_runtime": round(seconds, 4),
+            "train_samples_per_second": round(num_steps * self.plan.samples_per_step / seconds, 3),
+            "train_steps_per_second": round(num_steps / seconds, 3),
+            "train_loss": self.state.total_loss / self.state.step,  # of the whole run, before the checkpoint as well
+            "epoch": self.state.step / self.plan.steps_per_epoch,
+        }
+        log.write(self.state.step, line)
         return not stopped
 
     # Data
@@ -102,21 +125,20 @@ class TrainingLoop:
             left = min(self.plan.steps_per_epoch - done, self.plan.num_steps - self.state.step)
             loader = iter(self._loader(epoch, done, done + left))
             for _ in range(left):
-                began = self.throughput.clock()
+                began = time.perf_counter()
                 try:
-                    batches = [next(loader) for _ in range(self.gradient_accumulation)]
+                    batches = [next(loader) for _ in range(self.plan.shape.accumulation)]
                 except ValueError as error:
                     raise without_traceback(error) from error
-                self.throughput.waiting += self.throughput.clock() - began
+                self.since.waiting += time.perf_counter() - began
                 yield batches
 
     def _loader(self, epoch: int, first: int, stop: int) -> DataLoader:
         """The batches of some of an epoch's steps."""
         self.dataset.set_epoch(epoch)  # before its worker processes start
-        place = {"rank": self.accelerator.process_index, "world_size": self.accelerator.num_processes}
         return DataLoader(
             self.dataset,
-            batch_sampler=self.plan.batches(epoch, first=first, stop=stop, **place),
+            batch_sampler=self.plan.batches(epoch, rank=self.accelerator.process_index, first=first, stop=stop),
             collate_fn=self.collate,
             num_workers=self.config.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
@@ -131,8 +153,8 @@ class TrainingLoop:
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.state.step)
         for batch in batches:
-            self.throughput.count(batch, batch.pop("num_tokens"), batch.pop("num_images"))
-        self.loss += self.backward(batches)  # with DeepSpeed the update as well
+            self.since.count(batch)
+        self.since.loss += self.backward(batches)  # with DeepSpeed the update as well
         weights, most = self.state.wrapped.parameters(), self.config.max_grad_norm or math.inf
         self.grad_norm = self.accelerator.clip_grad_norm_(weights, most)
         self.state.optimizer.step()
@@ -142,7 +164,8 @@ class TrainingLoop:
     def backward(self, batches: list[Batch]) -> torch.Tensor:
         """Add up the gradients of a step's batches; returns this process's part of the step's loss."""
         accelerator = self.accelerator
-        count = torch.tensor([sum(map(num_targets, batches))], device=accelerator.device)
+        targets = [(batch["labels"][:, 1:] != IGNORE_INDEX).sum() for batch in batches]  # each of the position before
+        count = torch.stack(targets).sum().to(accelerator.device)
         scale = accelerator.num_processes / accelerator.gather(count).sum().clamp(min=1)  # processes are averaged
         loss = torch.zeros((), device=accelerator.device)
         accelerator.step = 0  # its count of batches: with the last one of the step, gradients are shared
@@ -171,44 +194,26 @@ class TrainingLoop:
 
     # The log
 
-    def _begin_line(self) -> None:
-        self.loss = torch.zeros((), device=self.accelerator.device)
-        self.line_began = self.state.step
-        self.throughput.restart()
-
     def _line(self) -> dict[str, float]:
         """What the log says about the steps since its last line."""
-        state = self.state
-        loss = self.accelerator.gather(self.loss.reshape(1)).mean().item()
-        state.total_loss += loss
+        state, since = self.state, self.since
+        numbers = torch.tensor([since.numbers()], dtype=torch.float64, device=self.accelerator.device)
+        means = summary(self.accelerator.gather(numbers).cpu())
+        state.total_loss += (loss := means.pop("loss"))
         norm = self.grad_norm.full_tensor() if hasattr(self.grad_norm, "full_tensor") else self.grad_norm
-        numbers = torch.tensor([self.throughput.numbers()], dtype=torch.float64, device=self.accelerator.device)
-        line = {
-            "loss": loss / (state.step - self.line_began),
+        self.since = Interval(state.step)
+        return {
+            "loss": loss / (state.step - since.first),
             **({} if norm is None else {"grad_norm": float(norm)}),  # DeepSpeed without ZeRO has none
             "learning_rate": self.plan.learning_rate(state.step - 1),
-            **summary(self.accelerator.gather(numbers).cpu()),
+            **means,
             "epoch": state.step / self.plan.steps_per_epoch,
         }
-        self._begin_line()
-        return line
-
-    def _last_line(self, seconds: float, num_steps: int) -> dict[str, float]:
-        return {
-            "train_runtime": round(seconds, 4),
-            "train_samples_per_second": round(num_steps * self.plan.samples_per_step / seconds, 3),
-            "train_steps_per_second": round(num_steps / seconds, 3),
-            "train_loss": self.state.total_loss / self.state.step,  # of the whole run, before the checkpoint as well
-            "epoch": self.state.step / self.plan.steps_per_epoch,
-        }
-
-    def _any_process(self, here: bool) -> bool:
-        return bool(self.accelerator.gather(torch.tensor([int(here)], device=self.accelerator.device)).any())
 
     # Checkpoints
 
     def save(self) -> None:
-        """Write a checkpoint; the log's speeds leave its time out. Raises SaveError where the disk takes no more."""
+        """Write a checkpoint, after a line of the log. Raises ValueError where the disk takes no more."""
         run_folder, name, accelerator = self.config.run_folder, f"checkpoint-{self.state.step}", self.accelerator
         staging, is_main = run_folder / STAGING, self.accelerator.is_main_process
         with full_disk_named(run_folder / name, run_folder, staging):
@@ -222,24 +227,53 @@ class TrainingLoop:
             accelerator.wait_for_everyone()
             # 3. flush, marker, rename; older checkpoints go
             if is_main:
-                finish(staging / name, run_folder / name, self.state.step, self.shape)
+                finish(staging / name, run_folder / name, self.state.step, self.plan.shape)
                 staging.rmdir()
                 drop_old(run_folder, self.config.keep_checkpoints)
         accelerator.wait_for_everyone()
-        self.throughput.restart()
+        self.since = Interval(self.state.step)  # its time counts for no line
 
 
-def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW on what trains, without weight decay on biases and norms."""
-    norms = {id(w) for module in model.modules() if isinstance(module, torch.nn.LayerNorm) for w in module.parameters()}
-    trained = [(name.lower(), weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    plain = {id(weight) for name, weight in trained if NO_DECAY.search(name)} | norms
-    groups = [
-        {"params": [weight for _, weight in trained if id(weight) not in plain], "weight_decay": config.weight_decay},
-        {"params": [weight for _, weight in trained if id(weight) in plain], "weight_decay": 0.0},
-    ]
-    betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
+def collate(examples: list[Any], *, collator: Collator, image_size: int, image_token_id: int) -> Batch:
+    """The data set's collator, counts for the log, and a borrowed picture for batches of text alone."""
+    counts = {
+        "num_tokens": sum(len(example.input_ids) for example in examples),
+        "num_images": sum(len(example.image_grids) for example in examples),
+    }
+    return counts | with_picture(collator(examples), image_size=image_size, image_token_id=image_token_id)
+
+
+def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: int) -> dict[str, Any]:
+    """A batch that holds at least one picture.
+
+    A batch of text alone would leave connector and encoder without gradient on this process, while others wait for it
+    to take part. It gets one black picture of one token at the end of its first row, behind all words: no
+    other position attends to it and it bears no loss, so that loss and gradients are those of the text (the
+    connector's are zero).
+    """
+    pictures = batch.get("pixel_values")
+    if pictures is not None and len(pictures):
+        return dict(batch)
+    ids = batch["input_ids"]  # (B, N)
+    column = ids.new_zeros(len(ids), 1)
+    extra = dict.fromkeys(("attention_mask", "position_ids"), column)
+    extra |= {"input_ids": column.clone(), "labels": column + IGNORE_INDEX}
+    extra["input_ids"][0] = image_token_id
+    longer = {key: torch.cat([batch[key], extra[key]], dim=1) for key in extra if batch.get(key) is not None}
+    pixel_values = torch.zeros(1, 3, image_size, image_size)
+    return {**batch, **longer, "pixel_values": pixel_values, "image_grids": torch.ones(1, dtype=torch.long)}
+
+
+def next_tokens(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels (B, N) -> the next token's at the K positions that need logits (B, K), and those positions (K,).
+
+    At least one position is kept, so that a batch without loss still goes through the whole model.
+    """
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    wanted = (targets != IGNORE_INDEX).any(dim=0)
+    wanted[0] |= ~wanted.any()
+    positions = wanted.nonzero()[:, 0]
+    return targets[:, positions], positions
 
 
 def without_traceback(error: ValueError) -> ValueError:
@@ -248,34 +282,3 @@ def without_traceback(error: ValueError) -> ValueError:
     if not message.startswith("Caught ") or (mark := f"{type(error).__name__}: ") not in message:
         return error
     return ValueError(message.split(mark, 1)[1].rstrip())
-
-
-class SigtermNoted:
-    """Within the context a SIGTERM is noted instead of ending the process."""
-
-    def __enter__(self) -> SigtermNoted:
-        self.received = False
-        self.before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.received = True
-
-    def __exit__(self, *error: Any) -> None:
-        signal.signal(signal.SIGTERM, self.before)
-
-
-def leave_sigterm_to_the_parent(worker: int) -> None:
-    """For data workers: they end on a SIGTERM of the training process alone.
-
-    torchrun and schedulers send one to every process, and training still needs batches to come to its checkpoint.
-    """
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
-
-
-def _end_when_the_parent_says_so() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

@@ -22,16 +22,22 @@ reserve      the CUDA context, and a tenth of the rest for what the allocator ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..config import scheduled_grids, tokens_of_grid
+from ..data.sampler import Lengths
 from .configuration import TrainingConfig
 from .distributed import uses_bf16, zero_stage
+from .plan import counted
 
 if TYPE_CHECKING:
     from ..model_config import VideoChatOnlineConfig
     from .parts import PartRow
 
+GIB = 2**30
 LOSS_SHARE = 0.1
 """Of a sequence's tokens; frames make up most of it, and questions bear none."""
 CONTEXT = 1.2e9
@@ -49,42 +55,22 @@ class Load:
     num_pictures: int
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes on one GPU."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    casts: float
-    activations: float
-    logits: float
-    reserve: float
-    other_activations: float
-    """Those of the same run with gradient checkpointing the other way round; no part of the total."""
-
-    @property
-    def total(self) -> float:
-        return sum(getattr(self, field.name) for field in fields(self)) - self.other_activations
+def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Lengths = ()) -> Load:
+    """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
+    memory, num_frames = model_config.memory_config, config.num_frames
+    film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
+    if config.batching == "packed":
+        tokens = config.batch_size * config.max_length
+        return Load(tokens, max(num_frames, num_frames * tokens // film))
+    longest = min(int(np.max(lengths)) if len(lengths) else config.max_length, config.max_length)
+    return Load(config.batch_size * longest, config.batch_size * num_frames)
 
 
 def estimate(
     rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
-) -> MemoryEstimate:
-    """Memory of a run; `rows` are the model's parts with what trains of them."""
-    number_size = 2 if uses_bf16(config) else 4  # in activations
-    held = _held(sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows), config, num_processes)
-    most, other = (
-        activations(model_config, config, load, number_size, checkpointing)[1]
-        for checkpointing in (config.gradient_checkpointing, not config.gradient_checkpointing)
-    )
-    logits = 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size
-    reserve = CONTEXT * (not config.cpu) + 0.1 * (sum(held.values()) + most + logits)
-    return MemoryEstimate(**held, activations=most, logits=logits, reserve=reserve, other_activations=other)
-
-
-def _held(num_parameters: int, num_trained: int, config: TrainingConfig, num_processes: int) -> dict[str, float]:
-    """Bytes that stay from step to step."""
+) -> dict[str, float]:
+    """Bytes on one GPU, by what they are for; `rows` are the model's parts with what trains of them."""
+    num_parameters, num_trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
     stage, fsdp, bf16 = zero_stage(config), config.strategy == "fsdp", uses_bf16(config)
     size = 2 if stage and bf16 else 4
     weights, gradients, optimizer = (
@@ -92,30 +78,47 @@ def _held(num_parameters: int, num_trained: int, config: TrainingConfig, num_pro
     )  # the share that one process holds
     buckets = 2 if not stage and not fsdp and num_processes > 1 else 1
     gathered = (2 if bf16 else 4) * min(num_parameters, GATHERED_PARAMETERS) if fsdp or stage == 3 else 0
-    return {
+    found = {
         "weights": size * num_parameters * weights + gathered,
         "gradients": size * buckets * num_trained * gradients,
         "optimizer": (12 if stage else 8) * num_trained * optimizer,
         "casts": 2 * num_parameters if bf16 and not stage and not fsdp else 0,
+        "activations": activations(model_config, config, load)[1],
+        "logits": 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size,
     }
+    return {**found, "reserve": CONTEXT * (not config.cpu) + 0.1 * sum(found.values())}
 
 
-def activations(
-    model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int, checkpointing: bool
-) -> tuple[float, float]:
+def memory_text(
+    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
+) -> str:
+    """The estimate as a table, GiB."""
+    sizes = estimate(rows, model_config, config, num_processes, load)
+    on, off = ("with", "without") if config.gradient_checkpointing else ("without", "with")
+    otherwise = replace(config, gradient_checkpointing=not config.gradient_checkpointing)
+    other = activations(model_config, otherwise, load)[1]
+    notes = {"activations": f"{on} gradient checkpointing ({off}: {other / GIB:.2f})"}
+    sizes["total"] = sum(sizes.values())
+    head = (
+        f"memory {'of each process' if config.cpu else 'on each GPU'}, estimated, GiB ({config.strategy}, "
+        f"{counted(num_processes, 'process')}, {'bf16' if uses_bf16(config) else 'fp32'}; a batch of "
+        f"{counted(load.num_tokens, 'token')} and {counted(load.num_pictures, 'picture')})"
+    )
+    lines = [f"  {name:12} {size / GIB:8.2f}  {notes.get(name, '')}".rstrip() for name, size in sizes.items()]
+    return "\n".join([head, *lines])
+
+
+def activations(model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load) -> tuple[float, float]:
     """Bytes kept between forward and backward pass, and bytes at most: with what is in use for a single layer.
 
     While the encoder runs, forward or backward, nothing of the language model is kept.
     """
-    llm = model_config.llm_config
+    llm, number_size = model_config.llm_config, 2 if uses_bf16(config) else 4
     per_token = layer_bytes(llm, number_size, config.llm, config.lora_dropout)
-    words, one_layer = (
-        size * load.num_tokens
-        for size in _layers(llm.num_hidden_layers, per_token, number_size * llm.hidden_size, checkpointing)
-    )
-    words += 16 * llm.hidden_size * load.num_tokens  # the norm behind the last layer
-    pictures, one_encoder_layer = _encoder(model_config, config, load, number_size, checkpointing)
-    return pictures + words, pictures + max(words + one_layer, one_encoder_layer)
+    kept, one_layer = _layers(llm.num_hidden_layers, per_token, number_size * llm.hidden_size, config)
+    words = (kept + 16 * llm.hidden_size) * load.num_tokens  # with the norm behind the last layer
+    pictures, one_encoder_layer = _encoder(model_config, config, load, number_size)
+    return pictures + words, pictures + max(words + one_layer * load.num_tokens, one_encoder_layer)
 
 
 def layer_bytes(llm: Any, number_size: int, setting: str = "full", dropout: float = 0.0) -> float:
@@ -129,7 +132,7 @@ def layer_bytes(llm: Any, number_size: int, setting: str = "full", dropout: floa
 
 
 def _encoder(
-    model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int, checkpointing: bool
+    model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int
 ) -> tuple[float, float]:
     """Bytes kept, and those in use for one layer on top."""
     vision = model_config.vision_config
@@ -141,7 +144,7 @@ def _encoder(
         return 0, number_size * 2 * (width + inner) * num_patches
     inputs = _inputs(config.vision, config.lora_dropout, number_size, 2 * width + inner, 3 * width + inner)
     per_patch = number_size * (10 * width + inner) + inputs
-    kept, once = _layers(trained, per_patch, number_size * width, checkpointing)
+    kept, once = _layers(trained, per_patch, number_size * width, config)
     return kept * num_patches, once * num_patches
 
 
@@ -152,6 +155,6 @@ def _inputs(setting: str, dropout: float, number_size: int, shared: int, each: i
     return (number_size + 1) * each if setting.startswith("lora") and dropout else number_size * shared
 
 
-def _layers(count: int, each: float, inputs: float, checkpointing: bool) -> tuple[float, float]:
+def _layers(count: int, each: float, inputs: float, config: TrainingConfig) -> tuple[float, float]:
     """Bytes kept by `count` layers, and those in use for one that is computed again."""
-    return (count * inputs, each) if checkpointing else (count * each, 0)
+    return (count * inputs, each) if config.gradient_checkpointing else (count * each, 0)

@@ -1,4 +1,4 @@
-"""What trains: freezing, the encoder's last layers, LoRA pairs and merging them; and the table that says so.
+"""What trains: freezing, the encoder's last layers, LoRA pairs and merging them; its optimizer; the table that says so.
 
 The three parts are those of the checkpoint: vision_model, mlp1 (the connector), language_model. LoRA (arXiv 2106.09685)
 puts a pair A (rank, in), B (out, rank) beside a weight W (out, in): merged it is W + alpha / rank * B @ A. Merging
@@ -12,17 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from ..data.settings import SettingError
 from ..extras import require
 from .configuration import TrainingConfig
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from ..model.videochat import VideoChatOnline
 
 ADAPTER = "default"
+NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
+"""Names of weights without weight decay, as transformers has them; so are all weights of LayerNorm modules."""
 BASE, PAIR_A, PAIR_B = ".base_layer.", f".lora_A.{ADAPTER}.", f".lora_B.{ADAPTER}."
 
 
@@ -43,28 +45,20 @@ def choose_parts(model: VideoChatOnline, config: TrainingConfig) -> None:
     layers than there are.
     """
     model.requires_grad_(False)
-    _choose_vision(model, config)
-    if config.connector == "full":
-        model.mlp1.requires_grad_(True)
-    if config.llm == "full":
-        model.language_model.requires_grad_(True)
-    elif config.llm != "frozen":
-        _add_lora(model.language_model, model.language_model.model.layers, config, "llm")
-
-
-def _choose_vision(model: VideoChatOnline, config: TrainingConfig) -> None:
-    encoder, running = model.vision_model, num_running_layers(model)
-    kind, numbers = config.part("vision")
+    encoder, (kind, numbers) = model.vision_model, config.part("vision")
+    running = range(model.config.vision_config.num_hidden_layers + 1)[model.config.select_layer]
+    if kind == "last" and numbers[0] > running:
+        raise SettingError(f"--vision {config.vision}: the encoder has {running} layers that run")
+    first = running - int(numbers[0]) if kind == "last" else 0
+    layers = encoder.encoder.layers[first:running]
+    layers.requires_grad_(kind in ("full", "last"))
     if kind == "lora":
-        _add_lora(encoder, encoder.encoder.layers[:running], config, "vision")
-    elif kind == "full":
-        encoder.embeddings.requires_grad_(True)
-        encoder.encoder.layers[:running].requires_grad_(True)
-    elif kind == "last":
-        count = int(numbers[0])
-        if count > running:
-            raise SettingError(f"--vision last:{count}: the encoder has {running} layers that run")
-        encoder.encoder.layers[running - count : running].requires_grad_(True)
+        _add_lora(encoder, layers, config, "vision")
+    encoder.embeddings.requires_grad_(kind == "full")
+    model.mlp1.requires_grad_(config.connector == "full")
+    model.language_model.requires_grad_(config.llm == "full")
+    if config.llm.startswith("lora"):
+        _add_lora(model.language_model, model.language_model.model.layers, config, "llm")
 
 
 def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: str) -> None:
@@ -73,26 +67,19 @@ def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: 
     Raises ImportError with the install command where peft is missing.
     """
     require("peft")
-    import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    rank, alpha = rank_and_alpha(config, name)
-    inside = {id(module) for module in layers.modules() if isinstance(module, torch.nn.Linear)}
+    _, (rank, alpha) = config.part(name)
+    inside = {id(module) for module in layers.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in part.named_modules() if id(module) in inside]
     lora = LoraConfig(
-        r=rank,
+        r=int(rank),
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=config.lora_dropout,
         target_modules=names,
         bias="none",
     )
     inject_adapter_in_model(lora, part, adapter_name=ADAPTER)
-
-
-def rank_and_alpha(config: TrainingConfig, name: str) -> tuple[int, float]:
-    """Of the pairs in vision or llm. `lora:16` -> (16, 32): alpha is twice the rank where it is not given."""
-    _, numbers = config.part(name)
-    return int(numbers[0]), numbers[1] if len(numbers) > 1 else 2 * numbers[0]
 
 
 def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> dict[str, torch.Tensor]:
@@ -108,15 +95,10 @@ def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> d
         if BASE in key and name.endswith(".weight"):
             stem = re.sub(r"base_layer\.weight$", "", key)
             down, up = (weights[f"{stem}{pair[1:]}weight"].float() for pair in (PAIR_A, PAIR_B))
-            rank, alpha = rank_and_alpha(config, "vision" if name.startswith("vision_model.") else "llm")
+            _, (rank, alpha) = config.part("vision" if name.startswith("vision_model.") else "llm")
             weight = (weight.float() + alpha / rank * (up @ down)).to(weight.dtype)
         merged[name] = weight
     return merged
-
-
-def num_running_layers(model: VideoChatOnline) -> int:
-    """Layers of the encoder below the hidden state that the model reads."""
-    return range(model.config.vision_config.num_hidden_layers + 1)[model.config.select_layer]
 
 
 def set_drop_path(model: VideoChatOnline, rate: float) -> None:
@@ -124,6 +106,19 @@ def set_drop_path(model: VideoChatOnline, rate: float) -> None:
     layers: Any = model.vision_model.encoder.layers
     for number, layer in enumerate(layers):
         layer.drop_path_rate = rate * number / max(len(layers) - 1, 1)
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW on what trains, without weight decay on biases and norms."""
+    norms = {id(w) for module in model.modules() if isinstance(module, nn.LayerNorm) for w in module.parameters()}
+    trained = [(name.lower(), weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    plain = {id(weight) for name, weight in trained if NO_DECAY.search(name)} | norms
+    groups = [
+        {"params": [weight for _, weight in trained if id(weight) not in plain], "weight_decay": config.weight_decay},
+        {"params": [weight for _, weight in trained if id(weight) in plain], "weight_decay": 0.0},
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
 
 
 def part_rows(model: VideoChatOnline, config: TrainingConfig) -> list[PartRow]:

@@ -23,29 +23,47 @@ FEW_STEPS = 10
 
 
 @dataclass(frozen=True)
+class RunShape:
+    """How a run is shared out. A checkpoint is resumed exactly only in the same shape."""
+
+    world_size: int
+    strategy: str
+    batch_size: int
+    """Samples (packed: sequences) one process takes at once."""
+    accumulation: int
+    """Steps of gradient accumulation."""
+
+    @property
+    def batches_per_step(self) -> int:
+        """Over all processes."""
+        return self.world_size * self.accumulation
+
+    def __str__(self) -> str:
+        step = f"{self.batches_per_step} x {self.batch_size} samples or sequences a step"
+        return f"{self.strategy} on {self.world_size} processes, {step}"
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """What every epoch's steps are made of."""
 
     lengths: np.ndarray
     """Tokens of each sample, estimated."""
     config: TrainingConfig
-    batches_per_step: int
-    """Over all processes."""
+    shape: RunShape
     packed: Batches | None = None
     """With packing: the same batches in every epoch."""
 
-    def batches(
-        self, epoch: int, *, rank: int = 0, world_size: int = 1, first: int = 0, stop: int | None = None
-    ) -> Iterator[list[int]]:
+    def batches(self, epoch: int, *, rank: int = 0, first: int = 0, stop: int | None = None) -> Iterator[list[int]]:
         """The samples of one process's batches, of the steps `first` to `stop` of an epoch, step after step.
 
         Neighbours make up a step, and the steps are shuffled. All are of one size: where the batches do not fill the
         last one, the first of the epoch are used once more.
         """
-        batches, size = self._batches(epoch), self.batches_per_step
+        batches, size = self._batches(epoch), self.shape.batches_per_step
         order = shuffled(self.steps_per_epoch, f"{self.config.seed}/{epoch}/order")
         for step in order[first:stop].tolist():
-            for place in range(rank, size, world_size):
+            for place in range(rank, size, self.shape.world_size):
                 yield batches[(step * size + place) % len(batches)]
 
     def _batches(self, epoch: int) -> Batches:
@@ -53,7 +71,7 @@ class TrainingPlan:
             return self.packed
         seed, size = self.config.seed * 1_000_003 + epoch, self.config.batch_size
         if self.config.batching == "grouped":  # the batches of one step are alike too
-            return grouping_plan(self.lengths, size, seed=seed, num_ranks=self.batches_per_step)
+            return grouping_plan(self.lengths, size, seed=seed, num_ranks=self.shape.batches_per_step)
         return padded_plan(shuffled(len(self.lengths), f"{seed}/shuffling"), size)
 
     @property
@@ -62,7 +80,7 @@ class TrainingPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.num_batches // self.batches_per_step)
+        return -(-self.num_batches // self.shape.batches_per_step)
 
     @property
     def num_steps(self) -> int:
@@ -84,7 +102,7 @@ class TrainingPlan:
     @property
     def samples_per_step(self) -> float:
         """In the mean."""
-        return len(self.lengths) / self.num_batches * self.batches_per_step
+        return len(self.lengths) / self.num_batches * self.shape.batches_per_step
 
     @property
     def padding_share(self) -> float:
@@ -110,43 +128,29 @@ def make_plan(
     Args:
         boundary: with packing, samples of more tokens than this are kept apart from shorter ones (see `packing_plan`).
 
-    Raises SettingError for an empty data set and for numbers that do not divide.
+    Raises SettingError for an empty data set and, without packing, for numbers that do not divide. With packing a step
+    holds --global-batch-size samples in the mean, as nearly as whole batches on all processes allow.
     """
     if not len(lengths):
         raise SettingError("--data holds no samples")
-    lengths = np.asarray(lengths)
-    packed, per_batch = None, float(config.batch_size)
+    lengths, batch_size, wanted, packed = np.asarray(lengths), config.batch_size, config.global_batch_size, None
     if config.batching == "packed":
-        packed = packing_plan(
-            lengths, config.max_length, batch_size=config.batch_size, seed=config.seed, boundary=boundary
-        )
-        per_batch = len(lengths) / len(packed)
-    return TrainingPlan(lengths, config, world_size * _gradient_accumulation(config, world_size, per_batch), packed)
-
-
-def _gradient_accumulation(config: TrainingConfig, world_size: int, samples_per_batch: float) -> int:
-    """Batches of one process in a step.
-
-    With packing a step holds --global-batch-size samples in the mean, as nearly as whole batches on all processes
-    allow. Without, the numbers must divide.
-    """
-    if config.batching == "packed":
-        return max(1, round(config.global_batch_size / (samples_per_batch * world_size)))
-    at_once = world_size * config.batch_size
-    if config.global_batch_size % at_once:
+        packed = packing_plan(lengths, config.max_length, batch_size=batch_size, seed=config.seed, boundary=boundary)
+        accumulation = max(1, round(wanted * len(packed) / (len(lengths) * world_size)))
+    elif wanted % (world_size * batch_size):
         raise SettingError(
-            f"--global-batch-size {config.global_batch_size} must be a multiple of --batch-size {config.batch_size} "
-            f"times the {world_size} processes"
+            f"--global-batch-size {wanted} must be a multiple of --batch-size {batch_size} times the {world_size} "
+            "processes"
         )
-    return config.global_batch_size // at_once
+    else:
+        accumulation = wanted // (world_size * batch_size)
+    return TrainingPlan(lengths, config, RunShape(world_size, config.strategy, batch_size, accumulation), packed)
 
 
 def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
     """Why the run could not change any weight, and why it would hardly do what was meant. For `train` and `--check`."""
     problems, warnings, config = [], [], plan.config
     advice = "lower --global-batch-size, raise --epochs, or take --preset finetune"
-    if config.max_steps > 0:
-        advice = f"raise --max-steps {config.max_steps:,}"
     if config.max_steps > 0:
         advice = f"raise --max-steps {config.max_steps}"
     if plan.changing_steps < 1:
@@ -171,18 +175,17 @@ def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
     return problems, warnings
 
 
-def steps_text(plan: TrainingPlan, num_processes: int) -> str:
-    times, config = plan.batches_per_step // num_processes, plan.config
+def steps_text(plan: TrainingPlan) -> str:
+    """Samples, the make-up of a step and the number of steps, a line each."""
+    shape, config = plan.shape, plan.config
     unit = "sequence" if config.batching == "packed" else "sample"
-    return "\n".join(
-        [
-            f"samples          {len(plan.lengths):,} an epoch, {int(np.sum(plan.lengths)):,} tokens (estimated), "
-            f"{plan.padding_share:.1%} padding ({config.batching})",
-            f"a step           {plan.samples_per_step:,.0f} samples: {counted(num_processes, 'process')} x "
-            f"{times} times x {counted(config.batch_size, unit)}",
-            f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
-            f"warm-up; a checkpoint every {config.save_every:,}",
-        ]
+    return (
+        f"samples          {len(plan.lengths):,} an epoch, {int(np.sum(plan.lengths)):,} tokens (estimated), "
+        f"{plan.padding_share:.1%} padding ({config.batching})\n"
+        f"a step           {plan.samples_per_step:,.0f} samples: {counted(shape.world_size, 'process')} x "
+        f"{shape.accumulation} times x {counted(config.batch_size, unit)}\n"
+        f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
+        f"warm-up; a checkpoint every {config.save_every:,}"
     )
 
 

@@ -1,73 +1,103 @@
-"""One training run from its settings: data, model, training loop, and the trained model at the end."""
+"""One training run from its settings: its record, data, model, training loop, and the trained model at the end.
+
+The record says in a run's folder what the run is: settings.json and data.json, written before all else, compared on
+resuming. data.json knows annotations by the digest of their words, wherever they lie; media are not read for it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..data.settings import SettingError
-from ..files import locked
-from .batches import make_collator
-from .checkpoints import check_shape, choose_checkpoint
-from .configuration import TrainingConfig
-from .distributed import check_launcher, check_packages, is_main_process, world_size
+from ..data.registry import read_lists
+from ..data.settings import SettingError, flag
+from ..files import digest, locked, write_json
+from .checkpoints import Checkpoint, choose_checkpoint
+from .configuration import MAY_CHANGE, TrainingConfig
+from .distributed import check_launcher, check_packages, is_main_process, say, world_size
 from .parts import part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
-from .record import write_record
 
 if TYPE_CHECKING:
     from ..data.dataset import ConversationDataset
     from ..model_config import VideoChatOnlineConfig
     from ..processing import Processor
-    from .loop import TrainingLoop
 
-Say = Callable[[str], None]
-
+SETTINGS_FILE, DATA_FILE = "settings.json", "data.json"
 INTERRUPTED = 143
 """Exit status after a SIGTERM, as the shell has it."""
 
 
-def run(config: TrainingConfig, say: Say) -> int:
+def run(config: TrainingConfig) -> int:
     """Train, as the only run in the folder; returns the exit status.
 
     Raises ValueError for what is wrong with settings, data or checkpoint.
     """
-    config.check_complete()
-    check_packages(config)
-    check_launcher(config)
-    with locked(config.run_folder) if is_main_process() else nullcontext():
-        return _run(config, say)
-
-
-def _run(config: TrainingConfig, say: Say) -> int:
     from ..processing import load_model
     from .export import export
     from .loop import TrainingLoop
 
-    # 1. the record of the run into its folder; a run that is refused changes nothing
-    if is_main_process():
-        checkpoint = choose_checkpoint(config.resume, config.run_folder, lambda _: None)
-        write_record(config, checkpoint, say)
-    # 2. model, data and the plan
-    model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
-    dataset = make_dataset(config, processor, model.config)
-    plan = make_plan(config, dataset.lengths, world_size(), boundary=rope_boundary(model.config))
-    loop = TrainingLoop(model, dataset, make_collator(config, processor), plan, processor=processor)
-    say(parts_table(part_rows(model, config)))
-    check_plan(plan, say)
-    # 3. training
-    if not train(loop, say):
-        say("stopped by SIGTERM; resume it with --resume auto")
-        return INTERRUPTED
-    # 4. the trained model
-    say(f"the trained model is in {export(loop.state, config)}")
+    config.check_complete()
+    check_packages(config)
+    check_launcher(config)
+    with locked(config.run_folder) if is_main_process() else nullcontext():
+        # 1. the record of the run into its folder; a run that is refused changes nothing
+        if is_main_process():
+            write_record(config, choose_checkpoint(config.resume, config.run_folder))
+        # 2. model, data and the plan
+        model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
+        dataset, plan = make_data(config, processor, model.config, world_size())
+        loop = TrainingLoop(model, dataset, make_collator(config, processor), plan, processor=processor)
+        say(parts_table(part_rows(model, config)))
+        check_plan(plan)
+        # 3. training
+        if not loop.train():
+            say("stopped by SIGTERM; resume it with --resume auto")
+            return INTERRUPTED
+        # 4. the trained model
+        say(f"the trained model is in {export(loop.state, config)}")
     return 0
 
 
-def check_plan(plan: TrainingPlan, say: Say) -> None:
+def make_data(
+    config: TrainingConfig, processor: Processor, model_config: VideoChatOnlineConfig, num_processes: int
+) -> tuple[ConversationDataset, TrainingPlan]:
+    """The samples of --data as --model reads them, and the plan of a run on them.
+
+    Raises ValueError for whatever is wrong with the lists, and where the plan does.
+    """
+    from ..data.dataset import ConversationDataset
+
+    dataset = ConversationDataset(read_lists(config.data), processor, model_config, config)
+    rope = model_config.llm_config.rope_parameters  # LongRoPE takes other factors past a length, for a whole batch
+    boundary = rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
+    return dataset, make_plan(config, dataset.lengths, num_processes, boundary=boundary)
+
+
+def make_collator(config: TrainingConfig, processor: Processor) -> Callable[[list[Any]], dict[str, Any]]:
+    """Padded batches, or packed ones whose borders the language model reads off the positions.
+
+    Flash attention reads them in a single sequence only, which may then be longer than --max-length. Raises
+    SettingError for a tokenizer that has no token to pad with.
+    """
+    from ..data.collator import PackingCollator, PaddingCollator
+
+    tokenizer = processor.tokenizer
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if pad is None:
+        raise SettingError(f"--model {config.model}: its tokenizer has neither a padding token nor an end of text")
+    if config.batching != "packed":
+        return PaddingCollator(pad)
+    one_sequence = config.attention == "flash_attention_2"
+    return PackingCollator(pad, 2**31 if one_sequence else config.max_length)
+
+
+def check_plan(plan: TrainingPlan) -> None:
     """Say what the run will do and what is odd about it; SettingError where it could not change any weight."""
-    say(steps_text(plan, world_size()))
+    say(steps_text(plan))
     problems, warnings = judge(plan)
     for warning in warnings:
         say(f"WARNING: {warning}")
@@ -75,33 +105,74 @@ def check_plan(plan: TrainingPlan, say: Say) -> None:
         raise SettingError("; ".join(problems))
 
 
-def make_dataset(
-    config: TrainingConfig, processor: Processor, model_config: VideoChatOnlineConfig
-) -> ConversationDataset:
-    """The samples of --data as --model reads them. Raises ValueError for whatever is wrong with the lists."""
-    from ..data.dataset import ConversationDataset
-    from ..data.registry import read_lists
+def write_record(config: TrainingConfig, checkpoint: Checkpoint | None) -> None:
+    """Write settings and data into the run's folder, once they fit the `checkpoint` to resume, if any.
 
-    return ConversationDataset(read_lists(config.data), processor, model_config, config)
-
-
-def rope_boundary(model_config: VideoChatOnlineConfig) -> int | None:
-    """Tokens past which LongRoPE takes other factors, for a whole batch at once; None for other language models."""
-    rope = model_config.llm_config.rope_parameters
-    return rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
-
-
-def train(loop: TrainingLoop, say: Say) -> bool:
-    """Run to the end, or to a SIGTERM: then False. Continues from the checkpoint that --resume names.
-
-    A run that had ended trains no further step; its weights are loaded. Raises ValueError for what is wrong with the
-    checkpoint or the data.
+    Raises SettingError where they do not, with what changed, and where nothing can be written.
     """
-    checkpoint = choose_checkpoint(loop.config.resume, loop.config.run_folder, say)
+    data = describe_data(config)
     if checkpoint is not None:
-        check_shape(checkpoint, loop.shape)
-        say(f"resuming from {checkpoint.folder}")
-        if checkpoint.step >= loop.plan.num_steps:
-            loop.state.load_weights(checkpoint.folder)
-            return True
-    return loop.train(checkpoint)
+        for warning in check_record(config, checkpoint, data):
+            say(f"WARNING: {warning}")
+    try:
+        write_json(config.run_folder / DATA_FILE, data)
+        write_json(config.run_folder / SETTINGS_FILE, config.to_dict())
+    except OSError as error:
+        raise SettingError(f"--output-dir {config.output_dir} cannot be written to: {error}") from error
+
+
+def describe_data(config: TrainingConfig) -> dict[str, dict[str, Any]]:
+    """The sets of --data in order: digest of the annotations and options. Raises ValueError where one is unreadable."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in read_lists(config.data):
+        options = {name: getattr(one, name) for name in ("data_augment", "repeat_time", "max_dynamic_patch")}
+        try:
+            found[one.name] = {"annotation": str(one.annotation), "sha256": digest(one.annotation), **options}
+        except OSError as error:
+            raise SettingError(f"data set {one.name!r}: {one.annotation} cannot be read ({error.strerror})") from error
+    return found
+
+
+def check_record(config: TrainingConfig, checkpoint: Checkpoint, data: dict[str, dict[str, Any]]) -> list[str]:
+    """What cannot be compared with the run of `checkpoint`.
+
+    Raises SettingError where that run had other data or, in the same folder, other settings.
+    """
+    folder = checkpoint.folder.parent
+    same_folder = folder.resolve() == config.run_folder.resolve()
+    if same_folder and (changed := _other_settings(folder / SETTINGS_FILE, config)):
+        raise SettingError(
+            f"--resume {config.resume}: {config.output_dir} holds a run with other settings ({'; '.join(changed)}); "
+            "take its settings, or another --output-dir (and there --resume PATH to resume one of its checkpoints)"
+        )
+    if not (folder / DATA_FILE).is_file():
+        return [f"{folder} has no {DATA_FILE}: it cannot be said whether the annotations are those it began with"]
+    if changed := _other_data(json.loads((folder / DATA_FILE).read_text("utf-8")), data):
+        raise SettingError(
+            f"--resume {config.resume}: the data is not what {checkpoint.folder} learned from ({'; '.join(changed)}); "
+            "give the run its data back, or begin a new one with --resume never and another --output-dir"
+        )
+    return []
+
+
+def _other_settings(path: Path, config: TrainingConfig) -> list[str]:
+    """What is set in another way than in the file `path`, of those settings that decide what is learned."""
+    now = config.to_dict()
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else now
+    before = TrainingConfig().to_dict() | before  # a setting that was not known then had its default
+    changed = [name for name in now if name not in MAY_CHANGE and before[name] != now[name]]
+    return [f"{flag(name)} {before[name]!r} -> {now[name]!r}" for name in changed]
+
+
+def _other_data(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
+    """What is another set, other words or another option; where a file lies does not count."""
+    found = [f"data set {name!r} is gone" for name in before if name not in now]
+    found += [f"data set {name!r} is new" for name in now if name not in before]
+    for name, values in now.items():
+        for key, value in values.items():
+            old = before.get(name, values).get(key)
+            if key == "sha256" and old != value:
+                found.append(f"data set {name!r}: the words of {values['annotation']} changed")
+            elif key not in ("sha256", "annotation") and old != value:
+                found.append(f"data set {name!r}: {key} {old!r} -> {value!r}")
+    return found or (["the order of the data sets"] if list(before) != list(now) else [])

@@ -2,21 +2,25 @@
 
 The step stands for the learning rate and the place in the data, which the plan knows. Weights are written under the
 model's own keys, LoRA pairs included, so that a checkpoint is a model folder that loads; with DeepSpeed, whose shards
-the run continues from, they are for other programs.
+the run continues from, they are for other programs. The random state is torch's: samples have seeds of their own.
 """
 
 from __future__ import annotations
 
 import json
-import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from ..files import write_json
-from .checkpoints import ResumeError
 from .parts import PAIR_A
 
 if TYPE_CHECKING:
@@ -37,8 +41,9 @@ class TrainState:
         self.wrapped: Any = model
         self.optimizer: Any = optimizer
         self.processor = processor
-        self.begun = sampled_weights(model)
-        """Some values of each weight before the first step."""
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.begun = sampled({name: weight for name, weight in trained.items() if PAIR_A not in name})
+        """Some values of each weight before the first step; of LoRA only B, which starts at 0: A alone is nothing."""
         self.strategy = "ddp"
         self.step = 0
         """Finished ones."""
@@ -64,30 +69,36 @@ class TrainState:
             write_json(folder / STEP_FILE, {"step": self.step, "total_loss": self.total_loss})
         if self.strategy == "zero":
             self.wrapped.save_checkpoint(str(folder))
+        elif self.strategy == "fsdp":
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            optimizer = get_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, options=options)
         else:
-            optimizer = self._optimizer_state()
-            if is_main:
-                torch.save(optimizer, folder / OPTIMIZER_FILE)
-        torch.save(random_state(), folder / self._random_file())
+            optimizer = self.optimizer.state_dict()
+        if is_main and self.strategy != "zero":
+            torch.save(optimizer, folder / OPTIMIZER_FILE)
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        torch.save({"cpu": torch.get_rng_state(), "cuda": cuda}, self._random_file(folder))
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint. For all processes together, after `prepare`.
 
-        Raises ResumeError where a weight is missing, unknown or of another shape, and for a checkpoint of an earlier
+        Raises ValueError where a weight is missing, unknown or of another shape, and for a checkpoint of an earlier
         version.
         """
         state = json.loads((folder / STEP_FILE).read_text("utf-8"))
         if "total_loss" not in state:
-            raise ResumeError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
+            raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
         if self.strategy == "zero":
             self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
         else:
             self.load_weights(folder)
             self._load_optimizer(folder / OPTIMIZER_FILE)
         self.step, self.total_loss = state["step"], state["total_loss"]
-        random_file = folder / self._random_file()
-        if random_file.exists():  # ddp may continue on another number of processes
-            restore_random_state(torch.load(random_file, weights_only=True))
+        if (random_file := self._random_file(folder)).exists():  # ddp may continue on another number of processes
+            random_state = torch.load(random_file, weights_only=True)
+            torch.set_rng_state(random_state["cpu"])
+            if random_state["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(random_state["cuda"])
 
     def load_weights(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model, whole or not at all; see `load` for the errors."""
@@ -96,59 +107,27 @@ class TrainState:
         files = sorted(folder.glob("model*.safetensors"))
         weights: dict[str, Any] = {key: one for file in files for key, one in load_file(file).items()}
         if problems := misfits(weights, self.model):
-            raise ResumeError(
+            raise ValueError(
                 f"{folder} does not fit this model ({len(problems)} weights: {'; '.join(problems[:5])}): "
                 "--model, --vision, --connector and --llm must be those of the run that wrote it"
             )
         if self.strategy == "fsdp":
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-
             set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
         else:
             self.model.load_state_dict(weights, strict=False)
 
-    def _optimizer_state(self) -> dict[str, Any]:
-        if self.strategy != "fsdp":
-            return self.optimizer.state_dict()
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, options=options)
-
     def _load_optimizer(self, path: Path) -> None:
-        if self.strategy != "fsdp":
-            self.optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-            return
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        whole = self.strategy != "fsdp" or self.accelerator.is_main_process  # with FSDP the others get their shares
+        state = torch.load(path, map_location="cpu", weights_only=True) if whole else {}
+        if self.strategy == "fsdp":
+            options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+            set_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, state, options=options)
+        else:
+            self.optimizer.load_state_dict(state)
 
-        state = torch.load(path, map_location="cpu", weights_only=True) if self.accelerator.is_main_process else {}
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-        set_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, state, options=options)
-
-    def _random_file(self) -> str:
+    def _random_file(self, folder: Path) -> Path:
         several = self.accelerator.num_processes > 1
-        return f"rng_state_{self.accelerator.process_index}.pth" if several else "rng_state.pth"
-
-
-def random_state() -> dict[str, Any]:
-    """Of everything that draws in this process; in plain types, so that it is read without unpickling."""
-    numpy_state: Any = np.random.get_state()
-    kind, keys, *rest = numpy_state
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, keys.tolist(), *rest),
-        "cpu": torch.get_rng_state(),
-        "cuda": cuda,
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        return folder / (f"rng_state_{self.accelerator.process_index}.pth" if several else "rng_state.pth")
 
 
 def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> list[str]:
@@ -162,12 +141,7 @@ def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> list[st
     return problems + [f"{key} is {one}, expected {other}" for key, (one, other) in shapes.items() if one != other]
 
 
-def sampled_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Some values of each weight that trains, on the CPU. Of LoRA only B, which starts at 0: A alone is nothing."""
-    trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-    return {name: spaced(weight).clone() for name, weight in trained if PAIR_A not in name}
-
-
-def spaced(weight: torch.Tensor) -> torch.Tensor:
-    """About SAMPLED of a tensor's values, evenly spread, (K,) on the CPU."""
-    return weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)].cpu()
+def sampled(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """About SAMPLED values of each tensor, evenly spread: copies (K,) on the CPU."""
+    steps = {name: max(1, weight.numel() // SAMPLED) for name, weight in weights.items()}
+    return {name: one.detach().flatten()[:: steps[name]].to("cpu", copy=True) for name, one in weights.items()}
