@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..media.readers import MediaError, open_image, open_video
-from .annotations import AnnotationError, Annotations
 from .clip import open_reader
 from .formats import read_row
 from .layout import check_placeholders
-from .registry import DataSet, collect_lists
+from .registry import Annotations, DataSet, collect_lists
 from .sample import Sample, SampleError, Video
 from .sampler import samples_of_set
 
@@ -120,7 +119,7 @@ def check_lists(paths: Iterable[str], *, num_workers: int) -> Report:
     for data_set in data_sets:
         try:
             loaded.append((data_set, Annotations(data_set.annotation)))
-        except AnnotationError as error:
+        except ValueError as error:
             problems.append(DataProblem(data_set.name, None, str(data_set.annotation), str(error)))
     # 2. every file that they name, once
     keys = list(dict.fromkeys(key for data_set, rows in loaded for key in _media_of_set(data_set, rows)))

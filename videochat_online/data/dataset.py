@@ -24,13 +24,12 @@ from ..media.transforms import Picture
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.render import Rendered
-from .annotations import Annotations
 from .clip import OpenFile, open_clip
 from .formats import read_row
 from .frame_cache import FrameCache
 from .layout import Layout, lay_out_clip, lay_out_images, tile_limit
 from .lengths import estimate_lengths
-from .registry import DataSet
+from .registry import Annotations, DataSet
 from .sample import SampleError
 from .sampler import epoch_rows
 from .settings import DataSettings
@@ -86,7 +85,7 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         config: VideoChatOnlineConfig,
         settings: DataSettings,
     ) -> None:
-        """Reads the annotations. AnnotationError for one that cannot be read, ImportError for a missing decoder."""
+        """Reads the annotations. ValueError for one that cannot be read, ImportError for a missing decoder."""
         check_decoder(settings.decoder)  # before a worker finds it missing
         self.data_sets = list(data_sets)
         self.processor = processor

@@ -16,11 +16,10 @@ from ..config import scheduled_grids, tokens_of_grid
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.messages import Image, Message, frame_parts
-from .annotations import Annotations
 from .clip import due_moments, tracking_turns
 from .formats import read_row
 from .layout import tile_limit
-from .registry import DataSet
+from .registry import Annotations, DataSet
 from .sample import Box, Sample, SampleError, Turn
 from .settings import DataSettings
 
