@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..config import tokens_of_grid
 from ..media.readers import MediaError, check_decoder, open_image, open_video
 from ..media.transforms import Picture
 from ..model_config import VideoChatOnlineConfig
@@ -185,6 +186,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
                     f"max_length={max_length}: its text is too long"
                 )
             limit = max(1, int(min(limit, num_pictures) * SHRINK))
+        num_tokens = sum(map(tokens_of_grid, layout.grids))
+        assert rendered.num_image_tokens == num_tokens, f"{rendered.num_image_tokens} places, grids {layout.grids}"
         if num_pictures < wanted:
             self.failures.shorten(source, num_pictures, wanted, max_length)
         return layout, rendered
