@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from PIL import Image as PilImage
@@ -54,7 +55,10 @@ def lay_out_images(
     SampleError where placeholders and images differ in number.
     """
     most = max(1, max_tiles // max(1, len(images)))
-    tiles = [_tiles(image, most, config) for image in images]
+    fewest, size = min(config.min_dynamic_patch, most), config.image_size
+    cut = partial(dynamic_tiles, size=size, min_num=fewest, max_num=most, use_thumbnail=config.use_thumbnail)
+    # an image that is not cut is resized by the transform, in one step
+    tiles = [cut(image) if most > 1 else [image] for image in images]
     captions = [
         f"image {number}" + (f" tile {tile + 1}/{len(of_image)}" if len(of_image) > 1 else "")
         for number, of_image in enumerate(tiles, start=1)
@@ -62,14 +66,6 @@ def lay_out_images(
     ]
     messages = image_messages(sample, [len(of_image) * tokens_of_grid(config.grid) for of_image in tiles])
     return Layout(messages, [config.grid] * len(captions), captions, chain.from_iterable(tiles))
-
-
-def _tiles(image: PilImage.Image, most: int, config: VideoChatOnlineConfig) -> list[PilImage.Image]:
-    if most == 1:
-        return [image]  # the transform resizes it in one step
-    fewest = min(config.min_dynamic_patch, most)
-    size, thumbnail = config.image_size, config.use_thumbnail
-    return dynamic_tiles(image, size=size, min_num=fewest, max_num=most, use_thumbnail=thumbnail)
 
 
 def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
