@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.data.annotations import AnnotationError, Annotations
+from videochat_online.data.registry import Annotations
 
 ROWS = [{"id": 1, "text": '杯子 "quoted" ] , {'}, {"id": 2, "nested": [{"a": [1, 2]}]}, {"id": 3}]
 
@@ -33,7 +33,7 @@ def test_rows_cannot_be_changed(tmp_path: Path):
 
 
 WRONG = {
-    "no file": (None, "does not exist"),
+    "no file": (None, "cannot be read .No such file"),
     "empty": ("", "holds no rows"),
     "nested": ('[{"a": ' + "[" * 100_000, "row 0 is nested too deeply"),
     "empty list": ("[ ]", "holds no rows"),
@@ -54,6 +54,6 @@ def test_a_bad_file_says_what_and_where(case: str, tmp_path: Path):
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(AnnotationError, match=message) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         Annotations(path)
     assert str(path) in str(caught.value)

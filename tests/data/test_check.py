@@ -141,7 +141,7 @@ def test_lists_and_annotations_are_part_of_the_report(write_list: Any, tmp_path:
     assert [one.name for one in report.sets] == ["good"]
     text = "\n".join(map(str, report.problems))
     for message in (
-        "gone.json does not exist",
+        "gone.json: cannot be read",
         "torn.json, line 2, column 3: not json",
         "unknown key 'repeat'",
         "no.json: cannot be read",

@@ -36,15 +36,15 @@ def shown(
 
 
 def indices(turns: list[TurnFrames]) -> list[list[int]]:
-    return [[frame.index for frame in turn.frames] for turn in turns]
+    return [[frame.index for frame in frames] for _, frames in turns]
 
 
 def all_indices(turns: list[TurnFrames]) -> list[int]:
-    return [frame.index for turn in turns for frame in turn.frames]
+    return [frame.index for _, frames in turns for frame in frames]
 
 
 def times(turns: list[TurnFrames]) -> list[float]:
-    return [frame.timestamp for turn in turns for frame in turn.frames]
+    return [frame.timestamp for _, frames in turns for frame in frames]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -100,8 +100,8 @@ def test_a_dialogue_sees_no_later_frame(media: Path):
     turns = [*at(2.5, "Q", "A"), *at(2.9, "R", "B"), *at(6, "S", "C")]
     seen = shown({"video": "video.mp4", "conversations": turns}, media)
     assert indices(seen) == [[1, 3, 5], [], [7, 9, 11]]
-    for one in seen:
-        assert all(frame.timestamp <= one.turn.timestamp for frame in one.frames)
+    for turn, frames in seen:
+        assert all(frame.timestamp <= turn.timestamp for frame in frames)
 
 
 def test_a_question_past_the_end_sees_the_whole_video(media: Path):
@@ -145,7 +145,7 @@ def test_a_named_file_ends_a_turn(media: Path):
 def test_turns_that_say_and_show_nothing_are_left_out(media: Path):
     turns = [*at(1, "Q", "A"), *at(1.2, "<video>\n", "nothing new"), *at(1.3, "R", "B"), *at(3, "<video>\n", "C")]
     seen = shown({"video": "video.mp4", "conversations": turns}, media)
-    assert [one.turn.answer for one in seen] == ["A", "B", "C"]
+    assert [turn.answer for turn, _ in seen] == ["A", "B", "C"]
     assert indices(seen) == [[1], [], [3, 5]]
 
 
@@ -178,9 +178,9 @@ def test_tracking_shows_the_frame_of_every_box_it_speaks_of(seed: int, media: Pa
     seen = shown(tracking(30, 0.5), media, max_frames=8, seed=seed)
     groups = indices(seen)
     assert all_indices(seen) == [0, 2, 6, 10, 14, 18, 22, 26]  # 15 boxes a second apart, thinned to 8
-    spoken = [line for one in seen for line in one.turn.answer.split("\n")]
+    spoken = [line for turn, _ in seen for line in turn.answer.split("\n")]
     assert spoken == [f"At {n / 2:.1f}s, [0.{n:02}, 0, 1, 1]" for n in all_indices(seen)]
-    assert f"Follow [0.{groups[0][-1]:02}, 0, 1, 1]." in seen[0].turn.question
+    assert f"Follow [0.{groups[0][-1]:02}, 0, 1, 1]." in seen[0][0].question
     assert all(len(group) == 1 for group in groups[1:])
 
 

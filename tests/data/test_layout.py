@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from videochat_online.config import MemoryConfig, scheduled_grids
-from videochat_online.data.clip import ShownFrame, TurnFrames, open_clip
+from videochat_online.data.clip import ShownFrame, open_clip
 from videochat_online.data.formats import read_row
 from videochat_online.data.layout import (
     check_placeholders,
@@ -34,7 +34,7 @@ def frames(*seconds: float) -> tuple[ShownFrame, ...]:
 
 def lay_out(row: dict[str, Any], *groups: tuple[ShownFrame, ...], with_times: bool = False) -> list[tuple[Any, ...]]:
     sample = read_row(row)
-    turns = [TurnFrames(turn, group) for turn, group in zip(sample.turns, groups, strict=True)]
+    turns = list(zip(sample.turns, groups, strict=True))
     grids = scheduled_grids(sum(map(len, groups)), MEMORY.every, MEMORY.grids)
     return [message.parts for message in frame_messages(sample, turns, grids, with_times=with_times)]
 

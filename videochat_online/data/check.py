@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..media.readers import MediaError, open_image, open_video
-from .annotations import AnnotationError, Annotations
 from .clip import open_reader
 from .formats import read_row
 from .layout import check_placeholders
-from .registry import DataSet, collect_lists
+from .registry import Annotations, DataSet, collect_lists
 from .sample import Sample, SampleError, Video
 from .sampler import samples_of_set
 
@@ -120,7 +118,7 @@ def check_lists(paths: Iterable[str], *, num_workers: int) -> Report:
     for data_set in data_sets:
         try:
             loaded.append((data_set, Annotations(data_set.annotation)))
-        except AnnotationError as error:
+        except ValueError as error:
             problems.append(DataProblem(data_set.name, None, str(data_set.annotation), str(error)))
     # 2. every file that they name, once
     keys = list(dict.fromkeys(key for data_set, rows in loaded for key in _media_of_set(data_set, rows)))
@@ -163,7 +161,6 @@ def _check_set(
 ) -> SetReport:
     """The counts of a set; what is wrong with its rows goes to `problems`."""
     report = SetReport(data_set.name, len(rows), samples_of_set(len(rows), data_set.repeat_time))
-    kinds: Counter[str] = Counter()
     media: dict[MediaKey, MediaFacts] = {}
     before = len(problems)
     for number in _with_bar(range(len(rows)), len(rows), f"rows of {data_set.name}"):
@@ -172,13 +169,14 @@ def _check_set(
         except SampleError as error:
             problems.append(DataProblem(data_set.name, number, str(rows[number].get("video") or ""), str(error)))
             continue
-        kinds[sample.kind] += 1
-        report.questions += len(sample.turns)
         own = {key: facts[key] for key in _media_of(sample, data_set.data_root)}
-        media |= own
-        report.shown_seconds += sum(_shown_seconds(sample, found) for found in own.values())
         problems += [DataProblem(data_set.name, number, *pair) for pair in _row_problems(sample, own)]
-    report.kinds = dict(kinds)
+        media |= own
+        report.kinds[sample.kind] = report.kinds.get(sample.kind, 0) + 1
+        report.questions += len(sample.turns)
+        for found in own.values():
+            start, end = (sample.video and sample.video.clip) or (0.0, found.duration)
+            report.shown_seconds += max(0.0, min(end, found.duration) - start)
     report.images = sum(isinstance(name, str) for _, name in media)
     report.videos = len(media) - report.images
     report.seconds = sum(found.duration for found in media.values())
@@ -201,13 +199,6 @@ def _media_of(sample: Sample, root: Path) -> Iterator[MediaKey]:
     yield from ((root, name) for name in dict.fromkeys(sample.images))
 
 
-def _shown_seconds(sample: Sample, found: MediaFacts) -> float:
-    if sample.video is None or sample.video.clip is None:
-        return found.duration
-    start, end = sample.video.clip
-    return max(0.0, min(end, found.duration) - start)
-
-
 def _row_problems(sample: Sample, facts: dict[MediaKey, MediaFacts]) -> Iterator[tuple[str, str]]:
     """(media, what is wrong) of one sample and what was found of its media."""
     try:
@@ -218,43 +209,37 @@ def _row_problems(sample: Sample, facts: dict[MediaKey, MediaFacts]) -> Iterator
         if found.problem:
             yield (media if isinstance(media, str) else media.name), found.problem
         elif sample.video is not None:
-            for find in (_time_problems, _file_problems, _box_problems):
-                yield from ((sample.name, message) for message in find(sample, found))
+            yield from ((sample.name, message) for message in _video_problems(sample, sample.video, found))
 
 
-def _time_problems(sample: Sample, found: MediaFacts) -> Iterator[str]:
-    """Clip and timestamps against the video's length."""
-    video = sample.video
-    assert video is not None
+def _video_problems(sample: Sample, video: Video, found: MediaFacts) -> Iterator[str]:
+    """What is wrong with a sample's clip, times, frame files and boxes, given its video."""
+    # 1. the clip
     start, end = video.clip or (0.0, found.duration)
     if end > found.duration + SLACK_SECONDS:
         yield f"the clip {start:g} to {end:g} s goes past the end of the video, which lasts {found.duration:.1f} s"
+    # 2. times, unless frames are named or counted
     earliest, latest = (0.0, end - start) if video.reset_timestamps else (start, min(end, found.duration))
-    if any(turn.image_file for turn in sample.turns) or len(sample.boxes) == found.num_frames:
-        return  # frames are named or counted, not timed
+    files = [turn.image_file for turn in sample.turns if turn.image_file is not None]
     times = [turn.timestamp for turn in sample.turns if turn.timestamp is not None]
-    for time in [*times, *(box.timestamp for box in sample.boxes)]:
+    times += [box.timestamp for box in sample.boxes]
+    for time in () if any(files) or len(sample.boxes) == found.num_frames else times:
         if time < earliest:
             yield f"the timestamp {time:g} s lies before the part shown, which starts at {earliest:.1f} s"
         elif time > latest + SLACK_SECONDS:
             yield f"the timestamp {time:g} s lies past the end of the part shown, at {latest:.1f} s"
-
-
-def _file_problems(sample: Sample, found: MediaFacts) -> Iterator[str]:
-    for turn in sample.turns:
-        if turn.image_file is not None and Path(turn.image_file).name not in found.file_names:
-            yield f"image_file {turn.image_file!r} is none of the {found.num_frames} frames"
-
-
-def _box_problems(sample: Sample, found: MediaFacts) -> Iterator[str]:
+    # 3. frame files
+    for file in files:
+        if Path(file).name not in found.file_names:
+            yield f"image_file {file!r} is none of the {found.num_frames} frames"
+    # 4. boxes, also those in the words of an online dialogue
     for box in sample.boxes:
         if problem := box_problem(box.text, found.size):
             yield f"the box at {box.timestamp:g} s {problem}"
-    if sample.kind == "online":
-        for number, turn in enumerate(sample.turns):
-            for match in BOX.finditer(turn.question + "\n" + turn.answer):
-                if max(map(float, match.groups())) <= 2 and (problem := box_problem(match.group(), found.size)):
-                    yield f"the box in turn {number} {problem}"
+    for number, turn in enumerate(sample.turns if sample.kind == "online" else ()):
+        for match in BOX.finditer(turn.question + "\n" + turn.answer):
+            if max(map(float, match.groups())) <= 2 and (problem := box_problem(match.group(), found.size)):
+                yield f"the box in turn {number} {problem}"
 
 
 def box_problem(text: str, size: tuple[int, int]) -> str | None:

@@ -46,13 +46,13 @@ class VideoClip:
     """Of frames that are files, in order."""
 
     def time_of_file(self, name: str) -> float:
-        """Seconds of the frame file `name`. SampleError if it is none of the frames."""
-        if name in self.file_names:
-            return float(self.times[self.file_names.index(name)])
-        by_last_part = [Path(file).name for file in self.file_names]
-        if Path(name).name not in by_last_part:
-            raise SampleError(f"image_file {name!r} is none of the {len(self.file_names)} frames of {self.reader.name}")
-        return float(self.times[by_last_part.index(Path(name).name)])
+        """Seconds of the frame file `name`, whole or its last part. SampleError if it is none of the frames."""
+        names, wanted = list(self.file_names), name
+        if name not in names:
+            names, wanted = [Path(file).name for file in names], Path(name).name
+        if wanted not in names:
+            raise SampleError(f"image_file {name!r} is none of the {len(names)} frames of {self.reader.name}")
+        return float(self.times[names.index(wanted)])
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,8 @@ class ShownFrame:
     """Seconds on the sample's clock."""
 
 
-@dataclass(frozen=True)
-class TurnFrames:
-    """A turn, and the frames that are new in it, in order of time."""
-
-    turn: Turn
-    frames: tuple[ShownFrame, ...]
+TurnFrames = tuple[Turn, Sequence[ShownFrame]]
+"""A turn, and the frames that are new in it, in order of time."""
 
 
 def open_clip(sample: Sample, root: Path, open_file: OpenFile) -> VideoClip:
@@ -77,10 +73,25 @@ def open_clip(sample: Sample, root: Path, open_file: OpenFile) -> VideoClip:
     `open_file` opens a video file; frames that are image files are read as they are. MediaError for a file that cannot
     be read, SampleError for a clip or a frame file that the video does not have.
     """
-    assert sample.video is not None, f"a sample of kind {sample.kind!r} has no video to open"
-    reader, files = open_reader(sample.video, root, open_file)
+    video = sample.video
+    assert video is not None, f"a sample of kind {sample.kind!r} has no video to open"
+    reader, files = open_reader(video, root, open_file)
     try:
-        return _on_the_samples_clock(sample, _cut(sample.video, reader, tuple(file.name for file in files)))
+        # 1. the part that is used
+        start, end = video.clip or (0.0, reader.duration)
+        first = int(np.searchsorted(reader.timestamps, start - SAME_MOMENT, side="left"))
+        stop = int(np.searchsorted(reader.timestamps, end + SAME_MOMENT, side="right"))
+        if first >= stop:
+            lasts = f"{reader.name}, which lasts {reader.duration:.1f} s"
+            raise SampleError(f"the clip {start:g} to {end:g} s holds no frame of {lasts}")
+        clip = VideoClip(reader, reader.timestamps, first, stop, video.files or tuple(file.name for file in files))
+        # 2. the sample's clock: it starts with the clip, or shows a named frame file's time, or is the video's own
+        if video.reset_timestamps:
+            return replace(clip, times=clip.times - clip.times[first])
+        for turn in sample.turns:
+            if turn.image_file and turn.timestamp is not None:
+                return replace(clip, times=clip.times + (turn.timestamp - clip.time_of_file(turn.image_file)))
+        return clip
     except ValueError:
         reader.close()
         raise
@@ -88,42 +99,16 @@ def open_clip(sample: Sample, root: Path, open_file: OpenFile) -> VideoClip:
 
 def open_reader(video: Video, root: Path, open_file: OpenFile) -> tuple[VideoReader, list[Path]]:
     """The reader of a video below `root`, and its frame files where it has such. MediaError if it cannot be read."""
-    files = _named_files(video, root)
-    if not files:
-        path = find_video(root / video.path)
+    folder = root / video.path
+    if video.files:  # below the video's folder, or below `root` itself
+        in_root = not (folder / video.files[0]).exists() and (root / video.files[0]).exists()
+        files = [(root if in_root else folder) / name for name in video.files]
+    else:
+        path = find_video(folder)
         if not path.is_dir():
             return open_file(path), []
         files = images_of_folder(path)
     return open_video(files, fps=video.fps), files
-
-
-def _named_files(video: Video, root: Path) -> list[Path]:
-    """Where the frame files that a row names lie: below the video's folder, or below `root` itself."""
-    folder = root / video.path
-    if video.files and not (folder / video.files[0]).exists() and (root / video.files[0]).exists():
-        folder = root
-    return [folder / name for name in video.files]
-
-
-def _cut(video: Video, reader: VideoReader, files_of_folder: tuple[str, ...]) -> VideoClip:
-    start, end = video.clip or (0.0, reader.duration)
-    first = int(np.searchsorted(reader.timestamps, start - SAME_MOMENT, side="left"))
-    stop = int(np.searchsorted(reader.timestamps, end + SAME_MOMENT, side="right"))
-    if first >= stop:
-        raise SampleError(
-            f"the clip {start:g} to {end:g} s holds no frame of {reader.name}, which lasts {reader.duration:.1f} s"
-        )
-    return VideoClip(reader, reader.timestamps, first, stop, video.files or files_of_folder)
-
-
-def _on_the_samples_clock(sample: Sample, clip: VideoClip) -> VideoClip:
-    """The clock starts with the clip, or shows a named frame file's time; otherwise it is the video's own."""
-    if sample.video and sample.video.reset_timestamps:
-        return replace(clip, times=clip.times - clip.times[clip.first])
-    for turn in sample.turns:
-        if turn.image_file and turn.timestamp is not None:
-            return replace(clip, times=clip.times + (turn.timestamp - clip.time_of_file(turn.image_file)))
-    return clip
 
 
 def frames_of_turns(
@@ -137,8 +122,7 @@ def frames_of_turns(
     if sample.kind == "tracking":
         return _frames_of_tracking(sample, clip, fps=fps, max_frames=max_frames, rng=rng)
     # 1. where the last question ends the clip
-    turn_times = _turn_times(sample, clip)
-    stop = clip.stop
+    turn_times, stop = _turn_times(sample, clip), clip.stop
     if turn_times:
         stop = min(stop, int(np.searchsorted(clip.times, turn_times[-1] + SAME_MOMENT, side="right")))
     if stop <= clip.first:
@@ -152,7 +136,7 @@ def frames_of_turns(
     # 3. each in its turn
     if turn_times:
         return _interleave(sample.turns, turn_times, frames)
-    return [TurnFrames(turn, () if number else tuple(frames)) for number, turn in enumerate(sample.turns)]
+    return [(turn, () if number else frames) for number, turn in enumerate(sample.turns)]
 
 
 def choose_frames(num_frames: int, video_fps: float, fps: float, max_frames: int) -> list[int]:
@@ -183,11 +167,10 @@ def _turn_times(sample: Sample, clip: VideoClip) -> list[float]:
     """When each turn of an online dialogue is asked, by its frame file or its timestamp; none for other samples."""
     if sample.kind != "online":
         return []
-    times = []
-    for turn in sample.turns:
-        time = turn.timestamp if turn.image_file is None else clip.time_of_file(turn.image_file)
-        assert time is not None, "Sample checks that every turn of an online dialogue has its time"
-        times.append(time)
+    times = [
+        (turn.timestamp or 0.0) if turn.image_file is None else clip.time_of_file(turn.image_file)
+        for turn in sample.turns  # Sample sees to it that each has one of the two
+    ]
     if any(later < earlier for earlier, later in pairwise(times)):
         raise SampleError(f"the turns of {sample.name} must not go back in time, got seconds {times}")
     return times
@@ -197,7 +180,7 @@ def _interleave(turns: Sequence[Turn], times: Sequence[float], frames: Sequence[
     """A turn that says nothing and brings no frame is left out."""
     groups = assign_frames([frame.timestamp for frame in frames], times)
     return [
-        TurnFrames(turn, tuple(frames[n] for n in group))
+        (turn, [frames[n] for n in group])
         for turn, group in zip(turns, groups, strict=True)
         if group or turn.question.replace(VIDEO_MARK, "").strip()
     ]
@@ -208,13 +191,15 @@ def _frames_of_tracking(
 ) -> list[TurnFrames]:
     """Frames are those with a box, so that every answer can be seen; the dialogue begins at a random one of them."""
     boxed = [(index, box) for index, box in _boxed_frames(sample, clip) if clip.first <= index < clip.stop]
-    kept = [boxed[n] for n in due_moments([box.timestamp for _, box in boxed], fps)]
-    if not kept:
+    due = due_moments([box.timestamp for _, box in boxed], fps)
+    if not due:
         raise SampleError(f"no box of {sample.name} lies within its clip")
-    kept = [kept[n] for n in sample_uniform(len(kept), max_frames)]
+    kept = [boxed[due[n]] for n in sample_uniform(len(due), max_frames)]
+    start = rng.randrange(len(kept))
+    # the first turn shows all that has been seen so far, each later one its frame
     frames = [ShownFrame(index, box.timestamp) for index, box in kept]
-    turns = tracking_turns(sample.turns[0], [box for _, box in kept], start=rng.randrange(len(kept)))
-    return _interleave(turns, [turn.timestamp or 0.0 for turn in turns], frames)
+    turns = tracking_turns(sample.turns[0], [box for _, box in kept], start=start)
+    return list(zip(turns, [frames[: start + 1], *([frame] for frame in frames[start + 1 :])], strict=True))
 
 
 def _boxed_frames(sample: Sample, clip: VideoClip) -> list[tuple[int, Box]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..prompt.render import IGNORE_INDEX
 from .dataset import TrainingExample
@@ -65,8 +66,7 @@ def _batch(rows: Sequence[Sequence[TrainingExample]], pad_token_id: int) -> Batc
     """Ids, labels and pictures of B sequences, each of the examples of one row, end to end."""
     ids = [[id_ for example in row for id_ in example.input_ids] for row in rows]
     labels = [[label for example in row for label in example.labels] for row in rows]
-    length = max(map(len, ids))
-    batch = {"input_ids": _padded(ids, length, pad_token_id), "labels": _padded(labels, length, IGNORE_INDEX)}
+    batch = {"input_ids": _padded(ids, pad_token_id), "labels": _padded(labels, IGNORE_INDEX)}
     examples = [example for row in rows for example in row]
     if grids := [grid for example in examples for grid in example.image_grids]:
         batch["pixel_values"] = torch.cat([example.pixel_values for example in examples])
@@ -74,5 +74,5 @@ def _batch(rows: Sequence[Sequence[TrainingExample]], pad_token_id: int) -> Batc
     return batch
 
 
-def _padded(sequences: Sequence[list[int]], length: int, value: int) -> torch.Tensor:
-    return torch.tensor([sequence + [value] * (length - len(sequence)) for sequence in sequences])
+def _padded(sequences: Sequence[list[int]], value: int) -> torch.Tensor:
+    return pad_sequence(list(map(torch.tensor, sequences)), batch_first=True, padding_value=value)

@@ -1,7 +1,7 @@
 """Rows -> training examples, made one at a time: the same index gives the same example.
 
-Media are opened where the example is made, so the data set can be sent to worker processes. What a sample says, shows
-and costs is decided in `prepare`, which decodes no video; `example` adds the pixels.
+What a sample says, shows and costs is decided in `prepare`, which decodes no video; `example` adds the pixels. Media
+are opened where the example is made, so the data set can be sent to worker processes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..config import tokens_of_grid
 from ..media.readers import MediaError, check_decoder, open_image, open_video
 from ..media.transforms import Picture
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.render import Rendered
-from .annotations import Annotations
 from .clip import OpenFile, open_clip
 from .formats import read_row
 from .frame_cache import FrameCache
 from .layout import Layout, lay_out_clip, lay_out_images, tile_limit
 from .lengths import estimate_lengths
-from .registry import DataSet
+from .registry import Annotations, DataSet
 from .sample import SampleError
 from .sampler import epoch_rows
 from .settings import DataSettings
@@ -80,24 +80,16 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
     """
 
     def __init__(
-        self,
-        data_sets: Sequence[DataSet],
-        processor: Processor,
-        config: VideoChatOnlineConfig,
-        settings: DataSettings,
+        self, data_sets: Sequence[DataSet], processor: Processor, config: VideoChatOnlineConfig, settings: DataSettings
     ) -> None:
-        """Reads the annotations. AnnotationError for one that cannot be read, ImportError for a missing decoder."""
+        """Reads the annotations. ValueError for one that cannot be read, ImportError for a missing decoder."""
         check_decoder(settings.decoder)  # before a worker finds it missing
-        self.data_sets = list(data_sets)
-        self.processor = processor
-        self.config = config
-        self.settings = settings
+        self.data_sets, self.processor, self.config, self.settings = list(data_sets), processor, config, settings
         self.annotations = [Annotations(data_set.annotation) for data_set in self.data_sets]
         self.epoch = 0
         self.failures = FailureLog(settings.max_failed_share)
         repeats = [data_set.repeat_time for data_set in self.data_sets]
-        sizes = [len(rows) for rows in self.annotations]
-        self.rows = epoch_rows(sizes, repeats, mixing=settings.mixing, seed=settings.seed)
+        self.rows = epoch_rows(list(map(len, self.annotations)), repeats, mixing=settings.mixing, seed=settings.seed)
         """int64 (len, 2): set and row of each sample."""
 
     def __len__(self) -> int:
@@ -140,11 +132,10 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         `seed` decides its random choices. MediaError or SampleError: what is wrong with it.
         """
         data_set, config, settings = self.data_sets[set_number], self.config, self.settings
-        source = data_set.name, row
         # 1. the row's meaning
         sample = read_row(self.annotations[set_number][row])
-        # 2. its media
         with ExitStack() as opened:
+            # 2. its media
             lay_out: Callable[[int], Layout]
             if sample.video is not None:
                 clip = open_clip(sample, data_set.data_root, self._open_file(data_set))
@@ -156,7 +147,7 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
                 limit = tile_limit(data_set, settings, config)
                 lay_out = partial(lay_out_images, sample, images, config)
             # 3. as many pictures as fit
-            layout, rendered = self._fit(lay_out, limit, source)
+            layout, rendered = self._fit(lay_out, limit, (data_set.name, row))
             if data_set.data_augment:
                 layout = replace(layout, pictures=augment(layout.pictures, seed))
             yield layout, rendered
@@ -171,12 +162,10 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
 
     def _fit(self, lay_out: Callable[[int], Layout], limit: int, source: Source) -> tuple[Layout, Rendered]:
         """Lay out and render with at most `limit` pictures, and as many as `max_length` allows. Text is never cut."""
-        max_length = self.settings.max_length
-        wanted = None
+        max_length, wanted = self.settings.max_length, 0
         while True:
             layout = lay_out(limit)
-            rendered = self.processor.render(layout.messages)
-            num_pictures = len(layout.grids)
+            rendered, num_pictures = self.processor.render(layout.messages), len(layout.grids)
             wanted = wanted or num_pictures
             if len(rendered.ids) <= max_length:
                 break
@@ -186,6 +175,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
                     f"max_length={max_length}: its text is too long"
                 )
             limit = max(1, int(min(limit, num_pictures) * SHRINK))
+        num_tokens = sum(map(tokens_of_grid, layout.grids))
+        assert rendered.num_image_tokens == num_tokens, f"{rendered.num_image_tokens} places, grids {layout.grids}"
         if num_pictures < wanted:
             self.failures.shorten(source, num_pictures, wanted, max_length)
         return layout, rendered

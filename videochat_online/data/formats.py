@@ -69,7 +69,15 @@ def _box(value: Any) -> Box:
 def _conversation_turns(values: Any) -> tuple[str | None, tuple[Turn, ...]]:
     """(system message, turns). A last question without an answer is left out: nothing is learned from it."""
     _need(isinstance(values, list), "conversations", "a list of {from, value} turns", values)
-    roles = [_checked_role(number, value) for number, value in enumerate(values)]
+    # 1. who says what
+    roles = []
+    for number, value in enumerate(values):
+        _need(isinstance(value, Mapping), f"conversations: turn {number}", "an object {from, value}", value)
+        speaker, text = value.get("from"), value.get("value")
+        _need(str(speaker) in ROLES, f"conversations: 'from' of turn {number}", f"one of {', '.join(ROLES)}", speaker)
+        _need(isinstance(text, str), f"conversations: 'value' of turn {number}", "a text", text)
+        roles.append(ROLES[str(speaker)])
+    # 2. the system, then user and assistant in turn
     has_system = roles[:1] == ["system"]
     system = values[0]["value"] if has_system else None
     values, roles = values[has_system:], roles[has_system:]
@@ -78,15 +86,7 @@ def _conversation_turns(values: Any) -> tuple[str | None, tuple[Turn, ...]]:
         if role != expected:
             raise SampleError(f"conversations: turn {number} is from {role!r}, expected {speaker!r}: they take turns")
     pairs = zip(values[::2], values[1::2], strict=False)
-    return system, tuple(_turn(question["value"], answer["value"], question) for question, answer in pairs)
-
-
-def _checked_role(number: int, value: Any) -> str:
-    _need(isinstance(value, Mapping), f"conversations: turn {number}", "an object {from, value}", value)
-    speaker, text = value.get("from"), value.get("value")
-    _need(str(speaker) in ROLES, f"conversations: 'from' of turn {number}", f"one of {', '.join(ROLES)}", speaker)
-    _need(isinstance(text, str), f"conversations: 'value' of turn {number}", "a text", text)
-    return ROLES[str(speaker)]
+    return system, tuple([_turn(question["value"], answer["value"], question) for question, answer in pairs])
 
 
 def _qa_turns(values: Any) -> tuple[Turn, ...]:

@@ -43,17 +43,13 @@ class FrameCache:
 
         MediaError: what is wrong with the video; FrameCacheError: what is wrong with the folder.
         """
-        entry = self.folder / self._name(path)
+        status = path.stat()  # another entry where the file, the size of its pictures or the way to them has changed
+        key = f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{self.transform.size}"
+        entry = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
         if not (entry / ABOUT).is_file():
             with self.open_video(path) as video, _caching("written", self.folder):
                 _make_entry(entry, video)
         return CachedReader(path, entry, self)
-
-    def _name(self, path: Path) -> str:
-        """Another one where the file, the size of its pictures or the way to them has changed."""
-        status = path.stat()
-        key = f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{self.transform.size}"
-        return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 class CachedReader(VideoReader):
@@ -76,22 +72,21 @@ class CachedReader(VideoReader):
             self._video.close()
 
     def _image(self, index: int) -> np.ndarray:
+        # 1. held
         side = self._cache.transform.size
         num_bytes = side * side * 3
         if os.pread(self._held.fileno(), 1, index) == b"\1":
             with _caching("read", self._path, (OSError, ValueError)):
                 pixels = os.pread(self._frames.fileno(), num_bytes, index * num_bytes)
                 return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
-        image = self._cache.transform.resize(self._decode(index))
+        # 2. decoded, and held from now on
+        if self._video is None:
+            self._video = self._cache.open_video(self._path)
+        image = self._cache.transform.resize(next(self._video.read([index])).image)
         with _caching("written", self._path):
             _write_all(self._frames, image.tobytes(), index * num_bytes)
             _write_all(self._held, b"\1", index)  # last: a frame that is held is whole
         return image
-
-    def _decode(self, index: int) -> np.ndarray:
-        if self._video is None:
-            self._video = self._cache.open_video(self._path)
-        return next(self._video.read([index])).image
 
 
 def _make_entry(entry: Path, video: VideoReader) -> None:

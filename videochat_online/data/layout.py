@@ -7,8 +7,10 @@ keep the full grid, and the tiles of one image stand in one run. Knows no tokeni
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from PIL import Image as PilImage
 
@@ -18,10 +20,11 @@ from ..model_config import VideoChatOnlineConfig
 from ..prompt.messages import Image, Message, frame_line, frame_parts
 from .clip import TurnFrames, VideoClip, frames_of_turns
 from .registry import DataSet
-from .sample import IMAGE_MARK, VIDEO_MARK, Sample, SampleError
+from .sample import IMAGE_MARK, VIDEO_MARK, Sample, SampleError, Turn
 from .settings import DataSettings
 
-Part = str | Image
+Parts = tuple[str | Image, ...]
+"""What a question says and shows, in order."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,6 @@ class Layout:
     """(T,): for people."""
     pictures: Iterator[Picture]
     """(T,): to be read once; a frame is decoded when it is its turn."""
-
-    def __post_init__(self) -> None:
-        images = [part for message in self.messages for part in message.parts if isinstance(part, Image)]
-        num_tokens = sum(image.num_tokens for image in images)
-        assert num_tokens == sum(map(tokens_of_grid, self.grids)), f"{num_tokens} places, grids {self.grids}"
 
 
 def tile_limit(data_set: DataSet, settings: DataSettings, config: VideoChatOnlineConfig) -> int:
@@ -57,22 +55,17 @@ def lay_out_images(
     SampleError where placeholders and images differ in number.
     """
     most = max(1, max_tiles // max(1, len(images)))
-    tiles = [_tiles(image, most, config) for image in images]
+    fewest, size = min(config.min_dynamic_patch, most), config.image_size
+    cut = partial(dynamic_tiles, size=size, min_num=fewest, max_num=most, use_thumbnail=config.use_thumbnail)
+    # an image that is not cut is resized by the transform, in one step
+    tiles = [cut(image) if most > 1 else [image] for image in images]
     captions = [
         f"image {number}" + (f" tile {tile + 1}/{len(of_image)}" if len(of_image) > 1 else "")
         for number, of_image in enumerate(tiles, start=1)
         for tile in range(len(of_image))
     ]
     messages = image_messages(sample, [len(of_image) * tokens_of_grid(config.grid) for of_image in tiles])
-    return Layout(messages, [config.grid] * len(captions), captions, (tile for of_image in tiles for tile in of_image))
-
-
-def _tiles(image: PilImage.Image, most: int, config: VideoChatOnlineConfig) -> list[PilImage.Image]:
-    if most == 1:
-        return [image]  # the transform resizes it in one step
-    fewest = min(config.min_dynamic_patch, most)
-    size, thumbnail = config.image_size, config.use_thumbnail
-    return dynamic_tiles(image, size=size, min_num=fewest, max_num=most, use_thumbnail=thumbnail)
+    return Layout(messages, [config.grid] * len(captions), captions, chain.from_iterable(tiles))
 
 
 def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
@@ -87,8 +80,11 @@ def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
     elif num_marks != len(num_tokens):
         raise SampleError(f"{num_marks} {IMAGE_MARK} placeholders for {len(num_tokens)} images; expected one for each")
     images = map(Image, num_tokens)
-    answers = [turn.answer for turn in sample.turns]
-    return _messages(sample.system, [(_fill(q, images), answer) for q, answer in zip(questions, answers, strict=True)])
+    filled: list[Parts] = []
+    for question in questions:
+        first, *others = question.split(IMAGE_MARK)
+        filled.append((first, *chain.from_iterable((next(images), text) for text in others)))
+    return _messages(sample, sample.turns, filled)
 
 
 def lay_out_clip(
@@ -101,7 +97,7 @@ def lay_out_clip(
     # 1. the frames of each turn
     rng = random.Random(f"{seed}/frames")
     turns = frames_of_turns(sample, clip, fps=settings.fps, max_frames=max_frames, rng=rng)
-    frames = [frame for turn in turns for frame in turn.frames]
+    frames = [frame for _, new in turns for frame in new]
     # 2. the grid that each is pooled to
     grids = scheduled_grids(len(frames), memory.every, memory.grids)
     # 3. the dialogue, with or without the frames' seconds
@@ -124,16 +120,15 @@ def frame_messages(
     Frames are counted over all turns; `with_times` writes each frame's second before it. SampleError for a
     placeholder too many.
     """
-    numbered = enumerate(grids)
-    dialogue = []
-    for number, turn in enumerate(turns):
-        places = zip(turn.frames, numbered, strict=False)  # ends with the frames: nothing of `numbered` is lost
-        lines = frame_parts(
-            (place, frame.timestamp if with_times else None, tokens_of_grid(grid)) for frame, (place, grid) in places
-        )
+    places = enumerate(grids)
+    filled: list[Parts] = []
+    for number, (turn, frames) in enumerate(turns):
+        lines: list[str | Image] = []
+        for frame, (place, grid) in zip(frames, places, strict=False):  # ends with the frames: no place is lost
+            lines += frame_parts([(place, frame.timestamp if with_times else None, tokens_of_grid(grid))])
         may_show = number == 0 or sample.kind != "video"
-        dialogue.append((_place(turn.turn.question, lines, number, may_show=may_show), turn.turn.answer))
-    return _messages(sample.system, dialogue)
+        filled.append(_place(turn.question, lines, number, may_show=may_show))
+    return _messages(sample, [turn for turn, _ in turns], filled)
 
 
 def check_placeholders(sample: Sample) -> None:
@@ -141,34 +136,29 @@ def check_placeholders(sample: Sample) -> None:
     if sample.video is None:
         image_messages(sample, [1] * len(sample.images))
     else:
-        frame_messages(sample, [TurnFrames(turn, ()) for turn in sample.turns], (), with_times=False)
+        frame_messages(sample, [(turn, ()) for turn in sample.turns], (), with_times=False)
 
 
-def _place(question: str, lines: tuple[Part, ...], number: int, *, may_show: bool) -> tuple[Part, ...]:
+def _place(question: str, lines: Sequence[str | Image], number: int, *, may_show: bool) -> Parts:
     """The question with the frames' lines where its placeholder is (with the newline behind it), else before it.
 
     A lone <image> stands for the video too, as in LLaVA-Video.
     """
-    marks = [(question.count(mark), mark) for mark in (VIDEO_MARK, IMAGE_MARK)]
-    num_marks = sum(count for count, _ in marks)
-    if num_marks > may_show:
-        found = " and ".join(f"{count} {mark}" for count, mark in marks if count)
+    marks = {mark: count for mark in (VIDEO_MARK, IMAGE_MARK) if (count := question.count(mark))}
+    if sum(marks.values()) > may_show:
+        found = " and ".join(f"{count} {mark}" for mark, count in marks.items())
         expected = "one at most" if may_show else "none: the video was shown before"
         raise SampleError(f"turn {number} holds {found}; expected {expected}")
-    if num_marks == 0:
+    if not marks:
         return *lines, question
-    before, _, after = question.partition(next(mark for count, mark in marks if count))
-    return tuple(part for part in (before, *lines, after.removeprefix("\n")) if part != "")
+    before, _, after = question.partition(next(iter(marks)))
+    return before, *lines, after.removeprefix("\n")
 
 
-def _fill(question: str, images: Iterator[Image]) -> tuple[Part, ...]:
-    first, *others = question.split(IMAGE_MARK)
-    parts = (first, *(part for text in others for part in (next(images), text)))
-    return tuple(part for part in parts if part != "")
-
-
-def _messages(system: str | None, dialogue: Sequence[tuple[tuple[Part, ...], str]]) -> list[Message]:
-    messages = [] if system is None else [Message("system", (system,))]
-    for parts, answer in dialogue:
-        messages += [Message("user", parts), Message("assistant", (answer,))]
+def _messages(sample: Sample, turns: Iterable[Turn], questions: Iterable[Parts]) -> list[Message]:
+    """The dialogue of some turns, their questions as they are shown."""
+    messages = [] if sample.system is None else [Message("system", (sample.system,))]
+    for turn, parts in zip(turns, questions, strict=True):
+        shown = tuple(part for part in parts if part != "")
+        messages += [Message("user", shown), Message("assistant", (turn.answer,))]
     return messages

@@ -7,7 +7,7 @@ costs a second sequence. Nothing else depends on its being exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -16,12 +16,11 @@ from ..config import scheduled_grids, tokens_of_grid
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.messages import Image, Message, frame_parts
-from .annotations import Annotations
 from .clip import due_moments, tracking_turns
 from .formats import read_row
-from .layout import tile_limit
-from .registry import DataSet
-from .sample import Box, Sample, SampleError, Turn
+from .layout import Parts, tile_limit
+from .registry import Annotations, DataSet
+from .sample import Sample, SampleError, Turn
 from .settings import DataSettings
 
 CALIBRATED_ON = 32
@@ -38,7 +37,8 @@ def estimate_lengths(
     estimator = LengthEstimator(processor, config, settings, tile_limit(data_set, settings, config))
     # 1. tokens of a byte, from rows spread over the set
     chosen = sorted({len(rows) * number // CALIBRATED_ON for number in range(CALIBRATED_ON)})
-    estimator.calibrate([sample for number in chosen if (sample := _sample(rows, number)) is not None])
+    samples = (_sample(rows, number) for number in chosen)
+    estimator.per_byte = max((estimator.tokens_of_a_byte(one) for one in samples if one is not None), default=1.0)
     # 2. every row, read once
     lengths = (estimator.length(_sample(rows, number)) for number in range(len(rows)))
     return np.fromiter((min(length, settings.max_length) for length in lengths), np.int32, len(rows))
@@ -58,59 +58,62 @@ class LengthEstimator:
         self, processor: Processor, config: VideoChatOnlineConfig, settings: DataSettings, max_tiles: int
     ) -> None:
         self.config, self.settings, self.max_tiles = config, settings, max_tiles
+        self.per_byte = 1.0
+        """Tokens of a byte of words, at most."""
         self._render = processor.render
-        self._empty = self._rendered(())
-        self._turn = self._rendered((), num_turns=2) - self._empty
-        self._image = self._rendered((Image(1),)) - self._empty - 1
-        self._frames = self._tokens_of_frames()
+        self._empty = self._rendered([((), "")])
+        self._turn = self._rendered([((), "")] * 2) - self._empty
+        self._image = self._rendered([((Image(1),), "")]) - self._empty - 1
+        # a line stands before each frame, longest with its time
+        memory, most = config.memory_config, settings.num_frames
+        lines = frame_parts((n, (n + 0.5) / settings.fps, 1) for n in range(most))
+        per_line = math.ceil((self._rendered([(lines, "")]) - self._empty - most) / most)
+        costs = [tokens_of_grid(grid) + per_line for grid in scheduled_grids(most, memory.every, memory.grids)]
+        self._frames = list(accumulate(costs, initial=0))
         """Tokens of the first n frames."""
-        self._per_byte = 1.0
 
-    def calibrate(self, samples: Iterable[Sample]) -> None:
-        """Take the most tokens of a byte that the words of any of the samples need."""
-        ratios = []
-        for turns in map(self._turns, samples):
-            messages = [m for t in turns for m in (Message("user", (t.question,)), Message("assistant", (t.answer,)))]
-            num_tokens = len(self._render(messages).ids) - self._empty - self._turn * (len(turns) - 1)
-            ratios.append(num_tokens / max(1, _num_bytes(turns)))
-        self._per_byte = max(ratios, default=1.0)
+    def _rendered(self, dialogue: Sequence[tuple[Parts, str]]) -> int:
+        messages = [(Message("user", parts), Message("assistant", (answer,))) for parts, answer in dialogue]
+        return len(self._render([one for pair in messages for one in pair]).ids)
+
+    def tokens_of_a_byte(self, sample: Sample) -> float:
+        """What the words of a sample need."""
+        turns = self._said(sample)
+        num_tokens = self._rendered([((turn.question,), turn.answer) for turn in turns])
+        return (num_tokens - self._around(turns)) / max(1, _num_bytes(turns))
 
     def length(self, sample: Sample | None) -> int:
         """Tokens of a sample; None: of an empty dialogue."""
         if sample is None:
             return self._empty
-        turns = self._turns(sample)
-        words = self._empty + self._turn * (len(turns) - 1) + math.ceil(self._per_byte * _num_bytes(turns))
-        return words + (self._of_video(sample) if sample.video else self._of_images(len(sample.images)))
+        turns = self._said(sample)
+        words = self._around(turns) + math.ceil(self.per_byte * _num_bytes(turns))
+        if sample.video is None:
+            return words + self._of_images(len(sample.images))
+        num_frames = len(turns) if sample.boxes else math.ceil(self._seconds(sample) * self.settings.fps)
+        return words + self._frames[min(max(1, num_frames), self.settings.num_frames)]
 
-    def _turns(self, sample: Sample) -> Sequence[Turn]:
-        """What is said; tracking says most where it begins at its first box."""
+    def _said(self, sample: Sample) -> Sequence[Turn]:
+        """What is said; tracking says most where it begins at its first box: one turn a frame."""
         if not sample.boxes:
             return sample.turns
-        return tracking_turns(sample.turns[0], self._boxes(sample), start=0)
-
-    def _boxes(self, sample: Sample) -> list[Box]:
         due = due_moments([box.timestamp for box in sample.boxes], self.settings.fps)
-        return [sample.boxes[n] for n in due[: self.settings.num_frames]]
+        return tracking_turns(sample.turns[0], [sample.boxes[n] for n in due[: self.settings.num_frames]], start=0)
 
-    def _of_video(self, sample: Sample) -> int:
-        if sample.boxes:
-            return self._frames[len(self._boxes(sample))]
-        num_frames = min(self.settings.num_frames, max(1, math.ceil(self._seconds(sample) * self.settings.fps)))
-        return self._frames[num_frames]
+    def _around(self, turns: Sequence[Turn]) -> int:
+        return self._empty + self._turn * (len(turns) - 1)
 
     def _seconds(self, sample: Sample) -> float:
         """How much of the video is shown at most, as far as the row says it."""
-        video = sample.video
+        video, asked = sample.video, sample.turns[-1].timestamp
         assert video is not None, "only a video has frames"
         limits = [self.settings.num_frames / self.settings.fps]
         if video.clip:
             limits.append(video.clip[1] - video.clip[0])
         if video.files:
             limits.append(len(video.files) / (video.fps or 1.0))
-        if sample.kind == "online" and sample.turns[-1].timestamp is not None:
-            start = 0.0 if video.reset_timestamps or not video.clip else video.clip[0]
-            limits.append(sample.turns[-1].timestamp - start)
+        if sample.kind == "online" and asked is not None:
+            limits.append(asked - (video.clip[0] if video.clip and not video.reset_timestamps else 0.0))
         return min(limits)
 
     def _of_images(self, num_images: int) -> int:
@@ -119,19 +122,6 @@ class LengthEstimator:
         tiles += self.config.use_thumbnail and tiles > 1
         return num_images * (tiles * tokens_of_grid(self.config.grid) + self._image)
 
-    def _tokens_of_frames(self) -> list[int]:
-        """By number of frames, with the longer kind of line before each: with its time or without."""
-        memory, most = self.config.memory_config, self.settings.num_frames
-        times: list[list[float | None]] = [[None] * most, [(n + 0.5) / self.settings.fps for n in range(most)]]
-        lines = [frame_parts((n, one[n], 1) for n in range(most)) for one in times]
-        per_line = math.ceil(max(self._rendered(line) - self._empty - most for line in lines) / most)
-        grids = scheduled_grids(most, memory.every, memory.grids)
-        return list(accumulate((tokens_of_grid(grid) + per_line for grid in grids), initial=0))
 
-    def _rendered(self, parts: tuple[str | Image, ...], *, num_turns: int = 1) -> int:
-        messages = [Message("user", parts), Message("assistant", ("",))] * num_turns
-        return len(self._render(messages).ids)
-
-
-def _num_bytes(turns: Iterable[Turn]) -> int:
+def _num_bytes(turns: Sequence[Turn]) -> int:
     return sum(len((turn.question + turn.answer).encode()) for turn in turns)

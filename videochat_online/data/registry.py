@@ -1,8 +1,8 @@
-"""Data-set lists: json files that name sets, where their rows and media lie, and how often they are seen.
+"""Where training data lies: lists of sets, and the rows of each set's annotation file. Opens no media.
 
-{name: {annotation, data_root, data_augment, repeat_time, max_dynamic_patch?}}. ${NAME} in a path is taken from the
-environment, relative paths start at the list's folder. A list anno_data/NAME that is not in the working folder is the
-one that comes with the program. Opens no annotation.
+A list is a json file {name: {annotation, data_root, data_augment, repeat_time, max_dynamic_patch?}}. ${NAME} in a path
+is taken from the environment, relative paths start at the list's folder. A list anno_data/NAME that is not in the
+working folder is the one that comes with the program.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..extras import did_you_mean
 from ..files import shipped
 from .sample import is_number
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+BLANKS = re.compile(r"\s*")
+DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,11 @@ class DataSet:
     """Tiles a still image is cut into at most; None: the settings' or the model's number."""
 
     def __post_init__(self) -> None:
+        patches = self.max_dynamic_patch
         if not isinstance(self.data_augment, bool):
             raise ValueError(f"data set {self.name!r}: data_augment must be true or false, got {self.data_augment!r}")
         if not is_number(self.repeat_time) or not math.isfinite(self.repeat_time) or self.repeat_time <= 0:
             raise ValueError(f"data set {self.name!r}: repeat_time must be a number > 0, got {self.repeat_time!r}")
-        patches = self.max_dynamic_patch
         if patches is not None and (not isinstance(patches, int) or isinstance(patches, bool) or patches < 1):
             raise ValueError(f"data set {self.name!r}: max_dynamic_patch must be an integer >= 1, got {patches!r}")
 
@@ -78,19 +83,18 @@ def collect_lists(
             problems.append(str(error))
             continue
         unset = _unset_variables(entries, environment)
-        problems += [
-            f"{path}: the environment variable {variable} is not set, {len(names)} of {len(entries)} data sets need it "
-            f"({names[0]!r}, ...); export {variable}=/a/folder"
-            for variable, names in unset.items()
-        ]
-        left_out = {name for names in unset.values() for name in names}
+        for variable, names in unset.items():
+            problems.append(
+                f"{path}: the environment variable {variable} is not set, {len(names)} of {len(entries)} data sets "
+                f"need it ({names[0]!r}, ...); export {variable}=/a/folder"
+            )
         for name, values in entries.items():
-            if name in left_out:
+            if any(name in names for names in unset.values()):
                 continue
             try:
-                data_set = _data_set(path, name, values, environment)
+                data_set = _data_set(name, values, path.absolute().parent, environment)
             except ValueError as error:
-                problems.append(str(error))
+                problems.append(f"{path}: {error}")
                 continue
             if name in sets:
                 problems.append(f"{path}: data set {name!r} stands in two lists; give each set one name")
@@ -108,14 +112,11 @@ def _find_list(path: str | os.PathLike[str]) -> Path:
 def _read_entries(path: Path) -> dict[str, Any]:
     """The sets of a list. ValueError with line and column where it is not json; a key that stands twice is an error."""
     expected = "a data-set list {name: {annotation, data_root, ...}}"
+    text = _read_text(path, expected)
     try:
-        entries = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_without_duplicates)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text (byte {error.start}); expected {expected}") from error
+        entries = json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not json ({error.msg})") from error
+        raise _not_json(path, error) from error
     except RecursionError as error:
         raise ValueError(f"{path}: is nested too deeply; expected {expected}") from error
     except ValueError as error:  # of the hook
@@ -127,11 +128,11 @@ def _read_entries(path: Path) -> dict[str, Any]:
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Python would keep the last of two equal keys without a word."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {twice!r} stands twice in one object; expected each once")
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"key {key!r} stands twice in one object; expected each once")
+        values[key] = value
     return values
 
 
@@ -146,8 +147,9 @@ def _unset_variables(entries: dict[str, Any], environment: Mapping[str, str]) ->
     return unset
 
 
-def _data_set(path: Path, name: str, values: Any, environment: Mapping[str, str]) -> DataSet:
-    where = f"{path}: data set {name!r}"
+def _data_set(name: str, values: Any, folder: Path, environment: Mapping[str, str]) -> DataSet:
+    """The set of one entry of a list in `folder`; all variables are set."""
+    where = f"data set {name!r}"
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be an object with {', '.join(NEEDED)}, got {values!r:.80}")
     for key in values:
@@ -159,8 +161,96 @@ def _data_set(path: Path, name: str, values: Any, environment: Mapping[str, str]
         if not isinstance(values.get(key), str) or not values[key]:
             raise ValueError(f"{where}: {key} must be a path, got {values.get(key)!r}")
         filled = VARIABLE.sub(lambda match: environment[match.group(1)], values[key])
-        paths[key] = path.absolute().parent / Path(filled).expanduser()
+        paths[key] = folder / Path(filled).expanduser()
+    return DataSet(name, **{**values, **paths})
+
+
+class Annotations:
+    """The rows of a json or jsonl file, kept as bytes and parsed one by one. ValueError for what is wrong with it.
+
+    A row is a fresh object each time, so the raw data cannot be changed. And a million rows are two arrays, which
+    worker processes share instead of copying (Python objects would be copied page by page as they are counted).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = _read_text(path, "a json list or jsonl of rows")
+        start = _skip_blanks(text, 0)
+        spans = _list_spans(path, text, start + 1) if text[start : start + 1] == "[" else _line_spans(path, text)
+        rows, ends = bytearray(), array("q")  # one object each, not one a row
+        for first, last in spans:
+            rows += text[first:last].encode("utf-8")
+            ends.append(len(rows))
+        if not ends:
+            raise ValueError(f"{path}: holds no rows; expected a json list or jsonl with at least one")
+        self._bytes = np.frombuffer(rows, dtype=np.uint8)
+        self._ends = np.frombuffer(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Row `number`, from 0; a new object each time. IndexError where there is none."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"{self.path}: row {number} is out of range, expected 0 <= row < {len(self)}")
+        start = self._ends[number - 1] if number else 0
+        return json.loads(self._bytes[start : self._ends[number]].tobytes())
+
+
+def _list_spans(path: Path, text: str, start: int) -> Iterator[tuple[int, int]]:
+    """(first, after last) character of each row of a json list whose bracket stands before `start`."""
+    number, position = 0, _skip_blanks(text, start)
+    while text[position : position + 1] != "]":
+        if number:
+            if text[position : position + 1] != ",":
+                raise _not_json(path, json.JSONDecodeError("expected ',' or ']' after a row", text, position))
+            position = _skip_blanks(text, position + 1)
+        after = _row_end(path, text, position, number)
+        yield position, after
+        number, position = number + 1, _skip_blanks(text, after)
+    if text[position + 1 :].strip():
+        raise _not_json(path, json.JSONDecodeError("more text after the list", text, position + 1))
+
+
+def _line_spans(path: Path, text: str) -> Iterator[tuple[int, int]]:
+    """The same for one row a line; blank lines are left out."""
+    lines = (line for line in re.finditer(r"[^\n]+", text) if line.group().strip())
+    for number, line in enumerate(lines):
+        first = _skip_blanks(text, line.start())
+        after = _row_end(path, text, first, number)
+        if after > line.end():
+            expected = "a json file is a list of rows, a jsonl file has one row a line"
+            raise ValueError(f"{path}: holds an object that goes over several lines; {expected}")
+        if text[after : line.end()].strip():
+            raise _not_json(path, json.JSONDecodeError("more text after the row", text, after))
+        yield first, after
+
+
+def _row_end(path: Path, text: str, position: int, number: int) -> int:
     try:
-        return DataSet(name, **{**values, **paths})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        row, after = DECODER.raw_decode(text, position)
+    except json.JSONDecodeError as error:
+        raise _not_json(path, error) from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: row {number} is nested too deeply") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}: row {number} must be an object, got {type(row).__name__}")
+    return after
+
+
+def _skip_blanks(text: str, position: int) -> int:
+    return BLANKS.match(text, position).end()  # type: ignore[union-attr]  # it matches anywhere
+
+
+def _read_text(path: Path, expected: str) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 text ({error.reason} at byte {error.start})"
+        raise ValueError(f"{path}: {what}; expected {expected}") from error
+
+
+def _not_json(path: Path, error: json.JSONDecodeError) -> ValueError:
+    return ValueError(f"{path}, line {error.lineno}, column {error.colno}: not json ({error.msg})")

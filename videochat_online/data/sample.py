@@ -75,9 +75,9 @@ class Video:
     def __post_init__(self) -> None:
         if not self.path and not self.files:
             raise SampleError("a video needs a path or a list of frame files, got neither")
-        if self.clip is not None and not (all(map(math.isfinite, self.clip)) and 0 <= self.clip[0] < self.clip[1]):
+        if self.clip is not None and not 0 <= self.clip[0] < self.clip[1] < math.inf:
             raise SampleError(f"a clip is [start, end] in seconds with 0 <= start < end, got {list(self.clip)}")
-        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
+        if self.fps is not None and not 0 < self.fps < math.inf:
             raise SampleError(f"fps must be a number > 0, got {self.fps}")
 
     @property
@@ -109,11 +109,11 @@ class Sample:
         if (self.video is not None) != (self.kind in ("video", "online", "tracking")):
             raise SampleError(f"a sample of kind {self.kind!r} and video {self.video}")
         if self.kind == "online":
-            self._check_times()
+            self._check_online()
         if self.kind == "tracking":
-            self._check_boxes()
+            self._check_tracking()
 
-    def _check_times(self) -> None:
+    def _check_online(self) -> None:
         for number, turn in enumerate(self.turns):
             if not turn.is_timed:
                 raise SampleError(
@@ -125,11 +125,11 @@ class Sample:
             if later < earlier:
                 raise SampleError(f"timestamps must not go back, got {later} s after {earlier} s")
 
-    def _check_boxes(self) -> None:
-        if not self.boxes:
-            raise SampleError("a tracking sample needs image_bboxes, got none")
+    def _check_tracking(self) -> None:
         times = [box.timestamp for box in self.boxes]
-        if any(later <= earlier for earlier, later in pairwise(times)):
+        if not times:
+            raise SampleError("a tracking sample needs image_bboxes, got none")
+        if times != sorted(set(times)):
             raise SampleError(f"the timestamps of image_bboxes must ascend, got {times}")
         if self.turns[0].question.count(BOX_MARK) != 1:
             raise SampleError(f"query_template must hold one {BOX_MARK}, got {self.turns[0].question!r}")
