@@ -33,7 +33,7 @@ def test_questions_that_cannot_be_answered(visitor, demo):
         assert "not empty" in mistake(visitor, ask, question)
     assert "may have 4000 characters" in mistake(visitor, ask, "x" * 5000)
     (session,) = demo.sessions._sessions.values()
-    assert len(session.track.dialogue()) == 0
+    assert len(session.track.turns) == 0
 
 
 @pytest.mark.parametrize("seed", [-5, 2**50, -0.7])

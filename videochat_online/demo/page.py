@@ -310,14 +310,14 @@ class Page:
         """The dialogue again with each piece of the answer."""
         session = visit.running()
         _, pieces = session.ask(question.strip())
-        yield {self.question: "", **self._dialogue(session.track.dialogue())}
+        yield {self.question: "", **self._dialogue(session.track.turns)}
         for _ in pieces:
-            yield self._dialogue(session.track.dialogue())
-        yield self._dialogue(session.track.dialogue())
+            yield self._dialogue(session.track.turns)
+        yield self._dialogue(session.track.turns)
 
     def _clicked_question(self, request: gr.Request, event: gr.SelectData) -> int:
         session = self.visits.look(str(request.session_hash)).session
-        turns = session.track.dialogue() if session else []
+        turns = session.track.turns if session else []
         number = (event.index if isinstance(event.index, int) else event.index[0]) // 2  # two messages are a question
         return turns[number].number if number < len(turns) else NOW
 
@@ -369,7 +369,7 @@ class Page:
 
     def _all(self, visit: Visit, at: int | None) -> Changes:
         session = visit.session
-        state, turns = (None, []) if session is None else (session.state(), session.track.dialogue())
+        state, turns = (None, []) if session is None else (session.state(), session.track.turns)
         return {self.screen: view.screen_html(state), **self._dialogue(turns, at), **self._live(visit, at)}
 
     def _dialogue(self, turns: Sequence[DialogueTurn], at: int | None = NOW) -> Changes:
@@ -384,7 +384,7 @@ class Page:
     def _live(self, visit: Visit, at: int | None) -> Changes:
         """What changes while a stream runs; the memory as it was at question number `at`."""
         session = visit.session
-        state, turns = (None, []) if session is None else (session.state(), session.track.dialogue())
+        state, turns = (None, []) if session is None else (session.state(), session.track.turns)
         problem = state["problem"] if state else ENDED if visit.has_ended else None
         buttons = zip(self.transport, view.possible(state), strict=True)
         return {
