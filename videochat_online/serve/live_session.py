@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..media.live import LiveSource, LiveStream, PushedFrames
+from ..media.live import LiveStream, PushedFrames
 from ..media.live_playback import Playback, VideoPlayback
 from ..media.source import Frame, rgb_array
 from ..streaming.encoding import FrameEncoder

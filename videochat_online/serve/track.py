@@ -86,7 +86,8 @@ class MemoryTrack:
         with self._lock:
             # 1. what came and what left
             held, departures = dict(self.held), list(self.departures)
-            arrived = {number: frame for frame, (number, _) in zip(frames, events.arrivals, strict=False)}  # not if reset
+            pairs = zip(frames, events.arrivals, strict=False)  # none arrived after a reset
+            arrived = {number: frame for frame, (number, _) in pairs}
             for number, level in events.arrivals:
                 if level != DROPPED:
                     held[number] = HeldPicture(number, arrived[number].timestamp, level)
