@@ -67,10 +67,10 @@ def test_questions_during_an_answer(demo, visit):
     for text in ("What is happening now?", "What may happen next?", "Where is the object now?"):
         page.get_by_role("button", name=text).click()
     (session,) = demo.sessions._sessions.values()
-    wait_for(lambda: [m.is_done for m in session.track.dialogue()] == [True] * 3)
+    wait_for(lambda: [m.is_done for m in session.track.turns] == [True] * 3)
     wait_for(lambda: page.locator("#vco-chat .user.message").count() == 3)
     asked = page.locator("#vco-chat .user.message").all_inner_texts()
-    wanted = [moment.question for moment in session.track.dialogue()]
+    wanted = [moment.question for moment in session.track.turns]
     assert [text.split(" ", 1)[-1] for text in asked] == wanted
     assert sorted(wanted) == sorted({"What is happening now?", "What may happen next?", "Where is the object now?"})
 

@@ -23,8 +23,8 @@ def test_upload_play_ask_and_look_at_the_memory(demo, visit, clips):
     page.locator("#vco-chat .user.message", has_text=re.compile(r"0:\d\d\.\d What is happening now\?")).wait_for()
     said = answer(page)
     (session,) = demo.sessions._sessions.values()
-    assert session.track.dialogue()[0].answer.split()[0][:8] in said
-    held_then = len(session.track.dialogue()[0].held)
+    assert session.track.turns[0].answer.split()[0][:8] in said
+    held_then = len(session.track.turns[0].held)
     before = frames(page)
     wait_for(lambda: frames(page) > before)
     page.locator("#vco-moments label", has_text="What is happening").click()  # what was in memory then

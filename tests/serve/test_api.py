@@ -303,7 +303,7 @@ def test_a_client_that_leaves_ends_its_answer(path, serve, png, monkeypatch, wai
         assert not left.is_set()
         response.close()
         assert left.wait(60), "the model keeps talking to nobody"
-        (moment,) = server.sessions.get(session.key).track.dialogue()
+        (moment,) = server.sessions.get(session.key).track.turns
         wait_until(lambda: moment.is_done)
 
 

@@ -38,7 +38,7 @@ def test_a_file_is_watched_asked_about_and_over(sessions, clip, wait_until):
     state = session.state()
     assert (state["source"], state["duration"], state["position"]) == ("street.mp4", 4.0, pytest.approx(3.9))
     assert sum(state["stats"]["frames_held"]) == len(state["held"]) == 8 and state["frames_dropped"] == 0
-    assert answer(session, "And at the end?") and len(session.track.dialogue()) == 2
+    assert answer(session, "And at the end?") and len(session.track.turns) == 2
     session.play()  # from the beginning, with an empty memory
     assert session.session.turns == () and seen(session) < 8
     wait_until(lambda: seen(session) > 0)
@@ -105,7 +105,7 @@ def test_two_visitors_do_not_touch(sessions, pocket, picture):
     for thread in threads:
         thread.join()
     assert answers == expected
-    assert [f.number for f in mine.track.held()] and len(mine.track.dialogue()) == len(yours.track.dialogue()) == 1
+    assert [f.number for f in mine.track.held.values()] and len(mine.track.turns) == len(yours.track.turns) == 1
 
 
 def test_one_visitors_failure_is_not_anothers(sessions, picture, wait_until, monkeypatch):
@@ -142,7 +142,7 @@ def test_what_was_stopped_is_played_from_the_start(kind, sessions, picture, wait
     session.stop()
     assert session.state()["state"] == "over" and answer(session, "And now?", max_new_tokens=2)
     session.play()
-    assert session.state()["state"] != "over" and len(session.track.dialogue()) == 0
+    assert session.state()["state"] != "over" and len(session.track.turns) == 0
     wait_until(watched)
     session.play()  # it plays already
     session.change(SessionSettings(fps=5, policy="fifo"))
@@ -247,7 +247,7 @@ def test_questions_within_limits(sessions, picture):
     ):
         with pytest.raises(ValueError, match=message):
             session.ask(question, **options)
-    assert len(session.track.dialogue()) == 0
+    assert len(session.track.turns) == 0
 
 
 def test_what_a_session_cannot_do(sessions, picture):

@@ -33,10 +33,10 @@ def test_the_track_is_the_memory(name, picture):
         events = bank.write(features[first : first + size], times)
         track.add([Frame(picture(k), t, k) for k, t in enumerate(times, first)], events)
         held = [(f.index, f.timestamp, f.level) for f in bank.read()]
-        assert [(f.number, f.timestamp, f.level) for f in track.held()] == held
-        assert all(track.picture(number) for number, _, _ in held)
+        assert [(f.number, f.timestamp, f.level) for f in track.held.values()] == held
+        assert all(track.pictures.get(number) for number, _, _ in held)
         first += size
-    departures = track.events()
+    departures = track.departures
     assert departures and all(d.at >= d.timestamp for d in departures)
     if name in ("pyramid", "merge"):
         assert all(-1 <= d.similarity <= 1.0001 for d in departures)
@@ -50,9 +50,9 @@ def test_what_is_kept_is_bounded(picture):
         events = bank.write(torch.randn(1, 8, 4, 4), [k / 2])
         track.add([Frame(picture(k % 7), k / 2, k)], events)
         if k % 4 == 0:
-            track.ask("What?", k / 2, track.held())
+            track.ask("What?", k / 2, list(track.held.values()))
         if k % 100 == 99:
-            sizes.append(sum(map(len, track._pictures.values())))
-    assert len(track.dialogue()) == KEPT_TURNS and max(sizes[2:]) < 1.2 * sizes[2]
-    moment = track.dialogue()[0]
-    assert moment.held and all(track.picture(frame.number) for frame in moment.held), "what was held then is shown"
+            sizes.append(sum(map(len, track.pictures.values())))
+    assert len(track.turns) == KEPT_TURNS and max(sizes[2:]) < 1.2 * sizes[2]
+    moment = track.turns[0]
+    assert moment.held and all(track.pictures.get(frame.number) for frame in moment.held), "what was held then is shown"

@@ -8,6 +8,7 @@ they were published (gzip), and their licences (Apache-2.0).
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,15 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, StarletteHTTPException):
         status, text, headers = error.status_code, str(error.detail), error.headers
     elif isinstance(error, RequestValidationError):
-        status = 422
-        text = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        status, text = 422, validation_text(error.errors())
     elif isinstance(error, ValueError):
         status, text = getattr(error, "status", 400), str(error)
     return JSONResponse({"error": text}, status, headers)
+
+
+def validation_text(errors: Sequence[Any]) -> str:
+    """What pydantic found wrong, and where, in one line."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in errors)
 
 
 def _token_check(token: str) -> Any:

@@ -50,25 +50,23 @@ class Client:
 
     def open(self, method: str, path: str, body: Any = None) -> Any:
         """The open response; ServerError for a refusal, ConnectionError where no server is."""
-        is_json = body is not None and not isinstance(body, bytes)
-        data = json.dumps(body).encode() if is_json else body
-        kind = "application/json" if is_json else "application/octet-stream"
-        headers = {**self._headers, **({"Content-Type": kind} if data is not None else {})}
-        request = urllib.request.Request(self.address + path, data, headers, method=method)
+        headers = dict(self._headers)
+        if body is not None:
+            headers["Content-Type"] = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+            body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, body, headers, method=method)
         try:
             return urllib.request.urlopen(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             with error:
-                raise ServerError(error.code, _message(error.read())) from None
+                text = error.read().decode("utf-8", "replace")
+            try:
+                text = json.loads(text)["error"]
+            except (ValueError, KeyError, TypeError):  # another server's words
+                text = text[:300]
+            raise ServerError(error.code, text) from None
         except urllib.error.URLError as error:
             raise ConnectionError(f"no server answers at {self.address}: {error.reason}") from None
-
-
-def _message(data: bytes) -> str:
-    try:
-        return json.loads(data)["error"]
-    except (ValueError, KeyError, TypeError):  # somebody else's server
-        return data.decode("utf-8", "replace")[:300]
 
 
 class RemoteSession:

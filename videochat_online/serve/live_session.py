@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..media.live import LiveSource, LiveStream, PushedFrames
+from ..media.live import LiveStream, PushedFrames
 from ..media.live_playback import Playback, VideoPlayback
 from ..media.picture import rgb_array
 from ..media.source import Frame
@@ -81,10 +81,9 @@ class LiveSession:
 
     def start(self, stream: WatchedStream) -> None:
         """Watch another stream, from the beginning: memory and dialogue are those of one stream."""
-        self.touch()
         with self._lock:
             try:
-                self._check_open()
+                self._use()
                 self._watch(stream)
             except BaseException:
                 stream.source.close()
@@ -115,23 +114,22 @@ class LiveSession:
         live = LiveStream(stream.source, fps=self.settings.fps)
         self._watcher = LiveWatcher(self.session, live, on_seen=self.track.add).start()
 
-    def _restart(self, source: LiveSource) -> None:
-        """Watch the same stream again, opened as `source`."""
-        assert self._watched is not None, "there is a stream to restart"
-        self._watch(replace(self._watched, source=source))
-
     def change(self, settings: SessionSettings) -> None:
         """Other settings: the stream restarts, with an empty memory."""
-        self.touch()
         settings.check(self.limits, self._model)
         with self._lock:
-            self._check_open()
+            self._use()
             if self._watched is None:
                 self._configure(settings)
-                return
-            source = self._watched.reopen(0.0)
-            self.settings = settings
-            self._restart(source)
+            else:
+                again = self._reopened()
+                self.settings = settings
+                self._watch(again)
+
+    def _reopened(self, seconds: float = 0.0) -> WatchedStream:
+        """The stream that is watched once more, from that second on."""
+        assert self._watched is not None, "there is a stream to open again"
+        return replace(self._watched, source=self._watched.reopen(seconds))
 
     @property
     def source(self) -> Any:
@@ -139,13 +137,13 @@ class LiveSession:
 
     def control(self, action: str, value: float | None = None) -> None:
         """`play`, `pause`, `stop`; `seek` to a second or set the `speed`, which need a value."""
-        self.touch()
-        if action in ("seek", "speed"):
-            if value is None:
-                raise ValueError(f"{action} needs a value")
-            (self.seek if action == "seek" else self.set_speed)(value)
-        else:
+        self._use()
+        if action not in ("seek", "speed"):
             {"play": self.play, "pause": self.pause, "stop": self.stop}[action]()
+        elif value is None:
+            raise ValueError(f"{action} needs a value")
+        else:
+            {"seek": self.seek, "speed": self.set_speed}[action](value)
 
     def stop(self) -> None:
         """End the stream; memory and dialogue stay, so that questions can still be asked."""
@@ -159,11 +157,11 @@ class LiveSession:
     def play(self) -> None:
         """Continue after a pause; a stream that is over, or was stopped, restarts."""
         with self._lock:
-            self._check_open()
             if self._watched is None:
                 raise NotAllowed("nothing is playing: choose what to watch first")
             if self.source.state == "over":
-                self._restart(self._watched.reopen(0.0))
+                self._use()
+                self._watch(self._reopened())
             elif isinstance(self.source, Playback):
                 self.source.play()
 
@@ -176,19 +174,19 @@ class LiveSession:
         """Go to another second of a file. Forward, the memory is kept; back, it starts empty: time runs one way."""
         with self._lock:
             source = self._paced("be moved")
-            if not isinstance(source, VideoPlayback) or self._watched is None:
+            if not isinstance(source, VideoPlayback):
                 raise NotAllowed(f"{source.name} cannot be moved to another second")
             if not 0 <= seconds <= source.duration:
                 raise ValueError(f"{source.name} lasts {source.duration:.1f} s, cannot go to {seconds:g} s")
             if source.state != "over" and seconds >= source.position:
                 source.seek(seconds)
                 return
-            again = self._watched.reopen(seconds)
-            assert isinstance(again, VideoPlayback), "a file is reopened as a file"
-            again.speed = source.speed
+            again = self._reopened(seconds)
+            assert isinstance(again.source, VideoPlayback), "a file is reopened as a file"
+            again.source.speed = source.speed
             if source.state == "paused":
-                again.pause()
-            self._restart(again)
+                again.source.pause()
+            self._watch(again)
 
     def _paced(self, what: str) -> Playback:
         if not isinstance(self.source, Playback):
@@ -204,15 +202,14 @@ class LiveSession:
 
     def push(self, image: Any) -> None:
         """A frame of the visitor's camera, in real time: it is thinned to the session's fps, and dropped on lag."""
-        self.touch()
+        self._use()
         if not self.watches_pushes:
             raise NotAllowed("this session does not watch a camera of yours: choose that as its source first")
         self.source.push(image)
 
     def see(self, image: Any, timestamp: float | None = None) -> dict[str, Any]:
         """A frame through the API: seen at once, whatever the session's fps."""
-        self.touch()
-        self._check_open()
+        self._use()
         picture = rgb_array(image)
         if self._watcher is not None and not self._watcher.is_over:
             raise NotAllowed(f"this session watches {self.source.name}: stop that before pushing frames")
@@ -223,8 +220,7 @@ class LiveSession:
             self._first_seen = time.monotonic() if self._first_seen is None else self._first_seen
             seconds = max(last or 0.0, time.monotonic() - self._first_seen) if timestamp is None else float(timestamp)
             number = self.session.memory.num_written
-            frame = Frame(picture, seconds, number)
-            self.track.add([frame], self.session.see_many([picture], [seconds]))
+            self.track.add([Frame(picture, seconds, number)], self.session.see(picture, seconds))
         return {"number": number, "timestamp": seconds}
 
     # ---- questions ------------------------------------------------------------------------------------------------
@@ -235,8 +231,7 @@ class LiveSession:
         ValueError for an empty question, before the first frame, or after the stream failed; LimitReached.
         """
         # 1. what the operator allows
-        self.touch()
-        self._check_open()
+        self._use()
         usual = self.settings.max_new_tokens or min(USUAL_NEW_TOKENS, self.limits.max_new_tokens)
         most = usual if max_new_tokens is None else max_new_tokens
         if not 1 <= most <= self.limits.max_new_tokens:
@@ -260,7 +255,7 @@ class LiveSession:
                 turn.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
         finally:
             turn.is_done = True
-            self.touch()
+            self.last_used = time.monotonic()
 
     def _await_first_frame(self) -> None:
         """A question right after the start waits for something to be asked about."""
@@ -297,9 +292,9 @@ class LiveSession:
             "lag": watcher.lag if watcher else 0.0,
             "truth": truth(position) if truth and latest is not None else None,
             "levels": [asdict(level) | {"tokens": level.num_tokens} for level in self.session.memory.config.levels],
-            "held": [asdict(frame) for frame in self.track.held()],
-            "departures": [asdict(event) for event in self.track.events()],
-            "questions": len(self.track.dialogue()),
+            "held": [asdict(frame) for frame in self.track.held.values()],
+            "departures": [asdict(event) for event in self.track.departures],
+            "questions": len(self.track.turns),
             "stats": dict(stats),
         }
 
@@ -309,15 +304,14 @@ class LiveSession:
 
     def dialogue_document(self, model_name: str) -> dict[str, Any]:
         """What was watched, by which model, and every question with its answer and what was in memory then."""
-        turns = [asdict(turn) for turn in self.track.dialogue()]
+        turns = [asdict(turn) for turn in self.track.turns]
         return {"source": self.source.name if self.source else None, "model": model_name, "dialogue": turns}
 
-    def touch(self) -> None:
-        self.last_used = time.monotonic()
-
-    def _check_open(self) -> None:
+    def _use(self) -> None:
+        """It is not idle; NotAllowed where it has ended."""
         if self.is_closed:
             raise NotAllowed("this session has ended; start another one")
+        self.last_used = time.monotonic()
 
     def close(self) -> None:
         """End the stream and remove the session's files. May be called again."""

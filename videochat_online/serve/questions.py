@@ -117,10 +117,15 @@ def answer_events(pieces: Iterator[str], document: Callable[[], dict[str, Any]])
     """An answer as server-sent events; an error on the way is one too."""
     try:
         for piece in pieces:
-            yield f"event: piece\ndata: {json.dumps({'text': piece}, ensure_ascii=False)}\n\n"
-        yield f"event: done\ndata: {json.dumps(document(), ensure_ascii=False)}\n\n"
+            yield "event: piece\n" + data_line({"text": piece})
+        yield "event: done\n" + data_line(document())
     except Exception as error:  # the answer has begun: there is no status to send any more
-        yield f"event: error\ndata: {json.dumps({'error': str(error)})}\n\n"
+        yield "event: error\n" + data_line({"error": str(error)})
+
+
+def data_line(document: dict[str, Any]) -> str:
+    """The end of a server-sent event."""
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
 
 
 def chat_completion(text: str, turn: DialogueTurn, head: dict[str, Any]) -> dict[str, Any]:
@@ -141,8 +146,7 @@ def chat_chunks(pieces: Iterator[str], turn: DialogueTurn, head: dict[str, Any])
 
     def chunk(delta: dict[str, str], finish: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        document = {**head, "object": "chat.completion.chunk", "choices": [choice]}
-        return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
+        return data_line({**head, "object": "chat.completion.chunk", "choices": [choice]})
 
     try:
         yield chunk({"role": "assistant", "content": ""})
@@ -150,7 +154,7 @@ def chat_chunks(pieces: Iterator[str], turn: DialogueTurn, head: dict[str, Any])
             yield chunk({"content": piece})
         yield chunk({}, finish_reason(turn))
     except Exception as error:  # the answer has begun: there is no status to send any more
-        yield f"data: {json.dumps({'error': {'message': str(error), 'type': type(error).__name__}})}\n\n"
+        yield data_line({"error": {"message": str(error), "type": type(error).__name__}})
     yield "data: [DONE]\n\n"
 
 

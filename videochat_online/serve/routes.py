@@ -105,7 +105,7 @@ def dialogue(found: Found, sessions: AllSessions) -> dict[str, Any]:
 @live_routes.get("/dialogue.srt")
 def subtitles(found: Found) -> Response:
     """The dialogue as subtitles."""
-    return Response(dialogue_srt(found.track.dialogue()), media_type="application/x-subrip", headers=NOT_KEPT)
+    return Response(dialogue_srt(found.track.turns), media_type="application/x-subrip", headers=NOT_KEPT)
 
 
 @live_routes.get("/dialogue.json")
@@ -160,7 +160,7 @@ async def screen(found: Found) -> Response:
 
 @live_routes.get("/frames/{number}")
 def frame(found: Found, number: int, cells: Annotated[int | None, Query(ge=1, le=MOST_CELLS)] = None) -> Response:
-    data = found.track.picture(number)
+    data = found.track.pictures.get(number)
     if data is None:
         raise UnknownSession(f"frame {number} is not kept any more")
     data, kind = (data, "image/jpeg") if cells is None else (mosaic(data, cells), "image/png")

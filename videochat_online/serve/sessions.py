@@ -18,7 +18,6 @@ from .uploads import ServerFolder
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
-    from ..streaming.session import StreamingSession
 
 LOOK_SECONDS = 2.0
 BROKEN_SECONDS = 300.0
@@ -35,10 +34,12 @@ class Sessions:
         self.model, self.processor, self.model_name = model, processor, model_name
         self.limits = limits or Limits()
         self._sessions: dict[str, LiveSession] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the number of places
         self.files = ServerFolder()
         self._encoder = SharedEncoder(model, processor)
-        self._idle = IdlePrefill(self._streams, is_busy=lambda: self._encoder.is_busy).start()
+        self._idle = IdlePrefill(
+            lambda: [one.session for one in list(self._sessions.values())], is_busy=lambda: self._encoder.is_busy
+        ).start()
         self._stop = threading.Event()
         self._reaper = threading.Thread(target=self._work, name="videochat-online-idle", daemon=True)
         self._reaper.start()
@@ -55,44 +56,27 @@ class Sessions:
                     f"all {self.limits.max_sessions} places are taken; try again when somebody has left, "
                     f"at the latest when a session was idle for {self.limits.idle_seconds:g} s"
                 )
-            settings = settings or SessionSettings()
             session = LiveSession(
-                key, self.model, self.processor, settings, limits=self.limits, folder=folder, encoder=self._encoder
+                key, self.model, self.processor, settings or SessionSettings(),
+                limits=self.limits, folder=folder, encoder=self._encoder,
             )  # fmt: skip
             folder.mkdir()
             self._sessions[key] = session
         return session
 
     def get(self, key: str) -> LiveSession:
-        with self._lock:
-            session = self._sessions.get(key)
-        if session is None:
+        if (session := self._sessions.get(key)) is None:
             raise UnknownSession(f"there is no session {key!r:.60}; it may have ended after being idle")
         return session
 
     def end(self, key: str) -> None:
         """End a session and remove its files; UnknownSession where there is none."""
-        with self._lock:
-            session = self._sessions.pop(key, None)
-        if session is None:
-            raise UnknownSession(f"there is no session {key!r:.60}")
+        session = self.get(key)
+        self._sessions.pop(key, None)
         session.close()
-
-    def _streams(self) -> list[StreamingSession]:
-        with self._lock:
-            return [session.session for session in self._sessions.values()]
 
     def __len__(self) -> int:
         return len(self._sessions)
-
-    def end_idle(self) -> list[str]:
-        """End the sessions that were idle for too long; their ids."""
-        before = time.monotonic() - self.limits.idle_seconds
-        with self._lock:
-            idle = [key for key, session in self._sessions.items() if session.last_used < before]
-        for key in idle:
-            self.end_if_there(key)
-        return idle
 
     def end_if_there(self, key: str) -> None:
         """End a session that somebody else may be ending at the same moment. One that cannot end is logged, no more."""
@@ -103,8 +87,12 @@ class Sessions:
             log.exception("a session could not be ended cleanly")
 
     def _work(self) -> None:
+        """End what was idle for too long, again and again."""
         while not self._stop.wait(min(LOOK_SECONDS, self.limits.idle_seconds / 2)):
-            self.end_idle()
+            before = time.monotonic() - self.limits.idle_seconds
+            for session in list(self._sessions.values()):
+                if session.last_used < before:
+                    self.end_if_there(session.key)
             self.files.remove_broken_uploads(BROKEN_SECONDS)
 
     def close(self) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import io
 import threading
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from ..media.source import Frame
-from ..model.placement import DROPPED, MemoryEvent, MemoryEvents
+from ..model.placement import DROPPED, MemoryEvents
 
 PICTURE_SIDE = 192
 JPEG_QUALITY = 80
@@ -69,69 +68,51 @@ class DialogueTurn:
 
 
 class MemoryTrack:
-    """Thread-safe."""
+    """Thread-safe: what it holds is replaced, never changed, so to look at it waits for nothing."""
 
     def __init__(self) -> None:
-        self._turns: deque[DialogueTurn] = deque(maxlen=KEPT_TURNS)
+        self.held: dict[int, HeldPicture] = {}
+        """Number -> frame held now, oldest first."""
+        self.departures: list[Departure] = []
+        """What left lately, oldest first."""
+        self.turns: list[DialogueTurn] = []
+        """The last questions, oldest first."""
+        self.pictures: dict[int, bytes] = {}
+        """Number -> JPEG of a frame that is still known."""
         self._lock = threading.Lock()
-        self._held: dict[int, HeldPicture] = {}
-        self._events: deque[Departure] = deque(maxlen=KEPT_EVENTS)
-        self._pictures: dict[int, bytes] = {}
-        self._num_questions = 0
 
     def add(self, frames: Sequence[Frame], events: MemoryEvents) -> None:
         """Follow one call of the session's `see_many`."""
-        pictures = [jpeg(frame.image) for frame in frames]
-        times = {number: frame.timestamp for frame, (number, _) in zip(frames, events.arrivals, strict=False)}
         with self._lock:
-            for picture, (number, level) in zip(pictures, events.arrivals, strict=False):  # none after a reset
+            # 1. what came and what left
+            held, departures = dict(self.held), list(self.departures)
+            pairs = zip(frames, events.arrivals, strict=False)  # none arrived after a reset
+            arrived = {number: frame for frame, (number, _) in pairs}
+            for number, level in events.arrivals:
                 if level != DROPPED:
-                    self._held[number] = HeldPicture(number, times[number], level)
-                    self._pictures[number] = picture
+                    held[number] = HeldPicture(number, arrived[number].timestamp, level)
             for event in events:
-                self._leave(event, times[event.step])
-            self._forget_pictures()
-
-    def _leave(self, event: MemoryEvent, at: float) -> None:
-        frame = self._held.pop(event.frame)
-        if event.to_level != DROPPED:
-            self._held[event.frame] = HeldPicture(frame.number, frame.timestamp, event.to_level)
-        self._events.append(
-            Departure(frame.number, frame.timestamp, at, event.from_level, event.to_level, event.similarity)
-        )
-
-    def _forget_pictures(self) -> None:
-        wanted = {*self._held, *(event.number for event in self._events)}
-        wanted.update(picture.number for turn in self._turns for picture in turn.held)
-        self._pictures = {number: data for number, data in self._pictures.items() if number in wanted}
+                left = held.pop(event.frame) if event.to_level == DROPPED else held[event.frame]
+                if event.to_level != DROPPED:
+                    held[event.frame] = replace(left, level=event.to_level)
+                at = arrived[event.step].timestamp
+                departures.append(
+                    Departure(left.number, left.timestamp, at, event.from_level, event.to_level, event.similarity)
+                )
+            # 2. pictures of what is still to be seen
+            self.held, self.departures = held, departures[-KEPT_EVENTS:]
+            known = {*held, *(event.number for event in self.departures)}
+            known.update(frame.number for turn in self.turns for frame in turn.held)
+            new = {number: jpeg(frame.image) for number, frame in arrived.items() if number in known}
+            self.pictures = {number: data for number, data in self.pictures.items() if number in known} | new
 
     def ask(self, question: str, timestamp: float, held: list[HeldPicture]) -> DialogueTurn:
         """Remember what was held when a question came."""
         with self._lock:
-            turn = DialogueTurn(self._num_questions, question, timestamp, held)
-            self._num_questions += 1
-            self._turns.append(turn)
+            number = self.turns[-1].number + 1 if self.turns else 0
+            turn = DialogueTurn(number, question, timestamp, held)
+            self.turns = [*self.turns, turn][-KEPT_TURNS:]
         return turn
-
-    def dialogue(self) -> list[DialogueTurn]:
-        """The last questions, oldest first."""
-        with self._lock:
-            return list(self._turns)
-
-    def held(self) -> list[HeldPicture]:
-        """The frames held now, oldest first."""
-        with self._lock:
-            return sorted(self._held.values(), key=lambda frame: frame.number)
-
-    def events(self) -> list[Departure]:
-        """What left lately, oldest first."""
-        with self._lock:
-            return list(self._events)
-
-    def picture(self, number: int) -> bytes | None:
-        """JPEG of a frame that is still known."""
-        with self._lock:
-            return self._pictures.get(number)
 
 
 def jpeg(image: object, *, side: int = PICTURE_SIDE) -> bytes:
