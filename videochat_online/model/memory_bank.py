@@ -69,21 +69,17 @@ class PyramidMemoryBank:
         self._active = self._placement.active
         self._storage: list[torch.Tensor | None] = [None] * len(self.config.levels)  # (capacity, C, g, g) each
         self._is_channels_last = False  # how stored maps lie in memory
-        self._num_written = 0
+        self.num_written = 0
+        """Frames seen since the start."""
         self._last_timestamp = -float("inf")
 
     def __len__(self) -> int:
         return sum(self.num_held)
 
     @property
-    def num_written(self) -> int:
-        """Frames seen since the start."""
-        return self._num_written
-
-    @property
     def last_timestamp(self) -> float | None:
         """Seconds, of the newest frame seen."""
-        return self._last_timestamp if self._num_written else None
+        return self._last_timestamp if self.num_written else None
 
     @property
     def num_held(self) -> tuple[int, ...]:
@@ -120,10 +116,10 @@ class PyramidMemoryBank:
         for first in range(0, len(times), step):
             # 2. decide, frame by frame
             for k in range(first, first + step):
-                newcomer = PlacedFrame.arriving(self._num_written, times[k], summaries[k], slot=k)
+                newcomer = PlacedFrame.arriving(self.num_written, times[k], summaries[k], slot=k)
                 if pair := self._placement.admit(newcomer, events):
                     self._merge_maps(pair, features, cells)
-                self._num_written += 1
+                self.num_written += 1
             # 3. pool and store the maps that are still wanted
             self._store(features, cells)
         self._last_timestamp = times[-1]
@@ -148,7 +144,7 @@ class PyramidMemoryBank:
         summaries = means.cpu().numpy().astype(np.float64)
         for k, summary in enumerate(summaries):
             if not math.isfinite(summary @ summary):
-                raise ValueError(f"features of frame {self._num_written + k} are not finite (NaN or infinity)")
+                raise ValueError(f"features of frame {self.num_written + k} are not finite (NaN or infinity)")
         return cells, summaries
 
     def _store(self, features: torch.Tensor, cells: torch.Tensor) -> None:
@@ -157,8 +153,12 @@ class PyramidMemoryBank:
         Coarsest level first: maps come from finer levels, so each is read before its old place is written.
         """
         for level in reversed(self._active):
-            arrived = [frame for frame in self._placement.levels[level].frames if frame.stored_level != level]
-            free = self._free_slots(level) if arrived else []
+            frames = self._placement.levels[level].frames
+            arrived = [frame for frame in frames if frame.stored_level != level]
+            if not arrived:
+                continue
+            taken = {frame.slot for frame in frames if frame.stored_level == level}
+            free = sorted(set(range(self.config.levels[level].capacity)) - taken, reverse=True)
             for frame in arrived:
                 values = self._pooled(frame, level, features, cells)
                 frame.stored_level, frame.slot = level, free.pop()
@@ -188,10 +188,6 @@ class PyramidMemoryBank:
         assert store is not None, "a frame is held, so its level has storage"
         return store[frame.slot]
 
-    def _free_slots(self, level: int) -> list[int]:
-        taken = {frame.slot for frame in self._placement.levels[level].frames if frame.stored_level == level}
-        return [slot for slot in reversed(range(self.config.levels[level].capacity)) if slot not in taken]
-
     def _allocate(self, features: torch.Tensor, *, channels_last: bool) -> None:
         """Storage for all levels at the first write, in the memory layout the maps come in."""
         if self._storage[self._active[0]] is not None:
@@ -217,7 +213,7 @@ class PyramidMemoryBank:
             if not math.isfinite(now):
                 raise ValueError(f"timestamps must be finite seconds, got {now}")
             if now < before:
-                raise ValueError(f"time went back: frame {self._num_written + k} at {now} s comes after {before} s")
+                raise ValueError(f"time went back: frame {self.num_written + k} at {now} s comes after {before} s")
         finest = self.config.levels[self._active[0]].grid
         if min(features.shape[-2:]) < finest:
             raise ValueError(
@@ -234,7 +230,7 @@ class PyramidMemoryBank:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything the bank knows, as plain tensors (safetensors can hold it)."""
         state = {
-            "num_written": torch.tensor(self._num_written),
+            "num_written": torch.tensor(self.num_written),
             "last_timestamp": torch.tensor(self._last_timestamp, dtype=torch.float64),
             "channels_last": torch.tensor(self._is_channels_last),
         }
@@ -259,7 +255,7 @@ class PyramidMemoryBank:
                 self._storage[k][: len(maps)] = maps  # type: ignore[index]
                 columns = {name: state[f"level{k}.{name}"].cpu().numpy() for name in COLUMNS}
                 self._placement.levels[k].load(k, columns)
-        self._num_written = int(state["num_written"])
+        self.num_written = int(state["num_written"])
         self._last_timestamp = float(state["last_timestamp"])
 
     def _check_state(self, state: dict[str, torch.Tensor]) -> None:

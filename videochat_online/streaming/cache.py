@@ -183,12 +183,13 @@ class PromptCache:
 
     def trim(self) -> None:
         """Give up what lies behind `max_positions`, memory and all."""
-        if len(self) <= self.max_positions:
+        num_held = len(self.keys)
+        if num_held <= self.max_positions:
             return
         if not self.max_positions:
             self.reset()
             return
-        self.kv.crop(self.max_positions - len(self))
+        self.kv.crop(self.max_positions - num_held)
         for layer in self.kv.layers:
             assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
             layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # a crop keeps the whole storage

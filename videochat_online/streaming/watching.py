@@ -84,10 +84,6 @@ class LiveWatcher:
         period = 0.0 if self.stream.fps is None else 1 / self.stream.fps
         return max(0.0, newest.timestamp - seen - period)
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until the stream is over and everything that came was seen."""
-        self._thread.join(timeout)
-
     def close(self) -> None:
         """Stop stream and watching; no thread is left behind. May be called again."""
         self._stop.set()
