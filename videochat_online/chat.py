@@ -125,8 +125,7 @@ def _print_document(options: argparse.Namespace, video: str, answers: list[dict[
 def _watch_and_answer(options: argparse.Namespace) -> int:
     """Watch a stream, or a file at the speed it plays; questions have their moments, or are typed meanwhile."""
     from .media.live import LiveStream
-    from .streaming.idle import IdlePrefill
-    from .streaming.watching import LiveWatcher
+    from .streaming.watching import IdlePrefill, LiveWatcher
 
     source, fps = _open_source(options)
     with closing(source):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
@@ -97,12 +98,11 @@ class MemoryConfig:
             raise ValueError(f"unknown memory policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
         if not self.levels:
             raise ValueError("a memory needs at least one level")
-        grids = [level.grid for level in self.levels]
-        if grids != sorted(grids, reverse=True):
-            raise ValueError(f"grids must not grow from level to level (0 is the finest), got {grids}")
+        for finer, coarser in pairwise(self.levels):
+            if finer.grid < coarser.grid:
+                raise ValueError(f"grids must not grow from level to level (0 is the finest), got {list(self.grids)}")
         if self.levels[-1].every != 1:
-            every = tuple(level.every for level in self.levels)
-            raise ValueError(f"the last level must take every frame (every=1), got every={every}")
+            raise ValueError(f"the last level must take every frame (every=1), got every={self.every}")
         if self.capacity == 0:
             raise ValueError("every level has capacity 0: the memory would hold nothing")
 

@@ -231,7 +231,7 @@ def test_settings_change_the_memory(sessions, picture):
         session.see(picture(k), float(k))
     assert [level["capacity"] for level in session.state()["levels"]] == [1, 0, 2]
     session.change(SessionSettings(policy="fifo", system_prompt="Be brief."))
-    assert seen(session) == 0 and session.session.options.system_prompt == "Be brief."
+    assert seen(session) == 0 and session.session.system_prompt == "Be brief."
     assert [level["grid"] for level in session.state()["levels"]] == [1]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from videochat_online import StreamingSession
 from videochat_online.streaming.cache import PromptCache, num_common
-from videochat_online.streaming.idle import IdlePrefill
+from videochat_online.streaming.watching import IdlePrefill
 
 from .sessions import pictures, watching
 

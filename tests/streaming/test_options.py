@@ -7,7 +7,7 @@ import torch
 from transformers import Phi3Config
 
 from videochat_online.streaming import language
-from videochat_online.streaming.options import OptionTree, takes_mask
+from videochat_online.streaming.cache import OptionTree, takes_mask
 
 from .sessions import watching
 

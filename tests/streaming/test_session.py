@@ -92,7 +92,7 @@ def test_an_answer_that_is_taken_after_a_reset_leaves_nothing_behind(pocket):
     session, fresh = watching(pocket, 12), StreamingSession(*pocket)
     pieces = session.ask_stream("What now?", max_new_tokens=8)
     session.reset()
-    assert list(pieces) == [] and pieces.answer is None and session.turns == ()
+    assert list(pieces) == [] and pieces.question.answer is None and session.turns == ()
     for one in (session, fresh):
         one.see_many(pictures(3, seed=9), [0.0, 1.0, 2.0])
     assert session.ask("Where is it?", max_new_tokens=8) == fresh.ask("Where is it?", max_new_tokens=8)

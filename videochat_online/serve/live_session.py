@@ -250,7 +250,7 @@ class LiveSession:
             for piece in pieces:
                 turn.answer += piece
                 yield piece
-            if (answer := pieces.answer) is not None:
+            if (answer := pieces.question.answer) is not None:
                 turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
                 turn.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
         finally:

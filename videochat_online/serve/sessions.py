@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..streaming.encoding import SharedEncoder
-from ..streaming.idle import IdlePrefill
+from ..streaming.watching import IdlePrefill
 from .limits import LimitReached, Limits, SessionSettings, UnknownSession
 from .live_session import LiveSession
 from .uploads import ServerFolder

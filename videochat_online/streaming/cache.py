@@ -2,20 +2,21 @@
 
 A prompt is compared with the one before position by position: a text token by its id, an image token by which frame it
 shows at which level. The keys and values of the longest common beginning stay, the rest is cropped away, so an answer
-equals one from an empty cache. Knows no text and no stream; one session owns it, under that session's lock.
+equals one from an empty cache. Behind it several possible answers can be scored in one pass. Knows no text and no
+stream; one session owns it, under that session's lock.
 
-N positions of a prompt, D the language model's width.
+N positions of a prompt, M of what is put behind it, D the language model's width.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from itertools import takewhile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from ..model.memory_bank import MemoryFrame
@@ -24,7 +25,6 @@ from ..model_config import factor_set
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
     from ..prompt.render import Rendered
-    from .options import OptionTree
 
 STEP_SECONDS = 0.03
 """What one step of idle prefill should take: between two steps a question may go first."""
@@ -42,7 +42,10 @@ def position_keys(rendered: Rendered, frames: Sequence[MemoryFrame]) -> list[Has
 
 def num_common(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
     """Length of the longest common beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    for position, (key, other_key) in enumerate(zip(one, other, strict=False)):
+        if key != other_key:
+            return position
+    return min(len(one), len(other))
 
 
 def position_bytes(model: VideoChatOnline) -> int:
@@ -50,6 +53,65 @@ def position_bytes(model: VideoChatOnline) -> int:
     llm = model.config.llm_config
     head = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
     return int(2 * llm.num_hidden_layers * llm.num_key_value_heads * head * model.dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class OptionTree:
+    """Several possible answers behind one prompt, laid out so that one pass of the language model scores all of them.
+
+    Answers that begin alike share their beginning; each position sees the prompt and its own beginning only, so every
+    answer gets the probability it would get alone. Of its M positions the first is the prompt's last.
+    """
+
+    answers: tuple[tuple[int, ...], ...]
+    """Token ids, the end mark included."""
+    nodes: dict[tuple[int, ...], int]
+    """Beginning of an answer (without its last token, which nothing follows) -> its position in the tree."""
+
+    @classmethod
+    def of(cls, answers: Sequence[Sequence[int]]) -> OptionTree:
+        whole = tuple(tuple(ids) for ids in answers)
+        nodes: dict[tuple[int, ...], int] = {(): 0}
+        for ids in whole:
+            for length in range(1, len(ids)):
+                nodes.setdefault(ids[:length], len(nodes))
+        return cls(whole, nodes)
+
+    @property
+    def spoken(self) -> list[int]:
+        """(M - 1) ids that follow the prompt's last position."""
+        return [beginning[-1] for beginning in self.nodes if beginning]
+
+    def positions(self, num_before: int) -> torch.Tensor:
+        """(1, M) position ids, for a prompt of `num_before` positions before its last."""
+        return torch.tensor([[num_before + len(beginning) for beginning in self.nodes]])
+
+    def mask(self, num_before: int, dtype: torch.dtype) -> torch.Tensor:
+        """(1, 1, M, num_before + M), 0 where a position may look and the lowest number where not."""
+        sees = torch.eye(len(self.nodes), dtype=torch.bool)
+        for beginning, number in self.nodes.items():
+            if beginning:
+                sees[number] |= sees[self.nodes[beginning[:-1]]]
+        hidden = torch.zeros(len(sees), num_before + len(sees), dtype=dtype)
+        hidden[:, num_before:].masked_fill_(~sees, torch.finfo(dtype).min)
+        return hidden[None, None]
+
+    def scores(self, logits: torch.Tensor) -> list[float]:
+        """(M, vocabulary) -> log-probability of each answer, summed over its tokens."""
+        rows = [self.nodes[ids[:length]] for ids in self.answers for length in range(len(ids))]
+        tokens = [token for ids in self.answers for token in ids]
+        log_probabilities = logits.float().log_softmax(-1)
+        found = log_probabilities[torch.tensor(rows), torch.tensor(tokens)].cpu()
+        return [float(part.sum()) for part in found.split([len(ids) for ids in self.answers])]
+
+
+def takes_mask(config: PreTrainedConfig, num_positions: int) -> bool:
+    """Whether a mask can say to this model's attention which position sees which, over `num_positions`.
+
+    Flash attention takes none, and a mask would replace the model's own sliding window where that begins to count.
+    """
+    window = getattr(config, "sliding_window", None)
+    return config._attn_implementation in ("sdpa", "eager") and (window is None or num_positions <= window)
 
 
 class PromptCache:
@@ -121,12 +183,13 @@ class PromptCache:
 
     def trim(self) -> None:
         """Give up what lies behind `max_positions`, memory and all."""
-        if len(self) <= self.max_positions:
+        num_held = len(self.keys)
+        if num_held <= self.max_positions:
             return
         if not self.max_positions:
             self.reset()
             return
-        self.kv.crop(self.max_positions - len(self))
+        self.kv.crop(self.max_positions - num_held)
         for layer in self.kv.layers:
             assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
             layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # a crop keeps the whole storage
@@ -150,18 +213,19 @@ class PromptCache:
         `num_positions`: of the whole prompt, where these are its beginning only. With `stop` it works in short steps
         and ends early when that says so; what is done by then counts.
         """
-        if list(keys) == self.keys and self.holds(keys, num_positions or len(keys)):
+        num_positions = num_positions or len(keys)
+        if len(keys) == len(self.keys) and self.holds(keys, num_positions):
             return 0
         begin = done = self.keep_common(keys, num_positions)
         while done < len(keys) and not (stop and stop()):
             until = min(done + self._step, len(keys)) if stop else len(keys)
             started = time.perf_counter()
             try:
-                self._compute(embeds[:, done:until], done, num_positions or len(keys))
+                self._compute(embeds[:, done:until], done, num_positions)
             except BaseException:
                 self.reset()  # how far it got is not known
                 raise
-            self.extended(keys[:until], num_positions or len(keys))
+            self.extended(keys[:until], num_positions)
             if stop:
                 self._pace(until - done, started)
             done = until

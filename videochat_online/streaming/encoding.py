@@ -1,8 +1,8 @@
 """Frames to feature maps, for one session or for many at once.
 
 `FrameEncoder` is the plain way. `SharedEncoder` collects what several sessions bring at the same moment and sends it
-through the model in one batch. Neither holds any state of a stream. `UnchangedFrames` does: frames that look like the
-one before need not go through the encoder again, they take its features.
+through the model in one batch. `encode_changed` leaves out frames that look like the one before. None of them holds
+any state of a stream.
 
 T frames of a batch, S the side of the transformed picture, C channels and (g, g) the grid of a map.
 """
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -105,11 +105,7 @@ class SharedEncoder(FrameEncoder):
         self.close()
 
     def _work(self) -> None:
-        closing = False
-        while not closing:
-            first = self._queue.get()
-            if first is None:
-                return
+        while (first := self._queue.get()) is not None:
             self._is_encoding = True
             waiting, size, until = [first], len(first[0]), time.monotonic() + self.wait
             while size < self.max_batch:
@@ -118,7 +114,7 @@ class SharedEncoder(FrameEncoder):
                 except queue.Empty:
                     break
                 if more is None:
-                    closing = True
+                    self._queue.put(None)  # the thread ends behind this batch
                     break
                 waiting.append(more)
                 size += len(more[0])
@@ -137,47 +133,48 @@ class SharedEncoder(FrameEncoder):
             done.set_result(part)
 
 
-class UnchangedFrames:
-    """Compares each frame with the last one that was encoded. `threshold` None: every frame is encoded."""
+class EncodedFrame(NamedTuple):
+    """The last frame that went through the encoder."""
 
-    def __init__(self, threshold: float | None, std: Sequence[float]) -> None:
-        """`threshold`: mean absolute difference over all pixels, of 255; `std` of the transform, to undo it."""
-        if threshold is not None and not threshold > 0:
-            raise ValueError(f"skip_below must be a difference of pixels above 0 (of 255), got {threshold!r}")
-        self.threshold = threshold
-        self._scale = 255 * torch.tensor(std).view(3, 1, 1)
-        self.reset()
+    pixels: torch.Tensor
+    """(3, S, S)"""
+    features: torch.Tensor
+    """(1, C, g, g)"""
 
-    def reset(self) -> None:
-        self._pixels: torch.Tensor | None = None  # (3, S, S) of the last encoded frame
-        self._features: torch.Tensor | None = None  # (1, C, g, g)
 
-    def encode(self, pixels: torch.Tensor, encoder: FrameEncoder) -> tuple[torch.Tensor, int]:
-        """Features (T, C, g, g) of pixels (T, 3, S, S), and how many frames were not encoded for them."""
-        if self.threshold is None:
-            return encoder.encode(pixels), 0
-        pixels = encoder.on_device(pixels)
-        changed, sources = self._changed(pixels)
-        parts = [] if self._features is None else [self._features]
-        parts += [encoder.encode(pixels[changed])] if changed else []
-        return torch.cat(parts)[sources], len(pixels) - len(changed)
+def encode_changed(
+    pixels: torch.Tensor,
+    last: EncodedFrame | None,
+    encoder: FrameEncoder,
+    *,
+    threshold: float,
+    std: Sequence[float],
+) -> tuple[torch.Tensor, EncodedFrame | None, int]:
+    """Features (T, C, g, g) of pixels (T, 3, S, S), where frames that hardly differ from the last encoded one take its.
 
-    def remember(self, pixels: torch.Tensor, features: torch.Tensor) -> None:
-        """What the next batch is compared with; call it once the features have been taken in."""
-        if self.threshold is None:
-            return
-        changed, _ = self._changed(pixels)
-        if changed:
-            self._pixels, self._features = pixels[changed[-1]].clone(), features[changed[-1] : changed[-1] + 1].clone()
+    Gives also the frame to compare the next batch with, and how many frames were not encoded.
 
-    def _changed(self, pixels: torch.Tensor) -> tuple[list[int], list[int]]:
-        """Frames to encode; and for each frame its place among [last encoded frame, if any] + those."""
-        last, known, scale = self._pixels, int(self._pixels is not None), self._scale.to(pixels.device)
-        changed: list[int] = []
-        sources: list[int] = []
-        for number, frame in enumerate(pixels):
-            if last is None or float(((frame - last).abs() * scale).mean()) >= (self.threshold or 0.0):
-                changed.append(number)
-                last = frame
-            sources.append(known + len(changed) - 1)
-        return changed, sources
+    Args:
+        last: what the call before gave.
+        threshold: mean absolute difference over all pixels, of 255, from which on a frame is encoded.
+        std: of the transform, to undo it.
+    """
+    pixels = encoder.on_device(pixels)
+    scale = 255 * torch.tensor(std, device=pixels.device).view(3, 1, 1)
+    # 1. which frames to encode; and for each frame its place among [last encoded frame, if any] + those
+    newest = None if last is None else last.pixels
+    parts = [] if last is None else [last.features]
+    changed: list[int] = []
+    sources: list[int] = []
+    for number, frame in enumerate(pixels):
+        if newest is None or float(((frame - newest).abs() * scale).mean()) >= threshold:
+            changed.append(number)
+            newest = frame
+        sources.append((last is not None) + len(changed) - 1)
+    # 2. encode them, and give the others theirs
+    if changed:
+        parts.append(encoder.encode(pixels[changed]))
+    features = torch.cat(parts)[sources]
+    if changed:
+        last = EncodedFrame(pixels[changed[-1]].clone(), features[changed[-1] : changed[-1] + 1].clone())
+    return features, last, len(pixels) - len(changed)

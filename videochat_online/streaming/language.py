@@ -21,19 +21,42 @@ from transformers.generation import BaseStreamer
 
 from ..model.memory_bank import MemoryFrame
 from ..model_config import max_positions
-from .cache import PromptCache, position_bytes, position_keys
-from .options import OptionTree, takes_mask
+from .cache import OptionTree, PromptCache, position_bytes, position_keys, takes_mask
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
     from ..prompt.render import Rendered
 
-OURS = ("eos_token_id", "pad_token_id", "streamer", "stopping_criteria", "return_dict_in_generate", "input_ids")
+OURS = (
+    "cache",
+    "eos_token_id",
+    "input_ids",
+    "inputs_embeds",
+    "pad_token_id",
+    "past_key_values",
+    "return_dict_in_generate",
+    "stopping_criteria",
+    "streamer",
+)
 """Options of transformers' generate that this file decides."""
 
 
-@dataclass(frozen=True)
+@dataclass
+class Answer:
+    """What came out of one question and what it cost. Times in seconds."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that an earlier question had computed already."""
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    """The answer's tokens, with the end mark where it came."""
+    time_to_first_token: float | None = None
+    duration: float = 0.0
+
+
+@dataclass
 class PreparedQuestion:
     """One question with everything its answer depends on, as it was when the question came."""
 
@@ -47,35 +70,15 @@ class PreparedQuestion:
     """When it came (time.perf_counter)."""
     num_resets: int
     """Of the session so far: a question about a stream that was forgotten is not answered."""
-
-
-@dataclass
-class Answer:
-    """What came out of one question and what it cost. Times in seconds."""
-
-    prompt_tokens: int
-    cached_tokens: int = 0
-    """Prompt tokens that an earlier question had computed already."""
-    text: str = ""
-    ids: list[int] = field(default_factory=list)
-    """The answer's tokens, with the end mark where it came."""
-    time_to_first_token: float | None = None
-    duration: float = 0.0
+    answer: Answer | None = None
+    """The whole answer with what it cost; None before it is complete."""
 
 
 class StreamedAnswer(Iterator[str]):
     """An answer piece by piece, and in `question` what it answers. Closing or dropping it ends the answer."""
 
-    def __init__(
-        self, question: PreparedQuestion, pieces: Generator[str, None, None], answers: Sequence[Answer]
-    ) -> None:
-        """`answers`: the whole answer will be in it when its last piece has come."""
-        self.question, self._pieces, self._answers = question, pieces, answers
-
-    @property
-    def answer(self) -> Answer | None:
-        """The whole answer with what it cost; None before it is complete."""
-        return self._answers[0] if self._answers else None
+    def __init__(self, question: PreparedQuestion, pieces: Generator[str, None, None]) -> None:
+        self.question, self._pieces = question, pieces
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -134,27 +137,53 @@ class LanguageSide:
         self._tokens = shown if self.reuse_cache else {}  # replaced, never changed: another thread may be counting it
         return self.model.embed(ids, torch.cat(list(shown.values())) if frames else None)
 
-    def answer(self, question: PreparedQuestion, **generation: Any) -> Answer:
-        """Generate on top of what the cache holds of the prompt; `generation` as for `generate_answer`."""
+    def answer(
+        self,
+        question: PreparedQuestion,
+        *,
+        emit: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+        **generation: Any,
+    ) -> Answer:
+        """Answer on top of what the cache holds of the prompt; greedy unless `generation` says otherwise.
+
+        `emit` receives the text piece by piece; setting `stop` ends the answer at the next token. Raises ValueError for
+        an option of transformers' generate that is the session's to set.
+        """
+        for name in OURS:
+            if name in generation:
+                raise ValueError(f"{name!r} is the session's to set, not an option of a question")
+        is_search = generation.get("num_beams", 1) != 1  # it knows its words only at the end
+        reuses = self.reuse_cache and not is_search and generation.get("num_return_sequences", 1) == 1
         # 1. the prompt as embeddings, and what identifies each position
         keys = position_keys(question.rendered, question.frames)
-        embeds, started = self.embed(question.rendered, question.frames), question.started
-        one_sequence = generation.get("num_beams", 1) == 1 and generation.get("num_return_sequences", 1) == 1
-        if not (self.reuse_cache and one_sequence):
-            return generate_answer(self.model, self.processor, embeds, started=started, **generation)
+        embeds = self.embed(question.rendered, question.frames)
+        answer = Answer(prompt_tokens=len(keys))
         # 2. keep what the last prompt has in common with this one, generate the rest behind it
-        cached = self.cache.prepare(keys, embeds)
+        if reuses:
+            answer.cached_tokens = self.cache.prepare(keys, embeds)
+            generation["cache"] = self.cache.kv
+        stream = _TextStream(answer, question.started, self.processor.decode, emit)
+        if not is_search:
+            generation["streamer"] = stream
+        if stop is not None:
+            generation["stopping_criteria"] = StoppingCriteriaList([_Stop(stop)])
+        ends = self.processor.end_token_ids
         try:
-            answer = generate_answer(
-                self.model, self.processor, embeds, started=started, cache=self.cache.kv, **generation
-            )
+            ids = self.model.generate(inputs_embeds=embeds, eos_token_id=ends, pad_token_id=ends[0], **generation)
         except BaseException:
             self.cache.reset()  # how far it got is not known
             raise
+        if is_search:
+            stream.put(ids)
+            stream.end()
+        answer.ids = ids[0].tolist()
+        answer.text = self.processor.decode(answer.ids).strip()
+        answer.duration = time.perf_counter() - question.started
         # 3. the next question finds prompt and answer in the cache
-        self.cache.extended([*keys, *answer.ids[:-1]])  # the last token was never fed back
-        self.cache.trim()
-        answer.cached_tokens = cached
+        if reuses:
+            self.cache.extended([*keys, *answer.ids[:-1]])  # the last token was never fed back
+            self.cache.trim()
         return answer
 
     def prefill(
@@ -179,69 +208,65 @@ class LanguageSide:
         """Log-probability of each option as the whole answer, end mark included."""
         keys, embeds = position_keys(rendered, frames), self.embed(rendered, frames)
         answers = [self.processor.answer_ids(option) for option in options]
-        if not self.reuse_cache:
-            return [self._score_alone(embeds, ids) for ids in answers]
+        longest = max(map(len, answers))
         try:
-            return self._score_cached(keys, embeds, answers)
+            # 1. the prompt into the cache, but for its last position, whose logits are wanted
+            if self.reuse_cache:
+                self.cache.fill(keys[:-1], embeds[:, :-1])
+            # 2. all answers behind it together, where the model takes a mask for it
+            fits = self.reuse_cache and self.cache.can_continue(longest)
+            if fits and takes_mask(self.model.config.llm_config, len(keys) + longest):
+                tree = OptionTree.of(answers)
+                return tree.scores(self.cache.peek(self._continued(embeds[:, -1:], tree), tree))
+            # 3. else one by one: behind the cached prompt, or where that cannot be, from an empty cache
+            scores = []
+            for ids in answers:
+                tree = OptionTree.of([ids])
+                if self.reuse_cache and self.cache.can_continue(len(ids)):
+                    logits = self.cache.peek(self._continued(embeds[:, -1:], tree))
+                else:
+                    whole = self._continued(embeds, tree)
+                    logits = self.model(inputs_embeds=whole, logits_to_keep=len(ids)).logits[0]
+                scores += tree.scores(logits)
+            return scores
         finally:
             self.cache.trim()
 
-    def _score_cached(self, keys: Sequence[Any], embeds: torch.Tensor, answers: list[list[int]]) -> list[float]:
-        """Of all answers behind one prompt, all together where the model takes a mask for it."""
-        self.cache.fill(keys[:-1], embeds[:, :-1])
-        tree, longest = OptionTree.of(answers), len(keys) + max(map(len, answers))
-        if self.cache.can_continue(longest - len(keys)) and takes_mask(self.model.config.llm_config, longest):
-            return tree.scores(self._peek(embeds, tree.spoken, tree))
-        return [self._score_behind(embeds, ids) for ids in answers]
-
-    def _score_behind(self, prompt: torch.Tensor, ids: list[int]) -> float:
-        """Of one answer behind the prompt's embeddings (1, N, D), of which the cache holds all but the last."""
-        if not self.cache.can_continue(len(ids)):
-            return self._score_alone(prompt, ids)
-        return OptionTree.of([ids]).scores(self._peek(prompt, ids[:-1]))[0]
-
-    def _score_alone(self, prompt: torch.Tensor, ids: list[int]) -> float:
-        """Of one answer, from an empty cache."""
-        embeds = torch.cat([prompt, self._spoken(ids[:-1])], dim=1)
-        return OptionTree.of([ids]).scores(self.model(inputs_embeds=embeds, logits_to_keep=len(ids)).logits[0])[0]
-
-    def _peek(self, prompt: torch.Tensor, ids: list[int], tree: OptionTree | None = None) -> torch.Tensor:
-        """Logits of the prompt's last position and of `ids` behind it, which stay out of the cache."""
-        return self.cache.peek(torch.cat([prompt[:, -1:], self._spoken(ids)], dim=1), tree)
-
-    def _spoken(self, ids: list[int]) -> torch.Tensor:
-        return self.model.embed(torch.tensor([ids], dtype=torch.long, device=self.model.device), None)
+    def _continued(self, prompt: torch.Tensor, tree: OptionTree) -> torch.Tensor:
+        """Embeddings (1, N, D) with those of the tree's ids behind them."""
+        ids = torch.tensor([tree.spoken], dtype=torch.long, device=self.model.device)
+        return torch.cat([prompt, self.model.embed(ids)], dim=1)
 
 
 @dataclass
 class _TextStream(BaseStreamer):
-    """Receives ids from `generate` and emits text as soon as it is sure."""
+    """Receives ids from `generate` and emits their text as soon as it is sure."""
 
-    decode: Callable[[list[int]], str]
-    emit: Callable[[str], None]
+    answer: Answer
     started: float
-    first: float | None = None
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
+    decode: Callable[[list[int]], str]
+    emit: Callable[[str], None] | None
 
     def put(self, value: torch.Tensor) -> None:
         new = value.flatten().tolist()
         if not new:  # generate announces the prompt, which is empty when it comes as embeddings
             return
-        if self.first is None:
-            self.first = time.perf_counter() - self.started
-        self.ids += new
-        text = self.decode(self.ids).strip()
-        if not text.endswith("\ufffd"):  # half a character: its other bytes are still to come
-            self._emit_new(text)
+        if self.answer.time_to_first_token is None:
+            self.answer.time_to_first_token = time.perf_counter() - self.started
+        self.answer.ids += new
+        self._emit_new(is_end=False)
 
     def end(self) -> None:
-        self._emit_new(self.decode(self.ids).strip())
+        self._emit_new(is_end=True)
 
-    def _emit_new(self, text: str) -> None:
-        if text.startswith(self.text) and len(text) > len(self.text):
-            self.emit(text[len(self.text) :])
-            self.text = text
+    def _emit_new(self, *, is_end: bool) -> None:
+        if self.emit is None:
+            return
+        text, said = self.decode(self.answer.ids).strip(), self.answer.text
+        is_sure = is_end or not text.endswith("\ufffd")  # half a character: its other bytes are still to come
+        if is_sure and text.startswith(said) and len(text) > len(said):
+            self.emit(text[len(said) :])
+            self.answer.text = text
 
 
 @dataclass
@@ -252,42 +277,6 @@ class _Stop(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.wanted.is_set(), device=input_ids.device)
-
-
-def generate_answer(
-    model: VideoChatOnline,
-    processor: Processor,
-    inputs_embeds: torch.Tensor,
-    *,
-    started: float,
-    emit: Callable[[str], None] | None = None,
-    stop: threading.Event | None = None,
-    **generation: Any,
-) -> Answer:
-    """Answer a prompt given as embeddings (1, N, D); greedy unless `generation` says otherwise.
-
-    `started` (of time.perf_counter) is when the question came. `emit` receives the text piece by piece; setting `stop`
-    ends the answer at the next token.
-    """
-    for name in OURS:
-        if name in generation:
-            raise ValueError(f"{name!r} is the session's to set, not an option of a question")
-    answer = Answer(prompt_tokens=inputs_embeds.shape[1])
-    stream = _TextStream(processor.decode, emit or (lambda piece: None), started)
-    if stop is not None:
-        generation["stopping_criteria"] = StoppingCriteriaList([_Stop(stop)])
-    ends = processor.end_token_ids
-    if generation.get("num_beams", 1) == 1:  # a beam search knows its words only at the end
-        generation["streamer"] = stream
-    ids = model.generate(inputs_embeds=inputs_embeds, eos_token_id=ends, pad_token_id=ends[0], **generation)
-    if "streamer" not in generation:
-        stream.put(ids)
-        stream.end()
-    answer.ids = ids[0].tolist()
-    answer.text = processor.decode(answer.ids).strip()
-    answer.time_to_first_token = stream.first
-    answer.duration = time.perf_counter() - started
-    return answer
 
 
 class QuestionsFirst:

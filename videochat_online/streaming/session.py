@@ -14,7 +14,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,9 @@ from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
 from ..model.placement import MemoryEvents
 from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
-from .encoding import FrameEncoder, UnchangedFrames
+from .encoding import EncodedFrame, FrameEncoder, encode_changed
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
-from .state import SessionOptions, SessionStats, read_session, write_session
+from .state import SessionStats, read_session, write_session
 from .threads import stream_pieces
 
 if TYPE_CHECKING:
@@ -49,8 +50,15 @@ class StreamingSession:
     Args:
         memory: shape and rule of the memory; by default what the model's config says.
         encoder: shared with other sessions, to encode their frames together (see `SharedEncoder`).
-        options: the further fields of `SessionOptions`: timestamps, system_prompt, encode_batch_size, skip_below,
-            reuse_cache, max_cache_bytes, max_prompt_tokens.
+        timestamps: show the model each frame's time ("Frame3 at 1.0s: ") or only its number.
+        system_prompt: instead of the template's own system message.
+        encode_batch_size: frames that go through the encoder together in `see_many`.
+        skip_below: do not encode a frame that differs from the last encoded one by less than this (mean over all
+            pixels, of 255); it takes that one's features. None: every frame is encoded.
+        reuse_cache: keep the language model's keys and values between questions (the answers are the same).
+        max_cache_bytes: of keys and values, how many to keep at most; None: those of the longest prompt.
+        max_prompt_tokens: of a prompt and its answer, where that is to be less than the model takes; a dialogue that
+            has grown longer loses its oldest turns.
 
     Raises ValueError for a memory that does not fit the encoder and for options out of range.
     """
@@ -62,22 +70,30 @@ class StreamingSession:
         *,
         memory: MemoryConfig | None = None,
         encoder: FrameEncoder | None = None,
-        **options: Any,
+        timestamps: bool = True,
+        system_prompt: str | None = None,
+        encode_batch_size: int = 16,
+        skip_below: float | None = None,
+        reuse_cache: bool = True,
+        max_cache_bytes: int | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> None:
-        fitted = (memory or model.config.memory_config).for_encoder(model.config.grid)
-        self.options = chosen = SessionOptions(fitted, **options)
-        if chosen.encode_batch_size < 1:
-            raise ValueError(f"encode_batch_size must be >= 1, got {chosen.encode_batch_size}")
+        if encode_batch_size < 1:
+            raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
+        if skip_below is not None and not skip_below > 0:
+            raise ValueError(f"skip_below must be a difference of pixels above 0 (of 255), got {skip_below!r}")
         self.model, self.processor = model, processor
-        self.memory = PyramidMemoryBank(fitted)
+        self.timestamps, self.system_prompt = timestamps, system_prompt
+        self.encode_batch_size, self.skip_below = encode_batch_size, skip_below
+        self.reuse_cache, self.max_cache_bytes, self.max_prompt_tokens = reuse_cache, max_cache_bytes, max_prompt_tokens
+        self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
         self.encoder = encoder or FrameEncoder(model, processor)
-        self._unchanged = UnchangedFrames(chosen.skip_below, processor.transform.std)
         self.language = LanguageSide(
             model,
             processor,
-            reuse_cache=chosen.reuse_cache,
-            max_cache_bytes=chosen.max_cache_bytes,
-            max_prompt_tokens=chosen.max_prompt_tokens,
+            reuse_cache=reuse_cache,
+            max_cache_bytes=max_cache_bytes,
+            max_prompt_tokens=max_prompt_tokens,
         )
         self._state = threading.RLock()  # memory, dialogue, counters
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
@@ -93,7 +109,7 @@ class StreamingSession:
             self.language.reset()
             self._turns: list[AnsweredQuestion] = []
             self._num_forgotten = 0
-            self._unchanged.reset()
+            self._last_encoded: EncodedFrame | None = None
             self._encode_seconds, self._num_skipped = 0.0, 0
             self._last_answer: Answer | None = None
 
@@ -114,7 +130,7 @@ class StreamingSession:
         """
         if len(frames) != len(timestamps):
             raise ValueError(f"{len(frames)} frames came with {len(timestamps)} timestamps")
-        size, events = self.options.encode_batch_size, MemoryEvents()
+        size, events = self.encode_batch_size, MemoryEvents()
         for first in range(0, len(frames), size):
             started = time.perf_counter()
             pixels = self.encoder.prepare(frames[first : first + size])
@@ -126,14 +142,18 @@ class StreamingSession:
         """As `see_many` for one batch of pixels (T, 3, S, S) that `encoder.prepare` has made, in another thread say."""
         started, num_resets = time.perf_counter(), self._num_resets
         # 1. encode, while questions can be answered
-        features, skipped = self._unchanged.encode(pixels, self.encoder)
+        if self.skip_below is None:
+            features, last, num_skipped = self.encoder.encode(pixels), None, 0
+        else:
+            std, last = self.processor.transform.std, self._last_encoded
+            features, last, num_skipped = encode_changed(pixels, last, self.encoder, threshold=self.skip_below, std=std)
         # 2. into the memory, whole or not at all
         with self._state:
             if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
                 return MemoryEvents()
             events = self.memory.write(features, timestamps)
-            self._unchanged.remember(pixels, features)
-            self._num_skipped += skipped
+            self._last_encoded = last
+            self._num_skipped += num_skipped
             self._encode_seconds += time.perf_counter() - started
         return events
 
@@ -180,16 +200,15 @@ class StreamingSession:
         kept.
         """
         prepared = self._prepare(question, without_frames, max_new_tokens, time.perf_counter())
-        answers: list[Answer] = []
 
         def run(emit: Callable[[str], None], stop: threading.Event) -> None:
             options = generation | {"emit": emit, "stop": stop, "max_new_tokens": max_new_tokens}
             with self._turn.question():
                 if stop.is_set() or prepared.num_resets != self._num_resets:  # nobody listens, or all is forgotten
                     return
-                answers.append(self._answer(prepared, keep, **options))
+                self._answer(prepared, keep, **options)
 
-        return StreamedAnswer(prepared, stream_pieces(run), answers)
+        return StreamedAnswer(prepared, stream_pieces(run))
 
     def _prepare(self, question: str, without_frames: bool, max_new_tokens: int, started: float) -> PreparedQuestion:
         """Memory and dialogue as they are now, with room for the answer; turns without room are forgotten."""
@@ -221,7 +240,7 @@ class StreamingSession:
         return rendered, frames, len(self._turns) - len(turns)
 
     def _answer(self, question: PreparedQuestion, keep: bool, **generation: Any) -> Answer:
-        answer = self.language.answer(question, **generation)
+        question.answer = answer = self.language.answer(question, **generation)
         with self._state:
             self._last_answer = answer
             if keep:
@@ -279,8 +298,8 @@ class StreamingSession:
         return self._fitted(question, 1)[:2]
 
     def _rendered(self, turns: Sequence[AnsweredQuestion], question: str, frames: Sequence[MemoryFrame]) -> Rendered:
-        shown = [(f.index, f.timestamp if self.options.timestamps else None, f.num_tokens) for f in frames]
-        messages = stream_dialogue(turns, question, shown, system_prompt=self.options.system_prompt)
+        shown = [(f.index, f.timestamp if self.timestamps else None, f.num_tokens) for f in frames]
+        messages = stream_dialogue(turns, question, shown, system_prompt=self.system_prompt)
         return self.processor.render(messages, generate=True)
 
     def score_options(self, question: str, options: Sequence[str], *, without_frames: bool = False) -> list[float]:
@@ -336,7 +355,8 @@ class StreamingSession:
         with self._state:
             tensors = {key: value.contiguous().cpu() for key, value in self.memory.state_dict().items()}
             about = {
-                **asdict(self.options),
+                **{name: getattr(self, name) for name in self._options()},
+                "memory": self.memory.config.to_dict(),
                 "model": self._fingerprint(self.model),
                 "encode_seconds": self._encode_seconds,
                 "num_skipped": self._num_skipped,
@@ -354,15 +374,19 @@ class StreamingSession:
         about, tensors = read_session(path)
         if about["model"] != cls._fingerprint(model):
             raise ValueError(f"{path} is a session of a model {about['model']}, not of {cls._fingerprint(model)}")
-        options = {field.name: about[field.name] for field in fields(SessionOptions) if field.name in about}
-        options["memory"] = MemoryConfig.from_dict(options["memory"])
-        session = cls(model, processor, **options)  # options that an older file does not know have their default
+        options = {name: about[name] for name in cls._options() if name in about}  # an older file may know fewer
+        session = cls(model, processor, memory=MemoryConfig.from_dict(about["memory"]), **options)
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if key.endswith(".features")}
         session.memory.load_state_dict({**tensors, **maps})
         session._turns = [AnsweredQuestion(**turn) for turn in about["turns"]]
         session._encode_seconds, session._num_skipped = about["encode_seconds"], about["num_skipped"]
         session._num_forgotten = about["num_forgotten"]
         return session
+
+    @classmethod
+    def _options(cls) -> list[str]:
+        """What the constructor takes beside a model and its memory, each kept under its name: what `save` writes."""
+        return [name for name in signature(cls).parameters if name not in ("model", "processor", "memory", "encoder")]
 
     @staticmethod
     def _fingerprint(model: VideoChatOnline) -> dict[str, Any]:

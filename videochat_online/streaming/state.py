@@ -1,4 +1,4 @@
-"""What a session is made with, what it counts, and the one safetensors file that it is saved in.
+"""What a session counts, and the one safetensors file that it is saved in.
 
 In the file, what is not a tensor stands as json in the header.
 """
@@ -6,7 +6,6 @@ In the file, what is not a tensor stands as json in the header.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -14,34 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..config import MemoryConfig
 from ..files import whole
 
 FORMAT = "videochat-online session 1"
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """How one session watches and answers. The parts that use a value check it."""
-
-    memory: MemoryConfig
-    """Shape and rule of the memory, on the encoder's grids."""
-    timestamps: bool = True
-    """Show the model each frame's time ("Frame3 at 1.0s: ") or only its number."""
-    system_prompt: str | None = None
-    """Instead of the template's own system message."""
-    encode_batch_size: int = 16
-    """Frames that go through the encoder together in `see_many`."""
-    skip_below: float | None = None
-    """Do not encode a frame that differs from the last encoded one by less than this (mean over all pixels, of 255);
-    it takes that one's features. None: every frame is encoded."""
-    reuse_cache: bool = True
-    """Keep the language model's keys and values between questions (the answers are the same)."""
-    max_cache_bytes: int | None = None
-    """Of keys and values, how many to keep at most; None: those of the longest prompt."""
-    max_prompt_tokens: int | None = None
-    """Of a prompt and its answer, where that is to be less than the model takes; a dialogue that has grown longer
-    loses its oldest turns."""
 
 
 class SessionStats(TypedDict):

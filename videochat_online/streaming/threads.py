@@ -5,9 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+
+@dataclass
+class _End:
+    """Stands behind the last piece."""
+
+    error: BaseException | None
 
 
 def stream_pieces(
@@ -17,35 +25,31 @@ def stream_pieces(
 
     An error in it comes out here. Leaving the iterator early sets `stop` and waits for the thread.
     """
-    made: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(maxsize=depth)
+    made: queue.Queue[Item | _End] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
-    def put(is_item: bool, value: Item | BaseException | None) -> None:
+    def put(value: Item | _End) -> None:
         while not stop.is_set():
             try:
-                return made.put((is_item, value), timeout=0.1)
+                return made.put(value, timeout=0.1)
             except queue.Full:
                 continue
 
     def work() -> None:
-        error: BaseException | None = None
+        end = _End(None)
         try:
-            run(lambda item: put(True, item), stop)
-        except BaseException as caught:  # raised where the pieces are taken, nothing is swallowed
-            error = caught
-        put(False, error)
+            run(put, stop)
+        except BaseException as error:  # raised where the pieces are taken, nothing is swallowed
+            end.error = error
+        put(end)
 
     thread = threading.Thread(target=work, name="videochat-online-pieces", daemon=True)
     thread.start()
     try:
-        while True:
-            is_item, value = made.get()
-            if is_item:
-                yield value  # type: ignore[misc]
-            elif isinstance(value, BaseException):
-                raise value
-            else:
-                return
+        while not isinstance(value := made.get(), _End):
+            yield value
+        if value.error is not None:
+            raise value.error
     finally:
         stop.set()
         thread.join()

@@ -1,9 +1,13 @@
-"""Showing a session a source: a file as fast as it goes, or a stream in its own time while others ask."""
+"""What goes on beside questions: a session is shown a file or a live stream, and its cache is kept up to date.
+
+A file is shown as fast as it goes; a live stream in its own time, in a thread, while others ask.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 
@@ -15,6 +19,8 @@ from ..media.source import Frame
 from ..model.placement import MemoryEvents
 from .session import StreamingSession
 from .threads import read_ahead
+
+log = logging.getLogger(__name__)
 
 OnSeen = Callable[[list[Frame], MemoryEvents], None]
 
@@ -36,7 +42,7 @@ def watch(
 
     def batches() -> Iterator[tuple[torch.Tensor, list[float]]]:
         frames = video.read(indices)
-        while batch := list(islice(frames, session.options.encode_batch_size)):
+        while batch := list(islice(frames, session.encode_batch_size)):
             yield session.encoder.prepare([frame.image for frame in batch]), [frame.timestamp for frame in batch]
 
     with closing(read_ahead(batches())) as ready:  # an error here ends the other thread before the video is closed
@@ -78,10 +84,6 @@ class LiveWatcher:
         period = 0.0 if self.stream.fps is None else 1 / self.stream.fps
         return max(0.0, newest.timestamp - seen - period)
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until the stream is over and everything that came was seen."""
-        self._thread.join(timeout)
-
     def close(self) -> None:
         """Stop stream and watching; no thread is left behind. May be called again."""
         self._stop.set()
@@ -110,7 +112,63 @@ class LiveWatcher:
         """The frames that wait now, at least one; empty when the stream is over."""
         first = self.stream.take()
         frames = [] if first is None else [first]
-        while frames and self.stream.num_waiting and len(frames) < self.session.options.encode_batch_size:
+        while frames and self.stream.num_waiting and len(frames) < self.session.encode_batch_size:
             following = self.stream.take(timeout=0)
             frames += [following] if following is not None else []
         return frames
+
+
+class IdlePrefill:
+    """Brings the caches of live sessions up to their newest frame while nobody asks, in one thread for all of them.
+
+    A question to any of them goes first, and so does whatever else the caller names. Runs while the `with` block does;
+    an error in the thread is raised when the block is left.
+    """
+
+    def __init__(
+        self,
+        sessions: Callable[[], Iterable[StreamingSession]],
+        *,
+        interval: float = 0.02,
+        is_busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            sessions: gives those to look after; called again and again, from the thread.
+            interval: seconds between two looks at them.
+            is_busy: whether the machine has other work now.
+        """
+        self.sessions, self.interval, self.is_busy = sessions, interval, is_busy
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="videochat-online-prefill", daemon=True)
+
+    def start(self) -> IdlePrefill:
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """End the thread, and raise what went wrong in it. May be called again."""
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> IdlePrefill:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _has_to_wait(self) -> bool:
+        return self._stop.is_set() or self.is_busy() or any(session.is_asked for session in self.sessions())
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.wait(self.interval):
+                for session in self.sessions():
+                    if session.needs_prefill and not self._has_to_wait():
+                        session.prefill(give_way=self._has_to_wait)
+        except BaseException as error:  # raised by close(), which may come much later
+            log.exception("prefill in idle time has ended: questions will be slower")
+            self._error = error

@@ -20,8 +20,8 @@ from ...model.videochat import VideoChatOnline
 from ...model_config import VideoChatOnlineConfig
 from ...processing import Processor
 from ...streaming.cache import position_keys
-from ...streaming.idle import IdlePrefill
 from ...streaming.session import StreamingSession
+from ...streaming.watching import IdlePrefill
 from .measure import seconds_per_call
 
 QUESTION = "What is the person doing now?"

@@ -90,7 +90,7 @@ def _encoding_again(make: Callable[[], StreamingSession], show: Callable[..., No
 @torch.no_grad()
 def _encoder_alone(session: StreamingSession, pictures: list[np.ndarray]) -> float:
     """Seconds a frame."""
-    pixels = session.encoder.prepare(pictures[: session.options.encode_batch_size])
+    pixels = session.encoder.prepare(pictures[: session.encode_batch_size])
     return seconds_per_call(lambda: session.encoder.encode(pixels), repeats=9) / len(pixels)
 
 
