@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..config import MemoryConfig
-from .placement import INCOMING, MemoryEvents, MergedPair, PlacedFrame, Placement, norm_and_direction
+from .placement import INCOMING, MemoryEvents, PlacedFrame, Placement, norm_and_direction
 
 SINGLE = ("num_written", "last_timestamp", "channels_last")
 """Entries of a saved bank that are one value each."""
@@ -92,8 +92,7 @@ class PyramidMemoryBank:
     @property
     def num_tokens(self) -> int:
         """Tokens the language model would see now."""
-        pairs = zip(self.num_held, self.config.levels, strict=True)
-        return sum(count * level.num_tokens for count, level in pairs)
+        return sum(n * level.num_tokens for n, level in zip(self.num_held, self.config.levels, strict=True))
 
     @property
     def num_bytes(self) -> int:
@@ -124,8 +123,9 @@ class PyramidMemoryBank:
             # 2. decide, frame by frame
             for k in range(first, first + step):
                 newcomer = PlacedFrame(self.num_written, times[k], *norm_and_direction(summaries[k]), slot=k)
-                if pair := self._placement.admit(newcomer, events):
-                    self._merge_maps(pair, features, cells)
+                if pair := self._placement.admit(newcomer, events):  # policy `merge`
+                    level = pair.older.stored_level
+                    self._map(pair.older).lerp_(self._pooled(pair.newer, level, features, cells), pair.share)
                 self.num_written += 1
             # 3. pool and store the maps that are still wanted
             self._store(features, cells)
@@ -181,11 +181,6 @@ class PyramidMemoryBank:
             if entered <= passed <= level:
                 values = average_pool(values, self.config.levels[passed].grid)
         return values
-
-    def _merge_maps(self, pair: MergedPair, features: torch.Tensor, cells: torch.Tensor) -> None:
-        """Policy `merge`: the older map becomes the weighted mean of both."""
-        level = pair.older.stored_level
-        self._map(pair.older).lerp_(self._pooled(pair.newer, level, features, cells), pair.share)
 
     def _map(self, frame: PlacedFrame) -> torch.Tensor:
         """The stored map as a (C, g, g) view."""
