@@ -23,13 +23,10 @@ from .placement import INCOMING, MemoryEvents, PlacedFrame, Placement, norm_and_
 SINGLE = ("num_written", "last_timestamp", "channels_last")
 """Entries of a saved bank that are one value each."""
 COLUMNS = {
-    "numbers": "number",
-    "timestamps": "timestamp",
-    "norms": "norm",
-    "directions": "direction",
+    "numbers": "number", "timestamps": "timestamp", "norms": "norm", "directions": "direction",
     "num_merged": "num_merged",
-}
-"""Entries of each of its levels, one row a frame in order of arrival -> field of PlacedFrame, in the order of fields."""
+}  # fmt: skip
+"""Entries of each of its levels, one row a frame in order of arrival -> the field of PlacedFrame, in order."""
 ALIGNMENT = 64
 """Bytes of a cache line; torch gives memory that begins with one."""
 
@@ -268,16 +265,14 @@ class PyramidMemoryBank:
         expected: dict[str, tuple[int, ...]] = dict.fromkeys(SINGLE, ())
         for k, features in maps.items():
             level, num_frames = self.config.levels[k], min(len(features), self.config.levels[k].capacity)
-            rows = {**dict.fromkeys(COLUMNS, ()), "directions": (channels,)}
-            rows["features"] = (channels, level.grid, level.grid)
-            expected |= {f"level{k}.{name}": (num_frames, *row) for name, row in rows.items()}
+            rows = {"directions": (channels,), "features": (channels, level.grid, level.grid)}
+            expected |= {f"level{k}.{name}": (num_frames, *rows.get(name, ())) for name in (*COLUMNS, "features")}
         shapes = {name: tuple(value.shape) for name, value in state.items()}
-        wrong = [
+        if wrong := [
             f"{name} has shape {shapes.get(name, 'none')}, expected {expected.get(name, 'none')}"
             for name in sorted(expected.keys() | shapes.keys())
             if shapes.get(name) != expected.get(name)
-        ]
-        if wrong:
+        ]:
             raise ValueError(f"not the state of this bank: {'; '.join(wrong)}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,18 +38,9 @@ CACHE_NAMES = ("cache", "past_key_values")
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded as it is. The three lists name tensors by their key in the model."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        missing: Iterable[str] = (),
-        unexpected: Iterable[str] = (),
-        misshapen: Iterable[str] = (),
-    ) -> None:
-        super().__init__(message)
-        self.missing = tuple(missing)
-        self.unexpected = tuple(unexpected)
-        self.misshapen = tuple(misshapen)
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
 
 
 class VideoChatOnline(PreTrainedModel, GenerationMixin):
@@ -67,7 +58,11 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012 (transformers' own form)
 
     def __init__(self, config: VideoChatOnlineConfig) -> None:
-        check_attention_installed(config._attn_implementation)
+        if config._attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+            raise ImportError(
+                "attn_implementation 'flash_attention_2' needs a CUDA device and the package flash-attn: "
+                "pip install 'videochat-online[flash]' --no-build-isolation (or use attn_implementation='sdpa')"
+            )
         super().__init__(config)
         self.vision_model = InternVisionModel(config.vision_config)
         channels, width = config.feature_size, config.llm_config.hidden_size
@@ -151,11 +146,10 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
         Raises ValueError with both numbers where tokens and positions differ.
         """
-        embeds = self.get_input_embeddings()(input_ids)
-        image_id = self.config.img_context_token_id
+        embeds, image_id = self.get_input_embeddings()(input_ids), self.config.img_context_token_id
         if image_id is None and image_tokens is not None:
             raise ValueError("config.img_context_token_id is not set: take the id of <IMG_CONTEXT> from the tokenizer")
-        places = torch.zeros_like(input_ids, dtype=torch.bool) if image_id is None else input_ids == image_id
+        places = input_ids == (-1 if image_id is None else image_id)  # no id is below 0
         num_places, num_tokens = int(places.sum()), 0 if image_tokens is None else len(image_tokens)
         if num_places != num_tokens:
             raise ValueError(
@@ -190,7 +184,9 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         Raises TypeError for an argument that the language model does not know.
         """
         kwargs = rename_cache({**kwargs, "past_key_values": past_key_values, "cache": cache})
-        check_forward_names(kwargs)
+        if unknown := sorted(kwargs.keys() - forward_names()):  # transformers would ignore them without a word
+            known = ", ".join(sorted(forward_names()))
+            raise TypeError(f"forward has no argument {', '.join(unknown)}; it takes {known}")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if input_ids is not None:
@@ -276,14 +272,14 @@ def check_keys(source: str, loading_info: dict[str, Any]) -> None:
     shapes = {
         key: f"{key} {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in loading_info["mismatched_keys"]
     }
-    misshapen = sorted(shapes)
     missing = sorted(set(loading_info["missing_keys"]) - set(shapes))
     unexpected = sorted(loading_info["unexpected_keys"])
+    misshapen = sorted(shapes)
     listed = {"missing": missing, "unexpected": unexpected, "of the wrong shape": [shapes[key] for key in misshapen]}
-    parts = [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in listed.items() if keys]
-    if parts:
-        message = f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts)
-        raise CheckpointError(message, missing=missing, unexpected=unexpected, misshapen=misshapen)
+    if parts := [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in listed.items() if keys]:
+        error = CheckpointError(f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts))
+        error.missing, error.unexpected, error.misshapen = tuple(missing), tuple(unexpected), tuple(misshapen)
+        raise error
 
 
 @functools.cache
@@ -305,22 +301,6 @@ def rename_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if given:
         renamed[next(name for name in CACHE_NAMES if name in forward_names())] = arguments[given[0]]
     return renamed
-
-
-def check_forward_names(arguments: Mapping[str, Any]) -> None:
-    """TypeError for an argument that transformers' language models would ignore without a word."""
-    unknown = sorted(arguments.keys() - forward_names())
-    if unknown:
-        raise TypeError(f"forward has no argument {', '.join(unknown)}; it takes {', '.join(sorted(forward_names()))}")
-
-
-def check_attention_installed(attn_implementation: str | None) -> None:
-    """ImportError with the install command where flash-attention was asked for and is not there."""
-    if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ImportError(
-            "attn_implementation 'flash_attention_2' needs a CUDA device and the package flash-attn: "
-            "pip install 'videochat-online[flash]' --no-build-isolation (or use attn_implementation='sdpa')"
-        )
 
 
 # The one act at import: transformers' registries are class lookup tables, and AutoModel can only find this class in
