@@ -294,12 +294,12 @@ def rename_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError where both names are given: transformers would quietly take one.
     """
-    given = [name for name in CACHE_NAMES if arguments.get(name) is not None]
+    renamed = dict(arguments)
+    given = [cache for name in CACHE_NAMES if (cache := renamed.pop(name, None)) is not None]
     if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} are two names of one argument: give one of them")
-    renamed = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
+        raise ValueError(f"{' and '.join(CACHE_NAMES)} are two names of one argument: give one of them")
     if given:
-        renamed[next(name for name in CACHE_NAMES if name in forward_names())] = arguments[given[0]]
+        renamed["cache" if "cache" in forward_names() else "past_key_values"] = given[0]
     return renamed
 
 
