@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from videochat_online.cli import build_parser, main
-from videochat_online.lab.bench.stream import write_clip
+from videochat_online.lab.bench.measure import write_clip
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,11 +13,16 @@ from ...extras import lacks
 from ...files import SHIPPED_MODELS
 from ...media.readers import Decoder, open_video
 from ...media.sampling import sample_uniform
-from .measure import alternate
+from .measure import Tables, alternate
 
 NUM_FRAMES = 16
 """Of a clip: one in 20 to 30 of ten seconds."""
 SHIPPED_CLIP = SHIPPED_MODELS["pocket"] / "sample.mp4"
+
+
+def measure(options: argparse.Namespace) -> Tables:
+    rows = bench_decode(options.clips or [SHIPPED_CLIP], repeats=options.repeats)
+    return {"milliseconds to read a clip": rows}
 
 
 def bench_decode(clips: Sequence[Path], *, repeats: int) -> list[dict[str, Any]]:
