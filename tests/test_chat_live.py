@@ -16,7 +16,7 @@ import pytest
 
 from videochat_online.chat import _read_questions
 from videochat_online.cli import main
-from videochat_online.lab.bench.stream import write_clip
+from videochat_online.lab.bench.measure import write_clip
 
 
 @pytest.fixture(scope="module")

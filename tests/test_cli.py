@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from videochat_online.cli import build_parser, main
-from videochat_online.lab.bench.stream import write_clip
+from videochat_online.lab.bench.measure import write_clip
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,8 @@ def test_a_folder_of_images_is_a_video(tmp_path, capsys):
         (["missing.mp4", "-q", "x"], "missing.mp4"),
         (["CLIP", "-q", "x", "--model", "nowhere"], "nowhere"),
         (["CLIP", "-q", ""], "must be a text that is not empty"),
+        (["CLIP", "--at", "3", "-q", "x"], "--at SECONDS belongs behind the -q QUESTION it is meant for"),
+        (["CLIP", "-q", "x", "--at", "1", "--at", "2"], "--at SECONDS belongs behind the -q"),
         (["CLIP", "-q", "x", "--at", "99"], "--at 99.0 lies outside the video, which lasts 4.0 s"),
         (["CLIP", "-q", "x", "--memory", "2/2"], "this model's memory has 3 levels, got capacities 2/2"),
         (["CLIP", "-q", "x", "--memory", "2/2/-1"], "capacity must be an integer >= 0, got -1"),
@@ -107,7 +109,6 @@ def test_a_missing_package_or_permission_is_no_traceback(clip, kind, capsys, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chat", "v.mp4", "--at", "3"], "--at SECONDS belongs behind the -q"),
         (["chat", "v.mp4", "-q", "x", "--policy", "newest"], "invalid choice: 'newest'"),
         (["chat", "v.mp4", "-q", "x", "--memory", "two"], "expected numbers of frames such as 2/2/12"),
         (["dance"], "unknown command 'dance'; expected one of chat, info, "),

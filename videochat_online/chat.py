@@ -6,16 +6,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .command_line import add_decoder_flag, add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
 
 if TYPE_CHECKING:
     from .media.live import LiveSource
-    from .media.readers import VideoReader
     from .streaming.session import SessionStats, StreamingSession
     from .streaming.watching import LiveWatcher
 
@@ -23,27 +21,12 @@ FIRST_FRAME_SECONDS = 20.0
 POLL_SECONDS = 0.02
 
 
-@dataclass
-class TimedQuestion:
+class TimedQuestion(NamedTuple):
     """A question from the command line."""
 
     text: str
-    at: float | None = None
+    at: float | None
     """Seconds; None: at the end of the video."""
-
-
-class _AddQuestion(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        namespace.questions = [*(namespace.questions or []), TimedQuestion(values)]
-
-
-class _SetMoment(argparse.Action):
-    """--at belongs to the -q before it."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if not namespace.questions or namespace.questions[-1].at is not None:
-            parser.error("--at SECONDS belongs behind the -q QUESTION it is meant for")
-        namespace.questions[-1].at = values
 
 
 def add_chat_command(commands: Any) -> None:
@@ -54,20 +37,13 @@ def add_chat_command(commands: Any) -> None:
         "fast as it goes and each question is asked at its moment; without -q it plays in real time and you type.",
         epilog='example: videochat-online chat street.mp4 -q "What is the man doing?" --at 12 -q "And now?"',
     )
-    parser.add_argument(
-        "video", nargs="?", help="a video file, a gif, a folder of images, or an rtsp://, http:// or udp:// address"
-    )
+    what = "a video file, a gif, a folder of images, or an rtsp://, http:// or udp:// address"
+    parser.add_argument("video", nargs="?", help=what)
     parser.add_argument("--camera", type=int, metavar="N", help="watch camera number N of this machine instead")
-    parser.add_argument(
-        "-q", "--question", dest="questions", action=_AddQuestion, metavar="QUESTION", help="may be repeated"
-    )
-    parser.add_argument(
-        "--at",
-        type=float,
-        action=_SetMoment,
-        metavar="SECONDS",
-        help="when to ask the -q before it (default: at the end)",
-    )
+    asked: dict[str, Any] = {"dest": "asked", "action": "append"}  # one list, so that the order is kept
+    parser.add_argument("-q", "--question", metavar="QUESTION", help="may be repeated", **asked)
+    when = "when to ask the -q before it (default: at the end)"
+    parser.add_argument("--at", type=float, metavar="SECONDS", help=when, **asked)
     parser.add_argument("--fps", type=float, default=2.0, help="frames watched a second")
     parser.add_argument("--speed", type=float, default=1.0, help="how fast it plays while you type")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="length of an answer at most")
@@ -77,7 +53,20 @@ def add_chat_command(commands: Any) -> None:
     add_decoder_flag(parser)
     add_model_flags(parser)
     add_memory_flags(parser)
-    parser.set_defaults(run=run_chat, questions=None)
+    parser.set_defaults(run=run_chat)
+
+
+def timed_questions(asked: Sequence[str | float]) -> list[TimedQuestion]:
+    """What -q and --at said, in order. Raises ValueError for an --at that is not behind the -q it is meant for."""
+    questions: list[TimedQuestion] = []
+    for given in asked:
+        if isinstance(given, str):
+            questions.append(TimedQuestion(given, None))
+        elif questions and questions[-1].at is None:
+            questions[-1] = TimedQuestion(questions[-1].text, given)
+        else:
+            raise ValueError("--at SECONDS belongs behind the -q QUESTION it is meant for")
+    return questions
 
 
 def run_chat(options: argparse.Namespace) -> int:
@@ -90,14 +79,17 @@ def run_chat(options: argparse.Namespace) -> int:
     check_fps(options.speed, "--speed")
     if (options.video is None) == (options.camera is None):
         raise ValueError("say what to watch: a video or an address, or --camera N")
+    questions = timed_questions(options.asked or [])
     is_live = options.camera is not None or is_address(options.video)
-    for question in options.questions or []:
+    for question in questions:
         if is_live and question.at is None:
             raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {question.text!r}")
     # 2. a file with questions is watched as fast as it goes; everything else runs in its own time
-    if options.questions and not is_live:
-        return _ask_about_file(options)
-    return _watch_and_answer(options)
+    if questions and not is_live:
+        _ask_about_file(options, questions)
+    else:
+        _watch_and_answer(options, questions)
+    return 0
 
 
 def _new_session(options: argparse.Namespace) -> StreamingSession:
@@ -116,33 +108,29 @@ def _new_session(options: argparse.Namespace) -> StreamingSession:
     )
 
 
-def _print_document(options: argparse.Namespace, video: str, answers: list[dict[str, Any]]) -> None:
-    if options.json:
-        document = {"video": video, "model": options.model, "answers": answers}
-        print(json.dumps(document, ensure_ascii=False, indent=1))
-
-
-def _watch_and_answer(options: argparse.Namespace) -> int:
+def _watch_and_answer(options: argparse.Namespace, questions: list[TimedQuestion]) -> None:
     """Watch a stream, or a file at the speed it plays; questions have their moments, or are typed meanwhile."""
     from .media.live import LiveStream
     from .streaming.watching import IdlePrefill, LiveWatcher
 
     source, fps = _open_source(options)
+    answers = []
     with closing(source):
         session = _new_session(options)
         with LiveWatcher(session, LiveStream(source, fps=fps)) as watcher, IdlePrefill(lambda: [session]):
             watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
-            while session.stats()["frames_seen"] == 0 and not watcher.is_over:
-                time.sleep(POLL_SECONDS)
-            if options.questions:
-                _print_document(options, source.name, _ask_at_moments(options, watcher))
-            else:
+            _wait_for(0.0, watcher)
+            for question in sorted(questions, key=lambda question: question.at or 0.0):
+                _wait_for(question.at or 0.0, watcher)
+                answers.append(_answer(options, session, question.text))
+            if not questions:
                 print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
                 over = f"{source.name} is over; you may still ask"
                 _read_questions(options, session, lambda: source.problem or (over if watcher.is_over else None))
+    if questions:
+        _print_document(options, source.name, answers)
     if watcher.error is not None:
         raise watcher.error
-    return 0
 
 
 def _open_source(options: argparse.Namespace) -> tuple[LiveSource, float | None]:
@@ -157,65 +145,58 @@ def _open_source(options: argparse.Namespace) -> tuple[LiveSource, float | None]
     return VideoPlayback(options.video, fps=options.fps, speed=options.speed, decoder=options.decoder), None
 
 
-def _ask_at_moments(options: argparse.Namespace, watcher: LiveWatcher) -> list[dict[str, Any]]:
-    """Each question when the stream has come to its second; those behind a stream's end are asked there."""
-    answers = []
-    for question in sorted(options.questions, key=lambda question: question.at):
-        while (watcher.session.stats()["last_timestamp"] or 0.0) < question.at and not watcher.is_over:
-            time.sleep(POLL_SECONDS)
-        answers.append(_answer_timed(options, watcher.session, question))
-    return answers
+def _wait_for(second: float, watcher: LiveWatcher) -> None:
+    """Until a frame of this second or a later one was seen, or the stream is over."""
+    while not watcher.is_over:
+        newest = watcher.session.stats()["last_timestamp"]
+        if newest is not None and newest >= second:
+            return
+        time.sleep(POLL_SECONDS)
 
 
-def _answer_timed(options: argparse.Namespace, session: StreamingSession, question: TimedQuestion) -> dict[str, Any]:
-    from tqdm import tqdm
-
-    text = session.ask(question.text, max_new_tokens=options.max_new_tokens)
-    answer = _document(session, question.text, text)
-    if not options.json:  # between the lines of a progress bar
-        cost = status_line(session.stats())
-        tqdm.write(f"[{answer['at']:.1f} s] {question.text}\n{text}\n{cost}", file=sys.stdout)
-    return answer
-
-
-def _document(session: StreamingSession, question: str, answer: str) -> dict[str, Any]:
-    stats = session.stats()
-    return {"question": question, "at": stats["last_timestamp"], "answer": answer, "stats": stats}
-
-
-def _ask_about_file(options: argparse.Namespace) -> int:
+def _ask_about_file(options: argparse.Namespace, questions: list[TimedQuestion]) -> None:
     """Each question when the video has come to its second; without a second they come at the end."""
-    from .media.readers import open_video
-
-    with open_video(options.video, decoder=options.decoder) as video:
-        for question in options.questions:
-            if question.at is not None and not 0 <= question.at <= video.duration:
-                raise ValueError(f"--at {question.at} lies outside the video, which lasts {video.duration:.1f} s")
-        session = _new_session(options)
-        in_order = sorted(options.questions, key=lambda each: video.duration if each.at is None else each.at)
-        _print_document(options, options.video, _ask_in_order(options, session, video, in_order))
-    return 0
-
-
-def _ask_in_order(
-    options: argparse.Namespace, session: StreamingSession, video: VideoReader, questions: list[TimedQuestion]
-) -> list[dict[str, Any]]:
     from tqdm import tqdm
 
+    from .media.readers import open_video
     from .media.sampling import sample_pass
     from .streaming.watching import watch
 
-    indices = sample_pass(video.timestamps, options.fps, video_fps=video.fps)
-    times = [float(video.timestamps[index]) for index in indices]
-    answers = []
-    with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:
-        shown = 0
+    with open_video(options.video, decoder=options.decoder) as video:
         for question in questions:
-            until = len(indices) if question.at is None else sum(time <= question.at for time in times)
-            watch(session, video, indices[shown:until], on_progress=progress.update)
-            shown = max(shown, until)
-            answers.append(_answer_timed(options, session, question))
-    return answers
+            if question.at is not None and not 0 <= question.at <= video.duration:
+                raise ValueError(f"--at {question.at} lies outside the video, which lasts {video.duration:.1f} s")
+        session = _new_session(options)
+        indices = sample_pass(video.timestamps, options.fps, video_fps=video.fps)
+        times = [float(video.timestamps[index]) for index in indices]
+        answers, shown = [], 0
+        with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:
+            for question in sorted(questions, key=lambda each: video.duration if each.at is None else each.at):
+                until = len(indices) if question.at is None else sum(time <= question.at for time in times)
+                watch(session, video, indices[shown:until], on_progress=progress.update)
+                shown = max(shown, until)
+                answers.append(_answer(options, session, question.text))
+    _print_document(options, options.video, answers)
+
+
+def _answer(options: argparse.Namespace, session: StreamingSession, question: str) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    text = session.ask(question, max_new_tokens=options.max_new_tokens)
+    stats = session.stats()
+    if not options.json:  # between the lines of a progress bar
+        tqdm.write(f"[{stats['last_timestamp']:.1f} s] {question}\n{text}\n{status_line(stats)}", file=sys.stdout)
+    return _document(question, text, stats)
+
+
+def _document(question: str, answer: str, stats: SessionStats) -> dict[str, Any]:
+    return {"question": question, "at": stats["last_timestamp"], "answer": answer, "stats": stats}
+
+
+def _print_document(options: argparse.Namespace, video: str, answers: list[dict[str, Any]]) -> None:
+    if options.json:
+        document = {"video": video, "model": options.model, "answers": answers}
+        print(json.dumps(document, ensure_ascii=False, indent=1))
 
 
 def _read_questions(options: argparse.Namespace, session: StreamingSession, problem: Callable[[], str | None]) -> None:
@@ -238,8 +219,8 @@ def _answer_line(options: argparse.Namespace, session: StreamingSession, questio
     try:
         pieces = session.ask_stream(question, max_new_tokens=options.max_new_tokens)
         if options.json:
-            text = "".join(pieces)
-            print(json.dumps(_document(session, question, text), ensure_ascii=False), flush=True)
+            document = _document(question, "".join(pieces), session.stats())
+            print(json.dumps(document, ensure_ascii=False), flush=True)
             return
         for piece in pieces:
             print(piece, end="", flush=True)

@@ -35,12 +35,9 @@ ROPE_KEYS: dict[str, tuple[str, ...]] = {
 """The rope types we can run, each with the keys it cannot do without."""
 
 NOT_KEPT = (
-    "auto_map",
-    "attn_implementation",
-    "_attn_implementation",
-    "_attn_implementation_internal",
+    "auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
     "_attn_implementation_autoset",
-)
+)  # fmt: skip
 """Keys that speak of somebody's code or machine, not of the weights."""
 
 
@@ -166,7 +163,7 @@ class VideoChatOnlineConfig(PreTrainedConfig):
             values = {key: value for key, value in (self.vision_config or {}).items() if key not in NOT_KEPT}
             self.vision_config = VisionConfig(**values)
         if not isinstance(self.llm_config, PreTrainedConfig):
-            self.llm_config = _make_llm_config(self.llm_config or {"model_type": "phi3"})
+            self.llm_config = _read_llm_config(self.llm_config or {"model_type": "phi3"})
         self.reverse_memory_sample_ratio = list(self.reverse_memory_sample_ratio)
         super().__post_init__(**{key: value for key, value in kwargs.items() if key not in NOT_KEPT})
         self._check()
@@ -227,50 +224,38 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         return {**values, "architectures": ["InternVLChatModel"]}
 
 
-def _make_llm_config(values: dict[str, Any]) -> PreTrainedConfig:
-    values = _read_llm_config(values)
-    model_type = values.pop("model_type")
+def _read_llm_config(values: dict[str, Any]) -> PreTrainedConfig:
+    """A published llm_config -> the transformers 5 config of its type. Raises ValueError for one we cannot run."""
+    values = {key: copy.deepcopy(value) for key, value in values.items() if key not in NOT_KEPT}
+    # 1. its model_type, else that of the class it names
+    given, named = values.pop("model_type", None), (values.get("architectures") or [None])[0]
+    of_class = {name: kind for kind, name in LLM_ARCHITECTURES.items()}
+    model_type = given if given in LLM_ARCHITECTURES else of_class.get(named)
+    if model_type is None:
+        raise ValueError(
+            f"llm_config: unknown language model (model_type {given!r}, architectures {named!r}), "
+            f"expected one of {', '.join(LLM_ARCHITECTURES)}"
+        )
+    values["architectures"] = values.get("architectures") or [LLM_ARCHITECTURES[model_type]]
+    # 2. its rope
+    for key in ("rope_scaling", "rope_parameters"):
+        if values.get(key):
+            values[key] = _read_rope(values[key], model_type, values)
     return InternLM2Config(**values) if model_type == "internlm2" else AutoConfig.for_model(model_type, **values)
 
 
-def _language_model_type(values: dict[str, Any]) -> str:
-    """model_type of an llm_config, else the type of the class it names. Raises ValueError for one we cannot run."""
-    model_type = values.get("model_type")
-    named = (values.get("architectures") or [None])[0]
-    if model_type not in LLM_ARCHITECTURES:
-        model_type = next((kind for kind, name in LLM_ARCHITECTURES.items() if name == named), None)
-    if model_type is None:
-        raise ValueError(
-            f"llm_config: unknown language model (model_type {values.get('model_type')!r}, architectures {named!r}), "
-            f"expected one of {', '.join(LLM_ARCHITECTURES)}"
-        )
-    return model_type
-
-
-def _read_llm_config(values: dict[str, Any]) -> dict[str, Any]:
-    """A published llm_config -> keyword arguments of the transformers 5 config of its `model_type`."""
-    values = {key: copy.deepcopy(value) for key, value in values.items() if key not in NOT_KEPT}
-    values["model_type"] = _language_model_type(values)
-    values["architectures"] = values.get("architectures") or [LLM_ARCHITECTURES[values["model_type"]]]
-    for key in ("rope_scaling", "rope_parameters"):
-        if values.get(key):
-            values[key] = _read_rope(values[key], values)
-    return values
-
-
-def _read_rope(rope: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def _read_rope(rope: dict[str, Any], model_type: str, values: dict[str, Any]) -> dict[str, Any]:
     """Check one rope table; the early Phi-3 types "su" and "yarn" become "longrope", which they are."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if values["model_type"] == "phi3" and kind in ("su", "yarn"):
+    if model_type == "phi3" and kind in ("su", "yarn"):
         rope = {**rope, "type": kind, "rope_type": "longrope"}
         if kind == "yarn":  # attention scaling of Phi-3's own "yarn"; longrope's formula would give another
             scale = values["max_position_embeddings"] / values["original_max_position_embeddings"]
             rope.setdefault("attention_factor", 0.1 * math.log(scale) + 1.0 if scale > 1 else 1.0)
         kind = "longrope"
     if kind not in ROPE_KEYS:
-        raise ValueError(
-            f"llm_config: unknown rope type {kind!r}, expected one of {', '.join(ROPE_KEYS)}, or su for Phi-3"
-        )
+        known = ", ".join(ROPE_KEYS)
+        raise ValueError(f"llm_config: unknown rope type {kind!r}, expected one of {known}, or su for Phi-3")
     if missing := [key for key in ROPE_KEYS[kind] if rope.get(key) is None]:
         raise ValueError(f"llm_config: rope type {kind!r} needs {', '.join(missing)}, got {rope}")
     return rope

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from videochat_online.lab.bench.stream import write_clip
+from videochat_online.lab.bench.measure import write_clip
 from videochat_online.processing import load_model
 from videochat_online.serve.limits import Limits
 from videochat_online.serve.sessions import Sessions

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videochat_online.lab.bench.stream import write_clip
+from videochat_online.lab.bench.measure import write_clip
 from videochat_online.processing import load_model
 from videochat_online.serve.limits import Limits
 from videochat_online.serve.sessions import Sessions

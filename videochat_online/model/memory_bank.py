@@ -19,18 +19,15 @@ import torch
 import torch.nn.functional as F
 
 from ..config import MemoryConfig
-from .placement import INCOMING, MemoryEvents, MergedPair, PlacedFrame, Placement, norm_and_direction
+from .placement import INCOMING, MemoryEvents, PlacedFrame, Placement, norm_and_direction
 
 SINGLE = ("num_written", "last_timestamp", "channels_last")
 """Entries of a saved bank that are one value each."""
 COLUMNS = {
-    "numbers": "number",
-    "timestamps": "timestamp",
-    "norms": "norm",
-    "directions": "direction",
+    "numbers": "number", "timestamps": "timestamp", "norms": "norm", "directions": "direction",
     "num_merged": "num_merged",
-}
-"""Entries of each of its levels, one row a frame in order of arrival -> field of PlacedFrame, in the order of fields."""
+}  # fmt: skip
+"""Entries of each of its levels, one row a frame in order of arrival -> the field of PlacedFrame, in order."""
 ALIGNMENT = 64
 """Bytes of a cache line; torch gives memory that begins with one."""
 
@@ -93,8 +90,7 @@ class PyramidMemoryBank:
     @property
     def num_tokens(self) -> int:
         """Tokens the language model would see now."""
-        pairs = zip(self.num_held, self.config.levels, strict=True)
-        return sum(count * level.num_tokens for count, level in pairs)
+        return sum(n * level.num_tokens for n, level in zip(self.num_held, self.config.levels, strict=True))
 
     @property
     def num_bytes(self) -> int:
@@ -125,8 +121,9 @@ class PyramidMemoryBank:
             # 2. decide, frame by frame
             for k in range(first, first + step):
                 newcomer = PlacedFrame(self.num_written, times[k], *norm_and_direction(summaries[k]), slot=k)
-                if pair := self._placement.admit(newcomer, events):
-                    self._merge_maps(pair, features, cells)
+                if pair := self._placement.admit(newcomer, events):  # policy `merge`
+                    level = pair.older.stored_level
+                    self._map(pair.older).lerp_(self._pooled(pair.newer, level, features, cells), pair.share)
                 self.num_written += 1
             # 3. pool and store the maps that are still wanted
             self._store(features, cells)
@@ -182,11 +179,6 @@ class PyramidMemoryBank:
             if entered <= passed <= level:
                 values = average_pool(values, self.config.levels[passed].grid)
         return values
-
-    def _merge_maps(self, pair: MergedPair, features: torch.Tensor, cells: torch.Tensor) -> None:
-        """Policy `merge`: the older map becomes the weighted mean of both."""
-        level = pair.older.stored_level
-        self._map(pair.older).lerp_(self._pooled(pair.newer, level, features, cells), pair.share)
 
     def _map(self, frame: PlacedFrame) -> torch.Tensor:
         """The stored map as a (C, g, g) view."""
@@ -274,16 +266,14 @@ class PyramidMemoryBank:
         expected: dict[str, tuple[int, ...]] = dict.fromkeys(SINGLE, ())
         for k, features in maps.items():
             level, num_frames = self.config.levels[k], min(len(features), self.config.levels[k].capacity)
-            rows = {**dict.fromkeys(COLUMNS, ()), "directions": (channels,)}
-            rows["features"] = (channels, level.grid, level.grid)
-            expected |= {f"level{k}.{name}": (num_frames, *row) for name, row in rows.items()}
+            rows = {"directions": (channels,), "features": (channels, level.grid, level.grid)}
+            expected |= {f"level{k}.{name}": (num_frames, *rows.get(name, ())) for name in (*COLUMNS, "features")}
         shapes = {name: tuple(value.shape) for name, value in state.items()}
-        wrong = [
+        if wrong := [
             f"{name} has shape {shapes.get(name, 'none')}, expected {expected.get(name, 'none')}"
             for name in sorted(expected.keys() | shapes.keys())
             if shapes.get(name) != expected.get(name)
-        ]
-        if wrong:
+        ]:
             raise ValueError(f"not the state of this bank: {'; '.join(wrong)}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,18 +38,9 @@ CACHE_NAMES = ("cache", "past_key_values")
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded as it is. The three lists name tensors by their key in the model."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        missing: Iterable[str] = (),
-        unexpected: Iterable[str] = (),
-        misshapen: Iterable[str] = (),
-    ) -> None:
-        super().__init__(message)
-        self.missing = tuple(missing)
-        self.unexpected = tuple(unexpected)
-        self.misshapen = tuple(misshapen)
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
 
 
 class VideoChatOnline(PreTrainedModel, GenerationMixin):
@@ -67,7 +58,11 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012 (transformers' own form)
 
     def __init__(self, config: VideoChatOnlineConfig) -> None:
-        check_attention_installed(config._attn_implementation)
+        if config._attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+            raise ImportError(
+                "attn_implementation 'flash_attention_2' needs a CUDA device and the package flash-attn: "
+                "pip install 'videochat-online[flash]' --no-build-isolation (or use attn_implementation='sdpa')"
+            )
         super().__init__(config)
         self.vision_model = InternVisionModel(config.vision_config)
         channels, width = config.feature_size, config.llm_config.hidden_size
@@ -152,11 +147,10 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
         Raises ValueError with both numbers where tokens and positions differ.
         """
-        embeds = self.get_input_embeddings()(input_ids)
-        image_id = self.config.img_context_token_id
+        embeds, image_id = self.get_input_embeddings()(input_ids), self.config.img_context_token_id
         if image_id is None and image_tokens is not None:
             raise ValueError("config.img_context_token_id is not set: take the id of <IMG_CONTEXT> from the tokenizer")
-        places = torch.zeros_like(input_ids, dtype=torch.bool) if image_id is None else input_ids == image_id
+        places = input_ids == (-1 if image_id is None else image_id)  # no id is below 0
         num_places, num_tokens = int(places.sum()), 0 if image_tokens is None else len(image_tokens)
         if num_places != num_tokens:
             raise ValueError(
@@ -279,14 +273,14 @@ def check_keys(source: str, loading_info: dict[str, Any]) -> None:
     shapes = {
         key: f"{key} {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in loading_info["mismatched_keys"]
     }
-    misshapen = sorted(shapes)
     missing = sorted(set(loading_info["missing_keys"]) - set(shapes))
     unexpected = sorted(loading_info["unexpected_keys"])
+    misshapen = sorted(shapes)
     listed = {"missing": missing, "unexpected": unexpected, "of the wrong shape": [shapes[key] for key in misshapen]}
-    parts = [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in listed.items() if keys]
-    if parts:
-        message = f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts)
-        raise CheckpointError(message, missing=missing, unexpected=unexpected, misshapen=misshapen)
+    if parts := [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in listed.items() if keys]:
+        error = CheckpointError(f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts))
+        error.missing, error.unexpected, error.misshapen = tuple(missing), tuple(unexpected), tuple(misshapen)
+        raise error
 
 
 @functools.cache
@@ -302,22 +296,12 @@ def rename_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError where both names are given: transformers would quietly take one.
     """
     renamed = dict(arguments)
-    new, old = renamed.pop("cache", None), renamed.pop("past_key_values", None)
-    if new is not None and old is not None:
-        raise ValueError("cache and past_key_values are two names of one argument: give one of them")
-    cache = old if new is None else new
-    if cache is not None:
-        renamed["cache" if "cache" in forward_names() else "past_key_values"] = cache
+    given = [cache for name in CACHE_NAMES if (cache := renamed.pop(name, None)) is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(CACHE_NAMES)} are two names of one argument: give one of them")
+    if given:
+        renamed["cache" if "cache" in forward_names() else "past_key_values"] = given[0]
     return renamed
-
-
-def check_attention_installed(attn_implementation: str | None) -> None:
-    """ImportError with the install command where flash-attention was asked for and is not there."""
-    if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ImportError(
-            "attn_implementation 'flash_attention_2' needs a CUDA device and the package flash-attn: "
-            "pip install 'videochat-online[flash]' --no-build-isolation (or use attn_implementation='sdpa')"
-        )
 
 
 # The one act at import: transformers' registries are class lookup tables, and AutoModel can only find this class in

@@ -41,13 +41,10 @@ def load_pretrained(
     allow_pickle: bool = False,
     **hub: Any,
 ) -> VideoChatOnline:
-    """Load a folder or hub id in InternVL's layout, in evaluation mode. Works offline for what was fetched before.
+    """The network of `load_model`, in evaluation mode; the arguments are explained there. `hub` holds HUB_OPTIONS.
 
-    device: "auto" takes CUDA, else MPS, else the CPU. dtype: "auto" is the checkpoint's own, float32 on the CPU (half
-    precision is many times slower there). attn_implementation: "auto" is sdpa; eager; flash_attention_2.
-    `quantization_config` and `device_map` are transformers'; a device map takes the place of `device`. `hub` holds
-    HUB_OPTIONS. Raises CheckpointError for anything wrong with the checkpoint, ValueError for a device that is not
-    there, ImportError for a package that is not installed.
+    A device map takes the place of `device`. Raises CheckpointError for anything wrong with the checkpoint, ValueError
+    for a device that is not there, ImportError for a package that is not installed.
     """
     if device_map is not None and device != "auto":
         raise ValueError(f"give a device or a device_map, not both: device={device!r}, device_map={device_map!r}")
@@ -88,7 +85,10 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype, *, on_cpu: bool) -> torch.dtype | str:
-    """What transformers should load as; its "auto" is the dtype in config.json, else that of the tensors."""
+    """What transformers should load as; its "auto" is the dtype in config.json, else that of the tensors.
+
+    Ours is float32 on the CPU, where half precision is many times slower.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":

@@ -13,13 +13,13 @@ import pytest
 
 from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
 from videochat_online.cli import main
-from videochat_online.lab.bench import ask, decode, encoder, evaluation, feeding, paper, train
+from videochat_online.lab.bench import ask, decode, encoder, paper, train
+from videochat_online.lab.bench import eval as eval_bench
 from videochat_online.lab.bench.e2e import bench_e2e
 from videochat_online.lab.bench.endurance import bench_endurance
-from videochat_online.lab.bench.measure import alternate, seconds_per_call, table
+from videochat_online.lab.bench.measure import alternate, seconds_per_call, table, write_clip
 from videochat_online.lab.bench.memory import bench_memory
-from videochat_online.lab.bench.order import bench_order
-from videochat_online.lab.bench.stream import against_reencoding, flatness, transform_speed, where_time_goes, write_clip
+from videochat_online.lab.bench.stream import against_reencoding, flatness, transform_speed, where_time_goes
 from videochat_online.streaming.cache import PromptCache
 
 
@@ -97,7 +97,7 @@ def test_ask_compares_equal_answers_and_counts_what_is_computed(pocket):
 
 
 def test_order_counts_what_a_new_frame_changes():
-    rows = {(row["bank"], row["order"]): row for row in bench_order(num_frames=220, channels=4)}
+    rows = {(row["bank"], row["order"]): row for row in ask.bench_order(num_frames=220, channels=4)}
     shares = {order: row["mean share computed"] for (bank, order), row in rows.items() if bank == "2/2/12"}
     assert shares["by time, question first"] == 1 == shares["newest frame first"]  # nothing stays in place
     assert 0 < shares["by time, question last (trained)"] < shares["coarsest level first"] < 1
@@ -135,18 +135,18 @@ def test_endurance_refuses_a_wrong_cache(pocket, monkeypatch):
 
 
 def test_sessions_share_batches_and_decoding_goes_ahead(pocket, tmp_path):
-    rows = feeding.bench_sessions(*pocket, repeats=1, num_frames=5)
+    rows = encoder.bench_sessions(*pocket, repeats=1, num_frames=5)
     assert [row["sessions"] for row in rows] == [1, 4, 8]
     assert rows[0]["frames in a batch"] == 1 and rows[2]["frames in a batch"] > 2
     clip = write_clip(tmp_path / "clip.mp4", width=64, height=48, num_frames=20)
-    row = feeding.bench_overlap(*pocket, clip, repeats=1)[0]
+    row = encoder.bench_overlap(*pocket, clip, repeats=1)[0]
     assert row["frames"] == 20 and row["overlapped/longer side"] > 0
 
 
 def test_unchanged_frames_are_counted(pocket, tmp_path, monkeypatch):
-    monkeypatch.setattr(feeding, "WORLD", replace(feeding.WORLD, seconds=(10.0,)))
-    monkeypatch.setattr(feeding, "THRESHOLDS", (0.01, 255.0))
-    few, many = feeding.bench_unchanged(*pocket, tmp_path / "world")
+    monkeypatch.setattr(encoder, "WORLD", replace(encoder.WORLD, seconds=(10.0,)))
+    monkeypatch.setattr(encoder, "THRESHOLDS", (0.01, 255.0))
+    few, many = encoder.bench_unchanged(*pocket, tmp_path / "world")
     assert few["share encoded"] == 1 and few["mean relative difference of their maps"] < 1e-5
     assert many["share encoded"] == pytest.approx(1 / many["frames"])
     assert many["mean relative difference of their maps"] > 0
@@ -164,8 +164,8 @@ def test_paper_counts_what_is_known_of_the_published_model(golden, capsys):
 
 
 def test_eval_bench_answers_alike_in_one_pass_and_anew(pocket, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "WORLD", replace(evaluation.WORLD, videos=1, seconds=(10.0,)))
-    rows = {row["mode"]: row for row in evaluation.bench_eval(*pocket, tmp_path / "world")}
+    monkeypatch.setattr(eval_bench, "WORLD", replace(eval_bench.WORLD, videos=1, seconds=(10.0,)))
+    rows = {row["mode"]: row for row in eval_bench.bench_eval(*pocket, tmp_path / "world")}
     assert list(rows) == ["streaming", "prefix", "sliding_window"]
     assert rows["streaming"]["answers as in streaming"] == rows["prefix"]["answers as in streaming"] > 5
     assert rows["streaming"]["frames encoded"] <= 20 < rows["prefix"]["frames encoded"]

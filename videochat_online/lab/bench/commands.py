@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ...command_line import CommandParser, add_decoder_flag
 from ...extras import lacks
 from ...files import write_json
-from .benchmarks import BENCHMARKS, Tables
+from .measure import Tables, machine, tables_of
+
+BENCHMARKS = {
+    "memory": "the memory bank against a plain one and against one read of the map",
+    "stream": "where a frame's time goes; is it constant; what re-encoding costs",
+    "encoder": "torch.compile, bfloat16, int8; sessions together, decoding ahead, unchanged frames",
+    "ask": "time to the first token with and without KV reuse; what the order of the prompt buys",
+    "train": "batches padded, grouped and packed; the data pipeline against decoding alone",
+    "eval": "scoring a benchmark in one pass, against encoding the stream again for each question",
+    "decode": "reading clips as training does, through PyAV and through decord",
+    "e2e": "a ten-minute stream with twenty questions against re-encoding at each question",
+    "endurance": "10,000 frames and 500 questions on one session: memory, drift",
+}
+"""Module of this folder -> what its `measure(options)` compares. It is imported when it is run, not before."""
 
 
 def add_bench_command(commands: Any) -> None:
@@ -22,7 +36,7 @@ def add_bench_command(commands: Any) -> None:
     )
     names = parser.add_subparsers(title="benchmarks", metavar="NAME", required=True)
     common = _common_flags()
-    for name, (_, what) in BENCHMARKS.items():
+    for name, what in BENCHMARKS.items():
         names.add_parser(name, help=what, parents=[common]).set_defaults(run=run_one, name=name)
     everything = names.add_parser("all", help="all of these, written to a folder with plots", parents=[common])
     everything.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -65,8 +79,6 @@ def _common_flags() -> CommandParser:
 
 
 def run_one(options: argparse.Namespace) -> int:
-    from .measure import machine
-
     results = _measure(options, options.name)
     if options.json:
         write_json(options.json, {"benchmark": options.name, "machine": machine(), "results": results})
@@ -89,7 +101,7 @@ def _measure(options: argparse.Namespace, name: str) -> Tables:
     import torch
 
     torch.set_num_threads(options.threads)
-    results = BENCHMARKS[name][0](options)
+    results: Tables = import_module(f"{__package__}.{name}").measure(options)
     _show(f"bench {name}, {options.threads} threads", results)
     return results
 
@@ -116,7 +128,5 @@ def run_paper(options: argparse.Namespace) -> int:
 
 
 def _show(title: str, tables: Tables) -> None:
-    from .measure import machine, tables_of
-
     about = machine()
     print(f"{title}; {about['cores']} cores, torch {about['torch']}, commit {about['commit']}\n{tables_of(tables)}")

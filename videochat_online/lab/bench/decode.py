@@ -7,6 +7,7 @@ frame lies where, checks nothing and skips nothing. What we add (an index of all
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -18,16 +19,21 @@ from typing import Any
 import numpy as np
 
 from ...extras import lacks
+from ...files import SHIPPED_MODELS
 from ...media.container import open_stream
 from ...media.readers import Decoder, open_video
 from ...media.sampling import sample_uniform
 from ...media.video_index import VideoIndex, index_video
-from ...model.weights import SHIPPED_MODELS
-from .measure import alternate
+from .measure import Tables, alternate
 
 NUM_FRAMES = 16
 """Of a clip, as a training sample takes them: one in 20 to 30 of ten seconds."""
 SHIPPED_CLIP = SHIPPED_MODELS["pocket"] / "sample.mp4"
+
+
+def measure(options: argparse.Namespace) -> Tables:
+    rows = bench_decode(options.clips or [SHIPPED_CLIP], repeats=options.repeats)
+    return {"milliseconds to read a clip": rows}
 
 
 def bench_decode(clips: Sequence[Path], *, repeats: int) -> list[dict[str, Any]]:

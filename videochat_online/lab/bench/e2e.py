@@ -5,6 +5,7 @@ The floor is the encoder's forward alone over every frame once, without decoding
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...processing import load_model
 from ...streaming.session import StreamingSession
-from .measure import seconds_per_call
+from .measure import Tables, seconds_per_call
 
 QUESTION = "What is happening now?"
 PICTURES = 32
@@ -32,6 +34,11 @@ class Way:
     latencies: list[float] = field(default_factory=list)
     """Seconds from each question to its whole answer."""
     answers: list[str] = field(default_factory=list)
+
+
+def measure(options: argparse.Namespace) -> Tables:
+    model, processor = load_model(options.model)
+    return bench_e2e(lambda **more: StreamingSession(model, processor, **more), seconds=options.seconds)
 
 
 def bench_e2e(

@@ -6,6 +6,7 @@ equal, and how far the logits of their first token are apart is reported.
 
 from __future__ import annotations
 
+import argparse
 import resource
 import tempfile
 import time
@@ -17,15 +18,25 @@ import numpy as np
 import torch
 
 from ...model.videochat import VideoChatOnline
-from ...processing import Processor
+from ...processing import Processor, load_model
 from ...streaming.cache import position_keys
 from ...streaming.session import StreamingSession
+from .measure import Tables
 
 PICTURES = 32
 """Different frames; the stream repeats them."""
 NUM_ROWS = 5
 CHECK_EVERY = 10
 NEW_TOKENS = 8
+
+
+def measure(options: argparse.Namespace) -> Tables:
+    model, processor = load_model(options.model)
+    length = {"num_frames": options.long_frames, "num_questions": options.long_frames // 20}
+    return {  # this order: the process's peak memory only grows
+        "one session, no question stays": bench_endurance(model, processor, keep=False, **length),
+        "one session, every other question stays": bench_endurance(model, processor, keep=True, **length),
+    }
 
 
 def bench_endurance(

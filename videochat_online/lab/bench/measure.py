@@ -1,4 +1,4 @@
-"""How things are timed, and how results are shown and written. Knows nothing of what is measured."""
+"""How things are timed, on what clip, and how results are shown and written. Knows nothing of what is measured."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import Any
 
 from ... import __version__
 from ...evaluation.report import code_commit
+
+Tables = dict[str, list[dict[str, Any]]]
+"""Title -> rows."""
 
 
 def seconds_per_call(run: Callable[[], object], *, repeats: int, warm_up: int = 1) -> float:
@@ -45,6 +48,24 @@ def matmul_peak(size: int = 1024, repeats: int = 5) -> float:
     one, other = torch.randn(size, size), torch.randn(size, size)
     return 2 * size**3 / seconds_per_call(lambda: one @ other, repeats=repeats)
 
+
+def write_clip(path: Path, *, width: int, height: int, num_frames: int, fps: int = 25) -> Path:
+    """A clip with moving edges and noise, h264."""
+    import av
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 255, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for k in range(num_frames):
+            picture = np.ascontiguousarray(base[k % 16 : k % 16 + height, (3 * k) % 16 : (3 * k) % 16 + width])
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
 
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
@@ -93,7 +114,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def tables_of(tables: dict[str, list[dict[str, Any]]]) -> str:
+def tables_of(tables: Tables) -> str:
     """Several tables, each below its title."""
     return "\n".join(f"\n{title}\n{table(rows)}" for title, rows in tables.items())
 

@@ -6,6 +6,7 @@ encoder gives them (channels last); the same with channels first is reported bes
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 from ...config import MemoryConfig, scheduled_level
 from ...model.memory_bank import PyramidMemoryBank
-from .measure import alternate
+from .measure import Tables, alternate
 
 CAPACITIES = ((2, 2, 12), (24, 24, 144))
 
@@ -46,6 +47,12 @@ class StraightforwardBank:
     @property
     def indices(self) -> list[int]:
         return sorted(number for group in self.levels for number, _ in group)
+
+
+def measure(options: argparse.Namespace) -> Tables:
+    return {
+        "milliseconds a frame": bench_memory(channels=options.channels, batch=options.batch, repeats=options.repeats)
+    }
 
 
 def bench_memory(*, channels: int = 4096, batch: int = 32, repeats: int = 7) -> list[dict[str, Any]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import resource
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,9 +24,9 @@ from ...media.transforms import IMAGENET_MEAN, IMAGENET_STD, FrameTransform, Pic
 from ...model.memory_bank import PyramidMemoryBank
 from ...model.videochat import VideoChatOnline
 from ...model_config import VideoChatOnlineConfig
-from ...processing import Processor
+from ...processing import Processor, load_model
 from ...streaming.session import StreamingSession
-from .measure import alternate
+from .measure import Tables, alternate, write_clip
 
 PICTURE_SIZE = (1280, 720)
 STEPS = ("decode", "transform", "encoder", "bank", "connector")
@@ -42,22 +45,40 @@ class Stopwatch:
         self.seconds[name] += time.perf_counter() - started
 
 
-def write_clip(path: Path, *, width: int, height: int, num_frames: int, fps: int = 25) -> Path:
-    """A clip with moving edges and noise, h264."""
-    import av
-
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 255, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for k in range(num_frames):
-            picture = np.ascontiguousarray(base[k % 16 : k % 16 + height, (3 * k) % 16 : (3 * k) % 16 + width])
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return path
+def measure(options: argparse.Namespace) -> Tables:
+    model, processor = load_model(options.model)
+    # 1. a long stream, first: its peak memory must be its own
+    long_stream = flatness(StreamingSession(model, processor), num_frames=options.frames)
+    # 2. re-encoding
+    reencoding = against_reencoding(lambda: StreamingSession(model, processor), num_frames=240, num_questions=12)
+    # 3. where time goes
+    with tempfile.TemporaryDirectory() as folder:
+        clip = write_clip(Path(folder) / "clip.mp4", width=1280, height=720, num_frames=128)
+        rows: list[dict[str, Any]] = [
+            {
+                "model": options.model,
+                "batch": batch,
+                **where_time_goes(model, processor, clip, num_frames=128, batch=batch, decoder=options.decoder),
+            }
+            for batch in (1, 16)
+        ]
+        if options.large_frames:
+            large, transform = large_encoder()
+            large_processor = replace(processor, transform=transform)
+            times = where_time_goes(
+                large, large_processor, clip, num_frames=options.large_frames, batch=1, decoder=options.decoder
+            )
+            rows.append({"model": "InternViT-300M", "batch": 1, **times})
+            del large
+    for row in rows:
+        row["(bank + connector)/encoder"] = (row["bank"] + row["connector"]) / row["encoder"]
+    # 4. the transform
+    return {
+        "milliseconds a frame": rows,
+        "transform": [transform_speed(repeats=options.repeats)],
+        "a long stream": [long_stream],
+        "against re-encoding at each question": [reencoding],
+    }
 
 
 def where_time_goes(

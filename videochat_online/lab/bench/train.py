@@ -6,7 +6,9 @@ ordinary loaders. Times are of forward and backward; the optimizer is left out, 
 
 from __future__ import annotations
 
+import argparse
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -21,11 +23,23 @@ from ...data.settings import DataSettings
 from ...media.readers import Decoder, open_video
 from ...media.sampling import sample_pass
 from ...model.videochat import VideoChatOnline
-from ...processing import Processor
+from ...processing import Processor, load_model
 from ..shapeworld.build import WorldConfig, build_world
+from .measure import Tables
 
 WORLD = WorldConfig(videos=6, seed=0, seconds=(15.0, 30.0, 60.0), level=(2,), fps=4, size=64)
 MAX_LENGTH = 2048
+
+
+def measure(options: argparse.Namespace) -> Tables:
+    model, processor = load_model(options.model)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset = mixed_dataset(folder, model, processor, decoder=options.decoder)
+        return {
+            "forward and backward": bench_batches(dataset, model, processor, num_samples=options.samples),
+            "data pipeline": bench_pipeline(folder, dataset, num_samples=options.samples),
+        }
 
 
 def mixed_dataset(
