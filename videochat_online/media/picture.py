@@ -66,11 +66,10 @@ class FrameConverter:
         from av.filter import Graph
 
         width, height = self.fit(upright_size(frame))
-        has_alpha = any(component.is_alpha for component in frame.format.components)
         filters = [
             *upright_steps(frame),
             ("scale", f"{width}:{height}:flags=bilinear"),
-            ("format", "rgba" if has_alpha else "rgb24"),
+            ("format", "rgba" if has_alpha(frame) else "rgb24"),
         ]
         with reading(self.name, NO_CONVERSION, "an undamaged picture"):
             graph = Graph()
@@ -80,6 +79,11 @@ class FrameConverter:
             )
             graph.link_nodes(start, *nodes, graph.add("buffersink")).configure()
             return graph
+
+
+def has_alpha(frame: VideoFrame) -> bool:
+    """Whether a decoded frame may be transparent."""
+    return any(component.is_alpha for component in frame.format.components)
 
 
 def upright_size(frame: VideoFrame) -> Size:
