@@ -55,14 +55,13 @@ def video_stream(container: InputContainer, name: object, expected: str, *, num_
     if not streams:
         what = "has sound but no video" if container.streams.audio else "holds no video"
         raise MediaError.about(name, what, expected)
-    # PyAV's types do not say that there is no context for a codec that FFmpeg does not know.
-    stream = next((stream for stream in streams if stream.codec_context is not None), None)
-    if stream is None:
-        what = f"its codec {_codec_tag(streams[0], name, expected)} is unknown to FFmpeg"
-        raise MediaError.about(name, what, "a codec that it decodes")
-    stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = num_threads
-    return stream
+    for stream in streams:
+        if stream.codec_context is not None:  # PyAV's types do not say that it can be: the codec is then unknown
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = num_threads
+            return stream
+    what = f"its codec {_codec_tag(streams[0], name, expected)} is unknown to FFmpeg"
+    raise MediaError.about(name, what, "a codec that it decodes")
 
 
 def open_stream(path: Path, *, num_threads: int = 0) -> tuple[InputContainer, VideoStream]:

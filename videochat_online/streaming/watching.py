@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import islice
 
@@ -18,7 +18,7 @@ from ..media.readers import VideoReader
 from ..media.source import Frame
 from ..model.placement import MemoryEvents
 from .session import StreamingSession
-from .threads import read_ahead
+from .threads import stream_pieces
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,13 @@ def watch(
         on_progress: called with the number of frames after each batch.
     """
 
-    def batches() -> Iterator[tuple[torch.Tensor, list[float]]]:
+    def prepare(emit: Callable[[tuple[torch.Tensor, list[float]]], None], stop: threading.Event) -> None:
         frames = video.read(indices)
-        while batch := list(islice(frames, session.encode_batch_size)):
-            yield session.encoder.prepare([frame.image for frame in batch]), [frame.timestamp for frame in batch]
+        while not stop.is_set() and (batch := list(islice(frames, session.encode_batch_size))):
+            emit((session.encoder.prepare([f.image for f in batch]), [f.timestamp for f in batch]))
 
-    with closing(read_ahead(batches())) as ready:  # an error here ends the other thread before the video is closed
+    # an error here ends the other thread before the video is closed
+    with closing(stream_pieces(prepare, depth=2)) as ready:
         for pixels, timestamps in ready:
             session.see_prepared(pixels, timestamps)
             if on_progress:
