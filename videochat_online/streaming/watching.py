@@ -1,4 +1,4 @@
-"""What goes on beside questions: a session is shown a file or a live stream, and its cache is kept up to date.
+"""Work beside questions: a session is shown a file or a live stream, and its cache is kept up to date.
 
 A file is shown as fast as it goes; a live stream in its own time, in a thread, while others ask.
 """
