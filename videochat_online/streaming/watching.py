@@ -111,12 +111,10 @@ class LiveWatcher:
 
     def _batch(self) -> list[Frame]:
         """The frames that wait now, at least one; empty when the stream is over."""
-        first = self.stream.take()
-        frames = [] if first is None else [first]
-        while frames and self.stream.num_waiting and len(frames) < self.session.encode_batch_size:
-            following = self.stream.take(timeout=0)
-            frames += [following] if following is not None else []
-        return frames
+        frames = [self.stream.take()]
+        while frames[-1] and self.stream.num_waiting and len(frames) < self.session.encode_batch_size:
+            frames.append(self.stream.take(timeout=0))
+        return [frame for frame in frames if frame is not None]
 
 
 class IdlePrefill:
