@@ -12,7 +12,7 @@ import torch
 from videochat_online import StreamingSession, load_model, open_video
 from videochat_online.media.readers import MediaError
 from videochat_online.streaming.encoding import SharedEncoder
-from videochat_online.streaming.threads import read_ahead
+from videochat_online.streaming.threads import stream_pieces
 from videochat_online.streaming.watching import watch
 
 from .sessions import pictures
@@ -75,14 +75,17 @@ def test_watch_equals_seeing_by_hand(pocket):
     assert sum(progress) == len(indices) == watched.stats()["frames_seen"]
 
 
-def test_ahead_keeps_order_and_hands_on_errors():
-    assert list(read_ahead(range(50))) == list(range(50))
+def test_pieces_keep_their_order_and_hand_on_errors():
+    def counting(emit, stop):
+        for number in range(50):
+            emit(number)
 
-    def failing():
-        yield 1
+    def failing(emit, stop):
+        emit(1)
         raise MediaError("clip.mp4: broken")
 
-    items = read_ahead(failing())
+    assert list(stream_pieces(counting, depth=2)) == list(range(50))
+    items = stream_pieces(failing)
     assert next(items) == 1
     with pytest.raises(MediaError, match="broken"):
         next(items)
@@ -91,12 +94,12 @@ def test_ahead_keeps_order_and_hands_on_errors():
 def test_leaving_early_ends_the_thread():
     before, made = threading.active_count(), []
 
-    def endless():
-        while True:
+    def endless(emit, stop):
+        while not stop.is_set():
             made.append(1)
-            yield len(made)
+            emit(len(made))
 
-    items = read_ahead(endless(), depth=2)
+    items = stream_pieces(endless, depth=2)
     assert next(items) == 1
     items.close()
     assert threading.active_count() == before

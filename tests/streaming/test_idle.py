@@ -42,7 +42,7 @@ def test_prefill_does_a_questions_work_in_advance(pocket):
 
 
 def test_prefill_keeps_the_dialogue(pocket):
-    """Behind a kept turn the cache goes on: it is not cropped back to the newest frame."""
+    """Behind a kept turn the cache continues: it is not cropped back to the newest frame."""
     session = watching(pocket)
     session.ask("What did the red circle do before it came here?", max_new_tokens=6)
     before = len(session.language.cache)
@@ -97,7 +97,7 @@ def test_two_waiting_questions_both_go_before_prefill(pocket):
         thread.join()
 
 
-def test_a_prompt_that_is_too_long_is_left_to_whoever_asks(pocket, monkeypatch):
+def test_a_prompt_that_is_too_long_is_left_to_the_next_question(pocket, monkeypatch):
     monkeypatch.setattr("videochat_online.streaming.language.max_positions", lambda config: 100)
     session = watching(pocket)
     assert session.prefill() == 0 and not session.needs_prefill

@@ -126,13 +126,12 @@ class LanguageSide:
     def embed(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor:
         """Prompt and its frames -> input embeddings (1, N, D). Frames of the last prompt are not projected again."""
         ids = torch.tensor([rendered.ids], device=self.model.device)
-        known = self._tokens
+        known = dict(self._tokens)
         new = [frame for frame in frames if frame.identity not in known]
         if new:
             rows = self.model.project([frame.features for frame in new])
-            pieces = rows.split([frame.num_tokens for frame in new])
-            projected = {frame.identity: piece.clone() for frame, piece in zip(new, pieces, strict=True)}
-            known = {**known, **projected}
+            for frame, piece in zip(new, rows.split([frame.num_tokens for frame in new]), strict=True):
+                known[frame.identity] = piece.clone()
         shown = {frame.identity: known[frame.identity] for frame in frames}
         self._tokens = shown if self.reuse_cache else {}  # replaced, never changed: another thread may be counting it
         return self.model.embed(ids, torch.cat(list(shown.values())) if frames else None)

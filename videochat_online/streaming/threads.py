@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -53,15 +53,3 @@ def stream_pieces(
     finally:
         stop.set()
         thread.join()
-
-
-def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
-    """The items, made up to `depth` ahead in another thread, so that making and using them overlap."""
-
-    def run(emit: Callable[[Item], None], stop: threading.Event) -> None:
-        for item in items:
-            emit(item)
-            if stop.is_set():
-                return
-
-    return stream_pieces(run, depth=depth)

@@ -1,4 +1,4 @@
-"""What goes on beside questions: a session is shown a file or a live stream, and its cache is kept up to date.
+"""Work beside questions: a session is shown a file or a live stream, and its cache is kept up to date.
 
 A file is shown as fast as it goes; a live stream in its own time, in a thread, while others ask.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import islice
 
@@ -18,7 +18,7 @@ from ..media.readers import VideoReader
 from ..media.source import Frame
 from ..model.placement import MemoryEvents
 from .session import StreamingSession
-from .threads import read_ahead
+from .threads import stream_pieces
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,13 @@ def watch(
         on_progress: called with the number of frames after each batch.
     """
 
-    def batches() -> Iterator[tuple[torch.Tensor, list[float]]]:
+    def prepare(emit: Callable[[tuple[torch.Tensor, list[float]]], None], stop: threading.Event) -> None:
         frames = video.read(indices)
-        while batch := list(islice(frames, session.encode_batch_size)):
-            yield session.encoder.prepare([frame.image for frame in batch]), [frame.timestamp for frame in batch]
+        while not stop.is_set() and (batch := list(islice(frames, session.encode_batch_size))):
+            emit((session.encoder.prepare([f.image for f in batch]), [f.timestamp for f in batch]))
 
-    with closing(read_ahead(batches())) as ready:  # an error here ends the other thread before the video is closed
+    # an error here ends the other thread before the video is closed
+    with closing(stream_pieces(prepare, depth=2)) as ready:
         for pixels, timestamps in ready:
             session.see_prepared(pixels, timestamps)
             if on_progress:
@@ -110,12 +111,10 @@ class LiveWatcher:
 
     def _batch(self) -> list[Frame]:
         """The frames that wait now, at least one; empty when the stream is over."""
-        first = self.stream.take()
-        frames = [] if first is None else [first]
-        while frames and self.stream.num_waiting and len(frames) < self.session.encode_batch_size:
-            following = self.stream.take(timeout=0)
-            frames += [following] if following is not None else []
-        return frames
+        frames = [self.stream.take()]
+        while frames[-1] and self.stream.num_waiting and len(frames) < self.session.encode_batch_size:
+            frames.append(self.stream.take(timeout=0))
+        return [frame for frame in frames if frame is not None]
 
 
 class IdlePrefill:
