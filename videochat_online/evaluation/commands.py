@@ -16,8 +16,8 @@ from ..extras import lacks
 from ..files import digest, write_json
 from ..media.find import VideoLibrary
 from ..model_flags import add_decoder_flag, add_memory_flags, add_model_flags
-from .benchmarks import BENCHMARKS, Benchmark, ModeSettings
-from .modes import MODES, Asking, Examiner
+from .benchmarks import BENCHMARKS, Benchmark, Settings
+from .modes import MODES, Examiner
 from .predictions import read_predictions
 from .questions import VideoTask
 from .report import cautions_of, comparison_of, markdown_of, write_report
@@ -113,12 +113,11 @@ def run_benchmark(options: argparse.Namespace) -> int:
     refuse_equal_ids(tasks)
     # 2. The settings, and the model
     answer, because = answer_from_flags(options)
-    settings, asking = settings_from_flags(options, benchmark), asking_from_flags(options, benchmark, answer)
+    settings = settings_from_flags(options, benchmark, answer)
     responder, about_model = responder_from_flags(options, settings)
-    config = {**about_questions(options, benchmark), **asdict(settings), **asdict(asking), **about_model}
+    config = {**about_questions(options, benchmark), **asdict(settings), **about_model}
     # 3. The answers, with frames and without
-    examiner = Examiner(responder, options.mode, settings, asking)
-    run = Run(benchmark, tasks, examiner, library, options.output, config)
+    run = Run(benchmark, tasks, Examiner(responder, options.mode, settings), library, options.output, config)
     runs = [run] if options.no_blind or options.mode == "blind" else [run, _blind_twin(run)]
     for one in runs:
         execute(one, resume=options.resume)
@@ -130,18 +129,6 @@ def run_benchmark(options: argparse.Namespace) -> int:
     report = write_report(run.output, benchmark, tasks, config, *found, left_out=left_out, answer_because=because)
     print(markdown_of(report))
     return 0
-
-
-def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark) -> ModeSettings:
-    """The published settings of the mode, with what the flags change."""
-    windowed = options.mode == "sliding_window"
-    if options.window is not None and not windowed:
-        raise ValueError(f"--window belongs to --mode sliding_window, got --mode {options.mode}")
-    if options.frames is not None and not windowed and options.adapter == "videochat":
-        raise ValueError(f"--frames is for --mode sliding_window, got {options.mode}; see --memory and --recent")
-    presets = {"sliding_window": benchmark.window, "blind": ModeSettings(fps=1.0)}
-    given = {name: value for name in ("fps", "window", "frames") if (value := getattr(options, name)) is not None}
-    return replace(presets.get(options.mode, benchmark.stream), **given)
 
 
 def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
@@ -156,16 +143,24 @@ def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
     return "generate", "as published; the model says nothing else"
 
 
-def asking_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerMode) -> Asking:
+def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerMode) -> Settings:
+    """The published settings of the mode, with what the flags change. ValueError for flags that do not go together."""
+    windowed = options.mode == "sliding_window"
+    if options.window is not None and not windowed:
+        raise ValueError(f"--window belongs to --mode sliding_window, got --mode {options.mode}")
+    if options.frames is not None and not windowed and options.adapter == "videochat":
+        raise ValueError(f"--frames is for --mode sliding_window, got {options.mode}; see --memory and --recent")
     if options.multi_turn and options.mode != "streaming":
         raise ValueError(f"--multi-turn belongs to --mode streaming, got --mode {options.mode}")
     if options.multi_turn and answer != "generate":
         what = "the flag's" if options.answer else "what the model is made for"
         raise ValueError(f"--multi-turn belongs to --answer generate, got --answer {answer} ({what})")
-    tokens = benchmark.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
-    if tokens < 1:
-        raise ValueError(f"--max-new-tokens must be >= 1, got {tokens}")
-    return Asking(answer, tokens, options.multi_turn, benchmark.system_prompt)
+    preset = benchmark.window if windowed else benchmark.stream
+    flags = {name: getattr(options, name) for name in ("fps", "window", "frames", "max_new_tokens", "multi_turn")}
+    if options.mode == "blind" and options.fps is None:
+        flags["fps"] = 1.0
+    given = {name: value for name, value in flags.items() if value is not None}
+    return replace(preset, answer=answer, system_prompt=benchmark.system_prompt, **given)
 
 
 def about_questions(options: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:
@@ -181,7 +176,8 @@ def _own_flags(options: argparse.Namespace) -> dict[str, Any]:
 
 def _blind_twin(run: Run) -> Run:
     """The same questions without frames, in a folder below."""
-    examiner = replace(run.examiner, mode="blind", asking=replace(run.examiner.asking, multi_turn=False))
+    settings = replace(run.examiner.settings, multi_turn=False)
+    examiner = replace(run.examiner, mode="blind", settings=settings)
     return replace(run, examiner=examiner, output=run.output / "blind", config={**run.config, "mode": "blind"})
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ..config import MemoryConfig, scheduled_level
 from ..files import digest
 from ..model_flags import load_from_flags, memory_from_flags
-from .benchmarks import ModeSettings
+from .benchmarks import Settings
 from .modes import Responder
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class TransformersConversation:
         return [*messages, {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
 
 
-def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) -> tuple[Responder, dict[str, Any]]:
+def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tuple[Responder, dict[str, Any]]:
     """The model under test, and what identifies it. ValueError for flags that do not go together."""
     options.device = _device_of_process(options.device)
     about: dict[str, Any] = {"model": options.model, "adapter": options.adapter}
@@ -223,7 +223,7 @@ def weights_digest(folder: Path) -> str | None:
     return digest(*files) if files else None
 
 
-def _memory(options: argparse.Namespace, settings: ModeSettings, model: VideoChatOnline) -> MemoryConfig:
+def _memory(options: argparse.Namespace, settings: Settings, model: VideoChatOnline) -> MemoryConfig:
     """What the flags ask for; a sliding window without such flags forgets nothing, as published."""
     if options.recent is not None:
         if _asks_for_memory(options):

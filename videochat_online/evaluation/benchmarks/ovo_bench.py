@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..predictions import Prediction
-from ..questions import Question, Reply, Verdict, VideoTask
+from ..questions import Question, Reply, Verdict, VideoTask, letters
 from ..scoring import commonest_answers
-from .base import Benchmark, Examples, ModeSettings, extract_letter, letters, texts
+from .base import Benchmark, Examples, Settings, extract_letter, texts
 
 REGIMES = {
     "backward": ("EPM", "HLD", "ASI"),
@@ -72,9 +72,8 @@ class OVOBench(Benchmark):
     }
     headline = "categories"
     headline_name = "mean of the three regimes"
-    max_new_tokens = 32
-    stream = ModeSettings(fps=1.0)
-    window = ModeSettings(fps=1.0, frames=64)
+    stream = Settings(fps=1.0, max_new_tokens=32)
+    window = Settings(fps=1.0, frames=64, max_new_tokens=32)
     splits = (*REGIMES, *_REGIME_OF)
 
     def __init__(self, *, chunked: bool = False) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..predictions import Prediction
-from ..questions import Poll, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, Examples, ModeSettings, letters, texts
+from ..questions import Poll, Question, Reply, Verdict, VideoTask, letters
+from .base import Benchmark, Examples, Settings, texts
 
 PARTS = ("real", "omni", "sqa", "proactive")
 POLL_SECONDS_AFTER = 4.0
@@ -57,9 +57,8 @@ class StreamingBench(Benchmark):
     title = help = "StreamingBench"
     headline = "pooled"
     headline_name = "accuracy over all questions"
-    max_new_tokens = 32
-    stream = ModeSettings(fps=1.0)
-    window = ModeSettings(fps=1.0, window=60.0, frames=64)
+    stream = Settings(fps=1.0, max_new_tokens=32)
+    window = Settings(fps=1.0, window=60.0, frames=64, max_new_tokens=32)
     splits = PARTS
 
     def files(self, annotations: Path) -> list[Path]:
