@@ -22,15 +22,7 @@ from .predictions import read_predictions
 from .questions import VideoTask
 from .report import cautions_of, comparison_of, markdown_of, write_report
 from .responders import responder_from_flags
-from .runner import (
-    Run,
-    benchmark_of,
-    check_questions,
-    completed,
-    execute,
-    first_questions,
-    refuse_equal_ids,
-)
+from .runner import Run, benchmark_of, check_questions, completed, execute, first_questions, refuse_equal_ids
 from .scoring import compare
 
 MODE_HELP = (
@@ -96,7 +88,8 @@ def run_benchmark(options: argparse.Namespace) -> int:
     Raises ValueError for flags, annotations and folders that cannot be used.
     """
     # 1. The questions, and what is wrong with them
-    benchmark: Benchmark = options.benchmark(**_own_flags(options))
+    variant = {name: getattr(options, name) for name in options.benchmark.flags}
+    benchmark: Benchmark = options.benchmark(**variant)
     examples = benchmark.read(options.annotations, splits=options.split)
     tasks, left_out = first_questions(examples.tasks, options.limit), examples.left_out
     library = VideoLibrary(options.videos, decoder=options.decoder)
@@ -115,7 +108,7 @@ def run_benchmark(options: argparse.Namespace) -> int:
     answer, because = answer_from_flags(options)
     settings = settings_from_flags(options, benchmark, answer)
     responder, about_model = responder_from_flags(options, settings)
-    config = {**about_questions(options, benchmark), **asdict(settings), **about_model}
+    config = {**about_questions(options, benchmark, variant), **asdict(settings), **about_model}
     # 3. The answers, with frames and without
     run = Run(benchmark, tasks, Examiner(responder, options.mode, settings), library, options.output, config)
     runs = [run] if options.no_blind or options.mode == "blind" else [run, _blind_twin(run)]
@@ -163,15 +156,16 @@ def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark, answe
     return replace(preset, answer=answer, system_prompt=benchmark.system_prompt, **given)
 
 
-def about_questions(options: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:
+def about_questions(options: argparse.Namespace, benchmark: Benchmark, variant: dict[str, Any]) -> dict[str, Any]:
     """Which questions are asked, in which mode; the annotations by what is in them, wherever they lie."""
-    digests = {path.name: digest(path) for path in benchmark.files(options.annotations)}
-    chosen = {name: getattr(options, name) for name in ("split", "limit", "mode")}
-    return {"benchmark": benchmark.name, **_own_flags(options), "annotations": digests, **chosen}
-
-
-def _own_flags(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in options.benchmark.flags}
+    return {
+        "benchmark": benchmark.name,
+        **variant,
+        "annotations": {path.name: digest(path) for path in benchmark.files(options.annotations)},
+        "split": options.split,
+        "limit": options.limit,
+        "mode": options.mode,
+    }
 
 
 def _blind_twin(run: Run) -> Run:

@@ -59,9 +59,6 @@ class Prediction:
         """A question whose video could not be shown: wrong, and never dropped from the denominator."""
         return cls(**_about(task, question), response=None, extracted=None, correct=False, error=error)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Prediction:
         """Raises ValueError for other names than those of the fields."""
@@ -98,7 +95,7 @@ def appending(path: Path) -> Iterator[Callable[[Prediction], None]]:
 
 
 def _line(prediction: Prediction) -> str:
-    return json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n"
+    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"
 
 
 def _end_of_last_line(content: bytes) -> int:

@@ -116,15 +116,16 @@ def extract_letter(text: str) -> str | None:
 class Benchmark(ABC):
     """Examples plus a judge."""
 
-    name: ClassVar[str]
-    """Of its command."""
     title: ClassVar[str]
+    name: ClassVar[str]
     help: ClassVar[str]
-    """Of its command."""
+    """Of its command, as `name`."""
     flags: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The constructor's arguments as flags of the command: name -> what argparse is to know of it."""
     headline: ClassVar[Headline]
     headline_name: ClassVar[str]
+    layouts: ClassVar[tuple[tuple[str, ...], ...]]
+    """Names of annotation files in a folder (`*` stands for anything); the first of these that it holds are read."""
     stream: ClassVar[Settings]
     """As published, for the modes streaming and prefix."""
     window: ClassVar[Settings]
@@ -134,9 +135,15 @@ class Benchmark(ABC):
     system_prompt: str | None = None
     """Of its published settings, in every mode."""
 
-    @abstractmethod
     def files(self, annotations: Path) -> list[Path]:
-        """The annotation files that are read, of a folder or the one file that was named."""
+        """The annotation files that are read, of a folder or the one file that was named. ValueError for none."""
+        if annotations.is_file():
+            return [annotations]
+        for names in self.layouts:
+            if found := [path for name in names for path in sorted(annotations.glob(name))]:
+                return found
+        expected = "; or ".join(map(", ".join, self.layouts))
+        raise ValueError(f"no {self.title} annotations in {annotations}: expected {expected}")
 
     @abstractmethod
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:

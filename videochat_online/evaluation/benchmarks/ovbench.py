@@ -90,6 +90,7 @@ class OVBench(Benchmark):
     flags: ClassVar = {"prompt": {"default": "official", "choices": PROMPTS, "help": "wording of the questions"}}
     headline = "tasks"
     headline_name = "mean of the sub-task accuracies"
+    layouts = (("ovbench.json",), tuple(f"{source}.json" for source in SOURCES), ("ovbench_*.json",))
     stream = Settings(fps=8.0, max_new_tokens=128)
     window = Settings(fps=2.0, window=32.0, frames=64, max_new_tokens=128)
     splits = SOURCES
@@ -99,18 +100,6 @@ class OVBench(Benchmark):
             raise ValueError(f"unknown prompt {prompt!r} for OVBench, expected one of {', '.join(PROMPTS)}")
         self.label, self.option, self.prompt = PROMPTS[prompt]
         self.system_prompt = SYSTEM_PROMPT if prompt == "official" else None
-
-    def files(self, annotations: Path) -> list[Path]:
-        """ovbench.json, which lists each video once, else the flat four, else the hub's parts."""
-        if annotations.is_file():
-            return [annotations]
-        whole, *flat = (annotations / f"{name}.json" for name in ("ovbench", *SOURCES))
-        found = [whole] if whole.is_file() else [path for path in flat if path.is_file()]
-        found = found or sorted(annotations.glob("ovbench_*.json"))
-        if not found:
-            expected = "ava.json, coin.json, hirest.json, tao.json (flat) or ovbench*.json (streaming)"
-            raise ValueError(f"no OVBench annotations in {annotations}: expected {expected}")
-        return found
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """Either layout; `splits` keeps questions of these sources only."""
@@ -147,7 +136,7 @@ class OVBench(Benchmark):
         return [_video_of(source, rows[0][0], [question for _, question in rows]) for rows in videos.values()]
 
     def _single_question(self, source: str, number: int, record: dict[str, Any]) -> Question:
-        sub_task = _BY_SOURCE.get((CATEGORIES.get(record["answer_type"]), source))
+        sub_task = _BY_SOURCE.get((CATEGORIES.get(record["answer_type"], ""), source))
         if sub_task is None:
             raise ValueError(f"no sub-task {record['answer_type']!r} in {source}")
         options = texts(record["candidates"])
