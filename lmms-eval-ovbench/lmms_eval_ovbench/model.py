@@ -22,7 +22,7 @@ from videochat_online.command_line import CommandParser, add_memory_flags, add_m
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.commands import settings_from_flags
-from videochat_online.evaluation.modes import MODES, Asking, Examiner
+from videochat_online.evaluation.modes import MODES, Examiner
 from videochat_online.evaluation.questions import Reply
 from videochat_online.evaluation.responders import SessionConversation, SessionResponder, responder_from_flags
 from videochat_online.media.readers import MediaError
@@ -81,8 +81,9 @@ class VideoChatOnlineModel(lmms):
             model=pretrained, device=device, dtype=dtype, attention=attention, compile=compile,
             memory=None if memory is None else parse_capacities(str(memory)), policy=policy, cascade=cascade,
             adapter="videochat", mode=mode, fps=fps, window=window, frames=frames, recent=recent,
+            max_new_tokens=None, multi_turn=False,
         )  # fmt: skip
-        self.mode, self.settings = mode, settings_from_flags(flags, OVBench())
+        self.mode, self.settings = mode, settings_from_flags(flags, OVBench(), "generate")
         self.responder, _ = responder_from_flags(flags, self.settings)
         assert isinstance(self.responder, SessionResponder)
         self.system_prompt = self._resolve_system_prompt(system_prompt) if system_prompt else None
@@ -190,19 +191,20 @@ class VideoChatOnlineModel(lmms):
         """Answer requests of one `pass_key`."""
         streams = [request.stream for request in requests if request.stream is not None]
         generation = requests[0].generation
-        asking = Asking(
+        settings = replace(
+            self.settings,
+            window=None if streams[0].end is None else self.settings.window,
             answer="likelihood" if requests[0].options else "generate",
             max_new_tokens=generation.max_new_tokens,
             system_prompt=generation.system_prompt,
         )
-        settings = self.settings if streams[0].end is not None else replace(self.settings, window=None)
         replies: list[Reply | None] = [None] * len(requests)
         try:
             video = streams[0].open()
             with video.reader:
                 prompts, options = zip(*((request.prompt, request.options) for request in requests), strict=True)
                 task, unasked = one_pass(video, streams, prompts, options)
-                examiner = Examiner(_Responder(self.responder, generation), self.mode, settings, asking)
+                examiner = Examiner(_Responder(self.responder, generation), self.mode, settings)
                 for question, outcome in examiner.examine(task, video, unasked):
                     if isinstance(outcome, MediaError):
                         logger.error(f"{outcome}; a question is left without an answer")

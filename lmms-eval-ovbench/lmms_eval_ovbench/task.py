@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from datasets import Dataset
@@ -59,5 +60,5 @@ def doc_to_visual(row: Row, lmms_eval_specific_kwargs: Row | None = None) -> lis
 
 
 def process_results(row: Row, results: list[str]) -> dict[str, dict[str, Any]]:
-    prediction = prediction_of(row, results[0]).to_dict()
+    prediction = asdict(prediction_of(row, results[0]))
     return {MEAN: prediction, POOLED: prediction}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from videochat_online.evaluation.benchmarks import ModeSettings
+from videochat_online.evaluation.benchmarks import Settings
 from videochat_online.evaluation.modes import Examiner
 from videochat_online.evaluation.questions import Question, VideoTask
 from videochat_online.evaluation.videos import OpenVideo
@@ -130,7 +130,7 @@ def load_video(
     stream = Stream.of(source)
     video = stream.open()
     with video.reader:
-        recorder, settings = _Recorder(), ModeSettings(fps, window, max_frames)
+        recorder, settings = _Recorder(), Settings(fps, window, max_frames)
         task, unasked = one_pass(video, [stream], ["?"])
         for _, outcome in Examiner(recorder, "sliding_window", settings).examine(task, video, unasked):
             if isinstance(outcome, MediaError):

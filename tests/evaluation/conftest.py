@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videochat_online.evaluation.benchmarks import ModeSettings, OVBench
-from videochat_online.evaluation.modes import Asking, Examiner, Outcomes, Responder
+from videochat_online.evaluation.benchmarks import OVBench, Settings
+from videochat_online.evaluation.modes import Examiner, Outcomes, Responder
 from videochat_online.evaluation.questions import VideoTask
 from videochat_online.evaluation.videos import OpenVideo
 
@@ -103,12 +103,11 @@ def examined(
     mode: Any,
     task: VideoTask,
     video: OpenVideo | None,
-    settings: ModeSettings,
+    settings: Settings,
     responder: Responder,
-    asking: Asking | None = None,
     done: Collection[str] = (),
 ) -> Outcomes:
-    return Examiner(responder, mode, settings, asking or Asking()).examine(task, video, done)
+    return Examiner(responder, mode, settings).examine(task, video, done)
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.evaluation.conftest import FakeResponder
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.modes import Asking, Examiner
+from videochat_online.evaluation.modes import Examiner
 from videochat_online.evaluation.report import write_report
 from videochat_online.evaluation.runner import Run, completed, execute
 from videochat_online.media.find import VideoLibrary
@@ -34,21 +34,21 @@ def run_of(
     output: Path,
     mode: Any,
     *,
-    asking: Asking | None = None,
+    multi_turn: bool = False,
     responder: FakeResponder | None = None,
     **changes: Any,
 ) -> Run:
     benchmark = OVBench()
-    preset = benchmark.window if mode == "sliding_window" else benchmark.stream
-    settings = {
+    settings = replace(benchmark.window if mode == "sliding_window" else benchmark.stream, multi_turn=multi_turn)
+    parts = {
         "benchmark": benchmark,
         "tasks": benchmark.load(annotations),
-        "examiner": Examiner(responder or FakeResponder(), mode, preset, asking or Asking()),
+        "examiner": Examiner(responder or FakeResponder(), mode, settings),
         "library": VideoLibrary(videos),
         "output": output,
         "config": {"benchmark": "ovbench", "mode": mode},
     }
-    return Run(**{**settings, **changes})
+    return Run(**{**parts, **changes})
 
 
 def main() -> None:

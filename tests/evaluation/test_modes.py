@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from tests.evaluation.conftest import FakeResponder, examined, write_video
-from videochat_online.evaluation.benchmarks import ModeSettings
-from videochat_online.evaluation.modes import Asking, Outcomes
+from videochat_online.evaluation.benchmarks import Settings
+from videochat_online.evaluation.modes import Outcomes
 from videochat_online.evaluation.questions import Poll, Question, Reply, VideoTask
 from videochat_online.evaluation.videos import OpenVideo, open_task_video
 from videochat_online.media.find import VideoLibrary
@@ -74,7 +74,7 @@ def test_sliding_window_shows_the_published_frames(golden: Path):
         name, moment = case["video"], case["timestamp"]
         start = 900.0 if name.startswith("AVA") else 0.0
         task = VideoTask("v", "v", (name,), (question(moment),), start=start, segment_start=start)
-        settings = ModeSettings(case["fps"], case["sliding_window"], case["max_num_frames"])
+        settings = Settings(case["fps"], case["sliding_window"], case["max_num_frames"])
         responder = FakeResponder()
         clip = open_task_video(task, VideoLibrary(golden / "media"))
         with clip.reader:
@@ -106,7 +106,7 @@ def test_streaming_takes_the_published_frames_on_the_published_clock(golden: Pat
         with open_video(golden / "media" / case["video"]) as reader:
             ends = np.append(reader.timestamps[1:], reader.duration)
             task = task_of(question(end), start=start)
-            late, settings = OpenVideo(reader, ends), ModeSettings(case["sample_fps"])
+            late, settings = OpenVideo(reader, ends), Settings(case["sample_fps"])
             [reply] = replies(examined("streaming", task, late, settings, FakeResponder())).values()
         assert reply.num_frames == len(case["frame_idx"])
         assert reply.first_time == pytest.approx(case["sec"][0], abs=1e-3)
@@ -117,11 +117,11 @@ def test_streaming_takes_the_published_frames_on_the_published_clock(golden: Pat
 
 def test_a_window_is_as_long_and_as_dense_as_asked(video: OpenVideo, responder: FakeResponder):
     task = task_of(question(10.0))
-    reply = replies(examined("sliding_window", task, video, ModeSettings(1.0, window=4.0), responder))["q0"]
+    reply = replies(examined("sliding_window", task, video, Settings(1.0, window=4.0), responder))["q0"]
     assert responder.conversations[0].shown == [6.0, 7.0, 8.0, 9.0, 10.0]
     assert (reply.num_frames, reply.new_frames, reply.first_time, reply.last_time) == (5, 5, 6.0, 10.0)
     responder.conversations.clear()
-    replies(examined("sliding_window", task, video, ModeSettings(1.0, frames=3), responder))
+    replies(examined("sliding_window", task, video, Settings(1.0, frames=3), responder))
     assert responder.conversations[0].shown == [0.0, 5.0, 10.0]
 
 
@@ -129,7 +129,7 @@ def test_nothing_before_the_tasks_start_is_shown(video: OpenVideo):
     task = task_of(question(10.0), start=7.5)
     for mode in ("sliding_window", "streaming", "prefix"):
         responder = FakeResponder()
-        replies(examined(mode, task, video, ModeSettings(2.0, window=8.0, frames=64), responder))
+        replies(examined(mode, task, video, Settings(2.0, window=8.0, frames=64), responder))
         assert responder.conversations[0].shown == [7.5, 8.0, 8.5, 9.0, 9.5, 10.0], mode
 
 
@@ -137,14 +137,14 @@ def test_a_question_between_two_frames_sees_the_one_on_screen(video: OpenVideo):
     task = task_of(question(7.8), start=7.6)
     for mode in ("sliding_window", "streaming", "prefix"):
         responder = FakeResponder()
-        replies(examined(mode, task, video, ModeSettings(2.0), responder))
+        replies(examined(mode, task, video, Settings(2.0), responder))
         assert responder.conversations[0].shown == [7.5], mode
 
 
 def test_streaming_is_one_pass_and_never_looks_ahead(video: OpenVideo, responder: FakeResponder):
     moments = [3.2, 3.2, 0.0, 12.9]
     task = task_of(*(question(moment, i) for i, moment in enumerate(moments)))
-    settings = ModeSettings(2.0)
+    settings = Settings(2.0)
     seen_when_asked = {}
     for asked, outcome in examined("streaming", task, video, settings, responder):
         assert isinstance(outcome, Reply)
@@ -158,7 +158,7 @@ def test_streaming_is_one_pass_and_never_looks_ahead(video: OpenVideo, responder
 
 def test_the_cost_of_a_frame_is_counted_once(video: OpenVideo, responder: FakeResponder):
     task = task_of(question(3.0, 0), question(3.0, 1), question(9.0, 2))
-    found = replies(examined("streaming", task, video, ModeSettings(2.0), responder))
+    found = replies(examined("streaming", task, video, Settings(2.0), responder))
     assert [reply.new_frames for reply in found.values()] == [7, 0, 12]
     assert [reply.num_frames for reply in found.values()] == [7, 7, 19]
     assert all(reply.answer_seconds > 0 for reply in found.values())
@@ -167,7 +167,7 @@ def test_the_cost_of_a_frame_is_counted_once(video: OpenVideo, responder: FakeRe
 
 def test_prefix_shows_every_question_what_streaming_has_shown(video: OpenVideo):
     task = task_of(*(question(moment, i) for i, moment in enumerate([2.0, 5.5, 15.0])))
-    settings, one_pass, again = ModeSettings(2.0), FakeResponder(), FakeResponder()
+    settings, one_pass, again = Settings(2.0), FakeResponder(), FakeResponder()
     streamed = replies(examined("streaming", task, video, settings, one_pass))
     repeated = replies(examined("prefix", task, video, settings, again))
     assert {key: reply.text for key, reply in streamed.items()} == {key: reply.text for key, reply in repeated.items()}
@@ -177,35 +177,35 @@ def test_prefix_shows_every_question_what_streaming_has_shown(video: OpenVideo):
 
 
 def test_frames_come_in_batches(video: OpenVideo, responder: FakeResponder):
-    replies(examined("streaming", task_of(question(20.0)), video, ModeSettings(2.0), responder))
+    replies(examined("streaming", task_of(question(20.0)), video, Settings(2.0), responder))
     assert responder.conversations[0].batches == [16, 16, 8]
 
 
 def test_a_resumed_stream_gives_the_same_answers_to_the_rest(video: OpenVideo):
     task = task_of(*(question(float(moment), moment) for moment in range(1, 9)))
-    settings = ModeSettings(2.0)
+    settings = Settings(2.0)
     for multi_turn in (False, True):
-        asking = Asking(multi_turn=multi_turn)
+        settings = replace(settings, multi_turn=multi_turn)
         whole, rest = FakeResponder(), FakeResponder()
-        every = replies(examined("streaming", task, video, settings, whole, asking))
-        later = replies(examined("streaming", task, video, settings, rest, asking, {"q1", "q2", "q5"}))
+        every = replies(examined("streaming", task, video, settings, whole))
+        later = replies(examined("streaming", task, video, settings, rest, {"q1", "q2", "q5"}))
         assert list(later) == ["q3", "q4", "q6", "q7", "q8"]
         assert {key: every[key].text for key in later} == {key: reply.text for key, reply in later.items()}
         assert whole.conversations[0].batches == rest.conversations[0].batches
-    assert replies(examined("streaming", task, video, settings, rest, Asking(), {q.id for q in task.questions})) == {}
+    assert replies(examined("streaming", task, video, Settings(2.0), rest, {q.id for q in task.questions})) == {}
 
 
 def test_multi_turn_keeps_the_dialogue(video: OpenVideo):
     task = task_of(*(question(float(moment), moment) for moment in range(1, 4)))
     for multi_turn, turns in ((False, 0), (True, 3)):
         responder = FakeResponder()
-        replies(examined("streaming", task, video, ModeSettings(2.0), responder, Asking(multi_turn=multi_turn)))
+        replies(examined("streaming", task, video, Settings(2.0, multi_turn=multi_turn), responder))
         assert len(responder.conversations[0].turns) == turns
 
 
 def test_blind_shows_nothing(responder: FakeResponder):
-    asking = Asking(system_prompt="Look.")
-    reply = replies(examined("blind", task_of(question(3.0)), None, ModeSettings(1.0), responder, asking))["q0"]
+    settings = Settings(1.0, system_prompt="Look.")
+    reply = replies(examined("blind", task_of(question(3.0)), None, settings, responder))["q0"]
     assert responder.conversations[0].shown == []
     assert responder.system_prompts == ["Look."]
     assert (reply.num_frames, reply.last_time) == (0, None)
@@ -222,16 +222,16 @@ def test_likelihood_takes_the_label_whose_ways_of_writing_are_likeliest_together
             conversation.score_options = lambda prompt, options: [forms[option] for option in options]  # type: ignore[method-assign]
             return conversation
 
-    asking = Asking(answer="likelihood")
-    reply = replies(examined("sliding_window", task_of(asked), video, ModeSettings(2.0, 4.0), Scores(), asking))["q0"]
+    settings = Settings(2.0, 4.0, answer="likelihood")
+    reply = replies(examined("sliding_window", task_of(asked), video, settings, Scores()))["q0"]
     assert reply.text == "(B)"  # one form of A is likelier than any of B, but B has two
     assert reply.scores == pytest.approx((-0.99933, -0.60657), abs=1e-4)
 
 
 def test_open_questions_are_generated_even_by_likelihood(video: OpenVideo, responder: FakeResponder):
     count = question(3.0, kind="count", labels=(), answer="3")
-    asking = Asking(answer="likelihood")
-    reply = replies(examined("streaming", task_of(count), video, ModeSettings(2.0), responder, asking))["q0"]
+    settings = Settings(2.0, answer="likelihood")
+    reply = replies(examined("streaming", task_of(count), video, settings, responder))["q0"]
     assert reply.scores == () and reply.text
 
 
@@ -243,7 +243,7 @@ def polled(timestamp: float, number: int = 0) -> Question:
 def test_a_polled_question_is_asked_when_the_model_says_yes(video: OpenVideo):
     for mode in ("streaming", "sliding_window", "prefix"):
         responder = FakeResponder(says_yes_at=6.5)
-        reply = replies(examined(mode, task_of(polled(4.0)), video, ModeSettings(2.0), responder))["q0"]
+        reply = replies(examined(mode, task_of(polled(4.0)), video, Settings(2.0), responder))["q0"]
         asked = [prompt for conversation in responder.conversations for prompt in conversation.asked]
         assert asked == ["is it time, yes or no?"] * 3 + ["question 0?"], mode
         assert (reply.answered_at, reply.last_time) == (7.0, 7.0)
@@ -251,21 +251,21 @@ def test_a_polled_question_is_asked_when_the_model_says_yes(video: OpenVideo):
 
 def test_a_polled_question_sees_only_what_came_after_it_in_a_window(video: OpenVideo):
     responder = FakeResponder(says_yes_at=5.0)
-    replies(examined("sliding_window", task_of(polled(4.0)), video, ModeSettings(2.0, window=60.0), responder))
+    replies(examined("sliding_window", task_of(polled(4.0)), video, Settings(2.0, window=60.0), responder))
     assert responder.conversations[-1].shown == [4.0, 4.5, 5.0]
 
 
 def test_a_poll_without_a_yes_ends(video: OpenVideo):
     for mode in ("streaming", "sliding_window"):
         responder = FakeResponder()
-        reply = replies(examined(mode, task_of(polled(4.0)), video, ModeSettings(2.0), responder))["q0"]
+        reply = replies(examined(mode, task_of(polled(4.0)), video, Settings(2.0), responder))["q0"]
         assert (reply.answered_at, reply.text, reply.last_time) == (None, "No", 10.0)
 
 
 def test_polls_and_questions_of_one_video_share_the_pass(video: OpenVideo):
     responder = FakeResponder(says_yes_at=6.0)
     task = task_of(polled(4.0, 0), question(5.5, 1), polled(5.0, 2))
-    found = replies(examined("streaming", task, video, ModeSettings(2.0), responder))
+    found = replies(examined("streaming", task, video, Settings(2.0), responder))
     assert {key: reply.answered_at for key, reply in found.items()} == {"q0": 6.0, "q1": None, "q2": 6.0}
     [conversation] = responder.conversations
     assert conversation.shown == sorted(set(conversation.shown))
@@ -273,7 +273,7 @@ def test_polls_and_questions_of_one_video_share_the_pass(video: OpenVideo):
 
 
 def test_moments_are_in_order(video: OpenVideo, responder: FakeResponder):
-    replies(examined("streaming", task_of(question(5.0, 0), polled(1.0, 1)), video, ModeSettings(2.0), responder))
+    replies(examined("streaming", task_of(question(5.0, 0), polled(1.0, 1)), video, Settings(2.0), responder))
     asked = responder.conversations[0].asked
     assert [prompt == "question 0?" for prompt in asked] == [False] * 3 + [True] + [False] * 3
 
@@ -282,7 +282,7 @@ def test_a_question_before_the_first_frame_cannot_be_asked_but_the_others_can(vi
     late = OpenVideo(video.reader, video.timestamps + 5.0)
     task = task_of(question(4.0, 0), question(6.0, 1))
     for mode in ("streaming", "sliding_window", "prefix"):
-        outcomes = dict(examined(mode, task, late, ModeSettings(2.0), FakeResponder()))
+        outcomes = dict(examined(mode, task, late, Settings(2.0), FakeResponder()))
         first, second = outcomes.values()
         assert isinstance(first, MediaError) and "no frame to show at 4.0 s" in str(first)
         assert isinstance(second, Reply) and second.last_time == 6.0
@@ -290,6 +290,6 @@ def test_a_question_before_the_first_frame_cannot_be_asked_but_the_others_can(vi
 
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="--fps must be > 0, got 0"):
-        ModeSettings(0)
+        Settings(0)
     with pytest.raises(ValueError, match="--window must be > 0, got -1"):
-        ModeSettings(1.0, window=-1)
+        Settings(1.0, window=-1)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.evaluation.predictions import Prediction, appending, rank_file, read_predictions, write_merged
+from videochat_online.evaluation.predictions import Prediction, appending, read_predictions, write_merged
+from videochat_online.evaluation.runner import Shard
 
 ONE = Prediction("q1", "v", "v", "t", "c", "s", 1.5, "A", "é (A)", "A", True, scores=(-1.0, -2.0), num_frames=3)
 TWO = replace(ONE, id="q2", correct=False)
@@ -67,8 +68,8 @@ def test_an_error_gives_way_to_an_answer_and_an_answer_to_nothing(tmp_path: Path
 
 
 def test_all_processes_are_read_and_merged_in_order(tmp_path: Path):
-    write(rank_file(tmp_path, 1, 2), TWO)
-    write(rank_file(tmp_path, 0, 2), replace(ONE, id="q3"), ONE)
+    write(Shard(1, 2).file(tmp_path), TWO)
+    write(Shard(0, 2).file(tmp_path), replace(ONE, id="q3"), ONE)
     write_merged(tmp_path, read_predictions(tmp_path).values())
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["q1", "q2", "q3"]

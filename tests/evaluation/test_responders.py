@@ -12,8 +12,7 @@ import torch
 
 from tests.evaluation.conftest import examined, picture, write_video
 from videochat_online.config import MemoryConfig
-from videochat_online.evaluation.benchmarks import ModeSettings
-from videochat_online.evaluation.modes import Asking
+from videochat_online.evaluation.benchmarks import Settings
 from videochat_online.evaluation.questions import Question, Reply, VideoTask
 from videochat_online.evaluation.responders import SessionResponder, TransformersResponder, memory_of_all
 from videochat_online.evaluation.videos import OpenVideo
@@ -52,7 +51,7 @@ def task() -> VideoTask:
     return VideoTask("v", "v", ("v.mp4",), tuple(questions))
 
 
-ASKING = Asking(max_new_tokens=8, system_prompt="Watch carefully.\n")
+SETTINGS = Settings(2.0, max_new_tokens=8, system_prompt="Watch carefully.\n")
 
 
 def replies(outcomes: Any) -> list[Reply]:
@@ -67,15 +66,15 @@ def test_one_pass_answers_as_if_the_stream_were_encoded_anew_for_each_question(
 ):
     model, processor = pocket
     responder = SessionResponder(model, processor, MemoryConfig.of_budget(policy, MemoryConfig.pyramid()))
-    settings = ModeSettings(2.0)
-    one_pass = replies(examined("streaming", task, video, settings, responder, ASKING))
-    anew = replies(examined("prefix", task, video, settings, responder, ASKING))
+    one_pass = replies(examined("streaming", task, video, SETTINGS, responder))
+    anew = replies(examined("prefix", task, video, SETTINGS, responder))
     assert [reply.text for reply in one_pass] == [reply.text for reply in anew]
     assert sum(reply.new_frames for reply in one_pass) == 59  # every frame up to 29.0 s once
     assert sum(reply.new_frames for reply in anew) == 1 + 9 + 23 + 23 + 59
 
-    chosen = replies(examined("streaming", task, video, settings, responder, replace(ASKING, answer="likelihood")))
-    chosen_anew = replies(examined("prefix", task, video, settings, responder, replace(ASKING, answer="likelihood")))
+    likelihood = replace(SETTINGS, answer="likelihood")
+    chosen = replies(examined("streaming", task, video, likelihood, responder))
+    chosen_anew = replies(examined("prefix", task, video, likelihood, responder))
     for first, second in zip(chosen, chosen_anew, strict=True):
         assert first.scores == pytest.approx(second.scores, abs=1e-3)  # other batches of frames: float noise only
 
@@ -92,8 +91,8 @@ def test_a_dialogue_with_the_real_model_differs_from_single_questions(
             return opened[-1]
 
     for multi_turn in (False, True):
-        asking = replace(ASKING, multi_turn=multi_turn)
-        replies(examined("streaming", task, video, ModeSettings(2.0), Opened(model, processor), asking))
+        settings = replace(SETTINGS, multi_turn=multi_turn)
+        replies(examined("streaming", task, video, settings, Opened(model, processor)))
     assert [len(conversation.session.turns) for conversation in opened] == [0, 5]
     assert [turn.num_seen for turn in opened[1].session.turns] == [1, 9, 23, 23, 59]
 
@@ -108,9 +107,9 @@ def test_a_sliding_window_forgets_nothing(pocket: Loaded, video: OpenVideo, task
     assert [frame.index for frame in held] == list(range(20))
     assert [frame.level for frame in held[:9]] == [0, 2, 2, 2, 1, 2, 2, 2, 0]
 
-    settings = ModeSettings(2.0, window=9.0, frames=20)
+    settings = replace(SETTINGS, window=9.0, frames=20)
     responder = SessionResponder(model, processor, memory)
-    [*_, last] = replies(examined("sliding_window", task, video, settings, responder, ASKING))
+    [*_, last] = replies(examined("sliding_window", task, video, settings, responder))
     assert (last.num_frames, last.first_time, last.last_time) == (19, 20.0, 29.0)
 
 
@@ -123,8 +122,7 @@ def test_unchanged_frames_can_be_skipped(pocket: Loaded):
 def test_our_model_can_be_asked_blind(pocket: Loaded, task: VideoTask):
     model, processor = pocket
     responder = SessionResponder(model, processor)
-    asking = replace(ASKING, answer="likelihood")
-    found = replies(examined("blind", task, None, ModeSettings(1.0), responder, asking))
+    found = replies(examined("blind", task, None, replace(SETTINGS, answer="likelihood"), responder))
     assert {reply.num_frames for reply in found} == {0}
     assert all(reply.text in ("(A)", "(B)") and len(reply.scores) == 2 for reply in found)
 
@@ -194,12 +192,11 @@ def llava(llava_folder: Path) -> TransformersResponder:
 
 
 def test_a_transformers_model_answers_in_every_mode(llava: TransformersResponder, video: OpenVideo, task: VideoTask):
-    settings = ModeSettings(1.0, window=8.0, frames=4)
     for answer in ("generate", "likelihood"):
-        asking = replace(ASKING, answer=answer)
+        settings = replace(SETTINGS, fps=1.0, window=8.0, frames=4, answer=answer)
         for mode in ("streaming", "sliding_window", "prefix"):
-            assert len(replies(examined(mode, task, video, settings, llava, asking))) == 5
-        assert len(replies(examined("blind", task, None, settings, llava, asking))) == 5
+            assert len(replies(examined(mode, task, video, settings, llava))) == 5
+        assert len(replies(examined("blind", task, None, settings, llava))) == 5
 
 
 def test_a_transformers_model_sees_the_newest_frames_with_their_times(llava: TransformersResponder):

@@ -19,7 +19,6 @@ import pytest
 from tests.evaluation.conftest import FakeResponder, write_stand_in
 from tests.evaluation.run_fake import run_of
 from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
-from videochat_online.evaluation.modes import Asking
 from videochat_online.evaluation.predictions import read_predictions
 from videochat_online.evaluation.questions import VideoTask
 from videochat_online.evaluation.report import write_report
@@ -97,7 +96,7 @@ def test_killed_three_times_the_report_is_identical(
 
 def test_a_killed_dialogue_goes_on_as_if_nothing_had_been(annotations: Path, videos: Path, tmp_path: Path):
     def run_in(name: str) -> Run:
-        return run_of(annotations, videos, tmp_path / name, "streaming", asking=Asking(multi_turn=True))
+        return run_of(annotations, videos, tmp_path / name, "streaming", multi_turn=True)
 
     for name in ("whole", "killed"):
         complete(run_in(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def judged(source: str) -> list[dict]:
     """Every third answer right, and all of COIN's."""
     rows = rows_of_source(source)
     return [
-        prediction_of(row, row["answer"] if i % 3 == 0 or source == "coin" else "?").to_dict()
+        asdict(prediction_of(row, row["answer"] if i % 3 == 0 or source == "coin" else "?"))
         for i, row in enumerate(rows)
     ]
 
@@ -48,5 +49,5 @@ def test_the_group_is_made_of_all_questions_not_of_its_parts(root: Path):
 def test_an_answer_is_one_prediction_under_both_names(root: Path):
     row = rows_of_source("ava")[0]
     results = process_results(row, [f"({row['answer']})"])
-    assert results["ovbench_mean"] == results["ovbench_pooled"] == prediction_of(row, f"({row['answer']})").to_dict()
+    assert results["ovbench_mean"] == results["ovbench_pooled"] == asdict(prediction_of(row, f"({row['answer']})"))
     assert results["ovbench_mean"]["correct"]

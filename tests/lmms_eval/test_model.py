@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image, ImageFile
 from tests.evaluation.conftest import picture
 from videochat_online import StreamingSession
 from videochat_online.evaluation.benchmarks import OVBench
-from videochat_online.evaluation.modes import Asking, Examiner
+from videochat_online.evaluation.modes import Examiner
 from videochat_online.evaluation.videos import open_task_video
 from videochat_online.media.find import VideoLibrary
 
@@ -43,9 +44,9 @@ def test_one_pass_gives_the_answers_of_the_runner(model: VideoChatOnlineModel, r
     benchmark = OVBench()
     task = max(benchmark.load(root / "annotations", splits=("ava",)), key=lambda task: len(task.questions))
     video = open_task_video(task, VideoLibrary(root / "videos"))
-    asking = Asking(max_new_tokens=4, system_prompt=benchmark.system_prompt)
+    settings = replace(benchmark.stream, max_new_tokens=4, system_prompt=benchmark.system_prompt)
     with video.reader:
-        examiner = Examiner(model.responder, "streaming", benchmark.stream, asking)
+        examiner = Examiner(model.responder, "streaming", settings)
         outcomes = list(examiner.examine(task, video))
     expected = {question.id: outcome.text for question, outcome in outcomes}
     rows = [row for row in rows_of_source("ava") if row["id"] in expected]

@@ -16,21 +16,13 @@ from ..config import AnswerMode
 from ..extras import lacks
 from ..files import digest, write_json
 from ..media.find import VideoLibrary
-from .benchmarks import BENCHMARKS, Benchmark, ModeSettings
-from .modes import MODES, Asking, Examiner
+from .benchmarks import BENCHMARKS, Benchmark, Settings
+from .modes import MODES, Examiner
 from .predictions import read_predictions
 from .questions import VideoTask
 from .report import cautions_of, comparison_of, markdown_of, write_report
 from .responders import responder_from_flags
-from .runner import (
-    Run,
-    benchmark_of,
-    check_questions,
-    completed,
-    execute,
-    first_questions,
-    refuse_equal_ids,
-)
+from .runner import Run, benchmark_of, check_questions, completed, execute, first_questions, refuse_equal_ids
 from .scoring import compare
 
 MODE_HELP = (
@@ -96,7 +88,8 @@ def run_benchmark(options: argparse.Namespace) -> int:
     Raises ValueError for flags, annotations and folders that cannot be used.
     """
     # 1. The questions, and what is wrong with them
-    benchmark: Benchmark = options.benchmark(**_own_flags(options))
+    variant = {name: getattr(options, name) for name in options.benchmark.flags}
+    benchmark: Benchmark = options.benchmark(**variant)
     examples = benchmark.read(options.annotations, splits=options.split)
     tasks, left_out = first_questions(examples.tasks, options.limit), examples.left_out
     library = VideoLibrary(options.videos, decoder=options.decoder)
@@ -113,12 +106,11 @@ def run_benchmark(options: argparse.Namespace) -> int:
     refuse_equal_ids(tasks)
     # 2. The settings, and the model
     answer, because = answer_from_flags(options)
-    settings, asking = settings_from_flags(options, benchmark), asking_from_flags(options, benchmark, answer)
+    settings = settings_from_flags(options, benchmark, answer)
     responder, about_model = responder_from_flags(options, settings)
-    config = {**about_questions(options, benchmark), **asdict(settings), **asdict(asking), **about_model}
+    config = {**about_questions(options, benchmark, variant), **asdict(settings), **about_model}
     # 3. The answers, with frames and without
-    examiner = Examiner(responder, options.mode, settings, asking)
-    run = Run(benchmark, tasks, examiner, library, options.output, config)
+    run = Run(benchmark, tasks, Examiner(responder, options.mode, settings), library, options.output, config)
     runs = [run] if options.no_blind or options.mode == "blind" else [run, _blind_twin(run)]
     for one in runs:
         execute(one, resume=options.resume)
@@ -132,18 +124,6 @@ def run_benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
-def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark) -> ModeSettings:
-    """The published settings of the mode, with what the flags change."""
-    windowed = options.mode == "sliding_window"
-    if options.window is not None and not windowed:
-        raise ValueError(f"--window belongs to --mode sliding_window, got --mode {options.mode}")
-    if options.frames is not None and not windowed and options.adapter == "videochat":
-        raise ValueError(f"--frames is for --mode sliding_window, got {options.mode}; see --memory and --recent")
-    presets = {"sliding_window": benchmark.window, "blind": ModeSettings(fps=1.0)}
-    given = {name: value for name in ("fps", "window", "frames") if (value := getattr(options, name)) is not None}
-    return replace(presets.get(options.mode, benchmark.stream), **given)
-
-
 def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
     """How a question with options is answered, and why so: by the flag, else as the model's config has it."""
     from ..model.weights import load_config
@@ -155,32 +135,42 @@ def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
     return "generate", "as published; the model says nothing else"
 
 
-def asking_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerMode) -> Asking:
+def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerMode) -> Settings:
+    """The published settings of the mode, with what the flags change. ValueError for flags that do not go together."""
+    windowed = options.mode == "sliding_window"
+    if options.window is not None and not windowed:
+        raise ValueError(f"--window belongs to --mode sliding_window, got --mode {options.mode}")
+    if options.frames is not None and not windowed and options.adapter == "videochat":
+        raise ValueError(f"--frames is for --mode sliding_window, got {options.mode}; see --memory and --recent")
     if options.multi_turn and options.mode != "streaming":
         raise ValueError(f"--multi-turn belongs to --mode streaming, got --mode {options.mode}")
     if options.multi_turn and answer != "generate":
         what = "the flag's" if options.answer else "what the model is made for"
         raise ValueError(f"--multi-turn belongs to --answer generate, got --answer {answer} ({what})")
-    tokens = benchmark.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
-    if tokens < 1:
-        raise ValueError(f"--max-new-tokens must be >= 1, got {tokens}")
-    return Asking(answer, tokens, options.multi_turn, benchmark.system_prompt)
+    preset = benchmark.window if windowed else benchmark.stream
+    flags = {name: getattr(options, name) for name in ("fps", "window", "frames", "max_new_tokens", "multi_turn")}
+    if options.mode == "blind" and options.fps is None:
+        flags["fps"] = 1.0
+    given = {name: value for name, value in flags.items() if value is not None}
+    return replace(preset, answer=answer, system_prompt=benchmark.system_prompt, **given)
 
 
-def about_questions(options: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:
+def about_questions(options: argparse.Namespace, benchmark: Benchmark, variant: dict[str, Any]) -> dict[str, Any]:
     """Which questions are asked, in which mode; the annotations by what is in them, wherever they lie."""
-    digests = {path.name: digest(path) for path in benchmark.files(options.annotations)}
-    chosen = {name: getattr(options, name) for name in ("split", "limit", "mode")}
-    return {"benchmark": benchmark.name, **_own_flags(options), "annotations": digests, **chosen}
-
-
-def _own_flags(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in options.benchmark.flags}
+    return {
+        "benchmark": benchmark.name,
+        **variant,
+        "annotations": {path.name: digest(path) for path in benchmark.files(options.annotations)},
+        "split": options.split,
+        "limit": options.limit,
+        "mode": options.mode,
+    }
 
 
 def _blind_twin(run: Run) -> Run:
     """The same questions without frames, in a folder below."""
-    examiner = replace(run.examiner, mode="blind", asking=replace(run.examiner.asking, multi_turn=False))
+    settings = replace(run.examiner.settings, multi_turn=False)
+    examiner = replace(run.examiner, mode="blind", settings=settings)
     return replace(run, examiner=examiner, output=run.output / "blind", config={**run.config, "mode": "blind"})
 
 

@@ -14,10 +14,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ..config import AnswerMode
 from ..media.readers import MediaError
 from ..media.sampling import sample_pass, sample_window
-from .benchmarks.base import ModeSettings
+from .benchmarks.base import Settings
 from .questions import Question, Reply, VideoTask
 from .videos import OpenVideo
 
@@ -48,18 +47,6 @@ class Responder(Protocol):
         """A fresh conversation that has seen nothing."""
 
 
-@dataclass(frozen=True)
-class Asking:
-    """How questions are put, the same in every mode."""
-
-    answer: AnswerMode = "generate"
-    """`likelihood`: the label the model finds most probable; open questions are generated all the same."""
-    max_new_tokens: int = 128
-    multi_turn: bool = False
-    """Earlier questions and answers about a video stay in the dialogue (one-pass mode only)."""
-    system_prompt: str | None = None
-
-
 Outcomes = Iterator[tuple[Question, Reply | MediaError]]
 """Each question with its reply, or with what kept it from being asked."""
 
@@ -70,8 +57,7 @@ class Examiner:
 
     responder: Responder
     mode: ModeName
-    settings: ModeSettings
-    asking: Asking = Asking()
+    settings: Settings
 
     def examine(self, task: VideoTask, video: OpenVideo | None, done: Collection[str] = ()) -> Outcomes:
         """The outcomes of all questions but those whose ids are in `done`. `video`: None for the mode blind.
@@ -91,7 +77,7 @@ class Examiner:
             error: MediaError | None = None
             try:
                 for moment in question.moments:
-                    conversation = self.responder.open(self.asking.system_prompt)
+                    conversation = self.responder.open(self.settings.system_prompt)
                     shown = Reply()
                     if video is not None:
                         shown = _show(conversation, video, self._frames(task, video, question, moment), moment)
@@ -135,8 +121,8 @@ class Examiner:
             return
         indices = self._stream(task, video, queries[-1][0])
         times = video.timestamps[indices]
-        conversation = self.responder.open(self.asking.system_prompt)
-        finished = set() if self.asking.multi_turn else set(done)
+        conversation = self.responder.open(self.settings.system_prompt)
+        finished = set() if self.settings.multi_turn else set(done)
         spent: dict[str, Reply] = {}
         seen, shown = 0, Reply()
         for moment, question in queries:
@@ -159,7 +145,7 @@ class Examiner:
     def _ask(self, conversation: Conversation, question: Question, moment: float, shown: Reply) -> Reply:
         """Put the question (or its poll first) and add words and time to `shown`."""
         began = time.perf_counter()
-        tokens, keep = self.asking.max_new_tokens, self.asking.multi_turn
+        tokens, keep = self.settings.max_new_tokens, self.settings.multi_turn
         scores: tuple[float, ...] = ()
         answered_at = None
         if question.poll is not None:
@@ -167,7 +153,7 @@ class Examiner:
             if "yes" in text.lower():
                 text = conversation.ask(question.prompt, max_new_tokens=tokens, keep=keep)
                 answered_at = moment
-        elif self.asking.answer == "likelihood" and question.labels:
+        elif self.settings.answer == "likelihood" and question.labels:
             scores = _label_scores(conversation, question)
             text = question.labels[int(np.argmax(scores))]
         else:

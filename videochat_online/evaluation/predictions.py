@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,6 @@ class Prediction:
         """A question whose video could not be shown: wrong, and never dropped from the denominator."""
         return cls(**_about(task, question), response=None, extracted=None, correct=False, error=error)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Prediction:
         """Raises ValueError for other names than those of the fields."""
@@ -75,11 +73,6 @@ def _about(task: VideoTask, question: Question) -> dict[str, Any]:
     return {"task_id": task.id, "video": task.video, **{name: getattr(question, name) for name in names}}
 
 
-def rank_file(folder: Path, rank: int, world_size: int) -> Path:
-    """Where process `rank` writes: predictions.jsonl alone, predictions.rank0.jsonl and so on together."""
-    return folder / (MERGED if world_size == 1 else f"predictions.rank{rank}.jsonl")
-
-
 @contextmanager
 def appending(path: Path) -> Iterator[Callable[[Prediction], None]]:
     """Gives what appends a prediction to `path`, a line that is on disk when the call returns.
@@ -90,7 +83,7 @@ def appending(path: Path) -> Iterator[Callable[[Prediction], None]]:
     with open(path, "ab") as file:
         if not lock(file):
             raise ValueError(f"{path} is being written by another process; expected one process a rank")
-        file.truncate(_end_of_last_line(path))
+        file.truncate(_end_of_last_line(path.read_bytes()))
         file.seek(0, os.SEEK_END)
 
         def append(prediction: Prediction) -> None:
@@ -102,12 +95,12 @@ def appending(path: Path) -> Iterator[Callable[[Prediction], None]]:
 
 
 def _line(prediction: Prediction) -> str:
-    return json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n"
+    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"
 
 
-def _end_of_last_line(path: Path) -> int:
+def _end_of_last_line(content: bytes) -> int:
     """Bytes up to and with the last line end: what follows was cut off by a kill."""
-    return path.read_bytes().rfind(b"\n") + 1
+    return content.rfind(b"\n") + 1
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
@@ -117,23 +110,17 @@ def read_predictions(folder: Path) -> dict[str, Prediction]:
     """
     found: dict[str, Prediction] = {}
     for path in sorted(folder.glob("predictions*.jsonl")):
-        for prediction in _read_file(path):
-            earlier = found.get(prediction.id)
-            if earlier is None or earlier.error is not None:
+        content = path.read_bytes()
+        for number, line in enumerate(content[: _end_of_last_line(content)].splitlines(), 1):
+            try:
+                prediction = Prediction.from_dict(json.loads(line))
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}, line {number}: {error}; expected a prediction, remove the line") from error
+            if prediction.id not in found or found[prediction.id].error is not None:
                 found[prediction.id] = prediction
     return found
 
 
-def _read_file(path: Path) -> Iterable[Prediction]:
-    complete = path.read_bytes()[: _end_of_last_line(path)]
-    for number, line in enumerate(complete.splitlines(), 1):
-        try:
-            yield Prediction.from_dict(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number}: {error}; expected a prediction, remove the line") from error
-
-
 def write_merged(folder: Path, predictions: Iterable[Prediction]) -> None:
     """Replace predictions.jsonl by all predictions in the order of their ids, at once or not at all."""
-    ordered = sorted(predictions, key=lambda prediction: prediction.id)
-    write_text(folder / MERGED, "".join(map(_line, ordered)))
+    write_text(folder / MERGED, "".join(map(_line, sorted(predictions, key=attrgetter("id")))))

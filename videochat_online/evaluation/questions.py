@@ -7,10 +7,17 @@ the video's own clock; a question is never shown a frame later than its timestam
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal, get_args
 
 Kind = Literal["choice", "yes_no", "count", "proactive"]
+
+
+def letters(options: Sequence[object]) -> str:
+    """A letter for each option: `ABCD` for four."""
+    return "".join(map(chr, range(ord("A"), ord("A") + len(options))))
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,7 @@ class Question:
     def __post_init__(self) -> None:
         for name in ("id", "prompt", "answer"):
             text = getattr(self, name)
-            may_be_empty = (
-                name == "answer" and self.kind != "proactive"
-            )  # lmms-eval asks without it, and judges elsewhere
+            may_be_empty = name == "answer" and self.kind != "proactive"  # lmms-eval judges elsewhere
             if not isinstance(text, str) or not (text.strip() or may_be_empty):
                 raise ValueError(f"a question needs a text as {name}, got {text!r}")
             text.encode()  # half a surrogate pair, which JSON may hold, can neither be tokenized nor written
@@ -71,15 +76,10 @@ class Question:
             raise ValueError(f"timestamp must be seconds >= 0, got {self.timestamp!r}")
         if self.options and len(self.options) != len(self.labels):
             raise ValueError(f"{len(self.options)} options but {len(self.labels)} labels")
-        if self.kind == "choice" and (len(self.answer) != 1 or self.answer not in self.letters):
-            raise ValueError(f"answer {self.answer!r} is none of the options {self.letters}")
+        if self.kind == "choice" and self.answer not in tuple(letters(self.labels)):
+            raise ValueError(f"answer {self.answer!r} is none of the options {letters(self.labels)}")
         if (self.kind == "proactive") != (self.poll is not None):
             raise ValueError(f"exactly the proactive questions have a poll, got kind {self.kind!r}")
-
-    @property
-    def letters(self) -> str:
-        """Letters of the options, `ABCD` for four."""
-        return "".join(chr(ord("A") + i) for i in range(len(self.labels)))
 
     @property
     def chance(self) -> float:
@@ -89,10 +89,10 @@ class Question:
     def written(self, number: int) -> tuple[str, ...]:
         """The ways in which a model may write label `number`: `(B)`, `B`, with the option's text, and that alone."""
         label = self.labels[number]
-        forms = [label, self.letters[number]] if self.kind == "choice" else [label]
+        forms = [label, letters(self.labels)[number]] if self.kind == "choice" else [label]
         if self.options:
-            text = self.options[number]
-            forms += [f"{label}{'' if label.startswith('(') else '.'} {text}", text]
+            text, dot = self.options[number], "" if label.startswith("(") else "."
+            forms += [f"{label}{dot} {text}", text]
         return tuple(dict.fromkeys(forms))
 
     @property
@@ -134,7 +134,7 @@ class VideoTask:
             raise ValueError(f"video {self.id!r}: fps must be > 0, got {self.fps!r}")
         if not math.isfinite(self.start):
             raise ValueError(f"video {self.id!r}: it must start at a second, got {self.start!r}")
-        ordered = tuple(sorted(self.questions, key=lambda question: (question.timestamp, question.id)))
+        ordered = tuple(sorted(self.questions, key=attrgetter("timestamp", "id")))
         object.__setattr__(self, "questions", ordered)
 
     @property

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
         "command": list(command),
         "commit": code_commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: next((found.version for found in distributions(name=name)), None) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
     }
 
@@ -86,13 +86,6 @@ def code_commit() -> str | None:
     except FileNotFoundError:  # no git on this machine
         return None
     return done.stdout.strip() or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def write_report(
@@ -179,14 +172,13 @@ def markdown_of(report: Mapping[str, Any]) -> str:
         rows = ([key, value["questions"], _percent(value["accuracy"])] for key, value in groups.items())
         lines += ["", *_table((name, "questions", "accuracy"), rows)]
     lines += ["", *(f"- {note}" for note in scores["notes"])]
-    for problem in scores["problems"]:
-        what = f"{problem['questions']} questions on {problem['video']}: {problem['error']}"
-        lines.append(f"- not asked, counted as wrong: {what}")
+    for row in scores["problems"]:
+        lines.append(f"- not asked, counted as wrong: {row['questions']} questions on {row['video']}: {row['error']}")
     lines += [f"- left out, not counted: {record}" for record in report["left_out_records"]]
     lines += ["", "## Cost", ""]
-    for name in ("seconds_per_frame", "seconds_per_question"):
-        value = cost[name]
-        lines.append(f"- {name.replace('_', ' ')}: {'none' if value is None else f'{value:.4f}'}")
+    for name in ("seconds per frame", "seconds per question"):
+        value = cost[name.replace(" ", "_")]
+        lines.append(f"- {name}: {'none' if value is None else f'{value:.4f}'}")
     return "\n".join([*lines, f"- frames read and encoded: {cost['frames']}", ""])
 
 
@@ -222,10 +214,10 @@ def comparison_of(differences: Sequence[Difference], a: Sequence[Prediction], b:
         span = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
         rows.append([one.name, one.num_questions, *points, span, one.only_a, one.only_b])
     heads = ("", "questions", "A", "B", "B - A", "95 %", "only A right", "only B right")
-    costs = [cost_of(run) for run in (a, b)]
-    frames, seconds = zip(*((cost["frames"], cost["seconds"] or 0.0) for cost in costs), strict=True)
-    ratio = f", B is {seconds[1] / seconds[0]:.2f} times A" if seconds[0] else ""
-    cost = f"frames encoded: A {frames[0]}, B {frames[1]}; seconds: A {seconds[0]:.1f}, B {seconds[1]:.1f}{ratio}"
+    cost_a, cost_b = cost_of(a), cost_of(b)
+    ratio = f", B is {cost_b['seconds'] / cost_a['seconds']:.2f} times A" if cost_a["seconds"] else ""
+    frames = f"frames encoded: A {cost_a['frames']}, B {cost_b['frames']}"
+    cost = f"{frames}; seconds: A {cost_a['seconds']:.1f}, B {cost_b['seconds']:.1f}{ratio}"
     return "\n".join([*_table(heads, rows), cost])
 
 

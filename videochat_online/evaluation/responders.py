@@ -18,7 +18,7 @@ import numpy as np
 from ..command_line import load_from_flags, memory_from_flags
 from ..config import MemoryConfig, scheduled_level
 from ..files import digest
-from .benchmarks import ModeSettings
+from .benchmarks import Settings
 from .modes import Responder
 
 if TYPE_CHECKING:
@@ -54,8 +54,10 @@ class SessionResponder:
     def open(self, system_prompt: str | None) -> SessionConversation:
         from ..streaming.session import StreamingSession
 
-        about = {"memory": self.memory, "system_prompt": system_prompt, "skip_below": self.skip_below}
-        return SessionConversation(StreamingSession(self.model, self.processor, **about))
+        session = StreamingSession(
+            self.model, self.processor, memory=self.memory, system_prompt=system_prompt, skip_below=self.skip_below
+        )
+        return SessionConversation(session)
 
 
 @dataclass
@@ -72,18 +74,23 @@ class SessionConversation:
         return self.session.score_options(prompt, options, without_frames=True)
 
 
+@dataclass
 class TransformersResponder:
     """Any `AutoModelForImageTextToText` with its `AutoProcessor`: it is shown the newest frames as single images.
 
-    Such models have no memory of their own; `max_frames` are kept. ValueError for a model that cannot be asked.
+    Such models have no memory of their own. ValueError for a model that cannot be asked.
     """
 
-    def __init__(self, model: Any, processor: Any, *, max_frames: int) -> None:
-        if max_frames < 1:
-            raise ValueError(f"a model needs at least one frame, got max_frames={max_frames}")
-        if getattr(processor, "chat_template", None) is None:
+    model: Any
+    processor: Any
+    max_frames: int
+    """Frames that are kept."""
+
+    def __post_init__(self) -> None:
+        if self.max_frames < 1:
+            raise ValueError(f"a model needs at least one frame, got max_frames={self.max_frames}")
+        if getattr(self.processor, "chat_template", None) is None:
             raise ValueError("this model's processor has no chat template, so it cannot be asked")
-        self.model, self.processor, self.max_frames = model, processor, max_frames
 
     @classmethod
     def load(
@@ -104,7 +111,7 @@ class TransformersResponder:
         except (OSError, ValueError) as error:
             raise ValueError(f"{name} is no image-text-to-text model of transformers: {error}") from error
         model.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(model.eval(), processor, max_frames=max_frames)
+        return cls(model.eval(), processor, max_frames)
 
     def open(self, system_prompt: str | None) -> TransformersConversation:
         return TransformersConversation(self, system_prompt)
@@ -162,14 +169,10 @@ class TransformersConversation:
         """Frames in the order of time, then the dialogue so far, then the question."""
         from PIL import Image
 
-        text = self.responder.processor.apply_chat_template(self._messages(prompt), add_generation_prompt=True)
+        model, processor = self.responder.model, self.responder.processor
+        text = processor.apply_chat_template(self._messages(prompt), add_generation_prompt=True)
         images = [Image.fromarray(frame) for _, _, frame in self.frames] or None
-        inputs = self.responder.processor(text=[text], images=images, return_tensors="pt")
-        model = self.responder.model
-        return {
-            key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-            for key, value in inputs.items()
-        }
+        return dict(processor(text=[text], images=images, return_tensors="pt").to(model.device, model.dtype))
 
     def _messages(self, prompt: str) -> list[dict[str, Any]]:
         parts: list[dict[str, str]] = []
@@ -186,7 +189,7 @@ class TransformersConversation:
         return [*messages, {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
 
 
-def responder_from_flags(options: argparse.Namespace, settings: ModeSettings) -> tuple[Responder, dict[str, Any]]:
+def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tuple[Responder, dict[str, Any]]:
     """The model under test, and what identifies it. ValueError for flags that do not go together."""
     options.device = _device_of_process(options.device)
     about: dict[str, Any] = {"model": options.model, "adapter": options.adapter}
@@ -222,7 +225,7 @@ def weights_digest(folder: Path) -> str | None:
     return digest(*files) if files else None
 
 
-def _memory(options: argparse.Namespace, settings: ModeSettings, model: VideoChatOnline) -> MemoryConfig:
+def _memory(options: argparse.Namespace, settings: Settings, model: VideoChatOnline) -> MemoryConfig:
     """What the flags ask for; a sliding window without such flags forgets nothing, as published."""
     if options.recent is not None:
         if _asks_for_memory(options):

@@ -21,13 +21,11 @@ from ..media.find import VideoLibrary
 from ..media.readers import MediaError
 from .benchmarks.base import Benchmark
 from .modes import Examiner
-from .predictions import Prediction, appending, rank_file, read_predictions, write_merged
+from .predictions import MERGED, Prediction, appending, read_predictions, write_merged
 from .questions import Question, VideoTask
 from .videos import check_video, open_task_video
 
 CONFIG_FILE = "config.json"
-NAMED = 10
-"""Ids that an error names at most."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,10 @@ class Shard:
     @classmethod
     def from_environment(cls) -> Shard:
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+    def file(self, folder: Path) -> Path:
+        """Where it writes: predictions.jsonl alone, predictions.rank0.jsonl and so on together."""
+        return folder / (MERGED if self.world_size == 1 else f"predictions.rank{self.rank}.jsonl")
 
     def of(self, tasks: Sequence[VideoTask], cost: Callable[[VideoTask], float]) -> list[VideoTask]:
         """This process's videos: the costliest first, each to the process that has least so far."""
@@ -73,11 +75,6 @@ class Run:
     def __post_init__(self) -> None:
         refuse_equal_ids(self.tasks)
 
-    @property
-    def file(self) -> Path:
-        """Where this process writes its predictions."""
-        return rank_file(self.output, self.shard.rank, self.shard.world_size)
-
     def cost(self, task: VideoTask) -> float:
         """Frames that will be shown for a video, about; what the processes share out evenly."""
         mode, settings = self.examiner.mode, self.examiner.settings
@@ -101,7 +98,7 @@ def execute(run: Run, *, resume: bool) -> None:
     mine = run.shard.of(run.tasks, run.cost)
     total = sum(len(task.questions) for task in mine)
     bar = tqdm(total=total, unit="question", desc=run.examiner.mode, disable=None, leave=False)
-    with appending(run.file) as append, bar:
+    with appending(run.shard.file(run.output)) as append, bar:
         for task in mine:
             if all(question.id in done for question in task.questions):
                 continue
@@ -116,7 +113,7 @@ def completed(run: Run) -> dict[str, Prediction] | None:
     Whichever process finishes last sees all lines, so no process waits for another.
     """
     predictions = read_predictions(run.output)
-    if any(question.id not in predictions for task in run.tasks for question in task.questions):
+    if not all(question.id in predictions for task in run.tasks for question in task.questions):
         return None
     write_merged(run.output, predictions.values())
     return predictions
@@ -152,7 +149,8 @@ def _claim(run: Run, resume: bool) -> None:
     if different:
         what = ", ".join(f"{key}: {before.get(key)!r} then, {config.get(key)!r} now" for key in different)
         raise ValueError(f"{run.output} holds another run ({what}); choose another --output")
-    if not resume and run.file.is_file() and run.file.stat().st_size > 0:
+    own = run.shard.file(run.output)
+    if not resume and own.is_file() and own.stat().st_size > 0:
         raise ValueError(
             f"{run.output} holds predictions already; add --resume to continue, or choose another --output"
         )
@@ -174,7 +172,7 @@ def equal_ids(tasks: Sequence[VideoTask]) -> dict[str, int]:
 
 def refuse_equal_ids(tasks: Sequence[VideoTask]) -> None:
     if twice := equal_ids(tasks):
-        named = ", ".join(map(repr, islice(twice, NAMED))) + (", ..." if len(twice) > NAMED else "")
+        named = ", ".join([*map(repr, islice(twice, 10)), *(["..."] if len(twice) > 10 else [])])
         raise ValueError(f"{len(twice)} ids stand for several questions each: {named}; --check names them all")
 
 

@@ -45,7 +45,7 @@ class Tally:
         category_of = {p.task: p.category for p in predictions}
         tasks = sorted(category_of, key=lambda task: (category_of[task], task))
         videos, row = np.unique([p.video for p in predictions], return_inverse=True)
-        column = [tasks.index(p.task) for p in predictions]
+        column = np.array([tasks.index(p.task) for p in predictions])
         sums, count = np.zeros((2, len(videos), len(tasks)))
         np.add.at(sums, (row, column), [p.correct for p in predictions] if correct is None else correct)
         np.add.at(count, (row, column), 1)
@@ -177,28 +177,37 @@ def _task_rows(
     for i, task in enumerate(tally.tasks):
         some = count[:, i] > 0
         low, high = interval(correct[some, i] / count[some, i])
-        about = {"task": task, "category": tally.categories[i], "questions": int(tally.count[:, i].sum())}
-        shares = {name: float(other.accuracies()[i]) for name, other in others.items()}
-        found.append({**about, "accuracy": float(tally.accuracies()[i]), "low": low, "high": high, **shares})
+        found.append(
+            {
+                "task": task,
+                "category": tally.categories[i],
+                "questions": int(tally.count[:, i].sum()),
+                "accuracy": float(tally.accuracies()[i]),
+                "low": low,
+                "high": high,
+                **{name: float(other.accuracies()[i]) for name, other in others.items()},
+            }
+        )
     return found
 
 
-def cost_of(predictions: Sequence[Prediction]) -> dict[str, float | int | None]:
-    """What was measured with a clock, over the questions that were asked. Seconds."""
+def cost_of(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """What was measured with a clock, over the questions that were asked. Seconds; None where there is no frame."""
     asked = [row for row in predictions if row.error is None]
     frames = sum(row.new_frames for row in asked)
     frame_seconds = sum(row.frame_seconds for row in asked)
+    answer_seconds = sum(row.answer_seconds for row in asked)
     return {
         "frames": frames,
         "seconds_per_frame": frame_seconds / frames if frames else None,
-        "seconds_per_question": sum(row.answer_seconds for row in asked) / len(asked) if asked else None,
-        "seconds": frame_seconds + sum(row.answer_seconds for row in asked),
+        "seconds_per_question": answer_seconds / len(asked) if asked else None,
+        "seconds": frame_seconds + answer_seconds,
     }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A on the same questions, accuracy points in 0..1."""
+    """Of two runs on the same questions, accuracies in 0..1."""
 
     name: str
     num_questions: int

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...config import AnswerMode
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask
 from ..scoring import Headline
@@ -28,8 +29,8 @@ _WORD_FOLLOWS = re.compile(r"\s+(?!(?:is|was|and|or|because|since|as|seems|would
 
 
 @dataclass(frozen=True)
-class ModeSettings:
-    """Which frames of a video a mode shows."""
+class Settings:
+    """Which frames a question is shown, and how it is put. ValueError, naming the flag, for what cannot be."""
 
     fps: float
     """Frames taken per second of video."""
@@ -37,12 +38,21 @@ class ModeSettings:
     """Seconds before a question that are shown; None: from the video's start."""
     frames: int | None = None
     """Frames shown at most for one question; None: no bound but the memory's."""
+    answer: AnswerMode = "generate"
+    """`likelihood`: the label the model finds most probable; open questions are generated all the same."""
+    max_new_tokens: int = 128
+    multi_turn: bool = False
+    """Earlier questions and answers about a video stay in the dialogue (one-pass mode only)."""
+    system_prompt: str | None = None
+    """Replaces the template's own system text."""
 
     def __post_init__(self) -> None:
         for name in ("fps", "window", "frames"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name} must be > 0, got {value!r}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"--max-new-tokens must be >= 1, got {self.max_new_tokens}")
 
 
 @dataclass
@@ -79,11 +89,6 @@ def read_records(path: Path) -> list[Any]:
     return records
 
 
-def letters(options: Sequence[str]) -> str:
-    """The letters of that many options: `ABCD` for four."""
-    return "".join(chr(ord("A") + number) for number in range(len(options)))
-
-
 def texts(value: Any) -> list[str]:
     """The options of a record. Raises ValueError for anything but a list of texts."""
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
@@ -111,28 +116,34 @@ def extract_letter(text: str) -> str | None:
 class Benchmark(ABC):
     """Examples plus a judge."""
 
-    name: ClassVar[str]
-    """Of its command."""
     title: ClassVar[str]
+    name: ClassVar[str]
     help: ClassVar[str]
-    """Of its command."""
+    """Of its command, as `name`."""
     flags: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The constructor's arguments as flags of the command: name -> what argparse is to know of it."""
     headline: ClassVar[Headline]
     headline_name: ClassVar[str]
-    max_new_tokens: ClassVar[int]
-    stream: ClassVar[ModeSettings]
+    layouts: ClassVar[tuple[tuple[str, ...], ...]]
+    """Names of annotation files in a folder (`*` stands for anything); the first of these that it holds are read."""
+    stream: ClassVar[Settings]
     """As published, for the modes streaming and prefix."""
-    window: ClassVar[ModeSettings]
+    window: ClassVar[Settings]
     """As published, for the mode sliding_window."""
     splits: ClassVar[tuple[str, ...]]
     """Parts of the benchmark that may be chosen."""
     system_prompt: str | None = None
-    """Replaces the template's own system text."""
+    """Of its published settings, in every mode."""
 
-    @abstractmethod
     def files(self, annotations: Path) -> list[Path]:
-        """The annotation files that are read, of a folder or the one file that was named."""
+        """The annotation files that are read, of a folder or the one file that was named. ValueError for none."""
+        if annotations.is_file():
+            return [annotations]
+        for names in self.layouts:
+            if found := [path for name in names for path in sorted(annotations.glob(name))]:
+                return found
+        expected = "; or ".join(map(", ".join, self.layouts))
+        raise ValueError(f"no {self.title} annotations in {annotations}: expected {expected}")
 
     @abstractmethod
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ..predictions import Prediction
-from ..questions import Question, Reply, Verdict, VideoTask
-from .base import Benchmark, Examples, ModeSettings, extract_letter, letters, texts
+from ..questions import Question, Reply, Verdict, VideoTask, letters
+from .base import Benchmark, Examples, Settings, extract_letter, texts
 
 SOURCES = ("ava", "coin", "hirest", "tao")
 AVA_START = 900.0
@@ -41,42 +41,36 @@ CATEGORIES = {
 FILM, STEPS, OBJECTS = ("ava",), ("coin", "hirest"), ("tao",)
 
 
-@dataclass(frozen=True)
-class SubTask:
+class SubTask(NamedTuple):
     code: str
     name: str
-    flat_type: str
+    category: str
     sources: tuple[str, ...]
     """Flat files it draws on."""
 
-    @property
-    def category(self) -> str:
-        return CATEGORIES[self.flat_type]
-
 
 SUB_TASKS = (
-    SubTask("AA", "Action Anticipation", "FuturePrediction", FILM),
-    SubTask("GSP", "Goal/Step Prediction", "FuturePrediction", STEPS),
-    SubTask("MP", "Movement Prediction", "FuturePrediction", OBJECTS),
-    SubTask("AP", "Action Persistence", "Hallucination", FILM),
-    SubTask("SV", "Step Verification", "Hallucination", STEPS),
-    SubTask("OP", "Object Presence", "Hallucination", OBJECTS),
-    SubTask("AR", "Action Retrieval", "PastMemory", FILM),
-    SubTask("PR", "Procedure Recall", "PastMemory", STEPS),
-    SubTask("TR", "Trajectory Retrieval", "PastMemory", OBJECTS),
-    SubTask("AL", "Action Location", "SpatialPerception", FILM),
-    SubTask("OP", "Object Position", "SpatialPerception", OBJECTS),
-    SubTask("AT", "Action Trajectory", "SpatioTemporalPerception", FILM),
-    SubTask("OT", "Object Trajectory", "SpatioTemporalPerception", OBJECTS),
-    SubTask("AS", "Action Sequence", "TemporalPerception", FILM),
-    SubTask("SL", "Step Localization", "TemporalPerception", STEPS),
-    SubTask("OES", "Object Existence State", "TemporalPerception", OBJECTS),
+    SubTask("AA", "Action Anticipation", "Future Prediction", FILM),
+    SubTask("GSP", "Goal/Step Prediction", "Future Prediction", STEPS),
+    SubTask("MP", "Movement Prediction", "Future Prediction", OBJECTS),
+    SubTask("AP", "Action Persistence", "Temporal Hallucination Verification", FILM),
+    SubTask("SV", "Step Verification", "Temporal Hallucination Verification", STEPS),
+    SubTask("OP", "Object Presence", "Temporal Hallucination Verification", OBJECTS),
+    SubTask("AR", "Action Retrieval", "Past Memory", FILM),
+    SubTask("PR", "Procedure Recall", "Past Memory", STEPS),
+    SubTask("TR", "Trajectory Retrieval", "Past Memory", OBJECTS),
+    SubTask("AL", "Action Location", "Spatio Perception", FILM),
+    SubTask("OP", "Object Position", "Spatio Perception", OBJECTS),
+    SubTask("AT", "Action Trajectory", "Spatio Temporal Perception", FILM),
+    SubTask("OT", "Object Trajectory", "Spatio Temporal Perception", OBJECTS),
+    SubTask("AS", "Action Sequence", "Temporal Perception", FILM),
+    SubTask("SL", "Step Localization", "Temporal Perception", STEPS),
+    SubTask("OES", "Object Existence State", "Temporal Perception", OBJECTS),
 )
 """In the order of the official board; two of them are called OP."""
 
-_BY_FLAT = {(sub.flat_type, source): sub for sub in SUB_TASKS for source in sub.sources}
+_BY_SOURCE = {(sub.category, source): sub for sub in SUB_TASKS for source in sub.sources}
 _BY_NAME = {sub.name: sub for sub in SUB_TASKS}
-
 
 PROMPTS = {
     "official": ("({})", "{} {}", "Question at {time:.1f}s: {question}\nOptions:\n{options}\nAnswer:"),
@@ -96,9 +90,9 @@ class OVBench(Benchmark):
     flags: ClassVar = {"prompt": {"default": "official", "choices": PROMPTS, "help": "wording of the questions"}}
     headline = "tasks"
     headline_name = "mean of the sub-task accuracies"
-    max_new_tokens = 128
-    stream = ModeSettings(fps=8.0)
-    window = ModeSettings(fps=2.0, window=32.0, frames=64)
+    layouts = (("ovbench.json",), tuple(f"{source}.json" for source in SOURCES), ("ovbench_*.json",))
+    stream = Settings(fps=8.0, max_new_tokens=128)
+    window = Settings(fps=2.0, window=32.0, frames=64, max_new_tokens=128)
     splits = SOURCES
 
     def __init__(self, prompt: str = "official") -> None:
@@ -106,18 +100,6 @@ class OVBench(Benchmark):
             raise ValueError(f"unknown prompt {prompt!r} for OVBench, expected one of {', '.join(PROMPTS)}")
         self.label, self.option, self.prompt = PROMPTS[prompt]
         self.system_prompt = SYSTEM_PROMPT if prompt == "official" else None
-
-    def files(self, annotations: Path) -> list[Path]:
-        """ovbench.json, which lists each video once, else the flat four, else the hub's parts."""
-        if annotations.is_file():
-            return [annotations]
-        whole, *flat = (annotations / f"{name}.json" for name in ("ovbench", *SOURCES))
-        found = [whole] if whole.is_file() else [path for path in flat if path.is_file()]
-        found = found or sorted(annotations.glob("ovbench_*.json"))
-        if not found:
-            expected = "ava.json, coin.json, hirest.json, tao.json (flat) or ovbench*.json (streaming)"
-            raise ValueError(f"no OVBench annotations in {annotations}: expected {expected}")
-        return found
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """Either layout; `splits` keeps questions of these sources only."""
@@ -132,8 +114,7 @@ class OVBench(Benchmark):
 
     def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
         """Where the published rule (the first stand-alone capital A to E, articles too) would judge differently."""
-        found = [re.search(r"\b[A-E]\b", prediction.response or "") for prediction in predictions]
-        theirs = [match is not None and match[0] == p.answer for match, p in zip(found, predictions, strict=True)]
+        theirs = [re.findall(r"\b[A-E]\b", p.response or "")[:1] == [p.answer] for p in predictions]
         if theirs == [prediction.correct for prediction in predictions]:
             return []
         return [
@@ -155,7 +136,7 @@ class OVBench(Benchmark):
         return [_video_of(source, rows[0][0], [question for _, question in rows]) for rows in videos.values()]
 
     def _single_question(self, source: str, number: int, record: dict[str, Any]) -> Question:
-        sub_task = _BY_FLAT.get((record["answer_type"], source))
+        sub_task = _BY_SOURCE.get((CATEGORIES.get(record["answer_type"], ""), source))
         if sub_task is None:
             raise ValueError(f"no sub-task {record['answer_type']!r} in {source}")
         options = texts(record["candidates"])

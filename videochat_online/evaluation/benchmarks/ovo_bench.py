@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..predictions import Prediction
-from ..questions import Question, Reply, Verdict, VideoTask
+from ..questions import Question, Reply, Verdict, VideoTask, letters
 from ..scoring import commonest_answers
-from .base import Benchmark, Examples, ModeSettings, extract_letter, letters, texts
+from .base import Benchmark, Examples, Settings, extract_letter, texts
 
 REGIMES = {
     "backward": ("EPM", "HLD", "ASI"),
@@ -72,19 +72,13 @@ class OVOBench(Benchmark):
     }
     headline = "categories"
     headline_name = "mean of the three regimes"
-    max_new_tokens = 32
-    stream = ModeSettings(fps=1.0)
-    window = ModeSettings(fps=1.0, frames=64)
+    layouts = (("ovo_bench_new.json",),)
+    stream = Settings(fps=1.0, max_new_tokens=32)
+    window = Settings(fps=1.0, frames=64, max_new_tokens=32)
     splits = (*REGIMES, *_REGIME_OF)
 
     def __init__(self, *, chunked: bool = False) -> None:
         self.chunked = chunked
-
-    def files(self, annotations: Path) -> list[Path]:
-        path = annotations / "ovo_bench_new.json" if annotations.is_dir() else annotations
-        if not path.is_file():
-            raise ValueError(f"no OVO-Bench annotations at {path}: expected ovo_bench_new.json")
-        return [path]
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """`splits` keeps these tasks or regimes only."""

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..predictions import Prediction
-from ..questions import Poll, Question, Reply, Verdict, VideoTask
-from .base import Benchmark, Examples, ModeSettings, letters, texts
+from ..questions import Poll, Question, Reply, Verdict, VideoTask, letters
+from .base import Benchmark, Examples, Settings, texts
 
 PARTS = ("real", "omni", "sqa", "proactive")
 POLL_SECONDS_AFTER = 4.0
@@ -57,19 +57,11 @@ class StreamingBench(Benchmark):
     title = help = "StreamingBench"
     headline = "pooled"
     headline_name = "accuracy over all questions"
-    max_new_tokens = 32
-    stream = ModeSettings(fps=1.0)
-    window = ModeSettings(fps=1.0, window=60.0, frames=64)
+    layouts = (tuple(f"questions_{part}.json" for part in PARTS),)
+    """questions_proactive_50.json, a part of another, is read only where it is named."""
+    stream = Settings(fps=1.0, max_new_tokens=32)
+    window = Settings(fps=1.0, window=60.0, frames=64, max_new_tokens=32)
     splits = PARTS
-
-    def files(self, annotations: Path) -> list[Path]:
-        """questions_{real,omni,sqa,proactive}.json of a folder; a part of one of them only where it is named."""
-        if annotations.is_file():
-            return [annotations]
-        found = [path for part in PARTS if (path := annotations / f"questions_{part}.json").is_file()]
-        if not found:
-            raise ValueError(f"no StreamingBench annotations in {annotations}: expected questions_real.json and others")
-        return found
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """`splits` keeps these parts only; questions_proactive_50.json is one of the part proactive."""

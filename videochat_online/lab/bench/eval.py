@@ -10,12 +10,13 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.benchmarks import ModeSettings, OVBench
-from ...evaluation.modes import Asking, Examiner, ModeName
+from ...evaluation.benchmarks import OVBench, Settings
+from ...evaluation.modes import Examiner, ModeName
 from ...evaluation.questions import Reply, VideoTask
 from ...evaluation.responders import SessionResponder, memory_of_all
 from ...evaluation.videos import open_task_video
@@ -47,22 +48,16 @@ def bench_eval(
     build_world(folder, WORLD, progress=False)
     benchmark, library = OVBench(), VideoLibrary(folder / "videos", decoder=decoder)
     tasks = benchmark.load(folder / "ovbench")
-    asking = Asking("likelihood", system_prompt=benchmark.system_prompt)
-    every_frame = memory_of_all(FRAMES, model.config.memory_config)
-    ways: dict[ModeName, tuple[ModeSettings, SessionResponder]] = {
-        "streaming": (ModeSettings(FPS), SessionResponder(model, processor)),
-        "prefix": (ModeSettings(FPS), SessionResponder(model, processor)),
-        "sliding_window": (
-            ModeSettings(FPS, window=32.0, frames=FRAMES),
-            SessionResponder(model, processor, every_frame),
-        ),
-    }
-    found = {
-        mode: _timed(Examiner(responder, mode, settings, asking), tasks, library)
-        for mode, (settings, responder) in ways.items()
-    }
+    stream = Settings(FPS, answer="likelihood", system_prompt=benchmark.system_prompt)
+    window = replace(stream, window=32.0, frames=FRAMES)
+    ours = SessionResponder(model, processor)
+    every_frame = replace(ours, memory=memory_of_all(FRAMES, model.config.memory_config))
+    ways: tuple[tuple[ModeName, SessionResponder, Settings], ...] = (
+        ("streaming", ours, stream), ("prefix", ours, stream), ("sliding_window", every_frame, window)
+    )  # fmt: skip
+    found = {mode: _timed(Examiner(responder, mode, settings), tasks, library) for mode, responder, settings in ways}
     floor = _frames_alone(FrameEncoder(model, processor), tasks, library)
-    return [_row(name, *found[name], found["prefix"], found["streaming"], floor) for name in ways]
+    return [_row(name, *found[name], found["prefix"], found["streaming"], floor) for name in found]
 
 
 def _timed(examiner: Examiner, tasks: Sequence[VideoTask], library: VideoLibrary) -> tuple[float, dict[str, Reply]]:
