@@ -108,16 +108,6 @@ class TrainingConfig(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_numbers()
-        for name in PARTS:
-            self.part(name)
-        if self.strategy not in STRATEGIES and not self.strategy.endswith(".json"):
-            known = ", ".join(STRATEGIES)
-            raise SettingError(f"--strategy must be one of {known} or a .json file, got {self.strategy!r}")
-        if {self.vision, self.connector, self.llm} == {"frozen"}:
-            raise SettingError("--vision, --connector and --llm are all frozen: nothing would train")
-
-    def _check_numbers(self) -> None:
         for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "epochs"):
@@ -127,6 +117,13 @@ class TrainingConfig(DataSettings):
         for name in ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "num_workers", "min_steps"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "-1 or at least 1")
+        for name in PARTS:
+            self.part(name)
+        if self.strategy not in STRATEGIES and not self.strategy.endswith(".json"):
+            known = ", ".join(STRATEGIES)
+            raise SettingError(f"--strategy must be one of {known} or a .json file, got {self.strategy!r}")
+        if {self.vision, self.connector, self.llm} == {"frozen"}:
+            raise SettingError("--vision, --connector and --llm are all frozen: nothing would train")
 
     def part(self, name: str) -> tuple[str, list[float]]:
         """What trains of vision, connector or llm, and its numbers: `lora:16:32` -> ("lora", [16, 32]).

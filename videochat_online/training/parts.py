@@ -132,11 +132,15 @@ def part_rows(model: VideoChatOnline, config: TrainingConfig) -> list[PartRow]:
     return rows
 
 
+def total(rows: list[PartRow]) -> PartRow:
+    """The whole model's."""
+    return PartRow("total", "", sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows))
+
+
 def parts_table(rows: list[PartRow]) -> str:
     """What trains, for a reader."""
-    total = PartRow("total", "", sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows))
     lines = ["part             setting        parameters        trained"]
-    for row in [*rows, total]:
+    for row in [*rows, total(rows)]:
         share = row.num_trained / row.num_parameters if row.num_parameters else 0.0
         lines.append(f"{row.name:16} {row.setting:12} {row.num_parameters:>12,} {row.num_trained:>14,}  {share:7.2%}")
     return "\n".join(lines)
