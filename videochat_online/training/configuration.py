@@ -17,9 +17,9 @@ from ..data.settings import DataSettings, SettingError, flag
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 
 PARTS = {
-    "vision": ("frozen", "full", "last", "lora"),
+    "vision": ("frozen", "full", "last:N", "lora:RANK[:ALPHA]"),
     "connector": ("frozen", "full"),
-    "llm": ("frozen", "full", "lora"),
+    "llm": ("frozen", "full", "lora:RANK[:ALPHA]"),
 }
 """What may train of each part of the model."""
 
@@ -137,10 +137,10 @@ class TrainingConfig(DataSettings):
         except ValueError:
             numbers = [-1.0]
         fewest, most = {"last": (1, 1), "lora": (1, 2)}.get(kind, (0, 0))
-        whole = all(map(math.isfinite, numbers)) and all(number.is_integer() for number in numbers[:1])
-        if kind not in PARTS[name] or not fewest <= len(numbers) <= most or not whole or min(numbers, default=1) <= 0:
-            forms = {"last": "last:N", "lora": "lora:RANK[:ALPHA]"}
-            expected = ", ".join(forms.get(one, one) for one in PARTS[name])
+        whole = all(map(math.isfinite, numbers)) and all(map(float.is_integer, numbers[:1]))
+        known = kind in [form.split(":")[0] for form in PARTS[name]]
+        if not known or not fewest <= len(numbers) <= most or not whole or min(numbers, default=1) <= 0:
+            expected = ", ".join(PARTS[name])
             raise SettingError(f"{flag(name)} must be one of {expected} (numbers above 0), got {value!r}")
         if kind == "lora" and len(numbers) == 1:
             numbers.append(2 * numbers[0])

@@ -111,12 +111,12 @@ def set_drop_path(model: VideoChatOnline, rate: float) -> None:
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW on what trains, without weight decay on biases and norms."""
     norms = {id(w) for module in model.modules() if isinstance(module, nn.LayerNorm) for w in module.parameters()}
-    trained = [(name.lower(), weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    plain = {id(weight) for name, weight in trained if NO_DECAY.search(name)} | norms
-    groups = [
-        {"params": [weight for _, weight in trained if id(weight) not in plain], "weight_decay": config.weight_decay},
-        {"params": [weight for _, weight in trained if id(weight) in plain], "weight_decay": 0.0},
-    ]
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            (plain if id(weight) in norms or NO_DECAY.search(name.lower()) else decayed).append(weight)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
 
