@@ -12,7 +12,7 @@ from tests.training.world import save_small_model, write_online_list
 from videochat_online.processing import load_model
 from videochat_online.training.log import read_log
 from videochat_online.training.loop import TrainingLoop
-from videochat_online.training.run import make_collator, make_data
+from videochat_online.training.run import make_data
 
 
 class Remembered(torch.utils.data.Dataset):
@@ -40,8 +40,8 @@ def test_16_online_samples_are_overfitted(tmp_path: Path):
         global_batch_size=4, batch_size=4, epochs=250, learning_rate=3e-3, drop_path=0.0, log_every=20,
         save_every=1000, num_frames=6,
     )  # fmt: skip
-    dataset, plan = make_data(config, processor, model.config, 1)
-    loop = TrainingLoop(model, Remembered(dataset), make_collator(config, processor), plan)
+    dataset, collator, plan = make_data(config, processor, model.config, 1)
+    loop = TrainingLoop(model, Remembered(dataset), collator, plan)
     assert loop.train()
     losses = [line["loss"] for line in read_log(tmp_path / "log.jsonl") if "loss" in line]
     assert losses[0] > 1 and losses[-1] < 0.05, losses

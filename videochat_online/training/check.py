@@ -22,7 +22,7 @@ from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
 from .memory import GIB, largest_load, memory_text
-from .parts import PartRow, choose_parts, part_rows, parts_table
+from .parts import PartRow, choose_parts, part_rows, parts_table, total
 from .plan import counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 
@@ -65,7 +65,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
         with noted(problems):
             processor = Processor.from_pretrained(config.model, model_config)
             uncached = replace(config, frame_cache="")  # nothing is written
-            dataset, plan = make_data(uncached, processor, model_config, num_processes)
+            dataset, _, plan = make_data(uncached, processor, model_config, num_processes)
             lengths = plan.lengths
             say(steps_text(plan))
             for found, more in zip((problems, warnings), judge(plan), strict=True):
@@ -123,10 +123,10 @@ def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> l
 
 def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
     """Say the size of checkpoints; return what is wrong with the folders of --output-dir and --frame-cache."""
-    weights, trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
-    each = 4 * weights + 8 * trained  # the weights and Adam's moments
+    model = total(rows)
+    each = 4 * model.num_parameters + 8 * model.num_trained  # the weights and Adam's moments
     if zero_stage(config):  # and ZeRO's own copy of both
-        each = (2 + 2 if uses_bf16(config) else 4 + 4) * weights + 12 * trained
+        each = (2 + 2 if uses_bf16(config) else 4 + 4) * model.num_parameters + 12 * model.num_trained
     say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
     needed = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0}
     places = {name: Path(getattr(config, name)) for name in needed if getattr(config, name)}

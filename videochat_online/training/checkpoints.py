@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from ..files import files_below, flush_tree, replace_folder, write_json
@@ -52,7 +53,7 @@ def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
     for folder in run_folder.glob("checkpoint-*"):
         if (match := NAME.fullmatch(folder.name)) and folder.is_dir():
             found.append(Checkpoint(folder, int(match[1]), problem_of(folder)))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    return sorted(found, key=attrgetter("step"))
 
 
 def problem_of(folder: Path) -> str | None:

@@ -98,8 +98,8 @@ def _flag_form(hint: Any) -> dict[str, Any]:
 
 def _without_none(hint: Any) -> Any:
     """`int | None` -> int."""
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-    return kinds[0] if type(None) in get_args(hint) else hint
+    first, *others = get_args(hint) or (hint,)
+    return first if type(None) in others else hint
 
 
 def field_texts(cls: type) -> dict[str, str]:

@@ -18,9 +18,9 @@ from ..files import SHIPPED_MODELS
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 
 PARTS = {
-    "vision": ("frozen", "full", "last", "lora"),
+    "vision": ("frozen", "full", "last:N", "lora:RANK[:ALPHA]"),
     "connector": ("frozen", "full"),
-    "llm": ("frozen", "full", "lora"),
+    "llm": ("frozen", "full", "lora:RANK[:ALPHA]"),
 }
 """What may train of each part of the model."""
 
@@ -109,16 +109,6 @@ class TrainingConfig(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_numbers()
-        for name in PARTS:
-            self.part(name)
-        if self.strategy not in STRATEGIES and not self.strategy.endswith(".json"):
-            known = ", ".join(STRATEGIES)
-            raise SettingError(f"--strategy must be one of {known} or a .json file, got {self.strategy!r}")
-        if {self.vision, self.connector, self.llm} == {"frozen"}:
-            raise SettingError("--vision, --connector and --llm are all frozen: nothing would train")
-
-    def _check_numbers(self) -> None:
         for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "epochs"):
@@ -128,6 +118,13 @@ class TrainingConfig(DataSettings):
         for name in ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "num_workers", "min_steps"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "-1 or at least 1")
+        for name in PARTS:
+            self.part(name)
+        if self.strategy not in STRATEGIES and not self.strategy.endswith(".json"):
+            known = ", ".join(STRATEGIES)
+            raise SettingError(f"--strategy must be one of {known} or a .json file, got {self.strategy!r}")
+        if {self.vision, self.connector, self.llm} == {"frozen"}:
+            raise SettingError("--vision, --connector and --llm are all frozen: nothing would train")
 
     def part(self, name: str) -> tuple[str, list[float]]:
         """What trains of vision, connector or llm, and its numbers: `lora:16:32` -> ("lora", [16, 32]).
@@ -141,10 +138,10 @@ class TrainingConfig(DataSettings):
         except ValueError:
             numbers = [-1.0]
         fewest, most = {"last": (1, 1), "lora": (1, 2)}.get(kind, (0, 0))
-        whole = all(map(math.isfinite, numbers)) and all(number.is_integer() for number in numbers[:1])
-        if kind not in PARTS[name] or not fewest <= len(numbers) <= most or not whole or min(numbers, default=1) <= 0:
-            forms = {"last": "last:N", "lora": "lora:RANK[:ALPHA]"}
-            expected = ", ".join(forms.get(one, one) for one in PARTS[name])
+        whole = all(map(math.isfinite, numbers)) and all(map(float.is_integer, numbers[:1]))
+        known = kind in [form.split(":")[0] for form in PARTS[name]]
+        if not known or not fewest <= len(numbers) <= most or not whole or min(numbers, default=1) <= 0:
+            expected = ", ".join(PARTS[name])
             raise SettingError(f"{flag(name)} must be one of {expected} (numbers above 0), got {value!r}")
         if kind == "lora" and len(numbers) == 1:
             numbers.append(2 * numbers[0])

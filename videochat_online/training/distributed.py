@@ -80,7 +80,7 @@ def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:
 
 def check_packages(config: TrainingConfig) -> None:
     """Raise SettingError for what the settings need and this machine lacks; for a package with its install command."""
-    needed = [config.tracker] if config.tracker != "none" else []
+    needed: list[str] = [config.tracker] if config.tracker != "none" else []
     needed += ["peft"] if "lora" in config.vision + config.llm else []
     needed += ["deepspeed"] if uses_deepspeed(config) else []
     if problem := lacks(*needed):

@@ -119,32 +119,30 @@ class TrainingLoop:
     # Data
 
     def batches(self) -> Iterator[list[Batch]]:
-        """This process's batches of each step that is left, on the CPU."""
-        while self.state.step < self.plan.num_steps:
-            epoch, done = divmod(self.state.step, self.plan.steps_per_epoch)
-            left = min(self.plan.steps_per_epoch - done, self.plan.num_steps - self.state.step)
-            loader = iter(self._loader(epoch, done, done + left))
-            for _ in range(left):
+        """This process's batches of each step that is left, on the CPU. Each epoch has data workers of its own."""
+        plan, rank = self.plan, self.accelerator.process_index
+        while self.state.step < plan.num_steps:
+            epoch, first = divmod(self.state.step, plan.steps_per_epoch)
+            stop = min(plan.steps_per_epoch, first + plan.num_steps - self.state.step)
+            self.dataset.set_epoch(epoch)  # before its worker processes start
+            loader = DataLoader(
+                self.dataset,
+                batch_sampler=plan.batches(epoch, rank=rank, first=first, stop=stop),
+                collate_fn=self.collate,
+                num_workers=self.config.num_workers,
+                pin_memory=self.accelerator.device.type == "cuda",
+                worker_init_fn=leave_sigterm_to_the_parent,
+                generator=torch.Generator().manual_seed(self.config.seed),  # workers' seeds: not of the global state
+            )
+            left = iter(loader)
+            for _ in range(first, stop):
                 began = time.perf_counter()
                 try:
-                    batches = [next(loader) for _ in range(self.plan.shape.accumulation)]
+                    batches = [next(left) for _ in range(plan.shape.accumulation)]
                 except ValueError as error:
                     raise without_traceback(error) from error
                 self.since.waiting += time.perf_counter() - began
                 yield batches
-
-    def _loader(self, epoch: int, first: int, stop: int) -> DataLoader:
-        """The batches of some of an epoch's steps."""
-        self.dataset.set_epoch(epoch)  # before its worker processes start
-        return DataLoader(
-            self.dataset,
-            batch_sampler=self.plan.batches(epoch, rank=self.accelerator.process_index, first=first, stop=stop),
-            collate_fn=self.collate,
-            num_workers=self.config.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            worker_init_fn=leave_sigterm_to_the_parent,
-            generator=torch.Generator().manual_seed(self.config.seed),  # workers' seeds leave the global state alone
-        )
 
     # A step
 

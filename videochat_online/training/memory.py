@@ -31,11 +31,11 @@ from ..config import scheduled_grids, tokens_of_grid
 from ..data.sampler import Lengths
 from .configuration import TrainingConfig
 from .distributed import uses_bf16, zero_stage
+from .parts import PartRow, total
 from .plan import counted
 
 if TYPE_CHECKING:
     from ..model_config import VideoChatOnlineConfig
-    from .parts import PartRow
 
 GIB = 2**30
 LOSS_SHARE = 0.1
@@ -70,7 +70,7 @@ def estimate(
     rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
 ) -> dict[str, float]:
     """Bytes on one GPU, by what they are for; `rows` are the model's parts with what trains of them."""
-    num_parameters, num_trained = sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows)
+    num_parameters, num_trained = total(rows).num_parameters, total(rows).num_trained
     stage, fsdp, bf16 = zero_stage(config), config.strategy == "fsdp", uses_bf16(config)
     size = 2 if stage and bf16 else 4
     weights, gradients, optimizer = (

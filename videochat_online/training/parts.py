@@ -111,12 +111,12 @@ def set_drop_path(model: VideoChatOnline, rate: float) -> None:
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW on what trains, without weight decay on biases and norms."""
     norms = {id(w) for module in model.modules() if isinstance(module, nn.LayerNorm) for w in module.parameters()}
-    trained = [(name.lower(), weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    plain = {id(weight) for name, weight in trained if NO_DECAY.search(name)} | norms
-    groups = [
-        {"params": [weight for _, weight in trained if id(weight) not in plain], "weight_decay": config.weight_decay},
-        {"params": [weight for _, weight in trained if id(weight) in plain], "weight_decay": 0.0},
-    ]
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            (plain if id(weight) in norms or NO_DECAY.search(name.lower()) else decayed).append(weight)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
 
@@ -132,11 +132,15 @@ def part_rows(model: VideoChatOnline, config: TrainingConfig) -> list[PartRow]:
     return rows
 
 
+def total(rows: list[PartRow]) -> PartRow:
+    """The whole model's."""
+    return PartRow("total", "", sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows))
+
+
 def parts_table(rows: list[PartRow]) -> str:
     """What trains, for a reader."""
-    total = PartRow("total", "", sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows))
     lines = ["part             setting        parameters        trained"]
-    for row in [*rows, total]:
+    for row in [*rows, total(rows)]:
         share = row.num_trained / row.num_parameters if row.num_parameters else 0.0
         lines.append(f"{row.name:16} {row.setting:12} {row.num_parameters:>12,} {row.num_trained:>14,}  {share:7.2%}")
     return "\n".join(lines)

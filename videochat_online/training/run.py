@@ -49,8 +49,8 @@ def run(config: TrainingConfig) -> int:
             write_record(config, choose_checkpoint(config.resume, config.run_folder))
         # 2. model, data and the plan
         model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
-        dataset, plan = make_data(config, processor, model.config, world_size())
-        loop = TrainingLoop(model, dataset, make_collator(config, processor), plan, processor=processor)
+        dataset, collator, plan = make_data(config, processor, model.config, world_size())
+        loop = TrainingLoop(model, dataset, collator, plan, processor=processor)
         say(parts_table(part_rows(model, config)))
         check_plan(plan)
         # 3. training
@@ -64,35 +64,28 @@ def run(config: TrainingConfig) -> int:
 
 def make_data(
     config: TrainingConfig, processor: Processor, model_config: VideoChatOnlineConfig, num_processes: int
-) -> tuple[ConversationDataset, TrainingPlan]:
-    """The samples of --data as --model reads them, and the plan of a run on them.
+) -> tuple[ConversationDataset, Callable[[list[Any]], dict[str, Any]], TrainingPlan]:
+    """The samples of --data as --model reads them, what makes batches of them, and the plan of a run on them.
 
-    Raises ValueError for whatever is wrong with the lists, and where the plan does.
-    """
-    from ..data.dataset import ConversationDataset
+    Batches are padded, or packed with borders that the language model reads off the positions. Flash attention reads
+    them in a single sequence only, which may then be longer than --max-length.
 
-    dataset = ConversationDataset(read_lists(config.data), processor, model_config, config)
-    rope = model_config.llm_config.rope_parameters  # LongRoPE takes other factors past a length, for a whole batch
-    boundary = rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
-    return dataset, make_plan(config, dataset.lengths, num_processes, boundary=boundary)
-
-
-def make_collator(config: TrainingConfig, processor: Processor) -> Callable[[list[Any]], dict[str, Any]]:
-    """Padded batches, or packed ones whose borders the language model reads off the positions.
-
-    Flash attention reads them in a single sequence only, which may then be longer than --max-length. Raises
-    SettingError for a tokenizer that has no token to pad with.
+    Raises ValueError for whatever is wrong with the lists, for numbers that do not divide, and for a tokenizer that
+    has no token to pad with.
     """
     from ..data.collator import PackingCollator, PaddingCollator
+    from ..data.dataset import ConversationDataset
 
     tokenizer = processor.tokenizer
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if pad is None:
         raise SettingError(f"--model {config.model}: its tokenizer has neither a padding token nor an end of text")
-    if config.batching != "packed":
-        return PaddingCollator(pad)
-    one_sequence = config.attention == "flash_attention_2"
-    return PackingCollator(pad, 2**31 if one_sequence else config.max_length)
+    longest = 2**31 if config.attention == "flash_attention_2" else config.max_length
+    collator = PackingCollator(pad, longest) if config.batching == "packed" else PaddingCollator(pad)
+    dataset = ConversationDataset(read_lists(config.data), processor, model_config, config)
+    rope = model_config.llm_config.rope_parameters  # LongRoPE takes other factors past a length, for a whole batch
+    boundary = rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
+    return dataset, collator, make_plan(config, dataset.lengths, num_processes, boundary=boundary)
 
 
 def check_plan(plan: TrainingPlan) -> None:

@@ -41,8 +41,10 @@ class TrainState:
         self.wrapped: Any = model
         self.optimizer: Any = optimizer
         self.processor = processor
-        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.begun = sampled({name: weight for name, weight in trained.items() if PAIR_A not in name})
+        several, rank = accelerator.num_processes > 1, accelerator.process_index
+        self.random_file = f"rng_state_{rank}.pth" if several else "rng_state.pth"
+        weights = {name: one for name, one in model.named_parameters() if one.requires_grad and PAIR_A not in name}
+        self.begun = sampled(weights)
         """Some values of each weight before the first step; of LoRA only B, which starts at 0: A alone is nothing."""
         self.strategy = "ddp"
         self.step = 0
@@ -77,7 +79,7 @@ class TrainState:
         if is_main and self.strategy != "zero":
             torch.save(optimizer, folder / OPTIMIZER_FILE)
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        torch.save({"cpu": torch.get_rng_state(), "cuda": cuda}, self._random_file(folder))
+        torch.save({"cpu": torch.get_rng_state(), "cuda": cuda}, folder / self.random_file)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint. For all processes together, after `prepare`.
@@ -94,7 +96,7 @@ class TrainState:
             self.load_weights(folder)
             self._load_optimizer(folder / OPTIMIZER_FILE)
         self.step, self.total_loss = state["step"], state["total_loss"]
-        if (random_file := self._random_file(folder)).exists():  # ddp may continue on another number of processes
+        if (random_file := folder / self.random_file).exists():  # ddp may continue on another number of processes
             random_state = torch.load(random_file, weights_only=True)
             torch.set_rng_state(random_state["cpu"])
             if random_state["cuda"] is not None and torch.cuda.is_available():
@@ -124,10 +126,6 @@ class TrainState:
             set_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, state, options=options)
         else:
             self.optimizer.load_state_dict(state)
-
-    def _random_file(self, folder: Path) -> Path:
-        several = self.accelerator.num_processes > 1
-        return folder / (f"rng_state_{self.accelerator.process_index}.pth" if several else "rng_state.pth")
 
 
 def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> list[str]:
