@@ -159,6 +159,6 @@ def _messages(sample: Sample, turns: Iterable[Turn], questions: Iterable[Parts])
     """The dialogue of some turns, their questions as they are shown."""
     messages = [] if sample.system is None else [Message("system", (sample.system,))]
     for turn, parts in zip(turns, questions, strict=True):
-        shown = tuple(part for part in parts if part != "")
+        shown = tuple(filter(None, parts))  # no empty texts
         messages += [Message("user", shown), Message("assistant", (turn.answer,))]
     return messages

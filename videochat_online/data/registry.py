@@ -88,8 +88,9 @@ def collect_lists(
                 f"{path}: the environment variable {variable} is not set, {len(names)} of {len(entries)} data sets "
                 f"need it ({names[0]!r}, ...); export {variable}=/a/folder"
             )
+        left_out = set().union(*unset.values())
         for name, values in entries.items():
-            if any(name in names for names in unset.values()):
+            if name in left_out:
                 continue
             try:
                 data_set = _data_set(name, values, path.absolute().parent, environment)
