@@ -52,7 +52,7 @@ def lay_out_images(
 ) -> Layout:
     """Still images that share `max_tiles` tiles, one each at least, as InternVL has it; or a dialogue without any.
 
-    SampleError where placeholders and images differ in number.
+    SampleError where placeholders do not fit.
     """
     most = max(1, max_tiles // max(1, len(images)))
     fewest, size = min(config.min_dynamic_patch, most), config.image_size
