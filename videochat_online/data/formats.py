@@ -47,7 +47,8 @@ def read_row(row: Row) -> Sample:
 
 def _tracking(row: Row) -> Sample:
     """One turn, the template with <bbox> in it; the boxes become answers when frames are chosen."""
-    query, values = row["query_template"], row.get("image_bboxes")
+    query = row["query_template"]
+    values: Any = row.get("image_bboxes")
     _need(isinstance(query, Mapping) and isinstance(query.get("value"), str), "query_template", "{from, value}", query)
     _need(isinstance(values, list), "image_bboxes", "a list of {timestamp, bbox}", values)
     video, boxes = _video(row), []
