@@ -133,10 +133,12 @@ def frames_of_turns(
     # 2. the frames up to there
     chosen = choose_frames(stop - clip.first, clip.reader.fps, fps, max_frames)
     frames = [ShownFrame(clip.first + n, float(clip.times[clip.first + n])) for n in chosen]
-    # 3. each in its turn
-    if turn_times:
-        return _interleave(sample.turns, turn_times, frames)
-    return [(turn, () if number else frames) for number, turn in enumerate(sample.turns)]
+    # 3. each in its turn; one that says nothing and brings no frame is left out
+    if not turn_times:
+        return [(turn, () if number else frames) for number, turn in enumerate(sample.turns)]
+    groups = assign_frames([frame.timestamp for frame in frames], turn_times)
+    shown = [(turn, [frames[n] for n in group]) for turn, group in zip(sample.turns, groups, strict=True)]
+    return [(turn, new) for turn, new in shown if new or turn.question.replace(VIDEO_MARK, "").strip()]
 
 
 def choose_frames(num_frames: int, video_fps: float, fps: float, max_frames: int) -> list[int]:
@@ -174,16 +176,6 @@ def _turn_times(sample: Sample, clip: VideoClip) -> list[float]:
     if any(later < earlier for earlier, later in pairwise(times)):
         raise SampleError(f"the turns of {sample.name} must not go back in time, got seconds {times}")
     return times
-
-
-def _interleave(turns: Sequence[Turn], times: Sequence[float], frames: Sequence[ShownFrame]) -> list[TurnFrames]:
-    """A turn that says nothing and brings no frame is left out."""
-    groups = assign_frames([frame.timestamp for frame in frames], times)
-    return [
-        (turn, [frames[n] for n in group])
-        for turn, group in zip(turns, groups, strict=True)
-        if group or turn.question.replace(VIDEO_MARK, "").strip()
-    ]
 
 
 def _frames_of_tracking(

@@ -55,8 +55,7 @@ class PackingCollator:
         positions = torch.zeros_like(batch["input_ids"])
         for places, row in zip(positions, rows, strict=True):
             sizes = [len(example.input_ids) for example in row]
-            blocks = [*sizes, len(places) - sum(sizes)]
-            places.copy_(torch.cat([torch.arange(size) for size in blocks]))
+            places.copy_(torch.cat([*map(torch.arange, sizes), torch.arange(len(places) - sum(sizes))]))
         # 3. a label is the next token's: the last token of an example does not predict the next example
         batch["labels"][positions == 0] = IGNORE_INDEX
         return {**batch, "position_ids": positions}

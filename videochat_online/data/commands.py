@@ -101,14 +101,14 @@ def run_show(options: argparse.Namespace) -> int:
     if not 0 <= options.number < size:
         what = f"set {options.data_set!r}" if options.data_set else "epoch"
         raise ValueError(f"N must be from 0 to {size - 1} (the {what} has {size} samples), got {options.number}")
-    place = (0, options.number) if options.data_set else dataset.rows[options.number].tolist()
+    set_number, row = (0, options.number) if options.data_set else dataset.rows[options.number].tolist()
+    name, sample = dataset.data_sets[set_number].name, read_row(dataset.annotations[set_number][row])
     # 2. as the model sees it
-    with dataset.prepare(*place) as (layout, rendered):
-        example = dataset.example(layout, rendered, place)
+    with dataset.prepare(set_number, row) as (layout, rendered):
+        example = dataset.example(layout, rendered, (name, row))
     # 3. as text
-    name, sample = dataset.data_sets[place[0]].name, read_row(dataset.annotations[place[0]][place[1]])
     grids = ", ".join(f"{count} of {grid}x{grid}" for grid, count in Counter(layout.grids).items())
-    print(f"{name}, row {place[1]}: {sample.kind}, {sample.name}")
+    print(f"{name}, row {row}: {sample.kind}, {sample.name}")
     print(f"{len(rendered.ids)} tokens: {rendered.num_image_tokens} of images, {sum(rendered.loss_mask)} with loss")
     print(f"{len(layout.grids)} pictures" + (f": {grids}" if grids else ""))
     print("\n" + describe(rendered, dataset.processor.tokenizer, mark_loss=True))

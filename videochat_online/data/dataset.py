@@ -100,13 +100,17 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> TrainingExample:
-        """Example `index`, else its first replacement that can be read.
+        """Example `index`, else the first other one of its set that can be read, of some chosen at random.
 
         TooManyFailures when too many cannot, IndexError where there is no such index.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} is out of range, expected 0 <= index < {len(self)}")
-        for attempt, (set_number, row) in enumerate(self._candidates(index)):
+        set_number, row = self.rows[index].tolist()
+        replacements = random.Random(f"{self.settings.seed}/replace/{index}")  # the same ones every time
+        for attempt in range(1 + MAX_REPLACEMENTS):
+            if attempt:
+                row = replacements.randrange(len(self.annotations[set_number]))
             self.failures.num_read += 1
             source = self.data_sets[set_number].name, row
             seed = f"{self.settings.seed}/{self.epoch}/{index}/{attempt}"
@@ -116,14 +120,6 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
             except UNREADABLE as error:
                 self.failures.fail(source, error)
         raise self.failures.error(f"nor could {MAX_REPLACEMENTS} replacements of sample {index}")
-
-    def _candidates(self, index: int) -> Iterator[tuple[int, int]]:
-        """(set, row) of a sample, then of its replacements: other rows of the same set, the same ones every time."""
-        set_number, row = self.rows[index].tolist()
-        yield set_number, row
-        rng = random.Random(f"{self.settings.seed}/replace/{index}")
-        for _ in range(MAX_REPLACEMENTS):
-            yield set_number, rng.randrange(len(self.annotations[set_number]))
 
     @contextmanager
     def prepare(self, set_number: int, row: int, *, seed: str = "0") -> Iterator[tuple[Layout, Rendered]]:

@@ -48,22 +48,20 @@ def read_row(row: Row) -> Sample:
 def _tracking(row: Row) -> Sample:
     """One turn, the template with <bbox> in it; the boxes become answers when frames are chosen."""
     query = row["query_template"]
+    values: Any = row.get("image_bboxes")
     _need(isinstance(query, Mapping) and isinstance(query.get("value"), str), "query_template", "{from, value}", query)
-    boxes: Any = row.get("image_bboxes")
-    _need(isinstance(boxes, list), "image_bboxes", "a list of {timestamp, bbox}", boxes)
-    video = _video(row)
+    _need(isinstance(values, list), "image_bboxes", "a list of {timestamp, bbox}", values)
+    video, boxes = _video(row), []
     if video is None:
         raise SampleError("a tracking row needs 'all_image_files' or 'video', got neither")
-    return Sample("tracking", (Turn(query["value"], ""),), video=video, boxes=tuple(map(_box, boxes)))
-
-
-def _box(value: Any) -> Box:
-    _need(isinstance(value, Mapping), "image_bboxes", "{timestamp, bbox} objects", value)
-    box = value.get("bbox")
-    if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)):
-        box = "[" + ", ".join(f"{number:g}" for number in box) + "]"
-    _need(isinstance(box, str), "image_bboxes: bbox", "a text or four numbers", box)
-    return Box(_seconds(value.get("timestamp"), "image_bboxes: timestamp"), box)
+    for value in values:
+        _need(isinstance(value, Mapping), "image_bboxes", "{timestamp, bbox} objects", value)
+        box = value.get("bbox")
+        if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)):
+            box = "[" + ", ".join(f"{number:g}" for number in box) + "]"
+        _need(isinstance(box, str), "image_bboxes: bbox", "a text or four numbers", box)
+        boxes.append(Box(_seconds(value.get("timestamp"), "image_bboxes: timestamp"), box))
+    return Sample("tracking", (Turn(query["value"], ""),), video=video, boxes=tuple(boxes))
 
 
 def _conversation_turns(values: Any) -> tuple[str | None, tuple[Turn, ...]]:
@@ -110,29 +108,26 @@ def _turn(question: str, answer: str, row: Row) -> Turn:
 
 
 def _video(row: Row) -> Video | None:
+    # 1. where it lies
     value, files = row.get("video"), row.get("all_image_files")
     if not value and not files:
         return None
     if isinstance(value, list):  # frame files, as in sets that were cut into pictures
         value, files = None, value
     _need(value is None or isinstance(value, str), "video", "a path, or a list of frame files", value)
-    fps = row.get("fps")
+    # 2. its clock
+    fps, reset = row.get("fps"), row.get("need_reset_timestamp")
     _need(fps is None or is_number(fps), "fps", "a number", fps)
-    reset = row.get("need_reset_timestamp")
     _need(reset is None or isinstance(reset, bool), "need_reset_timestamp", "true or false", reset)
     names = _names(files, "all_image_files") if files else ()
-    return Video(value or "", names, fps, _clip(row), bool(reset))
-
-
-def _clip(row: Row) -> tuple[float, float] | None:
-    """`clip`, or VideoChat2-IT's `start` and `end`."""
+    # 3. its part: `clip`, or VideoChat2-IT's `start` and `end`
     clip = row.get("clip")
     if clip is None and row.get("start") is not None and row.get("end") is not None:
         clip = [row["start"], row["end"]]
-    if clip is None:
-        return None
-    _need(isinstance(clip, list) and len(clip) == 2, "clip", "[start, end] in seconds", clip)
-    return _seconds(clip[0], "clip"), _seconds(clip[1], "clip")
+    if clip is not None:
+        _need(isinstance(clip, list) and len(clip) == 2, "clip", "[start, end] in seconds", clip)
+        clip = _seconds(clip[0], "clip"), _seconds(clip[1], "clip")
+    return Video(value or "", names, fps, clip, bool(reset))
 
 
 def _names(value: Any, field: str) -> tuple[str, ...]:

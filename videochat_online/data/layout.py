@@ -52,7 +52,7 @@ def lay_out_images(
 ) -> Layout:
     """Still images that share `max_tiles` tiles, one each at least, as InternVL has it; or a dialogue without any.
 
-    SampleError where placeholders and images differ in number.
+    SampleError where placeholders do not fit.
     """
     most = max(1, max_tiles // max(1, len(images)))
     fewest, size = min(config.min_dynamic_patch, most), config.image_size
@@ -159,6 +159,6 @@ def _messages(sample: Sample, turns: Iterable[Turn], questions: Iterable[Parts])
     """The dialogue of some turns, their questions as they are shown."""
     messages = [] if sample.system is None else [Message("system", (sample.system,))]
     for turn, parts in zip(turns, questions, strict=True):
-        shown = tuple(part for part in parts if part != "")
+        shown = tuple(filter(None, parts))  # no empty texts
         messages += [Message("user", shown), Message("assistant", (turn.answer,))]
     return messages

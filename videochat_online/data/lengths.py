@@ -61,13 +61,14 @@ class LengthEstimator:
         self.per_byte = 1.0
         """Tokens of a byte of words, at most."""
         self._render = processor.render
-        self._empty = self._rendered([((), "")])
-        self._turn = self._rendered([((), "")] * 2) - self._empty
-        self._image = self._rendered([((Image(1),), "")]) - self._empty - 1
+        empty = self._rendered([((), "")])
+        self._turn = self._rendered([((), "")] * 2) - empty
+        self._start = empty - self._turn
+        self._image = self._rendered([((Image(1),), "")]) - empty - 1
         # a line stands before each frame, longest with its time
         memory, most = config.memory_config, settings.num_frames
         lines = frame_parts((n, (n + 0.5) / settings.fps, 1) for n in range(most))
-        per_line = math.ceil((self._rendered([(lines, "")]) - self._empty - most) / most)
+        per_line = math.ceil((self._rendered([(lines, "")]) - empty - most) / most)
         costs = [tokens_of_grid(grid) + per_line for grid in scheduled_grids(most, memory.every, memory.grids)]
         self._frames = list(accumulate(costs, initial=0))
         """Tokens of the first n frames."""
@@ -80,14 +81,14 @@ class LengthEstimator:
         """What the words of a sample need."""
         turns = self._said(sample)
         num_tokens = self._rendered([((turn.question,), turn.answer) for turn in turns])
-        return (num_tokens - self._around(turns)) / max(1, _num_bytes(turns))
+        return (num_tokens - self._start - self._turn * len(turns)) / max(1, _num_bytes(turns))
 
     def length(self, sample: Sample | None) -> int:
         """Tokens of a sample; None: of an empty dialogue."""
         if sample is None:
-            return self._empty
+            return self._start + self._turn
         turns = self._said(sample)
-        words = self._around(turns) + math.ceil(self.per_byte * _num_bytes(turns))
+        words = self._start + self._turn * len(turns) + math.ceil(self.per_byte * _num_bytes(turns))
         if sample.video is None:
             return words + self._of_images(len(sample.images))
         num_frames = len(turns) if sample.boxes else math.ceil(self._seconds(sample) * self.settings.fps)
@@ -99,9 +100,6 @@ class LengthEstimator:
             return sample.turns
         due = due_moments([box.timestamp for box in sample.boxes], self.settings.fps)
         return tracking_turns(sample.turns[0], [sample.boxes[n] for n in due[: self.settings.num_frames]], start=0)
-
-    def _around(self, turns: Sequence[Turn]) -> int:
-        return self._empty + self._turn * (len(turns) - 1)
 
     def _seconds(self, sample: Sample) -> float:
         """How much of the video is shown at most, as far as the row says it."""

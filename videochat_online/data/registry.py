@@ -76,7 +76,9 @@ def collect_lists(
     environment = os.environ if environment is None else environment
     sets: dict[str, DataSet] = {}
     problems: list[str] = []
-    for path in map(_find_list, paths):
+    for path in map(Path, paths):
+        if path.parts[:1] == ("anno_data",) and not path.exists():
+            path = shipped(path)
         try:
             entries = _read_entries(path)
         except ValueError as error:
@@ -88,8 +90,9 @@ def collect_lists(
                 f"{path}: the environment variable {variable} is not set, {len(names)} of {len(entries)} data sets "
                 f"need it ({names[0]!r}, ...); export {variable}=/a/folder"
             )
+        left_out = set().union(*unset.values())
         for name, values in entries.items():
-            if any(name in names for names in unset.values()):
+            if name in left_out:
                 continue
             try:
                 data_set = _data_set(name, values, path.absolute().parent, environment)
@@ -102,11 +105,6 @@ def collect_lists(
     if not sets and not problems:
         problems.append("no data sets: give at least one list that names one")
     return list(sets.values()), problems
-
-
-def _find_list(path: str | os.PathLike[str]) -> Path:
-    named = Path(path)
-    return shipped(named) if named.parts[:1] == ("anno_data",) and not named.exists() else named
 
 
 def _read_entries(path: Path) -> dict[str, Any]:

@@ -109,11 +109,17 @@ class Sample:
         if (self.video is not None) != (self.kind in ("video", "online", "tracking")):
             raise SampleError(f"a sample of kind {self.kind!r} and video {self.video}")
         if self.kind == "online":
-            self._check_online()
-        if self.kind == "tracking":
-            self._check_tracking()
+            self._check_times()
+        boxed = [box.timestamp for box in self.boxes]
+        if self.kind == "tracking" and not boxed:
+            raise SampleError("a tracking sample needs image_bboxes, got none")
+        if boxed != sorted(set(boxed)):
+            raise SampleError(f"the timestamps of image_bboxes must ascend, got {boxed}")
+        if self.kind == "tracking" and self.turns[0].question.count(BOX_MARK) != 1:
+            raise SampleError(f"query_template must hold one {BOX_MARK}, got {self.turns[0].question!r}")
 
-    def _check_online(self) -> None:
+    def _check_times(self) -> None:
+        """Each turn of an online dialogue has its time, and time does not go back."""
         for number, turn in enumerate(self.turns):
             if not turn.is_timed:
                 raise SampleError(
@@ -124,15 +130,6 @@ class Sample:
         for earlier, later in pairwise(times):
             if later < earlier:
                 raise SampleError(f"timestamps must not go back, got {later} s after {earlier} s")
-
-    def _check_tracking(self) -> None:
-        times = [box.timestamp for box in self.boxes]
-        if not times:
-            raise SampleError("a tracking sample needs image_bboxes, got none")
-        if times != sorted(set(times)):
-            raise SampleError(f"the timestamps of image_bboxes must ascend, got {times}")
-        if self.turns[0].question.count(BOX_MARK) != 1:
-            raise SampleError(f"query_template must hold one {BOX_MARK}, got {self.turns[0].question!r}")
 
     @property
     def name(self) -> str:

@@ -58,10 +58,11 @@ def epoch_rows(sizes: Sequence[int], repeats: Sequence[float], *, mixing: Mixing
     counts = [samples_of_set(size, repeat) for size, repeat in zip(sizes, repeats, strict=True)]
     if mixing == "sqrt":
         counts = _shares(sum(counts), [math.sqrt(count) for count in counts])
-    rows = [
-        _rows_of_set(size, count, seed=f"{seed}/{number}")
-        for number, (size, count) in enumerate(zip(sizes, counts, strict=True))
-    ]
+    rows = []
+    for number, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+        # every row equally often, and a random choice of rows once more for what is left
+        whole, left = divmod(count, size)
+        rows += [np.tile(np.arange(size), whole), np.sort(shuffled(size, f"{seed}/{number}")[:left])]
     return np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate(rows)], axis=1)
 
 
@@ -78,13 +79,6 @@ def _shares(total: int, weights: Sequence[float]) -> list[int]:
     for number in order[: max(0, total - sum(counts))]:
         counts[number] += 1
     return counts
-
-
-def _rows_of_set(size: int, count: int, *, seed: str) -> Integers:
-    """(count,): every row equally often, and a random choice of rows once more for what is left."""
-    whole, left = divmod(count, size)
-    extra = np.sort(shuffled(size, seed)[:left])
-    return np.concatenate([np.tile(np.arange(size), whole), extra])
 
 
 def padded_plan(numbers: Integers, batch_size: int) -> Plan:
