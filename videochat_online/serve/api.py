@@ -93,8 +93,8 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
 
 
 def validation_text(errors: Sequence[Any]) -> str:
-    """What pydantic found wrong, and where, in one line."""
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in errors)
+    """What pydantic found wrong, and where, in one line: the first few of a long list."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in errors[:5])
 
 
 def _token_check(token: str) -> Any:
