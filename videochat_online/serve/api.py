@@ -81,7 +81,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
 
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:
-    """The one shape of an error, whoever found it: ours, FastAPI's, and bugs, whose text stays in the log."""
+    """The one shape of an error, wherever it comes from. The text of a bug stays in the log."""
     status, text, headers = 500, "Internal Server Error", None
     if isinstance(error, StarletteHTTPException):
         status, text, headers = error.status_code, str(error.detail), error.headers
