@@ -176,7 +176,7 @@ class Page:
         A mistake or a limit becomes a notice and leaves the page as it is; all else is a bug and goes to the log.
         """
         visit_of = self.visits.enter if enters else self.visits.look
-        checked = validate_call(action, config={"arbitrary_types_allowed": True})
+        checked = validate_call(config={"arbitrary_types_allowed": True})(action)
 
         def run(request: gr.Request, *values: Any) -> Any:
             try:
@@ -267,8 +267,9 @@ class Page:
     # ---- while it runs ----------------------------------------------------------------------------------------------
 
     def _add_screen(self) -> None:
-        for part in (self.screen, self.status, self.notice):
-            part.render()
+        self.screen.render()
+        self.status.render()
+        self.notice.render()
         with gr.Row(elem_classes="vco-transport", equal_height=True):
             for part in (*self.transport, self.speed):
                 part.render()
@@ -361,10 +362,9 @@ class Page:
 
     def _begun(self, visit: Visit) -> Changes:
         """All parts, for a stream that has just begun."""
-        state = visit.session.state() if visit.session else None
-        duration = state and state["duration"]
-        seek = gr.update(maximum=round(duration, 1) if duration else 1, value=0, visible=bool(duration))
-        speed = gr.update(value=1.0, interactive=bool(state and state["speed"]))
+        state = visit.session.state() if visit.session else {"duration": None, "speed": None}
+        seek = gr.update(maximum=round(state["duration"] or 1, 1), value=0, visible=bool(state["duration"]))
+        speed = gr.update(value=1.0, interactive=bool(state["speed"]))
         return {self.seek: seek, self.speed: speed, **self._all(visit, NOW)}
 
     def _all(self, visit: Visit, at: int | None) -> Changes:

@@ -81,7 +81,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
 
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:
-    """The one shape of an error, whoever found it: ours, FastAPI's, and bugs, whose text stays in the log."""
+    """The one shape of an error, wherever it comes from. The text of a bug stays in the log."""
     status, text, headers = 500, "Internal Server Error", None
     if isinstance(error, StarletteHTTPException):
         status, text, headers = error.status_code, str(error.detail), error.headers
@@ -93,8 +93,8 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
 
 
 def validation_text(errors: Sequence[Any]) -> str:
-    """What pydantic found wrong, and where, in one line."""
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in errors)
+    """What pydantic found wrong, and where, in one line: the first few of a long list."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in errors[:5])
 
 
 def _token_check(token: str) -> Any:

@@ -58,23 +58,19 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         help="another host name it is reached by (a proxy's)",
     )  # fmt: skip
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-sessions", type=int, default=Limits.max_sessions, help="default: %(default)s")
-    limits.add_argument(
-        "--idle", dest="idle_seconds", type=float, default=Limits.idle_seconds, metavar="SECONDS",
-        help="end a session idle for so long (default: %(default)g)",
-    )  # fmt: skip
-    limits.add_argument(
-        "--max-upload", dest="max_upload_bytes", type=mebibytes, default=Limits.max_upload_bytes, metavar="MIB",
-        help=f"default: {Limits.max_upload_bytes // 2**20}",
-    )  # fmt: skip
-    limits.add_argument(
-        "--max-video", dest="max_video_seconds", type=float, default=Limits.max_video_seconds, metavar="SECONDS",
-        help="default: %(default)g",
-    )  # fmt: skip
-    limits.add_argument("--allow-urls", action="store_true", help="visitors may name public RTSP and HTTP addresses")
-    text = "... inside this machine's networks, too; redirects, HLS and UDP"
-    limits.add_argument("--allow-private-urls", action="store_true", help=text)
-    limits.add_argument("--allow-cameras", action="store_true", help="visitors may open this machine's cameras")
+    for flag, field, kind, unit, text in (
+        ("--max-sessions", "max_sessions", int, None, "default: %(default)s"),
+        ("--idle", "idle_seconds", float, "SECONDS", "end a session idle for so long (default: %(default)g)"),
+        ("--max-upload", "max_upload_bytes", mebibytes, "MIB", f"default: {Limits.max_upload_bytes // 2**20}"),
+        ("--max-video", "max_video_seconds", float, "SECONDS", "default: %(default)g"),
+    ):
+        limits.add_argument(flag, dest=field, type=kind, default=getattr(Limits, field), metavar=unit, help=text)
+    for flag, text in (
+        ("--allow-urls", "visitors may name public RTSP and HTTP addresses"),
+        ("--allow-private-urls", "... inside this machine's networks, too; redirects, HLS and UDP"),
+        ("--allow-cameras", "visitors may open this machine's cameras"),
+    ):
+        limits.add_argument(flag, action="store_true", help=text)
 
 
 def port_number(text: str) -> int:
@@ -95,18 +91,13 @@ def host_pattern(text: str) -> str:
     return text
 
 
-def limits_from_flags(options: argparse.Namespace) -> Limits:
-    """ValueError for a limit that is none."""
-    given = vars(options) | {"allow_urls": options.allow_urls or options.allow_private_urls}
-    return Limits(**{field.name: given[field.name] for field in fields(Limits) if field.name in given})
-
-
 def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> int:
     """Serve until stopped. OSError or ValueError for an address that cannot be listened on."""
     from .sessions import Sessions
 
     require("fastapi", "uvicorn")  # before a model is loaded
-    limits = limits_from_flags(options)
+    given = vars(options) | {"allow_urls": options.allow_urls or options.allow_private_urls}
+    limits = Limits(**{field.name: given[field.name] for field in fields(Limits) if field.name in given})
     # 1. the port
     with unwound_by_signals(), bound_sockets(options.host, options.port) as sockets:
         # 2. the model

@@ -79,7 +79,7 @@ def models(sessions: AllSessions) -> dict[str, Any]:
 
 @session_routes.post("/sessions", status_code=201)
 def create(settings: SessionSettings, sessions: AllSessions) -> dict[str, Any]:
-    """Begin a session. Its id opens it to whoever knows it."""
+    """Begin a session. Its id is the only key to it."""
     return sessions.create(settings).state()
 
 
