@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -204,11 +203,13 @@ class PyramidMemoryBank:
         times = [float(timestamp) for timestamp in timestamps]
         if len(times) != len(features):
             raise ValueError(f"{len(features)} frames came with {len(times)} timestamps")
-        for k, (before, now) in enumerate(pairwise([self.last_timestamp, *times])):
+        before = -math.inf if self.last_timestamp is None else self.last_timestamp
+        for k, now in enumerate(times):
             if not math.isfinite(now):
                 raise ValueError(f"timestamps must be finite seconds, got {now}")
-            if before is not None and now < before:
+            if now < before:
                 raise ValueError(f"time went back: frame {self.num_written + k} at {now} s comes after {before} s")
+            before = now
         finest = self.config.levels[self._active[0]].grid
         if min(features.shape[-2:]) < finest:
             raise ValueError(
@@ -224,7 +225,7 @@ class PyramidMemoryBank:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything the bank knows, as plain tensors (safetensors can hold it)."""
-        newest = -float("inf") if self.last_timestamp is None else self.last_timestamp
+        newest = -math.inf if self.last_timestamp is None else self.last_timestamp
         state = {
             "num_written": torch.tensor(self.num_written),
             "last_timestamp": torch.tensor(newest, dtype=torch.float64),
@@ -254,7 +255,9 @@ class PyramidMemoryBank:
                 columns = (state[f"level{k}.{name}"].cpu().numpy().copy() for name in COLUMNS)
                 rows = zip(*(list(c) if c.ndim > 1 else c.tolist() for c in columns), strict=True)
                 for slot, row in enumerate(rows):
-                    self._placement.levels[k].append(PlacedFrame(*row, stored_level=k, slot=slot))
+                    frame = PlacedFrame(*row)
+                    frame.stored_level, frame.slot = k, slot
+                    self._placement.levels[k].append(frame)
         self.num_written = int(state["num_written"])
         self.last_timestamp = float(state["last_timestamp"]) if self.num_written else None
 
