@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from operator import attrgetter
 
 import numpy as np
@@ -21,13 +20,11 @@ import torch.nn.functional as F
 from ..config import MemoryConfig
 from .placement import INCOMING, MemoryEvents, PlacedFrame, Placement, norm_and_direction
 
-SINGLE = ("num_written", "last_timestamp", "channels_last")
-"""Entries of a saved bank that are one value each."""
 COLUMNS = {
     "numbers": "number", "timestamps": "timestamp", "norms": "norm", "directions": "direction",
     "num_merged": "num_merged",
 }  # fmt: skip
-"""Entries of each of its levels, one row a frame in order of arrival -> the field of PlacedFrame, in order."""
+"""Entries of a saved level, one row a frame in order of arrival -> the field of PlacedFrame, in order."""
 ALIGNMENT = 64
 """Bytes of a cache line; torch gives memory that begins with one."""
 
@@ -108,9 +105,8 @@ class PyramidMemoryBank:
         events, times = MemoryEvents(), self._check(features, timestamps)
         if not times:
             return events
-        # 1. one read of the batch: the maps at the coarsest grid, and their means for the decisions
-        # Pooling sums in an order that follows the layout: in any but the two of storage, a map from there and the same
-        # map as it came would differ in the last bit, and so would chunks.
+        # 1. one read of the batch: the maps at the coarsest grid, and their means for the decisions. In one of the two
+        # layouts of storage: pooling sums in an order that follows it, and chunks would differ in the last bit.
         is_channels_last = features[:1].is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if is_channels_last else torch.contiguous_format
         features = features.contiguous(memory_format=layout)
@@ -144,7 +140,7 @@ class PyramidMemoryBank:
     def _summarise(self, features: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
         """One read of the batch: its maps at the coarsest grid (T, C, g, g) and their means, float64 (T, C)."""
         cells = self._to_coarsest(features)
-        exact = features.dtype == torch.float32 and pools_exactly(features, self._to_coarsest.grid)
+        exact = features.dtype == torch.float32 and _pools_exactly(features, self._to_coarsest.grid)
         means = cells.mean((2, 3)) if exact else features.mean((2, 3), dtype=torch.float32)
         summaries = means.cpu().numpy().astype(np.float64)
         for k, summary in enumerate(summaries):
@@ -205,11 +201,13 @@ class PyramidMemoryBank:
         times = list(map(float, timestamps))
         if len(times) != len(features):
             raise ValueError(f"{len(features)} frames came with {len(times)} timestamps")
-        for k, (before, now) in enumerate(pairwise([self.last_timestamp, *times])):
+        before = -math.inf if self.last_timestamp is None else self.last_timestamp
+        for k, now in enumerate(times):
             if not math.isfinite(now):
                 raise ValueError(f"timestamps must be finite seconds, got {now}")
-            if before is not None and now < before:
+            if now < before:
                 raise ValueError(f"time went back: frame {self.num_written + k} at {now} s comes after {before} s")
+            before = now
         finest = self.config.levels[self._active[0]].grid
         if min(features.shape[-2:]) < finest:
             raise ValueError(
@@ -225,7 +223,7 @@ class PyramidMemoryBank:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything the bank knows, as plain tensors (safetensors can hold it)."""
-        newest = -float("inf") if self.last_timestamp is None else self.last_timestamp
+        newest = -math.inf if self.last_timestamp is None else self.last_timestamp
         state = {
             "num_written": torch.tensor(self.num_written),
             "last_timestamp": torch.tensor(newest, dtype=torch.float64),
@@ -252,10 +250,11 @@ class PyramidMemoryBank:
             if maps is not None:
                 self._allocate(maps, channels_last=self._is_channels_last)
                 self._storage[k][: len(maps)] = maps
-                columns = (state[f"level{k}.{name}"].cpu().numpy().copy() for name in COLUMNS)
-                rows = zip(*(list(c) if c.ndim > 1 else c.tolist() for c in columns), strict=True)
+                rows = zip(*(state[f"level{k}.{name}"].tolist() for name in COLUMNS), strict=True)
                 for slot, row in enumerate(rows):
-                    self._placement.levels[k].append(PlacedFrame(*row, stored_level=k, slot=slot))
+                    frame = PlacedFrame(*row)
+                    frame.direction, frame.stored_level, frame.slot = np.array(frame.direction), k, slot
+                    self._placement.levels[k].append(frame)
         self.num_written = int(state["num_written"])
         self.last_timestamp = float(state["last_timestamp"]) if self.num_written else None
 
@@ -263,7 +262,7 @@ class PyramidMemoryBank:
         """Raise ValueError unless a bank of this config could have given `state`: names and shapes are compared."""
         maps = {k: state[name] for k in self._active if (name := f"level{k}.features") in state}
         channels = next((features.shape[1] for features in maps.values() if features.ndim == 4), 0)
-        expected: dict[str, tuple[int, ...]] = dict.fromkeys(SINGLE, ())
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys(("num_written", "last_timestamp", "channels_last"), ())
         for k, features in maps.items():
             level, num_frames = self.config.levels[k], min(len(features), self.config.levels[k].capacity)
             rows = {"directions": (channels,), "features": (channels, level.grid, level.grid)}
@@ -282,7 +281,7 @@ class PyramidMemoryBank:
 # straight from memory, and takes as long as the map's mean alone. torch's own kernels are 2 to 20 times slower.
 
 
-def pools_exactly(features: torch.Tensor, grid: int) -> bool:
+def _pools_exactly(features: torch.Tensor, grid: int) -> bool:
     """Whether every cell of the grid covers as many positions of a map (..., h, w): then pooling keeps its mean."""
     height, width = features.shape[-2:]
     return height % grid == 0 and width % grid == 0
@@ -341,7 +340,7 @@ def _aligned(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _is_fast(features: torch.Tensor, grid: int) -> bool:
-    return features.dtype == torch.float32 and features.device.type == "cpu" and pools_exactly(features, grid)
+    return features.dtype == torch.float32 and features.device.type == "cpu" and _pools_exactly(features, grid)
 
 
 @lru_cache

@@ -84,13 +84,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         check_keys(str(pretrained_model_name_or_path), info)
         return loaded if wants_info else model
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Module:  # those of the input transformers finds by itself
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -107,11 +101,9 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         if kinds != {False}:
             super().enable_input_require_grads()
 
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Embedding:
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize the language model's vocabulary, as transformers does."""
-        return self.language_model.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return self.language_model.resize_token_embeddings(*args, **kwargs)
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(T, 3, H, W) normalised pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size."""

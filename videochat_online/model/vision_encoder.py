@@ -180,15 +180,13 @@ class InternVisionModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules = ["InternVisionLayer"]  # noqa: RUF012 (transformers' own form)
+    _input_embed_layer = "patch_embedding"
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
         self.embeddings = InternVisionEmbeddings(config)
         self.encoder = InternVisionEncoder(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.patch_embedding
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

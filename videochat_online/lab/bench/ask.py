@@ -91,7 +91,7 @@ class Situation:
     new_frames: int = 0
     """Seen in `prepare`."""
     idle: bool = False
-    """Prefill goes on in the background and is interrupted by the question."""
+    """Prefill runs in the background and is interrupted by the question."""
 
 
 def bench_ask(processor: Processor, *, repeats: int, **sizes: int) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
 """The end of stage 0: the connector says what it sees in words the language model knows.
 
-    python -m videochat_online.lab.pocket.align MODEL OUTPUT    anew, in the words of a trained model
+    python -m videochat_online.lab.pocket.align MODEL OUTPUT    again, in the words of a trained model
 
 The encoder can tell what is where (warm_up.py); here the connector learns to map it onto the sum of the word vectors of
 what a token covers: colour, shape, action and region of each thing, on every grid of the memory. So the language
 model begins with pictures it can read as words, and copying a word is all it has to learn first. Its word vectors are
-drawn anew to that end, at unit length, the same for reading and writing; a word with and without the space before
+drawn again to that end, at unit length, the same for reading and writing; a word with and without the space before
 it begin alike. Knows nothing of questions.
 
 Afterwards it is best left as it is: trained on with the language model, tokens of length 2 grew to length 90 within
@@ -196,7 +196,7 @@ def distance(connector: nn.Module, features: torch.Tensor, targets: torch.Tensor
 
 
 def main() -> None:
-    parser = CommandParser(description="Teach the connector of a trained pocket model anew; its words stay.")
+    parser = CommandParser(description="Teach the connector of a trained pocket model again; its words stay.")
     parser.add_argument("model", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--seed", type=int, default=AlignSettings.seed)

@@ -2,18 +2,15 @@
 
     python -m videochat_online.lab.pocket.evidence FOLDER --work RUNS [--model MODEL] [--parts PART...]
 
-Every number comes from `videochat-online eval ovbench` on held-out streams, one run a folder under --work; a run that
-is there is gone on with, not repeated. Knows how runs are combined, not how they are scored.
+Every number comes from `videochat-online eval ovbench` on held-out streams, one run a folder under --work (see
+evidence_runs.py). Knows how runs are combined, not how they are scored.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +19,61 @@ import numpy as np
 from ...command_line import CommandParser
 from ...evaluation.report import provenance
 from ...extras import lacks
-from .evidence_outcomes import Outcome, pooled, read_outcome
-from .evidence_plots import plot_bars, plot_curves, plot_lines
-
-
-@dataclass(frozen=True)
-class World:
-    """Held-out streams of one length, and the rate they are watched at."""
-
-    name: str
-    seconds: float
-    fps: float
-    videos: int
-    levels: tuple[int, ...] = (1, 2, 3)
-    seed: int = 0
-
-    def flags(self) -> list[str]:
-        levels = [str(level) for level in self.levels]
-        numbers = ["--videos", str(self.videos), "--seed", str(self.seed), "--seconds", f"{self.seconds:g}"]
-        return ["--split", "test", *numbers, "--fps", "4", "--level", *levels]
-
-
-SEEDS = (0, 1, 2)
-
-
-def half_minute(seed: int, videos: int) -> World:
-    """One of three worlds of streams of 30 seconds that share no scene."""
-    return World(f"30s-{seed}", 30, 1, videos, seed=seed)
-
-
-@dataclass
-class Laboratory:
-    """Where runs are kept, and how one is made."""
-
-    work: Path
-    model: str
-    runs: Path
-    """Where the stages of the model under test were trained."""
-    commands: list[str] = field(default_factory=list)
-
-    def run(self, *arguments: str) -> None:
-        """One command of the program, in a process of its own; noted. Raises CalledProcessError where it fails."""
-        shown = [str(Path(one).relative_to(self.work)) if one.startswith(str(self.work)) else one for one in arguments]
-        self.commands.append(" ".join(["videochat-online", *shown]))
-        print("==", self.commands[-1], flush=True)
-        subprocess.run(
-            [sys.executable, "-m", "videochat_online.cli", *arguments], check=True, stdout=subprocess.DEVNULL
-        )
-
-    def world(self, world: World) -> Path:
-        folder = self.work / "worlds" / world.name
-        self.run("world", "build", str(folder), *world.flags())
-        return folder
-
-    def evaluate(self, name: str, world: World, *flags: str, model: str | None = None) -> Outcome:
-        """Ask all questions of a world; `flags` say with which memory."""
-        folder, output = self.world(world), self.work / "runs" / name
-        annotations = folder / "ovbench" / "ovbench.json"
-        self.run(
-            "eval", "ovbench", "--model", model or self.model, "--annotations", str(annotations),
-            "--videos", str(folder / "videos"), "--output", str(output), "--fps", f"{world.fps:g}",
-            "--answer", "likelihood", "--resume", *flags,
-        )  # fmt: skip
-        return read_outcome(output, annotations)
+from .evidence_runs import SEEDS, Laboratory, World, half_minute, pooled
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
+
+
+def draw(path: Path, paint: Callable[[Any], None]) -> None:
+    """One picture; `paint` gets matplotlib's axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    paint(figure.subplots())
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def plot_bars(path: Path, names: Sequence[str], values: Sequence[float], across: str, up: str) -> None:
+    def paint(axes: Any) -> None:
+        axes.bar(range(len(names)), values, color="#4477aa")
+        axes.set_xticks(range(len(names)), names)
+        axes.set(xlabel=across, ylabel=up, ylim=(0, 100))
+
+    draw(path, paint)
+
+
+def plot_lines(path: Path, places: Sequence[str], lines: Mapping[str, Sequence[float]], across: str, up: str) -> None:
+    def paint(axes: Any) -> None:
+        for name, values in lines.items():
+            axes.plot(range(len(places)), values, marker="o", label=name)
+        axes.set_xticks(range(len(places)), places)
+        axes.set(xlabel=across, ylabel=up)
+        axes.legend(fontsize="small")
+
+    draw(path, paint)
+
+
+def plot_curves(path: Path, logs: Mapping[str, Path]) -> None:
+    """Loss over steps of several runs' log.jsonl."""
+
+    def paint(axes: Any) -> None:
+        from matplotlib import colormaps
+
+        axes.set_prop_cycle(color=colormaps["tab20"](range(20)))
+        for name, log in logs.items():
+            rows = [json.loads(line) for line in log.read_text().splitlines()]
+            rows = [row for row in rows if "loss" in row]
+            axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], label=name, linewidth=0.9)
+        axes.set(xlabel="step", ylabel="training loss", yscale="log")
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
+
+    draw(path, paint)
 
 
 # The parts. Each returns the text of its section; pictures go into `folder`.
@@ -228,7 +211,7 @@ def stages(lab: Laboratory, folder: Path, videos: int) -> str:
 
 
 def training(lab: Laboratory, folder: Path, videos: int) -> str:
-    """The runs that made the model: what each was told, how its loss fell."""
+    """The runs that made the model: what each was taught, how its loss fell."""
     logs = {log.parent.name: log for log in sorted(lab.runs.glob("stage*/log.jsonl"))}
     if not logs:
         raise FileNotFoundError(f"no stage*/log.jsonl in {lab.runs}: bash shell/pocket/train_all.sh writes them")

@@ -3,8 +3,8 @@
     python -m videochat_online.lab.pocket.warm_up OUTPUT [--steps N] [--seed N]
 
 Later stages freeze the encoder, as published, so this is where it must learn everything. Two read-outs teach it:
-each patch tells its cell's shape, colour, action and the way to the thing's centre; and the pooled map, as coarse as
-the memory's last level keeps it, tells for each of nine regions what is there. (A frame deep in the memory is one
+each patch gives its cell's shape, colour, action and the way to the thing's centre; and the pooled map, as coarse as
+the memory's last level keeps it, gives for each of nine regions what is there. (A frame deep in the memory is one
 token: what does not survive pooling is lost to it. That read-out is linear, so each position learns its own share;
 behind a layer norm and an MLP nothing was learnt in 800 steps.) The read-outs are thrown away. Resumes where it was.
 
@@ -41,7 +41,7 @@ from .align import SCENES_PER_SEED, AlignSettings, align, check_seed, check_step
 from .build import HERE, pocket_config
 
 FACTS = {"shape": len(SHAPE_NAMES) + 1, "colour": len(COLOUR_NAMES) + 1, "action": len(ACTION_NAMES) + 1}
-"""What is told of a patch or region and how many values it has, "nothing" included."""
+"""What is read out of a patch or region and how many values it has, "nothing" included."""
 NUM_REGIONS = 9
 FRAMES_PER_SCENE = 16
 SCENE_SECONDS = 30.0
@@ -150,7 +150,7 @@ def losses(
 
 
 def warm_up(output: Path, settings: WarmUpSettings, *, num_workers: int = 1) -> Path:
-    """Train the encoder and write the model folder OUTPUT/model; goes on from OUTPUT/state.pt where there is one.
+    """Train the encoder and write the model folder OUTPUT/model; resumes from OUTPUT/state.pt where there is one.
 
     Raises ValueError where another process writes to OUTPUT, or began there with other settings.
     """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,38 +39,30 @@ TRACK_EVERY = 5
 """Each n-th video gets a tracking sample; prime to 2, 3 and 4, lest it be always one length or level."""
 IMAGES_PER_VIDEO = 2
 DATA_ROOT = "${DATA_ROOT}"
-OFFLINE = ("offline_events", "offline_log", "offline_video", "offline_qa", "offline_image")
-ONLINE = ("dialogue", "narration", "grounding", "tracking")
-SINGLE, PICTURES = ("single",), ("pictures", "claims_one", "claims", "routines", "steps")
-STAGE1 = (*OFFLINE, *CLIPS, *PICTURES)
-SKILLS = {
-    **dict.fromkeys(("claims_one", "claims", "routines"), PICTURES),
-    **dict.fromkeys(("steps", *CLIPS), STAGE1),
-}
-"""What can be taught nearly alone, and the sets that the little beside it is from, lest they be forgotten."""
-LISTS = {
-    "stage1_pictures": PICTURES,
-    "stage1": STAGE1,
-    **{f"skill_{name}": sets for name, sets in SKILLS.items()},
-    "stage2": (*STAGE1, *ONLINE),
-    "stage2_single": (*STAGE1, *SINGLE),
+OFFLINE = {"offline_events": 0.15, "offline_log": 1, "offline_video": 1, "offline_qa": 1, "offline_image": 0.3}
+PICTURES = {"pictures": 0.1, "claims_one": 0.3, "claims": 0.3, "routines": 0.3, "steps": 0.3}
+STAGE1 = {**OFFLINE, **dict.fromkeys(CLIPS, 0.25), **PICTURES}
+ONLINE = {"dialogue": 1, "narration": 0.3, "grounding": 1, "tracking": 1}
+"""Set of samples -> share of it that an epoch takes: the loss is a mean over tokens, and whole events in words would
+drown the answers of a word."""
+
+
+def skill(name: str, others: Iterable[str]) -> dict[str, float]:
+    """A set nearly alone: what can be taught so; the little of the others is there lest they be forgotten."""
+    return {**dict.fromkeys(others, 0.05), name: 1}
+
+
+LISTS: dict[str, dict[str, float]] = {
+    "stage1_pictures": dict.fromkeys(PICTURES, 1),
+    "stage1": {**STAGE1, **dict.fromkeys(CLIPS, 0.05)},
+    **{f"skill_{name}": skill(name, PICTURES) for name in ("claims_one", "claims", "routines")},
+    **{f"skill_{name}": skill(name, STAGE1) for name in ("steps", *CLIPS)},
+    "stage2": {**STAGE1, **ONLINE},
+    "stage2_single": {**STAGE1, "single": 0.25},
     "stage2_offline": STAGE1,
 }
-"""What each list of data sets names. skill_*: one skill and, by REPEAT, a little of the others. stage2_single
-and stage2_offline are to compare with: dialogues taken apart into their questions, or left out."""
-FEW = {
-    "offline_events": 0.15, "offline_image": 0.3, "pictures": 0.1, "steps": 0.3,
-    "claims_one": 0.3, "claims": 0.3, "routines": 0.3, **dict.fromkeys(CLIPS, 0.25),
-}  # fmt: skip
-REPEAT = {
-    "stage1": {**FEW, **dict.fromkeys(CLIPS, 0.05)},
-    **{f"skill_{name}": {other: 0.05 for other in sets if other != name} for name, sets in SKILLS.items()},
-    "stage2": {**FEW, "narration": 0.3},
-    "stage2_single": {**FEW, "single": 0.25},
-    "stage2_offline": FEW,
-}
-"""Share of the samples that an epoch of a list takes, where it is not all of them: the loss is a mean over tokens, and
-whole events in words would drown the answers of a word."""
+"""What each list of data sets names, with its shares. stage2_single and stage2_offline are to compare with: dialogues
+taken apart into their questions, or left out."""
 ROUTINES_EVERY = 4
 """Each n-th picture comes with questions about the routines."""
 
@@ -219,7 +211,7 @@ def _write_ovbench(folder: Path, config: WorldConfig, asked: list[VideoQuestions
 
 def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[str, int]:
     """All training samples; returns how many each file holds."""
-    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *CLIPS, *ONLINE, *SINGLE, *PICTURES)}
+    files: dict[str, list[samples.Sample]] = {name: [] for name in (*OFFLINE, *CLIPS, *ONLINE, "single", *PICTURES)}
     decks = Decks(config.rng("training decks"))
     for number, (scene, name) in enumerate(_bar(config, "samples", progress)):
         rng, video = config.rng("training", number), f"videos/{name}"
@@ -244,23 +236,19 @@ def _write_training(folder: Path, config: WorldConfig, progress: bool) -> dict[s
 
 
 def _write_lists(folder: Path, counts: dict[str, int]) -> None:
-    """Those of LISTS, each of its sets that have samples."""
-    for list_name, names in LISTS.items() if counts else ():
-        chosen = [name for name in names if counts[name]]
-        write_json(folder / "train" / f"{list_name}.json", data_list(chosen, REPEAT.get(list_name, {})))
-
-
-def data_list(names: list[str], repeat: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """A list of data sets as in anno_data/; DATA_ROOT is the world's folder."""
-    return {
-        f"shapeworld_{name}": {
-            "annotation": f"{DATA_ROOT}/train/{name}.json",
-            "data_root": DATA_ROOT,
-            "data_augment": False,
-            "repeat_time": repeat.get(name, 1),
+    """Those of LISTS as in anno_data/, each with its sets that have samples; DATA_ROOT is the world's folder."""
+    for list_name, shares in LISTS.items() if counts else ():
+        data_sets = {
+            f"shapeworld_{name}": {
+                "annotation": f"{DATA_ROOT}/train/{name}.json",
+                "data_root": DATA_ROOT,
+                "data_augment": False,
+                "repeat_time": share,
+            }
+            for name, share in shares.items()
+            if counts[name]
         }
-        for name in names
-    }
+        write_json(folder / "train" / f"{list_name}.json", data_sets)
 
 
 def _images(

@@ -25,7 +25,7 @@ from .scenes import Scene
 from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration
 
 COUNT_AT = "How many objects were on the screen at {}?"
-Told = list[tuple[str, str]]
+Answered = list[tuple[str, str]]
 """Questions without options, and their answers."""
 MOST_QUESTIONS = 12
 """Of one kind about a clip."""
@@ -41,15 +41,15 @@ PATH_SUB_TASKS = ("AT", "OT", "TR", "AR")
 CLAIM_SUB_TASKS = (*PICTURE_CLAIMS, "THV-OP")
 
 
-def moments(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
+def moments(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Answered:
     """What was to be seen at a second, and the other way round: when something was to be seen that was so only once.
 
     The first kind comes first: half of the time up to MOST_QUESTIONS of them, from whose answers the second kind can be
     answered, else two.
     """
     seconds = frame_moments(start, end)
-    forth: Told = []
-    back: Told = []
+    forth: Answered = []
+    back: Answered = []
     looks = [seen_at(scene, time) for time in seconds]
     for time, look in zip(seconds, looks, strict=True):
         if look is not None:
@@ -74,9 +74,9 @@ def _in_words(state: str) -> str:
     return f"at the {region}" if action == NOTHING else f"performing the {action} at the {region}"
 
 
-def whens(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
-    """When something within a clip happened, a second before its end at the latest, and how long it goes on."""
-    found: Told = []
+def whens(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Answered:
+    """When something within a clip happened, a second before its end at the latest, and how long it lasts."""
+    found: Answered = []
     events = [(when_question(scene, event), event.time) for event in scene.events if start <= event.time <= end]
     texts = [text for text, _ in events]
     for text, time in events:
@@ -100,9 +100,9 @@ def whens(scene: Scene, start: float, end: float, rng: np.random.Generator, deck
     return before + _some(found, rng)
 
 
-def moves(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
+def moves(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Answered:
     """Where things are going at the end of a clip; of those that stand still, less than half."""
-    found: Told = []
+    found: Answered = []
     for thing in scene.things:
         name, direction = thing.name(end), direction_of(scene, thing, end)
         if direction is None or (direction == STATIONARY and rng.random() < SKIP_STATIONARY):
@@ -112,12 +112,12 @@ def moves(scene: Scene, start: float, end: float, rng: np.random.Generator, deck
     return _some(found, rng)
 
 
-def counts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Told:
+def counts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> Answered:
     """How many things there were at each second and, from the answers or not, what has become of their number."""
     now = scene.count(end)
     counted = [(time, scene.count(time)) for time in frame_moments(start, end)]
-    found: Told = []
-    compare: Told = []
+    found: Answered = []
+    compare: Answered = []
     for time, number in counted:
         if number is not None:
             found.append((COUNT_AT.format(clock(time)), str(number)))
@@ -126,8 +126,8 @@ def counts(scene: Scene, start: float, end: float, rng: np.random.Generator, dec
     if now is not None:
         claimed = now if rng.random() < 0.5 else max(0, now + int(rng.choice([-1, 1])))
         compare.append((STILL_COUNT.format(claimed), yes_or_no(claimed == now)[0]))
-    told = _some(found, rng, most=8) + compare
-    return told if rng.random() < IN_ORDER else _some(told, rng)
+    asked = _some(found, rng, most=8) + compare
+    return asked if rng.random() < IN_ORDER else _some(asked, rng)
 
 
 def acts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
@@ -167,7 +167,7 @@ def _some(values: list, rng: np.random.Generator, most: int = MOST_QUESTIONS) ->
 class Clip:
     """One set: what it asks, of how many parts of each video, and their fewest and most whole seconds."""
 
-    ask: Callable[[Scene, float, float, np.random.Generator, Decks], Told | list[Question]]
+    ask: Callable[[Scene, float, float, np.random.Generator, Decks], Answered | list[Question]]
     number: int
     shortest: int
     longest: int
@@ -197,11 +197,11 @@ def clips(scene: Scene, video: str, kind: str, rng: np.random.Generator, decks: 
         start = max(0.0, float(int(end) - int(rng.integers(clip.shortest, clip.longest + 1)))) + first_second(rng)
         asked: Sequence[tuple[str, str] | Question] = clip.ask(scene, start, end, rng, decks)
         if asked:
-            rows.append({"video": video, "start": start, "end": end, "QA": [_told(one, rng) for one in asked]})
+            rows.append({"video": video, "start": start, "end": end, "QA": [_row(one, rng) for one in asked]})
     return rows
 
 
-def _told(asked: Question | tuple[str, str], rng: np.random.Generator) -> Sample:
+def _row(asked: Question | tuple[str, str], rng: np.random.Generator) -> Sample:
     if isinstance(asked, tuple):
         return {"i": ANSWER, "q": asked[0], "a": asked[1]}
     return choice_row(asked, choose=bool(rng.random() < CHOICES))

@@ -103,8 +103,8 @@ def offline_events(scene: Scene, video: str) -> Sample:
 
     Not in one conversation with questions: who has read the events need not look to answer.
     """
-    told = _said(VIDEO + DESCRIBE, narration(scene, 0.0, last_moment(scene)))
-    return {"id": f"{scene.key}/events", "video": video, "conversations": told}
+    turns = _said(VIDEO + DESCRIBE, narration(scene, 0.0, last_moment(scene)))
+    return {"id": f"{scene.key}/events", "video": video, "conversations": turns}
 
 
 def offline_log(scene: Scene, video: str, rng: np.random.Generator) -> list[Sample]:
@@ -251,7 +251,7 @@ def _online(scene: Scene, video: str, kind: str, conversation: list[Sample], rng
 
 
 def online_dialogue(scene: Scene, video: str, rng: np.random.Generator, decks: Decks) -> Sample:
-    """Questions at their moments while the stream goes on; more than half of them with options."""
+    """Questions at their moments while the stream runs; more than half of them with options."""
     conversation = _system(rng)
     for question in _mixed(scene, NUM_QUESTIONS, rng, default_times(scene), decks):
         conversation += turns(question, options=bool(rng.random() < CHOICES), at=True, media=VIDEO)
@@ -291,7 +291,7 @@ def _asked(question: str, time: float, answer: str) -> list[Sample]:
 
 
 def online_grounding(scene: Scene, video: str, rng: np.random.Generator) -> Sample | None:
-    """When an action took place; asked while it goes on ("12.0s - now") or after it. None without actions."""
+    """When an action took place; asked while it lasts ("12.0s - now") or after it. None without actions."""
     moments = default_times(scene)
     rows = [(thing, act) for thing in scene.things for act in thing.acts if act.start + 1 <= moments[-1]]
     conversation: list[Sample] = []

@@ -27,7 +27,7 @@ OUTSIDE = 0.17
 """How far outside the frame a thing is gone for certain."""
 MEET_SHIFT = 0.1
 CYCLE: tuple[str, ...] = ("act", "act", "act", "act", "move", "move", "absent", "rest")
-"""What a thing does, shuffled anew each time round."""
+"""What a thing does, shuffled again each time round."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _check(seed: int, split: str, level: int, seconds: float) -> None:
 
 
 def checked_pace(pace: float) -> float:
-    """The pace; ValueError where nothing can go on at it."""
+    """The pace; ValueError where nothing can happen at it."""
     if not MIN_PACE <= pace < float("inf"):
         raise ValueError(f"pace must be a number >= {MIN_PACE}, got {pace}")
     return pace
@@ -142,7 +142,7 @@ class _Simulation:
         self.actors = self._cast()
 
     def run(self) -> tuple[Thing, ...]:
-        """1. Everyone starts on the screen or away. 2. Whoever is free first decides next. 3. Colours change."""
+        """1. Everyone starts on the screen or away. 2. The thing that is free first decides next. 3. Colours change."""
         for index, actor in enumerate(self.actors):
             self._begin(index, actor)
         while True:
@@ -259,7 +259,7 @@ class _Simulation:
         actor.cell = target
 
     def _stay_away(self, actor: _Actor, *, knots: tuple = ()) -> None:
-        """The absence that it is in goes on for a second: one absence, not two."""
+        """The absence that it is in lasts another second: one absence, not two."""
         last = actor.segments.pop()
         actor.now = last.start
         self._add(actor, last.kind, last.duration + 1.0, last.target, knots=knots)

@@ -25,7 +25,18 @@ SPREAD_STEP = 4
 GAPS: tuple[int, ...] = (3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 45, 60, 90, 120, 180, 300)
 """Seconds ago that questions ask about."""
 ACT_SEEN = 1.0
-"""An action counts as seen once it has gone on for this long."""
+"""An action counts as seen once it has lasted this long."""
+
+
+class NothingToAsk(Exception):
+    """What a template raises that has nothing to ask at its moment; the asker tries another moment or template."""
+
+
+def needed(value: T | None) -> T:
+    """The value; NothingToAsk where there is none."""
+    if value is None:
+        raise NothingToAsk
+    return value
 
 
 class Decks:
@@ -50,7 +61,7 @@ class Decks:
 
 @dataclass
 class Context:
-    """One attempt to ask something about a scene at a time."""
+    """One attempt to ask something about a scene at a time. Methods raise NothingToAsk where they find nothing."""
 
     scene: Scene
     time: float
@@ -62,10 +73,12 @@ class Context:
     notes: dict
     """Kept from one attempt to the next."""
 
-    def pick(self, values: Iterable[T]) -> T | None:
-        """One of the values, all equally likely; None when there are none."""
+    def pick(self, values: Iterable[T]) -> T:
+        """One of the values, all equally likely."""
         values = list(values)
-        return values[int(self.rng.integers(len(values)))] if values else None
+        if not values:
+            raise NothingToAsk
+        return values[int(self.rng.integers(len(values)))]
 
     def some(self, values: Iterable[T], num: int) -> list[T]:
         """`num` different values in random order (fewer when there are fewer)."""
@@ -76,44 +89,41 @@ class Context:
         """Whether the answer shall be yes: as often as no. A template asks only where both were possible."""
         return self.decks.peek((template, "truth"), (True, False))
 
-    def gap(self) -> int | None:
+    def gap(self) -> int:
         """How many seconds ago to ask about."""
         return self.pick(gap for gap in GAPS if gap <= self.time - 0.5)
 
-    def borrow(self, answer: V, ask: Callable[[Scene, Thing], V | None], num: int) -> list[V] | None:
-        """`num` answers that random things of other scenes give to the same question, or None.
+    def borrow(self, answer: V, ask: Callable[[Scene, Thing], V | None], num: int) -> list[V]:
+        """`num` answers that random things of other scenes give to the same question.
 
         Drawn once, not until they differ: a set with equals is given up whole, the right answer with it. So right
         and wrong options are independent draws under a symmetric condition, and none stands out.
         """
         options = [answer]
         while len(options) <= num:
-            other = self.bank.answer(ask)
-            if other is None or other in options:
-                return None
+            other = needed(self.bank.answer(ask))
+            if other in options:
+                raise NothingToAsk
             options.append(other)
         return options[1:]
 
     def spread(
         self, answer: V, ask: Callable[[Scene, Thing], V | None], num: int, key: Callable[[V], float], apart: float
-    ) -> list[V] | None:
-        """Like `borrow` for values on a line: `num` evenly spread ones, or None unless all `key`s lie `apart`.
+    ) -> list[V]:
+        """Like `borrow` for values on a line: `num` evenly spread ones, whose `key`s all lie `apart`.
 
         The answer is ranked among independent answers from other scenes, and the options are every n-th rank from
         there, around the end to the beginning: each of them is equally likely to be the right one.
         """
         ranked = [answer]
         while len(ranked) < SPREAD_STEP * (num + 1):
-            other = self.bank.answer(ask)
-            if other is None:
-                return None
-            ranked.append(other)
+            ranked.append(needed(self.bank.answer(ask)))
         order = sorted(range(len(ranked)), key=lambda place: (key(ranked[place]), self.rng.random()))
         first = order.index(0)
         options = [ranked[order[(first + SPREAD_STEP * step) % len(order)]] for step in range(num + 1)]
         keys = sorted(map(key, options))
         if any(after - before < apart for before, after in pairwise(keys)):
-            return None
+            raise NothingToAsk
         return options[1:]
 
     def occasions(self, classify: Callable[[Scene, Thing, float], V | None]) -> dict[V, list[tuple[Thing, float]]]:
@@ -130,7 +140,7 @@ class Context:
 
     def one_in(
         self, num: int, classify: Callable[[Scene, Thing, float], V | None], usual: V
-    ) -> tuple[Thing, float, V] | None:
+    ) -> tuple[Thing, float, V]:
         """A thing and moment; the `usual` value in one of `num` cases although it is the most frequent.
 
         Nothing where the scene shows only the usual value, or never: what a scene has must not decide the answer.
@@ -138,7 +148,7 @@ class Context:
         found = self.occasions(classify)
         rare = [(*occasion, value) for value, rows in found.items() if value != usual for occasion in rows]
         if usual not in found or not rare:
-            return None
+            raise NothingToAsk
         if self.rng.random() * num >= 1:
             return self.pick(rare)
         thing, time = self.some(found[usual], 1)[0]
@@ -148,9 +158,10 @@ class Context:
         """Things in full view now."""
         return [thing for thing in self.scene.things if self.scene.standing(thing, self.time)]
 
-    def acting(self) -> list[tuple[Thing, Segment]]:
-        """Things in full view that have been acting long enough to be recognised."""
-        return [(thing, act) for thing in self.visible() if (act := current_act(thing, self.time)) is not None]
+    def acting(self, *, again: bool = False) -> list[tuple[Thing, Segment]]:
+        """Things in full view that have been acting long enough to be recognised; `again`: not for the first time."""
+        acts = [(thing, act) for thing in self.visible() if (act := current_act(thing, self.time)) is not None]
+        return [(thing, act) for thing, act in acts if not again or len(seen_acts(thing, self.time)) > 1]
 
 
 def current_act(thing: Thing, time: float) -> Segment | None:

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..scenes import Scene
 from . import future, hallucination, past, perception, space, temporal
-from .context import Bank, Context, Decks
+from .context import Bank, Context, Decks, NothingToAsk
 from .types import Draft, Question
 
-Template = Callable[[Context], Draft | None]
+Template = Callable[[Context], Draft]
 Templates = tuple[tuple[float, Template], ...]
 
 TEMPLATES: dict[str, Templates] = {
@@ -150,9 +150,12 @@ class _Asker:
                 moments = self.late if template in LATE else self.moments
                 moment = moments[int(self.rng.integers(len(moments)))]
                 context = Context(self.scene, moment, self.rng, self.decks, self.bank, self.moments, self.notes)
-                draft = template(context)
-                time = moment if draft is None or draft.time is None else draft.time
-                if draft is not None and (time, draft.question) not in self.asked:
+                try:
+                    draft = template(context)
+                except NothingToAsk:
+                    continue
+                time = moment if draft.time is None else draft.time
+                if (time, draft.question) not in self.asked:
                     return self._finish(name, time, draft)
         return None
 

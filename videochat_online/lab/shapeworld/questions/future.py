@@ -17,12 +17,9 @@ def other_actions(context: Context, action: int, num: int = 3) -> tuple[str, ...
     return tuple(context.some((name for name in ACTION_NAMES if name != ACTION_NAMES[action]), num))
 
 
-def next_action(context: Context) -> Draft | None:
+def next_action(context: Context) -> Draft:
     """Needs the present action and the one before it: together they tell the routine."""
-    choice = context.pick((thing, act) for thing, act in context.acting() if len(seen_acts(thing, context.time)) > 1)
-    if choice is None:
-        return None
-    thing, act = choice
+    thing, act = context.pick(context.acting(again=True))
     before = seen_acts(thing, context.time)[-2]
     answer = thing.next_action(act.action)
     return Draft(
@@ -34,12 +31,9 @@ def next_action(context: Context) -> Draft | None:
     )
 
 
-def next_step(context: Context) -> Draft | None:
+def next_step(context: Context) -> Draft:
     """The goal is given: the present step is enough."""
-    choice = context.pick(context.acting())
-    if choice is None:
-        return None
-    thing, act = choice
+    thing, act = context.pick(context.acting())
     answer = thing.next_action(act.action)
     return Draft(
         "next_step",
@@ -50,11 +44,8 @@ def next_step(context: Context) -> Draft | None:
     )
 
 
-def goal(context: Context) -> Draft | None:
-    choice = context.pick((thing, act) for thing, act in context.acting() if len(seen_acts(thing, context.time)) > 1)
-    if choice is None:
-        return None
-    thing, act = choice
+def goal(context: Context) -> Draft:
+    thing, act = context.pick(context.acting(again=True))
     before = seen_acts(thing, context.time)[-2]
     return Draft(
         "goal",
@@ -78,11 +69,8 @@ def direction_of(scene: Scene, thing: Thing, time: float) -> str | None:
     return DIRECTION_NAMES[(x > 0) if x else 2 + (y > 0)]
 
 
-def movement(context: Context) -> Draft | None:
-    choice = context.one_in(5, direction_of, STATIONARY)
-    if choice is None:
-        return None
-    thing, time, answer = choice
+def movement(context: Context) -> Draft:
+    thing, time, answer = context.one_in(5, direction_of, STATIONARY)
     return Draft(
         "movement",
         MOVEMENT.format(thing.name(time)),

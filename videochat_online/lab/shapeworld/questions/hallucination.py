@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..scenes import Scene, Thing
 from ..vocabulary import ACTION_NAMES, COLOUR_NAMES, NUM_ACTIONS, REGION_NAMES, SHAPE_NAMES, clock, duration, name_of
-from .context import Context, seen_acts
+from .context import Context, NothingToAsk, needed, seen_acts
 from .types import Draft
 
 YES_NO = ("Yes", "No")
@@ -19,13 +19,10 @@ def yes_or_no(truth: bool) -> tuple[str, tuple[str]]:
     return (YES_NO[0], (YES_NO[1],)) if truth else (YES_NO[1], (YES_NO[0],))
 
 
-def action_at_region(context: Context) -> Draft | None:
+def action_at_region(context: Context) -> Draft:
     """False claims are, half of the time, what another thing is doing."""
     acting = context.acting()
-    choice = context.pick(acting)
-    if choice is None:
-        return None
-    _, act = choice
+    _, act = context.pick(acting)
     truth = context.truth("action_at_region")
     claimed = act.action
     if not truth:
@@ -37,23 +34,20 @@ def action_at_region(context: Context) -> Draft | None:
     return Draft("action_at_region", text, answer, wrong, ((max(act.start, context.time - 1), context.time),))
 
 
-def still_count(context: Context) -> Draft | None:
+def still_count(context: Context) -> Draft:
     """A false number is the true one of another scene, so that numbers tell nothing."""
     number, other = context.scene.count(context.time), context.bank.scene().count(context.time)
     if number is None or other is None or number == other:
-        return None
+        raise NothingToAsk
     truth = context.truth("still_count")
     answer, wrong = yes_or_no(truth)
     text = STILL_COUNT.format(number if truth else other)
     return Draft("still_count", text, answer, wrong, ((context.time - 0.5, context.time),))
 
 
-def still_step(context: Context) -> Draft | None:
+def still_step(context: Context) -> Draft:
     """False claims are the step before or the step after."""
-    choice = context.pick((thing, act) for thing, act in context.acting() if len(seen_acts(thing, context.time)) > 1)
-    if choice is None:
-        return None
-    thing, act = choice
+    thing, act = context.pick(context.acting(again=True))
     truth = context.truth("still_step")
     around = (seen_acts(thing, context.time)[-2].action, thing.next_action(act.action))
     claimed = act.action if truth else around[int(context.rng.integers(2))]
@@ -62,17 +56,15 @@ def still_step(context: Context) -> Draft | None:
     return Draft("still_step", text, answer, wrong, ((max(act.start, context.time - 1), context.time),))
 
 
-def was_there(context: Context) -> Draft | None:
+def was_there(context: Context) -> Draft:
     """Asks about a thing that was there or one that was away; now and then about one that never existed."""
     gap = context.gap()
-    if gap is None:
-        return None
     scene, moment = context.scene, context.time - gap
     there = [thing for thing in scene.things if scene.presence(thing, moment)]
     gone = [thing for thing in scene.things if scene.presence(thing, moment) is False and thing.was_seen(context.time)]
     strange = context.rng.random() < STRANGE_SHARE
     if not there or not (strange or gone):
-        return None
+        raise NothingToAsk
     truth = context.truth("was_there")
     asked = there if truth else [] if strange else gone
     name = context.some(asked, 1)[0].name(context.time) if asked else strange_name(context)
@@ -93,10 +85,8 @@ def compared(then: int, now: int) -> str:
     return f"{then}, {'the same' if then == now else 'increases' if now > then else 'decreases'}"
 
 
-def how_many(context: Context) -> Draft | None:
+def how_many(context: Context) -> Draft:
     gap = context.gap()
-    if gap is None:
-        return None
     moment = context.time - gap
 
     def ask(scene: Scene, thing: Thing) -> str | None:
@@ -105,10 +95,8 @@ def how_many(context: Context) -> Draft | None:
             return None
         return compared(then, now)
 
-    answer = ask(context.scene, context.scene.things[0])
-    wrong = context.borrow(answer, ask, 3) if answer else None
-    if answer is None or wrong is None:
-        return None
+    answer = needed(ask(context.scene, context.scene.things[0]))
+    wrong = context.borrow(answer, ask, 3)
     text = HOW_MANY.format(duration(gap), clock(moment))
     evidence = ((max(0.0, moment - 0.5), moment + 0.5), (context.time - 0.5, context.time))
     return Draft("how_many", text, answer, tuple(wrong), evidence)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from ..scenes import STANDING, Scene, Thing
 from ..simulate import rook_cells
 from ..vocabulary import ACTION_NAMES, NUM_ACTIONS, REGION_NAMES, RELATION_NAMES, box_text, duration, relation
-from .context import Context, at_rest, seen_acts
+from .context import Context, NothingToAsk, at_rest, needed, seen_acts
 from .future import other_actions
 from .past import other_boxes, other_regions
 from .types import Draft
@@ -16,28 +16,22 @@ APART_SECONDS = 4.0
 DISTANCES = ("closer", "farther", "unchanged")
 
 
-def where_action(context: Context) -> Draft | None:
-    choice = _only_performer(context)
-    if choice is None:
-        return None
-    thing, action = choice
+def where_action(context: Context) -> Draft:
+    thing, action = _only_performer(context)
     place = thing.at(context.time).place
     text = f"Where is the object performing the {ACTION_NAMES[action]}?"
     return Draft("where_action", text, REGION_NAMES[place], _regions_now(context, thing), _now(context, thing))
 
 
-def box_action(context: Context) -> Draft | None:
-    choice = _only_performer(context)
-    if choice is None:
-        return None
-    thing, action = choice
+def box_action(context: Context) -> Draft:
+    thing, action = _only_performer(context)
     place = thing.at(context.time).place
     text = f"Where is the object performing the {ACTION_NAMES[action]} located in the picture?"
     wrong = other_boxes(context, thing, place)
     return Draft("box_action", text, box_text(thing.box(place)), wrong, _now(context, thing))
 
 
-def _only_performer(context: Context) -> tuple[Thing, int] | None:
+def _only_performer(context: Context) -> tuple[Thing, int]:
     """A thing in full view with an action that nothing else performs now."""
     now = [thing.at(context.time).action for thing in context.scene.things]
     return context.pick((thing, act.action) for thing, act in context.acting() if now.count(act.action) == 1)
@@ -54,29 +48,24 @@ def _now(context: Context, *things: Thing) -> tuple[tuple[float, float], ...]:
     return ((max(start, context.time - 1), context.time),)
 
 
-def what_action(context: Context) -> Draft | None:
-    choice = context.pick(context.acting())
-    if choice is None:
-        return None
-    thing, act = choice
+def what_action(context: Context) -> Draft:
+    thing, act = context.pick(context.acting())
     text = f"What action is the object at the {REGION_NAMES[act.place]} performing?"
     wrong = other_actions(context, act.action)
     return Draft("what_action", text, ACTION_NAMES[act.action], wrong, _now(context, thing))
 
 
-def where_object(context: Context) -> Draft | None:
+def where_object(context: Context) -> Draft:
     thing = context.pick(context.visible())
-    if thing is None:
-        return None
     answer = REGION_NAMES[thing.at(context.time).place]
     text = f"Where is {thing.name(context.time)} on the screen?"
     return Draft("where_object", text, answer, _regions_now(context, thing), _now(context, thing))
 
 
-def relative_position(context: Context) -> Draft | None:
+def relative_position(context: Context) -> Draft:
     pair = context.some(context.visible(), 2)
     if len(pair) < 2:
-        return None
+        raise NothingToAsk
     thing, reference = pair
     answer = relation(thing.at(context.time).place, reference.at(context.time).place)
     wrong = tuple(context.some((name for name in RELATION_NAMES if name != answer), 3))
@@ -84,14 +73,12 @@ def relative_position(context: Context) -> Draft | None:
     return Draft("relative_position", text, answer, wrong, _now(context, thing, reference))
 
 
-def action_trajectory(context: Context) -> Draft | None:
+def action_trajectory(context: Context) -> Draft:
     """Two actions with one move between them. Wrong options change the first action, the first place, or both: what
     is to be seen now does not give the answer away."""
     rows = [(thing, seen_acts(thing, context.time)[-2:]) for thing in context.scene.things]
-    choice = context.pick(row for row in rows if len(row[1]) == 2 and row[1][0].place in rook_cells(row[1][1].place))
-    if choice is None:
-        return None
-    thing, (first, second) = choice
+    moved = [row for row in rows if len(row[1]) == 2 and row[1][0].place in rook_cells(row[1][1].place)]
+    thing, (first, second) = context.pick(moved)
     other_action = context.some(set(range(NUM_ACTIONS)) - {first.action, second.action}, 1)[0]
     other_place = context.some(set(rook_cells(second.place)) - {first.place}, 1)[0]
     end = f"{ACTION_NAMES[second.action]} {REGION_NAMES[second.place]}"
@@ -115,14 +102,14 @@ def places_between(scene: Scene, thing: Thing, begin: float, end: float) -> list
     return [parts[0].place, *(part.target for part in parts if part.kind == "move")]
 
 
-def object_trajectory(context: Context) -> Draft | None:
+def object_trajectory(context: Context) -> Draft:
     """All options end where the thing is now."""
     gap, thing = context.gap(), context.pick(context.visible())
-    if gap is None or thing is None or not at_rest(context.scene, thing, context.time - gap):
-        return None
-    path = places_between(context.scene, thing, context.time - gap, context.time)
-    if path is None or not 2 <= len(path) <= 3:
-        return None
+    if not at_rest(context.scene, thing, context.time - gap):
+        raise NothingToAsk
+    path = needed(places_between(context.scene, thing, context.time - gap, context.time))
+    if not 2 <= len(path) <= 3:
+        raise NothingToAsk
     ways = [[cell, path[-1]] for cell in rook_cells(path[-1])]
     if len(path) == 3:
         ways = [[cell, *way] for way in ways for cell in rook_cells(way[0])]
@@ -148,11 +135,8 @@ def _distance(a: tuple[float, float], b: tuple[float, float]) -> float:
     return ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) ** 0.5
 
 
-def closer_or_farther(context: Context) -> Draft | None:
-    choice = context.one_in(3, distance_change, "unchanged")
-    if choice is None:
-        return None
-    thing, time, answer = choice
+def closer_or_farther(context: Context) -> Draft:
+    thing, time, answer = context.one_in(3, distance_change, "unchanged")
     other = context.scene.things[(thing.index + 1) % len(context.scene.things)]
     names = context.some((thing.name(time), other.name(time)), 2)
     text = f"Compared with {duration(APART_SECONDS)} ago, are {names[0]} and {names[1]} closer or farther apart?"

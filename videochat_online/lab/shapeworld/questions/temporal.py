@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..scenes import Scene, Thing
 from ..vocabulary import ACTION_NAMES, NUM_ACTIONS, action_after, clock, duration
-from .context import Context, current_act, seen_acts
+from .context import Context, NothingToAsk, current_act, needed, seen_acts
 from .past import last_acts
 from .types import Draft, Interval
 
@@ -13,7 +13,7 @@ def _sequence(*actions: int) -> str:
     return " -> ".join(ACTION_NAMES[action] for action in actions)
 
 
-def _recent(context: Context, num: int, *, idle: bool = False) -> tuple[Thing, list] | None:
+def _recent(context: Context, num: int, *, idle: bool = False) -> tuple[Thing, list]:
     """A thing with its last `num` actions."""
     things = (thing for thing in context.scene.things if not idle or thing.at(context.time).kind != "act")
     rows = ((thing, seen_acts(thing, context.time)[-num:]) for thing in things)
@@ -28,12 +28,9 @@ AWAY = "When was {} last out of sight?"
 HOW_LONG = "How long has {} been performing the {}?"
 
 
-def last_two(context: Context) -> Draft | None:
+def last_two(context: Context) -> Draft:
     """All options end in the same action: what is to be seen now does not give the answer away."""
-    choice = _recent(context, 2)
-    if choice is None:
-        return None
-    thing, (first, second) = choice
+    thing, (first, second) = _recent(context, 2)
     others = set(range(NUM_ACTIONS)) - {first.action, second.action}
     wrong = tuple(_sequence(other, second.action) for other in others)
     evidence = ((first.start, first.end), (second.start, min(second.end, context.time)))
@@ -41,12 +38,9 @@ def last_two(context: Context) -> Draft | None:
     return Draft("last_two", text, _sequence(first.action, second.action), wrong, evidence)
 
 
-def order_of_two(context: Context) -> Draft | None:
+def order_of_two(context: Context) -> Draft:
     """Of a thing that is not acting now: its two actions in both orders, and one of them with a third."""
-    choice = _recent(context, 2, idle=True)
-    if choice is None:
-        return None
-    thing, (first, second) = choice
+    thing, (first, second) = _recent(context, 2, idle=True)
     shared = (first, second)[int(context.rng.integers(2))].action
     third = context.some(set(range(NUM_ACTIONS)) - {first.action, second.action}, 1)[0]
     wrong = (_sequence(second.action, first.action), _sequence(shared, third), _sequence(third, shared))
@@ -55,12 +49,9 @@ def order_of_two(context: Context) -> Draft | None:
     return Draft("order_of_two", text, _sequence(first.action, second.action), wrong, evidence)
 
 
-def last_three(context: Context) -> Draft | None:
+def last_three(context: Context) -> Draft:
     """The four routines that end in the same action."""
-    choice = _recent(context, 3)
-    if choice is None:
-        return None
-    thing, acts = choice
+    thing, acts = _recent(context, 3)
     actions = [act.action for act in acts]
     ways = []
     for start in set(range(NUM_ACTIONS)) - {actions[2]}:
@@ -77,20 +68,17 @@ def _apart(scene: Scene) -> float:
     return 0.5 + 1.5 * scene.pace
 
 
-def when_started(context: Context) -> Draft | None:
+def when_started(context: Context) -> Draft:
     """When an action was last begun."""
 
     def ask(scene: Scene, thing: Thing) -> tuple[float, int] | None:
-        act = context.pick(last_acts(thing, context.time))
+        acts = last_acts(thing, context.time)
+        act = context.pick(acts) if acts else None
         return (act.start, act.action) if act else None
 
     thing = context.pick(context.scene.things)
-    answer = ask(context.scene, thing) if thing else None
-    if thing is None or answer is None:
-        return None
+    answer = needed(ask(context.scene, thing))
     wrong = context.spread(answer, ask, 3, lambda value: value[0], _apart(context.scene))
-    if wrong is None:
-        return None
     start, action = answer
     text = STARTED.format(thing.name(context.time), ACTION_NAMES[action])
     options = tuple(f"at {clock(time)}" for time, _ in wrong)
@@ -105,13 +93,13 @@ def elapsed(scene: Scene, thing: Thing, time: float) -> int | None:
     return int(time - act.start)
 
 
-def how_long(context: Context) -> Draft | None:
-    """How long the present action has gone on: one of four lengths, where the scene shows all four at some moment."""
+def how_long(context: Context) -> Draft:
+    """How long the present action has lasted: one of four lengths, where the scene shows all four at some moment."""
     step = max(1, round(context.scene.pace))
     lengths = [step * times for times in range(1, 5)]
     found = context.occasions(elapsed)
     if any(length not in found for length in lengths):
-        return None
+        raise NothingToAsk
     answer, *others = context.some(lengths, 4)
     thing, time = context.some(found[answer], 1)[0]
     act = thing.at(time)
@@ -131,15 +119,13 @@ def span(start: float, end: float) -> str:
     return f"from {clock(start)} to {clock(end)}"
 
 
-def when_away(context: Context) -> Draft | None:
+def when_away(context: Context) -> Draft:
     def ask(scene: Scene, thing: Thing) -> Interval | None:
         return last_absence(thing, context.time)
 
     thing = context.pick(context.scene.things)
-    answer = ask(context.scene, thing) if thing else None
-    wrong = context.spread(answer, ask, 3, sum, 2 * LEAST_APART) if answer else None
-    if thing is None or answer is None or wrong is None:
-        return None
+    answer = needed(ask(context.scene, thing))
+    wrong = context.spread(answer, ask, 3, sum, 2 * LEAST_APART)
     options = tuple(span(*away) for away in (answer, *wrong))
     text = AWAY.format(thing.name(context.time))
     return Draft("when_away", text, options[0], options[1:], ((answer[0] - 1, answer[1] + 1),))
@@ -151,15 +137,13 @@ def last_return(thing: Thing, time: float) -> float | None:
     return times[-1] if times and times[-1] <= time - 1 else None
 
 
-def when_back(context: Context) -> Draft | None:
+def when_back(context: Context) -> Draft:
     def ask(scene: Scene, thing: Thing) -> float | None:
         return last_return(thing, context.time)
 
     thing = context.pick(context.scene.things)
-    answer = ask(context.scene, thing) if thing else None
-    wrong = context.spread(answer, ask, 3, float, _apart(context.scene)) if answer else None
-    if thing is None or answer is None or wrong is None:
-        return None
+    answer = needed(ask(context.scene, thing))
+    wrong = context.spread(answer, ask, 3, float, _apart(context.scene))
     text = RETURNED.format(thing.name(context.time))
     options = tuple(f"at {clock(time)}" for time in wrong)
     return Draft("when_back", text, f"at {clock(answer)}", options, ((max(0.0, answer - 0.5), answer + 1),))

@@ -1,17 +1,81 @@
-"""What a run of the evidence came to: right or wrong, question by question."""
+"""The runs of the evidence: the worlds they are made on, the commands that make them, and what each came to.
+
+A run that is there is resumed, not repeated. Right or wrong is kept question by question. Knows no tables and no plots.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+SEEDS = (0, 1, 2)
 NUM_DRAWS = 1000
 """Resamplings of the videos behind every interval."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Held-out streams of one length, and the rate they are watched at."""
+
+    name: str
+    seconds: float
+    fps: float
+    videos: int
+    levels: tuple[int, ...] = (1, 2, 3)
+    seed: int = 0
+
+    def flags(self) -> list[str]:
+        levels = [str(level) for level in self.levels]
+        numbers = ["--videos", str(self.videos), "--seed", str(self.seed), "--seconds", f"{self.seconds:g}"]
+        return ["--split", "test", *numbers, "--fps", "4", "--level", *levels]
+
+
+def half_minute(seed: int, videos: int) -> World:
+    """One of three worlds of streams of 30 seconds that share no scene."""
+    return World(f"30s-{seed}", 30, 1, videos, seed=seed)
+
+
+@dataclass
+class Laboratory:
+    """Where runs are kept, and how one is made."""
+
+    work: Path
+    model: str
+    runs: Path
+    """Where the stages of the model under test were trained."""
+    commands: list[str] = field(default_factory=list)
+
+    def run(self, *arguments: str) -> None:
+        """One command of the program, in a process of its own; noted. Raises CalledProcessError where it fails."""
+        shown = [str(Path(one).relative_to(self.work)) if one.startswith(str(self.work)) else one for one in arguments]
+        self.commands.append(" ".join(["videochat-online", *shown]))
+        print("==", self.commands[-1], flush=True)
+        subprocess.run(
+            [sys.executable, "-m", "videochat_online.cli", *arguments], check=True, stdout=subprocess.DEVNULL
+        )
+
+    def world(self, world: World) -> Path:
+        folder = self.work / "worlds" / world.name
+        self.run("world", "build", str(folder), *world.flags())
+        return folder
+
+    def evaluate(self, name: str, world: World, *flags: str, model: str | None = None) -> Outcome:
+        """Ask all questions of a world; `flags` say with which memory."""
+        folder, output = self.world(world), self.work / "runs" / name
+        annotations = folder / "ovbench" / "ovbench.json"
+        self.run(
+            "eval", "ovbench", "--model", model or self.model, "--annotations", str(annotations),
+            "--videos", str(folder / "videos"), "--output", str(output), "--fps", f"{world.fps:g}",
+            "--answer", "likelihood", "--resume", *flags,
+        )  # fmt: skip
+        return read_outcome(output, annotations)
 
 
 @dataclass(frozen=True)
