@@ -29,22 +29,7 @@ IMAGE_SUFFIXES = frozenset(
 OTHER_PICTURES = frozenset(
     (
         *(".arw", ".cr2", ".dds", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".ico", ".j2c", ".jpc"),
-        *(
-            ".jxl",
-            ".jxr",
-            ".nef",
-            ".pcx",
-            ".psd",
-            ".qoi",
-            ".ras",
-            ".raw",
-            ".sgi",
-            ".svg",
-            ".tga",
-            ".wmf",
-            ".xbm",
-            ".xpm",
-        ),
+        *(".jxl", ".jxr", ".nef", ".pcx", ".psd", ".qoi", ".raw", ".sgi", ".svg", ".tga", ".wmf", ".xbm", ".xpm"),
     )
 )
 """Suffixes of pictures that are not read. In a folder of frames they are an error: without them, later times shift."""
@@ -150,7 +135,7 @@ class AnimationReader(VideoReader):
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None = None) -> None:
-        self._file = begin_image(path, path)
+        self._path, self._file = path, begin_image(path, path)
         # A PNG may begin with a still for programs that know no animation.
         self._first = int(bool(self._file.info.get("default_image")))
         self._resize_to = size
@@ -189,6 +174,9 @@ class AnimationReader(VideoReader):
         self._file.close()
 
     def _frame(self, name: object, index: int) -> Image.Image:
+        if self._first + index < self._file.tell():  # PIL fails to go back within a PNG
+            self._file.close()
+            self._file = begin_image(self._path, self._path)
         with reading(name, f"frame {index} cannot be decoded", A_WHOLE_IMAGE):
             self._file.seek(self._first + index)
             self._file.load()

@@ -200,7 +200,7 @@ def _in_display_order(packets: np.ndarray, container: InputContainer, stream: Vi
         return Timeline(np.arange(len(packets)), period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
-    may_leap = bool(container.format.flags & TIME_MAY_LEAP)
+    may_leap = bool(has_dts and container.format.flags & TIME_MAY_LEAP)
     jumps = _jumps(dts if has_dts else pts, durations, stream.time_base, may_leap=may_leap)
     ticks, is_key = (pts if has_pts else dts) - np.cumsum(jumps), is_key.astype(bool)
     is_key[0] |= not is_key.any()
