@@ -133,7 +133,8 @@ def test_what_is_cut_off_is_a_problem_where_strict(write_list: Any, media: Path)
     (media / "cut.avi").write_bytes((media / "cut.avi").read_bytes()[:-100])
     Image.effect_noise((64, 64), 50).save(media / "cut.jpg")
     (media / "cut.jpg").write_bytes((media / "cut.jpg").read_bytes()[:-9])
-    rows = [{"video": "cut.avi", "conversations": talk("Q", "A")}, {"image": "cut.jpg", "conversations": talk("Q", "A")}]
+    media_of_rows = ({"video": "cut.avi"}, {"image": "cut.jpg"})
+    rows = [{**named, "conversations": talk("Q", "A")} for named in media_of_rows]
     path = write_list({"cut": rows})
     with pytest.warns(MediaWarning, match="is cut off"):
         assert check_lists([path], num_workers=1).problems == []

@@ -179,14 +179,13 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[n
 
 
 def _gaps(packets: np.ndarray, container: InputContainer, stream: VideoStream) -> np.ndarray:
-    """bool (num_packets,): behind which packets more time passes than these last: here, packets may be lost."""
+    """bool (num_packets,): behind which packets others may be lost: time passes there, or nobody knows how much."""
     times = np.where(packets[:, 1] == NO_TIME, packets[:, 0], packets[:, 1])
     steps = np.diff(times, append=times[-1])
     usual = np.median(steps[:-1]) if len(steps) > 1 else 0
     gaps = steps > 1.5 * usual
-    if container.duration and stream.time_base and len(packets) > 1:
-        span = float((times[-1] - times[0] + usual) * stream.time_base)
-        gaps[-1] = span + 2 * float(usual * stream.time_base) < container.duration / 1e6
+    shown = float((times[-1] - times[0] + 3 * usual) * (stream.time_base or 0))
+    gaps[-1] = container.duration is None or shown < container.duration / 1e6
     return gaps
 
 
