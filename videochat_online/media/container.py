@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .integrity import check_claims
 from .picture import MAX_PIXELS
 from .source import MediaError, T, check_file, each, reading
 
@@ -76,7 +75,6 @@ def video_stream(container: InputContainer, name: object, expected: str, *, num_
 def open_stream(path: Path, *, num_threads: int = 0) -> tuple[InputContainer, VideoStream]:
     """The opened container and its video stream, ready to decode. MediaError where there is none."""
     check_file(path, A_VIDEO)
-    check_claims(path)
     # A playlist may name other files, not the network.
     options = {"protocol_whitelist": "file"}
     container = open_container(str(path), path, "is not a video, or cut off before its index", A_VIDEO, options=options)

@@ -153,7 +153,9 @@ class AnimationReader(VideoReader):
 
     def _read_times(self, path: Path) -> tuple[list[float], list[Any]]:
         """Milliseconds of each frame: how long it is shown, and when it begins (None where its file does not say)."""
-        delays, said, num_pixels = [], [], 0
+        delays: list[float] = []
+        said: list[Any] = []
+        num_pixels = 0
         for number in count():
             with reading(path, "is broken", A_WHOLE_IMAGE):
                 try:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .container import A_VIDEO, UNDAMAGED, decoded, open_stream, to_the_end
-from .integrity import broken_at, damage_check, missing_bytes
+from .integrity import broken_at, check_claims, damage_check, missing_bytes
 from .picture import Size, Steps, has_alpha, upright_size, upright_steps
-from .source import MediaError, each, reading, warn
+from .source import MediaError, check_file, each, reading, warn
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -106,6 +106,8 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     Of a file that is damaged or cut off: what can be decoded, with one warning; MediaError where `strict`.
     """
     # 1. open the container, find its video stream
+    check_file(path, A_VIDEO)
+    check_claims(path)
     container, stream = open_stream(path)
     with container:
         # 2. walk the packets: the time of every frame, and what looks damaged
