@@ -143,6 +143,35 @@ def test_damage_that_only_the_decoder_finds(write_kind: Callable):
     assert len(caught) == 1
 
 
+def test_a_recording_that_says_no_length(write_kind: Callable, tmp_path: Path):
+    """As browsers write them: nothing but the chain of its parts tells where it was cut off."""
+    import av
+
+    path = tmp_path / "live.webm"
+    with av.open(str(write_kind("webm"))) as source, av.open(str(path), "w", options={"live": "1"}) as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    assert len(list(open_video(path, strict=True))) == 60
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert 5 < assert_reads_as_ffmpeg(path) < 60
+
+
+@pytest.mark.parametrize("kind", ["mp4", "fragmented mp4"])
+def test_a_header_that_claims_too_much(kind: str, write_kind: Callable):
+    """FFmpeg would take gigabytes for a file of some thousand bytes."""
+    path = write_kind(kind)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"trun") + 8 if "frag" in kind else content.index(b"stsz") + 12
+    content[place : place + 4] = (30_000_000).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"claims 30,000,\d+ samples in [\d,]+ bytes"):
+        open_video(path)
+
+
 def test_a_damaged_start(write_kind: Callable):
     path = write_kind("mp4")
     content = path.read_bytes()

@@ -87,7 +87,7 @@ class PyavReader(_FileReader):
                 self._skips_damage = True
                 problem = str(error).removeprefix(f"{self.name}: ")
                 warn(self.name, f"{problem}; in place of such frames the ones before them are read")
-                self._restart()
+                self._go_to(0)
                 return self._decoded(index)
             if self._nearest is None:
                 raise

@@ -29,22 +29,7 @@ IMAGE_SUFFIXES = frozenset(
 OTHER_PICTURES = frozenset(
     (
         *(".arw", ".cr2", ".dds", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".ico", ".j2c", ".jpc"),
-        *(
-            ".jxl",
-            ".jxr",
-            ".nef",
-            ".pcx",
-            ".psd",
-            ".qoi",
-            ".ras",
-            ".raw",
-            ".sgi",
-            ".svg",
-            ".tga",
-            ".wmf",
-            ".xbm",
-            ".xpm",
-        ),
+        *(".jxl", ".jxr", ".nef", ".pcx", ".psd", ".qoi", ".raw", ".sgi", ".svg", ".tga", ".wmf", ".xbm", ".xpm"),
     )
 )
 """Suffixes of pictures that are not read. In a folder of frames they are an error: without them, later times shift."""
@@ -57,7 +42,7 @@ SHORTEST_DELAY = 20
 USUAL_DELAY = 100
 MAX_FRAMES = 10_000
 """Of an animation."""
-MAX_ANIMATED_PIXELS = 2**31
+MAX_ANIMATED_PIXELS = 2**30
 """Of all its frames together: opening decodes them once."""
 
 ImageSource = str | os.PathLike[str] | Image.Image
@@ -150,7 +135,7 @@ class AnimationReader(VideoReader):
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None = None) -> None:
-        self._file = begin_image(path, path)
+        self._path, self._file = path, begin_image(path, path)
         # A PNG may begin with a still for programs that know no animation.
         self._first = int(bool(self._file.info.get("default_image")))
         self._resize_to = size
@@ -168,8 +153,9 @@ class AnimationReader(VideoReader):
 
     def _read_times(self, path: Path) -> tuple[list[float], list[Any]]:
         """Milliseconds of each frame: how long it is shown, and when it begins (None where its file does not say)."""
-        delays, said = [], []
-        num_pixels = self._file.width * self._file.height
+        delays: list[float] = []
+        said: list[Any] = []
+        num_pixels = 0
         for number in count():
             with reading(path, "is broken", A_WHOLE_IMAGE):
                 try:
@@ -180,15 +166,20 @@ class AnimationReader(VideoReader):
                 delay, time = (self._file.info.get(name) for name in ("duration", "timestamp"))
             delays.append(_delay(delay, SHORTEST_DELAY if self._file.format == "GIF" else 1))
             said.append(time)
-            if len(delays) > MAX_FRAMES or len(delays) * num_pixels > MAX_ANIMATED_PIXELS:
-                most = min(MAX_FRAMES, MAX_ANIMATED_PIXELS // num_pixels)
-                raise MediaError.about(path, f"has more than {most:,} frames of its size", f"at most {most:,}")
+            num_pixels += self._file.width * self._file.height
+            if len(delays) > MAX_FRAMES or num_pixels > MAX_ANIMATED_PIXELS:
+                what = f"has more than {len(delays) - 1:,} frames of {self._file.width}x{self._file.height} pixels"
+                most = f"at most {MAX_FRAMES:,} frames and {MAX_ANIMATED_PIXELS:,} pixels in all"
+                raise MediaError.about(path, what, most)
         raise AssertionError("an animation ends")
 
     def _release(self) -> None:
         self._file.close()
 
     def _frame(self, name: object, index: int) -> Image.Image:
+        if self._first + index < self._file.tell():  # PIL fails to go back within a PNG
+            self._file.close()
+            self._file = begin_image(self._path, self._path)
         with reading(name, f"frame {index} cannot be decoded", A_WHOLE_IMAGE):
             self._file.seek(self._first + index)
             self._file.load()

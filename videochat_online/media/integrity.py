@@ -6,21 +6,25 @@ Signs only: FFmpeg reads past most damage without a word. Decodes nothing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from .source import reading
+from .source import MediaError, reading
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
 MP4_BOXES = frozenset(
-    (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"uuid", b"sidx", b"mfra")
+    b"ftyp styp moov moof mdat free skip wide uuid sidx mfra emsg prft meta pdin ssix pnot imda".split()
 )
+MP4_CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"))
+MP4_COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4}
+"""Boxes that say how many samples there are, and at which byte."""
 EBML_HEADER = b"\x1a\x45\xdf\xa3"
 MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+MOST_SAMPLES_A_BYTE = 16
 MATROSKA_CLUSTER = b"\x1f\x43\xb6\x75"
 MATROSKA_ELEMENTS = frozenset(
     bytes.fromhex(name)
@@ -68,10 +72,13 @@ def missing_bytes(path: Path) -> str | None:
 
 
 def broken_at(path: Path) -> int | None:
-    """The byte at which the chain of parts of a Matroska or FLV file breaks, None where it does not."""
+    """The byte at which the chain of parts of a Matroska, MP4 or FLV file breaks, None where it does not."""
     with reading(path, "cannot be read", "a video file", errors=OSError), path.open("rb") as file:
-        start, size = file.read(4), path.stat().st_size
-        if start == EBML_HEADER:
+        start, size = file.read(8), path.stat().st_size
+        if start[4:] in MP4_BOXES:
+            place = _mp4_size(file, size)
+            return place if place < size else None
+        if start[:4] == EBML_HEADER:
             return _broken_matroska(file, size)
         return _broken_flv(file, size) if start[:3] == b"FLV" else None
 
@@ -125,18 +132,48 @@ def declared_size(path: Path) -> int | None:
 
 def _mp4_size(file: BinaryIO, actual: int) -> int:
     """End of the last top-level box that is known (ISO/IEC 14496-12, 4.2)."""
-    end = 0
-    while end + 8 <= actual:
-        file.seek(end)
-        size, kind = struct.unpack(">I4s", file.read(8))
+    whole = 0
+    for kind, _, end in _boxes(file, 0, actual):
         if kind not in MP4_BOXES:
             break
+        whole = end
+    return whole
+
+
+def _boxes(file: BinaryIO, place: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, where its content begins, end) of each box in this part of the file; the last may reach past it."""
+    while place + 8 <= stop:
+        file.seek(place)
+        size, kind = struct.unpack(">I4s", file.read(8))
         if size == 1:
             size = int.from_bytes(file.read(8), "big")
         if size < 8:  # 0: to the end of the file, whatever that is
             break
-        end += size
-    return end
+        yield kind, file.tell(), place + size
+        place += size
+
+
+def check_claims(path: Path) -> None:
+    """MediaError where an MP4 file claims samples that it has no bytes for: FFmpeg would make room for all of them.
+
+    Old sound counts its uncompressed samples, of which one may take less than a byte.
+    """
+    with reading(path, "cannot be read", "a video file", errors=OSError), path.open("rb") as file:
+        start, size = file.read(8), path.stat().st_size
+        claimed = _num_samples(file, 0, size, depth=6) if start[4:] in MP4_BOXES else 0
+    if claimed > MOST_SAMPLES_A_BYTE * size:
+        raise MediaError.about(path, f"claims {claimed:,} samples in {size:,} bytes", "an undamaged header")
+
+
+def _num_samples(file: BinaryIO, start: int, stop: int, *, depth: int) -> int:
+    total = 0
+    for kind, content, end in _boxes(file, start, stop):
+        if kind in MP4_COUNTS:
+            file.seek(content + MP4_COUNTS[kind])
+            total += int.from_bytes(file.read(4), "big")
+        elif kind in MP4_CONTAINERS and depth > 0:
+            total += _num_samples(file, content, min(end, stop), depth=depth - 1)
+    return total
 
 
 def _matroska_size(file: BinaryIO) -> int | None:

@@ -194,9 +194,7 @@ def _loaded(image: Image.Image, name: object, *, strict: bool) -> Image.Image:
 
 
 def _bits(image: Image.Image) -> int | None:
-    """Bits of a grey that PIL keeps in more than 8, 0 for a float; None where nobody knows the range."""
-    if image.mode == "F":
-        return 0
+    """Bits of a grey that PIL keeps in more than 8; None where its file does not say, or nobody knows."""
     if image.format == "PPM":
         return 16
     said = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # TIFF: BitsPerSample
@@ -204,14 +202,16 @@ def _bits(image: Image.Image) -> int | None:
 
 
 def _eight_bits(pixels: np.ndarray, bits: int | None, name: object) -> np.ndarray:
-    """uint8 (H, W) of greys of so many bits; 0 bits: of floats."""
+    """uint8 (H, W) of integers of so many bits, or of floats from 0 to 1."""
     low, high = float(pixels.min()), float(pixels.max())
-    if bits == 0 and low >= 0 and high <= 1:
+    if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
         return (pixels * 255).round().astype(np.uint8)
-    if not bits:
+    # Numbers of 32 bits are mostly of 16; not where 8 would do, which would be black as 16.
+    is_known = pixels.dtype.kind != "f" and low >= 0 and (bits is not None or high == 0 or 255 < high < 2**16)
+    if not is_known:
         what = f"holds {pixels.dtype} values from {low:g} to {high:g}, whose range nobody knows"
         raise MediaError.about(name, what, "8 or 16 bits a channel, or floats from 0 to 1")
-    return (pixels >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    return (pixels >> ((bits or 16) - 8)).clip(0, 255).astype(np.uint8)
 
 
 def _in_srgb(image: Image.Image, name: object) -> Image.Image:

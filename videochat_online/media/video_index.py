@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .container import A_VIDEO, UNDAMAGED, decoded, open_stream, to_the_end
-from .integrity import broken_at, damage_check, missing_bytes
+from .integrity import broken_at, check_claims, damage_check, missing_bytes
 from .picture import Size, Steps, has_alpha, upright_size, upright_steps
-from .source import MediaError, each, reading, warn
+from .source import MediaError, check_file, each, reading, warn
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -106,6 +106,8 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     Of a file that is damaged or cut off: what can be decoded, with one warning; MediaError where `strict`.
     """
     # 1. open the container, find its video stream
+    check_file(path, A_VIDEO)
+    check_claims(path)
     container, stream = open_stream(path)
     with container:
         # 2. walk the packets: the time of every frame, and what looks damaged
@@ -179,14 +181,13 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[n
 
 
 def _gaps(packets: np.ndarray, container: InputContainer, stream: VideoStream) -> np.ndarray:
-    """bool (num_packets,): behind which packets more time passes than these last: here, packets may be lost."""
+    """bool (num_packets,): behind which packets others may be lost: time passes there, or nobody knows how much."""
     times = np.where(packets[:, 1] == NO_TIME, packets[:, 0], packets[:, 1])
     steps = np.diff(times, append=times[-1])
     usual = np.median(steps[:-1]) if len(steps) > 1 else 0
     gaps = steps > 1.5 * usual
-    if container.duration and stream.time_base and len(packets) > 1:
-        span = float((times[-1] - times[0] + usual) * stream.time_base)
-        gaps[-1] = span + 2 * float(usual * stream.time_base) < container.duration / 1e6
+    shown = float((times[-1] - times[0] + 3 * usual) * (stream.time_base or 0))
+    gaps[-1] = container.duration is None or shown < container.duration / 1e6
     return gaps
 
 
@@ -200,7 +201,7 @@ def _in_display_order(packets: np.ndarray, container: InputContainer, stream: Vi
         return Timeline(np.arange(len(packets)), period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
-    may_leap = bool(container.format.flags & TIME_MAY_LEAP)
+    may_leap = bool(has_dts and container.format.flags & TIME_MAY_LEAP)
     jumps = _jumps(dts if has_dts else pts, durations, stream.time_base, may_leap=may_leap)
     ticks, is_key = (pts if has_pts else dts) - np.cumsum(jumps), is_key.astype(bool)
     is_key[0] |= not is_key.any()
