@@ -17,7 +17,7 @@ COMMANDS = {
     "eval": "evaluation.commands:add_eval_commands",
     "world": "lab.shapeworld.commands:add_world_commands",
     "bench": "lab.bench.commands:add_bench_command",
-    "demo": "demo:add_demo_command",
+    "demo": "demo.commands:add_demo_command",
     "serve": "serve.commands:add_serve_command",
 }
 """Command -> what adds its flags. By name, so that no command imports another."""

@@ -83,7 +83,10 @@ def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
     filled: list[Parts] = []
     for question in questions:
         first, *others = question.split(IMAGE_MARK)
-        filled.append((first, *chain.from_iterable((next(images), text) for text in others)))
+        parts: list[str | Image] = [first]
+        for text in others:
+            parts += [next(images), text]
+        filled.append(tuple(parts))
     return _messages(sample, sample.turns, filled)
 
 
@@ -159,6 +162,6 @@ def _messages(sample: Sample, turns: Iterable[Turn], questions: Iterable[Parts])
     """The dialogue of some turns, their questions as they are shown."""
     messages = [] if sample.system is None else [Message("system", (sample.system,))]
     for turn, parts in zip(turns, questions, strict=True):
-        shown = tuple(filter(None, parts))  # no empty texts
+        shown = tuple(part for part in parts if part)  # no empty texts
         messages += [Message("user", shown), Message("assistant", (turn.answer,))]
     return messages
