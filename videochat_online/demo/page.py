@@ -30,8 +30,19 @@ from ..serve.sessions import Sessions
 from ..serve.sources import SAMPLES, SourceRequest
 from ..serve.track import DialogueTurn
 from ..serve.uploads import picture_of
-from . import view
 from .door import Door
+from .view import (
+    chat_messages,
+    counters_html,
+    links_html,
+    memory_html,
+    notice_html,
+    possible,
+    screen_html,
+    stamp,
+    status_html,
+    words,
+)
 from .visits import Visit, Visits, parse_levels
 
 CSS = Path(__file__).with_name("page.css")
@@ -102,7 +113,7 @@ class Sent:
 def notice(error: Exception) -> Any:
     """Say it beside the page, and change nothing: an error of gradio's would stand over all parts."""
     text = validation_text(error.errors()) if isinstance(error, ValidationError) else str(error)
-    gr.Warning(view.words(text), duration=10)
+    gr.Warning(words(text), duration=10)
     return gr.skip()
 
 
@@ -131,8 +142,8 @@ class Page:
 
     def _make_parts(self) -> None:
         """The parts that follow the session, not on the page yet: what happens in one section changes others, too."""
-        self.screen = gr.HTML(view.screen_html(None), elem_id="vco-screen")
-        self.status = gr.HTML(view.status_html(None), elem_id="vco-status")
+        self.screen = gr.HTML(screen_html(None), elem_id="vco-screen")
+        self.status = gr.HTML(status_html(None), elem_id="vco-status")
         self.notice = gr.HTML("", elem_id="vco-notice")
         self.transport = [
             gr.Button(name.title(), size="sm", elem_id=f"vco-{name}", min_width=60, interactive=False)
@@ -151,9 +162,9 @@ class Page:
             max_length=self.limits.max_question_chars, **BARE,
         )  # fmt: skip
         self.links = gr.HTML("", elem_id="vco-links")
-        self.counters = gr.HTML(view.counters_html(None))
+        self.counters = gr.HTML(counters_html(None))
         self.moments = gr.Radio([("now", NOW)], value=NOW, label="Memory at", elem_id="vco-moments", scale=5)
-        self.memory = gr.HTML(view.memory_html(None), elem_id="vco-memory")
+        self.memory = gr.HTML(memory_html(None), elem_id="vco-memory")
         self.followers = [
             self.screen, self.seek, self.speed, self.question, self.chat, self.moments, self.status, self.notice,
             self.memory, self.counters, self.links, *self.transport,
@@ -370,14 +381,14 @@ class Page:
     def _all(self, visit: Visit, at: int | None) -> Changes:
         session = visit.session
         state, turns = (None, []) if session is None else (session.state(), session.track.turns)
-        return {self.screen: view.screen_html(state), **self._dialogue(turns, at), **self._live(visit, at)}
+        return {self.screen: screen_html(state), **self._dialogue(turns, at), **self._live(visit, at)}
 
     def _dialogue(self, turns: Sequence[DialogueTurn], at: int | None = NOW) -> Changes:
         """Chat, and the moments of which the memory can be shown: now, and each question's second."""
-        asked = [(f"{view.stamp(turn.timestamp)} {turn.question[:24]}", turn.number) for turn in reversed(turns)]
+        asked = [(f"{stamp(turn.timestamp)} {turn.question[:24]}", turn.number) for turn in reversed(turns)]
         value = at if any(turn.number == at for turn in turns) else NOW
         return {
-            self.chat: view.chat_messages(turns),
+            self.chat: chat_messages(turns),
             self.moments: gr.update(choices=[("now", NOW), *asked], value=value),
         }
 
@@ -386,12 +397,12 @@ class Page:
         session = visit.session
         state, turns = (None, []) if session is None else (session.state(), session.track.turns)
         problem = state["problem"] if state else ENDED if visit.has_ended else None
-        buttons = zip(self.transport, view.possible(state), strict=True)
+        buttons = zip(self.transport, possible(state), strict=True)
         return {
-            self.status: view.status_html(state),
-            self.notice: view.notice_html(problem),
-            self.memory: view.memory_html(state, turns, next((turn for turn in turns if turn.number == at), None)),
-            self.counters: view.counters_html(state),
-            self.links: view.links_html(state),
+            self.status: status_html(state),
+            self.notice: notice_html(problem),
+            self.memory: memory_html(state, turns, next((turn for turn in turns if turn.number == at), None)),
+            self.counters: counters_html(state),
+            self.links: links_html(state),
             **{button: gr.update(interactive=can) for button, can in buttons},
         }
