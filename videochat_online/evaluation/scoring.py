@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import fmean
 from typing import Any, Literal
 
@@ -63,12 +64,15 @@ class Tally:
         return weights @ self.correct, weights @ self.count
 
 
-def headline(kind: str, correct: np.ndarray, count: np.ndarray, categories: Sequence[str]) -> np.ndarray:
+def headline(kind: str | int, correct: np.ndarray, count: np.ndarray, categories: Sequence[str]) -> np.ndarray:
     """The one number from (..., tasks) sums: mean of `tasks`, mean of `categories` (means of tasks), or `pooled`.
 
-    A sub-task without questions (a resample, a part of the benchmark) is left out of the mean.
-    Raises ValueError for an unknown kind.
+    A sub-task without questions (a resample, a part of the benchmark) is left out of the mean. `kind` may also be the
+    place of one sub-task; it is nan where that has no questions. Raises ValueError for an unknown kind.
     """
+    if isinstance(kind, int):
+        with np.errstate(invalid="ignore"):
+            return correct[..., kind] / count[..., kind]
     if kind == "pooled":
         return correct.sum(-1) / np.maximum(count.sum(-1), 1)
     if kind not in ("tasks", "categories"):
@@ -82,13 +86,13 @@ def headline(kind: str, correct: np.ndarray, count: np.ndarray, categories: Sequ
     return means.sum(-1) / np.maximum(some.sum(-1), 1)
 
 
-def headline_of(tally: Tally, kind: str) -> float:
+def headline_of(tally: Tally, kind: str | int) -> float:
     return float(headline(kind, tally.correct.sum(0), tally.count.sum(0), tally.categories))
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of resampled values."""
-    low, high = np.percentile(values, [2.5, 97.5])
+    """The middle 95 % of resampled values, without those that are nan."""
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -128,28 +132,33 @@ def scores_of(
     no_answer = [row.extracted is None for row in rows]
     broken = Counter((row.task_id, row.error) for row in rows if row.error is not None)
 
-    def figures(kind: Headline) -> dict[str, float]:
+    def figures(kind: str | int, others: Mapping[str, Tally]) -> dict[str, float]:
         low, high = interval(headline(kind, *drawn, model.categories))
-        others = {name: headline_of(tally, kind) for name, tally in baselines.items()}
-        return {"accuracy": headline_of(model, kind), "low": low, "high": high, **others}
+        shares = {name: headline_of(tally, kind) for name, tally in others.items()}
+        return {"accuracy": headline_of(model, kind), "low": low, "high": high, **shares}
 
+    beside = {"unanswered": Tally.of(rows, no_answer), **baselines}
+    about_tasks = zip(model.tasks, model.categories, model.count.sum(0), strict=True)
     return {
-        "headline": figures(kind),
-        "pooled": figures("pooled"),
+        "headline": figures(kind, baselines),
+        "pooled": figures("pooled", baselines),
         "questions": len(rows),
         "videos": len({row.task_id for row in rows}),
         "unanswered": fmean(no_answer),
         "not_asked": broken.total(),
         "categories": _categories(model),
         "sources": _sources(rows),
-        "tasks": _task_rows(model, drawn, {"unanswered": Tally.of(rows, no_answer), **baselines}),
+        "tasks": [
+            {"task": task, "category": category, "questions": int(n), **figures(i, beside)}
+            for i, (task, category, n) in enumerate(about_tasks)
+        ],
         "problems": [{"video": video, "questions": n, "error": error} for (video, error), n in sorted(broken.items())],
     }
 
 
 def _sources(rows: Sequence[Prediction]) -> dict[str, dict[str, float]]:
     correct: dict[str, list[bool]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.source):
+    for row in sorted(rows, key=attrgetter("source")):
         correct[row.source].append(row.correct)
     return {source: {"questions": len(those), "accuracy": fmean(those)} for source, those in correct.items()}
 
@@ -165,29 +174,6 @@ def _categories(tally: Tally) -> dict[str, dict[str, float]]:
             "accuracy": float(tally.accuracies()[members].mean()),
             "pooled": float(tally.correct[:, members].sum() / count),
         }
-    return found
-
-
-def _task_rows(
-    tally: Tally, drawn: tuple[np.ndarray, np.ndarray], others: Mapping[str, Tally]
-) -> list[dict[str, Any]]:
-    """Each sub-task with its interval, and with its share in each of `others`."""
-    found = []
-    correct, count = drawn
-    for i, task in enumerate(tally.tasks):
-        some = count[:, i] > 0
-        low, high = interval(correct[some, i] / count[some, i])
-        found.append(
-            {
-                "task": task,
-                "category": tally.categories[i],
-                "questions": int(tally.count[:, i].sum()),
-                "accuracy": float(tally.accuracies()[i]),
-                "low": low,
-                "high": high,
-                **{name: float(other.accuracies()[i]) for name, other in others.items()},
-            }
-        )
     return found
 
 
@@ -232,23 +218,19 @@ def compare(a: Sequence[Prediction], b: Sequence[Prediction], kind: Headline) ->
     if {prediction.id for prediction in a} != set(by_id):
         common = len({prediction.id for prediction in a} & set(by_id))
         raise ValueError(f"not the same questions: {len(a)} in A, {len(b)} in B, {common} in both")
-    pairs = [(first, by_id[first.id]) for first in sorted(a, key=lambda prediction: prediction.id)]
+    pairs = [(first, by_id[first.id]) for first in sorted(a, key=attrgetter("id"))]
     tally_a = Tally.of([x for x, _ in pairs])
     tally_b = Tally.of([x for x, _ in pairs], [y.correct for _, y in pairs])
     (drawn_a, count), (drawn_b, _) = tally_a.resampled(), tally_b.resampled()
-    spread = headline(kind, drawn_b, count, tally_a.categories) - headline(kind, drawn_a, count, tally_a.categories)
-    found = [_difference("headline", pairs, headline_of(tally_a, kind), headline_of(tally_b, kind), spread)]
+    categories = tally_a.categories
+    spread = headline(kind, drawn_b, count, categories) - headline(kind, drawn_a, count, categories)
+    lines: list[tuple[str, str | int, np.ndarray]] = [("headline", kind, spread)]
     for i, task in enumerate(tally_a.tasks):
-        some = count[:, i] > 0
-        spread = (drawn_b[some, i] - drawn_a[some, i]) / count[some, i]
-        members = [(x, y) for x, y in pairs if x.task == task]
-        found.append(_difference(task, members, tally_a.accuracies()[i], tally_b.accuracies()[i], spread))
+        lines.append((task, i, headline(i, drawn_b - drawn_a, count, categories)))
+    found = []
+    for name, of, spread in lines:
+        right = [(x.correct, y.correct) for x, y in pairs if of == kind or x.task == name]
+        only_a, only_b = right.count((True, False)), right.count((False, True))
+        one, other = headline_of(tally_a, of), headline_of(tally_b, of)
+        found.append(Difference(name, len(right), one, other, *interval(spread), only_a, only_b, other - one))
     return found
-
-
-def _difference(
-    name: str, pairs: Sequence[tuple[Prediction, Prediction]], a: float, b: float, spread: np.ndarray
-) -> Difference:
-    only_a = sum(x.correct and not y.correct for x, y in pairs)
-    only_b = sum(y.correct and not x.correct for x, y in pairs)
-    return Difference(name, len(pairs), float(a), float(b), *interval(spread), only_a, only_b, float(b - a))
