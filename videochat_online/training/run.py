@@ -36,10 +36,6 @@ def run(config: TrainingConfig) -> int:
 
     Raises ValueError for what is wrong with settings, data or checkpoint.
     """
-    from ..processing import load_model
-    from .export import export
-    from .loop import TrainingLoop
-
     config.check_complete()
     check_packages(config)
     check_launcher(config)
@@ -47,7 +43,11 @@ def run(config: TrainingConfig) -> int:
         # 1. the record of the run into its folder; a run that is refused changes nothing
         if is_main_process():
             write_record(config, choose_checkpoint(config.resume, config.run_folder))
-        # 2. model, data and the plan
+        # 2. model, data and the plan; what takes seconds to import comes after the refusals
+        from ..processing import load_model
+        from .export import export
+        from .loop import TrainingLoop
+
         model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
         dataset, collator, plan = make_data(config, processor, model.config, world_size())
         loop = TrainingLoop(model, dataset, collator, plan, processor=processor)
