@@ -83,7 +83,10 @@ def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
     dialogue: list[tuple[Turn, Parts]] = []
     for turn, question in zip(sample.turns, questions, strict=True):
         first, *others = question.split(IMAGE_MARK)
-        dialogue.append((turn, (first, *chain.from_iterable((next(images), text) for text in others))))
+        parts: list[str | Image] = [first]
+        for text in others:
+            parts += [next(images), text]
+        dialogue.append((turn, tuple(parts)))
     return _messages(sample, dialogue)
 
 
@@ -159,6 +162,6 @@ def _messages(sample: Sample, dialogue: Iterable[tuple[Turn, Parts]]) -> list[Me
     """The dialogue with each turn's question as it is shown."""
     messages = [] if sample.system is None else [Message("system", (sample.system,))]
     for turn, parts in dialogue:
-        shown = tuple(filter(None, parts))  # no empty texts
+        shown = tuple(part for part in parts if part != "")
         messages += [Message("user", shown), Message("assistant", (turn.answer,))]
     return messages
