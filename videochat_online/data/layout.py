@@ -80,14 +80,14 @@ def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
     elif num_marks != len(num_tokens):
         raise SampleError(f"{num_marks} {IMAGE_MARK} placeholders for {len(num_tokens)} images; expected one for each")
     images = map(Image, num_tokens)
-    filled: list[Parts] = []
-    for question in questions:
+    dialogue: list[tuple[Turn, Parts]] = []
+    for turn, question in zip(sample.turns, questions, strict=True):
         first, *others = question.split(IMAGE_MARK)
         parts: list[str | Image] = [first]
         for text in others:
             parts += [next(images), text]
-        filled.append(tuple(parts))
-    return _messages(sample, sample.turns, filled)
+        dialogue.append((turn, tuple(parts)))
+    return _messages(sample, dialogue)
 
 
 def lay_out_clip(
@@ -124,14 +124,14 @@ def frame_messages(
     placeholder too many.
     """
     places = enumerate(grids)
-    filled: list[Parts] = []
+    dialogue: list[tuple[Turn, Parts]] = []
     for number, (turn, frames) in enumerate(turns):
         lines: list[str | Image] = []
         for frame, (place, grid) in zip(frames, places, strict=False):  # ends with the frames: no place is lost
             lines += frame_parts([(place, frame.timestamp if with_times else None, tokens_of_grid(grid))])
         may_show = number == 0 or sample.kind != "video"
-        filled.append(_place(turn.question, lines, number, may_show=may_show))
-    return _messages(sample, [turn for turn, _ in turns], filled)
+        dialogue.append((turn, _place(turn.question, lines, number, may_show=may_show)))
+    return _messages(sample, dialogue)
 
 
 def check_placeholders(sample: Sample) -> None:
@@ -158,10 +158,10 @@ def _place(question: str, lines: Sequence[str | Image], number: int, *, may_show
     return before, *lines, after.removeprefix("\n")
 
 
-def _messages(sample: Sample, turns: Iterable[Turn], questions: Iterable[Parts]) -> list[Message]:
-    """The dialogue of some turns, their questions as they are shown."""
+def _messages(sample: Sample, dialogue: Iterable[tuple[Turn, Parts]]) -> list[Message]:
+    """The dialogue with each turn's question as it is shown."""
     messages = [] if sample.system is None else [Message("system", (sample.system,))]
-    for turn, parts in zip(turns, questions, strict=True):
-        shown = tuple(part for part in parts if part)  # no empty texts
+    for turn, parts in dialogue:
+        shown = tuple(part for part in parts if part != "")
         messages += [Message("user", shown), Message("assistant", (turn.answer,))]
     return messages
