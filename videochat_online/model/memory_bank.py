@@ -134,8 +134,6 @@ class PyramidMemoryBank:
             for f, k in held
         ]
 
-    # ---- maps -----------------------------------------------------------------------------------------------------
-
     def _summarise(self, features: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
         """One read of the batch: its maps at the coarsest grid (T, C, g, g) and their means, float64 (T, C)."""
         cells = self._to_coarsest(features)
@@ -189,8 +187,6 @@ class PyramidMemoryBank:
             level = self.config.levels[k]
             shape = (level.capacity, features.shape[1], level.grid, level.grid)
             self._storage[k] = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
-
-    # ---- checking and saving --------------------------------------------------------------------------------------
 
     def _check(self, features: torch.Tensor, timestamps: Sequence[float]) -> list[float]:
         if features.ndim != 4:
