@@ -135,8 +135,6 @@ class PyramidMemoryBank:
                 held.append(MemoryFrame(frame.number, frame.timestamp, k, features, frame.num_merged))
         return sorted(held, key=attrgetter("index"))
 
-    # ---- maps -----------------------------------------------------------------------------------------------------
-
     def _summarise(self, features: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
         """One read of the batch: its maps at the coarsest grid (T, C, g, g) and their means, float64 (T, C)."""
         cells = self._to_coarsest(features)
@@ -190,8 +188,6 @@ class PyramidMemoryBank:
             level = self.config.levels[k]
             shape = (level.capacity, features.shape[1], level.grid, level.grid)
             self._storage[k] = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
-
-    # ---- checking and saving --------------------------------------------------------------------------------------
 
     def _check(self, features: torch.Tensor, timestamps: Sequence[float]) -> list[float]:
         if features.ndim != 4:

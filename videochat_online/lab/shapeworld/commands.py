@@ -6,9 +6,12 @@ import argparse
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .simulate import LEVELS, SPLITS
+
+if TYPE_CHECKING:
+    from .build import WorldConfig
 
 
 def add_world_commands(subparsers: Any) -> None:
@@ -61,13 +64,19 @@ def _add_stats(commands: Any) -> None:
     parser.set_defaults(run=run_stats)
 
 
-def run_build(args: argparse.Namespace) -> int:
-    from .build import WorldConfig, build_world
+def _config(args: argparse.Namespace, videos: int, **more: Any) -> WorldConfig:
+    """The world of `_add_scene_options`."""
+    from .build import WorldConfig
 
-    config = WorldConfig(
-        args.videos, args.seed, args.split, tuple(args.seconds), tuple(args.level), args.pace, args.fps, args.size,
-        args.questions, args.pictures,
-    )  # fmt: skip
+    given = {name: getattr(args, name) for name in ("seed", "split", "seconds", "level", "pace")}
+    return WorldConfig(videos, **{**given, **more})
+
+
+def run_build(args: argparse.Namespace) -> int:
+    from .build import build_world
+
+    more = {name: getattr(args, name) for name in ("fps", "size", "questions", "pictures")}
+    config = _config(args, args.videos, **more)
     manifest = build_world(args.folder, config)
     asked, made = manifest["questions"], manifest["samples"]
     totals = f"{sum(asked.values())} questions, {sum(made.values())} training samples"
@@ -86,22 +95,20 @@ def next_commands(folder: Path, *, trains: bool) -> list[str]:
 
 
 def run_preview(args: argparse.Namespace) -> int:
-    from .build import WorldConfig
     from .preview import write_preview
 
-    config = WorldConfig(args.scenes, args.seed, args.split, tuple(args.seconds), tuple(args.level), args.pace)
-    print(write_preview(args.image, [scene for scene, _ in config.scenes()], args.questions))
+    scenes = [scene for scene, _ in _config(args, args.scenes).scenes()]
+    print(write_preview(args.image, scenes, args.questions))
     return 0
 
 
 def run_stats(args: argparse.Namespace) -> int:
     """The table of sub-tasks: how many questions, chance, and the baselines that see no frame."""
     from .blind import blind_scores
-    from .build import WorldConfig
     from .questions.engine import ask_questions
 
     def ask(split: str, num: int) -> list:
-        config = WorldConfig(num, args.seed, split, tuple(args.seconds), tuple(args.level), args.pace)
+        config = _config(args, num, split=split)
         return [question for scene, _ in config.scenes() for question in ask_questions(scene)]
 
     learn = "dev" if args.split == "train" else "train"
