@@ -50,6 +50,26 @@ def test_ascending_indices_decode_every_frame_once(write_clip: Callable, tmp_pat
     assert decoded == sorted(set(decoded))
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video", "libvpx-vp9", "libx265"])
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_what_no_frame_needs_is_not_decoded(
+    codec: str, num_threads: int, write_clip: Callable, tmp_path: Path, monkeypatch
+):
+    """Large and small gaps, and the frames beside those that were skipped, give what reading all of them gives."""
+    path = write_clip(tmp_path / "clip.mkv", num_frames=120, gop=60, codec=codec)
+    with open_video(path, num_threads=num_threads) as video:
+        every = [frame.image for frame in video]
+    decoded = count_decoded(monkeypatch)
+    order = [0, 7, 8, 10, 29, 30, 33, 58, 59, 61, 100, 101, 119, 4, 40]
+    with open_video(path, num_threads=num_threads) as video:
+        assert all(
+            np.array_equal(picture, every[number])
+            for picture, number in zip(pictures(video, order), order, strict=True)
+        )
+    if codec == "libx264":
+        assert len(set(decoded)) < 110, "some B-frame in the gaps was not decoded"
+
+
 def test_reading_is_lazy(golden: Path, monkeypatch):
     decoded = count_decoded(monkeypatch)
     with open_video(golden / "media/v10.mp4", decoder="pyav") as video:

@@ -24,6 +24,8 @@ A_VIDEO = "a video file"
 UNDAMAGED = "an undamaged file"
 NOT_VIDEO_FORMATS = ("tty", "_pipe", "image2")
 """FFmpeg draws text files as video and opens still images as one-frame videos; neither is meant here."""
+CODECS_THAT_SKIP = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
+"""Codecs whose frames say whether others need them. HEVC's say it of one temporal layer only."""
 
 
 
@@ -99,14 +101,24 @@ def to_the_end(items: Iterable[T]) -> Iterator[T]:
 
 
 def decoded(
-    container: InputContainer, stream: VideoStream, name: object, what: Callable[[], str], *, skip_damage: bool
+    container: InputContainer,
+    stream: VideoStream,
+    name: object,
+    what: Callable[[], str],
+    *,
+    skip_damage: bool,
+    is_wanted: Callable[[Packet], bool] = lambda packet: True,
 ) -> Iterator[VideoFrame]:
     """Frames as they come from the decoder, to the last. What cannot be decoded: a MediaError, or left out.
 
-    With one thread, what is left out is what FFmpeg's own programs leave out, and nothing more.
+    With one thread, what is left out is what FFmpeg's own programs leave out, and nothing more. A frame that is not
+    wanted may come all the same: it is skipped only where no other frame is made from it.
     """
+    can_skip = stream.codec_context.name in CODECS_THAT_SKIP
     try:
         for packet in each(to_the_end(container.demux(stream)), name, what, UNDAMAGED):
+            if can_skip:
+                stream.codec_context.skip_frame = "DEFAULT" if is_wanted(packet) else "NONREF"
             yield from _frames_of(stream, packet, name, what, skip_damage=skip_damage)
     except MediaError:  # the container is damaged here
         if not skip_damage:

@@ -18,6 +18,7 @@ from .source import MediaError, VideoReader, reading, warn
 from .video_index import VideoIndex
 
 if TYPE_CHECKING:
+    from av.packet import Packet
     from av.video.frame import VideoFrame
 
 FOR_DECORD = "a file that decord reads; decoder='pyav' (--decoder pyav) reads more"
@@ -141,7 +142,15 @@ class PyavReader(_FileReader):
         def what() -> str:
             return f"frame {self._wanted} cannot be decoded"
 
-        return decoded(self._container, self._stream, self.name, what, skip_damage=self._skips_damage)
+        times = self._index.times
+        is_sound = times.has_times and not self._skips_damage
+
+        def is_wanted(packet: Packet) -> bool:
+            """Nothing behind the frame that is looked for is left out: it may be looked for next."""
+            return not is_sound or packet.pts is None or packet.pts >= times.ticks[self._wanted]
+
+        skip_damage = self._skips_damage
+        return decoded(self._container, self._stream, self.name, what, skip_damage=skip_damage, is_wanted=is_wanted)
 
     def _decode_to(self, index: int) -> VideoFrame | None:
         """The frame `index`, or None if the decoder passes it by."""
