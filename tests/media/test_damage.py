@@ -226,6 +226,17 @@ def test_a_long_pause_is_kept(tmp_path: Path):
 # ---- the recorded cases ---------------------------------------------------------------------------------------------
 
 
+def test_the_recorded_jump(shared: Path):
+    path = shared / "cases/media/tsjump.ts"
+    if not path.exists():
+        pytest.skip("needs the recorded cases")
+    with open_video(path, strict=True) as video:
+        assert np.allclose(video.timestamps, np.arange(60) / 10) and video.duration == pytest.approx(6.0)
+        read = [frame.image for frame in video]
+        order = [31, 2, 59, 30, 29, 45]
+        assert all(np.array_equal(frame.image, read[frame.index]) for frame in video.read(order))
+
+
 @pytest.mark.parametrize(("name", "num"), [("trunc_frag.mp4", 11), ("trunc.flv", 20), ("corrupt_mid.mp4", 34)])
 def test_the_recorded_ones(name: str, num: int, shared: Path):
     path = shared / "cases/media" / name

@@ -108,29 +108,35 @@ def test_a_codec_that_changes_within_a_stream(write_clip: Callable, number_in: C
         list(open_video(path, strict=True))
 
 
-def test_the_best_stream_is_ffmpegs(tmp_path: Path):
-    """Not the cover picture, nor the thumbnails, nor a codec that nobody knows."""
-    path = write_tracks(tmp_path / "film.mkv", {"mjpeg": (32, 32), "libx264": (64, 48)}, cover=True)
+@pytest.mark.parametrize("first", ["mjpeg", "libx264"])
+def test_the_best_stream_is_ffmpegs(first: str, tmp_path: Path):
+    """Not the cover picture, nor the thumbnails, which come first."""
+    import av
+
+    path = write_tracks(tmp_path / "film.mkv", [(first, (32, 32)), ("libx264", (64, 48))])
+    with av.open(str(path)) as film:
+        assert film.streams.best("video").index == 1
     with open_video(path) as video:
         assert (video.size, len(video)) == ((64, 48), 20)
 
 
-def write_tracks(path: Path, codecs: dict[str, tuple[int, int]], *, cover: bool) -> Path:
+def write_tracks(path: Path, tracks: list[tuple[str, tuple[int, int]]]) -> Path:
+    """The one of 32 pixels has two frames, others twenty; JPEG is a cover."""
     import av
 
-    with av.open(str(path), "w") as container:
-        for codec, size in codecs.items():
-            stream = container.add_stream(codec, rate=10)
+    with av.open(str(path), "w") as film:
+        for codec, size in tracks:
+            stream = film.add_stream(codec, rate=10)
             stream.width, stream.height, stream.pix_fmt = *size, "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            if codec == "mjpeg" and cover:
+            if codec == "mjpeg":
                 stream.disposition = av.stream.Disposition.attached_pic.value
-        for stream in container.streams.video:
+        for stream in film.streams.video:
             for number in range(2 if stream.width == 32 else 20):
                 picture = np.random.default_rng(number).integers(0, 256, (stream.height, stream.width, 3), np.uint8)
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts, frame.time_base = number, Fraction(1, 10)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+                film.mux(stream.encode(frame))
+            film.mux(stream.encode())
     return path
 
 

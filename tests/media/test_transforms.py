@@ -70,6 +70,15 @@ def test_images_of_every_mode(name: str, golden: Path):
     assert torch.equal(FrameTransform(56)(Image.open(path)), FrameTransform(56)(open_image(path)))
 
 
+def test_pictures_that_are_shown_are_those_of_files(golden: Path, tmp_path: Path):
+    """Upright and over white, whether a session is shown a PIL image or a file is opened."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.open(golden / "media/img4_201x57.png").save(tmp_path / "photo.png", exif=exif)
+    for path in (tmp_path / "photo.png", golden / "media/rgba.png"):
+        assert torch.equal(FrameTransform(56)(Image.open(path)), FrameTransform(56)(open_image(path)))
+
+
 def test_greys_of_16_bits_keep_their_shades():
     shades = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     eight_bits = Image.fromarray((shades >> 8).astype(np.uint8))

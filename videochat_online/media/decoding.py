@@ -126,7 +126,7 @@ class PyavReader(_FileReader):
             self._container.close()
             self._restart()
         else:
-            moment = int(self._index.times.ticks[start])
+            moment = int(self._index.times.stamps[start])
             with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
                 self._container.seek(moment, stream=self._stream)
             self._frames = self._decode()

@@ -45,6 +45,8 @@ class Timeline:
 
     ticks: np.ndarray
     """int64 (num_frames,): start of display in units of `time_base`, ascending."""
+    stamps: np.ndarray
+    """int64 (num_frames,): the same as the file has it, where time may leap."""
     time_base: Fraction
     """Seconds a tick."""
     last_ticks: int
@@ -52,7 +54,7 @@ class Timeline:
     keyframes: np.ndarray
     """int64: numbers of the frames at which decoding can start, ascending; the first is 0."""
     has_times: bool
-    """Whether decoded frames carry the times of `ticks`. If not, they are to be counted from the file's start."""
+    """Whether decoded frames carry `stamps`, ascending. If not, they are to be counted from the file's start."""
     has_open_groups: bool
     """Whether frames stored after a keyframe are shown before it, so that decoding which starts there loses them."""
     suspects: np.ndarray
@@ -60,8 +62,8 @@ class Timeline:
 
     def number_of(self, pts: int | None) -> int | None:
         """The frame with this time; None where there is none. For timelines that have times."""
-        number = 0 if pts is None else int(np.searchsorted(self.ticks, pts))
-        return number if pts is not None and number < len(self.ticks) and self.ticks[number] == pts else None
+        number = 0 if pts is None else int(np.searchsorted(self.stamps, pts))
+        return number if pts is not None and number < len(self.stamps) and self.stamps[number] == pts else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,21 +199,23 @@ def _in_display_order(packets: np.ndarray, container: InputContainer, stream: Vi
     has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
         period = 1 / (stream.average_rate or USUAL_RATE)
-        suspects = np.flatnonzero(is_suspect)
-        return Timeline(np.arange(len(packets)), period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
+        numbers, suspects = np.arange(len(packets)), np.flatnonzero(is_suspect)
+        return Timeline(numbers, numbers, period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
     may_leap = bool(has_dts and container.format.flags & TIME_MAY_LEAP)
     jumps = _jumps(dts if has_dts else pts, durations, stream.time_base, may_leap=may_leap)
-    ticks, is_key = (pts if has_pts else dts) - np.cumsum(jumps), is_key.astype(bool)
+    stamps, is_key = pts if has_pts else dts, is_key.astype(bool)
+    ticks = stamps - np.cumsum(jumps)
     is_key[0] |= not is_key.any()
     latest_key = np.maximum.accumulate(np.where(is_key, np.arange(len(is_key)), -1))
     has_open_groups = bool((ticks < ticks[latest_key])[latest_key >= 0].any())
     decodable = np.flatnonzero(ticks >= ticks[is_key].min())
     order = decodable[np.argsort(ticks[decodable], kind="stable")]
-    has_times = bool(has_pts and (np.diff(ticks[order]) > 0).all() and not jumps.any())
+    has_times = bool(has_pts and (np.diff(stamps[order]) > 0).all())
     return Timeline(
         ticks[order],
+        stamps[order],
         stream.time_base,
         int(durations[order[-1]]),
         keyframes=np.flatnonzero(is_key[order]),
@@ -254,7 +258,8 @@ def _without_lost(path: Path, times: Timeline) -> tuple[Timeline, np.ndarray]:
         raise MediaError.about(path, "no frame can be decoded", A_VIDEO)
     keyframes, suspects = (np.flatnonzero(np.isin(kept, some)) for some in (times.keyframes, times.suspects))
     keyframes = np.union1d([0], keyframes)
-    return replace(times, ticks=times.ticks[kept], keyframes=keyframes, suspects=suspects), lost
+    ticks, stamps = times.ticks[kept], times.stamps[kept]
+    return replace(times, ticks=ticks, stamps=stamps, keyframes=keyframes, suspects=suspects), lost
 
 
 def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list[int]:
@@ -264,7 +269,7 @@ def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list
     with container:
         if first > 0:
             with reading(path, f"frame {first} cannot be reached", UNDAMAGED):
-                container.seek(int(times.ticks[first]), stream=stream)
+                container.seek(int(times.stamps[first]), stream=stream)
         for count, frame in enumerate(decoded(container, stream, path, str, skip_damage=True)):
             number = times.number_of(frame.pts) if times.has_times else count
             if number is not None and number < stop:
