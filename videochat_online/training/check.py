@@ -79,12 +79,17 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             say(parts_table(rows))
             say(memory_text(rows, model_config, config, num_processes, largest_load(model_config, config, lengths)))
             problems += disk_problems(rows, config)
+    say_found(problems, warnings)
+    return 1 if problems else 0
+
+
+def say_found(problems: list[str], warnings: list[str]) -> None:
+    """The end of the report."""
     for what, found in (("warning", warnings), ("problem", problems)):
         if found:
             say("\n".join([f"{counted(len(found), what)}:", *(f"  {one}" for one in found)]))
     if not problems:
         say("no problems")
-    return 1 if problems else 0
 
 
 @contextmanager
