@@ -169,10 +169,11 @@ def _turn_times(sample: Sample, clip: VideoClip) -> list[float]:
     """When each turn of an online dialogue is asked, by its frame file or its timestamp; none for other samples."""
     if sample.kind != "online":
         return []
-    times = [
-        (turn.timestamp or 0.0) if turn.image_file is None else clip.time_of_file(turn.image_file)
-        for turn in sample.turns  # Sample sees to it that each has one of the two
-    ]
+    times = []
+    for turn in sample.turns:
+        time = turn.timestamp if turn.image_file is None else clip.time_of_file(turn.image_file)
+        assert time is not None, "Sample checks that every turn of an online dialogue has its time"
+        times.append(time)
     if any(later < earlier for earlier, later in pairwise(times)):
         raise SampleError(f"the turns of {sample.name} must not go back in time, got seconds {times}")
     return times
