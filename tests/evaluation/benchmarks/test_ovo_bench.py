@@ -201,7 +201,7 @@ def test_blind_baselines_stand_in_the_notes(tasks: list[VideoTask]):
     rows = predictions_of(tasks, "Because of A it is B")
     notes = "\n".join(OVOBench().notes(tasks, rows))
     assert "HLD: 1 of 1 right answers are a refusal (Unable to answer): always refusing scores 100.0." in notes
-    assert "by the first stand-alone letter 1 of 3 choice questions are right" in notes  # by the authors' rule all 3
+    assert "by the letter that a careful reader takes, 1 of 3 choice questions are right" in notes  # theirs: all 3
     assert "CRR No, REC 1, SSR No" in notes
     assert headline_of(commonest_tally([row for row in rows if row.category == "forward"]), "tasks") == 0.5
 

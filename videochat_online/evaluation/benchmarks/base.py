@@ -6,7 +6,6 @@ Running, resuming, sharding, scoring and reporting exist once, outside; a benchm
 from __future__ import annotations
 
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,14 +17,6 @@ from ...config import AnswerMode
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask
 from ..scoring import Headline
-
-_MARKED = r"[(\[]\s*([A-Ea-e])\s*[)\]]"  # (A) or [a]
-_LISTED = r"^\s*([A-Ea-e])\s*(?:[.):]|$)"  # a line that begins "B." or is "b"
-_ANNOUNCED = r"(?i:\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*)([a-e])(?=\W*$)"  # a text that ends "answer: b"
-_BARE = r"(?<![\w'’-])([A-E])(?![\w'’-])"  # a capital on its own
-_LETTER = re.compile(f"{_MARKED}|{_LISTED}|{_ANNOUNCED}|{_BARE}", re.MULTILINE)
-_SENTENCE_STARTS = re.compile(r"(?:^|[.!?\n])[\s\"“'*]*$")
-_WORD_FOLLOWS = re.compile(r"\s+(?!(?:is|was|and|or|because|since|as|seems|would)\b)[a-z]")
 
 
 @dataclass(frozen=True)
@@ -94,23 +85,6 @@ def texts(value: Any) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise ValueError(f"the options must be a list of texts, got {value!r}")
     return value
-
-
-def extract_letter(text: str) -> str | None:
-    """The first stand-alone letter A to E of a reply, as a capital, or None.
-
-    The article is not option A: a small letter counts only where it is marked (`(a)`, a line `b.`, `answer: c`), and
-    the capital that begins a sentence (`A man walks`) does not count.
-
-    >>> [extract_letter(text) for text in ("(B) a dog", "The answer is C.", "A man with a hat", "Not a B but A")]
-    ['B', 'C', None, 'B']
-    """
-    for match in _LETTER.finditer(text):
-        start, end = match.span(match.lastindex or 0)
-        article = text[start:end] == "A" and _WORD_FOLLOWS.match(text, end)
-        if not (article and _SENTENCE_STARTS.search(text, 0, start)):
-            return text[start:end].upper()
-    return None
 
 
 class Benchmark(ABC):

@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
+from ..letters import read_letter
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
-from .base import Benchmark, Examples, Settings, extract_letter, texts
+from .base import Benchmark, Examples, Settings, texts
 
 SOURCES = ("ava", "coin", "hirest", "tao")
 AVA_START = 900.0
@@ -109,17 +110,17 @@ class OVBench(Benchmark):
                 examples.tasks.append(replace(task, questions=kept))
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
-        letter = extract_letter(reply.text)
+        letter = read_letter(reply.text, letters(question.labels), question.options)
         return Verdict(letter, letter == question.answer)
 
     def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
-        """Where the published rule (the first stand-alone capital A to E, articles too) would judge differently."""
-        theirs = [re.findall(r"\b[A-E]\b", p.response or "")[:1] == [p.answer] for p in predictions]
+        """Where the published rule (the first stand-alone letter a to e in small letters) would judge differently."""
+        theirs = [re.findall(r"\b[a-e]\b", (p.response or "").lower())[:1] == [p.answer.lower()] for p in predictions]
         if theirs == [prediction.correct for prediction in predictions]:
             return []
         return [
-            "Letters are read with some care (an article is no option A); by the published rule, the first "
-            f"stand-alone letter, {sum(theirs)} instead of {sum(p.correct for p in predictions)} questions are right."
+            "Letters are read as a careful reader does; by the published rule, the first stand-alone letter (the "
+            f"article too), {sum(theirs)} instead of {sum(p.correct for p in predictions)} questions are right."
         ]
 
     def _single_questions(self, path: Path, records: list[Any], examples: Examples) -> list[VideoTask]:

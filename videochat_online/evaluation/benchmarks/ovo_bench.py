@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from ..letters import read_letter
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
 from ..scoring import commonest_answers
-from .base import Benchmark, Examples, Settings, extract_letter, texts
+from .base import Benchmark, Examples, Settings, texts
 
 REGIMES = {
     "backward": ("EPM", "HLD", "ASI"),
@@ -101,7 +102,7 @@ class OVOBench(Benchmark):
         """The authors' rules: a substring for letters and Yes / No, all digits together for counts."""
         text = reply.text
         if question.kind == "choice":
-            return Verdict(extract_letter(text), question.answer in text)
+            return Verdict(read_letter(text, letters(question.labels)), question.answer in text)
         if question.kind == "count":
             digits = "".join(re.findall(r"\d+", text))
             return Verdict(digits or None, digits == question.answer)
@@ -112,7 +113,7 @@ class OVOBench(Benchmark):
         notes = []
         if strict := [p.extracted == p.answer for p in predictions if _REGIME_OF[p.task] != "forward"]:
             notes.append(
-                "The authors count a letter found anywhere in the reply; by the first stand-alone letter "
+                "The authors count a letter found anywhere in the reply; by the letter that a careful reader takes, "
                 f"{sum(strict)} of {len(strict)} choice questions are right."
             )
         refusals: dict[str, list[bool]] = defaultdict(list)
