@@ -202,7 +202,7 @@ def _in_display_order(packets: np.ndarray, container: InputContainer, stream: Vi
     pts, dts, durations, is_key, is_suspect = packets.T
     has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
-        period = 1 / (stream.average_rate or USUAL_RATE)
+        period = 1 / (stream.guessed_rate or USUAL_RATE)
         numbers, suspects = np.arange(len(packets)), np.flatnonzero(is_suspect)
         return Timeline(numbers, numbers, period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
