@@ -123,7 +123,7 @@ def test_damage_in_the_middle(kind: str, write_kind: Callable):
 
 
 def test_damage_that_only_the_decoder_finds(write_kind: Callable):
-    """Reading stays as long as was said: the frame before is shown in place of one that cannot be decoded."""
+    """Iteration leaves out what cannot be decoded; who asks for it is shown the frame before."""
     path = write_kind("webm vp8")
     content, import_av = bytearray(path.read_bytes()), pytest.importorskip("av")
     with import_av.open(str(path)) as container:
@@ -136,10 +136,10 @@ def test_damage_that_only_the_decoder_finds(write_kind: Callable):
         list(video)
     with pytest.warns(MediaWarning, match="frame 30 cannot be decoded") as caught, open_video(path) as video:
         frames = list(video)
-        assert [frame.index for frame in frames] == list(range(60))
-        assert np.array_equal(frames[30].image, frames[29].image)
-        (again,) = video.read([30])
-        assert np.array_equal(again.image, frames[29].image)
+        assert {frame.index for frame in frames} < set(range(60)) and 30 not in {frame.index for frame in frames}
+        assert len(frames) == len(as_ffmpeg(path))
+        *_, before, again = video.read([28, 29, 30])
+        assert again.index == 30 and np.array_equal(again.image, before.image)
     assert len(caught) == 1
 
 

@@ -140,6 +140,11 @@ def write_tracks(path: Path, tracks: list[tuple[str, tuple[int, int]]]) -> Path:
     return path
 
 
+def test_a_raw_stream_has_the_rate_that_it_names(write_clip: Callable, tmp_path: Path):
+    with open_video(write_clip(tmp_path / "film.h264", num_frames=30, fps=10)) as video:
+        assert (video.fps, video.duration, len(video)) == (10.0, pytest.approx(3.0), 30)
+
+
 def test_limits_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_video(tmp_path / "film.mp4")
     monkeypatch.setattr(video_index, "MAX_FRAMES", 10)

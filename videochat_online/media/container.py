@@ -5,6 +5,7 @@ Titles and other texts of a container are never read: their encoding is unknown.
 
 from __future__ import annotations
 
+import heapq
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 A_VIDEO = "a video file"
 UNDAMAGED = "an undamaged file"
+MOST_OUT_OF_ORDER = 16
+"""Frames."""
 NOT_VIDEO_FORMATS = ("tty", "_pipe", "image2")
 """FFmpeg draws text files as video and opens still images as one-frame videos; neither is meant here."""
 CODECS_THAT_SKIP = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
@@ -124,6 +127,17 @@ def decoded(
         if not skip_damage:
             raise
         yield from _frames_of(stream, None, name, what, skip_damage=True)
+
+
+def in_order(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+    """Frames by their times: behind damage, some come out of the decoder late. Those without a time are left out."""
+    waiting: list[tuple[int, int, VideoFrame]] = []
+    for count, frame in enumerate(frames):
+        if frame.pts is not None:
+            heapq.heappush(waiting, (frame.pts, count, frame))
+        if len(waiting) > MOST_OUT_OF_ORDER:
+            yield heapq.heappop(waiting)[2]
+    yield from (frame for _, _, frame in sorted(waiting))
 
 
 def _frames_of(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .container import UNDAMAGED, decoded, open_stream
+from .container import UNDAMAGED, decoded, in_order, open_stream
 from .picture import FrameConverter, Steps
-from .source import MediaError, VideoReader, reading, warn
+from .source import Frame, MediaError, VideoReader, reading, warn
 from .video_index import VideoIndex
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class _FileReader(VideoReader):
 class PyavReader(_FileReader):
     """Through PyAV; holds one container and the decoder's own few frames. `num_threads` 0: FFmpeg's own choice.
 
-    A frame that turns out to be undecodable: the one before it is given in its place, with one warning a reader; a
-    MediaError where `strict`.
+    A frame that turns out to be undecodable: `read` gives the one before it in its place, iteration leaves it out, with
+    one warning a reader; a MediaError where `strict`.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class PyavReader(_FileReader):
         """Number of the frame that the decoder gives next, where nothing is damaged."""
         self._nearest: VideoFrame | None = None
         """The last frame that came before one that was looked for in vain, else the first behind it."""
+        self._stands_in = False
+        """Whether the frame given last is another than the one asked for."""
         self._restart()
         self._to_rgb = FrameConverter(self.name, lambda _: self.size)
 
@@ -77,8 +79,12 @@ class PyavReader(_FileReader):
     def _image(self, index: int) -> np.ndarray:
         return self._to_rgb(self._decoded(index))
 
+    def __iter__(self) -> Iterator[Frame]:
+        return (frame for frame in super().__iter__() if not self._stands_in)
+
     def _decoded(self, index: int) -> VideoFrame:
         """Frame `index`; in a damaged file, where there is none, the one that a player would still show."""
+        self._stands_in = False
         try:
             return self._exactly(index)
         except MediaError as error:
@@ -87,11 +93,12 @@ class PyavReader(_FileReader):
             if not self._skips_damage:
                 self._skips_damage = True
                 problem = str(error).removeprefix(f"{self.name}: ")
-                warn(self.name, f"{problem}; in place of such frames the ones before them are read")
+                warn(self.name, f"{problem}; such frames are left out, or the ones before them read")
                 self._go_to(0)
                 return self._decoded(index)
             if self._nearest is None:
                 raise
+            self._stands_in = True
             return self._nearest
 
     def _exactly(self, index: int) -> VideoFrame:
@@ -142,15 +149,15 @@ class PyavReader(_FileReader):
         def what() -> str:
             return f"frame {self._wanted} cannot be decoded"
 
-        times = self._index.times
-        is_sound = times.has_times and not self._skips_damage
+        times, skip_damage = self._index.times, self._skips_damage
+        is_sound = times.has_times and not skip_damage
 
         def is_wanted(packet: Packet) -> bool:
             """Nothing behind the frame that is looked for is left out: it may be looked for next."""
             return not is_sound or packet.pts is None or packet.pts >= times.ticks[self._wanted]
 
-        skip_damage = self._skips_damage
-        return decoded(self._container, self._stream, self.name, what, skip_damage=skip_damage, is_wanted=is_wanted)
+        frames = decoded(self._container, self._stream, self.name, what, skip_damage=skip_damage, is_wanted=is_wanted)
+        return in_order(frames) if skip_damage and times.has_times else frames
 
     def _decode_to(self, index: int) -> VideoFrame | None:
         """The frame `index`, or None if the decoder passes it by."""

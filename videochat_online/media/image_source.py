@@ -161,7 +161,7 @@ class AnimationReader(VideoReader):
                 try:
                     self._file.seek(self._first + number)
                 except EOFError:
-                    return delays, said
+                    break
                 self._file.load()
                 delay, time = (self._file.info.get(name) for name in ("duration", "timestamp"))
             delays.append(_delay(delay, SHORTEST_DELAY if self._file.format == "GIF" else 1))
@@ -171,7 +171,9 @@ class AnimationReader(VideoReader):
                 what = f"has more than {len(delays) - 1:,} frames of {self._file.width}x{self._file.height} pixels"
                 most = f"at most {MAX_FRAMES:,} frames and {MAX_ANIMATED_PIXELS:,} pixels in all"
                 raise MediaError.about(path, what, most)
-        raise AssertionError("an animation ends")
+        if not delays:
+            raise MediaError.about(path, "has zero frames", "an animation with at least one")
+        return delays, said
 
     def _release(self) -> None:
         self._file.close()

@@ -72,12 +72,13 @@ def missing_bytes(path: Path) -> str | None:
 
 
 def broken_at(path: Path) -> int | None:
-    """The byte at which the chain of parts of a Matroska, MP4 or FLV file breaks, None where it does not."""
+    """The byte at which the chain of parts of a Matroska, fragmented MP4 or FLV file breaks; None where it does not."""
     with reading(path, "cannot be read", "a video file", errors=OSError), path.open("rb") as file:
         start, size = file.read(8), path.stat().st_size
         if start[4:] in MP4_BOXES:
+            is_fragmented = any(kind == b"moof" for kind, _, _ in _boxes(file, 0, size))
             place = _mp4_size(file, size)
-            return place if place < size else None
+            return place if is_fragmented and place < size else None  # whole files may end with anything
         if start[:4] == EBML_HEADER:
             return _broken_matroska(file, size)
         return _broken_flv(file, size) if start[:3] == b"FLV" else None

@@ -197,8 +197,9 @@ def _bits(image: Image.Image) -> int | None:
     """Bits of a grey that PIL keeps in more than 8; None where its file does not say, or nobody knows."""
     if image.format == "PPM":
         return 16
-    said = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # TIFF: BitsPerSample
-    return int(said) if image.mode.startswith("I;16") else None
+    said = getattr(image, "tag_v2", {}).get(258)  # TIFF: BitsPerSample
+    bits = said[0] if isinstance(said, tuple) and said[0] in range(9, 16) else 16
+    return bits if image.mode.startswith("I;16") else None
 
 
 def _eight_bits(pixels: np.ndarray, bits: int | None, name: object) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .container import A_VIDEO, UNDAMAGED, decoded, open_stream, to_the_end
+from .container import A_VIDEO, UNDAMAGED, decoded, in_order, open_stream, to_the_end
 from .integrity import broken_at, check_claims, damage_check, missing_bytes
 from .picture import Size, Steps, has_alpha, upright_size, upright_steps
 from .source import MediaError, check_file, each, reading, warn
@@ -174,8 +174,12 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[n
         problem = problem or f"is cut off within frame {len(table) // 5 - 1}; expected {A_WHOLE_VIDEO}"
     packets = np.frombuffer(table, dtype=np.int64).reshape(-1, 5).copy()
     gaps = _gaps(packets, container, stream)
-    if problem is None and gaps.any() and (place := broken_at(path)) is not None:
-        problem = f"is damaged at byte {place:,}; expected {UNDAMAGED}"
+    if problem is None and gaps.any():
+        is_damage = gaps & np.logical_or(packets[:, 4], np.roll(packets[:, 4], -1))
+        if (place := broken_at(path)) is not None:
+            problem = f"is damaged at byte {place:,}; expected {UNDAMAGED}"
+        elif is_damage[:-1].any():
+            problem = f"is damaged behind frame {int(is_damage.argmax())}; expected {UNDAMAGED}"
     if problem:
         packets[-1, 4] = True
         packets[gaps, 4] = True
@@ -187,7 +191,7 @@ def _gaps(packets: np.ndarray, container: InputContainer, stream: VideoStream) -
     times = np.where(packets[:, 1] == NO_TIME, packets[:, 0], packets[:, 1])
     steps = np.diff(times, append=times[-1])
     usual = np.median(steps[:-1]) if len(steps) > 1 else 0
-    gaps = steps > 1.5 * usual
+    gaps = (steps > 1.5 * usual) & (steps < AHEAD_SECONDS / (stream.time_base or 1))
     shown = float((times[-1] - times[0] + 3 * usual) * (stream.time_base or 0))
     gaps[-1] = container.duration is None or shown < container.duration / 1e6
     return gaps
@@ -198,7 +202,7 @@ def _in_display_order(packets: np.ndarray, container: InputContainer, stream: Vi
     pts, dts, durations, is_key, is_suspect = packets.T
     has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
-        period = 1 / (stream.average_rate or USUAL_RATE)
+        period = 1 / (stream.guessed_rate or USUAL_RATE)
         numbers, suspects = np.arange(len(packets)), np.flatnonzero(is_suspect)
         return Timeline(numbers, numbers, period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
@@ -270,7 +274,8 @@ def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list
         if first > 0:
             with reading(path, f"frame {first} cannot be reached", UNDAMAGED):
                 container.seek(int(times.stamps[first]), stream=stream)
-        for count, frame in enumerate(decoded(container, stream, path, str, skip_damage=True)):
+        frames = decoded(container, stream, path, str, skip_damage=True)
+        for count, frame in enumerate(in_order(frames) if times.has_times else frames):
             number = times.number_of(frame.pts) if times.has_times else count
             if number is not None and number < stop:
                 numbers.append(number)
