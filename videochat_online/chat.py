@@ -82,7 +82,6 @@ def add_chat_command(commands: Any) -> None:
 
 def run_chat(options: argparse.Namespace) -> int:
     """Watch what the flags name and answer. ValueError for flags that do not fit together, MediaError for bad video."""
-    from .media.live_network import is_address
     from .media.source import check_fps
 
     # 1. check what is asked for
@@ -90,7 +89,7 @@ def run_chat(options: argparse.Namespace) -> int:
     check_fps(options.speed, "--speed")
     if (options.video is None) == (options.camera is None):
         raise ValueError("say what to watch: a video or an address, or --camera N")
-    is_live = options.camera is not None or is_address(options.video)
+    is_live = options.camera is not None or "://" in options.video
     for question in options.questions or []:
         if is_live and question.at is None:
             raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {question.text!r}")
@@ -129,9 +128,9 @@ def _watch_and_answer(options: argparse.Namespace) -> int:
     from .streaming.watching import LiveWatcher
 
     source, fps = _open_source(options)
-    with closing(source):
+    with closing(LiveStream(source, fps=fps)) as stream:
         session = _new_session(options)
-        with LiveWatcher(session, LiveStream(source, fps=fps)) as watcher, IdlePrefill(lambda: [session]):
+        with LiveWatcher(session, stream) as watcher, IdlePrefill(lambda: [session]):
             watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
             while session.stats()["frames_seen"] == 0 and not watcher.is_over:
                 time.sleep(POLL_SECONDS)
@@ -140,7 +139,7 @@ def _watch_and_answer(options: argparse.Namespace) -> int:
             else:
                 print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
                 over = f"{source.name} is over; you may still ask"
-                _read_questions(options, session, lambda: source.problem or (over if watcher.is_over else None))
+                _read_questions(options, watcher, lambda: source.trouble or (over if watcher.is_over else None))
     if watcher.error is not None:
         raise watcher.error
     return 0
@@ -148,12 +147,12 @@ def _watch_and_answer(options: argparse.Namespace) -> int:
 
 def _open_source(options: argparse.Namespace) -> tuple[LiveSource, float | None]:
     """What the flags name, and how many of its frames a second are watched (None: all that it gives)."""
-    from .media.live_network import Camera, NetworkStream, is_address
+    from .media.live_network import Camera, NetworkStream
     from .media.live_playback import VideoPlayback
 
     if options.camera is not None:
         return Camera(options.camera), options.fps
-    if is_address(options.video):
+    if "://" in options.video:
         return NetworkStream(options.video), options.fps
     return VideoPlayback(options.video, fps=options.fps, speed=options.speed, decoder=options.decoder), None
 
@@ -164,24 +163,28 @@ def _ask_at_moments(options: argparse.Namespace, watcher: LiveWatcher) -> list[d
     for question in sorted(options.questions, key=lambda question: question.at):
         while (watcher.session.stats()["last_timestamp"] or 0.0) < question.at and not watcher.is_over:
             time.sleep(POLL_SECONDS)
-        answers.append(_answer_timed(options, watcher.session, question))
+        answers.append(_answer_timed(options, watcher.session, question, age=watcher.stream.source.age))
     return answers
 
 
-def _answer_timed(options: argparse.Namespace, session: StreamingSession, question: TimedQuestion) -> dict[str, Any]:
+def _answer_timed(
+    options: argparse.Namespace, session: StreamingSession, question: TimedQuestion, *, age: float | None = None
+) -> dict[str, Any]:
     from tqdm import tqdm
 
     text = session.ask(question.text, max_new_tokens=options.max_new_tokens)
-    answer = _document(session, question.text, text)
+    answer = _document(session, question.text, text, age)
     if not options.json:  # between the lines of a progress bar
         cost = status_line(session.stats())
         tqdm.write(f"[{answer['at']:.1f} s] {question.text}\n{text}\n{cost}", file=sys.stdout)
     return answer
 
 
-def _document(session: StreamingSession, question: str, answer: str) -> dict[str, Any]:
+def _document(session: StreamingSession, question: str, answer: str, age: float | None) -> dict[str, Any]:
+    """`age`: seconds since the newest picture of a live stream came, when it was asked."""
     stats = session.stats()
-    return {"question": question, "at": stats["last_timestamp"], "answer": answer, "stats": stats}
+    live = {} if age is None else {"age": age}
+    return {"question": question, "at": stats["last_timestamp"], **live, "answer": answer, "stats": stats}
 
 
 def _ask_about_file(options: argparse.Namespace) -> int:
@@ -219,13 +222,13 @@ def _ask_in_order(
     return answers
 
 
-def _read_questions(options: argparse.Namespace, session: StreamingSession, problem: Callable[[], str | None]) -> None:
+def _read_questions(options: argparse.Namespace, watcher: LiveWatcher, problem: Callable[[], str | None]) -> None:
     """Answer lines of standard input until it ends; `problem` says what is wrong with the stream at the moment."""
     while (line := _read_line()) is not None:
         if line.strip():
             if trouble := problem():
                 print(f"videochat-online: {trouble}", file=sys.stderr)
-            _answer_line(options, session, line.strip())
+            _answer_line(options, watcher, line.strip())
 
 
 def _read_line() -> str | None:
@@ -235,12 +238,13 @@ def _read_line() -> str | None:
         return None
 
 
-def _answer_line(options: argparse.Namespace, session: StreamingSession, question: str) -> None:
+def _answer_line(options: argparse.Namespace, watcher: LiveWatcher, question: str) -> None:
+    session, age = watcher.session, watcher.stream.source.age
     try:
         pieces = session.ask_stream(question, max_new_tokens=options.max_new_tokens)
         if options.json:
             text = "".join(pieces)
-            print(json.dumps(_document(session, question, text), ensure_ascii=False), flush=True)
+            print(json.dumps(_document(session, question, text, age), ensure_ascii=False), flush=True)
             return
         for piece in pieces:
             print(piece, end="", flush=True)

@@ -35,6 +35,8 @@ class AnswerDocument:
     answer: str
     timestamp: float
     """Seconds of stream time at which it was asked."""
+    age: float | None
+    """Seconds since the newest picture came, then."""
     stats: dict[str, Any]
 
 
@@ -87,7 +89,8 @@ def question_routes(sessions: Sessions) -> Any:
         turn, pieces = found.ask(request.question, max_new_tokens=request.max_new_tokens)
 
         def document() -> dict[str, Any]:
-            return asdict(AnswerDocument(turn.question, turn.answer, turn.timestamp, dict(found.session.stats())))
+            stats = dict(found.session.stats())
+            return asdict(AnswerDocument(turn.question, turn.answer, turn.timestamp, turn.age, stats))
 
         if request.stream:
             return event_response(answer_events(pieces, document))
@@ -106,6 +109,7 @@ def question_routes(sessions: Sessions) -> Any:
         most = request.max_completion_tokens or request.max_tokens
         turn, pieces = sessions.get(key).ask(request.question(), max_new_tokens=most)
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
+        head["picture_age"] = turn.age
         if request.stream:
             return event_response(chat_chunks(pieces, turn, head))
         return chat_completion("".join(pieces), turn, head)

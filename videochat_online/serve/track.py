@@ -66,6 +66,8 @@ class DialogueTurn:
     answer_tokens: int = 0
     is_cut: bool = False
     """Whether the answer ended only because it might not be longer."""
+    age: float | None = None
+    """Seconds since the newest picture came, when it was asked."""
 
 
 class MemoryTrack:
@@ -105,10 +107,12 @@ class MemoryTrack:
         wanted.update(picture.number for turn in self._turns for picture in turn.held)
         self._pictures = {number: data for number, data in self._pictures.items() if number in wanted}
 
-    def ask(self, question: str, timestamp: float, held: list[HeldPicture]) -> DialogueTurn:
+    def ask(
+        self, question: str, timestamp: float, held: list[HeldPicture], *, age: float | None = None
+    ) -> DialogueTurn:
         """Remember what was held when a question came."""
         with self._lock:
-            turn = DialogueTurn(self._num_questions, question, timestamp, held)
+            turn = DialogueTurn(self._num_questions, question, timestamp, held, age=age)
             self._num_questions += 1
             self._turns.append(turn)
         return turn

@@ -16,6 +16,7 @@ from ..model.placement import MemoryEvents
 from .session import StreamingSession
 from .threads import read_ahead
 
+CLOSE_SECONDS = 0.4
 OnSeen = Callable[[list[Frame], MemoryEvents], None]
 
 
@@ -83,11 +84,14 @@ class LiveWatcher:
         self._thread.join(timeout)
 
     def close(self) -> None:
-        """Stop stream and watching; no thread is left behind. May be called again."""
+        """Stop stream and watching, without waiting long for either: a batch that is being encoded ends by itself.
+
+        May be called again; never raises.
+        """
         self._stop.set()
         self.stream.close()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def __enter__(self) -> LiveWatcher:
         return self.start()
