@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conftest import picture_of
+from tests.media.conftest import picture_of
 
 FPS = 10
 MPEGTS = {"mpegts_flags": "resend_headers"}

@@ -23,6 +23,8 @@ MOST_FAILURES = 20
 """Unreadable places in a row after which a connection is broken."""
 KEY_SECONDS = 10.0
 """Some encoders mark no key frames: after this long without one, decoding starts where it can."""
+MOST_BAD_KEYS = 4
+"""Where so many key frames in a row are marked as damaged, the decoder's marks say nothing."""
 JUMP_SECONDS = 10.0
 """A file whose own time jumps further than this, or back, continues from where it was."""
 BACK_SECONDS = 0.5
@@ -48,6 +50,33 @@ def packets_of(container: InputContainer) -> Iterator[Packet]:
                 raise
 
 
+def whole_key_frames(packets: Iterator[Packet], stream: VideoStream) -> Iterator[Packet]:
+    """The packets, where those that hold parts of one key frame are put together.
+
+    Some RTSP servers end a packet behind each part of it; decoded alone, each is a damaged picture.
+    """
+    from av.packet import Packet as NewPacket
+
+    held: Packet | None = None
+    for packet in packets:
+        if held is not None:
+            is_part = packet.stream is held.stream and packet.is_keyframe and held.pts in (None, packet.pts)
+            if is_part:
+                joined = NewPacket(bytes(held) + bytes(packet))
+                joined.pts, joined.dts, joined.time_base = packet.pts, packet.dts, packet.time_base
+                joined.stream, joined.is_keyframe = packet.stream, True
+                held = joined
+                continue
+            yield held
+            held = None
+        if packet.is_keyframe and packet.stream.index == stream.index and packet.size:
+            held = packet
+        else:
+            yield packet
+    if held is not None:
+        yield held
+
+
 class WholePictures:
     """Decodes the packets of a video stream, and holds back what a loss has damaged."""
 
@@ -62,6 +91,7 @@ class WholePictures:
         self._waits_since: float | None = time.monotonic()
         self._counts = False
         self._key_time = -math.inf
+        self._num_bad_keys = 0
 
     @property
     def waits_for_key(self) -> bool:
@@ -97,9 +127,11 @@ class WholePictures:
         for frame in decoded:
             if frame.time is not None and frame.time < self._key_time:
                 continue  # shown before the key frame, and made from what came before it
-            if frame.is_corrupt:
+            if frame.is_corrupt and self._num_bad_keys < MOST_BAD_KEYS:
+                self._num_bad_keys += frame.key_frame
                 self._lose()
                 break
+            self._num_bad_keys = self._num_bad_keys if frame.is_corrupt else 0
             whole.append(frame)
         return whole
 

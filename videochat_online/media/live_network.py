@@ -18,7 +18,7 @@ from .addresses import PROTOCOLS, Address, is_address, without_password, without
 from .container import open_container, video_stream
 from .fetching import Body, Sockets, fetch
 from .live import DISPLAY_FPS, STALLED_SECONDS, BurstLimit, RateLimit, fitting
-from .live_decoding import FileClock, LiveClock, WholePictures, packets_of
+from .live_decoding import FileClock, LiveClock, WholePictures, packets_of, whole_key_frames
 from .picture import FrameConverter
 from .reconnecting import Connection, ReconnectingSource, TimedPicture, Timeouts
 from .relay import relay
@@ -189,7 +189,10 @@ class NetworkStream(ReconnectingSource):
         damaged_before = self.num_damaged
         connection.expect(patience)
         asked = waited = last = time.monotonic()
-        for packet in each(packets_of(container), self.name, CANNOT_BE_READ, A_STREAM):
+        packets = packets_of(container)
+        if self.scheme in RTSP_PORTS:
+            packets = whole_key_frames(packets, stream)
+        for packet in each(packets, self.name, CANNOT_BE_READ, A_STREAM):
             came = time.monotonic()
             if connection.left.is_set():
                 return
