@@ -122,11 +122,11 @@ def rtsp_server() -> Iterator[Callable[[int], subprocess.Popen]]:
 
 
 @pytest.fixture
-def no_thread_is_left() -> Iterator[None]:
+def no_thread_is_left(wait_until: Callable[..., None]) -> Iterator[None]:
+    """One that hangs in a library when its stream is closed ends when that gives up, which takes seconds."""
     before = set(threading.enumerate())
     yield
-    time.sleep(0.1)
-    assert set(threading.enumerate()) <= before
+    wait_until(lambda: set(threading.enumerate()) <= before, 15)
 
 
 @pytest.fixture(scope="session")

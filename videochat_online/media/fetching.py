@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import ssl
 import threading
@@ -86,6 +87,14 @@ class Body:
         while len(self._head) < 16 and (more := self._response.read1(HEAD_BYTES)):
             self._head += more
         return self._head
+
+    def raw_kind(self) -> str | None:
+        """FFmpeg's name of a stream that begins with the parameters of H.264 or HEVC, in no container."""
+        start = re.match(rb"\x00\x00\x00?\x01(.)", self.head(), re.DOTALL)
+        first = start.group(1)[0] if start else 0x80
+        if first & 0x80:
+            return None
+        return "h264" if first & 0x1F in (7, 9) else "hevc" if first >> 1 in (32, 33, 35) else None
 
     def read(self, size: int) -> bytes:
         """What has come, at most `size` bytes, without waiting for that many; OSError where it breaks off."""

@@ -35,8 +35,10 @@ CANNOT_BE_READ = "cannot be read"
 A_STREAM = "a video stream that is running"
 SEEN_SOON = {"analyzeduration": "2000000", "fpsprobesize": "0"}
 """FFmpeg options: open as soon as codec and size are known; else it reads 20 frames to guess the frame rate."""
+FEW_BYTES = {"probesize": "32"}
+"""... after the first packet, where it is known what comes."""
 OPTIONS = {
-    "rtsp": {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", "allowed_media_types": "video"},
+    "rtsp": {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", "allowed_media_types": "video"} | FEW_BYTES,
     "udp": {"overrun_nonfatal": "1"},
 }
 PINNED = {
@@ -113,7 +115,7 @@ class NetworkStream(ReconnectingSource):
         resources.callback(sockets.close)
         # 1. what we fetch ourselves, FFmpeg reads from us; the rest it fetches by itself
         place: Any = self._parts.url
-        body = None
+        body = kind = None
         with reading(self.name, CANNOT_BE_READ, A_STREAM, errors=OSError):
             if self.scheme in ("http", "https"):
                 body = fetch(self._parts, sockets, place=self.place, seconds=self.timeouts.read)
@@ -123,15 +125,16 @@ class NetworkStream(ReconnectingSource):
                     body.close()
                     body = None
                 else:
-                    place = _UntilLeft(body, connection)
+                    place, kind = _UntilLeft(body, connection), body.raw_kind()
             elif self.place is not None:
                 place = self._pinned_url(sockets)
         # 2. the container and its video
         options = SEEN_SOON | NEWEST_SEGMENT | OPTIONS.get(self.scheme.removesuffix("s"), {})
         options |= {"protocol_whitelist": PROTOCOLS[self.scheme]} | (PINNED if self.place else {}) | self._options
+        options |= FEW_BYTES if kind else {}
         limits = (self.timeouts.open, self.timeouts.read)
         container = resources.enter_context(
-            open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=options, timeout=limits)
+            open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=options, timeout=limits, kind=kind)
         )
         # 3. is it a file? FFmpeg announces a length for fragments that go on coming, too
         is_announced = bool(container.duration and container.duration > 0)
