@@ -164,3 +164,30 @@ def tcp_server(talk: Callable[[socket.socket], None]) -> Iterator[int]:
         with contextlib.suppress(OSError):
             door.shutdown(socket.SHUT_RDWR)
         door.close()
+
+
+@contextlib.contextmanager
+def cuttable(port: int) -> Iterator[SimpleNamespace]:
+    """`port` of a way to another port of this machine; `cut()` ends the connections that go over it."""
+    open_ends: list[socket.socket] = []
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        cut()
+
+    def talk(client: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            open_ends.extend((client, server))
+            threading.Thread(target=pump, args=(server, client), daemon=True).start()
+            pump(client, server)
+
+    def cut() -> None:
+        for end in open_ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    with tcp_server(talk) as way:
+        yield SimpleNamespace(port=way, cut=cut)
+        cut()

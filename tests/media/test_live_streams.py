@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.media.conftest import picture_of
-from tests.media.live_servers import MPEGTS, Broadcast, http_server, tcp_server
+from tests.media.live_servers import MPEGTS, Broadcast, cuttable, http_server, tcp_server
 from videochat_online.media.live import LiveStream
 from videochat_online.media.live_network import NetworkStream, Timeouts
 from videochat_online.media.source import MediaError
@@ -400,3 +400,41 @@ def test_nothing_is_left_of_many_bad_streams(shared, wait_until):
                 stream.take(0.02 if number % 3 else 0)
             close_quickly(stream)
         wait_until(lambda: count()[0] <= before[0] + 1 and count()[1] <= before[1] + 2, 20)
+
+
+# ---- RTSP -----------------------------------------------------------------------------------------------------------
+
+
+def test_five_rtsp_breaks_move_no_clock(rtsp_server, free_port, wait_until):
+    rtsp_server(free_port, "red")
+    with cuttable(free_port) as way, watched(f"rtsp://127.0.0.1:{way.port}/live") as stream:
+        image = stream.wait_for_frame(20).image
+        assert np.abs(image[60, 80].astype(int) - [254, 0, 0]).max() <= 3, "BT.709"
+        began = time.monotonic()
+        for number in range(5):
+            received = stream.num_received
+            wait_until(lambda received=received: stream.num_received > received + 3)
+            way.cut()
+            wait_until(lambda number=number: stream.source.num_reconnects > number)
+        received = stream.num_received
+        wait_until(lambda: stream.num_received > received + 10)
+        assert abs(stream.latest.timestamp - (time.monotonic() - began)) < 0.7
+        close_quickly(stream)
+
+
+def test_a_camera_that_sends_over_udp_alone(rtsp_server, free_port):
+    rtsp_server(free_port, "ball", "udp")
+    with watched(f"rtsp://127.0.0.1:{free_port}/live", timeouts=Timeouts(open=5, read=2)) as stream:
+        assert stream.wait_for_frame(20).image.shape == (120, 160, 3)
+        close_quickly(stream)
+
+
+def test_an_announced_length_ends_rtsp_there_and_not_at_a_break(rtsp_server, free_port, tmp_path, write_clip, wait_until):
+    clip = write_clip(tmp_path / "a.mp4", num_frames=40, fps=10, b_frames=0)
+    rtsp_server(free_port, str(clip))
+    with cuttable(free_port) as way, watched(f"rtsp://127.0.0.1:{way.port}/live") as stream:
+        wait_until(lambda: stream.num_received > 5)
+        way.cut()
+        wait_until(lambda: stream.source.num_reconnects == 1 and stream.source.state == "playing")
+        wait_until(lambda: stream.source.state == "over")
+        assert 40 < stream.num_received < 60 and stream.source.num_reconnects == 1
