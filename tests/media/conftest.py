@@ -101,7 +101,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def rtsp_server() -> Iterator[Callable[..., subprocess.Popen]]:
-    """rtsp_server(port, what, ...) -> running process (see rtsp_server.py); its address is rtsp://127.0.0.1:PORT/live. Skips without GStreamer's."""
+    """rtsp_server(port, what, ...) -> running process: see rtsp_server.py. Skips without GStreamer's."""
     check = "import gi; gi.require_version('GstRtspServer', '1.0')"
     if subprocess.run(["/usr/bin/python3", "-c", check], capture_output=True, check=False).returncode:
         pytest.skip("needs Debian's gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-rtsp gstreamer1.0-plugins-ugly")

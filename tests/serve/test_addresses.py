@@ -160,8 +160,8 @@ def test_an_rtsp_server_cannot_lead_inside(free_port):
     thread = threading.Thread(target=serve)
     thread.start()
     with door, inside:
-        address = f"rtsp://127.0.0.1:{free_port}/live"
-        with LiveStream(pinned_stream(address, "127.0.0.1")) as stream, pytest.raises(MediaError, match="cannot be read"):
+        stream = LiveStream(pinned_stream(f"rtsp://127.0.0.1:{free_port}/live", "127.0.0.1"))
+        with stream, pytest.raises(MediaError, match="cannot be read"):
             stream.take(60)
         thread.join(20)
         inside.settimeout(0.2)

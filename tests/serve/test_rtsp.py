@@ -6,6 +6,7 @@ import pytest
 
 from videochat_online.serve.sources import SourceRequest, open_source
 
+
 @pytest.mark.slow
 def test_memory_and_dialogue_outlive_a_break(make_sessions, rtsp_server, free_port, wait_until):
     sessions = make_sessions(allow_urls=True, allow_private_urls=True, max_new_tokens=8)

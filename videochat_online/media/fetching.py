@@ -212,10 +212,10 @@ class _Handler(urllib.request.AbstractHTTPHandler):
         self._sockets, self._place = sockets, place
 
     def http_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(self._connection, request)  # type: ignore[arg-type]
+        return self.do_open(self._connection, request)
 
     def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(self._secure_connection, request)  # type: ignore[arg-type]
+        return self.do_open(self._secure_connection, request)
 
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
@@ -234,7 +234,7 @@ class _Handler(urllib.request.AbstractHTTPHandler):
 
         connection._create_connection = create  # what http.client calls to connect
         connection.sockets = self._sockets
-        return connection  # type: ignore[no-any-return]
+        return connection
 
 
 class _SecureConnection(http.client.HTTPSConnection):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .container import to_the_end
 
@@ -116,7 +116,7 @@ class WholePictures:
             self._waits_since, self._counts = None, True
             self._key_time = -math.inf if packet.pts is None else float(packet.pts * packet.time_base)
         try:
-            decoded = packet.decode()
+            decoded: list[Any] = packet.decode()
         except Exception:  # damaged data make libraries raise anything; it is counted
             self._lose()
             return []

@@ -80,7 +80,8 @@ class NetworkStream(ReconnectingSource):
     ) -> None:
         """`options`: FFmpeg's, for the container, such as {"rtsp_transport": "udp"}.
 
-        `place`: the only IP address to connect to; then neither redirects nor playlists are followed.
+        `place`: the only IP address to connect to; then neither redirects nor playlists are followed. Where it is
+        not http or rtsp, the address itself must name it.
         """
         shown = without_password(address)
         if not is_address(address):
@@ -126,8 +127,8 @@ class NetworkStream(ReconnectingSource):
                     body = None
                 else:
                     place, kind = _UntilLeft(body, connection), body.raw_kind()
-            elif self.place is not None:
-                place = self._pinned_url(sockets)
+            elif self.scheme in RTSP_PORTS:
+                place = self._relayed_url(sockets)
         # 2. the container and its video
         options = SEEN_SOON | NEWEST_SEGMENT | OPTIONS.get(self.scheme.removesuffix("s"), {})
         options |= {"protocol_whitelist": PROTOCOLS[self.scheme]} | (PINNED if self.place else {}) | self._options
@@ -164,22 +165,19 @@ class NetworkStream(ReconnectingSource):
         self._segment = min(60.0, float(target.group(1)) if target else HLS_SEGMENT)
         return True
 
-    def _pinned_url(self, sockets: Sockets) -> str:
-        """The address by its IP address alone; RTSP through a relay that no redirect passes."""
-        assert self.place is not None, "only pinned addresses are rewritten"
+    def _relayed_url(self, sockets: Sockets) -> str:
+        """The address by way of a relay, which ends when the connection is left, and which no redirect passes."""
         parts = urlsplit(self._parts.url)
         login, at, _ = parts.netloc.rpartition("@")
-        if self.scheme in RTSP_PORTS:
-            port = relay(
-                self.place,
-                parts.port or RTSP_PORTS[self.scheme],
-                sockets,
-                is_secure=self.scheme == "rtsps",
-                seconds=self.timeouts.open,
-            )
-            return parts._replace(scheme="rtsp", netloc=f"{login}{at}127.0.0.1:{port}").geturl()
-        host = f"[{self.place}]" if ":" in self.place else self.place
-        return parts._replace(netloc=f"{login}{at}{host}{f':{parts.port}' if parts.port else ''}").geturl()
+        port = relay(
+            self.place or parts.hostname or "",
+            parts.port or RTSP_PORTS[self.scheme],
+            sockets,
+            is_secure=self.scheme == "rtsps",
+            is_checked=self.place is not None,
+            seconds=self.timeouts.open,
+        )
+        return parts._replace(scheme="rtsp", netloc=f"{login}{at}127.0.0.1:{port}").geturl()
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
@@ -231,7 +229,9 @@ class NetworkStream(ReconnectingSource):
 class _Show:
     """How the pictures of one connection are shown: in real time where it is a file with times, else as they come."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, *, is_file: bool, is_sent: bool, name: str) -> None:
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, *, is_file: bool, is_sent: bool, name: str
+    ) -> None:
         self.is_file = is_file
         is_hls = container.format.name.startswith("hls")
         self._has_times = not container.format.flags & NO_TIMES

@@ -1,7 +1,7 @@
-"""A pipe between FFmpeg and an RTSP server at one IP address, through which no server can send it elsewhere.
+"""A pipe between FFmpeg and an RTSP server, which can be closed at any moment, and through which no redirect comes.
 
-FFmpeg follows a redirect of RTSP wherever it leads. Here it speaks with a port of this machine; what comes from the
-server passes on until it holds a "Location:" line, which a redirect needs.
+FFmpeg cannot be woken while it waits, and follows a redirect wherever it leads. Here it speaks with a port of this
+machine; what comes from the server passes on, if need be only until it holds a "Location:" line, as a redirect does.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ CHUNK = 2**16
 REDIRECT = b"\nlocation:"
 
 
-def relay(place: str, port: int, sockets: Sockets, *, is_secure: bool, seconds: float) -> int:
+def relay(place: str, port: int, sockets: Sockets, *, is_secure: bool, is_checked: bool, seconds: float) -> int:
     """A port of the loopback address that leads to `place` once; it ends with `sockets`. OSError where nobody answers.
 
-    `seconds`: to connect.
+    `is_checked`: a redirect ends it. `seconds`: to connect.
     """
     server = sockets.add(socket.create_connection((place, port), seconds))
     if is_secure:  # cameras sign their certificates themselves, so they are not checked, as by FFmpeg
@@ -30,22 +30,22 @@ def relay(place: str, port: int, sockets: Sockets, *, is_secure: bool, seconds: 
     server.settimeout(None)
     door = sockets.add(socket.create_server(("127.0.0.1", 0)))
     door.settimeout(seconds)
-    threading.Thread(target=_work, args=(door, server, sockets), name="rtsp relay", daemon=True).start()
+    threading.Thread(target=_work, args=(door, server, sockets, is_checked), name="rtsp relay", daemon=True).start()
     return int(door.getsockname()[1])
 
 
-def _work(door: socket.socket, server: socket.socket, sockets: Sockets) -> None:
+def _work(door: socket.socket, server: socket.socket, sockets: Sockets, is_checked: bool) -> None:
     with door, server, contextlib.suppress(OSError):
         client = sockets.add(door.accept()[0])
         with client:
             client.settimeout(None)
-            back = threading.Thread(target=_pump, args=(server, client), name="rtsp relay back", daemon=True)
+            back = threading.Thread(target=_pump, args=(server, client, is_checked), name="rtsp relay", daemon=True)
             back.start()
-            _pump(client, server, is_checked=False)
+            _pump(client, server, False)
             back.join()
 
 
-def _pump(source: socket.socket, target: socket.socket, *, is_checked: bool = True) -> None:
+def _pump(source: socket.socket, target: socket.socket, is_checked: bool) -> None:
     """Bytes from one to the other until either ends; then both end."""
     seen = b""
     with contextlib.suppress(OSError):
