@@ -71,7 +71,6 @@ def timed_questions(asked: Sequence[str | float]) -> list[TimedQuestion]:
 
 def run_chat(options: argparse.Namespace) -> int:
     """Watch what the flags name and answer. ValueError for flags that do not fit together, MediaError for bad video."""
-    from .media.live_network import is_address
     from .media.source import check_fps
 
     # 1. check what is asked for
@@ -80,7 +79,7 @@ def run_chat(options: argparse.Namespace) -> int:
     if (options.video is None) == (options.camera is None):
         raise ValueError("say what to watch: a video or an address, or --camera N")
     questions = timed_questions(options.asked or [])
-    is_live = options.camera is not None or is_address(options.video)
+    is_live = options.camera is not None or "://" in options.video
     for question in questions:
         if is_live and question.at is None:
             raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {question.text!r}")
@@ -115,18 +114,18 @@ def _watch_and_answer(options: argparse.Namespace, questions: list[TimedQuestion
 
     source, fps = _open_source(options)
     answers = []
-    with closing(source):
+    with closing(LiveStream(source, fps=fps)) as stream:
         session = _new_session(options)
-        with LiveWatcher(session, LiveStream(source, fps=fps)) as watcher, IdlePrefill(lambda: [session]):
+        with LiveWatcher(session, stream) as watcher, IdlePrefill(lambda: [session]):
             watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
             _wait_for(0.0, watcher)
             for question in sorted(questions, key=lambda question: question.at or 0.0):
                 _wait_for(question.at or 0.0, watcher)
-                answers.append(_answer(options, session, question.text))
+                answers.append(_answer(options, session, question.text, age=stream.source.age))
             if not questions:
                 print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
                 over = f"{source.name} is over; you may still ask"
-                _read_questions(options, session, lambda: source.problem or (over if watcher.is_over else None))
+                _read_questions(options, watcher, lambda: source.trouble or (over if watcher.is_over else None))
     if questions:
         _print_document(options, source.name, answers)
     if watcher.error is not None:
@@ -135,12 +134,12 @@ def _watch_and_answer(options: argparse.Namespace, questions: list[TimedQuestion
 
 def _open_source(options: argparse.Namespace) -> tuple[LiveSource, float | None]:
     """What the flags name, and how many of its frames a second are watched (None: all that it gives)."""
-    from .media.live_network import Camera, NetworkStream, is_address
+    from .media.live_network import Camera, NetworkStream
     from .media.live_playback import VideoPlayback
 
     if options.camera is not None:
         return Camera(options.camera), options.fps
-    if is_address(options.video):
+    if "://" in options.video:
         return NetworkStream(options.video), options.fps
     return VideoPlayback(options.video, fps=options.fps, speed=options.speed, decoder=options.decoder), None
 
@@ -179,18 +178,22 @@ def _ask_about_file(options: argparse.Namespace, questions: list[TimedQuestion])
     _print_document(options, options.video, answers)
 
 
-def _answer(options: argparse.Namespace, session: StreamingSession, question: str) -> dict[str, Any]:
+def _answer(
+    options: argparse.Namespace, session: StreamingSession, question: str, *, age: float | None = None
+) -> dict[str, Any]:
     from tqdm import tqdm
 
     text = session.ask(question, max_new_tokens=options.max_new_tokens)
     stats = session.stats()
     if not options.json:  # between the lines of a progress bar
         tqdm.write(f"[{stats['last_timestamp']:.1f} s] {question}\n{text}\n{status_line(stats)}", file=sys.stdout)
-    return _document(question, text, stats)
+    return _document(question, text, stats, age)
 
 
-def _document(question: str, answer: str, stats: SessionStats) -> dict[str, Any]:
-    return {"question": question, "at": stats["last_timestamp"], "answer": answer, "stats": stats}
+def _document(question: str, answer: str, stats: SessionStats, age: float | None) -> dict[str, Any]:
+    """`age`: seconds since the newest picture of a live stream came, when it was asked."""
+    live = {} if age is None else {"age": age}
+    return {"question": question, "at": stats["last_timestamp"], **live, "answer": answer, "stats": stats}
 
 
 def _print_document(options: argparse.Namespace, video: str, answers: list[dict[str, Any]]) -> None:
@@ -199,13 +202,13 @@ def _print_document(options: argparse.Namespace, video: str, answers: list[dict[
         print(json.dumps(document, ensure_ascii=False, indent=1))
 
 
-def _read_questions(options: argparse.Namespace, session: StreamingSession, problem: Callable[[], str | None]) -> None:
+def _read_questions(options: argparse.Namespace, watcher: LiveWatcher, problem: Callable[[], str | None]) -> None:
     """Answer lines of standard input until it ends; `problem` says what is wrong with the stream at the moment."""
     while (line := _read_line()) is not None:
         if line.strip():
             if trouble := problem():
                 print(f"videochat-online: {trouble}", file=sys.stderr)
-            _answer_line(options, session, line.strip())
+            _answer_line(options, watcher, line.strip())
 
 
 def _read_line() -> str | None:
@@ -215,11 +218,12 @@ def _read_line() -> str | None:
         return None
 
 
-def _answer_line(options: argparse.Namespace, session: StreamingSession, question: str) -> None:
+def _answer_line(options: argparse.Namespace, watcher: LiveWatcher, question: str) -> None:
+    session, age = watcher.session, watcher.stream.source.age
     try:
         pieces = session.ask_stream(question, max_new_tokens=options.max_new_tokens)
         if options.json:
-            document = _document(question, "".join(pieces), session.stats())
+            document = _document(question, "".join(pieces), session.stats(), age)
             print(json.dumps(document, ensure_ascii=False), flush=True)
             return
         for piece in pieces:

@@ -101,15 +101,15 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def rtsp_server() -> Iterator[Callable[[int], subprocess.Popen]]:
-    """rtsp_server(port) -> running process; its address is rtsp://127.0.0.1:PORT/live. Skips without GStreamer's."""
+def rtsp_server() -> Iterator[Callable[..., subprocess.Popen]]:
+    """rtsp_server(port, what, ...) -> running process: see rtsp_server.py. Skips without GStreamer's."""
     check = "import gi; gi.require_version('GstRtspServer', '1.0')"
     if subprocess.run(["/usr/bin/python3", "-c", check], capture_output=True, check=False).returncode:
         pytest.skip("needs Debian's gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-rtsp gstreamer1.0-plugins-ugly")
     running = []
 
-    def start(port: int) -> subprocess.Popen:
-        command = ["/usr/bin/python3", str(Path(__file__).parent / "rtsp_server.py"), str(port)]
+    def start(port: int, *what: str) -> subprocess.Popen:
+        command = ["/usr/bin/python3", str(Path(__file__).parent / "rtsp_server.py"), str(port), *what]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         running.append(process)
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -123,11 +123,11 @@ def rtsp_server() -> Iterator[Callable[[int], subprocess.Popen]]:
 
 
 @pytest.fixture
-def no_thread_is_left() -> Iterator[None]:
+def no_thread_is_left(wait_until: Callable[..., None]) -> Iterator[None]:
+    """One that hangs in a library when its stream is closed ends when that gives up, which takes seconds."""
     before = set(threading.enumerate())
     yield
-    time.sleep(0.1)
-    assert set(threading.enumerate()) <= before
+    wait_until(lambda: set(threading.enumerate()) <= before, 15)
 
 
 @pytest.fixture(scope="session")

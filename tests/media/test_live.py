@@ -7,14 +7,16 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from videochat_online.media import live_network
+from videochat_online.media.addresses import Address, without_secrets
 from videochat_online.media.live import LiveSource, LiveStream, PushedFrames, RateLimit, fitting
-from videochat_online.media.live_network import Camera, Timeouts, without_password
+from videochat_online.media.live_network import Camera, NetworkStream, Timeouts, without_password
 from videochat_online.media.live_playback import DrawnPlayback, VideoPlayback
 from videochat_online.media.source import Frame, MediaError
 
@@ -241,12 +243,120 @@ def test_a_camera_that_is_not_there(monkeypatch):
         Camera(-1)
 
 
+def test_a_camera_that_hangs_is_said_and_closed_at_once(monkeypatch, wait_until):
+    """As a USB camera does that was pulled out: its call does not return."""
+    pulled, ended = threading.Event(), threading.Event()
+
+    class Hanging(FakeDevice):
+        def read(self):
+            if self.left < 10**6 - 5:
+                pulled.wait(60)
+                ended.set()
+            return super().read()
+
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Hanging))
+    monkeypatch.setattr(FakeDevice, "opened", 1)
+    stream = LiveStream(Camera(0, timeouts=Timeouts(read=0.5, first_pause=0.05)), fps=None, capacity=999).start()
+    wait_until(lambda: stream.source.state == "reconnecting")
+    assert "no picture came for 0.5 s" in stream.source.problem and FakeDevice.opened == 2
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 1.0 and not ended.is_set()
+    assert FakeDevice.opened == 2, "it is not opened a second time while the first call hangs"
+    pulled.set()
+
+
+def test_a_source_says_how_old_its_newest_picture_is(monkeypatch, wait_until):
+    source = PushedFrames()
+    with LiveStream(source, fps=None) as stream:
+        assert source.age is None and source.state == "waiting"
+        source.push(np.zeros((4, 6, 3), np.uint8))
+        stream.wait_for_frame(60)
+        assert source.age < 2.0 and source.state == "playing" and source.trouble is None
+        source.stalled_after = 0.2
+        wait_until(lambda: source.state == "stalled")
+        assert source.age > 0.2 and source.trouble == "pushed frames stands still: no new picture comes"
+        source.push(np.zeros((4, 6, 3), np.uint8))
+        wait_until(lambda: source.state == "playing")
+    assert source.state == "over"
+
+
+def test_a_file_that_plays_is_never_old(clip):
+    with LiveStream(VideoPlayback(clip), fps=None) as stream:
+        stream.wait_for_frame(60)
+        assert stream.source.age == 0.0
+
+
+def test_closing_a_file_that_is_being_decoded(clip, monkeypatch):
+    """Whoever closes does not wait for a decoder, nor take away what it reads."""
+    going, reading = threading.Event(), threading.Event()
+    source = VideoPlayback(clip)
+    closed = []
+    read = source.video.read
+
+    def slow(indices):
+        reading.set()
+        going.wait(60)
+        assert not closed
+        yield from read(indices)
+
+    monkeypatch.setattr(source.video, "read", slow)
+    monkeypatch.setattr(source.video, "close", lambda: closed.append(1))
+    stream = LiveStream(source, fps=None).start()
+    assert reading.wait(20)
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 1.0 and not closed
+    going.set()
+    stream._thread.join(20)
+    assert closed and stream.error is None
+
+
 def test_without_opencv_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match="pip install opencv-python-headless"):
         Camera(0)
 
 
-def test_passwords_are_not_shown():
-    assert without_password("rtsp://me:secret@host:554/a?b=c") == "rtsp://host:554/a?b=c"
-    assert without_password("udp://127.0.0.1:5000") == "udp://127.0.0.1:5000"
+SHOWN = {
+    "rtsp://me:secret@host:554/a?b=c": "rtsp://host:554/a?b=c",
+    "udp://127.0.0.1:5000": "udp://127.0.0.1:5000",
+    "rtsp://admin:geheim#123@host/x": "rtsp://host/x",
+    "rtsp://admin:ge/heim@host:554/x": "rtsp://host:554/x",
+    "rtsp://admin:ge?heim@host:554/x": "rtsp://host:554/x",
+    "rtsp://admin:123/geheim@host/x": "rtsp://host/x",
+    "rtsp://admin:p@geheim#1@host/x": "rtsp://host/x",
+    "rtsp://admin:geheim@[::1]:554/x": "rtsp://[::1]:554/x",
+    "rtsp://host/x?user=admin&pwd=geheim&b=1": "rtsp://host/x?user=***&pwd=***&b=1",
+    "rtsp://host/x?user=admin&pwd=ge@heim": "rtsp://host/x?user=***&pwd=***",
+    "http://host/x?Password=geheim;access_token=geheim&monkey=1": "http://host/x?Password=***;access_token=***&monkey=1",
+    "rtsp://host:554/user=admin&password=geheim&channel=1": "rtsp://host:554/user=***&password=***&channel=1",
+    "srt://host:9?passphrase=geheimgeheim": "srt://host:9?passphrase=***",
+}
+
+
+@pytest.mark.parametrize("address", SHOWN)
+def test_passwords_are_not_shown(address):
+    assert without_password(address) == SHOWN[address]
+    message = without_secrets(f"cannot open {address} ({Address.parse(address).url})", address)
+    assert "geheim" not in message and "secret" not in message
+
+
+@pytest.mark.parametrize("password", ["a#b", "a/b", "a?b", "a@b", "a:b", "a b", "%41%23"])
+def test_any_password_opens_its_address(password):
+    found = Address.parse(f"rtsp://me:{password}@host:554/a?b=c#d")
+    assert found.user_and_password == ("me", "A#" if password == "%41%23" else password)
+    assert found.place == "host:554/a?b=c#d"
+    assert Address.parse(found.url).user_and_password == found.user_and_password
+    assert urlsplit(found.url).hostname == "host" and urlsplit(found.url).port == 554
+
+
+def test_a_path_may_hold_an_at_sign():
+    assert Address.parse("http://host:80/@me/live").login is None
+    assert Address.parse("udp://@239.0.0.1:5000").url == "udp://@239.0.0.1:5000"
+
+
+def test_the_address_is_not_repeated_in_an_error():
+    with pytest.raises(ValueError, match="expected an address") as caught:
+        NetworkStream("ftp://me:geheim@host/a?pwd=geheim")
+    assert "geheim" not in str(caught.value)

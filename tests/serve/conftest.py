@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.media.conftest import free_port, rtsp_server  # noqa: F401 (fixtures)
 from videochat_online.lab.bench.measure import write_clip
 from videochat_online.processing import load_model
 from videochat_online.serve.limits import Limits

@@ -41,13 +41,26 @@ def test_nothing_is_opened_unless_the_operator_says_so():
         "fd00::1",
         "::ffff:10.0.0.1",
         "2002:7f00:1::",
+        "64:ff9b::7f00:1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::a00:1",
+        "::127.0.0.1",
+        "::ffff:0:7f00:1",
+        "::ffff:0:a00:1",
+        "fec0::1",
+        "2001:0:7f00:1::",
+        "2001:0:5db8:d822:0:ffff:80ff:fffe",
+        "2606:2800::5efe:a00:1",
+        "2606:2800::200:5efe:a00:1",
+        "5f00::1",
+        "ff0e::1",
     ],
 )
 def test_private_places(place):
     assert not is_public(place)
 
 
-@pytest.mark.parametrize("place", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34"])
+@pytest.mark.parametrize("place", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"])
 def test_public_places(place):
     assert is_public(place)
 
@@ -68,6 +81,8 @@ def test_udp_is_refused_for_what_it_is():
         "rtsp://user:word@192.168.1.20:554/cam",
         "udp://@:5000",
         "udp://93.184.216.34:5000",
+        "srt://93.184.216.34:5000",
+        "rtsp://me:a#b@127.0.0.1/cam",
     ],
 )
 def test_private_addresses_are_refused(address):
@@ -127,6 +142,47 @@ def test_a_public_server_cannot_lead_inside(path):
     server.shutdown()
     server.server_close()
     assert Redirecting.asked and set(Redirecting.asked) == {path}
+
+
+def test_an_rtsp_server_cannot_lead_inside(free_port):
+    """FFmpeg follows a redirect of RTSP wherever it leads."""
+    inside, asked = socket.create_server(("127.0.0.1", 0)), []
+    answer = f"302 Moved\r\nCSeq: 1\r\nLocation: rtsp://127.0.0.1:{inside.getsockname()[1]}/live"
+    door = socket.create_server(("127.0.0.1", free_port))
+
+    def serve() -> None:
+        client = door.accept()[0]
+        with client, contextlib.suppress(OSError):
+            while data := client.recv(4096):
+                asked.append(data.split()[0])
+                client.sendall(f"RTSP/1.0 {answer}\r\n\r\n".encode())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with door, inside:
+        stream = LiveStream(pinned_stream(f"rtsp://127.0.0.1:{free_port}/live", "127.0.0.1"))
+        with stream, pytest.raises(MediaError, match="cannot be read"):
+            stream.take(60)
+        thread.join(20)
+        inside.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            inside.accept()
+    assert asked, "the public server was asked"
+
+
+def test_a_pinned_rtsp_stream_plays_through_the_relay(rtsp_server, free_port):
+    rtsp_server(free_port)
+    with LiveStream(pinned_stream(f"rtsp://nowhere.invalid:{free_port}/live", "127.0.0.1")) as stream:
+        assert stream.wait_for_frame(60).image.shape == (120, 160, 3)
+        started = time.monotonic()
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("address", ["ftp://me:geheim@host/a", "rtsp://me:geheim@host:port/a", "rtsp://me:geheim@[::1/a"])
+def test_a_refusal_repeats_no_password(address):
+    with pytest.raises(ValueError, match="expected an address such as") as caught:
+        checked_place(address, PRIVATE)
+    assert "geheim" not in str(caught.value)
 
 
 class Trickling(BaseHTTPRequestHandler):

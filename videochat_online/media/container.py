@@ -33,11 +33,19 @@ CODECS_THAT_SKIP = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
 
 
 def open_container(
-    place: Any, name: object, what: str, expected: str, *, options: dict[str, str], timeout: Any = None
+    place: Any,
+    name: object,
+    what: str,
+    expected: str,
+    *,
+    options: dict[str, str],
+    timeout: Any = None,
+    kind: str | None = None,
 ) -> InputContainer:
     """`place`: a path, an address or a readable object, called `name`; MediaError "`what`; expected `expected`".
 
-    `options` are FFmpeg's for the container; `timeout` seconds (open, read). ImportError where PyAV is not installed.
+    `options` are FFmpeg's for the container; `timeout` seconds (open, read); `kind`: FFmpeg's name of the format where
+    it is known. ImportError where PyAV is not installed.
     """
     try:
         import av
@@ -46,7 +54,7 @@ def open_container(
 
     with reading(name, what, expected):
         # Not options=, unlike container_options=: PyAV 15 then crashes on FLV and MPEG-PS.
-        return av.open(place, container_options=options, timeout=timeout, metadata_errors="replace")
+        return av.open(place, format=kind, container_options=options, timeout=timeout, metadata_errors="replace")
 
 
 def video_stream(container: InputContainer, name: object, expected: str, *, num_threads: int = 0) -> VideoStream:

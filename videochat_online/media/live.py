@@ -22,13 +22,15 @@ from PIL import Image
 from .picture import rgb_array
 from .source import Frame, MediaError, check_fps
 
-LiveState = Literal["waiting", "playing", "paused", "reconnecting", "over"]
+LiveState = Literal["waiting", "playing", "stalled", "paused", "reconnecting", "over"]
 DISPLAY_FPS = 10.0
 """Frames a second that a source gives at most: enough to look at; a model sees fewer."""
 MAX_SIDE = 960
 """Pixels; larger pictures are scaled down to this side: no model here sees more, and waiting frames take memory."""
-JOIN_SECONDS = 15.0
-"""No source blocks longer than this; longer than any network time-out used here."""
+STALLED_SECONDS = 2.5
+"""Without a picture for this long, a source that plays has stalled."""
+JOIN_SECONDS = 0.5
+"""How long closing waits for a source to end; one that hangs in a library is left behind and ends by itself."""
 
 
 class LiveSource(ABC):
@@ -36,11 +38,36 @@ class LiveSource(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.state: LiveState = "waiting"
         self.num_reconnects = 0
+        self.num_damaged = 0
+        """Pictures that came damaged, or could not be decoded for a loss before them; they are not given."""
         self.problem: str | None = None
         """What is wrong at the moment, for a person; None while all is well."""
         self.stopped = threading.Event()
+        self.stalled_after = STALLED_SECONDS
+        self.fresh_until: float | None = None
+        """Until when (time.monotonic()) the newest picture is no older than it should be; None before the first."""
+        self._state: LiveState = "waiting"
+
+    @property
+    def state(self) -> LiveState:
+        is_stalled = self._state == "playing" and (self.age or 0.0) > self.stalled_after
+        return "stalled" if is_stalled else self._state
+
+    @state.setter
+    def state(self, state: LiveState) -> None:
+        self._state = state
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the newest picture came; None before the first."""
+        return None if self.fresh_until is None else max(0.0, time.monotonic() - self.fresh_until)
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong at the moment, for a person: the problem, or that nothing new comes."""
+        is_stalled = self.problem is None and self.state == "stalled"
+        return f"{self.name} stands still: no new picture comes" if is_stalled else self.problem
 
     @abstractmethod
     def frames(self) -> Iterator[Frame]:
@@ -54,7 +81,7 @@ class LiveSource(ABC):
         self.stopped.set()
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing
-        """Free what the source holds; `frames` has ended by then."""
+        """Free what the source holds; `frames` has ended, or was never begun."""
 
 
 class PushedFrames(LiveSource):
@@ -104,6 +131,21 @@ class RateLimit:
         period = math.floor(timestamp * self.fps + 1e-6)
         is_new, self._last = period != self._last, period
         return is_new
+
+
+class BurstLimit:
+    """Lets `fps` frames a second pass in the long run, and `seconds` of them at once."""
+
+    def __init__(self, fps: float, seconds: float) -> None:
+        self._period, self._most_early = 1 / fps, seconds
+        self._due = -math.inf
+
+    def passes(self, timestamp: float) -> bool:
+        due = max(self._due, timestamp)
+        if due - timestamp > self._most_early:
+            return False
+        self._due = due + self._period
+        return True
 
 
 def fitting(size: tuple[int, int]) -> tuple[int, int]:
@@ -186,12 +228,12 @@ class LiveStream:
         raise MediaError.about(self.source.name, f"no frame came within {timeout:g} s", "a stream that is running")
 
     def close(self) -> None:
-        """Stop the source and wait until its thread has ended. May be called again."""
+        """Stop the source. Waits for its thread, but not long. May be called again, from any thread; never raises."""
         self.source.stop()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
+        if self._thread.ident is None:
+            self.source.close()
+        elif self._thread is not threading.current_thread():
             self._thread.join(JOIN_SECONDS)
-            assert not self._thread.is_alive(), f"the source {self.source.name} did not stop"
-        self.source.close()
 
     def __enter__(self) -> LiveStream:
         return self.start()
@@ -213,10 +255,13 @@ class LiveStream:
             with self._changed:
                 self._is_running = False
                 self._changed.notify_all()
+            self.source.close()  # here: another thread does not know whether it is still read
 
     def _queue(self, frame: Frame) -> None:
+        now = time.monotonic()
         with self._changed:
             self.latest = frame
+            self.source.fresh_until = max(now, self.source.fresh_until or now)
             self.num_received += 1
             if self._limit is None or self._limit.passes(frame.timestamp):
                 if len(self._waiting) == self.capacity:

@@ -1,110 +1,73 @@
-"""Sources outside this process: RTSP, HTTP, HLS and UDP through PyAV, camera devices through OpenCV.
+"""Sources outside this process: RTSP, HTTP, HLS, UDP, RTMP and SRT through PyAV, camera devices through OpenCV.
 
-A stream that was running and breaks off is opened again, with longer pauses from try to try; its clock runs on.
-Addresses are opened as they are: who may name which is decided above (serve/addresses.py).
+From an address to pictures with seconds. Breaks are reconnecting.py's, damage and clocks live_decoding.py's. Addresses
+are opened as they are: who may name which is decided above (serve/addresses.py).
 """
 
 from __future__ import annotations
 
-import threading
+import re
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .container import open_container, to_the_end, video_stream
-from .live import DISPLAY_FPS, LiveSource, RateLimit, fitting
-from .source import Frame, MediaError, each, reading
+from .addresses import PROTOCOLS, Address, is_address, without_password, without_secrets
+from .container import open_container, video_stream
+from .fetching import Body, Sockets, fetch
+from .live import DISPLAY_FPS, STALLED_SECONDS, BurstLimit, RateLimit, fitting
+from .live_decoding import FileClock, LiveClock, WholePictures, packets_of, whole_key_frames
+from .picture import FrameConverter
+from .reconnecting import Connection, ReconnectingSource, TimedPicture, Timeouts
+from .relay import relay
+from .source import MediaError, each, reading
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+__all__ = ["PROTOCOLS", "Camera", "NetworkStream", "Timeouts", "is_address", "without_password"]
+
 CANNOT_BE_READ = "cannot be read"
 A_STREAM = "a video stream that is running"
-PROTOCOLS = {
-    "rtsp": "rtsp,rtp,tcp,udp",
-    "rtsps": "rtsp,rtsps,rtp,srtp,tcp,udp,tls",
-    "http": "http,https,tcp,tls,crypto",
-    "https": "http,https,tcp,tls,crypto",
-    "udp": "udp,rtp",
+SEEN_SOON = {"analyzeduration": "2000000", "fpsprobesize": "0"}
+"""FFmpeg options: open as soon as codec and size are known; else it reads 20 frames to guess the frame rate."""
+FEW_BYTES = {"probesize": "32"}
+"""... after the first packet, where it is known what comes."""
+OPTIONS = {
+    "rtsp": {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", "allowed_media_types": "video"} | FEW_BYTES,
+    "udp": {"overrun_nonfatal": "1"},
 }
-"""Schemes of addresses, and the protocols that what stands behind one may use: never this machine's files."""
-JUMP_SECONDS = 10.0
-"""A stream whose own time jumps further than this, or back, has started again."""
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """How long to wait for a stream. All in seconds."""
-
-    open: float = 8.0
-    read: float = 5.0
-    """Without data for this long, a connection counts as broken; also the longest that `stop` takes."""
-    first_pause: float = 0.5
-    """Between the break and the first try; doubled with each try."""
-    longest_pause: float = 4.0
-    give_up: float = 300.0
-    """Since the last frame."""
-
-
-class ReconnectingSource(LiveSource):
-    """Opens, reads, and opens again. It ends where the first try fails: the address is wrong, or nothing runs there."""
-
-    is_finite = False
-    """Whether what is read now has an end of its own, such as a file behind an address: that end is no break."""
-
-    def __init__(self, name: str, *, timeouts: Timeouts | None = None) -> None:
-        super().__init__(name)
-        self.timeouts = timeouts or Timeouts()
-        self._num = 0
-        self._last: tuple[float, float] | None = None  # seconds of the newest frame, and when it came
-
-    @abstractmethod
-    def _connection(self) -> Iterator[Frame]:
-        """Frames of one connection, their seconds counted on from `_now()`; ends where it breaks off.
-
-        MediaError where it cannot be opened or breaks off with a reason.
-        """
-
-    def _now(self) -> float:
-        """Seconds of the stream: 0 before the first frame; breaks count."""
-        return 0.0 if self._last is None else self._last[0] + time.monotonic() - self._last[1]
-
-    def frames(self) -> Iterator[Frame]:
-        opened = time.monotonic()
-        pause = self.timeouts.first_pause
-        while not self.stopped.is_set():
-            error = MediaError.about(self.name, "the stream broke off", "one that continues")
-            try:
-                for frame in self._connection():
-                    self.state, self.problem, pause = "playing", None, self.timeouts.first_pause
-                    self._last = frame.timestamp, time.monotonic()
-                    yield frame
-                if self.is_finite:
-                    return
-            except MediaError as problem:
-                error = problem
-            silence = time.monotonic() - (self._last[1] if self._last else opened)
-            if self._last is None or self.is_finite or silence > self.timeouts.give_up:
-                if self.stopped.is_set():
-                    return
-                raise error
-            self.state, self.problem = "reconnecting", str(error)
-            self.num_reconnects += 1
-            self.stopped.wait(pause)
-            pause = min(2 * pause, self.timeouts.longest_pause)
+PINNED = {
+    "format_whitelist": "rtsp,rtp,sdp,mov,mp4,matroska,webm,mpegts,flv,live_flv,avi,mpjpeg,mjpeg,h264,hevc",
+    "rtsp_transport": "tcp",
+}
+"""For addresses that are pinned to one place: formats that name no further addresses, and one connection."""
+AV_TIME_BASE = 1_000_000
+PLAYLIST = "#EXTM3U"
+NEWEST_SEGMENT = {"live_start_index": "-1"}
+HLS_SEGMENT = 6.0
+"""Seconds, where the playlist does not say."""
+NO_TIMES = 0x80
+"""AVFMT_NOTIMESTAMPS: a container without a clock, such as JPEGs one after another."""
+BURST_SECONDS = 5.0
+"""Of pictures without times that may come at once, all to be shown."""
+HURRY_SECONDS = 2.0
+"""A stream that has not been waited for so long comes faster than it is decoded."""
+BLOCKED_SECONDS = 0.002
+"""A packet that took longer was waited for."""
+END_SECONDS = 1.5
+"""How far from the end that was announced a recording may end."""
+RTSP_PORTS = {"rtsp": 554, "rtsps": 322}
 
 
 class NetworkStream(ReconnectingSource):
-    """An RTSP, HTTP, HLS or UDP address through PyAV. ValueError for other schemes.
+    """An RTSP, HTTP, HLS, UDP, RTMP or SRT address through PyAV. ValueError for other schemes.
 
-    What is fetched (HTTP, HLS) is shown in real time; what is sent (RTSP, UDP) as it comes.
+    What has an end (a file behind http) is shown in real time; everything else as soon as it comes.
     """
 
     def __init__(
@@ -113,97 +76,203 @@ class NetworkStream(ReconnectingSource):
         *,
         timeouts: Timeouts | None = None,
         options: dict[str, str] | None = None,
-        download: Callable[[float], AbstractContextManager[Readable]] | None = None,
+        place: str | None = None,
     ) -> None:
         """`options`: FFmpeg's, for the container, such as {"rtsp_transport": "udp"}.
 
-        `download(seconds)`: opens the bytes behind the address instead of FFmpeg; its `read` waits no longer than that.
+        `place`: the only IP address to connect to; then neither redirects nor playlists are followed. Where it is
+        not http or rtsp, the address itself must name it.
         """
-        scheme = urlsplit(address).scheme.lower()
-        if scheme not in PROTOCOLS:
-            raise ValueError(f"{address}: expected an address of {', '.join(PROTOCOLS)}")
-        super().__init__(without_password(address), timeouts=timeouts)
-        self.address = address
-        self.is_fetched = scheme in ("http", "https")
-        self.options = {"protocol_whitelist": PROTOCOLS[scheme], "analyzeduration": "2000000"}
-        if scheme.startswith("rtsp"):
-            self.options["rtsp_transport"] = "tcp"
-        self.options |= options or {}
-        self._download = download
+        shown = without_password(address)
+        if not is_address(address):
+            raise ValueError(f"{shown}: expected an address of {', '.join(PROTOCOLS)}")
+        super().__init__(shown, timeouts=timeouts)
+        self.address, self.place = address, place
+        self._parts = Address.parse(address)
+        self._options = options or {}
+        self._was_live = False
+        self._segment = HLS_SEGMENT
 
-    def _connection(self) -> Iterator[Frame]:
-        with ExitStack() as resources:
-            container = self._open(resources)
-            stream = video_stream(container, self.name, A_STREAM, num_threads=1)
-            self.is_finite = bool(container.duration and container.duration > 0)
-            yield from self._decode(container, stream)
+    @property
+    def scheme(self) -> str:
+        return self._parts.scheme.lower()
 
-    def _open(self, resources: ExitStack) -> InputContainer:
-        place: Any = self.address
-        if self._download is not None:
-            with reading(self.name, CANNOT_BE_READ, A_STREAM, errors=OSError):
-                body = resources.enter_context(self._download(self.timeouts.read))
-            place = _UntilStopped(body, self.stopped)
+    def _pictures(self, connection: Connection) -> Iterator[TimedPicture]:
+        try:
+            with ExitStack() as resources:
+                container, stream = self._open(connection, resources)
+                if self._was_live and connection.has_end:
+                    return  # what ran live has ended; what is there now is its recording
+                yield from self._read(connection, container, stream)
+        except MediaError as error:  # a library's words may repeat the address
+            raise MediaError(without_secrets(str(error), self.address)) from None
+
+    # ---- opening --------------------------------------------------------------------------------------------------
+
+    def _open(self, connection: Connection, resources: ExitStack) -> tuple[InputContainer, VideoStream]:
+        """The container and its video stream; says of the connection whether what it reads has an end."""
+        sockets = Sockets()
+        connection.on_leave(sockets.close)
+        resources.callback(sockets.close)
+        # 1. what we fetch ourselves, FFmpeg reads from us; the rest it fetches by itself
+        place: Any = self._parts.url
+        body = kind = None
+        with reading(self.name, CANNOT_BE_READ, A_STREAM, errors=OSError):
+            if self.scheme in ("http", "https"):
+                body = fetch(self._parts, sockets, place=self.place, seconds=self.timeouts.read)
+                resources.callback(body.close)
+                if self._is_playlist(body):
+                    place = self._parts.url if self._parts.login else body.address
+                    body.close()
+                    body = None
+                else:
+                    place, kind = _UntilLeft(body, connection), body.raw_kind()
+            elif self.scheme in RTSP_PORTS:
+                place = self._relayed_url(sockets)
+        # 2. the container and its video
+        options = SEEN_SOON | NEWEST_SEGMENT | OPTIONS.get(self.scheme.removesuffix("s"), {})
+        options |= {"protocol_whitelist": PROTOCOLS[self.scheme]} | (PINNED if self.place else {}) | self._options
+        options |= FEW_BYTES if kind else {}
         limits = (self.timeouts.open, self.timeouts.read)
-        return resources.enter_context(
-            open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=self.options, timeout=limits)
+        container = resources.enter_context(
+            open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=options, timeout=limits, kind=kind)
         )
+        # 3. is it a file? FFmpeg announces a length for fragments that go on coming, too
+        is_announced = bool(container.duration and container.duration > 0)
+        if body is not None:
+            connection.has_end = body.has_end or (is_announced and b"mvex" not in body.beginning)
+        else:
+            connection.has_end = is_announced and container.format.name.startswith("hls")
+        return container, video_stream(container, self.name, A_STREAM, num_threads=1)
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
-        clock, shown = None, RateLimit(DISPLAY_FPS)
-        for decoded in each(to_the_end(container.decode(stream)), self.name, CANNOT_BE_READ, A_STREAM):
-            if self.stopped.is_set():
+    def _is_playlist(self, body: Body) -> bool:
+        """Whether this names other addresses; MediaError for one that must not, and for a web page."""
+        head = body.head()
+        text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+        if text[:14].lower().startswith(("<!doctype html", "<html")) or body.kind == "text/html":
+            raise MediaError.about(self.name, f"{CANNOT_BE_READ} (it is a web page)", A_STREAM)
+        if not text.startswith(PLAYLIST):
+            return False
+        if self.place is not None:
+            what = f"{CANNOT_BE_READ} (it is a playlist, which names other addresses)"
+            raise MediaError.about(self.name, what, "the address of the stream itself")
+        for line in (line.strip() for line in text.splitlines() if not line.startswith("#")):
+            scheme = re.match(r"\w+(?=:)", line)
+            if scheme and scheme.group().lower() not in ("http", "https"):
+                what = f"{CANNOT_BE_READ} (it is a playlist that names {scheme.group()}:)"
+                raise MediaError.about(self.name, what, "a playlist of http addresses")
+        target = re.search(r"#EXT-X-TARGETDURATION:(\d+)", text)
+        self._segment = min(60.0, float(target.group(1)) if target else HLS_SEGMENT)
+        return True
+
+    def _relayed_url(self, sockets: Sockets) -> str:
+        """The address by way of a relay, which ends when the connection is left, and which no redirect passes."""
+        parts = urlsplit(self._parts.url)
+        login, at, _ = parts.netloc.rpartition("@")
+        port = relay(
+            self.place or parts.hostname or "",
+            parts.port or RTSP_PORTS[self.scheme],
+            sockets,
+            is_secure=self.scheme == "rtsps",
+            is_checked=self.place is not None,
+            seconds=self.timeouts.open,
+        )
+        return parts._replace(scheme="rtsp", netloc=f"{login}{at}127.0.0.1:{port}").geturl()
+
+    # ---- reading --------------------------------------------------------------------------------------------------
+
+    def _read(self, connection: Connection, container: InputContainer, stream: VideoStream) -> Iterator[TimedPicture]:
+        is_sent = self.scheme not in ("http", "https")
+        show = _Show(container, stream, is_file=connection.has_end, is_sent=is_sent, name=self.name)
+        segment = self._segment if show.comes_in_segments else 0.0
+        self.stalled_after = STALLED_SECONDS + segment
+        patience = max(self.timeouts.read, 3 * segment)
+        damaged_before = self.num_damaged
+        connection.expect(patience)
+        asked = waited = last = time.monotonic()
+        packets = packets_of(container)
+        if self.scheme in RTSP_PORTS:
+            packets = whole_key_frames(packets, stream)
+        for packet in each(packets, self.name, CANNOT_BE_READ, A_STREAM):
+            came = time.monotonic()
+            if connection.left.is_set():
                 return
-            clock = clock or _StreamClock(self._now())
-            seconds = clock.seconds_of(decoded.time)
-            if self.is_fetched and self.stopped.wait(clock.early(seconds)):
-                return
-            if shown.passes(seconds):
-                self._num += 1
-                yield Frame(_rgb(decoded, self.name), seconds, self._num - 1)
+            if packet.stream.index != stream.index:  # sound is no sign of life
+                asked = came
+                continue
+            # 1. the pictures that come out of the decoder; those of a file wait until they are due
+            for frame in show.whole.decode(packet):
+                last = time.monotonic()
+                seconds, early = show.due(frame, self._now())
+                self.fresh_until = last + early
+                connection.expect(patience, since=last + early)
+                if early and connection.left.wait(early):
+                    return
+                if show.limit.passes(seconds):
+                    yield show.to_rgb(frame), seconds
+                self._was_live = self._was_live or not show.is_paced
+                connection.has_end = show.is_file or show.is_near_its_end
+            # 2. what a loss cost, and whether the next key frame is on its way
+            self.num_damaged = damaged_before + show.whole.num_damaged
+            if show.whole.waits_for_key and came - last < self.timeouts.key:
+                connection.expect(patience)
+            # 3. a live stream that comes faster than it is decoded: the next key frame is newer
+            waited = came if came - asked > BLOCKED_SECONDS else waited
+            if not show.is_paced and came - waited > HURRY_SECONDS:
+                show.whole.skip_to_key()
+                waited = came
+            asked = time.monotonic()
+        if connection.has_end and not show.num_frames:
+            raise MediaError.about(self.name, "holds no picture that can be decoded", A_STREAM)
 
 
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+class _Show:
+    """How the pictures of one connection are shown: in real time where it is a file with times, else as they come."""
+
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, *, is_file: bool, is_sent: bool, name: str
+    ) -> None:
+        self.is_file = is_file
+        is_hls = container.format.name.startswith("hls")
+        self._has_times = not container.format.flags & NO_TIMES
+        self.is_paced = is_file and self._has_times
+        self.comes_in_segments = is_hls and not is_file
+        self.whole = WholePictures(stream, trusts_marks=not is_hls and not is_file)
+        self.limit: RateLimit | BurstLimit = RateLimit(DISPLAY_FPS)
+        if not self._has_times:
+            self.limit = BurstLimit(DISPLAY_FPS, BURST_SECONDS)
+        self.to_rgb = FrameConverter(name, fitting)
+        self.num_frames = 0
+        self._clock = FileClock() if self.is_paced else LiveClock()
+        # What is sent may announce an end, and be a recording; or announce one and be none.
+        self._end = container.duration / AV_TIME_BASE if is_sent and container.duration else None
+        self._began = self._moment = 0.0
+
+    def due(self, frame: VideoFrame, now: float) -> tuple[float, float]:
+        """The frame's seconds of the stream, and in how many seconds it is to be shown; `now` is of the stream."""
+        moment = frame.time if self._has_times else None
+        if moment is not None:
+            self._began = self._began if self.num_frames else moment
+            self._moment = moment
+        self.num_frames += 1
+        seconds = self._clock.seconds_of(moment, now)
+        return seconds, max(0.0, seconds - now) if self.is_paced else 0.0
+
+    @property
+    def is_near_its_end(self) -> bool:
+        """Whether what is sent has come to the end that it announced."""
+        return self._end is not None and abs(self._moment - self._began - self._end) < END_SECONDS
 
 
-class _UntilStopped:
-    """Bytes that end when the source is stopped, however slowly they come."""
+class _UntilLeft:
+    """Bytes that end when nobody waits for them any more, however slowly they come."""
 
-    def __init__(self, file: Readable, stopped: threading.Event) -> None:
-        self._file, self._stopped = file, stopped
+    def __init__(self, body: Body, connection: Connection) -> None:
+        self._body, self._connection = body, connection
+        self.seek, self.tell, self.seekable = body.seek, body.tell, body.seekable
 
     def read(self, size: int) -> bytes:
-        return b"" if self._stopped.is_set() else self._file.read(size)
-
-
-class _StreamClock:
-    """A connection's own times -> seconds of the stream, which never go back."""
-
-    def __init__(self, base: float) -> None:
-        self._last = base
-        self._origin: float | None = None  # the connection's time that is 0 s of the stream
-        self._started: float | None = None  # real time of the same moment
-
-    def seconds_of(self, moment: float | None) -> float:
-        """`moment`: of the connection, seconds; frames without one count as shown with the one before."""
-        if moment is None:
-            return self._last
-        if self._origin is None or not -0.5 <= moment - self._origin - self._last <= JUMP_SECONDS:
-            self._origin = moment - self._last
-            self._started = time.monotonic() - self._last
-        self._last = max(self._last, moment - self._origin)
-        return self._last
-
-    def early(self, seconds: float) -> float:
-        """How long until `seconds` are due in real time."""
-        return 0.0 if self._started is None else max(0.0, self._started + seconds - time.monotonic())
-
-
-def _rgb(frame: VideoFrame, name: str) -> Any:
-    width, height = fitting((frame.width, frame.height))
-    with reading(name, CANNOT_BE_READ, A_STREAM):
-        return frame.reformat(width, height, "rgb24").to_ndarray()
+        return b"" if self._connection.left.is_set() else self._body.read(size)
 
 
 class Camera(ReconnectingSource):
@@ -219,32 +288,20 @@ class Camera(ReconnectingSource):
         except ImportError as error:
             raise ImportError("a camera device needs OpenCV: pip install opencv-python-headless") from error
 
-    def _connection(self) -> Iterator[Frame]:
+    def _pictures(self, connection: Connection) -> Iterator[TimedPicture]:
         device = self._cv2.VideoCapture(self.number)
         try:
             if not device.isOpened():
                 raise MediaError.about(self.name, "cannot be opened", "a camera that no other program uses")
-            started, shown = time.monotonic() - self._now(), RateLimit(DISPLAY_FPS)
-            while not self.stopped.is_set():
-                is_good, picture = device.read()
+            shown = RateLimit(DISPLAY_FPS)
+            while not connection.left.is_set():
+                connection.expect(self.timeouts.read)
+                with reading(self.name, CANNOT_BE_READ, "a camera that works"):
+                    is_good, picture = device.read()
                 if not is_good:
                     return
-                seconds = time.monotonic() - started
+                seconds = self._now()
                 if shown.passes(seconds):
-                    self._num += 1
-                    yield Frame(picture[:, :, ::-1].copy(), seconds, self._num - 1)  # OpenCV gives BGR
+                    yield picture[:, :, ::-1].copy(), seconds  # OpenCV gives BGR
         finally:
             device.release()
-
-
-def without_password(address: str) -> str:
-    """The address as it may be shown."""
-    parts = urlsplit(address)
-    if "@" not in parts.netloc:
-        return address
-    return parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]).geturl()
-
-
-def is_address(text: str) -> bool:
-    """Whether this names a network stream, not a file."""
-    return urlsplit(text).scheme.lower() in PROTOCOLS

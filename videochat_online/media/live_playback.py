@@ -32,6 +32,11 @@ class Playback(LiveSource):
         self._changed = threading.Condition()
 
     @property
+    def age(self) -> float | None:
+        """0: what is on screen is what belongs there. None before the first picture."""
+        return None if self.fresh_until is None else 0.0
+
+    @property
     def position(self) -> float:
         """Seconds: the moment on screen now."""
         seconds, moment = self._anchor

@@ -1,27 +1,30 @@
 """Which network addresses visitors may name: none, public ones, or any.
 
 Where private networks are to stay closed, a name is looked up, every address behind it must be public, and the stream
-is opened at the one that was looked at; neither redirects of HTTP nor playlists, which name further addresses, are
-followed. So HTTP is our own here: FFmpeg's would look the name up again and go wherever a server sends it. What is left
-to the operator's firewall: a public RTSP server that sends its clients elsewhere.
+is opened at the one that was looked at; neither redirects of HTTP and RTSP nor playlists, which name further addresses,
+are followed (media/fetching.py, media/relay.py).
 """
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import socket
-import ssl
-from functools import partial
 from urllib.parse import SplitResult, urlsplit
 
-from ..media.live_network import PROTOCOLS, NetworkStream
+from ..media.addresses import PROTOCOLS, Address, without_password
+from ..media.live_network import NetworkStream
 from .limits import Limits, NotAllowed
 
-NO_PLAYLIST = {"format_whitelist": "rtsp,rtp,sdp,mov,mp4,matroska,webm,mpegts,flv,avi,mpjpeg,h264,hevc"}
-"""FFmpeg option for visitors' addresses: formats that name no further addresses."""
-SENT = ("udp",)
+SENT = ("udp", "srt")
 """Schemes that open a port of this machine instead of fetching from another."""
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+ENDING_IN_IPV4 = [
+    ipaddress.IPv6Network(network)
+    for network in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
+]
+"""IPv4-compatible, mapped and translated addresses, NAT64 (RFC 4291, 2765, 6052)."""
+ISATAP = 0x5EFE
+"""Bits 32 to 63 of an IPv6 address that ends in an IPv4 one, but for one bit (RFC 5214)."""
 
 
 def open_address(address: str, limits: Limits) -> NetworkStream:
@@ -35,13 +38,14 @@ def open_address(address: str, limits: Limits) -> NetworkStream:
 
 def pinned_stream(address: str, place: str) -> NetworkStream:
     """The stream at an address, reached only at the IP address `place` of its host."""
-    parts = urlsplit(address)
-    if parts.scheme.lower() in ("http", "https"):
-        return NetworkStream(address, options=dict(NO_PLAYLIST), download=partial(download, address, place))
-    host = f"[{place}]" if ":" in place else place
-    login, at, _ = parts.netloc.rpartition("@")
-    port = f":{parts.port}" if parts.port else ""
-    return NetworkStream(parts._replace(netloc=f"{login}{at}{host}{port}").geturl(), options=dict(NO_PLAYLIST))
+    parts = Address.parse(address)
+    if parts.scheme.lower() not in ("http", "https"):  # whose servers want to know the name
+        found = urlsplit(parts.url)
+        login, at, _ = found.netloc.rpartition("@")
+        host = f"[{place}]" if ":" in place else place
+        port = f":{found.port}" if found.port else ""
+        address = found._replace(netloc=f"{login}{at}{host}{port}").geturl()
+    return NetworkStream(address, place=place)
 
 
 def checked_place(address: str, limits: Limits) -> str:
@@ -61,12 +65,13 @@ def checked_place(address: str, limits: Limits) -> str:
 
 def _split(address: str) -> SplitResult:
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(Address.parse(address).url)
         is_address = parts.scheme.lower() in PROTOCOLS and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, brackets that do not match
         is_address = False
     if not is_address:
-        raise ValueError(f"{address!r}: expected an address such as rtsp://host/path ({', '.join(PROTOCOLS)})")
+        shown = without_password(address)
+        raise ValueError(f"{shown!r}: expected an address such as rtsp://host/path ({', '.join(PROTOCOLS)})")
     return parts
 
 
@@ -80,57 +85,20 @@ def places(hostname: str) -> list[str]:
 
 
 def is_public(place: str) -> bool:
-    """Whether an IP address is one of the public internet; IPv4 inside IPv6 counts as IPv4."""
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(place.split("%")[0])
+    """Whether an IP address is one of the public internet; IPv4 inside IPv6, in whatever form, must be public too."""
+    address = ipaddress.ip_address(place.split("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address.sixtofour or address
+        inside = _inside(address)
+        if inside is not None:
+            return is_public(str(inside))
+        if address not in GLOBAL_UNICAST:
+            return False
     return address.is_global and not address.is_multicast
 
 
-class Body:
-    """The bytes of a response as they come. A context manager."""
-
-    def __init__(self, response: http.client.HTTPResponse) -> None:
-        self._response = response
-
-    def read(self, size: int) -> bytes:
-        """What has come, at most `size` bytes, without waiting for that many; OSError where it breaks off."""
-        try:
-            return self._response.read1(size)
-        except http.client.HTTPException as error:
-            raise OSError(f"the answer broke off: {error}") from error
-
-    def __enter__(self) -> Body:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._response.close()
-
-
-def download(address: str, place: str, seconds: float) -> Body:
-    """The body behind an http(s) address, fetched from the IP address `place`; OSError for anything but status 200.
-
-    `seconds`: longest silence.
-    """
-    parts = urlsplit(address)
-    assert parts.hostname is not None, "addresses are checked before they are opened"
-    is_secure = parts.scheme.lower() == "https"
-    kind = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=seconds)
-    connection.auto_open = 0  # it would look the name up again
-    try:
-        connection.sock = socket.create_connection((place, connection.port), seconds)
-        if is_secure:
-            context = ssl.create_default_context()
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", target, headers={"User-Agent": "videochat-online", "Accept": "*/*"})
-        response = connection.getresponse()
-    except (OSError, http.client.HTTPException) as error:
-        connection.close()
-        raise OSError(f"{parts.hostname} gives no answer: {error}") from error
-    if response.status != 200:
-        connection.close()
-        what = "a redirect, which is not followed" if 300 <= response.status < 400 else response.reason
-        raise OSError(f"HTTP {response.status}: {what}")
-    return Body(response)
+def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to."""
+    last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if any(address in network for network in ENDING_IN_IPV4) or (int(address) >> 32 & 0xFDFFFFFF) == ISATAP:
+        return last
+    return address.sixtofour

@@ -76,6 +76,7 @@ class LiveSession:
         )
         self.track = MemoryTrack()
         self._first_seen: float | None = None  # real time of the first frame that came through the API
+        self._last_seen: float | None = None
 
     # ---- the stream -----------------------------------------------------------------------------------------------
 
@@ -221,6 +222,7 @@ class LiveSession:
             seconds = max(last or 0.0, time.monotonic() - self._first_seen) if timestamp is None else float(timestamp)
             number = self.session.memory.num_written
             self.track.add([Frame(picture, seconds, number)], self.session.see(picture, seconds))
+            self._last_seen = time.monotonic()
         return {"number": number, "timestamp": seconds}
 
     # ---- questions ------------------------------------------------------------------------------------------------
@@ -242,7 +244,7 @@ class LiveSession:
         self._await_first_frame()
         pieces = self.session.ask_stream(question, max_new_tokens=most)
         held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.question.frames]
-        turn = self.track.ask(question, pieces.question.timestamp or 0.0, held)
+        turn = self.track.ask(question, pieces.question.timestamp or 0.0, held, age=self.age)
         return turn, self._answer(turn, pieces)
 
     def _answer(self, turn: DialogueTurn, pieces: StreamedAnswer) -> Iterator[str]:
@@ -282,12 +284,14 @@ class LiveSession:
             "run": self._run,
             "source": source.name if source else None,
             "state": source.state if source else "none",
-            "problem": source.problem if source else None,
+            "problem": source.trouble if source else None,
+            "age": self.age,
             "position": max(position, stats["last_timestamp"] or 0.0),
             "duration": getattr(source, "duration", None),
             "speed": getattr(source, "speed", None),
             "frames_received": watcher.stream.num_received if watcher else stats["frames_seen"],
             "frames_dropped": watcher.stream.num_dropped if watcher else 0,
+            "frames_damaged": source.num_damaged if source else 0,
             "reconnects": source.num_reconnects if source else 0,
             "lag": watcher.lag if watcher else 0.0,
             "truth": truth(position) if truth and latest is not None else None,
@@ -297,6 +301,13 @@ class LiveSession:
             "questions": len(self.track.turns),
             "stats": dict(stats),
         }
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the newest picture came; None before the first."""
+        if self._last_seen is not None:
+            return time.monotonic() - self._last_seen
+        return None if self.source is None else self.source.age
 
     def latest(self) -> Frame | None:
         """The picture on screen now."""

@@ -42,6 +42,8 @@ class AnswerDocument:
     answer: str
     timestamp: float
     """Seconds of stream time at which it was asked."""
+    age: float | None
+    """Seconds since the newest picture came, then."""
     stats: dict[str, Any]
 
 
@@ -88,7 +90,8 @@ def ask(found: Found, request: QuestionRequest) -> Any:
     turn, pieces = found.ask(request.question, max_new_tokens=request.max_new_tokens)
 
     def document() -> dict[str, Any]:
-        return asdict(AnswerDocument(turn.question, turn.answer, turn.timestamp, dict(found.session.stats())))
+        stats = dict(found.session.stats())
+        return asdict(AnswerDocument(turn.question, turn.answer, turn.timestamp, turn.age, stats))
 
     if request.stream:
         return event_response(answer_events(pieces, document))
@@ -108,6 +111,7 @@ def complete(request: ChatRequest, sessions: AllSessions, x_session: Annotated[s
     most = request.max_completion_tokens or request.max_tokens
     turn, pieces = sessions.get(key).ask(request.question(), max_new_tokens=most)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
+    head["picture_age"] = turn.age
     if request.stream:
         return event_response(chat_chunks(pieces, turn, head))
     return chat_completion("".join(pieces), turn, head)

@@ -65,6 +65,8 @@ class DialogueTurn:
     answer_tokens: int = 0
     is_cut: bool = False
     """Whether the answer ended only because it might not be longer."""
+    age: float | None = None
+    """Seconds since the newest picture came, when it was asked."""
 
 
 class MemoryTrack:
@@ -106,11 +108,13 @@ class MemoryTrack:
             new = {number: jpeg(frame.image) for number, frame in arrived.items() if number in known}
             self.pictures = {number: data for number, data in self.pictures.items() if number in known} | new
 
-    def ask(self, question: str, timestamp: float, held: list[HeldPicture]) -> DialogueTurn:
+    def ask(
+        self, question: str, timestamp: float, held: list[HeldPicture], *, age: float | None = None
+    ) -> DialogueTurn:
         """Remember what was held when a question came."""
         with self._lock:
             number = self.turns[-1].number + 1 if self.turns else 0
-            turn = DialogueTurn(number, question, timestamp, held)
+            turn = DialogueTurn(number, question, timestamp, held, age=age)
             self.turns = [*self.turns, turn][-KEPT_TURNS:]
         return turn
 

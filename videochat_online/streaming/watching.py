@@ -22,6 +22,7 @@ from .threads import stream_pieces
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 0.4
 OnSeen = Callable[[list[Frame], MemoryEvents], None]
 
 
@@ -86,11 +87,14 @@ class LiveWatcher:
         return max(0.0, newest.timestamp - seen - period)
 
     def close(self) -> None:
-        """Stop stream and watching; no thread is left behind. May be called again."""
+        """Stop stream and watching, without waiting long for either: a batch that is being encoded ends by itself.
+
+        May be called again; never raises.
+        """
         self._stop.set()
         self.stream.close()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def __enter__(self) -> LiveWatcher:
         return self.start()

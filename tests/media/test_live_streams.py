@@ -1,0 +1,464 @@
+"""Live streams as cameras and servers really behave, over real sockets of this machine.
+
+What is checked: that the newest picture is shown at the right second, breaks, stalls, damage, and closing in any state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.media.conftest import picture_of
+from tests.media.live_servers import MPEGTS, Broadcast, cuttable, http_server, tcp_server
+from videochat_online.media.live import LiveStream
+from videochat_online.media.live_network import NetworkStream, Timeouts
+from videochat_online.media.source import MediaError
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+QUICK = Timeouts(open=5, read=3, first_pause=0.1, longest_pause=0.3, give_up=30)
+FRAGMENTS = {"movflags": "empty_moov+frag_keyframe+default_base_moof"}
+KINDS = {"mpegts": MPEGTS, "flv": {}, "mp4": FRAGMENTS}
+
+
+@pytest.fixture
+def broadcast() -> Iterator[Callable[..., Broadcast]]:
+    """broadcast(fps=..., gop=...) -> a running Broadcast."""
+    running = []
+
+    def start(**settings) -> Broadcast:
+        running.append(Broadcast(**settings))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.is_over.set()
+
+
+def watched(address: str, **settings) -> LiveStream:
+    timeouts = settings.pop("timeouts", QUICK)
+    return LiveStream(NetworkStream(address, timeouts=timeouts, **settings), fps=None, capacity=5000)
+
+
+def close_quickly(stream: LiveStream) -> None:
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 1.0
+
+
+# ---- the newest picture, at its second --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_breaks_move_no_clock_and_the_newest_picture_is_shown(kind, broadcast, number_in, wait_until):
+    """Each connection begins with 3 s of old pictures and breaks off; the fourth stays."""
+    shown, num = broadcast(), [0]
+    wait_until(lambda: shown.now >= 31)
+
+    def answer(handler) -> None:
+        num[0] += 1
+        handler.begin()
+        last = shown.now + 8 if num[0] < 4 else None
+        shown.send(kind, handler.wfile.write, first=(shown.now - 30) // 5 * 5, last=last, options=KINDS[kind])
+
+    with http_server(answer) as server, watched(server.address + "/live") as stream:
+        stream.wait_for_frame(20)
+        began = time.monotonic()
+        wait_until(lambda: stream.source.num_reconnects == 3 and stream.source.state == "playing")
+        received = stream.num_received
+        wait_until(lambda: stream.num_received > received + 10)
+        frame, wall = stream.latest, time.monotonic() - began
+        assert shown.late(number_in(frame.image)) <= 0.7
+        assert abs(frame.timestamp - wall) < 0.7, "the stream's time is real time, breaks included"
+        assert stream.source.num_damaged == 0
+        times = [frame.timestamp for frame in stream._waiting]
+        assert times == sorted(times)
+        close_quickly(stream)
+
+
+@pytest.mark.parametrize("fps", [5, 50])
+def test_pictures_without_a_clock_have_their_time_of_arrival(fps, broadcast, number_in, wait_until):
+    """JPEG after JPEG: FFmpeg takes 25 a second for granted."""
+    shown = broadcast(fps=fps)
+
+    def answer(handler) -> None:
+        handler.begin("multipart/x-mixed-replace; boundary=frame")
+        for data in shown.jpegs():
+            head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+            handler.wfile.write(head + data + b"\r\n")
+
+    with http_server(answer) as server, watched(server.address + "/video.cgi") as stream:
+        first = stream.wait_for_frame(20)
+        wait_until(lambda: stream.latest.timestamp >= 3.0)
+        frame = stream.latest
+        spoken = (number_in(frame.image) - number_in(first.image)) % 256 / fps
+        assert abs(frame.timestamp - spoken) < 0.5 and shown.late(number_in(frame.image)) < 0.5
+
+
+def test_a_raw_stream_gives_all_its_pictures_as_they_come(shared, wait_until):
+    data = (shared / "cases" / "media" / "raw.h264").read_bytes()
+
+    def answer(handler) -> None:
+        handler.begin("video/h264")
+        for start in range(0, len(data), 128):
+            handler.wfile.write(data[start : start + 128])
+            time.sleep(0.03)
+
+    with http_server(answer) as server, watched(server.address + "/raw.h264") as stream:
+        wait_until(lambda: stream.source.num_reconnects or stream.is_over)
+        frames = [frame for frame in stream._waiting if frame.index < 30]
+        assert len(frames) == 30 and abs(int(frames[0].image[30, 30, 0]) - 219) < 8
+        times = [frame.timestamp for frame in frames]
+        assert times == sorted(times) and 0.4 < times[-1] < 5
+
+
+UPRIGHT = {
+    "rot90.mp4": ((192, 128, 3), [219, 29, 30], (slice(40, 60), slice(-60, -40))),
+    "bt709_tv.mp4": ((128, 192, 3), [217, 28, 28], (slice(30, 50), slice(30, 50))),
+    "hflip.mp4": ((128, 192, 3), [29, 198, 39], (slice(30, 50), slice(30, 50))),
+    "zeromatrix.mp4": ((128, 192, 3), [219, 29, 30], (slice(30, 50), slice(30, 50))),
+}
+
+
+@pytest.mark.parametrize("name", UPRIGHT)
+def test_colours_and_orientation_are_those_of_the_file(name, shared):
+    data = (shared / "cases" / "media" / name).read_bytes()
+    shape, color, place = UPRIGHT[name]
+    with http_server(lambda handler: with_ranges(handler, data)) as server, watched(server.address + "/a") as stream:
+        image = stream.wait_for_frame(20).image
+        assert image.shape == shape
+        assert np.abs(image[place].reshape(-1, 3).mean(axis=0) - color).max() <= 2.5
+
+
+def with_ranges(handler, data: bytes) -> None:
+    start = int(re.match(r"bytes=(\d+)-", handler.headers.get("Range", "bytes=0-")).group(1))
+    where = f"bytes {start}-{len(data) - 1}/{len(data)}"
+    handler.begin("video/mp4", len(data) - start, 206, Content_Range=where)
+    handler.wfile.write(data[start:])
+
+
+def test_a_file_whose_index_stands_at_its_end(tmp_path, write_clip, number_in):
+    data = write_clip(tmp_path / "a.mp4", num_frames=20, fps=10, options={"qp": "4"}).read_bytes()
+    assert data.index(b"moov") > data.index(b"mdat")
+    asked = []
+
+    def answer(handler) -> None:
+        asked.append(handler.headers["Range"])
+        with_ranges(handler, data)
+
+    with http_server(answer) as server, watched(server.address + "/a.mp4") as stream:
+        assert [number_in(frame.image) for frame in stream] == list(range(20))
+        assert stream.source.state == "over" and len(asked) < 5
+
+
+# ---- what is alive, what is over ----------------------------------------------------------------------------------
+
+
+def test_a_picture_that_stalls_while_its_sound_goes_on(broadcast, wait_until):
+    shown = broadcast()
+
+    def answer(handler) -> None:
+        handler.begin()
+        shown.send("mpegts", handler.wfile.write, last=shown.now + 10, sound=60, options=MPEGTS)
+
+    timeouts = Timeouts(open=5, read=4, first_pause=0.1, give_up=30)
+    with http_server(answer) as server, watched(server.address + "/live", timeouts=timeouts) as stream:
+        stream.wait_for_frame(20)
+        wait_until(lambda: stream.source.state == "stalled", 20)
+        assert 2.0 < stream.source.age < 4.0 and "no new picture" in stream.source.trouble
+        wait_until(lambda: stream.source.state == "reconnecting", 20)
+        assert "no picture came for 4 s" in stream.source.problem
+        close_quickly(stream)
+
+
+def test_a_live_list_that_ends_shows_its_last_window_once(tmp_path, broadcast, number_in, wait_until):
+    shown, body = broadcast(), {}
+
+    def answer(handler) -> None:
+        data = body["list"].encode() if handler.path.endswith("m3u8") else body[handler.path]
+        handler.begin("application/vnd.apple.mpegurl" if handler.path.endswith("m3u8") else "video/mp2t", len(data))
+        handler.wfile.write(data)
+
+    segments: list[str] = []
+
+    def add_segment(number: int) -> None:
+        data: list[bytes] = []
+        shown.send("mpegts", data.append, first=10 * number, last=10 * number + 10, options=MPEGTS)
+        body[f"/{number}.ts"] = b"".join(data)
+        segments.append(f"#EXTINF:1,\n{number}.ts")
+        head = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", f"#EXT-X-MEDIA-SEQUENCE:{max(0, number - 2)}"]
+        body["list"] = "\n".join([*head, *segments[-3:]])
+
+    for number in range(3):
+        add_segment(number)
+    with http_server(answer) as server, watched(server.address + "/a.m3u8") as stream:
+        stream.wait_for_frame(20)
+        late = []
+        for number in range(3, 6):
+            add_segment(number)
+            wait_until(lambda near_end=10 * number + 6: number_in(stream.latest.image) >= near_end)
+            late.append(shown.late(number_in(stream.latest.image)))
+        body["list"] += "\n#EXT-X-ENDLIST\n"
+        wait_until(lambda: stream.source.state == "over")
+        numbers = [number_in(frame.image) for frame in stream]
+    assert numbers[0] >= 20 and all(a < b for a, b in pairwise(numbers)), "from the newest segment on, each once"
+    assert set(range(30, 60)) <= set(numbers)
+    assert max(late) < 1.9, "no later than a segment and the list's period"
+    assert stream.error is None and stream.source.num_damaged == 0
+
+
+def test_a_stream_joined_between_key_frames(broadcast, number_in):
+    """As multicast and IPTV are; the first picture is the next key frame's."""
+    shown = broadcast(gop=10)
+
+    def answer(handler) -> None:
+        packets: list[bytes] = []
+        shown.send("mpegts", packets.append, first=0, last=30, options=MPEGTS)
+        whole = b"".join(packets)
+        starts = [i for i in range(0, len(whole), 188) if whole[i + 1] & 0x5F == 0x41 and whole[i + 2] == 0]
+        handler.begin()
+        handler.wfile.write(whole[:376] + whole[starts[4] :])  # the tables, then from picture 4 on
+        shown.is_over.wait(20)
+
+    with http_server(answer) as server, watched(server.address + "/live") as stream:
+        assert number_in(stream.wait_for_frame(20).image) == 10
+        assert stream.source.num_damaged == 0, "what was never there is not lost"
+        shown.is_over.set()
+
+
+def test_after_a_loss_nothing_is_shown_until_the_next_key_frame(broadcast, free_port, number_in, wait_until):
+    """One datagram of thirty is lost on its way."""
+    shown, sent = broadcast(gop=10), []
+    door = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def lossy(data: bytes) -> None:
+        for start in range(0, len(data), 188 * 2):
+            sent.append(start)
+            if len(sent) % 30 != 17 or len(sent) < 60:
+                door.sendto(data[start : start + 188 * 2], ("127.0.0.1", free_port))
+
+    sender = threading.Thread(target=shown.send, args=("mpegts", lossy), kwargs={"options": MPEGTS, "last": 90})
+    with door, watched(f"udp://127.0.0.1:{free_port}", timeouts=Timeouts(open=5, read=1.5)) as stream:
+        sender.start()
+        stream.wait_for_frame(20)
+        sender.join(30)
+        wait_until(lambda: stream.source.state in ("stalled", "reconnecting"))
+        frames = list(stream._waiting)
+        assert stream.source.num_damaged > 3 and len(frames) > 20
+    numbers = [number_in(frame.image) for frame in frames]
+    assert all(a < b for a, b in pairwise(numbers))
+    for frame, number in zip(frames, numbers, strict=True):
+        error = np.abs(frame.image.astype(int) - picture_of(number)).mean()
+        assert error < 14, f"picture {number} is damaged"
+    for before, after in pairwise(numbers[3:]):  # the first came together, while the stream was opened
+        assert after == before + 1 or after % 10 == 0, "a gap ends with a key frame"
+
+
+# ---- closing, and servers that do not mean well ---------------------------------------------------------------------
+
+
+def say_nothing(client: socket.socket) -> None:
+    client.recv(4096)
+    client.recv(4096)  # until the other side has gone
+
+
+def drip(client: socket.socket) -> None:
+    client.recv(4096)
+    client.sendall(b"HTTP/1.1 200 OK\r\n\r\nG")
+    while True:
+        client.sendall(b"\0")
+        time.sleep(0.05)
+
+
+def drip_headers(client: socket.socket) -> None:
+    client.recv(4096)
+    for letter in b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 10000:
+        client.sendall(bytes([letter]))
+        time.sleep(0.05)
+
+
+BAD_SERVERS = {"says nothing": say_nothing, "drips": drip, "drips headers": drip_headers}
+
+
+@pytest.mark.parametrize("name", BAD_SERVERS)
+def test_closing_while_a_server_keeps_us_waiting(name, wait_until):
+    begun = threading.Event()
+
+    def talk(client: socket.socket) -> None:
+        begun.set()
+        BAD_SERVERS[name](client)
+
+    with tcp_server(talk) as port, watched(f"http://127.0.0.1:{port}/live") as stream:
+        assert begun.wait(20)
+        close_quickly(stream)
+        connection = stream.source._connection
+        wait_until(lambda: not connection.thread.is_alive(), 2)
+        assert stream.error is None
+
+
+@pytest.mark.parametrize("name", BAD_SERVERS)
+def test_a_server_that_keeps_us_waiting_is_given_up(name, wait_until):
+    timeouts = Timeouts(open=1.0, read=1.0)
+    with tcp_server(BAD_SERVERS[name]) as port, watched(f"http://127.0.0.1:{port}/live", timeouts=timeouts) as stream:
+        with pytest.raises(MediaError, match=r"no picture came for 1 s|cannot be read \("):
+            stream.take(20)
+        wait_until(lambda: not stream.source._connection.thread.is_alive(), 2)
+
+
+def test_closing_while_an_rtsp_server_says_nothing(wait_until):
+    begun = threading.Event()
+
+    def talk(client: socket.socket) -> None:
+        begun.set()
+        say_nothing(client)
+
+    timeouts = Timeouts(open=1.5, read=1.5)
+    with tcp_server(talk) as port, watched(f"rtsp://127.0.0.1:{port}/live", timeouts=timeouts) as stream:
+        assert begun.wait(20)
+        close_quickly(stream)
+        wait_until(lambda: not stream.source._connection.thread.is_alive(), 5)
+
+
+def test_a_web_page_and_a_playlist_that_names_a_file():
+    answers = {
+        "/page": ("text/html", b"<!DOCTYPE html><html><body>login</body></html>", "it is a web page"),
+        "/quiet": ("application/octet-stream", b"\n<html lang=en>login, please</html>", "it is a web page"),
+        "/list": ("audio/mpegurl", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "playlist that names file:"),
+    }
+
+    def answer(handler) -> None:
+        kind, data, _ = answers[handler.path]
+        handler.begin(kind, len(data))
+        handler.wfile.write(data)
+
+    with http_server(answer) as server:
+        for path, (_, _, message) in answers.items():
+            with watched(server.address + path) as stream, pytest.raises(MediaError, match=message):
+                stream.take(20)
+
+
+def test_a_login_is_sent_and_never_shown(tmp_path, write_clip):
+    data = write_clip(tmp_path / "a.mkv", num_frames=5, fps=10).read_bytes()
+    given = []
+
+    def answer(handler) -> None:
+        given.append(handler.headers.get("Authorization"))
+        if given[-1] is None:
+            handler.begin("text/plain", 0, 401, WWW_Authenticate='Basic realm="camera"')
+            return
+        handler.begin("video/webm", len(data))
+        handler.wfile.write(data)
+
+    with http_server(answer) as server:
+        address = server.address.replace("//", "//admin:ge#h/eim@") + "/a.mkv?pwd=geheim2"
+        for place in ("127.0.0.1", None):  # as for visitors, and on a command line
+            given.clear()
+            with watched(address, place=place) as stream:
+                stream.wait_for_frame(20)
+            assert given == [None, "Basic YWRtaW46Z2UjaC9laW0="]
+        assert "geh" not in stream.source.name and "ge#h" not in stream._thread.name
+        nobody = address.replace(server.address.rpartition(":")[2], "1")
+        with watched(nobody) as stream, pytest.raises(MediaError) as caught:
+            stream.take(20)
+        assert "geh" not in str(caught.value) and "ge#h" not in str(caught.value)
+
+
+def test_nothing_is_left_of_many_bad_streams(shared, wait_until):
+    """Threads, files and sockets."""
+
+    def count() -> tuple[int, int]:
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    def answer(handler) -> None:
+        if handler.path == "/cut":
+            handler.begin("video/mp4", 100_000)
+            handler.wfile.write((shared / "cases" / "media" / "base.mp4").read_bytes()[:3000])
+        elif handler.path == "/html":
+            handler.begin("text/html")
+            handler.wfile.write(b"<html>")
+        elif handler.path == "/silent":
+            handler.begin()
+            handler.connection.recv(1)
+
+    with http_server(answer) as server, tcp_server(say_nothing) as port:
+        addresses = [*(f"{server.address}/{path}" for path in ("cut", "html", "silent", "nothing"))]
+        addresses += ["rtsp://127.0.0.1:9/a", f"http://127.0.0.1:{port}/a"]
+        for number in range(220):
+            if number == 20:
+                wait_until(lambda: not any(t.name.startswith(("read", "live")) for t in threading.enumerate()))
+                before = count()
+            stream = watched(addresses[number % len(addresses)]).start()
+            with contextlib.suppress(MediaError):
+                stream.take(0.02 if number % 3 else 0)
+            close_quickly(stream)
+        wait_until(lambda: count()[0] <= before[0] + 1 and count()[1] <= before[1] + 2, 20)
+
+
+# ---- SRT, RTSP ------------------------------------------------------------------------------------------------------
+
+
+def test_srt(broadcast, free_port, number_in):
+    """Where FFmpeg has it: both sides are its own."""
+    import av
+
+    shown = broadcast()
+
+    def serve() -> None:
+        gone = contextlib.suppress(av.error.FFmpegError)  # the viewer has left
+        with gone, av.open(f"srt://127.0.0.1:{free_port}?mode=listener", "w", format="mpegts") as out:
+            video = out.add_stream("libx264", rate=10, options={"tune": "zerolatency", "g": "5"})
+            video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+            for number in shown.numbers(0, 60):
+                frame = av.VideoFrame.from_ndarray(picture_of(number), format="rgb24")
+                frame.pts = number
+                out.mux(video.encode(frame))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with watched(f"srt://127.0.0.1:{free_port}", timeouts=Timeouts(open=5, read=2)) as stream:
+        assert number_in(stream.wait_for_frame(20).image) < 40
+        shown.is_over.set()
+    thread.join(10)
+
+
+def test_five_rtsp_breaks_move_no_clock(rtsp_server, free_port, wait_until):
+    rtsp_server(free_port, "red")
+    with cuttable(free_port) as way, watched(f"rtsp://127.0.0.1:{way.port}/live") as stream:
+        image = stream.wait_for_frame(20).image
+        assert np.abs(image[60, 80].astype(int) - [254, 0, 0]).max() <= 3, "BT.709"
+        began = time.monotonic()
+        for number in range(5):
+            received = stream.num_received
+            wait_until(lambda received=received: stream.num_received > received + 3)
+            way.cut()
+            wait_until(lambda number=number: stream.source.num_reconnects > number)
+        received = stream.num_received
+        wait_until(lambda: stream.num_received > received + 10)
+        assert abs(stream.latest.timestamp - (time.monotonic() - began)) < 0.7
+        close_quickly(stream)
+
+
+def test_a_camera_that_sends_over_udp_alone(rtsp_server, free_port):
+    rtsp_server(free_port, "ball", "udp")
+    with watched(f"rtsp://127.0.0.1:{free_port}/live", timeouts=Timeouts(open=5, read=2)) as stream:
+        assert stream.wait_for_frame(20).image.shape == (120, 160, 3)
+        close_quickly(stream)
+
+
+def test_an_announced_length_ends_rtsp_there_alone(rtsp_server, free_port, tmp_path, write_clip, wait_until):
+    clip = write_clip(tmp_path / "a.mp4", num_frames=40, fps=10, b_frames=0)
+    rtsp_server(free_port, str(clip))
+    with cuttable(free_port) as way, watched(f"rtsp://127.0.0.1:{way.port}/live") as stream:
+        wait_until(lambda: stream.num_received > 5)
+        way.cut()
+        wait_until(lambda: stream.source.num_reconnects == 1 and stream.source.state == "playing")
+        wait_until(lambda: stream.source.state == "over")
+        assert 40 < stream.num_received < 60 and stream.source.num_reconnects == 1

@@ -1,0 +1,245 @@
+"""The bytes behind an http(s) address, through connections of our own: to one IP address only, where that is asked for.
+
+FFmpeg's HTTP would look a name up again, go wherever a server sends it, and cannot be woken. Knows nothing of video but
+what tells a stream from a web page or a playlist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from .addresses import Address
+
+HEAD_BYTES = 4096
+"""Of the beginning, kept for a look: what kind of answer it is."""
+BEGINNING_BYTES = 2**16
+CHUNK = SHORT_SEEK = 2**16
+"""Bytes that are rather read and thrown away than asked for again."""
+SHORT_BYTES = 2**26
+"""A file no longer than this is fetched again from its beginning where the server gives no parts."""
+HEADERS = {"User-Agent": "videochat-online", "Accept": "*/*"}
+
+
+class Sockets:
+    """The sockets of one connection: `close`, from any thread, ends every call that waits on one of them."""
+
+    def __init__(self) -> None:
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def add(self, new: socket.socket) -> socket.socket:
+        with self._lock:
+            self._open = [known for known in self._open if known.fileno() >= 0] + [new]
+            if self._is_closed:
+                _shut(new)
+        return new
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            for known in self._open:
+                _shut(known)
+
+
+def _shut(known: socket.socket) -> None:
+    with contextlib.suppress(OSError, ValueError):  # it was closed, or never connected
+        known.shutdown(socket.SHUT_RDWR)
+
+
+class Body:
+    """The bytes of a response as they come; one whose length is known can be read from another place, too."""
+
+    def __init__(self, ask: Callable[[int], Any]) -> None:
+        self._ask = ask
+        self._response = ask(0)
+        self._position = self._wanted = 0
+        headers = self._response.headers
+        self.address = str(self._response.url)
+        """Where it was found, behind redirects."""
+        self.kind = str(headers.get_content_type())
+        is_endless = self.kind.startswith("multipart/")
+        self._length: int | None = None if is_endless else self._response.length
+        self._gives_parts = self._response.status == 206 or headers.get("Accept-Ranges") == "bytes"
+        if self._response.status == 206:
+            total = str(headers.get("Content-Range", "")).rpartition("/")[2]
+            self._length = int(total) if total.isdecimal() else None
+        self.beginning = b""
+        """Of what was read, up to BEGINNING_BYTES."""
+        self._head = b""
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the server says how long it is."""
+        return self._length is not None
+
+    def head(self) -> bytes:
+        """The first bytes: all that came with the first packets, at least a few. They will be read again."""
+        while len(self._head) < 16 and (more := self._response.read1(HEAD_BYTES)):
+            self._head += more
+        return self._head
+
+    def raw_kind(self) -> str | None:
+        """FFmpeg's name of a stream that begins with the parameters of H.264 or HEVC, in no container."""
+        start = re.match(rb"\x00\x00\x00?\x01(.)", self.head(), re.DOTALL)
+        first = start.group(1)[0] if start else 0x80
+        if first & 0x80:
+            return None
+        return "h264" if first & 0x1F in (7, 9) else "hevc" if first >> 1 in (32, 33, 35) else None
+
+    def read(self, size: int) -> bytes:
+        """What has come, at most `size` bytes, without waiting for that many; OSError where it breaks off."""
+        self._go_to(self._wanted)
+        data = self._read(size)
+        self._wanted = self._position
+        return data
+
+    def _read(self, size: int) -> bytes:
+        if self._position < len(self._head):
+            data = self._head[self._position : self._position + size]
+        else:
+            data = self._read_on(size)
+        if self._position == len(self.beginning) < BEGINNING_BYTES:
+            self.beginning += data
+        self._position += len(data)
+        return data
+
+    def _read_on(self, size: int) -> bytes:
+        try:
+            data: bytes = self._response.read1(size)
+        except (http.client.HTTPException, ValueError) as error:  # ValueError: closed by another thread
+            raise OSError(f"the answer broke off: {type(error).__name__}") from error
+        if not data and size and self._response.length:
+            raise OSError(f"the answer broke off, {self._response.length:,} bytes before its end")
+        return data
+
+    def seekable(self) -> bool:
+        return self._length is not None and (self._gives_parts or self._length <= SHORT_BYTES)
+
+    def tell(self) -> int:
+        return self._wanted
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        """Read on from another byte; nothing is fetched before the next `read`."""
+        assert self._length is not None, "what has no end is not seekable"
+        self._wanted = position + (0, self._wanted, self._length)[whence]
+        return self._wanted
+
+    def _go_to(self, position: int) -> None:
+        """OSError where the server does not give a part that it promised."""
+        ahead = position - self._position
+        if 0 <= position < len(self._head) and self._position <= len(self._head):
+            self._position = position
+        elif ahead < 0 or (ahead > SHORT_SEEK and self._gives_parts):
+            start = min(position, self._length or 0) if self._gives_parts else 0
+            if start == self._length:
+                self._position = position
+                return
+            self._response.close()
+            self._response = self._ask(start)
+            if start and self._response.status != 206:
+                raise OSError("the server does not give a part of the file")
+            self._head, self._position = b"", start
+        while self._position < position and self._read(min(CHUNK, position - self._position)):
+            pass
+
+    def close(self) -> None:
+        self._response.close()
+
+
+def fetch(address: Address, sockets: Sockets, *, place: str | None = None, seconds: float) -> Body:
+    """The body behind an http(s) address; OSError for anything but an answer.
+
+    Args:
+        place: the only IP address to connect to; then redirects are not followed, nor a proxy used.
+        seconds: longest silence.
+    """
+    opener = _opener(address, sockets, place)
+
+    def ask(start: int) -> Any:
+        request = urllib.request.Request(address.without_login, headers={**HEADERS, "Range": f"bytes={start}-"})
+        try:
+            response = opener.open(request, timeout=seconds)
+        except urllib.error.HTTPError as error:
+            error.close()
+            is_redirect = 300 <= error.code < 400
+            raise OSError(f"HTTP {error.code}: {'a redirect, not followed' if is_redirect else error.reason}") from None
+        except urllib.error.URLError as error:
+            raise OSError(f"no answer: {getattr(error.reason, 'strerror', None) or error.reason}") from None
+        except (http.client.HTTPException, ValueError) as error:  # their words repeat the address
+            raise OSError(f"no answer that is HTTP ({type(error).__name__})") from None
+        if response is None:  # nothing here opens the scheme it was sent to
+            raise OSError("a redirect to something else than http")
+        return response
+
+    return Body(ask)
+
+
+def _opener(address: Address, sockets: Sockets, place: str | None) -> urllib.request.OpenerDirector:
+    """Speaks http and https, nothing else that a redirect may name."""
+    opener = urllib.request.OpenerDirector()
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    if (login := address.user_and_password) is not None:
+        passwords.add_password(None, address.without_login, *login)
+    handlers = [
+        _Handler(sockets, place),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDigestAuthHandler(passwords),
+        urllib.request.HTTPBasicAuthHandler(passwords),
+    ]
+    if place is None:
+        handlers += [urllib.request.HTTPRedirectHandler(), urllib.request.ProxyHandler()]
+    for handler in handlers:
+        opener.add_handler(handler)
+    return opener
+
+
+class _Handler(urllib.request.AbstractHTTPHandler):
+    """urllib's way to a server, over connections that are pinned to `place` and known to `sockets`."""
+
+    def __init__(self, sockets: Sockets, place: str | None) -> None:
+        super().__init__()
+        self._sockets, self._place = sockets, place
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(self._connection, request)
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(self._secure_connection, request)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def _connection(self, host: str, **settings: Any) -> http.client.HTTPConnection:
+        return self._pinned(http.client.HTTPConnection(host, **settings))
+
+    def _secure_connection(self, host: str, **settings: Any) -> http.client.HTTPConnection:
+        context = ssl.create_default_context()
+        if self._place is None:  # cameras sign their certificates themselves
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return self._pinned(_SecureConnection(host, context=context, **settings))
+
+    def _pinned(self, connection: Any) -> http.client.HTTPConnection:
+        def create(place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
+            return self._sockets.add(socket.create_connection((self._place or place[0], place[1]), timeout, source))
+
+        connection._create_connection = create  # what http.client calls to connect
+        connection.sockets = self._sockets
+        return connection
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    sockets: Sockets
+
+    def connect(self) -> None:
+        super().connect()
+        self.sockets.add(self.sock)  # it has taken the place of the plain one

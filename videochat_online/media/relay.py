@@ -1,0 +1,60 @@
+"""A pipe between FFmpeg and an RTSP server, which can be closed at any moment, and through which no redirect comes.
+
+FFmpeg cannot be woken while it waits, and follows a redirect wherever it leads. Here it speaks with a port of this
+machine; what comes from the server passes on, if need be only until it holds a "Location:" line, as a redirect does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+
+from .fetching import Sockets
+
+CHUNK = 2**16
+REDIRECT = b"\nlocation:"
+
+
+def relay(place: str, port: int, sockets: Sockets, *, is_secure: bool, is_checked: bool, seconds: float) -> int:
+    """A port of the loopback address that leads to `place` once; it ends with `sockets`. OSError where nobody answers.
+
+    `is_checked`: a redirect ends it. `seconds`: to connect.
+    """
+    server = sockets.add(socket.create_connection((place, port), seconds))
+    if is_secure:  # cameras sign their certificates themselves, so they are not checked, as by FFmpeg
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        server = sockets.add(context.wrap_socket(server))
+    server.settimeout(None)
+    door = sockets.add(socket.create_server(("127.0.0.1", 0)))
+    door.settimeout(seconds)
+    threading.Thread(target=_work, args=(door, server, sockets, is_checked), name="rtsp relay", daemon=True).start()
+    return int(door.getsockname()[1])
+
+
+def _work(door: socket.socket, server: socket.socket, sockets: Sockets, is_checked: bool) -> None:
+    with door, server, contextlib.suppress(OSError):
+        client = sockets.add(door.accept()[0])
+        with client:
+            client.settimeout(None)
+            back = threading.Thread(target=_pump, args=(server, client, is_checked), name="rtsp relay", daemon=True)
+            back.start()
+            _pump(client, server, False)
+            back.join()
+
+
+def _pump(source: socket.socket, target: socket.socket, is_checked: bool) -> None:
+    """Bytes from one to the other until either ends; then both end."""
+    seen = b""
+    with contextlib.suppress(OSError):
+        while data := source.recv(CHUNK):
+            if is_checked:
+                seen = seen[-len(REDIRECT) :] + data.replace(b"\r", b"").lower()
+                if REDIRECT in seen:
+                    break
+            target.sendall(data)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
