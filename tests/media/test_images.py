@@ -170,6 +170,9 @@ def test_animations_are_limited(num_frames: int, side: int, tmp_path: Path, monk
     (tmp_path / "long.gif").write_bytes(endless_gif(num_frames, side, side))
     with pytest.raises(MediaError, match=r"long\.gif: has more than [\d,]+ frames of \d+x\d+ pixels; expected"):
         open_video(tmp_path / "long.gif")
+    (tmp_path / "long.gif").write_bytes(endless_gif(2, 9000, 4000))
+    with pytest.raises(MediaError, match=r"has pictures of 9000x4000; expected at most 35,389,440 pixels"):
+        open_video(tmp_path / "long.gif")
     (tmp_path / "long.gif").write_bytes(endless_gif(20, side, side))
     assert len(open_video(tmp_path / "long.gif")) == 20
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .picture import begin_image, upright_rgb
+from .picture import MAX_PIXELS, begin_image, upright_rgb
 from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, reading
 
 IMAGE_SUFFIXES = frozenset(
@@ -197,6 +197,9 @@ def open_image_file(path: Path, *, size: tuple[int, int] | None = None, strict: 
     with begin_image(path, path) as image, reading(path, "is broken", A_WHOLE_IMAGE):
         # Several pictures in a JPEG are no animation: the others are views, depths or previews of the first.
         is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        is_named = path.suffix.lower() in IMAGE_SUFFIXES
+    if (is_animated or not is_named) and image.width * image.height > MAX_PIXELS:
+        raise MediaError.about(path, f"has pictures of {image.width}x{image.height}", f"at most {MAX_PIXELS:,} pixels")
     if is_animated:
         return AnimationReader(path, size=size)
     return ImageListReader(str(path), [path], size=size, strict=strict)

@@ -29,7 +29,8 @@ Steps = tuple[tuple[str, str], ...]
 NO_CONVERSION = "cannot be converted to RGB"
 SAFE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What PIL may open. Of its other formats some start programs (EPS: Ghostscript), and few files have them."""
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+MAX_PIXELS = 8192 * 4320
+"""Of a frame of a video or an animation, and of a picture that is sent: the largest films there are."""
 JPEG_END = b"\xff\xd9"
 JPEG_SCAN = b"\xff\xda"
 
@@ -122,14 +123,15 @@ def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
 def begin_image(file: Any, name: object, *, expected: str = "an image file") -> Image.Image:
     """The image called `name` (a path or a readable object) with its size; its pixels are not read yet.
 
-    MediaError where it is no image, or one of more than twice MAX_PIXELS pixels.
+    MediaError where it is no image, or a bomb: of more pixels than PIL takes.
     """
     with reading(name, "is broken or not an image", expected):
         try:
             Image.init()
             image = Image.open(file, formats=[kind for kind in SAFE_FORMATS if kind in Image.OPEN])
         except Image.DecompressionBombError as error:
-            raise MediaError.about(name, f"is too large ({error})", f"at most {2 * MAX_PIXELS:,} pixels") from error
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise MediaError.about(name, f"is too large ({error})", f"at most {most:,} pixels") from error
         except Image.UnidentifiedImageError as error:  # whose text names the file again, or an object in memory
             raise MediaError.about(name, "is broken or not an image", expected) from error
     return image

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..media.picture import begin_image, upright_rgb
+from ..media.picture import MAX_PIXELS, begin_image, upright_rgb
 from .limits import NotAllowed, TooLarge, UnknownSession
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 PREFIX = "videochat-online-server-"
 CANNOT_LOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF)
 """Some network file systems: their folders go with the server, but not where it is killed."""
-MAX_PIXELS = 8192 * 4320
 log = logging.getLogger(__name__)
 
 
