@@ -39,9 +39,10 @@ class Writer:
 class Broadcast:
     """An encoder that runs in real time; every viewer gets a connection of its own, with a key frame first."""
 
-    def __init__(self, *, fps: int = FPS, gop: int = 5) -> None:
+    def __init__(self, *, fps: int = FPS, gop: int = 5, age: float = 0.0) -> None:
+        """`age`: seconds ago that it began."""
         self.fps, self.gop = fps, gop
-        self.began = time.monotonic()
+        self.began = time.monotonic() - age
         self.is_over = threading.Event()
 
     @property

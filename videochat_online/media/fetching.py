@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from .addresses import Address
 
@@ -26,6 +27,8 @@ CHUNK = SHORT_SEEK = 2**16
 """Bytes that are rather read and thrown away than asked for again."""
 SHORT_BYTES = 2**26
 """A file no longer than this is fetched again from its beginning where the server gives no parts."""
+UNQUOTED = "%/:=&?~#+!$,;'@()*[]"
+"""What stands in paths and queries as it is; the rest (blanks, accents) is written as %XX."""
 HEADERS = {"User-Agent": "videochat-online", "Accept": "*/*"}
 
 
@@ -164,9 +167,11 @@ def fetch(address: Address, sockets: Sockets, *, place: str | None = None, secon
         seconds: longest silence.
     """
     opener = _opener(address, sockets, place)
+    host, slash, path = address.place.partition("/")
+    url = f"{address.scheme}://{host}{slash}{quote(path, safe=UNQUOTED)}"
 
     def ask(start: int) -> Any:
-        request = urllib.request.Request(address.without_login, headers={**HEADERS, "Range": f"bytes={start}-"})
+        request = urllib.request.Request(url, headers={**HEADERS, "Range": f"bytes={start}-"})
         try:
             response = opener.open(request, timeout=seconds)
         except urllib.error.HTTPError as error:

@@ -37,10 +37,8 @@ SEEN_SOON = {"analyzeduration": "2000000", "fpsprobesize": "0"}
 """FFmpeg options: open as soon as codec and size are known; else it reads 20 frames to guess the frame rate."""
 FEW_BYTES = {"probesize": "32"}
 """... after the first packet, where it is known what comes."""
-OPTIONS = {
-    "rtsp": {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", "allowed_media_types": "video"} | FEW_BYTES,
-    "udp": {"overrun_nonfatal": "1"},
-}
+RTSP = {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", "allowed_media_types": "video", **FEW_BYTES}
+OPTIONS = {"rtsp": RTSP, "rtsps": RTSP, "udp": {"overrun_nonfatal": "1"}}
 PINNED = {
     "format_whitelist": "rtsp,rtp,sdp,mov,mp4,matroska,webm,mpegts,flv,live_flv,avi,mpjpeg,mjpeg,h264,hevc",
     "rtsp_transport": "tcp",
@@ -55,6 +53,8 @@ NO_TIMES = 0x80
 """AVFMT_NOTIMESTAMPS: a container without a clock, such as JPEGs one after another."""
 BURST_SECONDS = 5.0
 """Of pictures without times that may come at once, all to be shown."""
+JITTER_SECONDS = 0.05
+"""How much too early a picture with a time may be, and still be shown."""
 HURRY_SECONDS = 2.0
 """A stream that has not been waited for so long comes faster than it is decoded."""
 BLOCKED_SECONDS = 0.002
@@ -111,39 +111,41 @@ class NetworkStream(ReconnectingSource):
 
     def _open(self, connection: Connection, resources: ExitStack) -> tuple[InputContainer, VideoStream]:
         """The container and its video stream; says of the connection whether what it reads has an end."""
-        sockets = Sockets()
-        connection.on_leave(sockets.close)
-        resources.callback(sockets.close)
         # 1. what we fetch ourselves, FFmpeg reads from us; the rest it fetches by itself
-        place: Any = self._parts.url
-        body = kind = None
         with reading(self.name, CANNOT_BE_READ, A_STREAM, errors=OSError):
-            if self.scheme in ("http", "https"):
-                body = fetch(self._parts, sockets, place=self.place, seconds=self.timeouts.read)
-                resources.callback(body.close)
-                if self._is_playlist(body):
-                    place = self._parts.url if self._parts.login else body.address
-                    body.close()
-                    body = None
-                else:
-                    place, kind = _UntilLeft(body, connection), body.raw_kind()
-            elif self.scheme in RTSP_PORTS:
-                place = self._relayed_url(sockets)
+            place, body = self._connect(connection, resources)
+        kind = None if body is None else body.raw_kind()
         # 2. the container and its video
-        options = SEEN_SOON | NEWEST_SEGMENT | OPTIONS.get(self.scheme.removesuffix("s"), {})
+        options = SEEN_SOON | NEWEST_SEGMENT | OPTIONS.get(self.scheme, {}) | (FEW_BYTES if kind else {})
         options |= {"protocol_whitelist": PROTOCOLS[self.scheme]} | (PINNED if self.place else {}) | self._options
-        options |= FEW_BYTES if kind else {}
         limits = (self.timeouts.open, self.timeouts.read)
         container = resources.enter_context(
             open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=options, timeout=limits, kind=kind)
         )
-        # 3. is it a file? FFmpeg announces a length for fragments that go on coming, too
+        stream = video_stream(container, self.name, A_STREAM, num_threads=1)
+        # 3. is it a file? FFmpeg announces a length for fragments of a live stream, too
         is_announced = bool(container.duration and container.duration > 0)
         if body is not None:
             connection.has_end = body.has_end or (is_announced and b"mvex" not in body.beginning)
         else:
-            connection.has_end = is_announced and container.format.name.startswith("hls")
-        return container, video_stream(container, self.name, A_STREAM, num_threads=1)
+            connection.has_end = is_announced and _is_hls(container)
+        return container, stream
+
+    def _connect(self, connection: Connection, resources: ExitStack) -> tuple[Any, Body | None]:
+        """What FFmpeg opens: an address, or what it reads from our own connection, with the body behind that."""
+        sockets = Sockets()
+        connection.on_leave(sockets.close)
+        resources.callback(sockets.close)
+        if self.scheme in RTSP_PORTS:
+            return self._relayed_url(sockets), None
+        if self.scheme not in ("http", "https"):
+            return self._parts.url, None
+        body = fetch(self._parts, sockets, place=self.place, seconds=self.timeouts.read)
+        resources.callback(body.close)
+        if not self._is_playlist(body):
+            return body, body
+        body.close()
+        return self._parts.url if self._parts.login else body.address, None
 
     def _is_playlist(self, body: Body) -> bool:
         """Whether this names other addresses; MediaError for one that must not, and for a web page."""
@@ -226,6 +228,10 @@ class NetworkStream(ReconnectingSource):
             raise MediaError.about(self.name, "holds no picture that can be decoded", A_STREAM)
 
 
+def _is_hls(container: InputContainer) -> bool:
+    return container.format.name.startswith("hls")
+
+
 class _Show:
     """How the pictures of one connection are shown: in real time where it is a file with times, else as they come."""
 
@@ -233,26 +239,27 @@ class _Show:
         self, container: InputContainer, stream: VideoStream, *, is_file: bool, is_sent: bool, name: str
     ) -> None:
         self.is_file = is_file
-        is_hls = container.format.name.startswith("hls")
+        is_hls = _is_hls(container)
         self._has_times = not container.format.flags & NO_TIMES
         self.is_paced = is_file and self._has_times
         self.comes_in_segments = is_hls and not is_file
         self.whole = WholePictures(stream, trusts_marks=not is_hls and not is_file)
         self.limit: RateLimit | BurstLimit = RateLimit(DISPLAY_FPS)
-        if not self._has_times:
-            self.limit = BurstLimit(DISPLAY_FPS, BURST_SECONDS)
+        if not self.is_paced:  # arrival is uneven
+            self.limit = BurstLimit(DISPLAY_FPS, JITTER_SECONDS if self._has_times else BURST_SECONDS)
         self.to_rgb = FrameConverter(name, fitting)
         self.num_frames = 0
         self._clock = FileClock() if self.is_paced else LiveClock()
         # What is sent may announce an end, and be a recording; or announce one and be none.
         self._end = container.duration / AV_TIME_BASE if is_sent and container.duration else None
-        self._began = self._moment = 0.0
+        self._began: float | None = None
+        self._moment = 0.0
 
     def due(self, frame: VideoFrame, now: float) -> tuple[float, float]:
         """The frame's seconds of the stream, and in how many seconds it is to be shown; `now` is of the stream."""
         moment = frame.time if self._has_times else None
         if moment is not None:
-            self._began = self._began if self.num_frames else moment
+            self._began = moment if self._began is None else self._began
             self._moment = moment
         self.num_frames += 1
         seconds = self._clock.seconds_of(moment, now)
@@ -261,18 +268,9 @@ class _Show:
     @property
     def is_near_its_end(self) -> bool:
         """Whether what is sent has come to the end that it announced."""
-        return self._end is not None and abs(self._moment - self._began - self._end) < END_SECONDS
-
-
-class _UntilLeft:
-    """Bytes that end when nobody waits for them any more, however slowly they come."""
-
-    def __init__(self, body: Body, connection: Connection) -> None:
-        self._body, self._connection = body, connection
-        self.seek, self.tell, self.seekable = body.seek, body.tell, body.seekable
-
-    def read(self, size: int) -> bytes:
-        return b"" if self._connection.left.is_set() else self._body.read(size)
+        if self._end is None or self._began is None:
+            return False
+        return abs(self._moment - self._began - self._end) < END_SECONDS
 
 
 class Camera(ReconnectingSource):

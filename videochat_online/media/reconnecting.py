@@ -102,7 +102,7 @@ class Connection:
             while not self._waiting and not self._is_done and not self.left.is_set():
                 if (remaining := self._until - time.monotonic()) <= 0:
                     what = f"no picture came for {self._patience:g} s"
-                    raise MediaError.about(self._name, what, "a stream whose pictures go on coming")
+                    raise MediaError.about(self._name, what, "a stream whose pictures keep coming")
                 self._changed.wait(remaining)
             if self.left.is_set():
                 return None

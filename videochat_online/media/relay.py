@@ -39,10 +39,11 @@ def _work(door: socket.socket, server: socket.socket, sockets: Sockets, is_check
         client = sockets.add(door.accept()[0])
         with client:
             client.settimeout(None)
-            back = threading.Thread(target=_pump, args=(server, client, is_checked), name="rtsp relay", daemon=True)
-            back.start()
+            back = (server, client, is_checked)
+            thread = threading.Thread(target=_pump, args=back, name="rtsp relay", daemon=True)
+            thread.start()
             _pump(client, server, False)
-            back.join()
+            thread.join()
 
 
 def _pump(source: socket.socket, target: socket.socket, is_checked: bool) -> None:
