@@ -34,6 +34,10 @@ class DataProblem:
     """The media it is about."""
     message: str
 
+    def __post_init__(self) -> None:
+        for name in ("data_set", "source", "message"):
+            object.__setattr__(self, name, _writable(getattr(self, name)))
+
     def __str__(self) -> str:
         place = self.data_set if self.row is None else f"{self.data_set}, row {self.row}"
         return f"{place}: {self.message}" if self.source in self.message else f"{place}: {self.source}: {self.message}"
@@ -135,7 +139,7 @@ def _check_set(
     place: int, data_set: DataSet, rows: Annotations, facts: dict[MediaKey, MediaFacts], problems: list[DataProblem]
 ) -> SetReport:
     """The counts of the set number `place`; what is wrong with its rows goes to `problems`."""
-    report = SetReport(data_set.name, len(rows), samples_of_set(len(rows), data_set.repeat_time))
+    report = SetReport(_writable(data_set.name), len(rows), samples_of_set(len(rows), data_set.repeat_time))
     media: dict[MediaKey, MediaFacts] = {}
     before = len(problems)
     for number in with_bar(range(len(rows)), len(rows), f"rows of {data_set.name}"):
@@ -236,6 +240,11 @@ def box_problem(text: str, size: tuple[int, int]) -> str | None:
         frame = f"of {width} x {height} pixels" if in_pixels else "(0 to 1)"
         return f"lies outside the frame {frame}, or is turned round: {match.group()}"
     return None
+
+
+def _writable(text: str) -> str:
+    """The text with half characters, which json may hold and nothing can be written with, as their numbers."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _clock(seconds: float) -> str:

@@ -19,6 +19,7 @@ from ..media.find import find_video
 from ..media.image_source import images_of_folder
 from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_fps, sample_uniform
+from ..media.source import reading
 from .sample import BOX_MARK, VIDEO_MARK, Box, Sample, SampleError, Turn, Video
 
 SAME_MOMENT = 1e-6
@@ -108,7 +109,8 @@ def open_reader(video: Video, root: Path, open_file: OpenFile) -> tuple[VideoRea
     """The reader of a video below `root`, and its frame files where it has such. MediaError if it cannot be read."""
     folder = root / video.path
     if video.files:  # below the video's folder, or below `root` itself
-        in_root = not (folder / video.files[0]).exists() and (root / video.files[0]).exists()
+        with reading(folder, "cannot be looked for", "a folder of frames", errors=OSError):  # too long a name, say
+            in_root = not (folder / video.files[0]).exists() and (root / video.files[0]).exists()
         files = [(root if in_root else folder) / name for name in video.files]
     else:
         path = find_video(folder)
