@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.data.bad_ends import end_badly
 from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec, write_video
+from videochat_online.data import looking
 from videochat_online.data.check import Report, box_problem, check_lists
+from videochat_online.data.formats import read_row
+from videochat_online.data.settings import DataSettings
 from videochat_online.media import decoding
-from videochat_online.media.source import MediaWarning
 
 from .conftest import at, talk
 
@@ -136,8 +140,9 @@ def test_what_is_cut_off_is_a_problem_where_strict(write_list: Any, media: Path)
     media_of_rows = ({"video": "cut.avi"}, {"image": "cut.jpg"})
     rows = [{**named, "conversations": talk("Q", "A")} for named in media_of_rows]
     path = write_list({"cut": rows})
-    with pytest.warns(MediaWarning, match="is cut off"):
-        assert check_lists([path], num_workers=1).problems == []
+    report = check_lists([path], num_workers=1)
+    assert report.problems == []
+    assert report.warnings[0].row == 0 and "is cut off" in report.warnings[0].message
     report = check_lists([path], num_workers=1, strict=True)
     assert [any("cut" in text for text in problems(report, row)) for row in (0, 1)] == [True, True]
 
@@ -167,11 +172,9 @@ def test_lists_and_annotations_are_part_of_the_report(write_list: Any, tmp_path:
 
 
 def test_workers_find_the_same(write_list: Any, bad_media: None, monkeypatch: pytest.MonkeyPatch):
-    import videochat_online.data.check as check
-
     path = write_list({"bad": [row for row, _ in BAD.values()]})
     alone = check_lists([path], num_workers=1)
-    monkeypatch.setattr(check, "ONE_PROCESS_FILES", 0)
+    monkeypatch.setattr(looking, "ONE_PROCESS_FILES", 0)
     assert check_lists([path], num_workers=2) == alone
 
 
@@ -206,3 +209,68 @@ def test_our_own_mistakes_are_no_problem_of_a_file(write_list: Any, monkeypatch:
     monkeypatch.setattr(decoding.PyavReader, "_restart", mistake)
     with pytest.raises(AttributeError, match="a bug of ours"):
         check_lists([write_list({"good": GOOD})], num_workers=1)
+
+
+# --- --decode
+
+
+@pytest.fixture
+def damaged(media: Path) -> dict[str, Path]:
+    """Videos of 20 frames, 4 a second: whole, with its second half overwritten, and with its last third missing."""
+    paths = {name: media / f"{name}.mp4" for name in ("whole", "spoilt", "cut")}
+    data = write_video(paths["whole"]).read_bytes()
+    start = data.index(b"mdat") + 4
+    half, third = (start + (len(data) - start) * part // 6 for part in (3, 4))
+    paths["spoilt"].write_bytes(data[:half] + bytes(byte ^ 0x5A for byte in data[half:]))
+    paths["cut"].write_bytes(data[:third])
+    return paths
+
+
+def test_what_training_shows_is_decoded(write_list: Any, damaged: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    """The frames of clip.py, each once, whatever number of rows shows it."""
+    decoded: list[int] = []
+    image = decoding.PyavReader._image
+    monkeypatch.setattr(decoding.PyavReader, "_image", lambda self, n: decoded.append(n) or image(self, n))
+    talks = {"conversations": talk("<video>\nQ", "A")}
+    samples = {
+        (0, n): read_row(row)
+        for n, row in enumerate([{"video": "whole.mp4", **talks}, {"video": "whole.mp4", "clip": [2.2, 4], **talks}])
+    }
+    key = (damaged["whole"].parent, samples[0, 0].video)
+    facts = looking.look_at(key, samples, settings=DataSettings(fps=1.0))
+    assert (facts.problem, dict(facts.row_problems), facts.num_decoded) == (None, {}, len(decoded))
+    assert decoded == [2, 6, 10, 11, 14, 15, 18]
+    decoded.clear()
+    looking.look_at(key, samples, settings=DataSettings(fps=1.0, num_frames=1))
+    assert len(decoded) == 2
+
+
+def test_damage_is_a_warning_or_a_problem(write_list: Any, damaged: dict[str, Path]):
+    rows = [{"video": path.name, "conversations": talk("<video>\nQ", "A")} for path in damaged.values()]
+    rows += [{"image": "small.png", "conversations": talk("Q", "A")}]
+    rows += [{"video": "video", "clip": [1, 3], "conversations": at(0.2, "Q", "A")}]
+    path = write_list({"set": rows})
+    report = check_lists([path], num_workers=2, decode=DataSettings())
+    assert {problem.row for problem in report.problems} == {4}
+    assert "lies before the part shown" in problems(report, 4)[0] and "nothing has been seen" in problems(report, 4)[1]
+    assert {warning.row for warning in report.warnings} == {1, 2}
+    strict = check_lists([path], num_workers=2, decode=DataSettings(), strict=True)
+    assert {problem.row for problem in strict.problems} == {1, 2, 4} and not strict.warnings
+
+
+def test_a_file_that_ends_its_process_is_a_line_of_the_report(write_list: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(looking, "look_at", end_badly)
+    monkeypatch.setattr(looking, "LONGEST_SILENCE", 0.5)
+    names = ("a.png", "crash.png", "b.png", "hang.png", "c.png", "crash2.png")
+    path = write_list({"set": [{"image": name, "conversations": talk("Q", "A")} for name in names]})
+    report = check_lists([path], num_workers=2, decode=DataSettings())
+    assert [str(problem) for problem in report.problems] == [
+        "set, row 1: crash.png: ends the process that reads it (signal SIGSEGV); expected a file that can be read",
+        "set, row 3: hang.png: hangs: nothing came of it in 0.5 s; expected a file that can be read",
+        "set, row 5: crash2.png: ends the process that reads it (signal SIGSEGV); expected a file that can be read",
+    ]
+    assert not multiprocessing.active_children()
+    path = write_list({"set": [{"image": "bug.png", "conversations": talk("Q", "A")}]})
+    with pytest.raises(AttributeError, match="a bug of ours"):
+        check_lists([path], num_workers=2, decode=DataSettings())
+    assert not multiprocessing.active_children()

@@ -124,3 +124,13 @@ def test_a_sheet_has_rows_of_eight():
     sheet = contact_sheet(pictures, [str(n) for n in range(9)])
     assert sheet.size == (8 * (THUMBNAIL + MARGIN) + MARGIN, 2 * (THUMBNAIL + CAPTION_HEIGHT + MARGIN) + MARGIN)
     assert sheet.getpixel((MARGIN + 5, 2 * MARGIN + THUMBNAIL + CAPTION_HEIGHT + 5)) == (8, 0, 0)
+
+
+def test_check_decodes_what_training_shows(write_list: Any, capsys: pytest.CaptureFixture):
+    flags = ("--decode", "--num-frames", 3, "--workers", 2)
+    assert run("check", write_list({"set": ROWS}), *flags) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "3 frames and images decoded: no problems"
+    assert run("check", write_list({"set": [*ROWS, *BAD]}), *flags) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "3 frames and images decoded: 2 problems"
+    with pytest.raises(ValueError, match="--fps must be above 0, got 0"):
+        run("check", write_list({"set": ROWS}), "--decode", "--fps", 0)

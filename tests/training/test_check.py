@@ -56,7 +56,8 @@ def test_all_problems_in_one_report(
     for problem in ("none.mp4", "online, row 1", "mine.json cannot be read", "--vision last:9: the encoder has 2"):
         assert problem in told
     assert "checkpoint-3: it has no complete.json" in told
-    assert told.splitlines()[-5] == "4 problems:"
+    assert "no weight would change" in told, "the plan of what can be read"
+    assert "5 problems:" in told.splitlines()
 
 
 @pytest.mark.parametrize("what", ["annotation", "list", "model"])
@@ -107,6 +108,7 @@ def test_texts_that_are_too_long_are_named(model: Path, tmp_path: Path, capsys: 
     assert check(model, data, tmp_path / "run", *quick, "--max-length", "10") == 1
     printed = capsys.readouterr().out
     assert printed.count("expected at most max_length=10: its text is too long") == 3 and "online, row 2: " in printed
+    assert "too long         3 of 3 samples, for --max-length 10: 3 refused, 0 shown with fewer pictures" in printed
     assert not frames.exists()
     rows = json.loads((tmp_path / "rows.json").read_text())
     rows[1]["conversations"][0]["value"] = "Why? " * 500  # one of three, where one of three may fail
@@ -114,6 +116,50 @@ def test_texts_that_are_too_long_are_named(model: Path, tmp_path: Path, capsys: 
     assert check(model, data, tmp_path / "run", *quick, "--max-length", "400", "--max-failed-share", "0.4") == 0
     printed = capsys.readouterr().out
     assert "1 warning:" in printed and "online, row 1: needs" in printed and printed.endswith("no problems\n")
+
+
+def test_samples_shown_with_fewer_pictures_are_named(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    data = write_online_list(tmp_path, 3)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows[0]["video"] = "none.mp4"  # that is a problem of the data, and no misfit
+    rows[1]["conversations"][0]["value"] = "Why? " * 30
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    quick = ["--global-batch-size", "1", "--epochs", "20", "--num-workers", "0", "--max-length", "160"]
+    assert check(model, data, tmp_path / "run", *quick) == 1
+    printed = capsys.readouterr().out
+    assert "too long         1 of 3 samples, for --max-length 160: 0 refused, 1 shown with fewer pictures" in printed
+    expected = "expected at most max_length=160: it is shown with 2"
+    assert f"1 warning:\n  online, row 1: needs 184 tokens with 5 pictures, {expected}\n1 problem:\n" in printed
+    assert not caplog.records
+
+
+def test_wrong_settings_do_not_hide_wrong_data(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write_online_list(tmp_path, 3)
+    (tmp_path / "rows.json").write_text((tmp_path / "rows.json").read_text().replace("sample.mp4", "gone.mp4", 1))
+    assert check(model, data, tmp_path / "run", "--fps", "0", "--vision", "some", "--warmup", "-1") == 1
+    printed = capsys.readouterr().out
+    for problem in ("gone.mp4: does not exist", "--fps must be above 0", "--vision must be one of", "--warmup must be at"):
+        assert problem in printed
+    (tmp_path / "run.yaml").write_text("fpss: 1\nnum_frames: many\n")
+    assert check(model, data, tmp_path / "run", "--config", str(tmp_path / "run.yaml")) == 1
+    printed = capsys.readouterr().out
+    for problem in ("gone.mp4: does not exist", "unknown setting 'fpss'", "num_frames must be of type int"):
+        assert problem in printed
+
+
+def test_a_torn_list_does_not_hide_the_rest(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write_online_list(tmp_path, 3)
+    entries = json.loads(data.read_text())
+    entries["torn"] = entries["online"] | {"annotation": "torn.json"}
+    data.write_text(json.dumps(entries))
+    (tmp_path / "torn.json").write_text("[{")
+    flags = ["--global-batch-size", "7", "--num-processes", "4", "--num-workers", "0", "--max-length", "10"]
+    assert check(model, data, data / "run", *flags) == 1
+    printed = capsys.readouterr().out
+    for problem in ("torn.json, line 1", "--global-batch-size 7 must be a multiple", "online, row 2: needs", "not a folder"):
+        assert problem in printed
 
 
 def test_a_checkpoint_of_other_annotations_is_a_problem(

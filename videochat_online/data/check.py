@@ -6,47 +6,23 @@ All problems come in one report. Each file is opened once, however many rows nam
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ..media.readers import MediaError, open_image, open_video
-from .clip import open_reader
 from .formats import read_row
 from .layout import check_placeholders
+from .looking import MediaFacts, MediaKey, Row, look_at_all, with_bar
 from .registry import Annotations, DataSet, collect_lists
 from .sample import Sample, SampleError, Video
 from .sampler import samples_of_set
+from .settings import DataSettings
 
 SLACK_SECONDS = 1.0
 """A clip or question may lie this much past the end: annotations round, and containers differ in the last frame."""
-ONE_PROCESS_FILES = 16
-"""Up to this many files, starting processes takes longer than reading."""
 NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 BOX = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
-
-MediaKey = tuple[Path, Video | str]
-"""(data root, a video or the name of a still image)."""
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class MediaFacts:
-    """What was found at one file, folder or list of frames."""
-
-    problem: str | None = None
-    duration: float = 0.0
-    """Seconds; of a still image 0."""
-    num_frames: int = 0
-    size: tuple[int, int] = (0, 0)
-    """(W, H) pixels."""
-    file_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +33,10 @@ class DataProblem:
     source: str
     """The media it is about."""
     message: str
+
+    def __post_init__(self) -> None:
+        for name in ("data_set", "source", "message"):
+            object.__setattr__(self, name, _writable(getattr(self, name)))
 
     def __str__(self) -> str:
         place = self.data_set if self.row is None else f"{self.data_set}, row {self.row}"
@@ -88,12 +68,16 @@ class SetReport:
 class Report:
     sets: list[SetReport]
     problems: list[DataProblem]
+    warnings: list[DataProblem] = field(default_factory=list)
+    """What is damaged, while the rest can be read; said once a file, of the first row that names it."""
+    num_decoded: int | None = None
+    """Still images, and frames that training shows; None where frames were not decoded."""
 
     def to_dict(self) -> dict[str, Any]:
         return {"ok": not self.problems, **asdict(self)}
 
     def as_table(self) -> str:
-        """Counts of each set, then every problem on its own line."""
+        """Counts of each set, then every warning and problem on its own line, then how many there are."""
         counts = ("rows", "samples", "questions", "images", "videos")
         cells = [["set", *counts, "duration", "problems"]]
         for one in self.sets:
@@ -101,16 +85,24 @@ class Report:
             cells.append([one.name, *numbers, _clock(one.seconds), str(one.problems)])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
-        count = len(self.problems)
-        summary = "no problems" if count == 0 else f"{count} problem{'s' if count > 1 else ''}:"
-        return "\n".join([*lines, "", summary, *(f"  {problem}" for problem in self.problems)])
+        counted = []
+        for what, found in (("warning", self.warnings), ("problem", self.problems)):
+            if found:
+                counted.append(f"{len(found)} {what}{'s' if len(found) > 1 else ''}")
+                lines += ["", f"{counted[-1]}:", *(f"  {one}" for one in found)]
+        if not self.problems:
+            counted.insert(0, "no problems")
+        decoded = "" if self.num_decoded is None else f"{self.num_decoded:,} frames and images decoded: "
+        return "\n".join([*lines, "", decoded + ", ".join(counted)])
 
 
-def check_lists(paths: Iterable[str], *, num_workers: int, strict: bool = False) -> Report:
+def check_lists(
+    paths: Iterable[str], *, num_workers: int, strict: bool = False, decode: DataSettings | None = None
+) -> Report:
     """Everything that is wrong with the data of some lists; `num_workers` processes read the files.
 
-    `strict`: what is damaged or cut off is a problem, too; training reads what can be decoded of it.
-    ValueError where one of these processes dies.
+    `strict`: what is damaged or cut off is a problem, not a warning; training reads what can be decoded of it.
+    `decode`: decode the frames that training with these settings shows.
     """
     # 1. the lists and their annotations
     data_sets, list_problems = collect_lists(paths)
@@ -122,57 +114,42 @@ def check_lists(paths: Iterable[str], *, num_workers: int, strict: bool = False)
         except ValueError as error:
             problems.append(DataProblem(data_set.name, None, str(data_set.annotation), str(error)))
     # 2. every file that they name, once
-    keys = list(dict.fromkeys(key for data_set, rows in loaded for key in _media_of_set(data_set, rows)))
-    facts = _look_at_all(keys, num_workers, strict=strict)
+    users: dict[MediaKey, list[Row]] = {}
+    for number, (data_set, rows) in enumerate(loaded):
+        for row, key in _media_of_set(data_set, rows):
+            users.setdefault(key, []).append((number, row))
+
+    def samples_of(key: MediaKey) -> dict[Row, Sample]:
+        return {(number, row): read_row(loaded[number][1][row]) for number, row in users[key] if decode}
+
+    facts = look_at_all(list(users), samples_of, num_workers=num_workers, strict=strict, settings=decode)
+    warnings = [
+        DataProblem(loaded[number][0].name, row, _name(media), message)
+        for (root, media), found in facts.items()
+        for number, row in users[root, media][:1]
+        for message in found.warnings
+    ]
     # 3. every row against its files
-    reports = [_check_set(data_set, rows, facts, problems) for data_set, rows in loaded]
-    return Report(reports, problems)
-
-
-def _look_at_all(keys: list[MediaKey], num_workers: int, *, strict: bool) -> dict[MediaKey, MediaFacts]:
-    look = partial(look_at, strict=strict)
-    if num_workers <= 1 or len(keys) <= ONE_PROCESS_FILES:
-        return {key: look(key) for key in _with_bar(keys, len(keys), "files")}
-    try:
-        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-            results = pool.map(look, keys, chunksize=8)
-            return dict(zip(keys, _with_bar(results, len(keys), "files"), strict=True))
-    except BrokenProcessPool as error:
-        message = "a process that reads files died, of memory or of a damaged file; --workers 1 shows at which"
-        raise ValueError(message) from error
-
-
-def look_at(key: MediaKey, *, strict: bool = False) -> MediaFacts:
-    """Open one file, or all frames of a folder or list."""
-    root, media = key
-    try:
-        if isinstance(media, str):
-            return MediaFacts(size=open_image(root / media, strict=strict).size, num_frames=1)
-        reader, files = open_reader(media, root, partial(open_video, num_threads=1, strict=strict))
-        with reader:
-            for file in files:
-                open_image(file, strict=strict)
-            names = tuple(file.name for file in files)
-            return MediaFacts(None, reader.duration, reader.num_frames, reader.size, names)
-    except (MediaError, SampleError, OSError) as error:
-        return MediaFacts(str(error))
+    reports = [_check_set(number, *one, facts, problems) for number, one in enumerate(loaded)]
+    num_decoded = sum(found.num_decoded for found in facts.values()) if decode else None
+    return Report(reports, problems, warnings, num_decoded)
 
 
 def _check_set(
-    data_set: DataSet, rows: Annotations, facts: dict[MediaKey, MediaFacts], problems: list[DataProblem]
+    place: int, data_set: DataSet, rows: Annotations, facts: dict[MediaKey, MediaFacts], problems: list[DataProblem]
 ) -> SetReport:
-    """The counts of a set; what is wrong with its rows goes to `problems`."""
-    report = SetReport(data_set.name, len(rows), samples_of_set(len(rows), data_set.repeat_time))
+    """The counts of the set number `place`; what is wrong with its rows goes to `problems`."""
+    report = SetReport(_writable(data_set.name), len(rows), samples_of_set(len(rows), data_set.repeat_time))
     media: dict[MediaKey, MediaFacts] = {}
     before = len(problems)
-    for number in _with_bar(range(len(rows)), len(rows), f"rows of {data_set.name}"):
+    for number in with_bar(range(len(rows)), len(rows), f"rows of {data_set.name}"):
         try:
             sample = read_row(rows[number])
         except SampleError as error:
             problems.append(DataProblem(data_set.name, number, str(rows[number].get("video") or ""), str(error)))
             continue
         own = {key: facts[key] for key in _media_of(sample, data_set.data_root)}
-        problems += [DataProblem(data_set.name, number, *pair) for pair in _row_problems(sample, own)]
+        problems += [DataProblem(data_set.name, number, *pair) for pair in _row_problems(sample, own, (place, number))]
         media |= own
         report.kinds[sample.kind] = report.kinds.get(sample.kind, 0) + 1
         report.questions += len(sample.turns)
@@ -186,10 +163,11 @@ def _check_set(
     return report
 
 
-def _media_of_set(data_set: DataSet, rows: Annotations) -> Iterator[MediaKey]:
+def _media_of_set(data_set: DataSet, rows: Annotations) -> Iterator[tuple[int, MediaKey]]:
+    """(row, what it is about)"""
     for number in range(len(rows)):
         try:
-            yield from _media_of(read_row(rows[number]), data_set.data_root)
+            yield from ((number, key) for key in _media_of(read_row(rows[number]), data_set.data_root))
         except SampleError:
             continue  # reported when the rows are checked
 
@@ -201,17 +179,23 @@ def _media_of(sample: Sample, root: Path) -> Iterator[MediaKey]:
     yield from ((root, name) for name in dict.fromkeys(sample.images))
 
 
-def _row_problems(sample: Sample, facts: dict[MediaKey, MediaFacts]) -> Iterator[tuple[str, str]]:
-    """(media, what is wrong) of one sample and what was found of its media."""
+def _row_problems(sample: Sample, facts: dict[MediaKey, MediaFacts], row: Row) -> Iterator[tuple[str, str]]:
+    """(media, what is wrong) of the sample of a row and what was found of its media."""
     try:
         check_placeholders(sample)
     except SampleError as error:
         yield sample.name, str(error)
     for (_, media), found in facts.items():
         if found.problem:
-            yield (media if isinstance(media, str) else media.name), found.problem
+            yield _name(media), found.problem
         elif sample.video is not None:
             yield from ((sample.name, message) for message in _video_problems(sample, sample.video, found))
+            if row in found.row_problems:
+                yield sample.name, found.row_problems[row]
+
+
+def _name(media: Video | str) -> str:
+    return media if isinstance(media, str) else media.name
 
 
 def _video_problems(sample: Sample, video: Video, found: MediaFacts) -> Iterator[str]:
@@ -258,14 +242,12 @@ def box_problem(text: str, size: tuple[int, int]) -> str | None:
     return None
 
 
+def _writable(text: str) -> str:
+    """The text with half characters, which json may hold and nothing can be written with, as their numbers."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _clock(seconds: float) -> str:
     """h:mm:ss"""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def _with_bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
-    """The items, with a progress bar where stderr is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=what, unit="", file=sys.stderr, disable=None, leave=False)

@@ -19,6 +19,7 @@ from ..media.find import find_video
 from ..media.image_source import images_of_folder
 from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_fps, sample_uniform
+from ..media.source import reading
 from .sample import BOX_MARK, VIDEO_MARK, Box, Sample, SampleError, Turn, Video
 
 SAME_MOMENT = 1e-6
@@ -77,31 +78,39 @@ def open_clip(sample: Sample, root: Path, open_file: OpenFile) -> VideoClip:
     assert video is not None, f"a sample of kind {sample.kind!r} has no video to open"
     reader, files = open_reader(video, root, open_file)
     try:
-        # 1. the part that is used
-        start, end = video.clip or (0.0, reader.duration)
-        first = int(np.searchsorted(reader.timestamps, start - SAME_MOMENT, side="left"))
-        stop = int(np.searchsorted(reader.timestamps, end + SAME_MOMENT, side="right"))
-        if first >= stop:
-            lasts = f"{reader.name}, which lasts {reader.duration:.1f} s"
-            raise SampleError(f"the clip {start:g} to {end:g} s holds no frame of {lasts}")
-        clip = VideoClip(reader, reader.timestamps, first, stop, video.files or tuple(file.name for file in files))
-        # 2. the sample's clock: it starts with the clip, or shows a named frame file's time, or is the video's own
-        if video.reset_timestamps:
-            return replace(clip, times=clip.times - clip.times[first])
-        for turn in sample.turns:
-            if turn.image_file and turn.timestamp is not None:
-                return replace(clip, times=clip.times + (turn.timestamp - clip.time_of_file(turn.image_file)))
-        return clip
+        return cut_clip(sample, reader, files)
     except ValueError:
         reader.close()
         raise
+
+
+def cut_clip(sample: Sample, reader: VideoReader, files: Sequence[Path]) -> VideoClip:
+    """The sample's clip of its open video, whose frames are `files` where it has such. SampleError: see `open_clip`."""
+    video = sample.video
+    assert video is not None, f"a sample of kind {sample.kind!r} has no video to cut"
+    # 1. the part that is used
+    start, end = video.clip or (0.0, reader.duration)
+    first = int(np.searchsorted(reader.timestamps, start - SAME_MOMENT, side="left"))
+    stop = int(np.searchsorted(reader.timestamps, end + SAME_MOMENT, side="right"))
+    if first >= stop:
+        lasts = f"{reader.name}, which lasts {reader.duration:.1f} s"
+        raise SampleError(f"the clip {start:g} to {end:g} s holds no frame of {lasts}")
+    clip = VideoClip(reader, reader.timestamps, first, stop, video.files or tuple(file.name for file in files))
+    # 2. the sample's clock: it starts with the clip, or shows a named frame file's time, or is the video's own
+    if video.reset_timestamps:
+        return replace(clip, times=clip.times - clip.times[first])
+    for turn in sample.turns:
+        if turn.image_file and turn.timestamp is not None:
+            return replace(clip, times=clip.times + (turn.timestamp - clip.time_of_file(turn.image_file)))
+    return clip
 
 
 def open_reader(video: Video, root: Path, open_file: OpenFile) -> tuple[VideoReader, list[Path]]:
     """The reader of a video below `root`, and its frame files where it has such. MediaError if it cannot be read."""
     folder = root / video.path
     if video.files:  # below the video's folder, or below `root` itself
-        in_root = not (folder / video.files[0]).exists() and (root / video.files[0]).exists()
+        with reading(folder, "cannot be looked for", "a folder of frames", errors=OSError):  # too long a name, say
+            in_root = not (folder / video.files[0]).exists() and (root / video.files[0]).exists()
         files = [(root if in_root else folder) / name for name in video.files]
     else:
         path = find_video(folder)

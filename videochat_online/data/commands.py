@@ -45,12 +45,16 @@ def _add_check(commands: Any) -> None:
         "check",
         help="open every file and report every problem",
         description="Open every file that the lists name; check clips, timestamps, boxes, placeholders. All problems "
-        "come in one report, and the exit status is 1 if there are any. Of a video only the first frame is decoded.",
+        "come in one report, and the exit status is 1 if there are any. Of a video only the first frame is decoded, "
+        "unless --decode is given.",
         epilog="example: DATA_ROOT=/data ANNO_ROOT=/data/anno videochat-online data check anno_data/stage2_online.json",
     )
     parser.add_argument("lists", nargs="+", metavar="LIST", help="data-set list, a json file")
-    what = "report what is damaged or cut off, of which training reads what can be decoded"
+    what = "damaged and cut-off files are problems, not warnings; training reads what can be decoded of them"
     parser.add_argument("--strict", action="store_true", help=what)
+    what = "decode every frame that training would show; a file that crashes or hangs the decoder is a problem, too"
+    parser.add_argument("--decode", action="store_true", help=what)
+    _add_frames(parser)
     parser.add_argument("--json", metavar="FILE", help="write counts and problems to this file too")
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
     parser.add_argument("--workers", type=int, default=workers, help="processes that read files")
@@ -70,8 +74,7 @@ def _add_show(commands: Any) -> None:
     parser.add_argument("--set", dest="data_set", metavar="NAME", help="only this set")
     parser.add_argument("--model", default="pocket", help="whose prompt: 'pocket', a folder, or a hub id")
     parser.add_argument("--picture", metavar="FILE", help="save the frames on one sheet, with their times")
-    parser.add_argument("--fps", type=float, default=DataSettings.fps, help="frames shown a second")
-    parser.add_argument("--num-frames", type=int, default=DataSettings.num_frames, help="frames shown at most")
+    _add_frames(parser)
     parser.add_argument(
         "--frame-times",
         default=DataSettings.frame_times,
@@ -81,12 +84,19 @@ def _add_show(commands: Any) -> None:
     parser.set_defaults(run=run_show)
 
 
+def _add_frames(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fps", type=float, default=DataSettings.fps, help="frames shown a second")
+    parser.add_argument("--num-frames", type=int, default=DataSettings.num_frames, help="frames shown at most")
+
+
 def run_check(options: argparse.Namespace) -> int:
     from .check import check_lists
 
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
-    report = check_lists(options.lists, num_workers=options.workers, strict=options.strict)
+    settings = DataSettings(fps=options.fps, num_frames=options.num_frames)
+    decode = settings if options.decode else None
+    report = check_lists(options.lists, num_workers=options.workers, strict=options.strict, decode=decode)
     if options.json:
         write_json(Path(options.json), report.to_dict())
     print(report.as_table())

@@ -6,6 +6,7 @@ A text under a field is the help of its flag.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -21,7 +22,7 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """The defaults are the published recipe's. Raises SettingError for a value that a field cannot have."""
+    """The defaults are the published recipe's. Raises SettingError for all values that fields cannot have."""
 
     seed: int = 42
     """of every random choice: samples and their order, drop path, new weights"""
@@ -45,21 +46,28 @@ class DataSettings:
     """what reads video files: pyav, or decord (an extra; docs/performance.md says when it pays)"""
 
     def __post_init__(self) -> None:
+        if problems := list(self._problems()):
+            raise SettingError("; ".join(problems))
+
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with each field, all of it."""
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal:
-                self._require(name, getattr(self, name) in get_args(hint), f"one of {', '.join(get_args(hint))}")
+                expected = f"one of {', '.join(get_args(hint))}"
+                yield from self._unless(getattr(self, name) in get_args(hint), name, expected)
             elif hint is float:
-                self._require(name, math.isfinite(getattr(self, name)), "a finite number")
+                yield from self._unless(math.isfinite(getattr(self, name)), name, "a finite number")
         for name in ("num_frames", "max_length", "max_dynamic_patch"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
-            self._require(name, (whole and value >= 1) or (name == "max_dynamic_patch" and value is None), "at least 1")
-        self._require("fps", self.fps > 0, "above 0")
-        self._require("max_failed_share", 0 <= self.max_failed_share <= 1, "from 0 to 1")
+            is_right = (whole and value >= 1) or (name == "max_dynamic_patch" and value is None)
+            yield from self._unless(is_right, name, "at least 1")
+        yield from self._unless(self.fps > 0, "fps", "above 0")
+        yield from self._unless(0 <= self.max_failed_share <= 1, "max_failed_share", "from 0 to 1")
 
-    def _require(self, name: str, holds: bool, what: str) -> None:
+    def _unless(self, holds: bool, name: str, what: str) -> Iterator[str]:
         if not holds:
-            raise SettingError(f"{flag(name)} must be {what}, got {getattr(self, name)!r}")
+            yield f"{flag(name)} must be {what}, got {getattr(self, name)!r}"
 
 
 def flag(name: str) -> str:

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from ..data.check import Report, check_lists
+from ..data.dataset import UNREADABLE, ConversationDataset
+from ..data.looking import with_bar
+from ..data.registry import collect_lists
+from ..data.sample import SampleError
 from ..data.sampler import Lengths
 from ..data.settings import flag
 from .checkpoints import choose_checkpoint, skipped
@@ -27,16 +34,14 @@ from .plan import counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 
 if TYPE_CHECKING:
-    from ..data.dataset import ConversationDataset
     from ..model_config import VideoChatOnlineConfig
 
-TRIED_SAMPLES = 50
-"""Samples whose length --check finds out exactly; their media are opened."""
+NEARLY = 0.9
+"""Samples whose estimate reaches this share of --max-length are laid out to know: words may be denser than estimated."""
 
 
 def check_run(config: TrainingConfig, num_processes: int) -> int:
     """Print the plan and all problems; 1 where there are any."""
-    from ..data.check import check_lists
     from ..model.weights import load_config
     from ..processing import Processor
 
@@ -56,40 +61,63 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
     with noted(problems, f"--model {config.model}: "):
         model_config = load_config(config.model)
     # 3. the data lists and every file they name
-    report = check_lists(config.data, num_workers=config.num_workers) if config.data else None
-    if report is not None:
-        say(report.as_table())
-        problems += [f"--data: {len(report.problems)} problems, listed above"] if report.problems else []
-    # 4. steps
-    if model_config is not None and report is not None and not report.problems:
+    report = report_data(config.data, config.num_workers, problems)
+    # 4. samples and steps, of the sets that can be read
+    if model_config is not None and report is not None and report.sets:
         with noted(problems):
             processor = Processor.from_pretrained(config.model, model_config)
             uncached = replace(config, frame_cache="")  # nothing is written
-            dataset, _, plan = make_data(uncached, processor, model_config, num_processes)
-            lengths = plan.lengths
-            say(steps_text(plan))
-            for found, more in zip((problems, warnings), judge(plan), strict=True):
-                found += more
-            refused = refused_for_length(dataset)
-            (problems if len(refused) > config.max_failed_share * len(dataset) else warnings).extend(refused)
+            readable = {one.name for one in report.sets}
+            data_sets = [one for one in collect_lists(config.data)[0] if one.name in readable]
+            dataset = ConversationDataset(data_sets, processor, model_config, uncached)
+            lengths = dataset.lengths
+            with noted(problems):
+                plan = make_data(uncached, processor, model_config, num_processes, dataset)[-1]
+                say(steps_text(plan))
+                for found, more in zip((problems, warnings), judge(plan), strict=True):
+                    found += more
+            misfits = find_misfits(dataset)
+            say(misfits_text(misfits, dataset))
+            refused = [str(one) for one in misfits if not one.num_shown]
+            num_refused = sum(one.num_samples for one in misfits if not one.num_shown)
+            (problems if num_refused > config.max_failed_share * len(dataset) else warnings).extend(refused)
+            warnings += [str(one) for one in misfits if one.num_shown]
     # 5. what trains, memory, disk
+    rows: list[PartRow] = []
     if model_config is not None:
         with noted(problems):
             rows = model_rows(model_config, config)
             say(parts_table(rows))
             say(memory_text(rows, model_config, config, num_processes, largest_load(model_config, config, lengths)))
-            problems += disk_problems(rows, config)
-    say_found(problems, warnings)
-    return 1 if problems else 0
+    with noted(problems):
+        problems += disk_problems(rows, config)
+    return say_all(problems, warnings)
 
 
-def say_found(problems: list[str], warnings: list[str]) -> None:
-    """The end of the report."""
+def check_data(lists: Sequence[str], problems: list[str]) -> int:
+    """Print what is wrong with the data where the settings are wrong too, as `problems` say; 1."""
+    report_data(lists, TrainingConfig.num_workers, problems)
+    return say_all(problems, [])
+
+
+def report_data(lists: Sequence[str], num_workers: int, problems: list[str]) -> Report | None:
+    """Print what is in the lists, and note how many problems they have; None without lists."""
+    if not lists:
+        return None
+    report = check_lists(lists, num_workers=num_workers)
+    say(report.as_table())
+    problems += [f"--data: {counted(len(report.problems), 'problem')}, listed above"] if report.problems else []
+    return report
+
+
+def say_all(problems: list[str], warnings: list[str]) -> int:
+    """Print the end of the report; 1 where there are problems."""
     for what, found in (("warning", warnings), ("problem", problems)):
-        if found:
-            say("\n".join([f"{counted(len(found), what)}:", *(f"  {one}" for one in found)]))
+        if lines := [f"  {one}" for one in dict.fromkeys(found)]:  # several steps may meet the same one
+            say("\n".join([f"{counted(len(lines), what)}:", *lines]))
     if not problems:
         say("no problems")
+    return 1 if problems else 0
 
 
 @contextmanager
@@ -101,19 +129,59 @@ def noted(problems: list[str], where: str = "") -> Iterator[None]:
         problems.append(f"{where}{error}")
 
 
-def refused_for_length(dataset: ConversationDataset) -> list[str]:
-    """What training would say of samples that cannot fit --max-length; the first of those that reach it are tried."""
-    from ..data.dataset import UNREADABLE
+@dataclass(frozen=True)
+class Misfit:
+    """A row whose sample has more tokens than --max-length."""
 
-    found = []
-    reach = dataset.lengths >= dataset.settings.max_length
-    for set_number, row in np.unique(dataset.rows[reach], axis=0)[:TRIED_SAMPLES].tolist():  # a row may be repeated
+    data_set: str
+    row: int
+    num_samples: int
+    """Of an epoch."""
+    num_shown: int
+    """Pictures with which it fits; 0: it is refused."""
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.data_set}, row {self.row}: {self.what}"
+
+
+def find_misfits(dataset: ConversationDataset) -> list[Misfit]:
+    """Every sample that does not fit --max-length as it is, in order.
+
+    Only those are laid out whose estimate comes near it: media are opened for their times and sizes, no video is
+    decoded. A sample that cannot be read is no misfit.
+    """
+    max_length, found = dataset.settings.max_length, []
+    whole = copy(dataset)
+    whole.settings = replace(dataset.settings, max_length=sys.maxsize)
+    near = dataset.rows[dataset.lengths >= NEARLY * max_length]
+    rows, counts = np.unique(near, axis=0, return_counts=True)  # a row may be repeated
+    near_rows = zip(rows.tolist(), counts.tolist(), strict=True)
+    for (set_number, row), num_samples in with_bar(near_rows, len(rows), "long samples"):
+        name, num_shown = dataset.data_sets[set_number].name, 0
+        dataset.failures.shortened.add((name, row))  # said here, not in the log
         try:
-            with dataset.prepare(set_number, row):
-                pass
-        except UNREADABLE as error:
-            found.append(f"{dataset.data_sets[set_number].name}, row {row}: {error}")
+            with whole.prepare(set_number, row) as (layout, rendered):
+                what = f"needs {len(rendered.ids)} tokens with {len(layout.grids)} pictures"
+            if len(rendered.ids) <= max_length:
+                continue
+        except UNREADABLE:
+            continue
+        try:
+            with dataset.prepare(set_number, row) as (layout, _):
+                num_shown = len(layout.grids)
+            what += f", expected at most max_length={max_length}: it is shown with {num_shown}"
+        except SampleError as error:
+            what = str(error)
+        found.append(Misfit(name, row, num_samples, num_shown, what))
     return found
+
+
+def misfits_text(misfits: list[Misfit], dataset: ConversationDataset) -> str:
+    """How many samples do not fit."""
+    num_all, refused = sum(one.num_samples for one in misfits), sum(one.num_samples for one in misfits if not one.num_shown)
+    how = f"{refused:,} refused, {num_all - refused:,} shown with fewer pictures" if misfits else "all fit"
+    return f"too long         {num_all:,} of {len(dataset):,} samples, for --max-length {dataset.settings.max_length:,}: {how}"
 
 
 def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
@@ -127,12 +195,17 @@ def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> l
 
 
 def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
-    """Say the size of checkpoints; return what is wrong with the folders of --output-dir and --frame-cache."""
-    model = total(rows)
-    each = 4 * model.num_parameters + 8 * model.num_trained  # the weights and Adam's moments
-    if zero_stage(config):  # and ZeRO's own copy of both
-        each = (2 + 2 if uses_bf16(config) else 4 + 4) * model.num_parameters + 12 * model.num_trained
-    say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
+    """Say the size of checkpoints; return what is wrong with the folders of --output-dir and --frame-cache.
+
+    Without `rows` (a model that is not known) only whether they can be written to is looked at.
+    """
+    each = 0
+    if rows:
+        model = total(rows)
+        each = 4 * model.num_parameters + 8 * model.num_trained  # the weights and Adam's moments
+        if zero_stage(config):  # and ZeRO's own copy of both
+            each = (2 + 2 if uses_bf16(config) else 4 + 4) * model.num_parameters + 12 * model.num_trained
+        say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
     needed = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0}
     places = {name: Path(getattr(config, name)) for name in needed if getattr(config, name)}
     found = {name: folder_problem(needed[name], place) for name, place in places.items()}

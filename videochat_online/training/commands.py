@@ -48,17 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    config = resolve(options)
-    if options.check:
-        from .check import check_run
-        from .distributed import world_size
+    if not options.check:
+        from .run import run
 
-        if options.num_processes is not None and options.num_processes < 1:
-            raise ValueError(f"--num-processes must be at least 1, got {options.num_processes}")
-        return check_run(config, options.num_processes or world_size())
-    from .run import run
+        return run(resolve(options))
+    from .check import check_data, check_run
+    from .distributed import world_size
 
-    return run(config)
+    if options.num_processes is not None and options.num_processes < 1:
+        raise ValueError(f"--num-processes must be at least 1, got {options.num_processes}")
+    try:
+        config = resolve(options)
+    except SettingError as error:  # without settings there is no run to plan, but data can be looked at
+        lists = getattr(options, "data", PRESETS.get(options.preset, {}).get("data", ()))
+        return check_data(lists, [str(error)])
+    return check_run(config, options.num_processes or world_size())
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +128,7 @@ def resolve(options: argparse.Namespace) -> TrainingConfig:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings of a json or yaml file. Raises SettingError: no readable file, unknown names, wrong types."""
+    """The settings of a json or yaml file. Raises SettingError: no readable file; all unknown names, wrong types."""
     import yaml  # type: ignore[import-untyped]
 
     kind = "json" if str(path).endswith(".json") else "yaml"
@@ -137,12 +141,17 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise SettingError(f"--config {path} is not valid {kind}: {error}") from error
     if not isinstance(values, dict):
         raise SettingError(f"--config {path} must hold names and values, got a {type(values).__name__}")
-    hints = get_type_hints(TrainingConfig)
+    hints, problems = get_type_hints(TrainingConfig), []
     for name, value in values.items():
-        if name not in FIELDS:
-            raise SettingError(f"{path}: unknown setting {name!r}{did_you_mean(str(name), FIELDS)}")
-        if value is not None or type(None) not in get_args(hints[name]):
-            values[name] = _as_type(value, _without_none(hints[name]), f"{path}: {name}")
+        try:
+            if name not in FIELDS:
+                raise SettingError(f"{path}: unknown setting {name!r}{did_you_mean(str(name), FIELDS)}")
+            if value is not None or type(None) not in get_args(hints[name]):
+                values[name] = _as_type(value, _without_none(hints[name]), f"{path}: {name}")
+        except SettingError as error:
+            problems.append(str(error))
+    if problems:
+        raise SettingError("; ".join(problems))
     return values
 
 

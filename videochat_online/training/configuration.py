@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ it, see run.py: a list may lie elsewhere.)"""
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(DataSettings):
-    """Raises SettingError, which names the flag, for a value that a field cannot have."""
+    """Raises SettingError, which names the flags, for all values that fields cannot have."""
 
     model: str = "OpenGVLab/InternVL2-4B"
     """'pocket' (ships with the package), a folder, or a hub id"""
@@ -107,24 +108,26 @@ class TrainingConfig(DataSettings):
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """where curves go: tensorboard (output_dir/logs), wandb or none"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
         for name in ("learning_rate", "epochs"):
-            self._require(name, getattr(self, name) > 0, "above 0")
+            yield from self._unless(getattr(self, name) > 0, name, "above 0")
         for name in ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2"):
-            self._require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+            yield from self._unless(0 <= getattr(self, name) < 1, name, "from 0 to below 1")
         for name in ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "num_workers", "min_steps"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "-1 or at least 1")
+            yield from self._unless(getattr(self, name) >= 0, name, "at least 0")
+        yield from self._unless(self.max_steps == -1 or self.max_steps >= 1, "max_steps", "-1 or at least 1")
         for name in PARTS:
-            self.part(name)
-        if self.strategy not in STRATEGIES and not self.strategy.endswith(".json"):
-            known = ", ".join(STRATEGIES)
-            raise SettingError(f"--strategy must be one of {known} or a .json file, got {self.strategy!r}")
+            try:
+                self.part(name)
+            except SettingError as error:
+                yield str(error)
+        is_known = self.strategy in STRATEGIES or self.strategy.endswith(".json")
+        yield from self._unless(is_known, "strategy", f"one of {', '.join(STRATEGIES)} or a .json file")
         if {self.vision, self.connector, self.llm} == {"frozen"}:
-            raise SettingError("--vision, --connector and --llm are all frozen: nothing would train")
+            yield "--vision, --connector and --llm are all frozen: nothing would train"
 
     def part(self, name: str) -> tuple[str, list[float]]:
         """What trains of vision, connector or llm, and its numbers: `lora:16:32` -> ("lora", [16, 32]).
@@ -149,10 +152,12 @@ class TrainingConfig(DataSettings):
 
     def check_complete(self) -> None:
         """Raise SettingError where a run could not start: no data, no folder."""
-        if not self.data:
-            raise SettingError("--data is missing: name a data-set list or more, such as anno_data/stage2_online.json")
-        if not self.output_dir:
-            raise SettingError("--output-dir is missing: the folder that settings, logs and checkpoints go to")
+        expected = {
+            "data": "name a data-set list or more, such as anno_data/stage2_online.json",
+            "output_dir": "the folder that settings, logs and checkpoints go to",
+        }
+        if missing := [f"{flag(name)} is missing: {text}" for name, text in expected.items() if not getattr(self, name)]:
+            raise SettingError("; ".join(missing))
 
     @property
     def run_folder(self) -> Path:

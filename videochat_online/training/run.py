@@ -63,9 +63,15 @@ def run(config: TrainingConfig) -> int:
 
 
 def make_data(
-    config: TrainingConfig, processor: Processor, model_config: VideoChatOnlineConfig, num_processes: int
+    config: TrainingConfig,
+    processor: Processor,
+    model_config: VideoChatOnlineConfig,
+    num_processes: int,
+    dataset: ConversationDataset | None = None,
 ) -> tuple[ConversationDataset, Callable[[list[Any]], dict[str, Any]], TrainingPlan]:
     """The samples of --data as --model reads them, what makes batches of them, and the plan of a run on them.
+
+    `dataset`: the samples, where they have been read already.
 
     Batches are padded, or packed with borders that the language model reads off the positions. Flash attention reads
     them in a single sequence only, which may then be longer than --max-length.
@@ -82,7 +88,7 @@ def make_data(
         raise SettingError(f"--model {config.model}: its tokenizer has neither a padding token nor an end of text")
     longest = 2**31 if config.attention == "flash_attention_2" else config.max_length
     collator = PackingCollator(pad, longest) if config.batching == "packed" else PaddingCollator(pad)
-    dataset = ConversationDataset(read_lists(config.data), processor, model_config, config)
+    dataset = dataset or ConversationDataset(read_lists(config.data), processor, model_config, config)
     rope = model_config.llm_config.rope_parameters  # LongRoPE takes other factors past a length, for a whole batch
     boundary = rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
     return dataset, collator, make_plan(config, dataset.lengths, num_processes, boundary=boundary)
