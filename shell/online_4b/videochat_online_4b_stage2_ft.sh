@@ -6,6 +6,7 @@
 #
 #   DATA_ROOT, ANNO_ROOT  where media and annotations lie (see anno_data/stage2_online.json)           needed
 #   MODEL       start from this folder or hub id                            runs/online_4b_stage1/model
+#               (the published script: OpenGVLab/InternVL2-4B again; the paper: stage 1's model)
 #   OUTPUT_DIR  folder of the run; the trained model comes to $OUTPUT_DIR/model      runs/online_4b_stage2
 #   BATCH_SIZE  samples of a step, over all GPUs                                                  1024
 #   PER_DEVICE_BATCH_SIZE  samples a GPU takes at once                                               1

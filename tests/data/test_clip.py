@@ -20,6 +20,7 @@ from videochat_online.data.clip import (
 )
 from videochat_online.data.formats import read_row
 from videochat_online.data.sample import Box, SampleError, Turn
+from videochat_online.data.settings import DataSettings
 from videochat_online.media.readers import MediaError, open_video
 from videochat_online.media.sampling import sample_fps
 
@@ -27,12 +28,13 @@ from .conftest import at, talk
 
 
 def shown(
-    row: dict[str, Any], media: Path, *, fps: float = 1.0, max_frames: int = 64, seed: int = 0
+    row: dict[str, Any], media: Path, *, max_frames: int = 64, seed: int = 0, **settings: Any
 ) -> list[TurnFrames]:
-    sample = read_row(row)
-    clip = open_clip(sample, media, open_video)
+    used = DataSettings(**settings)
+    sample = read_row(row, used)
+    clip = open_clip(sample, media, open_video, used)
     with clip.reader:
-        return frames_of_turns(sample, clip, fps=fps, max_frames=max_frames, rng=random.Random(seed))
+        return frames_of_turns(sample, clip, used, max_frames=max_frames, rng=random.Random(seed))
 
 
 def indices(turns: list[TurnFrames]) -> list[list[int]]:
@@ -110,7 +112,7 @@ def test_a_question_past_the_end_sees_the_whole_video(media: Path):
 
 
 def test_the_frames_allowed_are_spent_on_what_is_asked_about(media: Path):
-    seen = shown({"video": "video.mp4", "conversations": at(4, "Q", "A")}, media, max_frames=4)
+    seen = shown({"video": "video.mp4", "conversations": at(4, "Q", "A")}, media, max_frames=4, frames_over="asked")
     assert indices(seen) == [[1, 3, 5, 7]]
 
 
@@ -119,7 +121,7 @@ def test_clip_and_clock(media: Path):
     seen = shown(row, media)
     assert (indices(seen), times(seen)) == ([[5], [7, 9]], [2.5, 3.5, 4.5])
     row = {**row, "need_reset_timestamp": True, "conversations": [*at(1, "Q", "A"), *at(3, "R", "B")]}
-    seen = shown(row, media)
+    seen = shown(row, media, clock_zero="clip")
     assert (indices(seen), times(seen)) == ([[5], [7, 9]], [0.5, 1.5, 2.5])
 
 
@@ -135,7 +137,7 @@ def test_a_named_file_ends_a_turn(media: Path):
     names = [f"img{number:05}.png" for number in range(30)]
     turns = [*talk("Q", "A", image_file=names[9]), *talk("R", "B", image_file="named/" + names[20])]
     row = {"video": "named", "fps": 5, "all_image_files": names, "conversations": turns}
-    assert indices(shown(row, media)) == [[2, 8], [12, 18]]
+    assert indices(shown(row, media, listed_frames="fps")) == [[2, 8], [12, 18]]
     without_list = {"video": "named", "fps": 5, "conversations": turns}
     assert indices(shown(without_list, media)) == [[2, 8], [12, 18]]
     clock = [{**turn, "timestamps": 900 + 2 * n} for n, turn in enumerate(turns)]
@@ -175,7 +177,7 @@ def test_tracking_dialogue():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_tracking_shows_the_frame_of_every_box_it_speaks_of(seed: int, media: Path):
-    seen = shown(tracking(30, 0.5), media, max_frames=8, seed=seed)
+    seen = shown(tracking(30, 0.5), media, max_frames=8, seed=seed, listed_frames="fps")
     groups = indices(seen)
     assert all_indices(seen) == [0, 2, 6, 10, 14, 18, 22, 26]  # 15 boxes a second apart, thinned to 8
     spoken = [line for turn, _ in seen for line in turn.answer.split("\n")]

@@ -45,11 +45,11 @@ GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
             "end": 4.5,
             "QA": [{"i": "Do.", "q": "Q", "a": "A"}, {"i": "", "q": "R", "a": "B"}],
         },
-        Sample("video", (Turn("Do.\nQ", "A"), Turn("R", "B")), video=Video("v.mp4", clip=(1.0, 4.5))),
+        Sample("video", (Turn("Do. Q", "A"), Turn("R", "B")), video=Video("v.mp4", clip=(1.0, 4.5)), any_order=True),
     ),
     "videochat2 caption": (
         {"image": "a.jpg", "QA": [{"i": "Describe.", "q": "", "a": "A"}]},
-        Sample("image", (Turn("Describe.", "A"),), images=("a.jpg",)),
+        Sample("image", (Turn("Describe.", "A"),), images=("a.jpg",), any_order=True),
     ),
     "online": (
         {
@@ -71,14 +71,14 @@ GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
             "all_image_files": ["1.jpg", "2.jpg"],
             "conversations": talk("Q", "A", image_file="2.jpg"),
         },
-        Sample("online", (Turn("Q", "A", None, "2.jpg"),), video=Video("d", ("1.jpg", "2.jpg"), 1)),
+        Sample("online", (Turn("Q", "A", None, "2.jpg"),), video=Video("d", ("1.jpg", "2.jpg"), 1, is_listed=True)),
     ),
     "tracking": (
         {"video": "d", "all_image_files": ["1.jpg", "2.jpg"], "fps": 1, "image_bboxes": BOXES, "query_template": QUERY},
         Sample(
             "tracking",
             (Turn("Track <bbox>.", ""),),
-            video=Video("d", ("1.jpg", "2.jpg"), 1),
+            video=Video("d", ("1.jpg", "2.jpg"), 1, is_listed=True),
             boxes=(Box(0.0, "[0.1, 0.2, 0.3, 0.4]"), Box(1.0, "[0.1, 0.25, 0.5, 1]")),
         ),
     ),

@@ -21,7 +21,6 @@ from videochat_online.data import check
 from videochat_online.data.dataset import ConversationDataset
 from videochat_online.data.looking import look_at
 from videochat_online.data.sample import SampleError
-from videochat_online.data.settings import DataSettings
 from videochat_online.files import write_json
 from videochat_online.media.source import MediaError, MediaWarning
 

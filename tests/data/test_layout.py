@@ -65,7 +65,7 @@ def test_a_dialogue_counts_its_frames_over_all_turns():
 
 def test_grids_follow_the_pyramids_schedule(media: Path):
     sample = read_row({"video": "video", "conversations": talk("Q", "A")})
-    clip = open_clip(sample, media, open_video)
+    clip = open_clip(sample, media, open_video, DataSettings())
     with clip.reader:
         layout = lay_out_clip(sample, clip, DataSettings(), 64, memory=MEMORY, seed="0")
         assert layout.grids == [16, 4, 4, 4, 8, 4, 4, 4, 16, 4]

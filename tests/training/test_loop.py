@@ -1,4 +1,4 @@
-"""The loss is a mean over tokens however samples are spread; what is frozen gets no gradient; the log is whole."""
+"""The loss is the mean that --loss-reduction names; what is frozen gets no gradient; the log is whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.training.tiny import Examples, make_loop, packed, padded, tiny_model
 from videochat_online.training.log import read_log
-from videochat_online.training.loop import next_tokens, with_picture
+from videochat_online.training.loop import with_picture
+from videochat_online.training.loss import next_tokens, token_weights
 
 
 def step_gradients(loop, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -32,8 +33,9 @@ def assert_same(first: tuple, second: tuple) -> None:
         torch.testing.assert_close(gradient, second[1][name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_packed_equals_unpacked(tmp_path: Path):
-    loop = make_loop(tmp_path, vision="full")
+@pytest.mark.parametrize("reduction", ["token", "sample", "square"])
+def test_packed_equals_unpacked(tmp_path: Path, reduction: str):
+    loop = make_loop(tmp_path, vision="full", loss_reduction=reduction)
     examples = [loop.dataset[i] for i in range(6)]
     one_row = step_gradients(loop, [packed(examples)])
     assert_same(step_gradients(loop, [padded(examples)]), one_row)
@@ -56,8 +58,9 @@ def test_a_packed_sample_does_not_see_its_neighbour(tmp_path: Path):
     assert not torch.allclose(before[:, first - 1], after[:, first - 1])
 
 
-def test_the_loss_is_the_mean_over_all_loss_bearing_tokens(tmp_path: Path):
-    loop = make_loop(tmp_path)
+@pytest.mark.parametrize("reduction", ["token", "sample", "square", "batch"])
+def test_the_loss_is_the_mean_that_is_asked_for(tmp_path: Path, reduction: str):
+    loop = make_loop(tmp_path, loss_reduction=reduction)
     examples = [loop.dataset[i] for i in range(3)]
     loss, _ = step_gradients(loop, [padded(examples[:2]), padded(examples[2:])])
     losses = []
@@ -67,17 +70,46 @@ def test_the_loss_is_the_mean_over_all_loss_bearing_tokens(tmp_path: Path):
         losses.append(
             cross_entropy(loop.state.model(**batch).logits[0, :-1], targets, reduction="none")[targets != -100]
         )
-    over_samples = torch.stack([one.mean() for one in losses]).mean().item()
-    assert loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
-    assert loss != pytest.approx(over_samples, abs=1e-4)
+    roots = [len(one) ** 0.5 for one in losses]
+    means = {
+        "token": torch.cat(losses).mean(),
+        "sample": torch.stack([one.mean() for one in losses]).mean(),
+        "square": torch.stack([one.mean() * root for one, root in zip(losses, roots, strict=True)]).sum() / sum(roots),
+        "batch": (torch.cat(losses[:2]).mean() + losses[2].mean()) / 2,
+    }
+    assert loss == pytest.approx(means.pop(reduction).item(), abs=1e-5)
+    assert all(loss != pytest.approx(other.item(), abs=1e-4) for other in means.values())
+
+
+def test_weights_of_a_packed_batch():
+    """Samples of 2 and 4 tokens with loss in one row, one of 1 in the other; the first of a row has none before it."""
+    labels = torch.tensor([[-100, 5, 6, -100, 7, 7, 7, 7], [4, 5, -100, -100, -100, -100, -100, -100]])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4], [0, 1, 0, 0, 0, 0, 0, 0]])
+    bears = torch.tensor([[0, 1, 1, 0, 1, 1, 1, 1], [0, 1, 0, 0, 0, 0, 0, 0]])
+    assert torch.equal(token_weights(labels, "token", positions), bears.float())
+    assert torch.equal(token_weights(labels, "batch", positions), bears / 7)
+    of_samples = torch.tensor([[0, 2, 2, 0, 4, 4, 4, 4], [0, 1, 0, 0, 0, 0, 0, 0]]).clamp(min=1)
+    assert torch.equal(token_weights(labels, "sample", positions), bears / of_samples)
+    assert torch.allclose(token_weights(labels, "square", positions), bears / of_samples.sqrt())
+    assert torch.equal(token_weights(labels, "sample"), bears / torch.tensor([[6], [1]]))
+    assert not token_weights(torch.full((2, 3), -100), "batch").any()
+
+
+def test_batches_without_loss_count_for_nothing(tmp_path: Path):
+    loop = make_loop(tmp_path)
+    batch = padded([loop.dataset[0], loop.dataset[1]])
+    silent = {**batch, "labels": torch.full_like(batch["labels"], -100)}
+    assert_same(step_gradients(loop, [batch, silent]), step_gradients(loop, [batch]))
+    assert step_gradients(loop, [silent])[0] == 0.0
 
 
 def test_next_tokens_keeps_what_bears_loss():
     labels = torch.tensor([[-100, -100, 5, 6], [-100, 8, -100, -100]])
-    targets, positions = next_tokens(labels)
+    targets, weights, positions = next_tokens(labels, labels.clamp(min=0))
     assert positions.tolist() == [0, 1, 2]
     assert targets.tolist() == [[-100, 5, 6], [8, -100, -100]]
-    targets, positions = next_tokens(torch.full((1, 3), -100))
+    assert weights.tolist() == [[0, 5, 6], [8, 0, 0]]
+    targets, _, positions = next_tokens(torch.full((1, 3), -100), torch.zeros(1, 3))
     assert (positions.tolist(), targets.tolist()) == ([0], [[-100]])
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from videochat_online.command_line import CommandParser
-from videochat_online.data.settings import DataSettings, SettingError
+from videochat_online.data.settings import OURS, DataSettings, SettingError, flag
+from videochat_online.data.settings import PUBLISHED as PUBLISHED_DATA
 from videochat_online.training.checkpoints import Checkpoint
 from videochat_online.training.commands import (
     add_train_flags,
@@ -20,7 +21,7 @@ from videochat_online.training.commands import (
     read_settings,
     resolve,
 )
-from videochat_online.training.configuration import FIELDS, PRESETS, TrainingConfig
+from videochat_online.training.configuration import EARLIER, FIELDS, PRESETS, TrainingConfig
 from videochat_online.training.run import DATA_FILE, run, write_record
 
 
@@ -34,6 +35,7 @@ PUBLISHED = {
     "learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.03, "weight_decay": 0.05, "epochs": 1.0,
     "global_batch_size": 1024, "num_frames": 64, "fps": 1.0, "max_length": 32768, "vision": "frozen",
     "connector": "full", "llm": "full", "drop_path": 0.1, "gradient_checkpointing": True,
+    "loss_reduction": "batch", "batch_size": 1, "decay_norms": True,
 }  # fmt: skip
 
 
@@ -41,12 +43,23 @@ PUBLISHED = {
 def test_presets_are_the_published_recipe(preset: str):
     config = parse("--preset", preset)
     assert {name: getattr(config, name) for name in PUBLISHED} == PUBLISHED
+    assert {name: getattr(config, name) for name in OURS} == {name: getattr(PUBLISHED_DATA, name) for name in OURS}
     assert config.data == (f"anno_data/{ {'stage1': 'stage1_offline', 'stage2': 'stage2_online'}[preset] }.json",)
     assert all(Path(__file__).parents[2].joinpath(path).is_file() for path in config.data)
 
 
 def test_stage_2_starts_from_stage_1():
     assert parse("--preset", "stage2").model == "runs/online_4b_stage1/model"
+    published = parse("--preset", "stage2", "--model", "OpenGVLab/InternVL2-4B")
+    assert published == replace(parse("--preset", "stage2"), model=PRESETS["stage1"]["model"])
+
+
+def test_ours_is_a_flag_for_every_rule():
+    flags = [word for name, value in EARLIER.items() if isinstance(value, str) for word in (flag(name), value)]
+    ours = parse("--preset", "stage2", "--no-decay-norms", *flags)
+    assert ours == replace(parse("--preset", "stage2"), **EARLIER)
+    pocket = read_settings(Path(__file__).parents[2] / "shell/pocket/settings.yaml")
+    assert {name: pocket[name] for name in EARLIER} == EARLIER
 
 
 def test_finetune_suits_the_size_of_the_model(tmp_path: Path):
@@ -198,6 +211,16 @@ def test_a_setting_that_is_new_had_its_default(tmp_path: Path):
     older = {name: value for name, value in config.to_dict().items() if name != "min_steps"}
     (tmp_path / "run" / "settings.json").write_text(json.dumps(older))
     write_record(config, checkpoint_of(tmp_path))
+
+
+def test_a_run_of_an_earlier_version_keeps_its_rules(tmp_path: Path):
+    config = run_config(tmp_path, resume="auto")
+    write_record(config, None)
+    older = {name: value for name, value in config.to_dict().items() if name not in EARLIER}
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(older))
+    with pytest.raises(SettingError, match=r"--pair-order 'listed' -> 'shuffled'; .*--decay-norms False -> True"):
+        write_record(config, checkpoint_of(tmp_path))
+    write_record(replace(config, **EARLIER), checkpoint_of(tmp_path))
 
 
 def other_words(folder: Path) -> None:

@@ -121,12 +121,14 @@ def settings(folder: Path | str, **changes: Any) -> Any:
     return TrainingConfig(**{**values, **changes})
 
 
-def make_loop(folder: Path | str, *, count: int = 24, model: Any = None, dataset: Any = None, **changes: Any) -> Any:
-    """A training loop over `Examples`, as run.py makes one over files."""
+def make_loop(
+    folder: Path | str, *, count: int = 24, model: Any = None, dataset: Any = None, collator: Any = None, **changes: Any
+) -> Any:
+    """A training loop over `Examples`, as run.py makes one over files; batches are padded without a `collator`."""
     from videochat_online.training.distributed import world_size
     from videochat_online.training.loop import TrainingLoop
     from videochat_online.training.plan import make_plan
 
     dataset = Examples(count) if dataset is None else dataset
     plan = make_plan(settings(folder, **changes), dataset.lengths, world_size())
-    return TrainingLoop(tiny_model() if model is None else model, dataset, padded, plan)
+    return TrainingLoop(tiny_model() if model is None else model, dataset, collator or padded, plan)

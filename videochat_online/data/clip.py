@@ -21,6 +21,7 @@ from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_fps, sample_uniform
 from ..media.source import reading
 from .sample import BOX_MARK, VIDEO_MARK, Box, Sample, SampleError, Turn, Video
+from .settings import DataSettings
 
 SAME_MOMENT = 1e-6
 """Seconds: two times this close are one, apart by float noise."""
@@ -68,33 +69,29 @@ TurnFrames = tuple[Turn, Sequence[ShownFrame]]
 """A turn, and the frames that are new in it, in order of time."""
 
 
-def open_clip(sample: Sample, root: Path, open_file: OpenFile) -> VideoClip:
+def open_clip(sample: Sample, root: Path, open_file: OpenFile, settings: DataSettings) -> VideoClip:
     """Open the sample's video below `root`; the caller closes the reader.
 
-    `open_file` opens a video file; frames that are image files are read as they are. MediaError for a file that cannot
+    `open_file` opens a video file; frames that are image files are read as they are. A clock that is reset starts with
+    the clip here, and `frames_of_turns` may move it to the first frame that is shown. MediaError for a file that cannot
     be read, SampleError for a clip or a frame file that the video does not have.
     """
     video = sample.video
     assert video is not None, f"a sample of kind {sample.kind!r} has no video to open"
     reader, files = open_reader(video, root, open_file)
     try:
-        return cut_clip(sample, reader, files)
+        return cut_clip(sample, reader, files, settings)
     except ValueError:
         reader.close()
         raise
 
 
-def cut_clip(sample: Sample, reader: VideoReader, files: Sequence[Path]) -> VideoClip:
+def cut_clip(sample: Sample, reader: VideoReader, files: Sequence[Path], settings: DataSettings) -> VideoClip:
     """The sample's clip of its open video, whose frames are `files` where it has such. SampleError: see `open_clip`."""
     video = sample.video
     assert video is not None, f"a sample of kind {sample.kind!r} has no video to cut"
     # 1. the part that is used
-    start, end = video.clip or (0.0, reader.duration)
-    first = int(np.searchsorted(reader.timestamps, start - SAME_MOMENT, side="left"))
-    stop = int(np.searchsorted(reader.timestamps, end + SAME_MOMENT, side="right"))
-    if first >= stop:
-        lasts = f"{reader.name}, which lasts {reader.duration:.1f} s"
-        raise SampleError(f"the clip {start:g} to {end:g} s holds no frame of {lasts}")
+    first, stop = clip_frames(video.clip, reader, settings) if video.clip else (0, reader.num_frames)
     clip = VideoClip(reader, reader.timestamps, first, stop, video.files or tuple(file.name for file in files))
     # 2. the sample's clock: it starts with the clip, or shows a named frame file's time, or is the video's own
     if video.reset_timestamps:
@@ -103,6 +100,21 @@ def cut_clip(sample: Sample, reader: VideoReader, files: Sequence[Path]) -> Vide
         if turn.image_file and turn.timestamp is not None:
             return replace(clip, times=clip.times + (turn.timestamp - clip.time_of_file(turn.image_file)))
     return clip
+
+
+def clip_frames(clip: tuple[float, float], reader: VideoReader, settings: DataSettings) -> tuple[int, int]:
+    """First frame of a clip of (start, end) seconds, and one behind its last. SampleError where it holds none."""
+    start, end = clip
+    if settings.clip_bounds == "frames":  # as published; a clip shorter than a frame has one all the same
+        first = int(start * reader.fps)
+        stop = min(first + max(1, int((end - start) * reader.fps)), reader.num_frames)
+    else:
+        first = int(np.searchsorted(reader.timestamps, start - SAME_MOMENT, side="left"))
+        stop = int(np.searchsorted(reader.timestamps, end + SAME_MOMENT, side="right"))
+    if first >= stop:
+        lasts = f"{reader.name}, which lasts {reader.duration:.1f} s"
+        raise SampleError(f"the clip {start:g} to {end:g} s holds no frame of {lasts}")
+    return first, stop
 
 
 def open_reader(video: Video, root: Path, open_file: OpenFile) -> tuple[VideoReader, list[Path]]:
@@ -121,33 +133,55 @@ def open_reader(video: Video, root: Path, open_file: OpenFile) -> tuple[VideoRea
 
 
 def frames_of_turns(
-    sample: Sample, clip: VideoClip, *, fps: float, max_frames: int, rng: random.Random
+    sample: Sample, clip: VideoClip, settings: DataSettings, *, max_frames: int, rng: random.Random
 ) -> list[TurnFrames]:
-    """The turns of a sample with the frames that each shows: `fps` a second, at most `max_frames` in all.
+    """The turns of a sample with the frames that each shows: at the settings' rate, at most `max_frames` in all.
 
     A plain video is shown whole before its first question, a dialogue frame by frame up to each question; tracking
     begins at a random box. SampleError where a time has no frame.
     """
     if sample.kind == "tracking":
-        return _frames_of_tracking(sample, clip, fps=fps, max_frames=max_frames, rng=rng)
-    # 1. where the last question ends the clip
-    turn_times, stop = _turn_times(sample, clip), clip.stop
-    if turn_times:
-        stop = min(stop, int(np.searchsorted(clip.times, turn_times[-1] + SAME_MOMENT, side="right")))
-    if stop <= clip.first:
-        raise SampleError(
-            f"the last question, at {turn_times[-1]:.1f} s, comes before the first frame of {clip.reader.name} "
-            f"({clip.times[clip.first]:.1f} s): nothing has been seen"
-        )
-    # 2. the frames up to there
-    chosen = choose_frames(stop - clip.first, clip.reader.fps, fps, max_frames)
-    frames = [ShownFrame(clip.first + n, float(clip.times[clip.first + n])) for n in chosen]
+        return _frames_of_tracking(sample, clip, settings, max_frames=max_frames, rng=rng)
+    # 1. the frames of the whole clip, and the clock that may start with them
+    chosen = _chosen(sample, clip, settings, clip.stop, max_frames)
+    if sample.video is not None and sample.video.reset_timestamps and settings.clock_zero == "sampled":
+        clip = replace(clip, times=clip.times - clip.times[chosen[0]])
+    # 2. those up to the last question
+    if turn_times := _turn_times(sample, clip):
+        stop = min(clip.stop, int(np.searchsorted(clip.times, turn_times[-1] + SAME_MOMENT, side="right")))
+        if stop <= clip.first:
+            raise SampleError(
+                f"the last question, at {turn_times[-1]:.1f} s, comes before the first frame of {clip.reader.name} "
+                f"({clip.times[clip.first]:.1f} s): nothing has been seen"
+            )
+        if settings.frames_over == "asked" or chosen[0] >= stop:  # a question before all of them sees one as well
+            chosen = _chosen(sample, clip, settings, stop, max_frames)
+    frames = [ShownFrame(number, float(clip.times[number])) for number in chosen]
     # 3. each in its turn; one that says nothing and brings no frame is left out
     if not turn_times:
         return [(turn, () if number else frames) for number, turn in enumerate(sample.turns)]
     groups = assign_frames([frame.timestamp for frame in frames], turn_times)
     shown = [(turn, [frames[n] for n in group]) for turn, group in zip(sample.turns, groups, strict=True)]
     return [(turn, new) for turn, new in shown if new or turn.question.replace(VIDEO_MARK, "").strip()]
+
+
+def _chosen(sample: Sample, clip: VideoClip, settings: DataSettings, stop: int, max_frames: int) -> list[int]:
+    """The frames of a clip that are shown, of those before frame `stop`."""
+    count = stop - clip.first
+    if sample.video is not None and sample.video.is_listed and settings.listed_frames == "all":
+        places = evenly_spread(count, max_frames)
+    else:
+        places = choose_frames(count, clip.reader.fps, settings.fps, max_frames)
+    return [clip.first + place for place in places]
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """The numbers 0 .. count-1, or `most` of them, the first and the last among them.
+
+    >>> evenly_spread(9, 4)
+    [0, 2, 5, 8]
+    """
+    return np.linspace(0, count - 1, min(count, most), dtype=int).tolist()
 
 
 def choose_frames(num_frames: int, video_fps: float, fps: float, max_frames: int) -> list[int]:
@@ -189,14 +223,13 @@ def _turn_times(sample: Sample, clip: VideoClip) -> list[float]:
 
 
 def _frames_of_tracking(
-    sample: Sample, clip: VideoClip, *, fps: float, max_frames: int, rng: random.Random
+    sample: Sample, clip: VideoClip, settings: DataSettings, *, max_frames: int, rng: random.Random
 ) -> list[TurnFrames]:
     """Frames are those with a box, so that every answer can be seen; the dialogue begins at a random one of them."""
     boxed = [(index, box) for index, box in _boxed_frames(sample, clip) if clip.first <= index < clip.stop]
-    due = due_moments([box.timestamp for _, box in boxed], fps)
-    if not due:
+    if not boxed:
         raise SampleError(f"no box of {sample.name} lies within its clip")
-    kept = [boxed[due[n]] for n in sample_uniform(len(due), max_frames)]
+    kept = [boxed[place] for place in boxes_shown([box.timestamp for _, box in boxed], settings, max_frames)]
     start = rng.randrange(len(kept))
     # the first turn shows all that has been seen so far, each later one its frame
     frames = [ShownFrame(index, box.timestamp) for index, box in kept]
@@ -219,6 +252,14 @@ def _boxed_frames(sample: Sample, clip: VideoClip) -> list[tuple[int, Box]]:
             )
         found.append((index, box))
     return found
+
+
+def boxes_shown(times: Sequence[float], settings: DataSettings, max_frames: int) -> list[int]:
+    """Places of the boxes that are spoken of, given their seconds; `max_frames` at most."""
+    if settings.listed_frames == "all":
+        return evenly_spread(len(times), max_frames)
+    due = due_moments(times, settings.fps)
+    return [due[place] for place in sample_uniform(len(due), max_frames)]
 
 
 def due_moments(times: Sequence[float], fps: float) -> list[int]:

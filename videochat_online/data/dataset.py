@@ -76,7 +76,7 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
     """Samples of one epoch over several sets.
 
     Equal indices give equal examples within an epoch; `set_epoch` changes the random choices (where tracking begins,
-    JPEG qualities), nothing else. A sample that cannot be read is replaced by another of its set.
+    the order of pairs, JPEG qualities), nothing else. A sample that cannot be read is replaced by another of its set.
     """
 
     def __init__(
@@ -129,12 +129,15 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         """
         data_set, config, settings = self.data_sets[set_number], self.config, self.settings
         # 1. the row's meaning
-        sample = read_row(self.annotations[set_number][row])
+        sample = read_row(self.annotations[set_number][row], settings)
+        if sample.any_order and settings.pair_order == "shuffled":
+            turns = random.Random(f"{seed}/pairs").sample(sample.turns, len(sample.turns))
+            sample = replace(sample, turns=tuple(turns))
         with ExitStack() as opened:
             # 2. its media
             lay_out: Callable[[int], Layout]
             if sample.video is not None:
-                clip = open_clip(sample, data_set.data_root, self._open_file(data_set))
+                clip = open_clip(sample, data_set.data_root, self._open_file(data_set), settings)
                 opened.enter_context(clip.reader)
                 limit = settings.num_frames
                 lay_out = partial(lay_out_clip, sample, clip, settings, memory=config.memory_config, seed=seed)

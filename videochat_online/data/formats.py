@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .sample import Box, Kind, Sample, SampleError, Turn, Video, is_number
+from .sample import IMAGE_MARK, VIDEO_MARK, Box, Kind, Sample, SampleError, Turn, Video, is_number
+from .settings import PUBLISHED, DataSettings
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 EXPECTED = (
@@ -20,15 +21,15 @@ EXPECTED = (
 Row = Mapping[str, Any]
 
 
-def read_row(row: Row) -> Sample:
+def read_row(row: Row, settings: DataSettings = PUBLISHED) -> Sample:
     """The sample of one row, which is not changed. SampleError says which field is wrong."""
     # 1. the turns, by the row's format
     if row.get("query_template") is not None:
-        return _tracking(row)
+        return _tracking(row, settings)
     if row.get("conversations") is not None:
         system, turns = _conversation_turns(row["conversations"])
     elif row.get("QA") is not None:
-        system, turns = None, _qa_turns(row["QA"])
+        system, turns = None, _qa_turns(row["QA"], settings)
     else:
         raise SampleError(f"unknown format: a row with {', '.join(map(repr, row)) or 'no fields'}; expected {EXPECTED}")
     # 2. the media
@@ -42,10 +43,13 @@ def read_row(row: Row) -> Sample:
         if video is None:
             raise SampleError("turns with timestamps or image_file need a 'video' (or 'all_image_files'), got none")
         kind = "online"
-    return Sample(kind, turns, images, video, system)
+    # 4. pairs may be shuffled, where no time and no place of a picture says which comes first
+    placed = any(mark in turn.question for turn in turns for mark in (IMAGE_MARK, VIDEO_MARK))
+    any_order = row.get("QA") is not None and row.get("conversations") is None and kind != "online" and not placed
+    return Sample(kind, turns, images, video, system, any_order=any_order)
 
 
-def _tracking(row: Row) -> Sample:
+def _tracking(row: Row, settings: DataSettings) -> Sample:
     """One turn, the template with <bbox> in it; the boxes become answers when frames are chosen."""
     query = row["query_template"]
     values: Any = row.get("image_bboxes")
@@ -58,7 +62,8 @@ def _tracking(row: Row) -> Sample:
         _need(isinstance(value, Mapping), "image_bboxes", "{timestamp, bbox} objects", value)
         box = value.get("bbox")
         if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)):
-            box = "[" + ", ".join(f"{number:g}" for number in box) + "]"
+            short = settings.box_text == "short"
+            box = "[" + ", ".join(f"{number:g}" if short else str(number) for number in box) + "]"
         _need(isinstance(box, str), "image_bboxes: bbox", "a text or four numbers", box)
         boxes.append(Box(_seconds(value.get("timestamp"), "image_bboxes: timestamp"), box))
     return Sample("tracking", (Turn(query["value"], ""),), video=video, boxes=tuple(boxes))
@@ -87,7 +92,7 @@ def _conversation_turns(values: Any) -> tuple[str | None, tuple[Turn, ...]]:
     return system, tuple([_turn(question["value"], answer["value"], question) for question, answer in pairs])
 
 
-def _qa_turns(values: Any) -> tuple[Turn, ...]:
+def _qa_turns(values: Any, settings: DataSettings) -> tuple[Turn, ...]:
     """VideoChat2-IT: the instruction `i` stands before the question `q`, which captions leave empty."""
     _need(isinstance(values, list), "QA", "a list of {i, q, a}", values)
     turns = []
@@ -96,7 +101,10 @@ def _qa_turns(values: Any) -> tuple[Turn, ...]:
         texts = {"i": value.get("i", ""), "q": value.get("q", ""), "a": value.get("a")}
         for key, text in texts.items():
             _need(isinstance(text, str), f"QA: {key!r} of pair {number}", "a text", text)
-        question = "\n".join(text for text in (texts["i"], texts["q"]) if text)
+        if settings.pair_joint == "space":
+            question = f"{texts['i']} {texts['q']}".strip()
+        else:
+            question = "\n".join(text for text in (texts["i"], texts["q"]) if text)
         turns.append(_turn(question, texts["a"], value))
     return tuple(turns)
 
@@ -120,6 +128,7 @@ def _video(row: Row) -> Video | None:
     _need(fps is None or is_number(fps), "fps", "a number", fps)
     _need(reset is None or isinstance(reset, bool), "need_reset_timestamp", "true or false", reset)
     names = _names(files, "all_image_files") if files else ()
+    is_listed = bool(names) and not isinstance(row.get("video"), list)
     # 3. its part: `clip`, or VideoChat2-IT's `start` and `end`
     clip = row.get("clip")
     if clip is None and row.get("start") is not None and row.get("end") is not None:
@@ -127,7 +136,7 @@ def _video(row: Row) -> Video | None:
     if clip is not None:
         _need(isinstance(clip, list) and len(clip) == 2, "clip", "[start, end] in seconds", clip)
         clip = _seconds(clip[0], "clip"), _seconds(clip[1], "clip")
-    return Video(value or "", names, fps, clip, bool(reset))
+    return Video(value or "", names, fps, clip, bool(reset), is_listed)
 
 
 def _names(value: Any, field: str) -> tuple[str, ...]:

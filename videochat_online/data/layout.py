@@ -99,7 +99,7 @@ def lay_out_clip(
     """
     # 1. the frames of each turn
     rng = random.Random(f"{seed}/frames")
-    turns = frames_of_turns(sample, clip, fps=settings.fps, max_frames=max_frames, rng=rng)
+    turns = frames_of_turns(sample, clip, settings, max_frames=max_frames, rng=rng)
     frames = [frame for _, new in turns for frame in new]
     # 2. the grid that each is pooled to
     grids = scheduled_grids(len(frames), memory.every, memory.grids)

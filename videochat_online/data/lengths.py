@@ -16,7 +16,7 @@ from ..config import scheduled_grids, tokens_of_grid
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.messages import Image, Message, frame_parts
-from .clip import due_moments, tracking_turns
+from .clip import boxes_shown, tracking_turns
 from .formats import read_row
 from .layout import Parts, tile_limit
 from .registry import Annotations, DataSet
@@ -37,16 +37,16 @@ def estimate_lengths(
     estimator = LengthEstimator(processor, config, settings, tile_limit(data_set, settings, config))
     # 1. tokens of a byte, from rows spread over the set
     chosen = sorted({len(rows) * number // CALIBRATED_ON for number in range(CALIBRATED_ON)})
-    samples = (_sample(rows, number) for number in chosen)
+    samples = (_sample(rows, number, settings) for number in chosen)
     estimator.per_byte = max((estimator.tokens_of_a_byte(one) for one in samples if one is not None), default=1.0)
     # 2. every row, read once
-    lengths = (estimator.length(_sample(rows, number)) for number in range(len(rows)))
+    lengths = (estimator.length(_sample(rows, number, settings)) for number in range(len(rows)))
     return np.fromiter((min(length, settings.max_length) for length in lengths), np.int32, len(rows))
 
 
-def _sample(rows: Annotations, number: int) -> Sample | None:
+def _sample(rows: Annotations, number: int, settings: DataSettings) -> Sample | None:
     try:
-        return read_row(rows[number])
+        return read_row(rows[number], settings)
     except SampleError:
         return None
 
@@ -91,15 +91,22 @@ class LengthEstimator:
         words = self._start + self._turn * len(turns) + math.ceil(self.per_byte * _num_bytes(turns))
         if sample.video is None:
             return words + self._of_images(len(sample.images))
-        num_frames = len(turns) if sample.boxes else math.ceil(self._seconds(sample) * self.settings.fps)
+        num_frames = len(turns) if sample.boxes else self._num_frames(sample)
         return words + self._frames[min(max(1, num_frames), self.settings.num_frames)]
 
     def _said(self, sample: Sample) -> Sequence[Turn]:
         """What is said; tracking says most where it begins at its first box: one turn a frame."""
         if not sample.boxes:
             return sample.turns
-        due = due_moments([box.timestamp for box in sample.boxes], self.settings.fps)
-        return tracking_turns(sample.turns[0], [sample.boxes[n] for n in due[: self.settings.num_frames]], start=0)
+        shown = boxes_shown([box.timestamp for box in sample.boxes], self.settings, self.settings.num_frames)
+        return tracking_turns(sample.turns[0], [sample.boxes[n] for n in shown], start=0)
+
+    def _num_frames(self, sample: Sample) -> int:
+        """Frames of a video that are shown at most, as far as the row says it."""
+        video = sample.video
+        if video is not None and video.is_listed and self.settings.listed_frames == "all":
+            return len(video.files)
+        return math.ceil(self._seconds(sample) * self.settings.fps)
 
     def _seconds(self, sample: Sample) -> float:
         """How much of the video is shown at most, as far as the row says it."""
@@ -111,7 +118,10 @@ class LengthEstimator:
         if video.files:
             limits.append(len(video.files) / (video.fps or 1.0))
         if sample.kind == "online" and asked is not None:
-            limits.append(asked - (video.clip[0] if video.clip and not video.reset_timestamps else 0.0))
+            start = video.clip[0] if video.clip and not video.reset_timestamps else 0.0
+            if video.reset_timestamps and self.settings.clock_zero == "sampled":
+                start -= 1 / self.settings.fps  # the clock starts with the first frame, not before it
+            limits.append(asked - start)
         return min(limits)
 
     def _of_images(self, num_images: int) -> int:

@@ -117,8 +117,8 @@ def _decoded(
     shown: dict[Row, set[int]] = {}
     for row, sample in samples.items():
         try:
-            clip, rng = cut_clip(sample, reader, files), random.Random(0)
-            turns = frames_of_turns(sample, clip, fps=settings.fps, max_frames=settings.num_frames, rng=rng)
+            clip, rng = cut_clip(sample, reader, files, settings), random.Random(0)
+            turns = frames_of_turns(sample, clip, settings, max_frames=settings.num_frames, rng=rng)
             shown[row] = {frame.index for _, frames in turns for frame in frames}
         except SampleError as error:
             problems[row] = str(error)

@@ -70,7 +70,9 @@ class Video:
     clip: tuple[float, float] | None = None
     """(start, end) seconds of the part that is used; None: all."""
     reset_timestamps: bool = False
-    """The sample's clock starts with the clip."""
+    """The sample's clock starts with the clip, or with the first frame that is shown of it."""
+    is_listed: bool = False
+    """`files` are the frames to show (all_image_files), not a recording to sample from."""
 
     def __post_init__(self) -> None:
         if not self.path and not self.files:
@@ -100,6 +102,8 @@ class Sample:
     """System message; None: the template's own."""
     boxes: tuple[Box, ...] = ()
     """Of tracking, in order of time."""
+    any_order: bool = False
+    """The turns are pairs of VideoChat2-IT that do not build on each other."""
 
     def __post_init__(self) -> None:
         if not self.turns:

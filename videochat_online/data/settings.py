@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..media.readers import Decoder
 
@@ -22,7 +22,10 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """The defaults are the published recipe's. Raises SettingError for all values that fields cannot have."""
+    """The defaults are the published recipe's; docs/train.md sets them beside ours, rule by rule.
+
+    Raises SettingError for all values that fields cannot have.
+    """
 
     seed: int = 42
     """of every random choice: samples and their order, drop path, new weights"""
@@ -36,6 +39,20 @@ class DataSettings:
     """tiles a still image is cut into at most, where its set does not say (default: the model's number)"""
     frame_times: FrameTimes = "online"
     """whose frames carry their second: those of dialogues with timestamps, all, or none"""
+    pair_order: Literal["shuffled", "listed"] = "shuffled"
+    """of VideoChat2-IT pairs, another in each epoch; listed: for later questions that build on earlier ones"""
+    pair_joint: Literal["space", "newline"] = "space"
+    """between instruction and question of such a pair; newline: the instruction stands apart"""
+    listed_frames: Literal["all", "fps"] = "all"
+    """frames of all_image_files and of boxes; fps: --fps of them a second, as of a video, which costs fewer tokens"""
+    box_text: Literal["json", "short"] = "json"
+    """numbers of a box as Python prints them, [0.0, 1.0]; short: [0, 1], six digits at most, fewer tokens"""
+    clock_zero: Literal["sampled", "clip"] = "sampled"
+    """with need_reset_timestamp, time starts with the first frame shown; clip: with the clip, as its questions do"""
+    clip_bounds: Literal["frames", "seconds"] = "frames"
+    """a clip by its count of frames, at the mean rate; seconds: by each frame's own time, right at varying rates"""
+    frames_over: Literal["clip", "asked"] = "clip"
+    """what --num-frames are spread over; asked: the part before the last question, so that none is left out"""
     mixing: Mixing = "proportional"
     """sqrt: a set's share of an epoch goes with the square root of its size"""
     max_failed_share: float = 0.05
@@ -73,3 +90,16 @@ class DataSettings:
 def flag(name: str) -> str:
     """The flag of a setting: learning_rate -> --learning-rate."""
     return "--" + name.replace("_", "-")
+
+
+PUBLISHED = DataSettings()
+OURS: dict[str, Any] = {
+    "pair_order": "listed",
+    "pair_joint": "newline",
+    "listed_frames": "fps",
+    "box_text": "short",
+    "clock_zero": "clip",
+    "clip_bounds": "seconds",
+    "frames_over": "asked",
+}
+"""The other way of each rule: as version 0.1 had them, and as the pocket model is trained."""

@@ -27,7 +27,10 @@ EPILOG = (
     "example: videochat-online train --preset stage2 --model pocket --data list.json --output-dir runs/mine --check. "
     "On several GPUs: torchrun --nproc-per-node 8 -m videochat_online.training --preset stage1 --strategy zero1 ..."
 )
-PRESET_HELP = "start from named settings: finetune for tens to thousands of samples, the others are the paper's stages"
+PRESET_HELP = (
+    "start from named settings: finetune for tens to thousands of samples, the others are the paper's stages; stage2 "
+    "starts from stage 1's model, as the paper says (its script: --model OpenGVLab/InternVL2-4B)"
+)
 METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X"}
 
 

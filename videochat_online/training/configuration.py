@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data.settings import DataSettings, SettingError, flag
+from ..data.settings import OURS, DataSettings, SettingError, flag
 from ..files import SHIPPED_MODELS
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
@@ -69,10 +69,15 @@ class TrainingConfig(DataSettings):
     warmup: float = 0.03
     """below 1 a share of all steps, else a number of steps"""
     weight_decay: float = 0.05
-    """on all trained weights but biases and norms"""
+    """on all trained weights but biases, LayerNorm and what --no-decay-norms adds"""
+    decay_norms: bool = True
+    """on RMSNorm too, as published (but for Llama's); without, no norm is drawn to 0 by a long training"""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
+    loss_reduction: Literal["batch", "sample", "square", "token"] = "batch"
+    """what counts alike in a step: batch (published: what a process takes at once), sample (the same with --batch-size
+    1, and right where packed), token (long answers weigh more, batching plays no part) or square (between the two)"""
     max_grad_norm: float = 1.0
     """gradients are scaled down to this norm; 0: never"""
     epochs: float = 1.0
@@ -178,6 +183,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 2e-4,
         "drop_path": 0.0,
         "frame_times": "always",
+        "loss_reduction": "token",
+        "decay_norms": False,
         "global_batch_size": 4,
         "epochs": 3.0,
         "min_steps": 200,
@@ -185,9 +192,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """What differs from the defaults. stage1: the paper's offline fine-tuning on images and whole videos. stage2: its joint
-fine-tuning on online dialogues and the offline sets, from stage 1's model. finetune: a trained model on tens to
-thousands of samples of one's own, connector and LoRA, in many small steps, frames with their second as sessions show
-them."""
+fine-tuning on online dialogues and the offline sets, from stage 1's model (the published script starts from
+InternVL2-4B again; the paper's text says progressive). finetune: a trained model on tens to thousands of samples of one's own,
+connector and LoRA, in many small steps, frames with their second as sessions show them; loss and decay are ours, the
+prompts those that the released weights know."""
 
 FINETUNE_SMALL: dict[str, Any] = {
     "llm": "full",
@@ -199,6 +207,9 @@ FINETUNE_SMALL: dict[str, Any] = {
 Six clips with pocket: 200 steps of LoRA at 1e-3 end at loss 2.9, of this at 0.01; LoRA leaves the word vectors alone,
 and a small vocabulary has to learn the words of one's own data."""
 SMALL_WIDTH = 1024
+
+EARLIER: dict[str, Any] = {**OURS, "loss_reduction": "token", "decay_norms": False}
+"""What a run of version 0.1 did where its settings do not say it."""
 
 
 def is_small(model: str) -> bool:

@@ -1,8 +1,7 @@
 """The training loop on accelerate: the batches of a step, loss and gradients, update, line of the log, checkpoint.
 
-Loss: the cross entropy of all loss-bearing tokens of a step, over all batches and processes, divided by their number.
-It is a mean over tokens, not over samples: a long answer weighs more than a short one, and it does not matter how the
-samples were spread over batches, sequences or processes.
+Loss: the weighted mean of the cross entropies of a step's tokens, over all batches and processes; loss.py has the
+weights. How a step's batches are spread over processes does not matter.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from ..prompt.render import IGNORE_INDEX
 from .checkpoints import STAGING, check_shape, choose_checkpoint, drop_old, finish, full_disk_named, skipped
 from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
 from .log import Interval, RunLog, summary
+from .loss import next_tokens, token_weights
 from .parts import choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
 from .state import TrainState
@@ -161,22 +161,24 @@ class TrainingLoop:
 
     def backward(self, batches: list[Batch]) -> torch.Tensor:
         """Add up the gradients of a step's batches; returns this process's part of the step's loss."""
-        accelerator = self.accelerator
-        targets = [(batch["labels"][:, 1:] != IGNORE_INDEX).sum() for batch in batches]  # each of the position before
-        count = torch.stack(targets).sum().to(accelerator.device)
-        scale = accelerator.num_processes / accelerator.gather(count).sum().clamp(min=1)  # processes are averaged
+        accelerator, reduction = self.accelerator, self.config.loss_reduction
+        weights = [token_weights(batch["labels"], reduction, batch.get("position_ids")) for batch in batches]
+        total = torch.stack([one.sum() for one in weights]).sum().to(accelerator.device)
+        # processes are averaged; a step without any loss, whose sum is 0 and not 1 at least, has loss 0
+        scale = accelerator.num_processes / accelerator.gather(total).sum().clamp(min=0.5)
         loss = torch.zeros((), device=accelerator.device)
         accelerator.step = 0  # its count of batches: with the last one of the step, gradients are shared
-        for batch in batches:
+        for batch, of_tokens in zip(batches, weights, strict=True):
             with accelerator.accumulate(self.state.wrapped):
-                part = self.loss_sum(batch) * scale
+                part = self.loss_sum(batch, of_tokens) * scale
                 accelerator.backward(part * accelerator.gradient_accumulation_steps)  # by which it divides
             loss += part.detach()
         return loss
 
-    def loss_sum(self, batch: Batch) -> torch.Tensor:
-        """The summed loss of a batch; logits (B, K, vocabulary) are made at the K positions that bear any.
+    def loss_sum(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """The sum of a batch's losses, each times its weight, (B, N).
 
+        Logits (B, K, vocabulary) are made at the K positions that bear loss.
         The cache stays off: with one, transformers does not see where a packed sample begins. Padding stands at the
         end, where no word looks at it and no loss is: without a mask of it the kernels skip half of the attention.
         """
@@ -185,10 +187,11 @@ class TrainingLoop:
             for name, value in batch.items()
             if name != "attention_mask"
         }
-        targets, positions = next_tokens(inputs.pop("labels"))
+        targets, weights, positions = next_tokens(inputs.pop("labels"), weights.to(self.accelerator.device))
         outputs = self.state.wrapped(**inputs, use_cache=False, logits_to_keep=positions)
         logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
-        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+        losses = cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+        return (losses * weights.flatten()).sum()
 
     # The log
 
@@ -260,18 +263,6 @@ def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: i
     longer = {key: torch.cat([batch[key], extra[key]], dim=1) for key in extra if batch.get(key) is not None}
     pixel_values = torch.zeros(1, 3, image_size, image_size)
     return {**batch, **longer, "pixel_values": pixel_values, "image_grids": torch.ones(1, dtype=torch.long)}
-
-
-def next_tokens(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels (B, N) -> the next token's at the K positions that need logits (B, K), and those positions (K,).
-
-    At least one position is kept, so that a batch without loss still goes through the whole model.
-    """
-    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-    wanted = (targets != IGNORE_INDEX).any(dim=0)
-    wanted[0] |= ~wanted.any()
-    positions = wanted.nonzero()[:, 0]
-    return targets[:, positions], positions
 
 
 def without_traceback(error: ValueError) -> ValueError:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
 
 ADAPTER = "default"
-NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
-"""Names of weights without weight decay, as transformers has them; so are all weights of LayerNorm modules."""
+NORM = re.compile(r"layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
+"""Names of norms' weights, as transformers has them now."""
 BASE, PAIR_A, PAIR_B = ".base_layer.", f".lora_A.{ADAPTER}.", f".lora_B.{ADAPTER}."
 
 
@@ -109,16 +109,26 @@ def set_drop_path(model: VideoChatOnline, rate: float) -> None:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW on what trains, without weight decay on biases and norms."""
-    norms = {id(w) for module in model.modules() if isinstance(module, nn.LayerNorm) for w in module.parameters()}
+    """AdamW on what trains, without weight decay on biases and norms (see --decay-norms).
+
+    Published: the norms that transformers 4.37 lists, which are LayerNorm and Llama's RMSNorm, not Phi-3's or Qwen2's.
+    """
+    listed = [module for module in model.modules() if isinstance(module, nn.LayerNorm) or is_llama_norm(module)]
+    norms = {id(weight) for module in listed for weight in module.parameters()}
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            (plain if id(weight) in norms or NO_DECAY.search(name.lower()) else decayed).append(weight)
+            lower = name.lower()
+            is_norm = id(weight) in norms or (not config.decay_norms and NORM.search(lower))
+            (plain if is_norm or "bias" in lower else decayed).append(weight)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
+
+
+def is_llama_norm(module: nn.Module) -> bool:
+    return type(module).__name__ == "LlamaRMSNorm"
 
 
 def part_rows(model: VideoChatOnline, config: TrainingConfig) -> list[PartRow]:

@@ -172,6 +172,11 @@ def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
             f"(--warmup {config.warmup:g}), most of the run, with less than the learning rate of "
             f"{config.learning_rate:g}; lower --warmup"
         )
+    if config.batching == "packed" and config.loss_reduction == "batch":
+        warnings.append(
+            "--loss-reduction batch: each packed sequence counts alike, however many samples it holds; "
+            "with sample each sample does, as in the published recipe, which does not pack"
+        )
     return problems, warnings
 
 

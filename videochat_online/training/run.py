@@ -16,7 +16,7 @@ from ..data.registry import read_lists
 from ..data.settings import SettingError, flag
 from ..files import digest, locked, write_json
 from .checkpoints import Checkpoint, choose_checkpoint
-from .configuration import MAY_CHANGE, TrainingConfig
+from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
 from .parts import part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
@@ -158,7 +158,7 @@ def _other_settings(path: Path, config: TrainingConfig) -> list[str]:
     """What is set in another way than in the file `path`, of those settings that decide what is learned."""
     now = config.to_dict()
     before = json.loads(path.read_text("utf-8")) if path.is_file() else now
-    before = TrainingConfig().to_dict() | before  # a setting that was not known then had its default
+    before = TrainingConfig().to_dict() | EARLIER | before  # a setting that was not known then had one way only
     changed = [name for name in now if name not in MAY_CHANGE and before[name] != now[name]]
     return [f"{flag(name)} {before[name]!r} -> {now[name]!r}" for name in changed]
 
