@@ -26,8 +26,8 @@ from videochat_online.evaluation.modes import Asking
 from videochat_online.evaluation.questions import Reply
 from videochat_online.evaluation.responders import SessionConversation, SessionResponder, responder_from_flags
 from videochat_online.evaluation.runner import MODES
+from videochat_online.media.picture import upright_rgb
 from videochat_online.media.readers import MediaError
-from videochat_online.media.source import to_rgb
 from videochat_online.model_flags import add_memory_flags, add_model_flags, parse_capacities
 from videochat_online.streaming.session import StreamingSession
 
@@ -167,7 +167,7 @@ class VideoChatOnlineModel(lmms):
     def _look(self, request: Request) -> Reply | None:
         """Answer about images, each at full grid and without a time; or about nothing but words."""
         try:
-            pictures = [to_rgb(image) for image in request.pictures()]
+            pictures = [upright_rgb(image) for image in request.pictures()]
         except MediaError as error:
             logger.error(f"{error}; a question is left without an answer")
             return None

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec
+from tests.odd_media import with_damaged_second_page, with_gbk_title, with_unknown_codec, write_video
 from videochat_online.data.check import Report, box_problem, check_lists
 from videochat_online.media import decoding
+from videochat_online.media.source import MediaWarning
 
 from .conftest import at, talk
 
@@ -124,6 +126,20 @@ def test_every_problem_comes_in_one_report(write_list: Any, bad_media: None):
     assert len(report.problems) == len(BAD)
     assert [one.problems for one in report.sets] == [len(BAD), 0]
     assert json.loads(json.dumps(report.to_dict()))["ok"] is False
+
+
+def test_what_is_cut_off_is_a_problem_where_strict(write_list: Any, media: Path):
+    write_video(media / "cut.avi")
+    (media / "cut.avi").write_bytes((media / "cut.avi").read_bytes()[:-100])
+    Image.effect_noise((64, 64), 50).save(media / "cut.jpg")
+    (media / "cut.jpg").write_bytes((media / "cut.jpg").read_bytes()[:-9])
+    media_of_rows = ({"video": "cut.avi"}, {"image": "cut.jpg"})
+    rows = [{**named, "conversations": talk("Q", "A")} for named in media_of_rows]
+    path = write_list({"cut": rows})
+    with pytest.warns(MediaWarning, match="is cut off"):
+        assert check_lists([path], num_workers=1).problems == []
+    report = check_lists([path], num_workers=1, strict=True)
+    assert [any("cut" in text for text in problems(report, row)) for row in (0, 1)] == [True, True]
 
 
 def test_lists_and_annotations_are_part_of_the_report(write_list: Any, tmp_path: Path):

@@ -54,13 +54,14 @@ def write_clip() -> Callable[..., Path]:
         size: tuple[int, int] = (64, 48),
         options: dict[str, str] | None = None,
         colorspace: int | None = None,
+        pix_fmt: str = "yuv420p",
         faststart: bool = False,
     ) -> Path:
         import av
 
         with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
             stream = container.add_stream(codec, rate=fps)
-            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
             stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
             stream.options = {"b-adapt": "0", "sc_threshold": "0"} if codec == "libx264" else {}
             stream.options |= options or {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.media.container import declared_size
+from videochat_online.media.integrity import declared_size
 
 EBML = b"\x1a\x45\xdf\xa3" + b"\x84" + b"head"  # its length in one byte
 SEGMENT = b"\x18\x53\x80\x67"

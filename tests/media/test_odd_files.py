@@ -19,11 +19,11 @@ from PIL import Image, PngImagePlugin
 
 from tests.media.test_bad_input import refuse
 from tests.odd_media import mutated, with_damaged_second_page, with_gbk_title, with_unknown_codec, write_video
-from videochat_online.media import decoding, image_source, video_index
+from videochat_online.media import container, decoding, image_source, video_index
 from videochat_online.media.live import LiveStream, PushedFrames
 from videochat_online.media.live_network import NetworkStream, Timeouts
 from videochat_online.media.readers import MediaError, open_image, open_video
-from videochat_online.media.source import each, reading
+from videochat_online.media.source import MediaWarning, each, reading
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +35,18 @@ def test_a_title_that_is_not_utf8_is_none_of_our_business(suffix: str, decoder: 
     with open_video(with_gbk_title(tmp_path / f"gbk{suffix}"), decoder=decoder) as video:
         assert np.array_equal([frame.image for frame in video], expected)
         assert (video.duration, len(expected)) == (5.0, 20)
+
+
+TITLES = ["Überraschung".encode("latin-1"), "日本語の題".encode("shift-jis"), b"\xff\xfe\0\xd8"]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_titles_of_other_encodings(title: bytes, tmp_path: Path):
+    for suffix in (".avi", ".mp4", ".mkv", ".flv"):
+        codec = "flv" if suffix == ".flv" else "mpeg4"
+        path = write_video(tmp_path / f"film{suffix}", title="T" * len(title), codec=codec)
+        path.write_bytes(path.read_bytes().replace(b"T" * len(title), title))
+        assert len(list(open_video(path))) == 20
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "'zz9z'"), (".avi", "'zz9z'"), (".mkv", r"(it has no name)")])
@@ -69,6 +81,90 @@ def test_sound_that_begins_late_is_no_damage(tmp_path: Path):
     with open_video(path) as video:
         assert [frame.index for frame in video.read([0, 34, 3])] == [0, 34, 3]
         assert len(video) == 35
+
+
+def test_what_changes_within_a_stream(write_clip: Callable, number_in: Callable, tmp_path: Path):
+    """Size, pixel format, colours: each picture is brought to the size of the first."""
+    parts = [{}, {"size": (128, 96)}, {"pix_fmt": "yuv444p"}, {"colorspace": 1}]
+    files = [write_clip(tmp_path / f"{n}.ts", num_frames=10, b_frames=0, **part) for n, part in enumerate(parts)]
+    path = tmp_path / "all.ts"
+    path.write_bytes(b"".join(file.read_bytes() for file in files))
+    with open_video(path) as video:
+        frames = list(video)
+        assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
+        assert [number_in(frame.image) for frame in frames[:10]] == list(range(10))
+        assert [number_in(frame.image) for frame in frames[20:]] == [*range(10), *range(10)]
+        assert np.allclose(np.diff(video.timestamps), 0.04)
+
+
+def test_a_codec_that_changes_within_a_stream(write_clip: Callable, number_in: Callable, tmp_path: Path):
+    """What the first decoder can read is read, or refused; the rest is said."""
+    first = write_clip(tmp_path / "a.ts", num_frames=10).read_bytes()
+    path = tmp_path / "both.ts"
+    path.write_bytes(first + write_clip(tmp_path / "b.ts", num_frames=10, codec="mpeg2video", b_frames=0).read_bytes())
+    with pytest.warns(MediaWarning, match="cannot be decoded"), open_video(path) as video:
+        assert [number_in(frame.image) for frame in video][:10] == list(range(10))
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        list(open_video(path, strict=True))
+
+
+@pytest.mark.parametrize("first", ["mjpeg", "libx264"])
+def test_the_best_stream_is_ffmpegs(first: str, tmp_path: Path):
+    """Not the cover picture, nor the thumbnails, which come first."""
+    import av
+
+    path = write_tracks(tmp_path / "film.mkv", [(first, (32, 32)), ("libx264", (64, 48))])
+    with av.open(str(path)) as film:
+        assert film.streams.best("video").index == 1
+    with open_video(path) as video:
+        assert (video.size, len(video)) == ((64, 48), 20)
+
+
+def write_tracks(path: Path, tracks: list[tuple[str, tuple[int, int]]]) -> Path:
+    """The one of 32 pixels has two frames, others twenty; JPEG is a cover."""
+    import av
+
+    with av.open(str(path), "w") as film:
+        for codec, size in tracks:
+            stream = film.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            if codec == "mjpeg":
+                stream.disposition = av.stream.Disposition.attached_pic.value
+        for stream in film.streams.video:
+            for number in range(2 if stream.width == 32 else 20):
+                picture = np.random.default_rng(number).integers(0, 256, (stream.height, stream.width, 3), np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 10)
+                film.mux(stream.encode(frame))
+            film.mux(stream.encode())
+    return path
+
+
+def test_a_raw_stream_has_the_rate_that_it_names(write_clip: Callable, tmp_path: Path):
+    with open_video(write_clip(tmp_path / "film.h264", num_frames=30, fps=10)) as video:
+        assert (video.fps, video.duration, len(video)) == (10.0, pytest.approx(3.0), 30)
+
+
+def test_limits_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write_video(tmp_path / "film.mp4")
+    monkeypatch.setattr(video_index, "MAX_FRAMES", 10)
+    refuse(path, "has more than 10 frames")
+    monkeypatch.setattr(container, "MAX_PIXELS", 64 * 48 - 1)
+    refuse(path, "has pictures of 64x48; expected at most 3,071 pixels")
+
+
+def test_pixels_that_are_not_square_stay_as_they_are_stored(tmp_path: Path):
+    """As FFmpeg gives them; boxes in pixels count stored ones, and the encoder stretches to a square anyway."""
+    import av
+
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        film.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        film.mux(stream.encode())
+    assert open_video(path).size == (64, 48)
 
 
 FLV_HEADER = 13

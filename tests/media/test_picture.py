@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from videochat_online.media.live import PushedFrames
-from videochat_online.media.picture import FrameConverter, begin_image, rgb_array, upright_rgb
+from videochat_online.media.picture import FrameConverter, begin_image, rgb_array, upright_rgb, upright_steps
 from videochat_online.media.readers import MediaError, open_image, open_video
 from videochat_online.media.source import MediaWarning
 from videochat_online.serve.upload import picture_of
@@ -163,6 +163,19 @@ def test_any_angle_turns_as_in_ffmpeg(plain_clip: Path, tmp_path: Path):
     with open_video(path) as video:
         picture = next(iter(video)).image
     assert picture.shape == (48, 64, 3) and (picture[0, 0] == 0).all() and picture[24, 60].any()
+
+
+def test_side_data_that_pyav_does_not_know():
+    """The angle is still read: films of telephones that see with two eyes have such data."""
+
+    class Frame:
+        rotation = -90
+
+        @property
+        def side_data(self) -> None:
+            raise ValueError("31 is not a valid Type")
+
+    assert upright_steps(Frame()) == (("transpose", "clock"),)
 
 
 ORIENTED: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF 2.32: how the stored picture was made of the upright

@@ -62,12 +62,21 @@ def test_equal_on_real_frames(shared: Path):
                 assert_like_pil(frame.image, 448)
 
 
-@pytest.mark.parametrize("name", ["gray.png", "pal.png", "rgba.png", "img1_90x30.jpg", "img4_201x57.png"])
+@pytest.mark.parametrize("name", ["gray.png", "pal.png", "img1_90x30.jpg", "img4_201x57.png"])
 def test_images_of_every_mode(name: str, golden: Path):
-    """Grey, palette and alpha: with and without going through open_image."""
+    """Grey and palette (test_picture.py has the others): with and without going through open_image."""
     path = golden / "media" / name
     assert_like_pil(Image.open(path), 56)
     assert torch.equal(FrameTransform(56)(Image.open(path)), FrameTransform(56)(open_image(path)))
+
+
+def test_pictures_that_are_shown_are_those_of_files(golden: Path, tmp_path: Path):
+    """Upright and over white, whether a session is shown a PIL image or a file is opened."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.open(golden / "media/img4_201x57.png").save(tmp_path / "photo.png", exif=exif)
+    for path in (tmp_path / "photo.png", golden / "media/rgba.png"):
+        assert torch.equal(FrameTransform(56)(Image.open(path)), FrameTransform(56)(open_image(path)))
 
 
 def test_greys_of_16_bits_keep_their_shades():

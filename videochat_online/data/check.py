@@ -108,9 +108,10 @@ class Report:
         return "\n".join([*lines, "", summary, *(f"  {problem}" for problem in self.problems)])
 
 
-def check_lists(paths: Iterable[str], *, num_workers: int) -> Report:
+def check_lists(paths: Iterable[str], *, num_workers: int, strict: bool = False) -> Report:
     """Everything that is wrong with the data of some lists; `num_workers` processes read the files.
 
+    `strict`: what is damaged or cut off is a problem, too; training reads what can be decoded of it.
     ValueError where one of these processes dies.
     """
     # 1. the lists and their annotations
@@ -124,34 +125,35 @@ def check_lists(paths: Iterable[str], *, num_workers: int) -> Report:
             problems.append(DataProblem(data_set.name, None, str(data_set.annotation), str(error)))
     # 2. every file that they name, once
     keys = list(dict.fromkeys(key for data_set, rows in loaded for key in _media_of_set(data_set, rows)))
-    facts = _look_at_all(keys, num_workers)
+    facts = _look_at_all(keys, num_workers, strict=strict)
     # 3. every row against its files
     reports = [_check_set(data_set, rows, facts, problems) for data_set, rows in loaded]
     return Report(reports, problems)
 
 
-def _look_at_all(keys: list[MediaKey], num_workers: int) -> dict[MediaKey, MediaFacts]:
+def _look_at_all(keys: list[MediaKey], num_workers: int, *, strict: bool) -> dict[MediaKey, MediaFacts]:
+    look = partial(look_at, strict=strict)
     if num_workers <= 1 or len(keys) <= ONE_PROCESS_FILES:
-        return {key: look_at(key) for key in _with_bar(keys, len(keys), "files")}
+        return {key: look(key) for key in _with_bar(keys, len(keys), "files")}
     try:
         with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-            results = pool.map(look_at, keys, chunksize=8)
+            results = pool.map(look, keys, chunksize=8)
             return dict(zip(keys, _with_bar(results, len(keys), "files"), strict=True))
     except BrokenProcessPool as error:
         message = "a process that reads files died, of memory or of a damaged file; --workers 1 shows at which"
         raise ValueError(message) from error
 
 
-def look_at(key: MediaKey) -> MediaFacts:
+def look_at(key: MediaKey, *, strict: bool = False) -> MediaFacts:
     """Open one file, or all frames of a folder or list."""
     root, media = key
     try:
         if isinstance(media, str):
-            return MediaFacts(size=open_image(root / media).size, num_frames=1)
-        reader, files = open_reader(media, root, partial(open_video, num_threads=1))
+            return MediaFacts(size=open_image(root / media, strict=strict).size, num_frames=1)
+        reader, files = open_reader(media, root, partial(open_video, num_threads=1, strict=strict))
         with reader:
             for file in files:
-                open_image(file)
+                open_image(file, strict=strict)
             names = tuple(file.name for file in files)
             return MediaFacts(None, reader.duration, reader.num_frames, reader.size, names)
     except (MediaError, SampleError, OSError) as error:

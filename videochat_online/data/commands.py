@@ -36,6 +36,8 @@ def _add_check(commands: Any) -> None:
         epilog="example: DATA_ROOT=/data ANNO_ROOT=/data/anno videochat-online data check anno_data/stage2_online.json",
     )
     parser.add_argument("lists", nargs="+", metavar="LIST", help="data-set list, a json file")
+    what = "report what is damaged or cut off, of which training reads what can be decoded"
+    parser.add_argument("--strict", action="store_true", help=what)
     parser.add_argument("--json", metavar="FILE", help="write counts and problems to this file too")
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
     parser.add_argument("--workers", type=int, default=workers, help="processes that read files")
@@ -70,7 +72,7 @@ def run_check(options: argparse.Namespace) -> int:
 
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
-    report = check_lists(options.lists, num_workers=options.workers)
+    report = check_lists(options.lists, num_workers=options.workers, strict=options.strict)
     if options.json:
         write_json(Path(options.json), report.to_dict())
     print(report.as_table())

@@ -1,32 +1,33 @@
 """The one place where PyAV opens anything to read (a file, an address, bytes as they come), and the video stream in it.
 
-Also whether a file is as long as its own headers say. Titles and other texts of a container are never read: their
-encoding is unknown.
+Titles and other texts of a container are never read: their encoding is unknown.
 """
 
 from __future__ import annotations
 
+import heapq
 import io
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from .source import MediaError, T, check_file, reading
+from .picture import MAX_PIXELS
+from .source import MediaError, T, check_file, each, reading
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.stream import Stream
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 A_VIDEO = "a video file"
+UNDAMAGED = "an undamaged file"
+MOST_OUT_OF_ORDER = 16
+"""Frames."""
 NOT_VIDEO_FORMATS = ("tty", "_pipe", "image2")
 """FFmpeg draws text files as video and opens still images as one-frame videos; neither is meant here."""
-MP4_BOXES = frozenset(
-    (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"uuid", b"sidx", b"mfra")
-)
-EBML_HEADER = b"\x1a\x45\xdf\xa3"
-MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+
 
 
 def open_container(
@@ -55,26 +56,35 @@ def open_container(
 
 
 def video_stream(container: InputContainer, name: object, expected: str, *, num_threads: int = 0) -> VideoStream:
-    """The first video stream, ready to decode; MediaError where there is none, or none that FFmpeg can decode."""
+    """FFmpeg's best video stream, ready to decode; of those it cannot decode, and cover pictures, none.
+
+    MediaError where there is none, or where its pictures have more than MAX_PIXELS pixels.
+    """
     from av.stream import Disposition
 
     with reading(name, "holds no video", expected):
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        best = container.streams.best("video")
     if not streams:
         what = "has sound but no video" if container.streams.audio else "holds no video"
         raise MediaError.about(name, what, expected)
+    streams.sort(key=lambda stream: best is None or stream.index != best.index)
     # PyAV's types do not say that there is no context for a codec that FFmpeg does not know.
     stream = next((stream for stream in streams if stream.codec_context is not None), None)
     if stream is None:
         what = f"its codec {_codec_tag(streams[0], name, expected)} is unknown to FFmpeg"
         raise MediaError.about(name, what, "a codec that it decodes")
+    if stream.width * stream.height > MAX_PIXELS:
+        what = f"has pictures of {stream.width}x{stream.height}"
+        raise MediaError.about(name, what, f"at most {MAX_PIXELS:,} pixels")
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = num_threads
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change within the stream
     return stream
 
 
 def open_stream(path: Path, *, num_threads: int = 0) -> tuple[InputContainer, VideoStream]:
-    """The opened container and its first video stream, ready to decode. MediaError where there is none."""
+    """The opened container and its video stream, ready to decode. MediaError where there is none."""
     check_file(path, A_VIDEO)
     # A playlist may name other files, not the network.
     options = {"protocol_whitelist": "file"}
@@ -99,6 +109,46 @@ def to_the_end(items: Iterable[T]) -> Iterator[T]:
         return
 
 
+def decoded(
+    container: InputContainer, stream: VideoStream, name: object, what: Callable[[], str], *, skip_damage: bool
+) -> Iterator[VideoFrame]:
+    """Frames as they come from the decoder, to the last. What cannot be decoded: a MediaError, or left out.
+
+    With one thread, what is left out is what FFmpeg's own programs leave out, and nothing more.
+    """
+    try:
+        for packet in each(to_the_end(container.demux(stream)), name, what, UNDAMAGED):
+            yield from _frames_of(stream, packet, name, what, skip_damage=skip_damage)
+    except MediaError:  # the container is damaged here
+        if not skip_damage:
+            raise
+        yield from _frames_of(stream, None, name, what, skip_damage=True)
+
+
+def in_order(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+    """Frames by their times: behind damage, some come out of the decoder late. Those without a time are left out."""
+    waiting: list[tuple[int, int, VideoFrame]] = []
+    for count, frame in enumerate(frames):
+        if frame.pts is not None:
+            heapq.heappush(waiting, (frame.pts, count, frame))
+        if len(waiting) > MOST_OUT_OF_ORDER:
+            yield heapq.heappop(waiting)[2]
+    yield from (frame for _, _, frame in sorted(waiting))
+
+
+def _frames_of(
+    stream: VideoStream, packet: Packet | None, name: object, what: Callable[[], str], *, skip_damage: bool
+) -> list[VideoFrame]:
+    """What comes out of the decoder behind this packet, or (None) behind the last one."""
+    try:
+        with reading(name, what, UNDAMAGED):
+            return stream.codec_context.decode(packet)
+    except MediaError:
+        if not skip_damage:
+            raise
+    return []
+
+
 def _codec_tag(stream: Stream, name: object, expected: str) -> str:
     """Four letters, quoted. PyAV shows them only of codecs it knows, so they are copied to a stream of such a one."""
     import av
@@ -109,64 +159,3 @@ def _codec_tag(stream: Stream, name: object, expected: str) -> str:
         BitStreamFilterContext("null", stream, copy)
         tag = copy.codec_context.codec_tag.rstrip("\0")
     return repr(tag) if tag else "(it has no name)"
-
-
-def check_whole(path: Path) -> None:
-    """MediaError where the file is shorter than its own headers say: FFmpeg takes such a cut for the file's end."""
-    with reading(path, "cannot be read", A_VIDEO, errors=OSError):
-        expected, actual = declared_size(path), path.stat().st_size
-    if expected is not None and actual < expected:
-        raise MediaError.about(path, f"is cut off at {actual:,} bytes", f"{expected:,} bytes by its own headers")
-
-
-def declared_size(path: Path) -> int | None:
-    """Bytes the file must have by its own headers; None where they do not say."""
-    with path.open("rb") as file:
-        start = file.read(12)
-        if start[4:8] in MP4_BOXES:
-            return _mp4_size(file, path.stat().st_size)
-        if start[:4] == EBML_HEADER:
-            return _matroska_size(file)
-        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
-            return 8 + int(struct.unpack("<I", start[4:8])[0])
-    return None
-
-
-def _mp4_size(file: BinaryIO, actual: int) -> int:
-    """End of the last top-level box that is known (ISO/IEC 14496-12, 4.2)."""
-    end = 0
-    while end + 8 <= actual:
-        file.seek(end)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        if kind not in MP4_BOXES:
-            break
-        if size == 1:
-            size = int.from_bytes(file.read(8), "big")
-        if size < 8:  # 0: to the end of the file, whatever that is
-            break
-        end += size
-    return end
-
-
-def _matroska_size(file: BinaryIO) -> int | None:
-    """End of the segment that follows the EBML header (RFC 8794, RFC 9559)."""
-    file.seek(len(EBML_HEADER))
-    header = _ebml_length(file)
-    if header is None:
-        return None
-    file.seek(header, 1)
-    if file.read(4) != MATROSKA_SEGMENT:
-        return None
-    length = _ebml_length(file)
-    return None if length is None else file.tell() + length
-
-
-def _ebml_length(file: BinaryIO) -> int | None:
-    """A length of 1 to 8 bytes; the zeros before its first 1 bit count the bytes that follow. All ones: unknown."""
-    first = file.read(1)
-    if not first or first[0] == 0:
-        return None
-    num_more = 8 - first[0].bit_length()
-    bits = 7 * (num_more + 1)
-    value = int.from_bytes(first + file.read(num_more), "big") & ((1 << bits) - 1)
-    return None if value == (1 << bits) - 1 else value

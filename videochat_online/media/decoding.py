@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .container import open_stream, to_the_end
-from .picture import FrameConverter
-from .source import MediaError, VideoReader, reading
+from .container import UNDAMAGED, decoded, in_order, open_stream
+from .picture import FrameConverter, Steps
+from .source import Frame, MediaError, VideoReader, reading, warn
 from .video_index import VideoIndex
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-UNDAMAGED = "an undamaged file"
 FOR_DECORD = "a file that decord reads; decoder='pyav' (--decoder pyav) reads more"
 DECORD_FORMATS = ("mp4", "matroska", "avi", "flv")
 """Containers (FFmpeg's names) in which decord finds the frame asked for; in MPEG streams it is off by some."""
+TURNS_OF_DECORD: tuple[Steps, ...] = (
+    (),
+    (("transpose", "clock"),),
+    (("transpose", "cclock"),),
+    (("hflip", ""), ("vflip", "")),
+)
 NO_GUESSED_FRAMES = 1e-9
 """decord fills frames it cannot decode with their neighbours; with this share of them allowed it fails instead."""
 
@@ -44,14 +49,26 @@ class _FileReader(VideoReader):
 
 
 class PyavReader(_FileReader):
-    """Through PyAV; holds one container and the decoder's own few frames. `num_threads` 0: FFmpeg's own choice."""
+    """Through PyAV; holds one container and the decoder's own few frames. `num_threads` 0: FFmpeg's own choice.
 
-    def __init__(self, index: VideoIndex, *, size: tuple[int, int] | None = None, num_threads: int = 0) -> None:
+    A frame that turns out to be undecodable: `read` gives the one before it in its place, iteration leaves it out, with
+    one warning a reader; a MediaError where `strict`.
+    """
+
+    def __init__(
+        self, index: VideoIndex, *, size: tuple[int, int] | None = None, num_threads: int = 0, strict: bool = False
+    ) -> None:
         super().__init__(index, size)
-        self._num_threads = num_threads
+        self._num_threads, self._strict = num_threads, strict
+        self._skips_damage = index.is_damaged
         self._frames: Iterator[VideoFrame]
+        self._wanted = 0
         self._position: int
         """Number of the frame that the decoder gives next, where nothing is damaged."""
+        self._nearest: VideoFrame | None = None
+        """The last frame that came before one that was looked for in vain, else the first behind it."""
+        self._stands_in = False
+        """Whether the frame given last is another than the one asked for."""
         self._restart()
         self._to_rgb = FrameConverter(self.name, lambda _: self.size)
 
@@ -61,8 +78,31 @@ class PyavReader(_FileReader):
     def _image(self, index: int) -> np.ndarray:
         return self._to_rgb(self._decoded(index))
 
+    def __iter__(self) -> Iterator[Frame]:
+        return (frame for frame in super().__iter__() if not self._stands_in)
+
     def _decoded(self, index: int) -> VideoFrame:
+        """Frame `index`; in a damaged file, where there is none, the one that a player would still show."""
+        self._stands_in = False
+        try:
+            return self._exactly(index)
+        except MediaError as error:
+            if self._strict:
+                raise
+            if not self._skips_damage:
+                self._skips_damage = True
+                problem = str(error).removeprefix(f"{self.name}: ")
+                warn(self.name, f"{problem}; such frames are left out, or the ones before them read")
+                self._go_to(0)
+                return self._decoded(index)
+            if self._nearest is None:
+                raise
+            self._stands_in = True
+            return self._nearest
+
+    def _exactly(self, index: int) -> VideoFrame:
         """Frame `index`: forward from where the decoder stands, else from a keyframe, else from the one before."""
+        self._nearest = None
         try:
             if self._is_ahead(index) and (frame := self._decode_to(index)) is not None:
                 return frame
@@ -96,30 +136,37 @@ class PyavReader(_FileReader):
             self._container.close()
             self._restart()
         else:
-            moment = int(self._index.times.ticks[start])
+            moment = int(self._index.times.stamps[start])
             with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
                 self._container.seek(moment, stream=self._stream)
-            self._frames = to_the_end(self._container.decode(self._stream))
+            self._frames = self._decode()
             self._position = start
 
     def _restart(self) -> None:
-        self._container, self._stream = open_stream(self._index.path, num_threads=self._num_threads)
-        self._frames = to_the_end(self._container.decode(self._stream))
+        num_threads = 1 if self._skips_damage else self._num_threads
+        self._container, self._stream = open_stream(self._index.path, num_threads=num_threads)
+        self._frames = self._decode()
         self._position = 0
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        def what() -> str:
+            return f"frame {self._wanted} cannot be decoded"
+
+        frames = decoded(self._container, self._stream, self.name, what, skip_damage=self._skips_damage)
+        return in_order(frames) if self._skips_damage and self._index.times.has_times else frames
 
     def _decode_to(self, index: int) -> VideoFrame | None:
         """The frame `index`, or None if the decoder passes it by."""
-        while True:
-            with reading(self.name, f"frame {index} cannot be decoded", UNDAMAGED):
-                frame = next(self._frames, None)
-            if frame is None:
-                break
+        self._wanted = index
+        for frame in self._frames:
             number = self._number(frame)
             if number is None:
                 continue
             self._position = number + 1
             if number == index:
                 return frame
+            if number < index or self._nearest is None:
+                self._nearest = frame
             if number > index:
                 return None
         self._position = self.num_frames
@@ -127,12 +174,7 @@ class PyavReader(_FileReader):
 
     def _number(self, frame: VideoFrame) -> int | None:
         """Which frame of the index this is; None for one that the index leaves out."""
-        if not self._index.times.has_times:
-            return self._position
-        if frame.pts is None:
-            return None
-        number = int(np.searchsorted(self._index.times.ticks, frame.pts))
-        return number if number < self.num_frames and self._index.times.ticks[number] == frame.pts else None
+        return self._index.times.number_of(frame.pts) if self._index.times.has_times else self._position
 
 
 class DecordReader(_FileReader):
@@ -149,6 +191,9 @@ class DecordReader(_FileReader):
         self._refuse_where(index.num_streams > 1, f"it picks a track of its own where there are {index.num_streams}")
         is_known = any(name in index.format for name in DECORD_FORMATS)
         self._refuse_where(not is_known, f"it seeks inexactly in {index.format} files")
+        self._refuse_where(index.is_damaged, "it is damaged")
+        self._refuse_where(index.has_alpha, "its pictures are transparent")
+        self._refuse_where(index.upright not in TURNS_OF_DECORD, "its pictures are mirrored or stand askew")
         is_odd = index.times.has_open_groups or not index.times.has_times
         self._refuse_where(is_odd, "it miscounts frames where groups of pictures are open or have no times")
         decord.logging.set_level(decord.logging.QUIET)

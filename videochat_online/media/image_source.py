@@ -9,12 +9,15 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
-from .picture import begin_image, upright_rgb
+from .picture import MAX_PIXELS, begin_image, upright_rgb
 from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, reading
 
 IMAGE_SUFFIXES = frozenset(
@@ -23,24 +26,47 @@ IMAGE_SUFFIXES = frozenset(
         *(".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
     )
 )
+OTHER_PICTURES = frozenset(
+    (
+        *(".arw", ".cr2", ".dds", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".ico", ".j2c", ".jpc"),
+        *(".jxl", ".jxr", ".nef", ".pcx", ".psd", ".qoi", ".raw", ".sgi", ".svg", ".tga", ".wmf", ".xbm", ".xpm"),
+    )
+)
+"""Suffixes of pictures that are not read. In a folder of frames they are an error: without them, later times shift."""
 A_FOLDER = f"a folder of images ({' '.join(sorted(IMAGE_SUFFIXES))})"
 AN_IMAGE = "an image file"
+ANIMATIONS = re.compile(rb"GIF8|RIFF....WEBP|....ftypavi[fs]", re.DOTALL)
+"""How files begin that are animations (or stills), whatever their names say."""
 SHORTEST_DELAY = 20
 """Milliseconds; a gif's shorter (mostly zero) delays mean `USUAL_DELAY`, as in browsers and FFmpeg."""
 USUAL_DELAY = 100
+MAX_FRAMES = 10_000
+"""Of an animation."""
+MAX_ANIMATED_PIXELS = 2**30
+"""Of all its frames together: opening decodes them once."""
 
 ImageSource = str | os.PathLike[str] | Image.Image
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
+def open_image(path: str | os.PathLike[str], *, strict: bool = False) -> Image.Image:
     """The image as RGB, upright and over white: see `picture.upright_rgb`.
 
-    MediaError if it is missing, empty, broken or no image.
+    MediaError if it is missing, empty, broken or no image. A JPEG whose end is missing: read with a MediaWarning, or a
+    MediaError where `strict`.
     """
     path = Path(path)
     check_file(path, AN_IMAGE)
     with begin_image(path, path) as image:
-        return upright_rgb(image, path)
+        return upright_rgb(image, path, strict=strict)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether PIL is to read it: by its name, or because it begins like an animation."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    check_file(path, "a video file")
+    with reading(path, "cannot be read", "a video file", errors=OSError), path.open("rb") as file:
+        return ANIMATIONS.match(file.read(12)) is not None
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -53,9 +79,17 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def images_of_folder(folder: Path) -> list[Path]:
-    """The folder's image files in natural order, hidden files left out. MediaError if there are none."""
+    """The folder's image files in natural order, hidden files left out.
+
+    MediaError if there are none, or pictures of a kind that is not read.
+    """
     with reading(folder, "cannot be read", A_FOLDER, errors=OSError):
-        paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+        files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    unread = sorted(path.name for path in files if path.suffix.lower() in OTHER_PICTURES)
+    if unread:
+        what = f"holds {len(unread)} pictures that cannot be read ({shorten(', '.join(unread), 200)})"
+        raise MediaError.about(folder, what, A_FOLDER)
+    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise MediaError.about(folder, "holds no images", A_FOLDER)
     return sorted(paths, key=lambda path: (natural_key(path.name), path.name))
@@ -65,64 +99,110 @@ class ImageListReader(VideoReader):
     """Images `fps` a second apart. A file is opened when its frame is read; `size` (W, H) resizes (bicubic)."""
 
     def __init__(
-        self, name: str, images: Sequence[ImageSource], *, fps: float = 1.0, size: tuple[int, int] | None = None
+        self,
+        name: str,
+        images: Sequence[ImageSource],
+        *,
+        fps: float = 1.0,
+        size: tuple[int, int] | None = None,
+        strict: bool = False,
     ) -> None:
         if not images:
             raise MediaError.about(name, "holds no images", "at least one image")
-        self._images = images
-        self._resize_to = size
-        first = size or _load(images[0]).size
+        self._images, self._resize_to, self._strict = images, size, strict
         num_images = len(images)
+        first = size or self._load(0).size
         super().__init__(name, np.arange(num_images) / fps, fps=float(fps), duration=num_images / fps, size=first)
+
+    def _load(self, index: int) -> Image.Image:
+        image = self._images[index]
+        if isinstance(image, Image.Image):
+            return upright_rgb(image, strict=self._strict)
+        return open_image(image, strict=self._strict)
 
     def _image(self, index: int) -> np.ndarray:
         try:
-            image = _load(self._images[index])
+            image = self._load(index)
         except MediaError as error:
             raise MediaError(f"{self.name}: frame {index} cannot be read: {error}") from error
         return _as_array(image, self._resize_to)
 
 
 class AnimationReader(VideoReader):
-    """An image file whose frames have their own delays (gif, webp, png).
+    """An image file whose frames have their own delays (gif, webp, png, avif), or pages (tiff).
 
     The frames are built on one another: going back starts again from the first.
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None = None) -> None:
-        self._file = begin_image(path, path)
+        self._path, self._file = path, begin_image(path, path)
+        # A PNG may begin with a still for programs that know no animation.
+        self._first = int(bool(self._file.info.get("default_image")))
+        self._resize_to = size
         try:
-            with reading(path, "is broken", A_WHOLE_IMAGE):
-                delays = [frame.info.get("duration") for frame in ImageSequence.Iterator(self._file)]
+            delays, said = self._read_times(path)
+            upright = self._frame(path, 0).size
         except MediaError:
             self._file.close()
             raise
-        self._resize_to = size
-        ends = np.cumsum([_delay(delay) for delay in delays], dtype=np.float64) / 1000
-        times = np.concatenate([[0.0], ends[:-1]])
-        duration = float(ends[-1])
-        super().__init__(str(path), times, fps=len(times) / duration, duration=duration, size=size or self._file.size)
+        times = np.concatenate([[0.0], np.cumsum(delays[:-1])])
+        if all(isinstance(time, int | float) for time in said) and (np.diff(said) > 0).all() and said[0] == 0:
+            times = np.array(said, dtype=np.float64)  # avif: delays are rounded, times are not added up of them
+        duration = float(times[-1] + delays[-1]) / 1000
+        super().__init__(str(path), times / 1000, fps=len(times) / duration, duration=duration, size=size or upright)
+
+    def _read_times(self, path: Path) -> tuple[list[float], list[Any]]:
+        """Milliseconds of each frame: how long it is shown, and when it begins (None where its file does not say)."""
+        delays: list[float] = []
+        said: list[Any] = []
+        num_pixels = 0
+        for number in count():
+            with reading(path, "is broken", A_WHOLE_IMAGE):
+                try:
+                    self._file.seek(self._first + number)
+                except EOFError:
+                    break
+                self._file.load()
+                delay, time = (self._file.info.get(name) for name in ("duration", "timestamp"))
+            delays.append(_delay(delay, SHORTEST_DELAY if self._file.format == "GIF" else 1))
+            said.append(time)
+            num_pixels += self._file.width * self._file.height
+            if len(delays) > MAX_FRAMES or num_pixels > MAX_ANIMATED_PIXELS:
+                what = f"has more than {len(delays) - 1:,} frames of {self._file.width}x{self._file.height} pixels"
+                most = f"at most {MAX_FRAMES:,} frames and {MAX_ANIMATED_PIXELS:,} pixels in all"
+                raise MediaError.about(path, what, most)
+        if not delays:
+            raise MediaError.about(path, "has zero frames", "an animation with at least one")
+        return delays, said
 
     def _release(self) -> None:
         self._file.close()
 
-    def _image(self, index: int) -> np.ndarray:
-        with reading(self.name, f"frame {index} cannot be decoded", A_WHOLE_IMAGE):
-            self._file.seek(index)
+    def _frame(self, name: object, index: int) -> Image.Image:
+        if self._first + index < self._file.tell():  # PIL fails to go back within a PNG
+            self._file.close()
+            self._file = begin_image(self._path, self._path)
+        with reading(name, f"frame {index} cannot be decoded", A_WHOLE_IMAGE):
+            self._file.seek(self._first + index)
             self._file.load()
-        return _as_array(upright_rgb(self._file, self.name), self._resize_to)
+        return upright_rgb(self._file, name)
+
+    def _image(self, index: int) -> np.ndarray:
+        return _as_array(self._frame(self.name, index), self._resize_to)
 
 
-def open_image_file(path: Path, *, size: tuple[int, int] | None = None) -> VideoReader:
+def open_image_file(path: Path, *, size: tuple[int, int] | None = None, strict: bool = False) -> VideoReader:
     """The frames of an animation, or the one frame of a still image. MediaError if there is none."""
-    open_image(path)  # says what is wrong, if anything
+    check_file(path, AN_IMAGE)
     with begin_image(path, path) as image, reading(path, "is broken", A_WHOLE_IMAGE):
-        is_animated = getattr(image, "is_animated", False)
-    return AnimationReader(path, size=size) if is_animated else ImageListReader(str(path), [path], size=size)
-
-
-def _load(image: ImageSource) -> Image.Image:
-    return upright_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+        # Several pictures in a JPEG are no animation: the others are views, depths or previews of the first.
+        is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        is_named = path.suffix.lower() in IMAGE_SUFFIXES
+    if (is_animated or not is_named) and image.width * image.height > MAX_PIXELS:
+        raise MediaError.about(path, f"has pictures of {image.width}x{image.height}", f"at most {MAX_PIXELS:,} pixels")
+    if is_animated:
+        return AnimationReader(path, size=size)
+    return ImageListReader(str(path), [path], size=size, strict=strict)
 
 
 def _as_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
@@ -130,8 +210,8 @@ def _as_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
     return np.array(image if size is None else image.resize(size, Image.Resampling.BICUBIC))
 
 
-def _delay(said: object) -> float:
+def _delay(said: object, shortest: float) -> float:
     """Milliseconds a frame is shown, by what its file says: anything, where a damaged or odd file says it."""
-    if isinstance(said, int | float) and SHORTEST_DELAY <= said < math.inf:
+    if isinstance(said, int | float) and shortest <= said < math.inf:
         return said
     return USUAL_DELAY

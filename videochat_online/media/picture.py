@@ -29,7 +29,8 @@ Steps = tuple[tuple[str, str], ...]
 NO_CONVERSION = "cannot be converted to RGB"
 SAFE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What PIL may open. Of its other formats some start programs (EPS: Ghostscript), and few files have them."""
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+MAX_PIXELS = 8192 * 4320
+"""Of a frame of a video or an animation, and of a picture that is sent: the largest films there are."""
 JPEG_END = b"\xff\xd9"
 JPEG_SCAN = b"\xff\xda"
 
@@ -66,11 +67,10 @@ class FrameConverter:
         from av.filter import Graph
 
         width, height = self.fit(upright_size(frame))
-        has_alpha = any(component.is_alpha for component in frame.format.components)
         filters = [
             *upright_steps(frame),
             ("scale", f"{width}:{height}:flags=bilinear"),
-            ("format", "rgba" if has_alpha else "rgb24"),
+            ("format", "rgba" if has_alpha(frame) else "rgb24"),
         ]
         with reading(self.name, NO_CONVERSION, "an undamaged picture"):
             graph = Graph()
@@ -80,6 +80,11 @@ class FrameConverter:
             )
             graph.link_nodes(start, *nodes, graph.add("buffersink")).configure()
             return graph
+
+
+def has_alpha(frame: VideoFrame) -> bool:
+    """Whether a decoded frame may be transparent."""
+    return any(component.is_alpha for component in frame.format.components)
 
 
 def upright_size(frame: VideoFrame) -> Size:
@@ -118,14 +123,15 @@ def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
 def begin_image(file: Any, name: object, *, expected: str = "an image file") -> Image.Image:
     """The image called `name` (a path or a readable object) with its size; its pixels are not read yet.
 
-    MediaError where it is no image, or one of more than twice MAX_PIXELS pixels.
+    MediaError where it is no image, or a bomb: of more pixels than PIL takes.
     """
     with reading(name, "is broken or not an image", expected):
         try:
             Image.init()
             image = Image.open(file, formats=[kind for kind in SAFE_FORMATS if kind in Image.OPEN])
         except Image.DecompressionBombError as error:
-            raise MediaError.about(name, f"is too large ({error})", f"at most {2 * MAX_PIXELS:,} pixels") from error
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise MediaError.about(name, f"is too large ({error})", f"at most {most:,} pixels") from error
         except Image.UnidentifiedImageError as error:  # whose text names the file again, or an object in memory
             raise MediaError.about(name, "is broken or not an image", expected) from error
     return image
@@ -190,24 +196,25 @@ def _loaded(image: Image.Image, name: object, *, strict: bool) -> Image.Image:
 
 
 def _bits(image: Image.Image) -> int | None:
-    """Bits of a grey that PIL keeps in more than 8, 0 for a float; None where nobody knows the range."""
-    if image.mode == "F":
-        return 0
+    """Bits of a grey that PIL keeps in more than 8; None where its file does not say, or nobody knows."""
     if image.format == "PPM":
         return 16
-    said = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # TIFF: BitsPerSample
-    return int(said) if image.mode.startswith("I;16") else None
+    said = getattr(image, "tag_v2", {}).get(258)  # TIFF: BitsPerSample
+    bits = said[0] if isinstance(said, tuple) and said[0] in range(9, 16) else 16
+    return bits if image.mode.startswith("I;16") else None
 
 
 def _eight_bits(pixels: np.ndarray, bits: int | None, name: object) -> np.ndarray:
-    """uint8 (H, W) of greys of so many bits; 0 bits: of floats."""
+    """uint8 (H, W) of integers of so many bits, or of floats from 0 to 1."""
     low, high = float(pixels.min()), float(pixels.max())
-    if bits == 0 and low >= 0 and high <= 1:
+    if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
         return (pixels * 255).round().astype(np.uint8)
-    if not bits:
+    # Numbers of 32 bits are mostly of 16; not where 8 would do, which would be black as 16.
+    is_known = pixels.dtype.kind != "f" and low >= 0 and (bits is not None or high == 0 or 255 < high < 2**16)
+    if not is_known:
         what = f"holds {pixels.dtype} values from {low:g} to {high:g}, whose range nobody knows"
         raise MediaError.about(name, what, "8 or 16 bits a channel, or floats from 0 to 1")
-    return (pixels >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    return (pixels >> ((bits or 16) - 8)).clip(0, 255).astype(np.uint8)
 
 
 def _in_srgb(image: Image.Image, name: object) -> Image.Image:

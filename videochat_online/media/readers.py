@@ -15,10 +15,10 @@ from PIL import Image
 from ..extras import require
 from .decoding import DecordReader, PyavReader
 from .image_source import (
-    IMAGE_SUFFIXES,
     ImageListReader,
     ImageSource,
     images_of_folder,
+    is_image_file,
     open_image,
     open_image_file,
 )
@@ -37,31 +37,34 @@ def open_video(
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     num_threads: int = 0,
+    strict: bool = False,
 ) -> VideoReader:
-    """Frames of a video file, a gif (or other image file), a folder of images in natural order, or a list of images.
+    """Frames of a video file, an animation or image file, a folder of images in natural order, or a list of images.
 
     `decoder`: of video files. decord gives the same pictures; a file that it cannot read is a MediaError.
     `size` (W, H): decode to this size. `fps`: of a folder or a list (default 1); files have times of their own.
     `num_threads`: of the decoder, 0 = its own choice; give 1 in worker processes.
+    `strict`: refuse what is damaged or cut off; else what can be decoded is read, with one MediaWarning.
     MediaError says what is wrong with a source, ValueError what is wrong with the arguments, ImportError what to
     install.
     """
     check_decoder(decoder)
     check_size(size)
     if not isinstance(source, str | os.PathLike):
-        return _open_images("list of images", source, fps, size)
+        return _open_images("list of images", source, fps, size, strict)
     with reading(source, "cannot be looked at", "a video, or a folder of images", errors=(OSError, RuntimeError)):
         path = Path(source).expanduser().absolute()  # RuntimeError: ~user of nobody
         is_folder = path.is_dir()
     if is_folder:
-        return _open_images(str(path), images_of_folder(path), fps, size)
+        return _open_images(str(path), images_of_folder(path), fps, size, strict)
     if fps is not None:
         raise ValueError(f"{path}: fps={fps!r} is for folders and lists of images, a file has times of its own")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return open_image_file(path, size=size)
-    index = index_video(path)
-    reader = PyavReader if decoder == "pyav" else DecordReader
-    return reader(index, size=size, num_threads=num_threads)
+    if is_image_file(path):
+        return open_image_file(path, size=size, strict=strict)
+    index = index_video(path, strict=strict)
+    if decoder == "decord":
+        return DecordReader(index, size=size, num_threads=num_threads)
+    return PyavReader(index, size=size, num_threads=num_threads, strict=strict)
 
 
 def check_decoder(name: str) -> None:
@@ -73,11 +76,11 @@ def check_decoder(name: str) -> None:
 
 
 def _open_images(
-    name: str, images: Sequence[ImageSource], fps: float | None, size: tuple[int, int] | None
+    name: str, images: Sequence[ImageSource], fps: float | None, size: tuple[int, int] | None, strict: bool
 ) -> VideoReader:
     kinds = (str, os.PathLike, Image.Image)
     if not isinstance(images, Sequence) or any(not isinstance(image, kinds) for image in images):
         raise MediaError.about(name, f"cannot read {images!r:.80}", "a path, or a list of image paths or PIL images")
     fps = 1.0 if fps is None else fps
     check_fps(fps)
-    return ImageListReader(name, images, fps=fps, size=size)
+    return ImageListReader(name, images, fps=fps, size=size, strict=strict)

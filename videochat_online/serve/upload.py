@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..media.picture import begin_image, upright_rgb
+from ..media.picture import MAX_PIXELS, begin_image, upright_rgb
 from .limits import NotAllowed, TooLarge, UnknownSession
 from .live_session import LiveSession
-
-MAX_PIXELS = 8192 * 4320
 
 
 async def save_upload(stream: AsyncIterator[bytes], session: LiveSession, most: int) -> Path:

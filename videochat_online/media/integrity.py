@@ -1,0 +1,201 @@
+"""Whether a file is as its own headers say: its length, the chain of its parts, and what its packets begin with.
+
+Signs only: FFmpeg reads past most damage without a word. Decodes nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from .source import MediaError, reading
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+MP4_BOXES = frozenset(
+    b"ftyp styp moov moof mdat free skip wide uuid sidx mfra emsg prft meta pdin ssix pnot imda".split()
+)
+MP4_CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"))
+MP4_COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4}
+"""Boxes that say how many samples there are, and at which byte."""
+EBML_HEADER = b"\x1a\x45\xdf\xa3"
+MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+MOST_SAMPLES_A_BYTE = 16
+MATROSKA_CLUSTER = b"\x1f\x43\xb6\x75"
+MATROSKA_ELEMENTS = frozenset(
+    bytes.fromhex(name)
+    for name in (
+        *("1a45dfa3", "18538067", "114d9b74", "1549a966", "1654ae6b", "1f43b675", "1c53bb6b", "1254c367", "1043a770"),
+        *("1941a469", "ec", "bf", "e7", "a3", "a0", "a7", "ab", "af", "5854"),
+    )
+)
+"""What may stand in a file, its segment and its clusters (RFC 9559)."""
+FLV_TAGS = (8, 9, 18)
+START_CODED = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
+
+
+def damage_check(stream: VideoStream) -> Callable[[Packet], bool]:
+    """What tells of a packet of this stream whether its first bytes, or its units' lengths, make no sense."""
+    codec, head = stream.codec_context.name, stream.codec_context.extradata or b""
+    if codec in ("h264", "hevc") and head[:1] == b"\1" and len(head) > 22:  # ISO/IEC 14496-15, 5.3.3 and 8.3.3
+        width = (head[4 if codec == "h264" else 21] & 3) + 1
+        return lambda packet: not _has_whole_units(memoryview(packet), width)
+    if codec in START_CODED:
+        return lambda packet: packet.size > 8 and bytes(memoryview(packet)[:4]).find(b"\0\0\1") < 0
+    if codec == "vp9":
+        return lambda packet: memoryview(packet)[0] >> 6 != 2
+    return lambda packet: False
+
+
+def _has_whole_units(data: memoryview, width: int) -> bool:
+    """Whether the packet is units, each behind its length in `width` bytes."""
+    place = 0
+    while place + width < len(data):
+        length = int.from_bytes(data[place : place + width], "big")
+        place += width + length
+        if length == 0:
+            return False
+    return place == len(data)
+
+
+def missing_bytes(path: Path) -> str | None:
+    """What to say of a file that is shorter than its own headers say: FFmpeg takes such a cut for the file's end."""
+    with reading(path, "cannot be read", "a video file", errors=OSError):
+        expected, actual = declared_size(path), path.stat().st_size
+    if expected is None or actual >= expected:
+        return None
+    return f"is cut off at {actual:,} bytes; expected {expected:,} bytes by its own headers"
+
+
+def broken_at(path: Path) -> int | None:
+    """The byte at which the chain of parts of a Matroska, fragmented MP4 or FLV file breaks; None where it does not."""
+    with reading(path, "cannot be read", "a video file", errors=OSError), path.open("rb") as file:
+        start, size = file.read(8), path.stat().st_size
+        if start[4:] in MP4_BOXES:
+            is_fragmented = any(kind == b"moof" for kind, _, _ in _boxes(file, 0, size))
+            place = _mp4_size(file, size)
+            return place if is_fragmented and place < size else None  # whole files may end with anything
+        if start[:4] == EBML_HEADER:
+            return _broken_matroska(file, size)
+        return _broken_flv(file, size) if start[:3] == b"FLV" else None
+
+
+def _broken_matroska(file: BinaryIO, size: int) -> int | None:
+    place = 0
+    while place < size:
+        file.seek(place)
+        first = file.read(1)
+        name = first + file.read(8 - first[0].bit_length())
+        length = _ebml_length(file)
+        if name not in MATROSKA_ELEMENTS:
+            return place
+        is_entered = name in (MATROSKA_SEGMENT, MATROSKA_CLUSTER)
+        if length is None and not is_entered:
+            return place
+        place = file.tell() + (0 if is_entered else length or 0)
+    return None if place == size else size
+
+
+def _broken_flv(file: BinaryIO, size: int) -> int | None:
+    """Behind the file's header each tag is followed by its length (Adobe, Video File Format 10.1, annex E)."""
+    place = 13
+    while place < size:
+        file.seek(place)
+        head = file.read(11)
+        length = int.from_bytes(head[1:4], "big") + 11
+        file.seek(place + length)
+        if head[0] & 0x1F not in FLV_TAGS or int.from_bytes(file.read(4), "big") != length:
+            return place
+        place += length + 4
+    return None
+
+
+def declared_size(path: Path) -> int | None:
+    """Bytes the file must have by its own headers; None where they do not say."""
+    with path.open("rb") as file:
+        start = file.read(2 * 192)
+        actual = path.stat().st_size
+        for length, place in ((188, 0), (192, 4)):  # a transport stream is packets of one length
+            if start[place : place + 1] == start[place + length : place + length + 1] == b"G":
+                return -(-actual // length) * length
+        if start[4:8] in MP4_BOXES:
+            return _mp4_size(file, actual)
+        if start[:4] == EBML_HEADER:
+            return _matroska_size(file)
+        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+            return 8 + int(struct.unpack("<I", start[4:8])[0])
+    return None
+
+
+def _mp4_size(file: BinaryIO, actual: int) -> int:
+    """End of the last top-level box that is known (ISO/IEC 14496-12, 4.2)."""
+    whole = 0
+    for kind, _, end in _boxes(file, 0, actual):
+        if kind not in MP4_BOXES:
+            break
+        whole = end
+    return whole
+
+
+def _boxes(file: BinaryIO, place: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, where its content begins, end) of each box in this part of the file; the last may reach past it."""
+    while place + 8 <= stop:
+        file.seek(place)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        if size < 8:  # 0: to the end of the file, whatever that is
+            break
+        yield kind, file.tell(), place + size
+        place += size
+
+
+def check_claims(path: Path) -> None:
+    """MediaError where an MP4 file claims samples that it has no bytes for: FFmpeg would make room for all of them.
+
+    Old sound counts its uncompressed samples, of which one may take less than a byte.
+    """
+    with reading(path, "cannot be read", "a video file", errors=OSError), path.open("rb") as file:
+        start, size = file.read(8), path.stat().st_size
+        claimed = _num_samples(file, 0, size, depth=6) if start[4:] in MP4_BOXES else 0
+    if claimed > MOST_SAMPLES_A_BYTE * size:
+        raise MediaError.about(path, f"claims {claimed:,} samples in {size:,} bytes", "an undamaged header")
+
+
+def _num_samples(file: BinaryIO, start: int, stop: int, *, depth: int) -> int:
+    total = 0
+    for kind, content, end in _boxes(file, start, stop):
+        if kind in MP4_COUNTS:
+            file.seek(content + MP4_COUNTS[kind])
+            total += int.from_bytes(file.read(4), "big")
+        elif kind in MP4_CONTAINERS and depth > 0:
+            total += _num_samples(file, content, min(end, stop), depth=depth - 1)
+    return total
+
+
+def _matroska_size(file: BinaryIO) -> int | None:
+    """End of the segment that follows the EBML header (RFC 8794, RFC 9559)."""
+    file.seek(len(EBML_HEADER))
+    header = _ebml_length(file)
+    if header is None:
+        return None
+    file.seek(header, 1)
+    if file.read(4) != MATROSKA_SEGMENT:
+        return None
+    length = _ebml_length(file)
+    return None if length is None else file.tell() + length
+
+
+def _ebml_length(file: BinaryIO) -> int | None:
+    """A length of 1 to 8 bytes; the zeros before its first 1 bit count the bytes that follow. All ones: unknown."""
+    first = file.read(1)
+    if not first or first[0] == 0:
+        return None
+    num_more = 8 - first[0].bit_length()
+    bits = 7 * (num_more + 1)
+    value = int.from_bytes(first + file.read(num_more), "big") & ((1 << bits) - 1)
+    return None if value == (1 << bits) - 1 else value
