@@ -21,7 +21,6 @@ from videochat_online.data import check
 from videochat_online.data.dataset import ConversationDataset
 from videochat_online.data.looking import look_at
 from videochat_online.data.sample import SampleError
-from videochat_online.data.settings import DataSettings
 from videochat_online.files import write_json
 from videochat_online.media.source import MediaError, MediaWarning
 
@@ -74,9 +73,9 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
     row = copy.deepcopy(draw(st.sampled_from(ROWS)))
     how = draw(st.sampled_from(["values", "media", "both"]))
     if how != "values":
-        names = st.sampled_from(WHOLE + ODD)
-        field = draw(st.sampled_from(["image", "video", "all_image_files"]))
-        row[field] = draw(names | st.lists(names, min_size=1, max_size=3) if field != "all_image_files" else st.lists(names))
+        names = st.sampled_from(5 * WHOLE + ODD)
+        field = draw(st.sampled_from([name for name in ("image", "video", "all_image_files") if name in row] or ["image"]))
+        row[field] = draw(names | st.lists(names, min_size=1, max_size=3))
     return draw(spoiled((row,))) if how != "media" else row
 
 
