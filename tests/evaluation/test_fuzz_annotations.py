@@ -54,10 +54,10 @@ CASES: dict[str, tuple[Benchmark, str, tuple[Any, ...]]] = {
         ),
     ),
     "streamingbench real": (
-        StreamingBench(), "questions_real.json", ({"video_path": "./videos/one_1_real.mp4", "questions": [CHOICE, CHOICE]},)
+        StreamingBench(), "questions_real.json", ({"video_path": "./videos/one_1_real.mp4", "questions": [CHOICE] * 2},)
     ),
     "streamingbench sqa": (
-        StreamingBench(), "questions_sqa.json", ([{"video_path": "./videos/one_1_sqa.mp4", "questions": [CHOICE, CHOICE]}],)
+        StreamingBench(), "questions_sqa.json", ([{"video_path": "./videos/one_1_sqa.mp4", "questions": [CHOICE] * 2}],)
     ),
     "streamingbench proactive": (
         StreamingBench(), "questions_proactive.json", ({"video_path": "one_1_proactive.mp4", "questions": [PROACTIVE]},)
