@@ -8,15 +8,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from videochat_online.data.looking import MediaFacts
+from videochat_online.data.looking import Look, MediaFacts
 
 
-def end_badly(key: tuple[Path, Any], *_: Any, **__: Any) -> MediaFacts:
+class EndsBadly(Look):
     """By the name of a still image."""
-    if "crash" in key[1]:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if "hang" in key[1]:
-        time.sleep(600)
-    if "bug" in key[1]:
-        raise AttributeError("a bug of ours")
-    return MediaFacts(num_frames=1, num_decoded=1)
+
+    def at(self, key: tuple[Path, Any], *_: Any) -> MediaFacts:
+        if "crash" in key[1]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "hang" in key[1]:
+            time.sleep(600)
+        if "bug" in key[1]:
+            raise AttributeError("a bug of ours")
+        return MediaFacts(num_frames=1, num_decoded=1)

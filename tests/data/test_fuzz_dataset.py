@@ -19,7 +19,7 @@ from tests.data.test_fuzz_rows import spoiled
 from tests.odd_media import mutated, with_damaged_second_page, with_unknown_codec
 from videochat_online.data import check
 from videochat_online.data.dataset import ConversationDataset
-from videochat_online.data.looking import look_at
+from videochat_online.data.looking import Look
 from videochat_online.data.sample import SampleError
 from videochat_online.files import write_json
 from videochat_online.media.source import MediaError, MediaWarning
@@ -73,9 +73,10 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
     row = copy.deepcopy(draw(st.sampled_from(ROWS)))
     how = draw(st.sampled_from(["values", "media", "both"]))
     if how != "values":
-        names = st.sampled_from(WHOLE + ODD)
-        field = draw(st.sampled_from(["image", "video", "all_image_files"]))
-        row[field] = draw(names | st.lists(names, min_size=1, max_size=3) if field != "all_image_files" else st.lists(names))
+        names = st.sampled_from(5 * WHOLE + ODD)
+        fields = [name for name in ("image", "video", "all_image_files") if name in row]
+        field = draw(st.sampled_from(fields or ["image"]))
+        row[field] = draw(names | st.lists(names, min_size=1, max_size=3))
     return draw(spoiled((row,))) if how != "media" else row
 
 
@@ -85,8 +86,8 @@ def test_the_rows_to_spoil_give_examples(row: dict[str, Any], make_dataset: Any)
     assert dataset[0].source == ("set", 0) and not dataset.failures.failed
 
 
-def in_this_process(keys: list[Any], samples_of: Any, *, num_workers: int, **options: Any) -> dict[Any, Any]:
-    return {key: look_at(key, samples_of(key), **options) for key in keys}
+def in_this_process(keys: list[Any], samples_of: Any, look: Look, *, num_workers: int) -> dict[Any, Any]:
+    return {key: look.at(key, samples_of(key)) for key in keys}
 
 
 @settings(

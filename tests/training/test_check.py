@@ -108,7 +108,7 @@ def test_texts_that_are_too_long_are_named(model: Path, tmp_path: Path, capsys: 
     assert check(model, data, tmp_path / "run", *quick, "--max-length", "10") == 1
     printed = capsys.readouterr().out
     assert printed.count("expected at most max_length=10: its text is too long") == 3 and "online, row 2: " in printed
-    assert "too long         3 of 3 samples, for --max-length 10: 3 refused, 0 shown with fewer pictures" in printed
+    assert "too long         3 samples refused, 0 shown with fewer pictures" in printed
     assert not frames.exists()
     rows = json.loads((tmp_path / "rows.json").read_text())
     rows[1]["conversations"][0]["value"] = "Why? " * 500  # one of three, where one of three may fail
@@ -129,7 +129,7 @@ def test_samples_shown_with_fewer_pictures_are_named(
     quick = ["--global-batch-size", "1", "--epochs", "20", "--num-workers", "0", "--max-length", "160"]
     assert check(model, data, tmp_path / "run", *quick) == 1
     printed = capsys.readouterr().out
-    assert "too long         1 of 3 samples, for --max-length 160: 0 refused, 1 shown with fewer pictures" in printed
+    assert "too long         0 samples refused, 1 shown with fewer pictures" in printed
     expected = "expected at most max_length=160: it is shown with 2"
     assert f"1 warning:\n  online, row 1: needs 184 tokens with 5 pictures, {expected}\n1 problem:\n" in printed
     assert not caplog.records
@@ -140,7 +140,7 @@ def test_wrong_settings_do_not_hide_wrong_data(model: Path, tmp_path: Path, caps
     (tmp_path / "rows.json").write_text((tmp_path / "rows.json").read_text().replace("sample.mp4", "gone.mp4", 1))
     assert check(model, data, tmp_path / "run", "--fps", "0", "--vision", "some", "--warmup", "-1") == 1
     printed = capsys.readouterr().out
-    for problem in ("gone.mp4: does not exist", "--fps must be above 0", "--vision must be one of", "--warmup must be at"):
+    for problem in ("gone.mp4: does not exist", "--fps must be above 0", "--vision must be one of", "--warmup must"):
         assert problem in printed
     (tmp_path / "run.yaml").write_text("fpss: 1\nnum_frames: many\n")
     assert check(model, data, tmp_path / "run", "--config", str(tmp_path / "run.yaml")) == 1
@@ -158,7 +158,7 @@ def test_a_torn_list_does_not_hide_the_rest(model: Path, tmp_path: Path, capsys:
     flags = ["--global-batch-size", "7", "--num-processes", "4", "--num-workers", "0", "--max-length", "10"]
     assert check(model, data, data / "run", *flags) == 1
     printed = capsys.readouterr().out
-    for problem in ("torn.json, line 1", "--global-batch-size 7 must be a multiple", "online, row 2: needs", "not a folder"):
+    for problem in ("torn.json, line 1", "--global-batch-size 7 must be", "online, row 2: needs", "not a folder"):
         assert problem in printed
 
 

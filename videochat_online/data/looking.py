@@ -57,99 +57,85 @@ class MediaFacts:
     """Why a row's frames cannot be shown."""
 
 
-def look_at(
-    key: MediaKey,
-    samples: Mapping[Row, Sample] | None = None,
-    *,
-    strict: bool = False,
-    settings: DataSettings | None = None,
-    beat: Callable[[], None] = lambda: None,
-) -> MediaFacts:
-    """Open one file, or all frames of a folder or list, and decode the frames that `settings` show of each sample.
+@dataclass(frozen=True)
+class Look:
+    """How media are looked at."""
 
-    `settings` None: no frame of a video is decoded but its first. `strict`: damage is a problem, not a warning.
-    `beat` is called between frames.
-    """
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", MediaWarning)
-        try:
-            facts = _facts(key, samples or {}, strict, settings, beat)
-        except (MediaError, SampleError, OSError) as error:
-            facts = MediaFacts(str(error))
-    for one in said:
-        if not issubclass(one.category, MediaWarning):
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    texts = [str(one.message) for one in said if issubclass(one.category, MediaWarning)]
-    return replace(facts, warnings=tuple(dict.fromkeys(texts)))
+    strict: bool = False
+    """Damage is a problem, not a warning."""
+    settings: DataSettings | None = None
+    """Decode the frames that training with these shows; None: no frame of a video but its first."""
+
+    def at(self, key: MediaKey, samples: Mapping[Row, Sample], beat: Callable[[], None] = lambda: None) -> MediaFacts:
+        """Open one file, or all frames of a folder or list, for the rows that show it; `beat` is called in between."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", MediaWarning)
+            try:
+                facts = self._opened(key, samples, beat)
+            except (MediaError, SampleError, OSError) as error:
+                facts = MediaFacts(str(error))
+        for one in said:
+            if not issubclass(one.category, MediaWarning):
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        texts = [str(one.message) for one in said if issubclass(one.category, MediaWarning)]
+        return replace(facts, warnings=tuple(dict.fromkeys(texts)))
+
+    def _opened(self, key: MediaKey, samples: Mapping[Row, Sample], beat: Callable[[], None]) -> MediaFacts:
+        root, media = key
+        if isinstance(media, str):
+            size = open_image(root / media, strict=self.strict).size
+            return MediaFacts(size=size, num_frames=1, num_decoded=1)
+        reader, files = open_reader(media, root, partial(open_video, num_threads=1, strict=self.strict))
+        with reader:
+            for file in files:
+                open_image(file, strict=self.strict)
+                beat()
+            names = tuple(file.name for file in files)
+            facts = MediaFacts(None, reader.duration, reader.num_frames, reader.size, names)
+            if self.settings is None:
+                return facts
+            shown, problems = _shown_frames(reader, files, samples, self.settings)
+            failed = _failed_frames(reader, sorted(set().union(*shown.values())), beat)
+        for row, frames in shown.items():
+            if lost := sorted(frames & failed.keys()):
+                problems[row] = f"{failed[lost[0]]}: {len(lost)} of the {len(frames)} frames shown cannot be decoded"
+        num_decoded = len(set().union(*shown.values()) - failed.keys())
+        return replace(facts, num_decoded=num_decoded, row_problems=problems)
 
 
-def _facts(
-    key: MediaKey,
-    samples: Mapping[Row, Sample],
-    strict: bool,
-    settings: DataSettings | None,
-    beat: Callable[[], None],
-) -> MediaFacts:
-    root, media = key
-    if isinstance(media, str):
-        return MediaFacts(size=open_image(root / media, strict=strict).size, num_frames=1, num_decoded=1)
-    reader, files = open_reader(media, root, partial(open_video, num_threads=1, strict=strict))
-    with reader:
-        for file in files:
-            open_image(file, strict=strict)
-            beat()
-        names = tuple(file.name for file in files)
-        facts = MediaFacts(None, reader.duration, reader.num_frames, reader.size, names)
-        return facts if settings is None else _decoded(facts, reader, files, samples, settings, beat)
-
-
-def _decoded(
-    facts: MediaFacts,
-    reader: VideoReader,
-    files: Sequence[Path],
-    samples: Mapping[Row, Sample],
-    settings: DataSettings,
-    beat: Callable[[], None],
-) -> MediaFacts:
-    """The facts, after every frame that a sample shows has been decoded once."""
-    problems: dict[Row, str] = {}
-    # 1. the frames of each sample; where tracking begins does not change them
-    shown: dict[Row, set[int]] = {}
+def _shown_frames(
+    reader: VideoReader, files: Sequence[Path], samples: Mapping[Row, Sample], settings: DataSettings
+) -> tuple[dict[Row, set[int]], dict[Row, str]]:
+    """The frames that training shows of each sample, and what is wrong with those of which it can show none."""
+    shown, problems = {}, {}
     for row, sample in samples.items():
         try:
-            clip, rng = cut_clip(sample, reader, files, settings), random.Random(0)
+            clip, rng = cut_clip(sample, reader, files, settings), random.Random(0)  # where tracking begins changes no frame
             turns = frames_of_turns(sample, clip, settings, max_frames=settings.num_frames, rng=rng)
             shown[row] = {frame.index for _, frames in turns for frame in frames}
         except SampleError as error:
             problems[row] = str(error)
-    # 2. each of them once, in order
-    failed: dict[int, str] = {}
-    indices = sorted(set().union(*shown.values()))
+    return shown, problems
+
+
+def _failed_frames(reader: VideoReader, indices: Sequence[int], beat: Callable[[], None]) -> dict[int, str]:
+    """What is wrong with each of these frames that cannot be decoded."""
+    failed = {}
     for index in indices:
         beat()
         try:
             next(reader.read([index]))
         except (MediaError, OSError) as error:
             failed[index] = str(error)
-    # 3. what that means for each sample
-    for row, own in shown.items():
-        if lost := sorted(own & failed.keys()):
-            problems[row] = f"{failed[lost[0]]}: {len(lost)} of the {len(own)} frames shown cannot be decoded"
-    return replace(facts, num_decoded=len(indices) - len(failed), row_problems=problems)
+    return failed
 
 
 def look_at_all(
-    keys: Sequence[MediaKey],
-    samples_of: Callable[[MediaKey], dict[Row, Sample]],
-    *,
-    num_workers: int,
-    strict: bool,
-    settings: DataSettings | None,
+    keys: Sequence[MediaKey], samples_of: Callable[[MediaKey], dict[Row, Sample]], look: Look, *, num_workers: int
 ) -> dict[MediaKey, MediaFacts]:
     """What is found at each file, by `num_workers` processes. A few files that are only opened need none."""
-    look = partial(look_at, strict=strict, settings=settings)
-    if settings is None and (num_workers <= 1 or len(keys) <= ONE_PROCESS_FILES):
-        return {key: look(key) for key in with_bar(keys, len(keys), "files")}
+    if look.settings is None and (num_workers <= 1 or len(keys) <= ONE_PROCESS_FILES):
+        return {key: look.at(key, {}) for key in with_bar(keys, len(keys), "files")}
     lookers = [Looker(look) for _ in range(max(1, min(num_workers, len(keys))))]
     free: SimpleQueue[Looker] = SimpleQueue()
     for looker in lookers:
@@ -175,7 +161,7 @@ def look_at_all(
 class Looker:
     """A process that looks at files, one at a time; where a file ends it, another one takes its place."""
 
-    def __init__(self, look: Callable[..., MediaFacts]) -> None:
+    def __init__(self, look: Look) -> None:
         self._look = look
         self._process: BaseProcess | None = None
         self._connection: Connection
@@ -219,7 +205,7 @@ class Looker:
             self._process = None
 
 
-def _serve(connection: Connection, look: Callable[..., MediaFacts]) -> None:
+def _serve(connection: Connection, look: Look) -> None:
     """Answer for one file after another, until the other side is gone. None: still at work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side ends this process
     beat = partial(connection.send, None)
@@ -230,7 +216,7 @@ def _serve(connection: Connection, look: Callable[..., MediaFacts]) -> None:
         except EOFError:
             return
         try:
-            answer: MediaFacts | Exception = look(*job, beat=beat)
+            answer: MediaFacts | Exception = look.at(*job, beat)
         except Exception as error:
             answer = error
         connection.send(answer)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..model_config import VideoChatOnlineConfig
 
 NEARLY = 0.9
-"""Samples whose estimate reaches this share of --max-length are laid out to know: words may be denser than estimated."""
+"""Samples whose estimate reaches this share of --max-length are laid out: words may be denser than estimated."""
 
 
 def check_run(config: TrainingConfig, num_processes: int) -> int:
@@ -76,12 +76,10 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
                 say(steps_text(plan))
                 for found, more in zip((problems, warnings), judge(plan), strict=True):
                     found += more
-            misfits = find_misfits(dataset)
-            say(misfits_text(misfits, dataset))
-            refused = [str(one) for one in misfits if not one.num_shown]
-            num_refused = sum(one.num_samples for one in misfits if not one.num_shown)
-            (problems if num_refused > config.max_failed_share * len(dataset) else warnings).extend(refused)
-            warnings += [str(one) for one in misfits if one.num_shown]
+            refused, shortened = samples_too_long(dataset)
+            say(f"too long         {len(refused):,} samples refused, {len(shortened):,} shown with fewer pictures")
+            (problems if len(refused) > config.max_failed_share * len(dataset) else warnings).extend(refused)
+            warnings += shortened
     # 5. what trains, memory, disk
     rows: list[PartRow] = []
     if model_config is not None:
@@ -129,59 +127,33 @@ def noted(problems: list[str], where: str = "") -> Iterator[None]:
         problems.append(f"{where}{error}")
 
 
-@dataclass(frozen=True)
-class Misfit:
-    """A row whose sample has more tokens than --max-length."""
-
-    data_set: str
-    row: int
-    num_samples: int
-    """Of an epoch."""
-    num_shown: int
-    """Pictures with which it fits; 0: it is refused."""
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.data_set}, row {self.row}: {self.what}"
-
-
-def find_misfits(dataset: ConversationDataset) -> list[Misfit]:
-    """Every sample that does not fit --max-length as it is, in order.
+def samples_too_long(dataset: ConversationDataset) -> tuple[list[str], list[str]]:
+    """Every sample that does not fit --max-length: those whose text alone is too long, those shown with fewer pictures.
 
     Only those are laid out whose estimate comes near it: media are opened for their times and sizes, no video is
-    decoded. A sample that cannot be read is no misfit.
+    decoded. What cannot be read is left out: the data's own report says it.
     """
-    max_length, found = dataset.settings.max_length, []
+    max_length, refused, shortened = dataset.settings.max_length, [], []
     whole = copy(dataset)
     whole.settings = replace(dataset.settings, max_length=sys.maxsize)
-    near = dataset.rows[dataset.lengths >= NEARLY * max_length]
-    rows, counts = np.unique(near, axis=0, return_counts=True)  # a row may be repeated
-    near_rows = zip(rows.tolist(), counts.tolist(), strict=True)
-    for (set_number, row), num_samples in with_bar(near_rows, len(rows), "long samples"):
-        name, num_shown = dataset.data_sets[set_number].name, 0
-        dataset.failures.shortened.add((name, row))  # said here, not in the log
+    rows = np.unique(dataset.rows[dataset.lengths >= NEARLY * max_length], axis=0).tolist()  # a row may be repeated
+    for set_number, row in with_bar(rows, len(rows), "long samples"):
+        source = dataset.data_sets[set_number].name, row
+        dataset.failures.shortened.add(source)  # said here, not in the log
         try:
             with whole.prepare(set_number, row) as (layout, rendered):
-                what = f"needs {len(rendered.ids)} tokens with {len(layout.grids)} pictures"
-            if len(rendered.ids) <= max_length:
-                continue
+                num_tokens, num_pictures = len(rendered.ids), len(layout.grids)
         except UNREADABLE:
             continue
-        try:
-            with dataset.prepare(set_number, row) as (layout, _):
-                num_shown = len(layout.grids)
-            what += f", expected at most max_length={max_length}: it is shown with {num_shown}"
-        except SampleError as error:
-            what = str(error)
-        found.append(Misfit(name, row, num_samples, num_shown, what))
-    return found
-
-
-def misfits_text(misfits: list[Misfit], dataset: ConversationDataset) -> str:
-    """How many samples do not fit."""
-    num_all, refused = sum(one.num_samples for one in misfits), sum(one.num_samples for one in misfits if not one.num_shown)
-    how = f"{refused:,} refused, {num_all - refused:,} shown with fewer pictures" if misfits else "all fit"
-    return f"too long         {num_all:,} of {len(dataset):,} samples, for --max-length {dataset.settings.max_length:,}: {how}"
+        if num_tokens > max_length:
+            needs = f"{source[0]}, row {row}: needs {num_tokens} tokens with {num_pictures} pictures"
+            try:
+                with dataset.prepare(set_number, row) as (layout, _):
+                    shown = len(layout.grids)
+                shortened.append(f"{needs}, expected at most max_length={max_length}: it is shown with {shown}")
+            except SampleError as error:
+                refused.append(f"{source[0]}, row {row}: {error}")
+    return refused, shortened
 
 
 def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:

@@ -161,8 +161,8 @@ class TrainingConfig(DataSettings):
             "data": "name a data-set list or more, such as anno_data/stage2_online.json",
             "output_dir": "the folder that settings, logs and checkpoints go to",
         }
-        if missing := [f"{flag(name)} is missing: {text}" for name, text in expected.items() if not getattr(self, name)]:
-            raise SettingError("; ".join(missing))
+        if missing := [name for name in expected if not getattr(self, name)]:
+            raise SettingError("; ".join(f"{flag(name)} is missing: {expected[name]}" for name in missing))
 
     @property
     def run_folder(self) -> Path:

@@ -217,3 +217,12 @@ def test_missing_annotations_and_parts(tmp_path: Path):
         StreamingBench().load(tmp_path)
     with pytest.raises(ValueError, match="unknown split"):
         StreamingBench().load(tmp_path, splits=("video",))
+
+
+def test_a_video_without_a_name_is_left_out(tmp_path: Path):
+    unnamed = entry("sample_1_real", choice("00:00:31")) | {"video_path": ""}
+    path = tmp_path / "questions_real.json"
+    path.write_text(json.dumps([unnamed, entry("sample_2_real", choice("00:00:31"))]))
+    examples = StreamingBench().read(path)
+    assert [task.id for task in examples.tasks] == ["real/sample_2_real"]
+    assert examples.left_out == ["questions_real.json, video '': a video needs a text as name, got ''"]

@@ -93,10 +93,10 @@ class OVOBench(Benchmark):
                     continue
                 for chunk, question in _questions(item):
                     videos[chunk if self.chunked else item["video"], item["video"]].append(question)
-        examples.tasks += [
-            VideoTask(id=file, video=video, names=_places(file, self.chunked), questions=tuple(questions))
-            for (file, video), questions in videos.items()
-        ]
+        for (file, video), found in videos.items():
+            with examples.record(f"{path.name}, video {video!r}"):
+                names = _places(file, self.chunked)
+                examples.tasks.append(VideoTask(id=file, video=video, names=names, questions=tuple(found)))
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
         """The authors' rules: a substring for letters and Yes / No, all digits together for counts."""

@@ -124,10 +124,12 @@ def _tasks_of(name: str, part: str, records: list[Any], examples: Examples) -> l
                         with examples.record(f"{where}, {question_id}"):
                             question, context = _question(row, question_id, part, context)
                             videos[video].append(question)
-    return [
-        VideoTask(id=f"{part}/{path.stem}", video=path.name, names=_places(path, part), questions=tuple(questions))
-        for path, questions in videos.items()
-    ]
+    tasks = []
+    for path, found in videos.items():
+        with examples.record(f"{name}, video {path.name!r}"):
+            names = _places(path, part)
+            tasks.append(VideoTask(id=f"{part}/{path.stem}", video=path.name, names=names, questions=tuple(found)))
+    return tasks
 
 
 def _question(row: dict[str, Any], question_id: str, part: str, context: str) -> tuple[Question, str]:
