@@ -212,11 +212,11 @@ def _serve(connection: Connection, look: Look) -> None:
     beat()
     while True:
         try:
-            job = connection.recv()
+            key, samples = connection.recv()
         except EOFError:
             return
         try:
-            answer: MediaFacts | Exception = look.at(*job, beat)
+            answer: MediaFacts | Exception = look.at(key, samples, beat)
         except Exception as error:
             answer = error
         connection.send(answer)

@@ -14,6 +14,7 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ..data.registry import collect_lists
 from ..data.sample import SampleError
 from ..data.sampler import Lengths
 from ..data.settings import flag
+from ..media.source import MediaWarning
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
@@ -76,8 +78,11 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
                 say(steps_text(plan))
                 for found, more in zip((problems, warnings), judge(plan), strict=True):
                     found += more
-            refused, shortened = samples_too_long(dataset)
-            say(f"too long         {len(refused):,} samples refused, {len(shortened):,} shown with fewer pictures")
+            with catch_warnings():
+                simplefilter("ignore", MediaWarning)  # the data's own report has them
+                refused, shortened = samples_too_long(dataset)
+            cut = f"{len(shortened):,} shown with fewer pictures"
+            say(f"too long         {counted(len(refused), 'sample')} refused, {cut}")
             (problems if len(refused) > config.max_failed_share * len(dataset) else warnings).extend(refused)
             warnings += shortened
     # 5. what trains, memory, disk
