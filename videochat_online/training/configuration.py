@@ -193,9 +193,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What differs from the defaults. stage1: the paper's offline fine-tuning on images and whole videos. stage2: its joint
 fine-tuning on online dialogues and the offline sets, from stage 1's model (the published script starts from
-InternVL2-4B again; the paper's text says progressive). finetune: a trained model on tens to thousands of samples of one's own,
-connector and LoRA, in many small steps, frames with their second as sessions show them; loss and decay are ours, the
-prompts those that the released weights know."""
+InternVL2-4B again; the paper's text says progressive). finetune: a trained model on tens to thousands of samples of
+one's own, connector and LoRA, in many small steps, frames with their second as sessions show them; loss and decay are
+ours, the prompts those that the released weights know."""
 
 FINETUNE_SMALL: dict[str, Any] = {
     "llm": "full",
