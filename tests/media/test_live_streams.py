@@ -405,6 +405,25 @@ def test_nothing_is_left_of_many_bad_streams(shared, wait_until):
         wait_until(lambda: count()[0] <= before[0] + 1 and count()[1] <= before[1] + 2, 20)
 
 
+def test_a_udp_port_can_be_watched_again_at_once(broadcast, free_port):
+    address, quick = f"udp://127.0.0.1:{free_port}", Timeouts(open=4, read=1)
+    with watched(address, timeouts=quick) as stream:  # nobody sends yet
+        assert stream.take(0.3) is None
+        close_quickly(stream)
+    shown = broadcast()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door, watched(address, timeouts=quick) as stream:
+
+        def send(data: bytes) -> None:
+            for start in range(0, len(data), 1316):
+                door.sendto(data[start : start + 1316], ("127.0.0.1", free_port))
+
+        sender = threading.Thread(target=shown.send, args=("mpegts", send), kwargs={"options": MPEGTS, "last": 60})
+        sender.start()
+        stream.wait_for_frame(20)
+        shown.is_over.set()
+        sender.join(10)
+
+
 # ---- SRT, RTSP ------------------------------------------------------------------------------------------------------
 
 

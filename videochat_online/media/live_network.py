@@ -38,7 +38,9 @@ SEEN_SOON = {"analyzeduration": "2000000", "fpsprobesize": "0"}
 FEW_BYTES = {"probesize": "32"}
 """... after the first packet, where it is known what comes."""
 RTSP = {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", "allowed_media_types": "video", **FEW_BYTES}
-OPTIONS = {"rtsp": RTSP, "rtsps": RTSP, "udp": {"overrun_nonfatal": "1"}}
+UDP = {"overrun_nonfatal": "1", "reuse": "1"}
+"""The port may be held for some seconds by a connection that was left."""
+OPTIONS = {"rtsp": RTSP, "rtsps": RTSP, "udp": UDP}
 PINNED = {
     "format_whitelist": "rtsp,rtp,sdp,mov,mp4,matroska,webm,mpegts,flv,live_flv,avi,mpjpeg,mjpeg,h264,hevc",
     "rtsp_transport": "tcp",
