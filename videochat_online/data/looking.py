@@ -110,7 +110,7 @@ def _shown_frames(
     shown, problems = {}, {}
     for row, sample in samples.items():
         try:
-            clip, rng = cut_clip(sample, reader, files, settings), random.Random(0)  # where tracking begins changes no frame
+            clip, rng = cut_clip(sample, reader, files, settings), random.Random(0)
             turns = frames_of_turns(sample, clip, settings, max_frames=settings.num_frames, rng=rng)
             shown[row] = {frame.index for _, frames in turns for frame in frames}
         except SampleError as error:
