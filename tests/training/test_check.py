@@ -131,7 +131,7 @@ def test_samples_shown_with_fewer_pictures_are_named(
     printed = capsys.readouterr().out
     assert "too long         0 samples refused, 1 shown with fewer pictures" in printed
     expected = "expected at most max_length=160: it is shown with 2"
-    assert f"1 warning:\n  online, row 1: needs 184 tokens with 5 pictures, {expected}\n1 problem:\n" in printed
+    assert f"1 warning:\n  online, row 1: needs 193 tokens with 6 pictures, {expected}\n1 problem:\n" in printed
     assert not caplog.records
 
 
