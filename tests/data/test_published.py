@@ -131,6 +131,8 @@ def test_time_is_reset_by_the_first_sampled_frame(media: Path, make_dataset: Mak
     seen = shown(row, media)
     assert (indices(seen), times(seen)) == ([[5, 7], [9, 11]], [0.0, 1.0, 2.0, 3.0])
     assert times(shown(row, media, clock_zero="clip")) == [0.5, 1.5, 2.5]
+    slow = {"video": "named", "fps": 1, "need_reset_timestamp": True, "conversations": at(12, "Q", "A")}
+    assert times(shown(slow, media, max_frames=4, frames_over="asked"))[0] == 0.0
     assert "Frame1 at 0.0s: " in processor.decode(make_dataset([row])[0].input_ids)
 
 

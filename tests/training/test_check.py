@@ -142,6 +142,9 @@ def test_wrong_settings_do_not_hide_wrong_data(model: Path, tmp_path: Path, caps
     printed = capsys.readouterr().out
     for problem in ("gone.mp4: does not exist", "--fps must be above 0", "--vision must be one of", "--warmup must"):
         assert problem in printed
+    (tmp_path / "run.yaml").write_text(f"data: [{data}]\n")
+    assert main(["--check", "--config", str(tmp_path / "run.yaml"), "--fps", "0"]) == 1
+    assert "gone.mp4: does not exist" in capsys.readouterr().out
     (tmp_path / "run.yaml").write_text("fpss: 1\nnum_frames: many\n")
     assert check(model, data, tmp_path / "run", "--config", str(tmp_path / "run.yaml")) == 1
     printed = capsys.readouterr().out

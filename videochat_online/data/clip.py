@@ -144,8 +144,7 @@ def frames_of_turns(
         return _frames_of_tracking(sample, clip, settings, max_frames=max_frames, rng=rng)
     # 1. the frames of the whole clip, and the clock that may start with them
     chosen = _chosen(sample, clip, settings, clip.stop, max_frames)
-    if sample.video is not None and sample.video.reset_timestamps and settings.clock_zero == "sampled":
-        clip = replace(clip, times=clip.times - clip.times[chosen[0]])
+    clip = _reset_clock(sample, clip, settings, chosen[0])
     # 2. those up to the last question
     if turn_times := _turn_times(sample, clip):
         stop = min(clip.stop, int(np.searchsorted(clip.times, turn_times[-1] + SAME_MOMENT, side="right")))
@@ -156,6 +155,7 @@ def frames_of_turns(
             )
         if settings.frames_over == "asked" or chosen[0] >= stop:  # a question before all of them sees one as well
             chosen = _chosen(sample, clip, settings, stop, max_frames)
+            clip = _reset_clock(sample, clip, settings, chosen[0])
     frames = [ShownFrame(number, float(clip.times[number])) for number in chosen]
     # 3. each in its turn; one that says nothing and brings no frame is left out
     if not turn_times:
@@ -173,6 +173,13 @@ def _chosen(sample: Sample, clip: VideoClip, settings: DataSettings, stop: int, 
     else:
         places = choose_frames(count, clip.reader.fps, settings.fps, max_frames)
     return [clip.first + place for place in places]
+
+
+def _reset_clock(sample: Sample, clip: VideoClip, settings: DataSettings, first: int) -> VideoClip:
+    """The clip with its clock at 0 where frame `first` begins, if that is the sample's clock."""
+    if sample.video is None or not sample.video.reset_timestamps or settings.clock_zero != "sampled":
+        return clip
+    return replace(clip, times=clip.times - clip.times[first])
 
 
 def evenly_spread(count: int, most: int) -> list[int]:

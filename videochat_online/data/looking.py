@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
@@ -209,17 +210,15 @@ def _serve(connection: Connection, look: Look) -> None:
     """Answer for one file after another, until the other side is gone. None: still at work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side ends this process
     beat = partial(connection.send, None)
-    beat()
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):
+        beat()
+        while True:
             key, samples = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer: MediaFacts | Exception = look.at(key, samples, beat)
-        except Exception as error:
-            answer = error
-        connection.send(answer)
+            try:
+                answer: MediaFacts | Exception = look.at(key, samples, beat)
+            except Exception as error:
+                answer = error
+            connection.send(answer)
 
 
 def _end(exit_code: int | None) -> str:

@@ -63,7 +63,9 @@ def run_train(options: argparse.Namespace) -> int:
     try:
         config = resolve(options)
     except SettingError as error:  # without settings there is no run to plan, but data can be looked at
-        lists = getattr(options, "data", PRESETS.get(options.preset, {}).get("data", ()))
+        lists = getattr(options, "data", ())
+        with suppress(SettingError):
+            lists = given_settings(options).get("data", ())
         return check_data(lists, [str(error)])
     return check_run(config, options.num_processes or world_size())
 
@@ -121,13 +123,18 @@ def field_texts(cls: type) -> dict[str, str]:
 
 def resolve(options: argparse.Namespace) -> TrainingConfig:
     """The settings that parsed flags ask for. Raises SettingError for unknown names and impossible values."""
+    return TrainingConfig(**given_settings(options))
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What preset, file and flags say. Raises SettingError for a file that cannot be used."""
     given = {name: value for name, value in vars(options).items() if name in FIELDS}
     preset = PRESETS[options.preset] if options.preset else {}
     from_file = read_settings(options.config) if options.config else {}
     values = {**preset, **from_file, **given}
     if options.preset == "finetune" and is_small(values["model"]):
         values = {**preset, **FINETUNE_SMALL, **from_file, **given}
-    return TrainingConfig(**values)
+    return values
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
