@@ -316,18 +316,18 @@ def test_a_server_that_keeps_us_waiting_is_given_up(name, wait_until):
         wait_until(lambda: not stream.source._connection.thread.is_alive(), 2)
 
 
-def test_closing_while_an_rtsp_server_says_nothing(wait_until):
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "https"])
+def test_closing_while_a_server_does_not_answer_at_all(scheme, wait_until):
     begun = threading.Event()
 
     def talk(client: socket.socket) -> None:
         begun.set()
         say_nothing(client)
 
-    timeouts = Timeouts(open=1.5, read=1.5)
-    with tcp_server(talk) as port, watched(f"rtsp://127.0.0.1:{port}/live", timeouts=timeouts) as stream:
+    with tcp_server(talk) as port, watched(f"{scheme}://127.0.0.1:{port}/live", timeouts=Timeouts()) as stream:
         assert begun.wait(20)
         close_quickly(stream)
-        wait_until(lambda: not stream.source._connection.thread.is_alive(), 5)
+        wait_until(lambda: not stream.source._connection.thread.is_alive(), 2)
 
 
 def test_a_web_page_and_a_playlist_that_names_a_file():

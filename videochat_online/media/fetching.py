@@ -231,20 +231,37 @@ class _Handler(urllib.request.AbstractHTTPHandler):
         context = ssl.create_default_context()
         if self._place is None:  # cameras sign their certificates themselves
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return self._pinned(_SecureConnection(host, context=context, **settings))
+        connection = _SecureConnection(host, context=context, **settings)
+        connection.sockets, connection.context = self._sockets, context
+        return self._pinned(connection)
 
     def _pinned(self, connection: Any) -> http.client.HTTPConnection:
         def create(place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
             return self._sockets.add(socket.create_connection((self._place or place[0], place[1]), timeout, source))
 
         connection._create_connection = create  # what http.client calls to connect
-        connection.sockets = self._sockets
         return connection
 
 
 class _SecureConnection(http.client.HTTPSConnection):
+    """Its socket is known to `sockets` before TLS begins, so that a server which hangs there can be left."""
+
     sockets: Sockets
+    context: ssl.SSLContext
 
     def connect(self) -> None:
-        super().connect()
-        self.sockets.add(self.sock)  # it has taken the place of the plain one
+        http.client.HTTPConnection.connect(self)
+        host = getattr(self, "_tunnel_host", None) or self.host
+        self.sock = secured(self.sock, self.context, self.sockets, host)
+
+
+def secured(plain: socket.socket, context: ssl.SSLContext, sockets: Sockets, host: str | None) -> ssl.SSLSocket:
+    """TLS over a connected socket, known to `sockets` before its handshake."""
+    secure = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+    sockets.add(secure)
+    try:
+        secure.do_handshake()
+    except OSError:
+        secure.close()
+        raise
+    return secure

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from .fetching import Body, Sockets, fetch
 from .live import DISPLAY_FPS, STALLED_SECONDS, BurstLimit, RateLimit, fitting
 from .live_decoding import FileClock, LiveClock, WholePictures, packets_of, whole_key_frames
 from .picture import FrameConverter
-from .reconnecting import Connection, ReconnectingSource, TimedPicture, Timeouts
+from .reconnecting import Connection, Pictures, ReconnectingSource, Timeouts
 from .relay import relay
 from .source import MediaError, each, reading
 
@@ -99,7 +98,7 @@ class NetworkStream(ReconnectingSource):
     def scheme(self) -> str:
         return self._parts.scheme.lower()
 
-    def _pictures(self, connection: Connection) -> Iterator[TimedPicture]:
+    def _pictures(self, connection: Connection) -> Pictures:
         try:
             with ExitStack() as resources:
                 container, stream = self._open(connection, resources)
@@ -185,7 +184,7 @@ class NetworkStream(ReconnectingSource):
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
-    def _read(self, connection: Connection, container: InputContainer, stream: VideoStream) -> Iterator[TimedPicture]:
+    def _read(self, connection: Connection, container: InputContainer, stream: VideoStream) -> Pictures:
         is_sent = self.scheme not in ("http", "https")
         show = _Show(container, stream, is_file=connection.has_end, is_sent=is_sent, name=self.name)
         segment = self._segment if show.comes_in_segments else 0.0
@@ -288,7 +287,7 @@ class Camera(ReconnectingSource):
         except ImportError as error:
             raise ImportError("a camera device needs OpenCV: pip install opencv-python-headless") from error
 
-    def _pictures(self, connection: Connection) -> Iterator[TimedPicture]:
+    def _pictures(self, connection: Connection) -> Pictures:
         device = self._cv2.VideoCapture(self.number)
         try:
             if not device.isOpened():

@@ -10,7 +10,8 @@ import threading
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from .source import Frame, MediaError
 
 TimedPicture = tuple[np.ndarray, float]
 """uint8 (H, W, 3) RGB, and its seconds of the stream."""
+Pictures = Generator[TimedPicture, None, None]
 CAPACITY = 16
 """Pictures of a connection that may wait; whoever queues them for a model takes them at once."""
 LEAVE_SECONDS = 0.4
@@ -45,7 +47,7 @@ class Timeouts:
 class Connection:
     """One connection, read in a thread: `pictures(connection)` opens it, and gives what it reads."""
 
-    def __init__(self, name: str, pictures: Callable[[Connection], Iterator[TimedPicture]], patience: float) -> None:
+    def __init__(self, name: str, pictures: Callable[[Connection], Pictures], patience: float) -> None:
         self.left = threading.Event()
         """Set when nobody waits for pictures any more: the reading thread has to end."""
         self.has_end = False
@@ -74,22 +76,18 @@ class Connection:
             wake()
 
     def _work(self) -> None:
-        pictures = self._pictures(self)
         try:
-            for picture in pictures:
-                with self._changed:
-                    self._changed.wait_for(lambda: len(self._waiting) < CAPACITY or self.left.is_set())
-                    self._waiting.append(picture)
-                    self._changed.notify_all()
-                if self.left.is_set():
-                    break
+            with closing(self._pictures(self)) as pictures:  # closed in this thread: it frees what it holds
+                for picture in pictures:
+                    with self._changed:
+                        self._changed.wait_for(lambda: len(self._waiting) < CAPACITY or self.left.is_set())
+                        self._waiting.append(picture)
+                        self._changed.notify_all()
+                    if self.left.is_set():
+                        break
         except Exception as error:  # raised by take()
             self._error = error
         finally:
-            try:
-                pictures.close()  # type: ignore[attr-defined]  # a generator: this frees what it holds
-            except Exception as error:
-                self._error = self._error or error
             with self._changed:
                 self._is_done = True
                 self._changed.notify_all()
@@ -134,7 +132,7 @@ class ReconnectingSource(LiveSource):
         self._connection: Connection | None = None
 
     @abstractmethod
-    def _pictures(self, connection: Connection) -> Iterator[TimedPicture]:
+    def _pictures(self, connection: Connection) -> Pictures:
         """Pictures of one connection, their seconds counted on from `_now()`; ends where it breaks off.
 
         Runs in the connection's thread. MediaError where it cannot be opened or breaks off with a reason.

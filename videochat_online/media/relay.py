@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 
-from .fetching import Sockets
+from .fetching import Sockets, secured
 
 CHUNK = 2**16
 REDIRECT = b"\nlocation:"
@@ -26,7 +26,7 @@ def relay(place: str, port: int, sockets: Sockets, *, is_secure: bool, is_checke
     if is_secure:  # cameras sign their certificates themselves, so they are not checked, as by FFmpeg
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        server = sockets.add(context.wrap_socket(server))
+        server = secured(server, context, sockets, None)
     server.settimeout(None)
     door = sockets.add(socket.create_server(("127.0.0.1", 0)))
     door.settimeout(seconds)
