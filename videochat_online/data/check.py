@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +26,8 @@ from .sampler import samples_of_set
 
 SLACK_SECONDS = 1.0
 """A clip or question may lie this much past the end: annotations round, and containers differ in the last frame."""
+NAMED_ROWS = 5
+"""Rows with a blank answer that a warning names."""
 ONE_PROCESS_FILES = 16
 """Up to this many files, starting processes takes longer than reading."""
 NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
@@ -82,6 +84,9 @@ class SetReport:
     shown_seconds: float = 0.0
     """Of the clips of all rows."""
     problems: int = 0
+    blank_answers: int = 0
+    blank_rows: list[int] = field(default_factory=list)
+    """The first rows that hold one."""
 
 
 @dataclass
@@ -92,8 +97,15 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         return {"ok": not self.problems, **asdict(self)}
 
+    def blanks(self) -> Iterator[str]:
+        """A line for each set with blank answers, of which a model learns to say nothing."""
+        for one in self.sets:
+            if one.blank_answers:
+                rows = ", ".join(map(str, one.blank_rows)) + (", ..." if len(one.blank_rows) == NAMED_ROWS else "")
+                yield f"warning: {one.name}: {one.blank_answers} of {one.questions} answers are blank, in rows {rows}"
+
     def as_table(self) -> str:
-        """Counts of each set, then every problem on its own line."""
+        """Counts of each set, blank answers, then every problem on its own line."""
         counts = ("rows", "samples", "questions", "images", "videos")
         cells = [["set", *counts, "duration", "problems"]]
         for one in self.sets:
@@ -103,20 +115,23 @@ class Report:
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
         count = len(self.problems)
         summary = "no problems" if count == 0 else f"{count} problem{'s' if count > 1 else ''}:"
-        return "\n".join([*lines, "", summary, *(f"  {problem}" for problem in self.problems)])
+        return "\n".join([*lines, "", *self.blanks(), summary, *(f"  {problem}" for problem in self.problems)])
 
 
-def check_lists(paths: Iterable[str], *, num_workers: int, strict: bool = False) -> Report:
+def check_lists(
+    paths: Sequence[str], *, num_workers: int, strict: bool = False, unlisted: Sequence[DataSet] = ()
+) -> Report:
     """Everything that is wrong with the data of some lists; `num_workers` processes read the files.
 
+    `unlisted`: further sets, which stand in no list.
     `strict`: what is damaged or cut off is a problem, too; training reads what can be decoded of it.
     ValueError where one of these processes dies.
     """
     # 1. the lists and their annotations
-    data_sets, list_problems = collect_lists(paths)
+    data_sets, list_problems = collect_lists(paths) if paths else ([], [])
     problems = [DataProblem("list", None, "", message) for message in list_problems]
     loaded: list[tuple[DataSet, Annotations]] = []
-    for data_set in data_sets:
+    for data_set in [*data_sets, *unlisted]:
         try:
             loaded.append((data_set, Annotations(data_set.annotation)))
         except ValueError as error:
@@ -176,6 +191,9 @@ def _check_set(
         media |= own
         report.kinds[sample.kind] = report.kinds.get(sample.kind, 0) + 1
         report.questions += len(sample.turns)
+        if blanks := sum(not turn.answer.strip() for turn in sample.turns if sample.kind != "tracking"):
+            report.blank_answers += blanks
+            report.blank_rows += [number] * (len(report.blank_rows) < NAMED_ROWS)
         for found in own.values():
             start, end = (sample.video and sample.video.clip) or (0.0, found.duration)
             report.shown_seconds += max(0.0, min(end, found.duration) - start)

@@ -1,0 +1,44 @@
+"""Published annotations from the hub: words only, no media. What was fetched before is not fetched again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import shipped
+
+if TYPE_CHECKING:
+    from .registry import DataSet
+
+REPOSITORIES = {"videochatonline-it": "MCG-NJU/VideoChatOnline-IT"}
+"""Name on the command line -> data set on the hub."""
+PATTERNS = ("*.json", "*.jsonl", "*.md")
+LIST, FOLDER = "anno_data/stage2_online.json", "anno_online"
+"""The list that names these annotations, in this folder of $ANNO_ROOT."""
+
+
+def fetch_annotations(name: str, folder: Path) -> None:
+    """Download the annotations `name` to `folder`; a broken download is resumed.
+
+    HF_ENDPOINT and HF_TOKEN are huggingface_hub's own. Raises ValueError where the hub does not give them.
+    """
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository = REPOSITORIES[name]
+    try:
+        snapshot_download(repository, repo_type="dataset", local_dir=folder, allow_patterns=list(PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
+        raise ValueError(f"{repository} could not be fetched from the hub: {error}; try again to resume") from error
+
+
+def sets_below(folder: Path) -> tuple[list[DataSet], list[DataSet]]:
+    """The sets of stage 2's list whose annotations are below `folder`, and those whose are not."""
+    from .registry import read_lists
+
+    root = str(folder.absolute())
+    named = read_lists([shipped(LIST)], {"ANNO_ROOT": root, "DATA_ROOT": root})
+    online = [one for one in named if FOLDER in one.annotation.parts]
+    found = [one for one in online if one.annotation.is_file()]
+    return found, [one for one in online if one not in found]
