@@ -134,7 +134,7 @@ BAD_TABLES = {
     "nothing": ("", "the column video is missing, got nothing"),
     "too many": ("video,question,answer\nvideo,Q,a, b\n", 'line 2: expected 3 values; one with a comma'),
     "quotes": ('video,question,answer\nvideo,Q,"A\n', r"line \d: is not csv"),
-    "blank": ("video,question,answer\nvideo,Q,A\nvideo,Q,\nvideo,,A\n", "line 3: the answer is blank\n  line 4: the q"),
+    "blank": ("video,question,answer\nvideo,Q,A\nvideo,Q,\n", "line 3: the answer is blank"),
     "time": ("video,question,answer,time\nvideo,Q,A,soon\n", "line 2: time must be seconds, got 'soon'"),
     "half a part": ("video,question,answer,start\nvideo,Q,A,1\n", "line 2: start and end stand together"),
     "turned": ("video,question,answer,start,end\nvideo,Q,A,4,1\n", "line 2: a clip is"),

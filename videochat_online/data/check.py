@@ -193,7 +193,8 @@ def _check_set(
         report.questions += len(sample.turns)
         if blanks := sum(not turn.answer.strip() for turn in sample.turns if sample.kind != "tracking"):
             report.blank_answers += blanks
-            report.blank_rows += [number] * (len(report.blank_rows) < NAMED_ROWS)
+            if len(report.blank_rows) < NAMED_ROWS:
+                report.blank_rows.append(number)
         for found in own.values():
             start, end = (sample.video and sample.video.clip) or (0.0, found.duration)
             report.shown_seconds += max(0.0, min(end, found.duration) - start)
