@@ -120,7 +120,7 @@ def _add_fetch(commands: Any) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     from .check import check_lists
-    from .own import list_beside, write_list
+    from .own import write_list
     from .registry import DataSet, holds_rows
 
     if options.workers < 1:
@@ -137,14 +137,15 @@ def run_check(options: argparse.Namespace) -> int:
         print(_formats_text(data_set))
     print(report.as_table())
     for data_set in sets:
-        place = list_beside(data_set.annotation)
+        place = data_set.annotation.with_name(f"{data_set.annotation.stem}_list.json")
         if any(problem.data_set == data_set.name for problem in report.problems):
-            print(f"{data_set.annotation}: no list is written before its problems are solved")
+            said = "no list is written before its problems are solved"
         elif place.exists():
-            print(f"{data_set.annotation}: {place} is there already and stays as it is")
+            said = f"{place} is there already and stays as it is"
         else:
             write_list(place, data_set)
-            print(f"{data_set.annotation}: wrote {place}; train with --data {place}")
+            said = f"wrote {place}; train with --data {place}"
+        print(f"{data_set.annotation}: {said}")
     return 1 if report.problems else 0
 
 
@@ -171,13 +172,14 @@ def run_import(options: argparse.Namespace) -> int:
 
 
 def run_fetch(options: argparse.Namespace) -> int:
-    from .fetch import fetch_annotations, sets_below
+    from .fetch import annotations_below, fetch_annotations
 
     fetch_annotations(options.name, options.folder)
-    found, missing = sets_below(options.folder)
-    print(f"{REPOSITORIES[options.name]}: {len(found)} of {len(found) + len(missing)} sets of {LIST} are there")
-    for data_set in missing:
-        print(f"  {data_set.name}: {data_set.annotation} is missing")
+    files = annotations_below(options.folder)
+    missing = {name: file for name, file in files.items() if not file.is_file()}
+    print(f"{REPOSITORIES[options.name]}: {len(files) - len(missing)} of {len(files)} sets of {LIST} are there")
+    for name, file in missing.items():
+        print(f"  {name}: {file} is missing")
     print(f"next: export ANNO_ROOT={shlex.quote(str(options.folder.absolute()))}; docs/data.md says where videos are")
     return 1 if missing else 0
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..files import shipped
-
-if TYPE_CHECKING:
-    from .registry import DataSet
 
 REPOSITORIES = {"videochatonline-it": "MCG-NJU/VideoChatOnline-IT"}
 """Name on the command line -> data set on the hub."""
@@ -33,12 +29,10 @@ def fetch_annotations(name: str, folder: Path) -> None:
         raise ValueError(f"{repository} could not be fetched from the hub: {error}; try again to resume") from error
 
 
-def sets_below(folder: Path) -> tuple[list[DataSet], list[DataSet]]:
-    """The sets of stage 2's list whose annotations are below `folder`, and those whose are not."""
+def annotations_below(folder: Path) -> dict[str, Path]:
+    """Where stage 2's list looks for these annotations when $ANNO_ROOT is `folder`, by set."""
     from .registry import read_lists
 
     root = str(folder.absolute())
     named = read_lists([shipped(LIST)], {"ANNO_ROOT": root, "DATA_ROOT": root})
-    online = [one for one in named if FOLDER in one.annotation.parts]
-    found = [one for one in online if one.annotation.is_file()]
-    return found, [one for one in online if one not in found]
+    return {one.name: one.annotation for one in named if FOLDER in one.annotation.parts}

@@ -103,7 +103,7 @@ def _own_turn(message: Any, media: dict[str, list[str]], where: str) -> dict[str
         content = "\n".join(_part_text(part, media, where, may_show=ROLES[str(role)] == "user") for part in content)
     others = {name: value for name, value in message.items() if name not in ("role", "content")}
     speaker = {"user": "human", "assistant": "gpt"}.get(str(role), role)
-    return {"from": speaker, "value": content, **others}
+    return {**others, "from": speaker, "value": content}
 
 
 def _part_text(part: Any, media: dict[str, list[str]], where: str, *, may_show: bool) -> str:

@@ -30,11 +30,6 @@ PlacedRow = tuple[str, Mapping[str, Any]]
 """Where a row stands, for messages, and the row."""
 
 
-def list_beside(annotation: Path) -> Path:
-    """The list that belongs to a bare annotation file: rows.jsonl -> rows_list.json."""
-    return annotation.with_name(f"{annotation.stem}_list.json")
-
-
 def write_list(path: Path, data_set: DataSet) -> None:
     """Write the list of one set; paths below its folder are relative. Raises ValueError where there is a file."""
     _refuse_existing(path)
