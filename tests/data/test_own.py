@@ -152,6 +152,8 @@ def test_a_bad_table_says_where(case: str, tmp_path: Path, media: Path):
 
 
 def test_a_folder_holds_one_table(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"x\.csv is a table: `videochat-online data import x\.csv LIST`"):
+        run("check", "x.csv")
     with pytest.raises(ValueError, match=r"expected one csv with the columns video, .*, found none"):
         run("import", tmp_path, tmp_path / "my.json")
 

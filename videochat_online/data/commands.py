@@ -125,6 +125,9 @@ def run_check(options: argparse.Namespace) -> int:
 
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
+    for path in options.lists:
+        if path.endswith(".csv"):
+            raise ValueError(f"{path} is a table: `videochat-online data import {path} LIST` makes a list of it")
     bare = [Path(path) for path in options.lists if holds_rows(Path(path))]
     lists = [path for path in options.lists if Path(path) not in bare]
     if options.media and not bare:
