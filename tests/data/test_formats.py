@@ -7,13 +7,21 @@ from typing import Any
 
 import pytest
 
-from videochat_online.data.formats import read_row
+from videochat_online.data.formats import format_of, read_row
 from videochat_online.data.sample import Box, Sample, SampleError, Turn, Video
 
 from .conftest import at, talk
 
 BOXES = [{"timestamp": 0, "bbox": "[0.1, 0.2, 0.3, 0.4]"}, {"timestamp": 1.0, "bbox": [0.1, 0.25, 0.5, 1]}]
 QUERY = {"from": "human", "value": "Track <bbox>."}
+
+
+def said(*contents: Any) -> list[dict[str, Any]]:
+    """`messages`: user and assistant in turn."""
+    return [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "a.jpg"}}
 
 GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
     "text": ({"conversations": talk("Q", "A")}, Sample("text", (Turn("Q", "A"),))),
@@ -73,6 +81,35 @@ GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
         },
         Sample("online", (Turn("Q", "A", None, "2.jpg"),), video=Video("d", ("1.jpg", "2.jpg"), 1, is_listed=True)),
     ),
+    "content parts": (
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": "file://a.jpg"}},
+                        {"type": "image", "image": "b.jpg"},
+                        {"type": "text", "text": "Q"},
+                    ],
+                },
+                {"role": "assistant", "content": [{"type": "text", "text": "A"}]},
+            ]
+        },
+        Sample("image", (Turn("<image>\n<image>\nQ", "A"),), images=("a.jpg", "b.jpg"), system="Be brief."),
+    ),
+    "video part": (
+        {"messages": said([{"type": "video_url", "video_url": {"url": "v.mp4"}}, {"type": "text", "text": "Q"}], "A")},
+        Sample("video", (Turn("<video>\nQ", "A"),), video=Video("v.mp4")),
+    ),
+    "ms-swift": (
+        {"messages": said("<image><image>Q", "A"), "images": ["a.jpg", "b.jpg"]},
+        Sample("image", (Turn("<image><image>Q", "A"),), images=("a.jpg", "b.jpg")),
+    ),
+    "llama-factory": (
+        {"conversations": talk("<video>Q", "A"), "videos": ["v.mp4"], "system": "Be brief.", "tools": ""},
+        Sample("video", (Turn("<video>Q", "A"),), video=Video("v.mp4"), system="Be brief."),
+    ),
     "tracking": (
         {"video": "d", "all_image_files": ["1.jpg", "2.jpg"], "fps": 1, "image_bboxes": BOXES, "query_template": QUERY},
         Sample(
@@ -125,6 +162,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "time without video": ({"conversations": at(3, "Q", "A")}, "need a 'video'"),
     "surrogate": ({"conversations": talk("Q", "\ud800")}, "the answer is not Unicode text at character 0"),
+    "blank": ({"conversations": talk("Q", "", "R", " ")}, "all 2 answers are blank: there is nothing to learn"),
+    "two dialogues": ({"messages": said("Q", "A"), "conversations": talk("Q", "A")}, "a row has one dialogue"),
+    "no messages": ({"messages": "hello"}, "messages must be a list of {role, content}, got 'hello'"),
+    "role of a message": ({"messages": [{"role": "tool", "content": "Q"}]}, "0: role must be one of human.*got 'tool'"),
+    "not learned": (
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "loss": False}]},
+        "messages: 1: loss must be true",
+    ),
+    "order": ({"messages": said("Q", "A")[::-1]}, "turn 0 is from 'assistant', expected 'human'"),
+    "part": ({"messages": said([{"type": "audio"}], "A")}, "messages: 0: type must be text, image_url or video_url"),
+    "shown by the answer": ({"messages": said("Q", [PICTURE])}, "messages: 1: type must be text: only the user"),
+    "on the net": (
+        {"messages": said([{"type": "video_url", "video_url": {"url": "https://a.b/v.mp4"}}], "A")},
+        "messages: 0: video_url must be a path below data_root",
+    ),
+    "media twice": ({"messages": said([PICTURE], "A"), "image": "b.jpg"}, "images of a row stand in one place"),
+    "two videos": ({"messages": said("Q", "A"), "videos": ["a.mp4", "b.mp4"]}, "one video, got 2: a.mp4, b.mp4"),
     "no boxes": ({**TRACKING, "image_bboxes": []}, "needs image_bboxes, got none"),
     "box": ({**TRACKING, "image_bboxes": [{"timestamp": 0, "bbox": [1, 2]}]}, "bbox must be a text or four numbers"),
     "boxes back": ({**TRACKING, "image_bboxes": BOXES[::-1]}, "timestamps of image_bboxes must ascend"),
@@ -138,3 +192,18 @@ def test_a_bad_row_says_what_is_wrong(case: str):
     row, message = BAD[case]
     with pytest.raises(SampleError, match=message):
         read_row(row)
+
+
+def test_formats_have_names():
+    names = {case: format_of(row) for case, (row, _) in GOOD.items()}
+    expected = {
+        "image": "conversations (LLaVA)",
+        "videochat2": "QA (VideoChat2-IT)",
+        "online": "dialogue in time",
+        "tracking": "tracking",
+        "content parts": "messages with content parts (OpenAI)",
+        "ms-swift": "messages (ms-swift, LLaMA-Factory)",
+        "llama-factory": "conversations (LLaMA-Factory)",
+    }
+    assert {case: names[case] for case in expected} == expected
+    assert format_of({"caption": "?"}) == "an unknown format"

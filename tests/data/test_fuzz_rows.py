@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from videochat_online.data.formats import read_row
+from videochat_online.data.formats import format_of, read_row
 from videochat_online.data.registry import Annotations, collect_lists
 from videochat_online.data.sample import Sample, SampleError
 
@@ -27,6 +27,17 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"video": "a.mp4", "QA": [{"i": "Look.", "q": "What?", "a": "A cat."}], "start": 0, "end": 3},
     {"video": "a.mp4", "conversations": [HUMAN | {"timestamps": 1.5}, GPT], "need_reset_timestamp": True},
     {"video": "frames", "all_image_files": ["1.jpg", "2.jpg"], "conversations": [HUMAN | {"image_file": "1.jpg"}, GPT]},
+    {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": "a.jpg"}}, {"type": "text", "text": "What?"}],
+            },
+            {"role": "assistant", "content": "A cat.", "loss": True},
+        ]
+    },
+    {"conversations": [HUMAN, GPT], "videos": ["a.mp4"], "system": "Be brief."},
     {
         "video": "a.mp4",
         "query_template": {"from": "human", "value": "Where does <bbox> go?"},
@@ -86,6 +97,7 @@ def test_the_rows_to_spoil_are_right(row: dict[str, Any]):
 @given(row=spoiled(ROWS))
 def test_a_row(row: dict[str, Any]):
     before = repr(row)
+    assert format_of(row)
     try:
         assert isinstance(read_row(row), Sample)
     except SampleError as error:

@@ -39,6 +39,15 @@ def test_the_plan(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "run").exists()
 
 
+def test_blank_answers_are_a_warning(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write_online_list(tmp_path, 4)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows[2]["conversations"][-1]["value"] = ""
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert check(model, data, tmp_path / "run", "--global-batch-size", "2", "--num-workers", "0") == 0
+    assert "  online: 1 of 8 answers are blank, in rows 2\n" in capsys.readouterr().out
+
+
 def test_all_problems_in_one_report(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -6,7 +6,7 @@ All problems come in one report. Each file is opened once, however many rows nam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from .settings import DataSettings
 
 SLACK_SECONDS = 1.0
 """A clip or question may lie this much past the end: annotations round, and containers differ in the last frame."""
+NAMED_ROWS = 5
+"""Rows with a blank answer that a warning names."""
 NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 BOX = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
 
@@ -62,6 +64,9 @@ class SetReport:
     shown_seconds: float = 0.0
     """Of the clips of all rows."""
     problems: int = 0
+    blank_answers: int = 0
+    blank_rows: list[int] = field(default_factory=list)
+    """The first rows that hold one."""
 
 
 @dataclass
@@ -97,18 +102,24 @@ class Report:
 
 
 def check_lists(
-    paths: Iterable[str], *, num_workers: int, strict: bool = False, decode: DataSettings | None = None
+    paths: Sequence[str],
+    *,
+    num_workers: int,
+    strict: bool = False,
+    decode: DataSettings | None = None,
+    unlisted: Sequence[DataSet] = (),
 ) -> Report:
     """Everything that is wrong with the data of some lists; `num_workers` processes read the files.
 
+    `unlisted`: further sets, which stand in no list.
     `strict`: what is damaged or cut off is a problem, not a warning; training reads what can be decoded of it.
     `decode`: decode the frames that training with these settings shows.
     """
     # 1. the lists and their annotations
-    data_sets, list_problems = collect_lists(paths)
+    data_sets, list_problems = collect_lists(paths) if paths else ([], [])
     problems = [DataProblem("list", None, "", message) for message in list_problems]
     loaded: list[tuple[DataSet, Annotations]] = []
-    for data_set in data_sets:
+    for data_set in [*data_sets, *unlisted]:
         try:
             loaded.append((data_set, Annotations(data_set.annotation)))
         except ValueError as error:
@@ -131,6 +142,7 @@ def check_lists(
     ]
     # 3. every row against its files
     reports = [_check_set(number, *one, facts, problems) for number, one in enumerate(loaded)]
+    warnings += [DataProblem(one.name, None, "", text) for one in reports if (text := _blanks_text(one))]
     num_decoded = sum(found.num_decoded for found in facts.values()) if decode else None
     return Report(reports, problems, warnings, num_decoded)
 
@@ -153,6 +165,10 @@ def _check_set(
         media |= own
         report.kinds[sample.kind] = report.kinds.get(sample.kind, 0) + 1
         report.questions += len(sample.turns)
+        if blanks := sum(not turn.answer.strip() for turn in sample.turns if sample.kind != "tracking"):
+            report.blank_answers += blanks
+            if len(report.blank_rows) < NAMED_ROWS:
+                report.blank_rows.append(number)
         for found in own.values():
             start, end = (sample.video and sample.video.clip) or (0.0, found.duration)
             report.shown_seconds += max(0.0, min(end, found.duration) - start)
@@ -161,6 +177,14 @@ def _check_set(
     report.seconds = sum(found.duration for found in media.values())
     report.problems = len(problems) - before
     return report
+
+
+def _blanks_text(report: SetReport) -> str:
+    """Blank answers, of which a model learns to say nothing; empty where there are none."""
+    if not report.blank_answers:
+        return ""
+    rows = ", ".join(map(str, report.blank_rows)) + (", ..." if len(report.blank_rows) == NAMED_ROWS else "")
+    return f"{report.blank_answers} of {report.questions} answers are blank, in rows {rows}"
 
 
 def _media_of_set(data_set: DataSet, rows: Annotations) -> Iterator[tuple[int, MediaKey]]:

@@ -1,10 +1,11 @@
-"""`videochat-online data check` and `data show`: look at training data before training does."""
+"""`videochat-online data`: fetch, import, check and show training data before training reads it."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import write_json
+from .fetch import LIST, REPOSITORIES
 from .settings import DataSettings, FrameTimes
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..media.transforms import FrameTransform
     from .dataset import ConversationDataset
+    from .registry import DataSet
 
 MAX_WORKERS = 8
 SHEET_COLUMNS = 8
@@ -32,12 +35,15 @@ MARGIN = 6
 def add_data_command(commands: Any) -> None:
     parser = commands.add_parser(
         "data",
-        help="check and show training data",
-        description="Check data-set lists and everything they name, or show a sample as the model will see it.",
+        help="check, show, import and fetch training data",
+        description="Check data-set lists and everything they name, show a sample as the model will see it, make a "
+        "list of data of your own, fetch published annotations. docs/data.md shows every form that a row may have.",
     )
     inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_check(inner)
     _add_show(inner)
+    _add_import(inner)
+    _add_fetch(inner)
 
 
 def _add_check(commands: Any) -> None:
@@ -49,7 +55,10 @@ def _add_check(commands: Any) -> None:
         "unless --decode is given.",
         epilog="example: DATA_ROOT=/data ANNO_ROOT=/data/anno videochat-online data check anno_data/stage2_online.json",
     )
-    parser.add_argument("lists", nargs="+", metavar="LIST", help="data-set list, a json file")
+    what = "data-set list (json), or bare rows (json, jsonl), for which a list is written where nothing is wrong"
+    parser.add_argument("lists", nargs="+", metavar="LIST", help=what)
+    what = "folder that the files named by bare rows start at (default: that of the rows)"
+    parser.add_argument("--media", type=Path, metavar="DIR", help=what)
     what = "damaged and cut-off files are problems, not warnings; training reads what can be decoded of them"
     parser.add_argument("--strict", action="store_true", help=what)
     what = "decode every frame that training would show; a file that crashes or hangs the decoder is a problem, too"
@@ -89,18 +98,103 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", type=int, default=DataSettings.num_frames, help="frames shown at most")
 
 
+def _add_import(commands: Any) -> None:
+    parser = commands.add_parser(
+        "import",
+        help="make rows and a list of a table or of other people's json",
+        description="Make a data-set list, and its rows beside it, of a csv with the columns video, question, answer "
+        "(and start, end, time, in seconds), of a folder that holds one, or of rows in any form of docs/data.md. "
+        "Nothing is written where something is wrong, and no file is replaced.",
+        epilog="example: videochat-online data import clips my.json",
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a csv, a folder with one, a json or jsonl file")
+    parser.add_argument("list", type=Path, metavar="LIST", help="the list to write: NAME.json; rows: NAME_rows.jsonl")
+    what = "folder that the files it names start at (default: that of SOURCE)"
+    parser.add_argument("--media", type=Path, metavar="DIR", help=what)
+    parser.set_defaults(run=run_import)
+
+
+def _add_fetch(commands: Any) -> None:
+    parser = commands.add_parser(
+        "fetch",
+        help="download published annotations from the hub",
+        description="Download published annotations (no videos) from the hub. Given again, it resumes.",
+        epilog="example: videochat-online data fetch videochatonline-it /data/anno",
+    )
+    parser.add_argument("name", choices=tuple(REPOSITORIES), metavar="NAME", help=", ".join(REPOSITORIES))
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where they go: what ANNO_ROOT names in training")
+    parser.set_defaults(run=run_fetch)
+
+
 def run_check(options: argparse.Namespace) -> int:
     from .check import check_lists
+    from .own import write_list
+    from .registry import DataSet, holds_rows
 
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
+    for path in options.lists:
+        if path.endswith(".csv"):
+            raise ValueError(f"{path} is a table: `videochat-online data import {path} LIST` makes a list of it")
+    bare = [Path(path) for path in options.lists if holds_rows(Path(path))]
+    lists = [path for path in options.lists if Path(path) not in bare]
+    if options.media and not bare:
+        raise ValueError("--media is for bare rows; a list names the folder of its files itself")
+    sets = [DataSet(path.stem, path, options.media or path.parent) for path in bare]
     settings = DataSettings(fps=options.fps, num_frames=options.num_frames)
     decode = settings if options.decode else None
-    report = check_lists(options.lists, num_workers=options.workers, strict=options.strict, decode=decode)
+    report = check_lists(lists, num_workers=options.workers, strict=options.strict, decode=decode, unlisted=sets)
     if options.json:
         write_json(Path(options.json), report.to_dict())
+    for data_set in sets:
+        print(_formats_text(data_set))
     print(report.as_table())
+    for data_set in sets:
+        place = data_set.annotation.with_name(f"{data_set.annotation.stem}_list.json")
+        if any(problem.data_set == data_set.name for problem in report.problems):
+            said = "no list is written before its problems are solved"
+        elif place.exists():
+            said = f"{place} is there already and stays as it is"
+        else:
+            write_list(place, data_set)
+            said = f"wrote {place}; train with --data {place}"
+        print(f"{data_set.annotation}: {said}")
     return 1 if report.problems else 0
+
+
+def _formats_text(data_set: DataSet) -> str:
+    """What a bare annotation file is: `rows.jsonl: 6 rows: 6 of conversations (LLaVA)`."""
+    from .formats import format_of
+    from .registry import Annotations
+
+    try:
+        rows = Annotations(data_set.annotation)
+    except ValueError:
+        return f"{data_set.annotation}: cannot be read as rows"
+    counts = Counter(format_of(rows[number]) for number in range(len(rows)))
+    return f"{data_set.annotation}: {len(rows)} rows: " + ", ".join(f"{n} of {name}" for name, n in counts.items())
+
+
+def run_import(options: argparse.Namespace) -> int:
+    from .own import import_rows
+
+    rows_path, num_rows = import_rows(options.source, options.list, options.media)
+    print(f"wrote {num_rows} rows to {rows_path}, their list to {options.list}")
+    print(f"next: videochat-online data check {shlex.quote(str(options.list))}")
+    return 0
+
+
+def run_fetch(options: argparse.Namespace) -> int:
+    from .fetch import annotations_below, fetch_annotations
+
+    fetch_annotations(options.name, options.folder)
+    files = annotations_below(options.folder)
+    missing = {name: file for name, file in files.items() if not file.is_file()}
+    print(f"{REPOSITORIES[options.name]}: {len(files) - len(missing)} of {len(files)} sets of {LIST} are there")
+    for name, file in missing.items():
+        print(f"  {name}: {file} is missing")
+    print(f"next: export ANNO_ROOT={shlex.quote(str(options.folder.absolute()))}; docs/data.md says where videos are")
+    return 1 if missing else 0
 
 
 def run_show(options: argparse.Namespace) -> int:

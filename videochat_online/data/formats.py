@@ -1,7 +1,8 @@
 """Raw rows -> neutral samples, by pure functions that copy. The fields of a row say which format it has.
 
 LLaVA image / multi-image / video and plain text (`conversations`), VideoChat2-IT (`QA`), online dialogue (turns carry
-`timestamps` or `image_file`), tracking (`query_template`). Knows no files: media are names here.
+`timestamps` or `image_file`), tracking (`query_template`); `messages` of OpenAI, ms-swift and LLaMA-Factory, which are
+put into LLaVA's fields first. docs/data.md shows each. Knows no files: media are names here.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from .sample import IMAGE_MARK, VIDEO_MARK, Box, Kind, Sample, SampleError, Turn
 from .settings import PUBLISHED, DataSettings
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+MEDIA = ("image", "video")
 EXPECTED = (
-    "'conversations' ({from, value} turns) or 'QA' ({i, q, a}) with 'image', 'video' or neither, "
-    "or 'query_template' with 'image_bboxes'"
+    "'conversations' ({from, value} turns), 'messages' ({role, content}) or 'QA' ({i, q, a}) with 'image', 'video' or "
+    "neither, or 'query_template' with 'image_bboxes'"
 )
 
 Row = Mapping[str, Any]
@@ -24,6 +26,7 @@ Row = Mapping[str, Any]
 def read_row(row: Row, settings: DataSettings = PUBLISHED) -> Sample:
     """The sample of one row, which is not changed. SampleError says which field is wrong."""
     # 1. the turns, by the row's format
+    row = with_own_fields(row)
     if row.get("query_template") is not None:
         return _tracking(row, settings)
     if row.get("conversations") is not None:
@@ -47,6 +50,81 @@ def read_row(row: Row, settings: DataSettings = PUBLISHED) -> Sample:
     placed = any(mark in turn.question for turn in turns for mark in (IMAGE_MARK, VIDEO_MARK))
     any_order = row.get("QA") is not None and row.get("conversations") is None and kind != "online" and not placed
     return Sample(kind, turns, images, video, system, any_order=any_order)
+
+
+def format_of(row: Row) -> str:
+    """Whose format a row has, by its fields, for people."""
+    if row.get("query_template") is not None:
+        return "tracking"
+    if isinstance(messages := row.get("messages"), list):
+        parts = any(isinstance(one, Mapping) and isinstance(one.get("content"), list) for one in messages)
+        return "messages with content parts (OpenAI)" if parts else "messages (ms-swift, LLaMA-Factory)"
+    if isinstance(turns := row.get("conversations"), list):
+        timed = any(isinstance(one, Mapping) and {"timestamps", "image_file"} & one.keys() for one in turns)
+        plural = any(row.get(f"{medium}s") for medium in MEDIA)
+        return "dialogue in time" if timed else f"conversations ({'LLaMA-Factory' if plural else 'LLaVA'})"
+    return "QA (VideoChat2-IT)" if row.get("QA") is not None else "an unknown format"
+
+
+def with_own_fields(row: Row) -> Row:
+    """A row of OpenAI, ms-swift or LLaMA-Factory in LLaVA's fields; any other row as it is. SampleError as read_row.
+
+    `messages` become `conversations`, content parts become text with placeholders, a part a line; `images` and
+    `videos` become `image` and `video`, the field `system` the first turn.
+    """
+    found = dict(row)
+    # 1. the media of the row
+    media: dict[str, list[str]] = {medium: list(_names(row.get(f"{medium}s") or (), f"{medium}s")) for medium in MEDIA}
+    # 2. the messages, with the media of their parts
+    if row.get("messages") is not None:
+        if row.get("conversations") is not None:
+            raise SampleError("a row has one dialogue, got 'messages' and 'conversations'")
+        messages = found.pop("messages")
+        _need(isinstance(messages, list), "messages", "a list of {role, content}", messages)
+        found["conversations"] = [_own_turn(one, media, f"messages: {n}") for n, one in enumerate(messages)]
+    # 3. their names in our fields
+    turns, system = found.get("conversations"), row.get("system")
+    if system and isinstance(turns, list):
+        found["conversations"] = [{"from": "system", "value": found.pop("system")}, *turns]
+    for medium, names in media.items():
+        found.pop(f"{medium}s", None)
+        if names and row.get(medium):
+            raise SampleError(f"the {medium}s of a row stand in one place, got '{medium}' and {', '.join(names)}")
+        if len(names) > 1 and medium == "video":
+            raise SampleError(f"a row is about one video, got {len(names)}: {', '.join(names)}; make a row of each")
+        if names:
+            found[medium] = names if medium == "image" else names[0]
+    return found
+
+
+def _own_turn(message: Any, media: dict[str, list[str]], where: str) -> dict[str, Any]:
+    """A message as a turn {from, value}; files that its parts show go to `media`."""
+    _need(isinstance(message, Mapping), where, "an object {role, content}", message)
+    role, content = message.get("role"), message.get("content")
+    _need(str(role) in ROLES, f"{where}: role", f"one of {', '.join(ROLES)}", role)
+    _need(message.get("loss") in (None, True), f"{where}: loss", "true: every answer is learned", message.get("loss"))
+    if isinstance(content, list):
+        content = "\n".join(_part_text(part, media, where, may_show=ROLES[str(role)] == "user") for part in content)
+    others = {name: value for name, value in message.items() if name not in ("role", "content")}
+    speaker = {"user": "human", "assistant": "gpt"}.get(str(role), role)
+    return {**others, "from": speaker, "value": content}
+
+
+def _part_text(part: Any, media: dict[str, list[str]], where: str, *, may_show: bool) -> str:
+    """The text of a content part; the placeholder of one that shows a file, whose name goes to `media`."""
+    _need(isinstance(part, Mapping), f"{where}: content", "a text, or parts {type, ...}", part)
+    kind = str(part.get("type"))
+    medium, value = kind.removesuffix("_url"), part.get(kind)
+    if kind == "text":
+        _need(isinstance(value, str), f"{where}: text", "a text", value)
+        return str(value)
+    kinds = "text, image_url or video_url" if may_show else "text: only the user shows something"
+    _need(may_show and medium in MEDIA, f"{where}: type", kinds, kind)
+    name = value.get("url") if isinstance(value, Mapping) else value
+    is_path = isinstance(name, str) and not name.startswith(("http:", "https:", "data:"))
+    _need(is_path, f"{where}: {kind}", "a path below data_root (nothing is downloaded)", name)
+    media[medium].append(str(name).removeprefix("file://"))
+    return f"<{medium}>"
 
 
 def _tracking(row: Row, settings: DataSettings) -> Sample:

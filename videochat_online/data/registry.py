@@ -107,10 +107,22 @@ def collect_lists(
     return list(sets.values()), problems
 
 
+def holds_rows(path: Path) -> bool:
+    """Whether a file holds rows, and no data-set list. A file that cannot be read counts as a list."""
+    try:
+        text = read_utf8(path, "rows or a data-set list").lstrip()
+        if path.suffix == ".jsonl" or text.startswith("["):
+            return True
+        first, _ = DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and any(isinstance(value, list) for value in first.values())
+
+
 def _read_entries(path: Path) -> dict[str, Any]:
     """The sets of a list. ValueError with line and column where it is not json; a key that stands twice is an error."""
     expected = "a data-set list {name: {annotation, data_root, ...}}"
-    text = _read_text(path, expected)
+    text = read_utf8(path, expected)
     try:
         entries = json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
@@ -120,7 +132,8 @@ def _read_entries(path: Path) -> dict[str, Any]:
     except ValueError as error:  # of the hook
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(entries, dict):
-        raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got {type(entries).__name__}")
+        hint = "; `videochat-online data check` writes the list of a file of rows" if isinstance(entries, list) else ""
+        raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got {type(entries).__name__}{hint}")
     return entries
 
 
@@ -172,7 +185,7 @@ class Annotations:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        text = _read_text(path, "a json list or jsonl of rows")
+        text = read_utf8(path, "a json list or jsonl of rows")
         start = _skip_blanks(text, 0)
         spans = _list_spans(path, text, start + 1) if text[start : start + 1] == "[" else _line_spans(path, text)
         rows, ends = bytearray(), array("q")  # one object each, not one a row
@@ -240,7 +253,8 @@ def _skip_blanks(text: str, position: int) -> int:
     return BLANKS.match(text, position).end()  # type: ignore[union-attr]  # it matches anywhere
 
 
-def _read_text(path: Path, expected: str) -> str:
+def read_utf8(path: Path, expected: str) -> str:
+    """The text of a file. ValueError, which says what was `expected`, where it cannot be read."""
     try:
         return path.read_text("utf-8-sig")
     except OSError as error:

@@ -108,6 +108,8 @@ class Sample:
     def __post_init__(self) -> None:
         if not self.turns:
             raise SampleError("the sample holds no answered question: there is nothing to learn from it")
+        if self.kind != "tracking" and not any(turn.answer.strip() for turn in self.turns):
+            raise SampleError(f"all {len(self.turns)} answers are blank: there is nothing to learn from it")
         if bool(self.images) != (self.kind == "image"):
             raise SampleError(f"a sample of kind {self.kind!r} with {len(self.images)} still images")
         if (self.video is not None) != (self.kind in ("video", "online", "tracking")):
