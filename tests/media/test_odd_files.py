@@ -9,8 +9,11 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -192,16 +195,26 @@ def flv(numbers: range, *, has_sound: bool) -> bytes:
     return file.getvalue()
 
 
-def test_the_same_files_live(tmp_path: Path):
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server on loopback, of the files in `tmp_path`."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_same_files_live(served: str, tmp_path: Path):
     def stream(path: Path) -> LiveStream:
-        patience = Timeouts(open=5, read=2)
-        download = lambda seconds: path.open("rb")  # noqa: E731
-        return LiveStream(NetworkStream(f"http://host/{path.name}", timeouts=patience, download=download), fps=None)
+        return LiveStream(NetworkStream(f"{served}/{path.name}", timeouts=Timeouts(open=5, read=2)), fps=None)
 
     with stream(with_gbk_title(tmp_path / "gbk.mp4")) as live:
         assert live.wait_for_frame(10).image.shape == (48, 64, 3)
     path = with_unknown_codec(tmp_path / "odd.mp4")
-    with stream(path) as live, pytest.raises(MediaError, match=r"http://host/odd\.mp4: its codec 'zz9z' is unknown"):
+    with stream(path) as live, pytest.raises(MediaError, match=r"/odd\.mp4: its codec 'zz9z' is unknown"):
         live.wait_for_frame(10)
 
 
