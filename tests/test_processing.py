@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from transformers import AutoTokenizer
 from videochat_online import StreamingSession, load_model
 from videochat_online.model import weights
 from videochat_online.processing import load_tokenizer
-from videochat_online.prompt.messages import Message
+from videochat_online.prompt.messages import Image, Message, get_template
+from videochat_online.prompt.render import render
 
 
 @pytest.fixture
@@ -69,6 +72,25 @@ def test_internlm2_tokenizers_are_read_as_llamas(golden, tmp_path, monkeypatch):
         tokenizer = load_tokenizer(name)
         assert type(tokenizer).__name__.startswith("Llama")
         assert tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>") == 813
+
+
+@pytest.mark.parametrize("kind", ["internlm2_dummy_prefix0", "internlm2_dummy_prefix1"])
+def test_internlm2_gives_the_ids_of_the_published_class(kind: str, shared: Path, tmp_path: Path):
+    """Recorded by the published code with two sentencepiece models, one of which writes a space before each text."""
+    folder = shared / "golden/tokenizers" / kind
+    recorded = json.loads((folder / "ref.json").read_text("utf-8"))
+    tokenizer = load_tokenizer(folder)
+    assert {text: tokenizer(text)["input_ids"] for text in recorded} == recorded
+    # what is saved says the same
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert {text: saved(text)["input_ids"] for text in recorded} == recorded
+    # a prompt is rendered as it is tokenized, and answers are read back
+    (prompt,) = [text for text in recorded if text.startswith("<|im_start|>system")]
+    template = replace(get_template("internlm2-chat"), system_message="You are good.")
+    messages = [Message("user", (Image(2), "\nWhat is this?"))]
+    assert render(messages, template, tokenizer, generate=True).ids == recorded[prompt]
+    assert tokenizer.decode(recorded["hello"], skip_special_tokens=True) == "hello"
 
 
 def test_a_folder_without_tokenizer(published_folder):

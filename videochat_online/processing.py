@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from .model.videochat import VideoChatOnline
 
 
+SPACE = "\u2581"
+"""How sentencepiece writes a space."""
+
+
 @dataclass(frozen=True)
 class Processor:
     """Everything beside the weights that a model's numbers depend on. Holds no state of any stream."""
@@ -75,7 +79,7 @@ class Processor:
 def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a folder or hub id.
 
-    InternLM2 checkpoints name a tokenizer class of their own code; their tokenizer.model is a Llama one and is read so.
+    InternLM2 checkpoints name a tokenizer class of their own code, which is not run: see `as_internlm2`.
     Raises ValueError where there is none.
     """
     from transformers import AutoTokenizer, LlamaTokenizer
@@ -87,12 +91,42 @@ def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
         settings = folder / "tokenizer_config.json"
         own_class = json.loads(settings.read_text()).get("tokenizer_class", "") if settings.is_file() else ""
         if own_class.startswith("InternLM2"):
-            return LlamaTokenizer.from_pretrained(folder)
+            tokenizer = LlamaTokenizer.from_pretrained(folder)
+            model_file = folder / "tokenizer.model"
+            return as_internlm2(tokenizer, model_file) if model_file.is_file() else tokenizer
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"no tokenizer found in {name}: expected tokenizer.json or tokenizer.model ({error})"
         ) from error
+
+
+def as_internlm2(tokenizer: PreTrainedTokenizerBase, model_file: Path) -> PreTrainedTokenizerBase:
+    """A Llama tokenizer of InternLM2's sentencepiece model, made to give the ids of the published class.
+
+    That class puts <s> first, though its settings do not say so, and gives each text between special tokens to
+    sentencepiece by itself, which writes a space before it only where the model was trained with one.
+    """
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import decoders, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = SentencePieceProcessor(model_file=str(model_file)).encode("a", out_type=str)
+    has_prefix = pieces[0].startswith(SPACE)
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = None
+    prefix = [normalizers.Prepend(SPACE)] if has_prefix else []
+    backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
+    first = [decoders.Strip(" ", 1, 0)] if has_prefix else []
+    parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *first]
+    backend.decoder = decoders.Sequence(parts)
+    start = str(tokenizer.bos_token)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A", pair=f"{start} $A {start} $B", special_tokens=[(start, tokenizer.bos_token_id)]
+    )
+    # Not the Llama class: it would make its own spaces when it is saved and read again.
+    names = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=tokenizer.model_max_length, **names)
 
 
 def load_model(
