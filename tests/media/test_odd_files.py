@@ -9,8 +9,11 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -193,16 +196,22 @@ def flv(numbers: range, *, has_sound: bool) -> bytes:
 
 
 def test_the_same_files_live(tmp_path: Path):
-    def stream(path: Path) -> LiveStream:
-        patience = Timeouts(open=5, read=2)
-        download = lambda seconds: path.open("rb")  # noqa: E731
-        return LiveStream(NetworkStream(f"http://host/{path.name}", timeouts=patience, download=download), fps=None)
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            """Nothing to the terminal."""
 
-    with stream(with_gbk_title(tmp_path / "gbk.mp4")) as live:
-        assert live.wait_for_frame(10).image.shape == (48, 64, 3)
-    path = with_unknown_codec(tmp_path / "odd.mp4")
-    with stream(path) as live, pytest.raises(MediaError, match=r"http://host/odd\.mp4: its codec 'zz9z' is unknown"):
-        live.wait_for_frame(10)
+    def stream(path: Path) -> LiveStream:
+        address = f"http://127.0.0.1:{server.server_port}/{path.name}"
+        return LiveStream(NetworkStream(address, timeouts=Timeouts(open=5, read=2)), fps=None)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with stream(with_gbk_title(tmp_path / "gbk.mp4")) as live:
+            assert live.wait_for_frame(10).image.shape == (48, 64, 3)
+        path = with_unknown_codec(tmp_path / "odd.mp4")
+        with stream(path) as live, pytest.raises(MediaError, match=r"/odd\.mp4: its codec 'zz9z' is unknown"):
+            live.wait_for_frame(10)
+        server.shutdown()
 
 
 def test_pictures_that_pil_reads_no_sooner_than_it_must(tmp_path: Path):

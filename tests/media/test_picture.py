@@ -329,6 +329,22 @@ def test_icc_profiles_are_followed():
     assert (rgb_array(image)[:, :32] == 255).all()
 
 
+def test_palettes_in_the_colours_of_a_grey_profile():
+    """Their numbers are no greys. The profile (ICC.1:2001-04, 6.3.2) says that light grows with the number."""
+    curve, white = struct.pack(">4sII", b"curv", 0, 0), struct.pack(">4sI3i", b"XYZ ", 0, 63190, 65536, 54061)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 12)
+    head = struct.pack(">I4sI4s4s4s", 188, bytes(4), 0x2100000, b"mntr", b"GRAY", b"XYZ ") + bytes(12) + b"acsp"
+    profile = head + bytes(28) + white[8:] + bytes(48) + tags + white + curve
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    shown = {}
+    for mode in ("L", "LA", "P"):
+        image = grey.quantize(256) if mode == "P" else grey.convert(mode)
+        image.info["icc_profile"] = profile
+        shown[mode] = rgb_array(image)
+        assert abs(int(shown[mode][8, 0, 0]) - 188) <= 1, "half of the light"
+        assert np.abs(shown[mode].astype(int) - shown["L"]).max() <= 8, mode
+
+
 def test_an_srgb_profile_changes_nothing_and_a_broken_one_is_said():
     image = Image.fromarray(noise(48, 64, 3))
     image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

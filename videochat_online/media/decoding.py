@@ -120,12 +120,13 @@ class PyavReader(_FileReader):
         raise MediaError.about(self.name, what, UNDAMAGED)
 
     def _starts(self, index: int) -> list[int]:
-        """Frames from which decoding reaches `index`: the nearest keyframe, and the one before it."""
+        """Where to decode from to reach `index`: the nearest keyframe, the one before it, behind damage the first."""
         if not self._index.times.has_times:
             return [0]
         keyframes = self._index.times.keyframes
         end = int(np.searchsorted(keyframes, index, side="right"))
-        return keyframes[max(end - 2, 0) : end][::-1].tolist()
+        nearest = keyframes[max(end - 2, 0) : end][::-1].tolist()
+        return [*nearest, 0] if self._skips_damage else nearest
 
     def _go_to(self, start: int) -> None:
         """Let the decoder start again at keyframe `start`."""
@@ -136,7 +137,7 @@ class PyavReader(_FileReader):
             moment = int(self._index.times.stamps[start])
             with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
                 self._container.seek(moment, stream=self._stream)
-            self._frames = self._decode()
+            self._frames = self._decode(has_sought=True)
             self._position = start
 
     def _restart(self) -> None:
@@ -145,7 +146,7 @@ class PyavReader(_FileReader):
         self._frames = self._decode()
         self._position = 0
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _decode(self, *, has_sought: bool = False) -> Iterator[VideoFrame]:
         def what() -> str:
             return f"frame {self._wanted} cannot be decoded"
 
@@ -156,7 +157,15 @@ class PyavReader(_FileReader):
             """Nothing behind the frame that is looked for is left out: it may be looked for next."""
             return not is_sound or packet.pts is None or packet.pts >= times.ticks[self._wanted]
 
-        frames = decoded(self._container, self._stream, self.name, what, skip_damage=skip_damage, is_wanted=is_wanted)
+        frames = decoded(
+            self._container,
+            self._stream,
+            self.name,
+            what,
+            skip_damage=skip_damage,
+            has_sought=has_sought,
+            is_wanted=is_wanted,
+        )
         return in_order(frames) if skip_damage and times.has_times else frames
 
     def _decode_to(self, index: int) -> VideoFrame | None:

@@ -227,8 +227,8 @@ def _in_srgb(image: Image.Image, name: object) -> Image.Image:
         if "sRGB" in (profile.profile.profile_description or ""):
             return image
         colors = _without_alpha(image)
-        if profile.profile.xcolor_space.strip() == "RGB" and colors.mode in ("1", "L", "P"):
-            colors = colors.convert("RGB")
+        if colors.mode in ("1", "L", "P"):
+            colors = colors.convert("L" if profile.profile.xcolor_space.strip() == "GRAY" else "RGB")
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(colors, profile, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError) as error:

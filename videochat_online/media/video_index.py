@@ -113,8 +113,8 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     container, stream = open_stream(path)
     with container:
         # 2. walk the packets: the time of every frame, and what looks damaged
-        packets, problem = _walk(path, container, stream)
-        times = _in_display_order(packets, container, stream)
+        packets, problem, starts_hidden = _walk(path, container, stream)
+        times = _in_display_order(packets, container, stream, starts_hidden)
         rate, num_streams = stream.average_rate, len(container.streams.video)
         num_said = max(stream.frames, len(times.ticks))
     # 3. decode what looks damaged
@@ -143,12 +143,13 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     )
 
 
-def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, str | None]:
+def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, str | None, bool]:
     """int64 (num_packets, 5), in the order of the file; and what is wrong with it, where it ends too early.
 
-    Columns: pts and dts (or NO_TIME), duration, whether a keyframe, whether it looks damaged.
+    Columns: pts and dts (or NO_TIME), duration, whether a keyframe, whether it looks damaged. Last: whether decoding
+    starts at a keyframe that is not shown, because the film was trimmed (by an edit list) behind it.
     """
-    table, problem = array("q"), missing_bytes(path)
+    table, problem, starts_hidden = array("q"), missing_bytes(path), False
     looks_damaged = damage_check(stream)
 
     def damage() -> str:
@@ -157,6 +158,7 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[n
     try:
         for packet in each(to_the_end(container.demux(stream)), path, damage, A_WHOLE_VIDEO):
             if packet.size == 0 or packet.is_discard:
+                starts_hidden |= packet.is_discard and packet.is_keyframe and not table
                 continue
             pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
             is_suspect = packet.is_corrupt or looks_damaged(packet)
@@ -183,12 +185,12 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[n
     if problem:
         packets[-1, 4] = True
         packets[gaps, 4] = True
-    return packets, problem
+    return packets, problem, starts_hidden
 
 
 def _gaps(packets: np.ndarray, container: InputContainer, stream: VideoStream) -> np.ndarray:
     """bool (num_packets,): behind which packets others may be lost: time passes there, or nobody knows how much."""
-    times = np.where(packets[:, 1] == NO_TIME, packets[:, 0], packets[:, 1])
+    times = np.where(packets[:, 1] == NO_TIME, packets[:, 0], packets[:, 1]).astype(np.float64)
     steps = np.diff(times, append=times[-1])
     usual = np.median(steps[:-1]) if len(steps) > 1 else 0
     gaps = (steps > 1.5 * usual) & (steps < AHEAD_SECONDS / (stream.time_base or 1))
@@ -197,7 +199,9 @@ def _gaps(packets: np.ndarray, container: InputContainer, stream: VideoStream) -
     return gaps
 
 
-def _in_display_order(packets: np.ndarray, container: InputContainer, stream: VideoStream) -> Timeline:
+def _in_display_order(
+    packets: np.ndarray, container: InputContainer, stream: VideoStream, starts_hidden: bool
+) -> Timeline:
     """Sorted by time. What would be shown before the first keyframe cannot be decoded and is left out."""
     pts, dts, durations, is_key, is_suspect = packets.T
     has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
@@ -207,14 +211,13 @@ def _in_display_order(packets: np.ndarray, container: InputContainer, stream: Vi
         return Timeline(numbers, numbers, period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
-    may_leap = bool(has_dts and container.format.flags & TIME_MAY_LEAP)
-    jumps = _jumps(dts if has_dts else pts, durations, stream.time_base, may_leap=may_leap)
+    jumps = _jumps(dts, durations, stream.time_base, may_leap=bool(container.format.flags & TIME_MAY_LEAP))
     stamps, is_key = pts if has_pts else dts, is_key.astype(bool)
     ticks = stamps - np.cumsum(jumps)
     is_key[0] |= not is_key.any()
     latest_key = np.maximum.accumulate(np.where(is_key, np.arange(len(is_key)), -1))
     has_open_groups = bool((ticks < ticks[latest_key])[latest_key >= 0].any())
-    decodable = np.flatnonzero(ticks >= ticks[is_key].min())
+    decodable = np.flatnonzero((ticks >= ticks[is_key].min()) | starts_hidden)
     order = decodable[np.argsort(ticks[decodable], kind="stable")]
     has_times = bool(has_pts and (np.diff(stamps[order]) > 0).all())
     return Timeline(
@@ -222,22 +225,23 @@ def _in_display_order(packets: np.ndarray, container: InputContainer, stream: Vi
         stamps[order],
         stream.time_base,
         int(durations[order[-1]]),
-        keyframes=np.flatnonzero(is_key[order]),
+        keyframes=np.union1d([0], np.flatnonzero(is_key[order])),
         has_times=has_times,
         has_open_groups=has_open_groups,
         suspects=np.flatnonzero(is_suspect[order]),
     )
 
 
-def _jumps(clock: np.ndarray, durations: np.ndarray, time_base: Fraction, *, may_leap: bool) -> np.ndarray:
+def _jumps(dts: np.ndarray, durations: np.ndarray, time_base: Fraction, *, may_leap: bool) -> np.ndarray:
     """int64 (num_packets,): by how many ticks the time of each packet is off the end of the one before; mostly 0.
 
     As in FFmpeg's programs (ffmpeg_demux.c), time that goes back continues, and in transport streams and their like
     (`may_leap`) time that leaps forward as well: there a wrap of 33 bits looks like that.
     """
-    usual = int(np.median(np.diff(clock))) if len(clock) > 1 else 0
-    off = np.zeros_like(clock)
-    off[1:] = np.diff(clock) - np.where(durations > 0, durations, max(usual, 0))[:-1]
+    off, known = np.zeros_like(dts), np.flatnonzero(dts != NO_TIME)  # Matroska's first ones are not known
+    steps = np.diff(dts[known])
+    usual = int(np.median(steps)) if len(steps) else 0
+    off[known[1:]] = steps - np.where(durations > 0, durations, max(usual, 0))[known[:-1]]
     back, ahead = BACK_SECONDS[may_leap], AHEAD_SECONDS if may_leap else math.inf
     return np.where((off < -back / time_base) | (off > ahead / time_base), off, 0)
 
@@ -274,7 +278,7 @@ def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list
         if first > 0:
             with reading(path, f"frame {first} cannot be reached", UNDAMAGED):
                 container.seek(int(times.stamps[first]), stream=stream)
-        frames = decoded(container, stream, path, str, skip_damage=True)
+        frames = decoded(container, stream, path, str, skip_damage=True, has_sought=first > 0)
         for count, frame in enumerate(in_order(frames) if times.has_times else frames):
             number = times.number_of(frame.pts) if times.has_times else count
             if number is not None and number < stop:
