@@ -131,6 +131,17 @@ def decoded(
     a keyframe. A seek in a transport stream may end behind the one looked for, and HEVC makes up what it lacks then.
     A frame that is not wanted may come all the same: it is skipped only where no other frame is made from it.
     """
+
+    def frames_of(packet: Packet | None) -> list[VideoFrame]:
+        """None: what the decoder still holds."""
+        try:
+            with reading(name, what, UNDAMAGED):
+                return stream.codec_context.decode(packet)
+        except MediaError:
+            if not skip_damage:
+                raise
+        return []
+
     can_skip = stream.codec_context.name in CODECS_THAT_SKIP
     try:
         for packet in each(to_the_end(container.demux(stream)), name, what, UNDAMAGED):
@@ -139,11 +150,11 @@ def decoded(
             has_sought = False
             if can_skip:
                 stream.codec_context.skip_frame = "DEFAULT" if is_wanted(packet) else "NONREF"
-            yield from _frames_of(stream, packet, name, what, skip_damage=skip_damage)
+            yield from frames_of(packet)
     except MediaError:  # the container is damaged here
         if not skip_damage:
             raise
-        yield from _frames_of(stream, None, name, what, skip_damage=True)
+        yield from frames_of(None)
 
 
 def in_order(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
@@ -155,19 +166,6 @@ def in_order(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
         if len(waiting) > MOST_OUT_OF_ORDER:
             yield heapq.heappop(waiting)[2]
     yield from (frame for _, _, frame in sorted(waiting))
-
-
-def _frames_of(
-    stream: VideoStream, packet: Packet | None, name: object, what: Callable[[], str], *, skip_damage: bool
-) -> list[VideoFrame]:
-    """What comes out of the decoder behind this packet, or (None) behind the last one."""
-    try:
-        with reading(name, what, UNDAMAGED):
-            return stream.codec_context.decode(packet)
-    except MediaError:
-        if not skip_damage:
-            raise
-    return []
 
 
 def _codec_tag(stream: Stream, name: object, expected: str) -> str:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .container import UNDAMAGED, decoded, in_order, open_stream
-from .picture import FrameConverter, Steps
+from .picture import FrameConverter, Steps, has_alpha, upright_steps
 from .source import Frame, MediaError, VideoReader, reading, warn
-from .video_index import VideoIndex
+from .video_index import VideoIndex, first_frame
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -38,14 +38,8 @@ class _FileReader(VideoReader):
     """`size` (W, H) scales while decoding."""
 
     def __init__(self, index: VideoIndex, size: tuple[int, int] | None) -> None:
-        super().__init__(
-            str(index.path),
-            index.timestamps,
-            fps=index.fps,
-            duration=index.duration,
-            size=size or index.size,
-            start_offset=index.start_offset,
-        )
+        facts = {"fps": index.fps, "duration": index.duration, "start_offset": index.start_offset}
+        super().__init__(str(index.path), index.timestamps, size=size or index.size, **facts)
         self._index = index
 
 
@@ -147,25 +141,18 @@ class PyavReader(_FileReader):
         self._position = 0
 
     def _decode(self, *, has_sought: bool = False) -> Iterator[VideoFrame]:
+        times, skip_damage = self._index.times, self._skips_damage
+
         def what() -> str:
             return f"frame {self._wanted} cannot be decoded"
 
-        times, skip_damage = self._index.times, self._skips_damage
-        is_sound = times.has_times and not skip_damage
-
         def is_wanted(packet: Packet) -> bool:
             """Nothing behind the frame that is looked for is left out: it may be looked for next."""
-            return not is_sound or packet.pts is None or packet.pts >= times.ticks[self._wanted]
+            is_sound = times.has_times and not skip_damage and packet.pts is not None
+            return not is_sound or packet.pts >= times.stamps[self._wanted]
 
-        frames = decoded(
-            self._container,
-            self._stream,
-            self.name,
-            what,
-            skip_damage=skip_damage,
-            has_sought=has_sought,
-            is_wanted=is_wanted,
-        )
+        place = (self._container, self._stream, self.name)
+        frames = decoded(*place, what, skip_damage=skip_damage, has_sought=has_sought, is_wanted=is_wanted)
         return in_order(frames) if skip_damage and times.has_times else frames
 
     def _decode_to(self, index: int) -> VideoFrame | None:
@@ -201,12 +188,14 @@ class DecordReader(_FileReader):
         import decord  # after PyAV, which the index has loaded: else decord's libvpx takes the place of PyAV's own
 
         super().__init__(index, size)
-        self._refuse_where(index.num_streams > 1, f"it picks a track of its own where there are {index.num_streams}")
-        is_known = any(name in index.format for name in DECORD_FORMATS)
-        self._refuse_where(not is_known, f"it seeks inexactly in {index.format} files")
         self._refuse_where(index.is_damaged, "it is damaged")
-        self._refuse_where(index.has_alpha, "its pictures are transparent")
-        self._refuse_where(index.upright not in TURNS_OF_DECORD, "its pictures are mirrored or stand askew")
+        with open_stream(index.path)[0] as container:
+            kind, num_tracks = container.format.name, len(container.streams.video)
+        self._refuse_where(num_tracks > 1, f"it picks a track of its own where there are {num_tracks}")
+        self._refuse_where(not any(name in kind for name in DECORD_FORMATS), f"it seeks inexactly in {kind} files")
+        first = first_frame(index.path)
+        self._refuse_where(has_alpha(first), "its pictures are transparent")
+        self._refuse_where(upright_steps(first) not in TURNS_OF_DECORD, "its pictures are mirrored or stand askew")
         is_odd = index.times.has_open_groups or not index.times.has_times
         self._refuse_where(is_odd, "it miscounts frames where groups of pictures are open or have no times")
         decord.logging.set_level(decord.logging.QUIET)

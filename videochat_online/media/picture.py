@@ -155,12 +155,11 @@ def upright_rgb(image: Image.Image, name: object = None, *, strict: bool = False
     where `strict`.
     """
     name = name or getattr(image, "filename", "") or "an image"
-    image = _loaded(image, name, strict=strict)
-    bits = _bits(image)
+    loaded = _loaded(image, name, strict=strict)
     with reading(name, NO_CONVERSION, A_WHOLE_IMAGE):
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(loaded)
     if image.mode[0] in "IF":
-        grey = _eight_bits(np.asarray(image), bits, name)
+        grey = _eight_bits(np.asarray(image), _bits(loaded), name)
         grey[np.asarray(image) == image.info.get("transparency")] = 255
         return Image.fromarray(grey).convert("RGB")
     image = _in_srgb(image, name)
@@ -182,8 +181,7 @@ def _loaded(image: Image.Image, name: object, *, strict: bool) -> Image.Image:
         with reading(name, NO_CONVERSION, A_WHOLE_IMAGE):
             file.seek(0)
             data = file.read()
-        whole = begin_image(io.BytesIO(data + JPEG_END), name)
-        with reading(name, NO_CONVERSION, A_WHOLE_IMAGE):
+            whole = begin_image(io.BytesIO(data + JPEG_END), name)
             pixels = np.asarray(whole)
             image.tile = []  # type: ignore[attr-defined] # what was decoded stays, the rest is black
             num_missing = int((np.asarray(image) != pixels).reshape(len(pixels), -1).any(axis=1).sum())
@@ -226,7 +224,9 @@ def _in_srgb(image: Image.Image, name: object) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data) if data else ImageCms.createProfile("LAB"))
         if "sRGB" in (profile.profile.profile_description or ""):
             return image
-        colors = _without_alpha(image)
+        colors = image
+        if image.has_transparency_data:
+            colors = _with_alpha(image).convert("L" if image.mode[0] == "L" else "RGB")
         if colors.mode in ("1", "L", "P"):
             colors = colors.convert("L" if profile.profile.xcolor_space.strip() == "GRAY" else "RGB")
         target = ImageCms.createProfile("sRGB")
@@ -243,12 +243,6 @@ def _in_srgb(image: Image.Image, name: object) -> Image.Image:
 def _with_alpha(image: Image.Image) -> Image.Image:
     """RGBA"""
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-
-
-def _without_alpha(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    return _with_alpha(image).convert("L" if image.mode[0] == "L" else "RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What there is to know about a video file before a frame is asked for: every frame's time, the size, which way is up.
+"""What there is to know about a video file before a frame is asked for: every frame's time, and the size.
 
 The times come from the packets: the file is read through, and one frame is decoded. Where packets look damaged, these
 are decoded, too, and the index has the frames that come out, as FFmpeg's programs have. All decoders share this index,
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .container import A_VIDEO, UNDAMAGED, decoded, in_order, open_stream, to_the_end
-from .integrity import broken_at, check_claims, damage_check, missing_bytes
-from .picture import Size, Steps, has_alpha, upright_size, upright_steps
+from .integrity import broken_at, damage_check, missing_bytes
+from .picture import Size, upright_size
 from .source import MediaError, check_file, each, reading, warn
 
 if TYPE_CHECKING:
@@ -68,13 +68,9 @@ class Timeline:
 
 @dataclass(frozen=True, eq=False)
 class VideoIndex:
-    """One video stream of a file."""
+    """The video stream of a file: FFmpeg's best that can be decoded."""
 
     path: Path
-    format: str
-    """FFmpeg's name of the container, "mov,mp4,m4a,3gp,3g2,mj2" or "matroska,webm" for example."""
-    num_streams: int
-    """Video streams in the file; this is the index of FFmpeg's best that can be decoded."""
     times: Timeline
     fps: float
     """Mean frames a second."""
@@ -82,10 +78,6 @@ class VideoIndex:
     """Seconds from the first frame's start to the last frame's end."""
     size: Size
     """(W, H) in pixels, upright, as stored: pixels may be wider than high."""
-    upright: Steps
-    """How the first picture is brought upright."""
-    has_alpha: bool
-    """Whether its pictures may be transparent."""
     is_damaged: bool
     """Whether something is missing or damaged; what cannot be decoded is left out."""
 
@@ -109,14 +101,13 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     """
     # 1. open the container, find its video stream
     check_file(path, A_VIDEO)
-    check_claims(path)
+    problem = missing_bytes(path)
     container, stream = open_stream(path)
     with container:
         # 2. walk the packets: the time of every frame, and what looks damaged
-        packets, problem, starts_hidden = _walk(path, container, stream)
+        packets, problem, starts_hidden = _walk(path, container, stream, problem)
         times = _in_display_order(packets, container, stream, starts_hidden)
-        rate, num_streams = stream.average_rate, len(container.streams.video)
-        num_said = max(stream.frames, len(times.ticks))
+        rate, num_said = stream.average_rate, max(stream.frames, len(times.ticks))
     # 3. decode what looks damaged
     if len(times.suspects):
         times, lost = _without_lost(path, times)
@@ -125,32 +116,22 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     if problem and strict:
         raise MediaError(f"{path}: {problem}")
     # 4. decode the first frame: only it says which way is up
-    frame = _first_frame(path, skip_damage=not strict)
+    size = upright_size(first_frame(path, skip_damage=not strict))
     duration, fps = _duration_and_fps(times, rate)
     if problem:
         warn(path, f"{problem}; {len(times.ticks)} of {num_said} frames are read, over {duration:.1f} s")
-    return VideoIndex(
-        path,
-        container.format.name,
-        num_streams,
-        times,
-        fps,
-        duration,
-        size=upright_size(frame),
-        upright=upright_steps(frame),
-        has_alpha=has_alpha(frame),
-        is_damaged=bool(problem),
-    )
+    return VideoIndex(path, times, fps, duration, size, is_damaged=bool(problem))
 
 
-def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, str | None, bool]:
+def _walk(
+    path: Path, container: InputContainer, stream: VideoStream, problem: str | None
+) -> tuple[np.ndarray, str | None, bool]:
     """int64 (num_packets, 5), in the order of the file; and what is wrong with it, where it ends too early.
 
     Columns: pts and dts (or NO_TIME), duration, whether a keyframe, whether it looks damaged. Last: whether decoding
     starts at a keyframe that is not shown, because the film was trimmed (by an edit list) behind it.
     """
-    table, problem, starts_hidden = array("q"), missing_bytes(path), False
-    looks_damaged = damage_check(stream)
+    table, starts_hidden, looks_damaged = array("q"), False, damage_check(stream)
 
     def damage() -> str:
         return f"damaged after {len(table) // 5} frames"
@@ -300,8 +281,8 @@ def _duration_and_fps(times: Timeline, rate: Fraction | None) -> tuple[float, fl
     return float(duration), float(fps)
 
 
-def _first_frame(path: Path, *, skip_damage: bool) -> VideoFrame:
-    """The first picture that can be decoded, or must be where damage is not skipped."""
+def first_frame(path: Path, *, skip_damage: bool = False) -> VideoFrame:
+    """The first picture that can be decoded, or must be where damage is not skipped. MediaError where there is none."""
     container, stream = open_stream(path, num_threads=1)
     with container:
         frames = decoded(container, stream, path, lambda: "frame 0 cannot be decoded", skip_damage=skip_damage)
