@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -31,9 +32,9 @@ MATROSKA_CLUSTER = b"\x1f\x43\xb6\x75"
 MATROSKA_ELEMENTS = frozenset(
     bytes.fromhex(name)
     for name in (
-        *("1a45dfa3", "18538067", "114d9b74", "1549a966", "1654ae6b", "1f43b675", "1c53bb6b", "1254c367", "1043a770"),
-        *("1941a469", "ec", "bf", "e7", "a3", "a0", "a7", "ab", "af", "5854"),
-    )
+        "1a45dfa3 18538067 114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1254c367 1043a770 1941a469 "
+        "ec bf e7 a3 a0 a7 ab af 5854"
+    ).split()
 )
 """What may stand in a file, its segment and its clusters (RFC 9559)."""
 FLV_TAGS = (8, 9, 18)
@@ -124,12 +125,8 @@ def _boxes(file: BinaryIO, place: int, stop: int) -> Iterator[tuple[bytes, int, 
 
 def _mp4_size(file: BinaryIO, actual: int) -> int:
     """End of the last top-level box that is known (ISO/IEC 14496-12, 4.2)."""
-    whole = 0
-    for kind, _, end in _boxes(file, 0, actual):
-        if kind not in MP4_BOXES:
-            break
-        whole = end
-    return whole
+    known = takewhile(lambda box: box[0] in MP4_BOXES, _boxes(file, 0, actual))
+    return max((end for _, _, end in known), default=0)
 
 
 def _num_samples(file: BinaryIO) -> int:
