@@ -21,12 +21,16 @@ from .picture import MAX_PIXELS, begin_image, upright_rgb
 from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, check_fps, reading
 
 IMAGE_SUFFIXES = frozenset(
-    ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .pbm .pfm .pgm .png .pnm .ppm .tif .tiff "
-    ".webp".split()
+    (
+        *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm"),
+        *(".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    )
 )
 OTHER_PICTURES = frozenset(
-    ".arw .cr2 .dds .dng .eps .exr .hdr .heic .heif .hif .ico .j2c .jpc .jxl .jxr .nef .pcx .psd .qoi .raw .sgi .svg "
-    ".tga .wmf .xbm .xpm".split()
+    (
+        *(".arw", ".cr2", ".dds", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".ico", ".j2c", ".jpc"),
+        *(".jxl", ".jxr", ".nef", ".pcx", ".psd", ".qoi", ".raw", ".sgi", ".svg", ".tga", ".wmf", ".xbm", ".xpm"),
+    )
 )
 """Suffixes of pictures that are not read. In a folder of frames they are an error: without them, later times shift."""
 A_FOLDER = f"a folder of images ({' '.join(sorted(IMAGE_SUFFIXES))})"

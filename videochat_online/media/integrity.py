@@ -32,9 +32,9 @@ MATROSKA_CLUSTER = b"\x1f\x43\xb6\x75"
 MATROSKA_ELEMENTS = frozenset(
     bytes.fromhex(name)
     for name in (
-        "1a45dfa3 18538067 114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1254c367 1043a770 1941a469 "
-        "ec bf e7 a3 a0 a7 ab af 5854"
-    ).split()
+        *("1a45dfa3", "18538067", "114d9b74", "1549a966", "1654ae6b", "1f43b675", "1c53bb6b", "1254c367", "1043a770"),
+        *("1941a469", "ec", "bf", "e7", "a3", "a0", "a7", "ab", "af", "5854"),
+    )
 )
 """What may stand in a file, its segment and its clusters (RFC 9559)."""
 FLV_TAGS = (8, 9, 18)
