@@ -119,7 +119,7 @@ def decoded(
     container: InputContainer,
     stream: VideoStream,
     name: object,
-    what: Callable[[], str],
+    what: str | Callable[[], str],
     *,
     skip_damage: bool,
     has_sought: bool = False,

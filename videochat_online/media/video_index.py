@@ -57,8 +57,6 @@ class Timeline:
     """Whether decoded frames carry `stamps`, ascending. If not, they are to be counted from the file's start."""
     has_open_groups: bool
     """Whether frames stored after a keyframe are shown before it, so that decoding which starts there loses them."""
-    suspects: np.ndarray
-    """int64: numbers of the frames that look damaged, ascending."""
 
     def number_of(self, pts: int | None) -> int | None:
         """The frame with this time; None where there is none. For timelines that have times."""
@@ -106,11 +104,11 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     with container:
         # 2. walk the packets: the time of every frame, and what looks damaged
         packets, problem, starts_hidden = _walk(path, container, stream, problem)
-        times = _in_display_order(packets, container, stream, starts_hidden)
+        times, suspects = _in_display_order(packets, container, stream, starts_hidden)
         rate, num_said = stream.average_rate, max(stream.frames, len(times.ticks))
     # 3. decode what looks damaged
-    if len(times.suspects):
-        times, lost = _without_lost(path, times)
+    if len(suspects):
+        times, lost = _without_lost(path, times, suspects)
         if len(lost):
             problem = problem or f"frame {lost[0]} cannot be decoded, nor {len(lost) - 1} others; expected {UNDAMAGED}"
     if problem and strict:
@@ -182,14 +180,17 @@ def _gaps(packets: np.ndarray, container: InputContainer, stream: VideoStream) -
 
 def _in_display_order(
     packets: np.ndarray, container: InputContainer, stream: VideoStream, starts_hidden: bool
-) -> Timeline:
-    """Sorted by time. What would be shown before the first keyframe cannot be decoded and is left out."""
+) -> tuple[Timeline, np.ndarray]:
+    """Sorted by time, and int64: the numbers of the frames that look damaged, ascending.
+
+    What would be shown before the first keyframe cannot be decoded and is left out.
+    """
     pts, dts, durations, is_key, is_suspect = packets.T
     has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
         period = 1 / (stream.guessed_rate or USUAL_RATE)
-        numbers, suspects = np.arange(len(packets)), np.flatnonzero(is_suspect)
-        return Timeline(numbers, numbers, period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
+        numbers = np.arange(len(packets))
+        return Timeline(numbers, numbers, period, 1, numbers[:1], False, False), np.flatnonzero(is_suspect)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
     jumps = _jumps(dts, durations, stream.time_base, may_leap=bool(container.format.flags & TIME_MAY_LEAP))
@@ -201,16 +202,11 @@ def _in_display_order(
     decodable = np.flatnonzero((ticks >= ticks[is_key].min()) | starts_hidden)
     order = decodable[np.argsort(ticks[decodable], kind="stable")]
     has_times = bool(has_pts and (np.diff(stamps[order]) > 0).all())
-    return Timeline(
-        ticks[order],
-        stamps[order],
-        stream.time_base,
-        int(durations[order[-1]]),
-        keyframes=np.union1d([0], np.flatnonzero(is_key[order])),
-        has_times=has_times,
-        has_open_groups=has_open_groups,
-        suspects=np.flatnonzero(is_suspect[order]),
+    last_ticks, keyframes = int(durations[order[-1]]), np.union1d([0], np.flatnonzero(is_key[order]))
+    times = Timeline(
+        ticks[order], stamps[order], stream.time_base, last_ticks, keyframes, has_times, has_open_groups
     )
+    return times, np.flatnonzero(is_suspect[order])
 
 
 def _jumps(dts: np.ndarray, durations: np.ndarray, time_base: Fraction, *, may_leap: bool) -> np.ndarray:
@@ -227,7 +223,7 @@ def _jumps(dts: np.ndarray, durations: np.ndarray, time_base: Fraction, *, may_l
     return np.where((off < -back / time_base) | (off > ahead / time_base), off, 0)
 
 
-def _without_lost(path: Path, times: Timeline) -> tuple[Timeline, np.ndarray]:
+def _without_lost(path: Path, times: Timeline, suspects: np.ndarray) -> tuple[Timeline, np.ndarray]:
     """The timeline without the frames that do not come out of the decoder; and the numbers that these had.
 
     Decodes from the last sound keyframe before what looks damaged to the first one behind it.
@@ -235,9 +231,9 @@ def _without_lost(path: Path, times: Timeline) -> tuple[Timeline, np.ndarray]:
     num_frames = len(times.ticks)
     first, stop = 0, num_frames
     if times.has_times and not times.has_open_groups:
-        sound = np.setdiff1d(times.keyframes, times.suspects)
-        first = int(max(sound[sound < times.suspects[0]], default=0))
-        stop = int(min(sound[sound > times.suspects[-1]], default=num_frames))
+        sound = np.setdiff1d(times.keyframes, suspects)
+        first = int(max(sound[sound < suspects[0]], default=0))
+        stop = int(min(sound[sound > suspects[-1]], default=num_frames))
     found = _decoded_numbers(path, times, first, stop)
     if first > 0 and (not found or min(found) > first):  # the seek went too far
         first, found = 0, _decoded_numbers(path, times, 0, stop)
@@ -245,10 +241,8 @@ def _without_lost(path: Path, times: Timeline) -> tuple[Timeline, np.ndarray]:
     kept = np.setdiff1d(np.arange(num_frames), lost)
     if len(kept) == 0:
         raise MediaError.about(path, "no frame can be decoded", A_VIDEO)
-    keyframes, suspects = (np.flatnonzero(np.isin(kept, some)) for some in (times.keyframes, times.suspects))
-    keyframes = np.union1d([0], keyframes)
-    ticks, stamps = times.ticks[kept], times.stamps[kept]
-    return replace(times, ticks=ticks, stamps=stamps, keyframes=keyframes, suspects=suspects), lost
+    keyframes = np.union1d([0], np.flatnonzero(np.isin(kept, times.keyframes)))
+    return replace(times, ticks=times.ticks[kept], stamps=times.stamps[kept], keyframes=keyframes), lost
 
 
 def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list[int]:
@@ -259,7 +253,7 @@ def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list
         if first > 0:
             with reading(path, f"frame {first} cannot be reached", UNDAMAGED):
                 container.seek(int(times.stamps[first]), stream=stream)
-        frames = decoded(container, stream, path, str, skip_damage=True, has_sought=first > 0)
+        frames = decoded(container, stream, path, "is damaged", skip_damage=True, has_sought=first > 0)
         for count, frame in enumerate(in_order(frames) if times.has_times else frames):
             number = times.number_of(frame.pts) if times.has_times else count
             if number is not None and number < stop:
@@ -285,8 +279,7 @@ def first_frame(path: Path, *, skip_damage: bool = False) -> VideoFrame:
     """The first picture that can be decoded, or must be where damage is not skipped. MediaError where there is none."""
     container, stream = open_stream(path, num_threads=1)
     with container:
-        frames = decoded(container, stream, path, lambda: "frame 0 cannot be decoded", skip_damage=skip_damage)
-        frame = next(frames, None)
+        frame = next(decoded(container, stream, path, "frame 0 cannot be decoded", skip_damage=skip_damage), None)
     if frame is None:
         raise MediaError.about(path, "no frame can be decoded", A_VIDEO)
     return frame
