@@ -272,6 +272,23 @@ def test_deep_pictures_of_files(tmp_path: Path):
         assert np.abs(np.asarray(open_image(tmp_path / name))[..., 0].astype(int) - shades).max() <= 1, name
 
 
+@pytest.mark.parametrize("name", ["rgb24", "rgb48le", "gray16le"])
+def test_deep_jpeg2000(name: str, tmp_path: Path):
+    """PIL lets bright values of deep colours overflow to black; greys it keeps."""
+    import av
+
+    encoder = av.CodecContext.create("jpeg2000", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 48, name, Fraction(1)
+    frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 255, np.uint8), format="rgb24").reformat(format=name)
+    path = tmp_path / "white.j2k"
+    path.write_bytes(b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode()]))
+    if name == "rgb48le":
+        with pytest.raises(MediaError, match=r"white\.j2k: is a coloured JPEG 2000 of 16 bits a channel; expected 8"):
+            open_image(path)
+    else:
+        assert (np.asarray(open_image(path)) >= 254).all()
+
+
 @pytest.mark.parametrize(
     "pixels",
     [

@@ -129,12 +129,26 @@ def begin_image(file: Any, name: object, *, expected: str = "an image file") -> 
         try:
             Image.init()
             image = Image.open(file, formats=[kind for kind in SAFE_FORMATS if kind in Image.OPEN])
+            num_bits = _bits_of_jpeg2000(image) if image.format == "JPEG2000" else 8
         except Image.DecompressionBombError as error:
             most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
             raise MediaError.about(name, f"is too large ({error})", f"at most {most:,} pixels") from error
         except Image.UnidentifiedImageError as error:  # whose text names the file again, or an object in memory
             raise MediaError.about(name, "is broken or not an image", expected) from error
+    if num_bits > 8 and image.mode != "I;16":  # PIL 12 lets their brightest values overflow to black
+        raise MediaError.about(name, f"is a coloured JPEG 2000 of {num_bits} bits a channel", "8 bits a channel")
     return image
+
+
+def _bits_of_jpeg2000(image: Image.Image) -> int:
+    """Of the first channel (ISO/IEC 15444-1, A.5.1); 8 where it is not near the beginning."""
+    file: Any = image.fp
+    place = file.tell()
+    file.seek(0)
+    head = file.read(1 << 16)
+    file.seek(place)
+    size = head.find(b"\xff\x4f\xff\x51")
+    return (head[size + 42] & 0x7F) + 1 if size >= 0 else 8
 
 
 def rgb_array(picture: Any, name: str = "a frame") -> np.ndarray:
