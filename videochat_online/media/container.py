@@ -33,7 +33,6 @@ CODECS_THAT_SKIP = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
 """Codecs whose frames say whether others need them. HEVC's say it of one temporal layer only."""
 
 
-
 def open_container(
     place: Any,
     name: object,
