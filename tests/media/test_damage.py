@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from videochat_online.media import decoding
 from videochat_online.media.picture import FrameConverter
 from videochat_online.media.readers import MediaError, open_video
 from videochat_online.media.source import MediaWarning
@@ -141,6 +142,22 @@ def test_damage_that_only_the_decoder_finds(write_kind: Callable):
         *_, before, again = video.read([28, 29, 30])
         assert again.index == 30 and np.array_equal(again.image, before.image)
     assert len(caught) == 1
+
+
+def test_where_nothing_is_found_behind_a_seek(write_kind: Callable, monkeypatch: pytest.MonkeyPatch):
+    """As in MPEG streams with a piece missing: what decoding from the start gives is read all the same."""
+    path = write_kind("mp4")
+    damage(path, 0.9, 300)
+    whole = decoding.decoded
+
+    def lost(*place: object, has_sought: bool, **options: object) -> Iterator[object]:
+        return iter(()) if has_sought else whole(*place, **options)
+
+    with pytest.warns(MediaWarning), open_video(path) as video:
+        every = [frame.image for frame in video]
+        monkeypatch.setattr(decoding, "decoded", lost)
+        for frame in video.read([len(every) - 1, 35, 12]):
+            assert np.array_equal(frame.image, every[frame.index])
 
 
 def test_a_recording_that_says_no_length(write_kind: Callable, tmp_path: Path):

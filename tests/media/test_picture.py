@@ -272,6 +272,23 @@ def test_deep_pictures_of_files(tmp_path: Path):
         assert np.abs(np.asarray(open_image(tmp_path / name))[..., 0].astype(int) - shades).max() <= 1, name
 
 
+@pytest.mark.parametrize("name", ["rgb24", "rgb48le", "gray16le"])
+def test_deep_jpeg2000(name: str, tmp_path: Path):
+    """PIL lets bright values of deep colours overflow to black; greys it keeps."""
+    import av
+
+    encoder = av.CodecContext.create("jpeg2000", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 48, name, Fraction(1)
+    frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 255, np.uint8), format="rgb24").reformat(format=name)
+    path = tmp_path / "white.j2k"
+    path.write_bytes(b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode()]))
+    if name == "rgb48le":
+        with pytest.raises(MediaError, match=r"white\.j2k: is a coloured JPEG 2000 of 16 bits a channel; expected 8"):
+            open_image(path)
+    else:
+        assert (np.asarray(open_image(path)) >= 254).all()
+
+
 @pytest.mark.parametrize(
     "pixels",
     [
@@ -327,6 +344,22 @@ def test_icc_profiles_are_followed():
     image = half_transparent()
     image.info["icc_profile"] = swapped
     assert (rgb_array(image)[:, :32] == 255).all()
+
+
+def test_palettes_in_the_colours_of_a_grey_profile():
+    """Their numbers are no greys. The profile (ICC.1:2001-04, 6.3.2) says that light grows with the number."""
+    curve, white = struct.pack(">4sII", b"curv", 0, 0), struct.pack(">4sI3i", b"XYZ ", 0, 63190, 65536, 54061)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 12)
+    head = struct.pack(">I4sI4s4s4s", 188, bytes(4), 0x2100000, b"mntr", b"GRAY", b"XYZ ") + bytes(12) + b"acsp"
+    profile = head + bytes(28) + white[8:] + bytes(48) + tags + white + curve
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    shown = {}
+    for mode in ("L", "LA", "P"):
+        image = grey.quantize(256) if mode == "P" else grey.convert(mode)
+        image.info["icc_profile"] = profile
+        shown[mode] = rgb_array(image)
+        assert abs(int(shown[mode][8, 0, 0]) - 188) <= 1, "half of the light"
+        assert np.abs(shown[mode].astype(int) - shown["L"]).max() <= 8, mode
 
 
 def test_an_srgb_profile_changes_nothing_and_a_broken_one_is_said():

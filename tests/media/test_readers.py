@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from videochat_online.media.decoding import PyavReader
 from videochat_online.media.readers import MediaError, VideoReader, open_video
@@ -134,6 +135,51 @@ def turn(path: Path, degrees: int) -> Path:
     turned = path.with_name(f"turned{degrees}.mp4")
     turned.write_bytes(content)
     return turned
+
+
+def test_a_film_trimmed_between_keyframes_begins_where_it_was_trimmed(
+    write_clip: Callable, number_in: Callable, tmp_path: Path
+):
+    """Telephones trim by an edit list (ISO/IEC 14496-12, 8.6.6): the frames before it are decoded and not shown."""
+    path = write_clip(tmp_path / "whole.mp4", num_frames=30, gop=20, fps=10)
+    content = bytearray(path.read_bytes())
+    place, scale = content.index(b"elst") + 16, content.index(b"mdhd") + 16
+    (ticks,), (start,) = struct.unpack_from(">I", content, scale), struct.unpack_from(">I", content, place)
+    struct.pack_into(">I", content, place, start + ticks * 7 // 10)
+    path.write_bytes(content)
+    with open_video(path, strict=True) as video:
+        assert [number_in(picture) for picture in pictures(video)] == [*range(7, 30)]
+        assert video.timestamps.tolist() == pytest.approx([n / 10 for n in range(23)])
+        order = [22, 5, 14, 0, 12]
+        assert [number_in(picture) for picture in pictures(video, order)] == [7 + index for index in order]
+
+
+def test_slow_films_whose_frames_are_stored_in_another_order(
+    write_clip: Callable, number_in: Callable, tmp_path: Path
+):
+    """Matroska stores no times of decoding: that a frame is shown before the one stored ahead of it is no jump."""
+    path = write_clip(tmp_path / "lapse.mkv", num_frames=12, fps=1, options={"x264-params": "bframes=3:b-pyramid=none"})
+    with open_video(path) as video:
+        assert video.timestamps.tolist() == pytest.approx(range(12)) and video.duration == pytest.approx(12)
+        assert [number_in(picture) for picture in pictures(video)] == [*range(12)]
+
+
+def test_hevc_in_transport_streams_reads_alike_in_any_order(write_clip: Callable, tmp_path: Path):
+    """A seek there ends behind the keyframe, and the decoder makes up the pictures that it lacks without a word."""
+    options = {"x265-params": "log-level=none:keyint=10:min-keyint=10:scenecut=0"}
+    path = write_clip(tmp_path / "film.ts", num_frames=40, codec="libx265", options=options)
+    with open_video(path) as video:
+        every = pictures(video)
+        order = [39, 12, 28, 29, 5, 31, 19]
+        assert_same(pictures(video, order), [every[index] for index in order])
+
+
+def test_large_jpegs_one_behind_another_are_a_film(tmp_path: Path):
+    with (tmp_path / "film.mjpeg").open("wb") as file:
+        for _ in range(12):
+            Image.effect_noise((320, 240), 80).convert("RGB").save(file, "JPEG")
+    with open_video(tmp_path / "film.mjpeg") as video:
+        assert (len(pictures(video)), video.size) == (12, (320, 240))
 
 
 NOT_FOR_DECORD = {

@@ -27,9 +27,10 @@ MOST_OUT_OF_ORDER = 16
 """Frames."""
 NOT_VIDEO_FORMATS = ("tty", "_pipe", "image2")
 """FFmpeg draws text files as video and opens still images as one-frame videos; neither is meant here."""
+MJPEG_SUFFIXES = (".mjpeg", ".mjpg")
+"""FFmpeg takes a file of large JPEGs, one behind another, for a still image."""
 CODECS_THAT_SKIP = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
 """Codecs whose frames say whether others need them. HEVC's say it of one temporal layer only."""
-
 
 
 def open_container(
@@ -90,7 +91,9 @@ def open_stream(path: Path, *, num_threads: int = 0) -> tuple[InputContainer, Vi
     check_file(path, A_VIDEO)
     # A playlist may name other files, not the network.
     options = {"protocol_whitelist": "file"}
-    container = open_container(str(path), path, "is not a video, or cut off before its index", A_VIDEO, options=options)
+    kind = "mjpeg" if path.suffix.lower() in MJPEG_SUFFIXES else None
+    what = "is not a video, or cut off before its index"
+    container = open_container(str(path), path, what, A_VIDEO, options=options, kind=kind)
     try:
         if any(name in container.format.name for name in NOT_VIDEO_FORMATS):
             raise MediaError.about(path, "holds no video", A_VIDEO)
@@ -115,26 +118,42 @@ def decoded(
     container: InputContainer,
     stream: VideoStream,
     name: object,
-    what: Callable[[], str],
+    what: str | Callable[[], str],
     *,
     skip_damage: bool,
+    has_sought: bool = False,
     is_wanted: Callable[[Packet], bool] = lambda packet: True,
 ) -> Iterator[VideoFrame]:
     """Frames as they come from the decoder, to the last. What cannot be decoded: a MediaError, or left out.
 
-    With one thread, what is left out is what FFmpeg's own programs leave out, and nothing more. A frame that is not
-    wanted may come all the same: it is skipped only where no other frame is made from it.
+    With one thread, what is left out is what FFmpeg's own programs leave out, and nothing more. `has_sought`: wait for
+    a keyframe. A seek in a transport stream may end behind the one looked for, and HEVC makes up what it lacks then.
+    A frame that is not wanted may come all the same: it is skipped only where no other frame is made from it.
     """
+
+    def frames_of(packet: Packet | None) -> list[VideoFrame]:
+        """None: what the decoder still holds."""
+        try:
+            with reading(name, what, UNDAMAGED):
+                return stream.codec_context.decode(packet)
+        except MediaError:
+            if not skip_damage:
+                raise
+        return []
+
     can_skip = stream.codec_context.name in CODECS_THAT_SKIP
     try:
         for packet in each(to_the_end(container.demux(stream)), name, what, UNDAMAGED):
+            if has_sought and not packet.is_keyframe:
+                continue
+            has_sought = False
             if can_skip:
                 stream.codec_context.skip_frame = "DEFAULT" if is_wanted(packet) else "NONREF"
-            yield from _frames_of(stream, packet, name, what, skip_damage=skip_damage)
+            yield from frames_of(packet)
     except MediaError:  # the container is damaged here
         if not skip_damage:
             raise
-        yield from _frames_of(stream, None, name, what, skip_damage=True)
+        yield from frames_of(None)
 
 
 def in_order(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
@@ -146,19 +165,6 @@ def in_order(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
         if len(waiting) > MOST_OUT_OF_ORDER:
             yield heapq.heappop(waiting)[2]
     yield from (frame for _, _, frame in sorted(waiting))
-
-
-def _frames_of(
-    stream: VideoStream, packet: Packet | None, name: object, what: Callable[[], str], *, skip_damage: bool
-) -> list[VideoFrame]:
-    """What comes out of the decoder behind this packet, or (None) behind the last one."""
-    try:
-        with reading(name, what, UNDAMAGED):
-            return stream.codec_context.decode(packet)
-    except MediaError:
-        if not skip_damage:
-            raise
-    return []
 
 
 def _codec_tag(stream: Stream, name: object, expected: str) -> str:

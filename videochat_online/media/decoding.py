@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .container import UNDAMAGED, decoded, in_order, open_stream
-from .picture import FrameConverter, Steps
+from .picture import FrameConverter, Steps, has_alpha, upright_steps
 from .source import Frame, MediaError, VideoReader, reading, warn
-from .video_index import VideoIndex
+from .video_index import VideoIndex, first_frame
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -38,14 +38,8 @@ class _FileReader(VideoReader):
     """`size` (W, H) scales while decoding."""
 
     def __init__(self, index: VideoIndex, size: tuple[int, int] | None) -> None:
-        super().__init__(
-            str(index.path),
-            index.timestamps,
-            fps=index.fps,
-            duration=index.duration,
-            size=size or index.size,
-            start_offset=index.start_offset,
-        )
+        facts = {"fps": index.fps, "duration": index.duration, "start_offset": index.start_offset}
+        super().__init__(str(index.path), index.timestamps, size=size or index.size, **facts)
         self._index = index
 
 
@@ -62,15 +56,12 @@ class PyavReader(_FileReader):
         super().__init__(index, size)
         self._num_threads, self._strict = num_threads, strict
         self._skips_damage = index.is_damaged
-        self._frames: Iterator[VideoFrame]
         self._wanted = 0
-        self._position: int
-        """Number of the frame that the decoder gives next, where nothing is damaged."""
         self._nearest: VideoFrame | None = None
         """The last frame that came before one that was looked for in vain, else the first behind it."""
         self._stands_in = False
         """Whether the frame given last is another than the one asked for."""
-        self._restart()
+        self._open()
         self._to_rgb = FrameConverter(self.name, lambda _: self.size)
 
     def _release(self) -> None:
@@ -120,43 +111,43 @@ class PyavReader(_FileReader):
         raise MediaError.about(self.name, what, UNDAMAGED)
 
     def _starts(self, index: int) -> list[int]:
-        """Frames from which decoding reaches `index`: the nearest keyframe, and the one before it."""
+        """Where to decode from to reach `index`: the nearest keyframe, the one before it, behind damage the first."""
         if not self._index.times.has_times:
             return [0]
         keyframes = self._index.times.keyframes
         end = int(np.searchsorted(keyframes, index, side="right"))
-        return keyframes[max(end - 2, 0) : end][::-1].tolist()
+        nearest = keyframes[max(end - 2, 0) : end][::-1].tolist()
+        return [*nearest, 0] if self._skips_damage else nearest
 
     def _go_to(self, start: int) -> None:
         """Let the decoder start again at keyframe `start`."""
         if start == 0:
             self._container.close()
-            self._restart()
-        else:
-            moment = int(self._index.times.stamps[start])
-            with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
-                self._container.seek(moment, stream=self._stream)
-            self._frames = self._decode()
-            self._position = start
+            self._open()
+            return
+        with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
+            self._container.seek(int(self._index.times.stamps[start]), stream=self._stream)
+        self._frames, self._position = self._decode(has_sought=True), start
 
-    def _restart(self) -> None:
+    def _open(self) -> None:
+        """`_position`: number of the frame that the decoder gives next, where nothing is damaged."""
         num_threads = 1 if self._skips_damage else self._num_threads
         self._container, self._stream = open_stream(self._index.path, num_threads=num_threads)
-        self._frames = self._decode()
-        self._position = 0
+        self._frames, self._position = self._decode(has_sought=False), 0
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _decode(self, *, has_sought: bool) -> Iterator[VideoFrame]:
+        times, skip_damage = self._index.times, self._skips_damage
+
         def what() -> str:
             return f"frame {self._wanted} cannot be decoded"
 
-        times, skip_damage = self._index.times, self._skips_damage
-        is_sound = times.has_times and not skip_damage
-
         def is_wanted(packet: Packet) -> bool:
             """Nothing behind the frame that is looked for is left out: it may be looked for next."""
-            return not is_sound or packet.pts is None or packet.pts >= times.ticks[self._wanted]
+            is_sound = times.has_times and not skip_damage and packet.pts is not None
+            return not is_sound or packet.pts >= times.stamps[self._wanted]
 
-        frames = decoded(self._container, self._stream, self.name, what, skip_damage=skip_damage, is_wanted=is_wanted)
+        place = (self._container, self._stream, self.name)
+        frames = decoded(*place, what, skip_damage=skip_damage, has_sought=has_sought, is_wanted=is_wanted)
         return in_order(frames) if skip_damage and times.has_times else frames
 
     def _decode_to(self, index: int) -> VideoFrame | None:
@@ -192,12 +183,14 @@ class DecordReader(_FileReader):
         import decord  # after PyAV, which the index has loaded: else decord's libvpx takes the place of PyAV's own
 
         super().__init__(index, size)
-        self._refuse_where(index.num_streams > 1, f"it picks a track of its own where there are {index.num_streams}")
-        is_known = any(name in index.format for name in DECORD_FORMATS)
-        self._refuse_where(not is_known, f"it seeks inexactly in {index.format} files")
         self._refuse_where(index.is_damaged, "it is damaged")
-        self._refuse_where(index.has_alpha, "its pictures are transparent")
-        self._refuse_where(index.upright not in TURNS_OF_DECORD, "its pictures are mirrored or stand askew")
+        with open_stream(index.path)[0] as container:
+            kind, num_tracks = container.format.name, len(container.streams.video)
+        self._refuse_where(num_tracks > 1, f"it picks a track of its own where there are {num_tracks}")
+        self._refuse_where(not any(name in kind for name in DECORD_FORMATS), f"it seeks inexactly in {kind} files")
+        first = first_frame(index.path)
+        self._refuse_where(has_alpha(first), "its pictures are transparent")
+        self._refuse_where(upright_steps(first) not in TURNS_OF_DECORD, "its pictures are mirrored or stand askew")
         is_odd = index.times.has_open_groups or not index.times.has_times
         self._refuse_where(is_odd, "it miscounts frames where groups of pictures are open or have no times")
         decord.logging.set_level(decord.logging.QUIET)

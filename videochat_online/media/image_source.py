@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .picture import MAX_PIXELS, begin_image, upright_rgb
-from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, reading
+from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, check_fps, reading
 
 IMAGE_SUFFIXES = frozenset(
     (
@@ -49,24 +49,11 @@ ImageSource = str | os.PathLike[str] | Image.Image
 
 
 def open_image(path: str | os.PathLike[str], *, strict: bool = False) -> Image.Image:
-    """The image as RGB, upright and over white: see `picture.upright_rgb`.
-
-    MediaError if it is missing, empty, broken or no image. A JPEG whose end is missing: read with a MediaWarning, or a
-    MediaError where `strict`.
-    """
+    """The image of a file as RGB: see `picture.upright_rgb`. MediaError also where it is missing or empty."""
     path = Path(path)
     check_file(path, AN_IMAGE)
     with begin_image(path, path) as image:
         return upright_rgb(image, path, strict=strict)
-
-
-def is_image_file(path: Path) -> bool:
-    """Whether PIL is to read it: by its name, or because it begins like an animation."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return True
-    check_file(path, "a video file")
-    with reading(path, "cannot be read", "a video file", errors=OSError), path.open("rb") as file:
-        return ANIMATIONS.match(file.read(12)) is not None
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -103,16 +90,22 @@ class ImageListReader(VideoReader):
         name: str,
         images: Sequence[ImageSource],
         *,
-        fps: float = 1.0,
+        fps: float | None = None,
         size: tuple[int, int] | None = None,
         strict: bool = False,
     ) -> None:
+        """`fps`: 1 where it is not said. MediaError for what is no list of images, ValueError for such a rate."""
+        kinds, expected = (str, os.PathLike, Image.Image), "a path, or a list of image paths or PIL images"
+        if not isinstance(images, Sequence) or any(not isinstance(image, kinds) for image in images):
+            raise MediaError.about(name, f"cannot read {images!r:.80}", expected)
         if not images:
             raise MediaError.about(name, "holds no images", "at least one image")
+        fps = 1.0 if fps is None else fps
+        check_fps(fps)
         self._images, self._resize_to, self._strict = images, size, strict
-        num_images = len(images)
+        times = np.arange(len(images)) / fps
         first = size or self._load(0).size
-        super().__init__(name, np.arange(num_images) / fps, fps=float(fps), duration=num_images / fps, size=first)
+        super().__init__(name, times, fps=float(fps), duration=len(images) / fps, size=first)
 
     def _load(self, index: int) -> Image.Image:
         image = self._images[index]
@@ -135,24 +128,19 @@ class AnimationReader(VideoReader):
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None = None) -> None:
-        self._path, self._file = path, begin_image(path, path)
+        self._path, self._file, self._resize_to = path, begin_image(path, path), size
         # A PNG may begin with a still for programs that know no animation.
         self._first = int(bool(self._file.info.get("default_image")))
-        self._resize_to = size
         try:
-            delays, said = self._read_times(path)
+            times, duration = self._times(path)
             upright = self._frame(path, 0).size
         except MediaError:
             self._file.close()
             raise
-        times = np.concatenate([[0.0], np.cumsum(delays[:-1])])
-        if all(isinstance(time, int | float) for time in said) and (np.diff(said) > 0).all() and said[0] == 0:
-            times = np.array(said, dtype=np.float64)  # avif: delays are rounded, times are not added up of them
-        duration = float(times[-1] + delays[-1]) / 1000
-        super().__init__(str(path), times / 1000, fps=len(times) / duration, duration=duration, size=size or upright)
+        super().__init__(str(path), times, fps=len(times) / duration, duration=duration, size=size or upright)
 
-    def _read_times(self, path: Path) -> tuple[list[float], list[Any]]:
-        """Milliseconds of each frame: how long it is shown, and when it begins (None where its file does not say)."""
+    def _times(self, path: Path) -> tuple[np.ndarray, float]:
+        """Seconds: float64 (num_frames,), when each frame begins; and when the last one ends."""
         delays: list[float] = []
         said: list[Any] = []
         num_pixels = 0
@@ -173,7 +161,10 @@ class AnimationReader(VideoReader):
                 raise MediaError.about(path, what, most)
         if not delays:
             raise MediaError.about(path, "has zero frames", "an animation with at least one")
-        return delays, said
+        times = np.cumsum([0.0, *delays[:-1]])
+        if all(isinstance(time, int | float) for time in said) and (np.diff(said) > 0).all() and said[0] == 0:
+            times = np.array(said, dtype=np.float64)  # avif: delays are rounded, times are not added up of them
+        return times / 1000, float(times[-1] + delays[-1]) / 1000
 
     def _release(self) -> None:
         self._file.close()
@@ -191,13 +182,22 @@ class AnimationReader(VideoReader):
         return _as_array(self._frame(self.name, index), self._resize_to)
 
 
-def open_image_file(path: Path, *, size: tuple[int, int] | None = None, strict: bool = False) -> VideoReader:
-    """The frames of an animation, or the one frame of a still image. MediaError if there is none."""
-    check_file(path, AN_IMAGE)
+def open_image_file(
+    path: Path, *, size: tuple[int, int] | None = None, strict: bool = False
+) -> AnimationReader | ImageListReader | None:
+    """The frames of an animation, or the one frame of a still image.
+
+    None where the file is neither by its name, nor begins like an animation. MediaError where it holds no image.
+    """
+    is_named = path.suffix.lower() in IMAGE_SUFFIXES
+    expected = AN_IMAGE if is_named else "a video file"
+    check_file(path, expected)
+    with reading(path, "cannot be read", expected, errors=OSError), path.open("rb") as file:
+        if not is_named and not ANIMATIONS.match(file.read(12)):
+            return None
     with begin_image(path, path) as image, reading(path, "is broken", A_WHOLE_IMAGE):
         # Several pictures in a JPEG are no animation: the others are views, depths or previews of the first.
         is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
-        is_named = path.suffix.lower() in IMAGE_SUFFIXES
     if (is_animated or not is_named) and image.width * image.height > MAX_PIXELS:
         raise MediaError.about(path, f"has pictures of {image.width}x{image.height}", f"at most {MAX_PIXELS:,} pixels")
     if is_animated:

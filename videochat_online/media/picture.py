@@ -129,12 +129,26 @@ def begin_image(file: Any, name: object, *, expected: str = "an image file") -> 
         try:
             Image.init()
             image = Image.open(file, formats=[kind for kind in SAFE_FORMATS if kind in Image.OPEN])
+            num_bits = _bits_of_jpeg2000(image) if image.format == "JPEG2000" else 8
         except Image.DecompressionBombError as error:
             most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
             raise MediaError.about(name, f"is too large ({error})", f"at most {most:,} pixels") from error
         except Image.UnidentifiedImageError as error:  # whose text names the file again, or an object in memory
             raise MediaError.about(name, "is broken or not an image", expected) from error
+    if num_bits > 8 and image.mode != "I;16":  # PIL 12 lets their brightest values overflow to black
+        raise MediaError.about(name, f"is a coloured JPEG 2000 of {num_bits} bits a channel", "8 bits a channel")
     return image
+
+
+def _bits_of_jpeg2000(image: Image.Image) -> int:
+    """Of the first channel (ISO/IEC 15444-1, A.5.1); 8 where it is not near the beginning."""
+    file: Any = image.fp
+    place = file.tell()
+    file.seek(0)
+    head = file.read(1 << 16)
+    file.seek(place)
+    size = head.find(b"\xff\x4f\xff\x51")
+    return (head[size + 42] & 0x7F) + 1 if size >= 0 else 8
 
 
 def rgb_array(picture: Any, name: str = "a frame") -> np.ndarray:
@@ -155,12 +169,11 @@ def upright_rgb(image: Image.Image, name: object = None, *, strict: bool = False
     where `strict`.
     """
     name = name or getattr(image, "filename", "") or "an image"
-    image = _loaded(image, name, strict=strict)
-    bits = _bits(image)
+    loaded = _loaded(image, name, strict=strict)
     with reading(name, NO_CONVERSION, A_WHOLE_IMAGE):
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(loaded)
     if image.mode[0] in "IF":
-        grey = _eight_bits(np.asarray(image), bits, name)
+        grey = _eight_bits(np.asarray(image), _bits(loaded), name)
         grey[np.asarray(image) == image.info.get("transparency")] = 255
         return Image.fromarray(grey).convert("RGB")
     image = _in_srgb(image, name)
@@ -182,8 +195,7 @@ def _loaded(image: Image.Image, name: object, *, strict: bool) -> Image.Image:
         with reading(name, NO_CONVERSION, A_WHOLE_IMAGE):
             file.seek(0)
             data = file.read()
-        whole = begin_image(io.BytesIO(data + JPEG_END), name)
-        with reading(name, NO_CONVERSION, A_WHOLE_IMAGE):
+            whole = begin_image(io.BytesIO(data + JPEG_END), name)
             pixels = np.asarray(whole)
             image.tile = []  # type: ignore[attr-defined] # what was decoded stays, the rest is black
             num_missing = int((np.asarray(image) != pixels).reshape(len(pixels), -1).any(axis=1).sum())
@@ -226,9 +238,11 @@ def _in_srgb(image: Image.Image, name: object) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data) if data else ImageCms.createProfile("LAB"))
         if "sRGB" in (profile.profile.profile_description or ""):
             return image
-        colors = _without_alpha(image)
-        if profile.profile.xcolor_space.strip() == "RGB" and colors.mode in ("1", "L", "P"):
-            colors = colors.convert("RGB")
+        colors = image
+        if image.has_transparency_data:
+            colors = _with_alpha(image).convert("L" if image.mode[0] == "L" else "RGB")
+        if colors.mode in ("1", "L", "P"):
+            colors = colors.convert("L" if profile.profile.xcolor_space.strip() == "GRAY" else "RGB")
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(colors, profile, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
@@ -243,12 +257,6 @@ def _in_srgb(image: Image.Image, name: object) -> Image.Image:
 def _with_alpha(image: Image.Image) -> Image.Image:
     """RGBA"""
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-
-
-def _without_alpha(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    return _with_alpha(image).convert("L" if image.mode[0] == "L" else "RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:

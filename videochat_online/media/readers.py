@@ -10,19 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from PIL import Image
-
 from ..extras import require
 from .decoding import DecordReader, PyavReader
-from .image_source import (
-    ImageListReader,
-    ImageSource,
-    images_of_folder,
-    is_image_file,
-    open_image,
-    open_image_file,
-)
-from .source import Frame, MediaError, VideoReader, check_fps, check_size, reading
+from .image_source import ImageListReader, ImageSource, images_of_folder, open_image, open_image_file
+from .source import Frame, MediaError, VideoReader, check_size, reading
 from .video_index import index_video
 
 __all__ = ["Decoder", "Frame", "MediaError", "VideoReader", "check_decoder", "open_image", "open_video"]
@@ -51,16 +42,16 @@ def open_video(
     check_decoder(decoder)
     check_size(size)
     if not isinstance(source, str | os.PathLike):
-        return _open_images("list of images", source, fps, size, strict)
+        return ImageListReader("list of images", source, fps=fps, size=size, strict=strict)
     with reading(source, "cannot be looked at", "a video, or a folder of images", errors=(OSError, RuntimeError)):
         path = Path(source).expanduser().absolute()  # RuntimeError: ~user of nobody
         is_folder = path.is_dir()
     if is_folder:
-        return _open_images(str(path), images_of_folder(path), fps, size, strict)
+        return ImageListReader(str(path), images_of_folder(path), fps=fps, size=size, strict=strict)
     if fps is not None:
         raise ValueError(f"{path}: fps={fps!r} is for folders and lists of images, a file has times of its own")
-    if is_image_file(path):
-        return open_image_file(path, size=size, strict=strict)
+    if (images := open_image_file(path, size=size, strict=strict)) is not None:
+        return images
     index = index_video(path, strict=strict)
     if decoder == "decord":
         return DecordReader(index, size=size, num_threads=num_threads)
@@ -73,14 +64,3 @@ def check_decoder(name: str) -> None:
         raise ValueError(f"decoder must be one of {', '.join(get_args(Decoder))}, got {name!r}")
     if name == "decord":
         require("decord")
-
-
-def _open_images(
-    name: str, images: Sequence[ImageSource], fps: float | None, size: tuple[int, int] | None, strict: bool
-) -> VideoReader:
-    kinds = (str, os.PathLike, Image.Image)
-    if not isinstance(images, Sequence) or any(not isinstance(image, kinds) for image in images):
-        raise MediaError.about(name, f"cannot read {images!r:.80}", "a path, or a list of image paths or PIL images")
-    fps = 1.0 if fps is None else fps
-    check_fps(fps)
-    return ImageListReader(name, images, fps=fps, size=size, strict=strict)

@@ -1,4 +1,4 @@
-"""What there is to know about a video file before a frame is asked for: every frame's time, the size, which way is up.
+"""What there is to know about a video file before a frame is asked for: every frame's time, and the size.
 
 The times come from the packets: the file is read through, and one frame is decoded. Where packets look damaged, these
 are decoded, too, and the index has the frames that come out, as FFmpeg's programs have. All decoders share this index,
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .container import A_VIDEO, UNDAMAGED, decoded, in_order, open_stream, to_the_end
-from .integrity import broken_at, check_claims, damage_check, missing_bytes
-from .picture import Size, Steps, has_alpha, upright_size, upright_steps
+from .integrity import broken_at, damage_check, missing_bytes
+from .picture import Size, upright_size
 from .source import MediaError, check_file, each, reading, warn
 
 if TYPE_CHECKING:
@@ -57,8 +57,6 @@ class Timeline:
     """Whether decoded frames carry `stamps`, ascending. If not, they are to be counted from the file's start."""
     has_open_groups: bool
     """Whether frames stored after a keyframe are shown before it, so that decoding which starts there loses them."""
-    suspects: np.ndarray
-    """int64: numbers of the frames that look damaged, ascending."""
 
     def number_of(self, pts: int | None) -> int | None:
         """The frame with this time; None where there is none. For timelines that have times."""
@@ -68,13 +66,9 @@ class Timeline:
 
 @dataclass(frozen=True, eq=False)
 class VideoIndex:
-    """One video stream of a file."""
+    """The video stream of a file: FFmpeg's best that can be decoded."""
 
     path: Path
-    format: str
-    """FFmpeg's name of the container, "mov,mp4,m4a,3gp,3g2,mj2" or "matroska,webm" for example."""
-    num_streams: int
-    """Video streams in the file; this is the index of FFmpeg's best that can be decoded."""
     times: Timeline
     fps: float
     """Mean frames a second."""
@@ -82,10 +76,6 @@ class VideoIndex:
     """Seconds from the first frame's start to the last frame's end."""
     size: Size
     """(W, H) in pixels, upright, as stored: pixels may be wider than high."""
-    upright: Steps
-    """How the first picture is brought upright."""
-    has_alpha: bool
-    """Whether its pictures may be transparent."""
     is_damaged: bool
     """Whether something is missing or damaged; what cannot be decoded is left out."""
 
@@ -109,47 +99,37 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     """
     # 1. open the container, find its video stream
     check_file(path, A_VIDEO)
-    check_claims(path)
+    problem = missing_bytes(path)
     container, stream = open_stream(path)
     with container:
         # 2. walk the packets: the time of every frame, and what looks damaged
-        packets, problem = _walk(path, container, stream)
-        times = _in_display_order(packets, container, stream)
-        rate, num_streams = stream.average_rate, len(container.streams.video)
-        num_said = max(stream.frames, len(times.ticks))
+        packets, problem, starts_hidden = _walk(path, container, stream, problem)
+        times, suspects = _in_display_order(packets, container, stream, starts_hidden)
+        rate, num_said = stream.average_rate, max(stream.frames, len(times.ticks))
     # 3. decode what looks damaged
-    if len(times.suspects):
-        times, lost = _without_lost(path, times)
+    if len(suspects):
+        times, lost = _without_lost(path, times, suspects)
         if len(lost):
             problem = problem or f"frame {lost[0]} cannot be decoded, nor {len(lost) - 1} others; expected {UNDAMAGED}"
     if problem and strict:
         raise MediaError(f"{path}: {problem}")
     # 4. decode the first frame: only it says which way is up
-    frame = _first_frame(path, skip_damage=not strict)
+    size = upright_size(first_frame(path, skip_damage=not strict))
     duration, fps = _duration_and_fps(times, rate)
     if problem:
         warn(path, f"{problem}; {len(times.ticks)} of {num_said} frames are read, over {duration:.1f} s")
-    return VideoIndex(
-        path,
-        container.format.name,
-        num_streams,
-        times,
-        fps,
-        duration,
-        size=upright_size(frame),
-        upright=upright_steps(frame),
-        has_alpha=has_alpha(frame),
-        is_damaged=bool(problem),
-    )
+    return VideoIndex(path, times, fps, duration, size, is_damaged=bool(problem))
 
 
-def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, str | None]:
+def _walk(
+    path: Path, container: InputContainer, stream: VideoStream, problem: str | None
+) -> tuple[np.ndarray, str | None, bool]:
     """int64 (num_packets, 5), in the order of the file; and what is wrong with it, where it ends too early.
 
-    Columns: pts and dts (or NO_TIME), duration, whether a keyframe, whether it looks damaged.
+    Columns: pts and dts (or NO_TIME), duration, whether a keyframe, whether it looks damaged. Last: whether decoding
+    starts at a keyframe that is not shown, because the film was trimmed (by an edit list) behind it.
     """
-    table, problem = array("q"), missing_bytes(path)
-    looks_damaged = damage_check(stream)
+    table, starts_hidden, looks_damaged = array("q"), False, damage_check(stream)
 
     def damage() -> str:
         return f"damaged after {len(table) // 5} frames"
@@ -157,6 +137,7 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[n
     try:
         for packet in each(to_the_end(container.demux(stream)), path, damage, A_WHOLE_VIDEO):
             if packet.size == 0 or packet.is_discard:
+                starts_hidden |= packet.is_discard and packet.is_keyframe and not table
                 continue
             pts, dts = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
             is_suspect = packet.is_corrupt or looks_damaged(packet)
@@ -183,12 +164,12 @@ def _walk(path: Path, container: InputContainer, stream: VideoStream) -> tuple[n
     if problem:
         packets[-1, 4] = True
         packets[gaps, 4] = True
-    return packets, problem
+    return packets, problem, starts_hidden
 
 
 def _gaps(packets: np.ndarray, container: InputContainer, stream: VideoStream) -> np.ndarray:
     """bool (num_packets,): behind which packets others may be lost: time passes there, or nobody knows how much."""
-    times = np.where(packets[:, 1] == NO_TIME, packets[:, 0], packets[:, 1])
+    times = np.where(packets[:, 1] == NO_TIME, packets[:, 0], packets[:, 1]).astype(np.float64)
     steps = np.diff(times, append=times[-1])
     usual = np.median(steps[:-1]) if len(steps) > 1 else 0
     gaps = (steps > 1.5 * usual) & (steps < AHEAD_SECONDS / (stream.time_base or 1))
@@ -197,52 +178,52 @@ def _gaps(packets: np.ndarray, container: InputContainer, stream: VideoStream) -
     return gaps
 
 
-def _in_display_order(packets: np.ndarray, container: InputContainer, stream: VideoStream) -> Timeline:
-    """Sorted by time. What would be shown before the first keyframe cannot be decoded and is left out."""
+def _in_display_order(
+    packets: np.ndarray, container: InputContainer, stream: VideoStream, starts_hidden: bool
+) -> tuple[Timeline, np.ndarray]:
+    """Sorted by time, and int64: the numbers of the frames that look damaged, ascending.
+
+    What would be shown before the first keyframe cannot be decoded and is left out.
+    """
     pts, dts, durations, is_key, is_suspect = packets.T
     has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
         period = 1 / (stream.guessed_rate or USUAL_RATE)
-        numbers, suspects = np.arange(len(packets)), np.flatnonzero(is_suspect)
-        return Timeline(numbers, numbers, period, 1, np.zeros(1, dtype=np.int64), False, False, suspects)
+        numbers = np.arange(len(packets))
+        return Timeline(numbers, numbers, period, 1, numbers[:1], False, False), np.flatnonzero(is_suspect)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
-    may_leap = bool(has_dts and container.format.flags & TIME_MAY_LEAP)
-    jumps = _jumps(dts if has_dts else pts, durations, stream.time_base, may_leap=may_leap)
+    jumps = _jumps(dts, durations, stream.time_base, may_leap=bool(container.format.flags & TIME_MAY_LEAP))
     stamps, is_key = pts if has_pts else dts, is_key.astype(bool)
     ticks = stamps - np.cumsum(jumps)
     is_key[0] |= not is_key.any()
     latest_key = np.maximum.accumulate(np.where(is_key, np.arange(len(is_key)), -1))
     has_open_groups = bool((ticks < ticks[latest_key])[latest_key >= 0].any())
-    decodable = np.flatnonzero(ticks >= ticks[is_key].min())
+    decodable = np.flatnonzero((ticks >= ticks[is_key].min()) | starts_hidden)
     order = decodable[np.argsort(ticks[decodable], kind="stable")]
     has_times = bool(has_pts and (np.diff(stamps[order]) > 0).all())
-    return Timeline(
-        ticks[order],
-        stamps[order],
-        stream.time_base,
-        int(durations[order[-1]]),
-        keyframes=np.flatnonzero(is_key[order]),
-        has_times=has_times,
-        has_open_groups=has_open_groups,
-        suspects=np.flatnonzero(is_suspect[order]),
+    last_ticks, keyframes = int(durations[order[-1]]), np.union1d([0], np.flatnonzero(is_key[order]))
+    times = Timeline(
+        ticks[order], stamps[order], stream.time_base, last_ticks, keyframes, has_times, has_open_groups
     )
+    return times, np.flatnonzero(is_suspect[order])
 
 
-def _jumps(clock: np.ndarray, durations: np.ndarray, time_base: Fraction, *, may_leap: bool) -> np.ndarray:
+def _jumps(dts: np.ndarray, durations: np.ndarray, time_base: Fraction, *, may_leap: bool) -> np.ndarray:
     """int64 (num_packets,): by how many ticks the time of each packet is off the end of the one before; mostly 0.
 
     As in FFmpeg's programs (ffmpeg_demux.c), time that goes back continues, and in transport streams and their like
     (`may_leap`) time that leaps forward as well: there a wrap of 33 bits looks like that.
     """
-    usual = int(np.median(np.diff(clock))) if len(clock) > 1 else 0
-    off = np.zeros_like(clock)
-    off[1:] = np.diff(clock) - np.where(durations > 0, durations, max(usual, 0))[:-1]
+    off, known = np.zeros_like(dts), np.flatnonzero(dts != NO_TIME)  # Matroska's first ones are not known
+    steps = np.diff(dts[known])
+    usual = int(np.median(steps)) if len(steps) else 0
+    off[known[1:]] = steps - np.where(durations > 0, durations, max(usual, 0))[known[:-1]]
     back, ahead = BACK_SECONDS[may_leap], AHEAD_SECONDS if may_leap else math.inf
     return np.where((off < -back / time_base) | (off > ahead / time_base), off, 0)
 
 
-def _without_lost(path: Path, times: Timeline) -> tuple[Timeline, np.ndarray]:
+def _without_lost(path: Path, times: Timeline, suspects: np.ndarray) -> tuple[Timeline, np.ndarray]:
     """The timeline without the frames that do not come out of the decoder; and the numbers that these had.
 
     Decodes from the last sound keyframe before what looks damaged to the first one behind it.
@@ -250,9 +231,9 @@ def _without_lost(path: Path, times: Timeline) -> tuple[Timeline, np.ndarray]:
     num_frames = len(times.ticks)
     first, stop = 0, num_frames
     if times.has_times and not times.has_open_groups:
-        sound = np.setdiff1d(times.keyframes, times.suspects)
-        first = int(max(sound[sound < times.suspects[0]], default=0))
-        stop = int(min(sound[sound > times.suspects[-1]], default=num_frames))
+        sound = np.setdiff1d(times.keyframes, suspects)
+        first = int(max(sound[sound < suspects[0]], default=0))
+        stop = int(min(sound[sound > suspects[-1]], default=num_frames))
     found = _decoded_numbers(path, times, first, stop)
     if first > 0 and (not found or min(found) > first):  # the seek went too far
         first, found = 0, _decoded_numbers(path, times, 0, stop)
@@ -260,10 +241,8 @@ def _without_lost(path: Path, times: Timeline) -> tuple[Timeline, np.ndarray]:
     kept = np.setdiff1d(np.arange(num_frames), lost)
     if len(kept) == 0:
         raise MediaError.about(path, "no frame can be decoded", A_VIDEO)
-    keyframes, suspects = (np.flatnonzero(np.isin(kept, some)) for some in (times.keyframes, times.suspects))
-    keyframes = np.union1d([0], keyframes)
-    ticks, stamps = times.ticks[kept], times.stamps[kept]
-    return replace(times, ticks=ticks, stamps=stamps, keyframes=keyframes, suspects=suspects), lost
+    keyframes = np.union1d([0], np.flatnonzero(np.isin(kept, times.keyframes)))
+    return replace(times, ticks=times.ticks[kept], stamps=times.stamps[kept], keyframes=keyframes), lost
 
 
 def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list[int]:
@@ -274,7 +253,7 @@ def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list
         if first > 0:
             with reading(path, f"frame {first} cannot be reached", UNDAMAGED):
                 container.seek(int(times.stamps[first]), stream=stream)
-        frames = decoded(container, stream, path, str, skip_damage=True)
+        frames = decoded(container, stream, path, "is damaged", skip_damage=True, has_sought=first > 0)
         for count, frame in enumerate(in_order(frames) if times.has_times else frames):
             number = times.number_of(frame.pts) if times.has_times else count
             if number is not None and number < stop:
@@ -296,12 +275,11 @@ def _duration_and_fps(times: Timeline, rate: Fraction | None) -> tuple[float, fl
     return float(duration), float(fps)
 
 
-def _first_frame(path: Path, *, skip_damage: bool) -> VideoFrame:
-    """The first picture that can be decoded, or must be where damage is not skipped."""
+def first_frame(path: Path, *, skip_damage: bool = False) -> VideoFrame:
+    """The first picture that can be decoded, or must be where damage is not skipped. MediaError where there is none."""
     container, stream = open_stream(path, num_threads=1)
     with container:
-        frames = decoded(container, stream, path, lambda: "frame 0 cannot be decoded", skip_damage=skip_damage)
-        frame = next(frames, None)
+        frame = next(decoded(container, stream, path, "frame 0 cannot be decoded", skip_damage=skip_damage), None)
     if frame is None:
         raise MediaError.about(path, "no frame can be decoded", A_VIDEO)
     return frame
