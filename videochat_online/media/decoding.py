@@ -57,6 +57,8 @@ class PyavReader(_FileReader):
         self._num_threads, self._strict = num_threads, strict
         self._skips_damage = index.is_damaged
         self._wanted = 0
+        self._position: int
+        """Number of the frame that the decoder gives next, where nothing is damaged."""
         self._nearest: VideoFrame | None = None
         """The last frame that came before one that was looked for in vain, else the first behind it."""
         self._stands_in = False
@@ -130,7 +132,6 @@ class PyavReader(_FileReader):
         self._frames, self._position = self._decode(has_sought=True), start
 
     def _open(self) -> None:
-        """`_position`: number of the frame that the decoder gives next, where nothing is damaged."""
         num_threads = 1 if self._skips_damage else self._num_threads
         self._container, self._stream = open_stream(self._index.path, num_threads=num_threads)
         self._frames, self._position = self._decode(has_sought=False), 0
