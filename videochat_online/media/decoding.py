@@ -63,7 +63,7 @@ class PyavReader(_FileReader):
         """The last frame that came before one that was looked for in vain, else the first behind it."""
         self._stands_in = False
         """Whether the frame given last is another than the one asked for."""
-        self._open()
+        self._restart()
         self._to_rgb = FrameConverter(self.name, lambda _: self.size)
 
     def _release(self) -> None:
@@ -125,13 +125,13 @@ class PyavReader(_FileReader):
         """Let the decoder start again at keyframe `start`."""
         if start == 0:
             self._container.close()
-            self._open()
+            self._restart()
             return
         with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
             self._container.seek(int(self._index.times.stamps[start]), stream=self._stream)
         self._frames, self._position = self._decode(has_sought=True), start
 
-    def _open(self) -> None:
+    def _restart(self) -> None:
         num_threads = 1 if self._skips_damage else self._num_threads
         self._container, self._stream = open_stream(self._index.path, num_threads=num_threads)
         self._frames, self._position = self._decode(has_sought=False), 0
