@@ -57,11 +57,13 @@ class PyavReader(_FileReader):
         self._num_threads, self._strict = num_threads, strict
         self._skips_damage = index.is_damaged
         self._wanted = 0
+        self._position: int
+        """Number of the frame that the decoder gives next, where nothing is damaged."""
         self._nearest: VideoFrame | None = None
         """The last frame that came before one that was looked for in vain, else the first behind it."""
         self._stands_in = False
         """Whether the frame given last is another than the one asked for."""
-        self._open()
+        self._restart()
         self._to_rgb = FrameConverter(self.name, lambda _: self.size)
 
     def _release(self) -> None:
@@ -123,14 +125,13 @@ class PyavReader(_FileReader):
         """Let the decoder start again at keyframe `start`."""
         if start == 0:
             self._container.close()
-            self._open()
+            self._restart()
             return
         with reading(self.name, f"frame {start} cannot be reached", UNDAMAGED):
             self._container.seek(int(self._index.times.stamps[start]), stream=self._stream)
         self._frames, self._position = self._decode(has_sought=True), start
 
-    def _open(self) -> None:
-        """`_position`: number of the frame that the decoder gives next, where nothing is damaged."""
+    def _restart(self) -> None:
         num_threads = 1 if self._skips_damage else self._num_threads
         self._container, self._stream = open_stream(self._index.path, num_threads=num_threads)
         self._frames, self._position = self._decode(has_sought=False), 0

@@ -142,7 +142,7 @@ def begin_image(file: Any, name: object, *, expected: str = "an image file") -> 
 
 def _bits_of_jpeg2000(image: Image.Image) -> int:
     """Of the first channel (ISO/IEC 15444-1, A.5.1); 8 where it is not near the beginning."""
-    file: Any = image.fp
+    file: Any = image.fp  # type: ignore[attr-defined]
     place = file.tell()
     file.seek(0)
     head = file.read(1 << 16)
