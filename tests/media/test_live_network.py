@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from videochat_online.media.live import LiveStream
-from videochat_online.media.live_network import NetworkStream, Timeouts, is_address
+from videochat_online.media.live_network import NetworkStream, Timeouts
 from videochat_online.media.source import MediaError
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
@@ -110,8 +110,7 @@ def test_nobody_listens_there():
 
 def test_other_schemes_are_refused(tmp_path):
     for address in ("file:///etc/passwd", "concat:a|b", "/etc/passwd", "ftp://host/a", "tcp://127.0.0.1:5"):
-        assert not is_address(address)
-        with pytest.raises(ValueError, match="expected an address of rtsp, rtsps, http, https, udp"):
+        with pytest.raises(ValueError, match=r"expected an address such as .*rtsp, rtsps, http, https, udp"):
             NetworkStream(address)
 
 

@@ -106,6 +106,18 @@ def test_pictures_without_a_clock_have_their_time_of_arrival(fps, broadcast, num
         assert abs(frame.timestamp - spoken) < 0.5 and shown.late(number_in(frame.image)) < 0.5
 
 
+def test_jpegs_one_after_another_without_a_boundary(broadcast, number_in):
+    shown = broadcast()
+
+    def answer(handler) -> None:
+        handler.begin("video/x-motion-jpeg")
+        for data in shown.jpegs():
+            handler.wfile.write(data)
+
+    with http_server(answer) as server, watched(server.address + "/live") as stream:
+        assert shown.late(number_in(stream.wait_for_frame(20).image)) < 0.7
+
+
 def test_a_raw_stream_gives_all_its_pictures_as_they_come(shared, wait_until):
     data = (shared / "cases" / "media" / "raw.h264").read_bytes()
 
@@ -180,6 +192,22 @@ def test_a_picture_that_stalls_while_its_sound_goes_on(broadcast, wait_until):
         wait_until(lambda: stream.source.state == "reconnecting", 20)
         assert "no picture came for 4 s" in stream.source.problem
         close_quickly(stream)
+
+
+def test_a_stream_that_changes_its_codec_is_opened_again(broadcast, wait_until):
+    """FFmpeg keeps the first decoder; no key frame is found any more."""
+    shown = broadcast(age=4)
+
+    def answer(handler) -> None:
+        handler.begin()
+        if len(server.asked) == 1:
+            shown.send("mpegts", handler.wfile.write, first=20, last=40, options=MPEGTS)
+        shown.send("mpegts", handler.wfile.write, options=MPEGTS, codec="libx265")
+
+    timeouts = Timeouts(open=5, read=1, first_pause=0.1)
+    with http_server(answer) as server, watched(server.address + "/live", timeouts=timeouts) as stream:
+        stream.wait_for_frame(20)
+        wait_until(lambda: stream.source.num_reconnects == 1 and stream.source.state == "playing", 8)
 
 
 def test_a_live_list_that_ends_shows_its_last_window_once(tmp_path, broadcast, number_in, wait_until):
@@ -372,6 +400,26 @@ def test_a_login_is_sent_and_never_shown(tmp_path, write_clip):
         with watched(nobody) as stream, pytest.raises(MediaError) as caught:
             stream.take(20)
         assert "geh" not in str(caught.value) and "ge#h" not in str(caught.value)
+
+
+def test_a_login_holds_for_all_of_its_server(tmp_path, write_clip):
+    data = write_clip(tmp_path / "a.mkv", num_frames=5, fps=10).read_bytes()
+
+    def answer(handler) -> None:
+        if handler.path == "/camera/start":
+            handler.begin("text/plain", 0, 302, Location="/live")
+        elif not handler.headers.get("Authorization", "").startswith('Digest username="admin"'):
+            handler.begin("text/plain", 0, 401, WWW_Authenticate='Digest realm="camera", nonce="abc", qop="auth"')
+        else:
+            handler.begin("video/webm", len(data))
+            handler.wfile.write(data)
+
+    with http_server(answer) as server:
+        address = server.address + "/camera/start"
+        with watched(address.replace("//", "//admin:ge#h/eim@")) as stream:
+            stream.wait_for_frame(20)
+        with watched(address) as stream, pytest.raises(MediaError, match="HTTP 401: Unauthorized"):
+            stream.take(20)
 
 
 def test_nothing_is_left_of_many_bad_streams(shared, wait_until):

@@ -54,6 +54,9 @@ def test_nothing_is_opened_unless_the_operator_says_so():
         "2606:2800::200:5efe:a00:1",
         "5f00::1",
         "ff0e::1",
+        "fe80::5efe:5db8:d822",
+        "fc00::5efe:5db8:d822",
+        "2001:db8::5efe:5db8:d822",
     ],
 )
 def test_private_places(place):

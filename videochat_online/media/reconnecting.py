@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .fetching import Sockets
 from .live import LiveSource
 from .source import Frame, MediaError
 
@@ -59,7 +60,8 @@ class Connection:
         self._until = time.monotonic() + patience
         self._error: Exception | None = None
         self._is_done = False
-        self._wakers: list[Callable[[], None]] = []
+        self.sockets = Sockets()
+        """They end with the connection, and with them the calls in which its thread may hang."""
         self.thread = threading.Thread(target=self._work, name=f"read {name}"[:40], daemon=True)
 
     # ---- the thread that reads ------------------------------------------------------------------------------------
@@ -68,12 +70,6 @@ class Connection:
         """The next picture comes within `seconds` of `since` (now), or the connection is broken."""
         self._patience = seconds
         self._until = (time.monotonic() if since is None else since) + seconds
-
-    def on_leave(self, wake: Callable[[], None]) -> None:
-        """`wake` ends a call in which this thread may hang; it may be called from any thread, and more than once."""
-        self._wakers.append(wake)
-        if self.left.is_set():
-            wake()
 
     def _work(self) -> None:
         try:
@@ -88,6 +84,7 @@ class Connection:
         except Exception as error:  # raised by take()
             self._error = error
         finally:
+            self.sockets.close()
             with self._changed:
                 self._is_done = True
                 self._changed.notify_all()
@@ -114,8 +111,7 @@ class Connection:
     def leave(self) -> None:
         """Let the thread end; does not wait for it."""
         self.left.set()
-        for wake in list(self._wakers):
-            wake()
+        self.sockets.close()
         with self._changed:
             self._changed.notify_all()
 
