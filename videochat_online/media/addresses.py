@@ -90,6 +90,11 @@ class Address:
         return parts._replace(scheme=scheme or self.scheme, netloc=netloc).geturl()
 
 
+def is_address(text: str) -> bool:
+    """Whether this is meant to name a network stream, not a file; one that is written wrongly, too."""
+    return "://" in text or text.strip().partition(":")[0].lower() in PROTOCOLS
+
+
 def without_password(address: str) -> str:
     """The address as it may be shown: nothing that stands before an "@", and no values of keys such as `pwd`."""
     scheme, mark, _ = address.rpartition("://") if "://" not in address else address.partition("://")

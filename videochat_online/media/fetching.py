@@ -33,7 +33,7 @@ HEADERS = {"User-Agent": "videochat-online", "Accept": "*/*"}
 
 
 class Sockets:
-    """The sockets of one connection: `close`, from any thread, ends every call that waits on one of them."""
+    """The sockets of one connection, which are shut together, also those that are added later."""
 
     def __init__(self) -> None:
         self._open: list[socket.socket] = []
@@ -44,17 +44,18 @@ class Sockets:
         with self._lock:
             self._open = [known for known in self._open if known.fileno() >= 0] + [new]
             if self._is_closed:
-                _shut(new)
+                shut(new)
         return new
 
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
             for known in self._open:
-                _shut(known)
+                shut(known)
 
 
-def _shut(known: socket.socket) -> None:
+def shut(known: socket.socket) -> None:
+    """End every call that waits on a socket, from any thread."""
     with contextlib.suppress(OSError, ValueError):  # it was closed, or never connected
         known.shutdown(socket.SHUT_RDWR)
 

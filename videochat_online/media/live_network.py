@@ -69,23 +69,14 @@ class NetworkStream(ReconnectingSource):
     What has an end (a file behind http) is shown in real time; everything else as soon as it comes.
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeouts: Timeouts | None = None,
-        options: dict[str, str] | None = None,
-        place: str | None = None,
-    ) -> None:
-        """`options`: FFmpeg's, for the container, such as {"rtsp_transport": "udp"}.
+    def __init__(self, address: str, *, timeouts: Timeouts | None = None, place: str | None = None) -> None:
+        """`place`: the only IP address to connect to; then neither redirects nor playlists are followed.
 
-        `place`: the only IP address to connect to; then neither redirects nor playlists are followed. Where it is
-        not http or rtsp, the address itself must name it.
+        Where it is not http or rtsp, the address itself must name the place.
         """
         super().__init__(without_password(address), timeouts=timeouts)
         self.address, self.place = address, place
         self._asked = Address.checked(address)
-        self._options = options or {}
         self._was_live = False
         self._segment = HLS_SEGMENT
 
@@ -110,7 +101,7 @@ class NetworkStream(ReconnectingSource):
         # 2. the container and its video
         options = {"protocol_whitelist": PROTOCOLS[self._asked.scheme]} | SEEN_SOON | NEWEST_SEGMENT
         options |= OPTIONS.get(self._asked.scheme, {}) | (FEW_BYTES if kind else {})
-        options |= (PINNED if self.place else {}) | self._options
+        options |= PINNED if self.place else {}
         limits = (self.timeouts.open, self.timeouts.read)
         container = resources.enter_context(
             open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=options, timeout=limits, kind=kind)
@@ -129,10 +120,9 @@ class NetworkStream(ReconnectingSource):
         asked, sockets = self._asked, connection.sockets
         if asked.scheme in RTSP_PORTS:  # by way of a relay, which ends with the connection
             parts = urlsplit(asked.url)
-            is_secure, is_checked = asked.scheme == "rtsps", self.place is not None
             server = (self.place or parts.hostname or "", parts.port or RTSP_PORTS[asked.scheme])
-            seconds = self.timeouts.open
-            port = relay(*server, sockets, is_secure=is_secure, is_checked=is_checked, seconds=seconds)
+            settings = {"is_secure": asked.scheme == "rtsps", "is_checked": self.place is not None}
+            port = relay(*server, sockets, **settings, seconds=self.timeouts.open)
             return asked.at("127.0.0.1", port=port, scheme="rtsp"), None
         if asked.scheme not in ("http", "https"):
             return asked.url, None

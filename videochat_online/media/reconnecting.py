@@ -141,7 +141,6 @@ class ReconnectingSource(LiveSource):
         return now - self._began
 
     def frames(self) -> Iterator[Frame]:
-        opened = time.monotonic()
         pause = self.timeouts.first_pause
         while not self.stopped.is_set():
             error = MediaError.about(self.name, "the stream broke off", "one that continues")
@@ -163,16 +162,17 @@ class ReconnectingSource(LiveSource):
                 connection.leave()
             if self.stopped.is_set():
                 return
-            silence = time.monotonic() - (self._last_came or opened)
-            if self._last_came is None or connection.has_end or silence > self.timeouts.give_up:
+            if self._last_came is None or connection.has_end:
                 raise error
             self.state, self.problem = "reconnecting", str(error)
             self.num_reconnects += 1
             self.stopped.wait(pause)
             pause = min(2 * pause, self.timeouts.longest_pause)
-            while connection.thread.is_alive() and not self.stopped.wait(0.1):  # a device or port is free only then
+            while True:  # a device or port is free only when the thread that read it has ended
                 if time.monotonic() - self._last_came > self.timeouts.give_up:
                     raise error
+                if not connection.thread.is_alive() or self.stopped.wait(0.1):
+                    break
 
     def stop(self) -> None:
         super().stop()

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import threading
 
-from .fetching import Sockets, secured
+from .fetching import Sockets, secured, shut
 
 CHUNK = 2**16
 REDIRECT = b"\nlocation:"
@@ -51,6 +51,5 @@ def _pump(source: socket.socket, target: socket.socket, is_checked: bool) -> Non
                 if REDIRECT in seen:
                     break
             target.sendall(data)
-    for end in (source, target):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+    shut(source)
+    shut(target)
