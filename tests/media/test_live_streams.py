@@ -330,8 +330,7 @@ def test_closing_while_a_server_keeps_us_waiting(name, wait_until):
     with tcp_server(talk) as port, watched(f"http://127.0.0.1:{port}/live") as stream:
         assert begun.wait(20)
         close_quickly(stream)
-        connection = stream.source._connection
-        wait_until(lambda: not connection.thread.is_alive(), 2)
+        wait_until(lambda: stream.source._reader.has_ended, 2)
         assert stream.error is None
 
 
@@ -341,7 +340,7 @@ def test_a_server_that_keeps_us_waiting_is_given_up(name, wait_until):
     with tcp_server(BAD_SERVERS[name]) as port, watched(f"http://127.0.0.1:{port}/live", timeouts=timeouts) as stream:
         with pytest.raises(MediaError, match=r"no picture came for 1 s|cannot be read \("):
             stream.take(20)
-        wait_until(lambda: not stream.source._connection.thread.is_alive(), 2)
+        wait_until(lambda: stream.source._reader.has_ended, 2)
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "https"])
@@ -355,7 +354,7 @@ def test_closing_while_a_server_does_not_answer_at_all(scheme, wait_until):
     with tcp_server(talk) as port, watched(f"{scheme}://127.0.0.1:{port}/live", timeouts=Timeouts()) as stream:
         assert begun.wait(20)
         close_quickly(stream)
-        wait_until(lambda: not stream.source._connection.thread.is_alive(), 2)
+        wait_until(lambda: stream.source._reader.has_ended, 2)
 
 
 def test_a_web_page_and_a_playlist_that_names_a_file():

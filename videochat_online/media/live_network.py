@@ -121,8 +121,9 @@ class NetworkStream(ReconnectingSource):
         if asked.scheme in RTSP_PORTS:  # by way of a relay, which ends with the connection
             parts = urlsplit(asked.url)
             server = (self.place or parts.hostname or "", parts.port or RTSP_PORTS[asked.scheme])
-            settings = {"is_secure": asked.scheme == "rtsps", "is_checked": self.place is not None}
-            port = relay(*server, sockets, **settings, seconds=self.timeouts.open)
+            is_secure, is_checked = asked.scheme == "rtsps", self.place is not None
+            seconds = self.timeouts.open
+            port = relay(*server, sockets, is_secure=is_secure, is_checked=is_checked, seconds=seconds)
             return asked.at("127.0.0.1", port=port, scheme="rtsp"), None
         if asked.scheme not in ("http", "https"):
             return asked.url, None
@@ -169,7 +170,7 @@ class NetworkStream(ReconnectingSource):
             packets = whole_key_frames(packets, stream)
         for packet in each(packets, self.name, CANNOT_BE_READ, A_STREAM):
             came = time.monotonic()
-            if connection.left.is_set():
+            if connection.stopped.is_set():
                 return
             if packet.stream.index != stream.index:  # sound is no sign of life
                 asked = came
@@ -180,7 +181,7 @@ class NetworkStream(ReconnectingSource):
                 seconds, early = show.due(frame, self._now())
                 self.fresh_until = last + early
                 connection.expect(patience, since=last + early)
-                if early and connection.left.wait(early):
+                if early and connection.stopped.wait(early):
                     return
                 if show.limit.passes(seconds):
                     yield show.to_rgb(frame), seconds
@@ -254,7 +255,7 @@ class Camera(ReconnectingSource):
             if not device.isOpened():
                 raise MediaError.about(self.name, "cannot be opened", "a camera that no other program uses")
             shown = RateLimit(DISPLAY_FPS)
-            while not connection.left.is_set():
+            while not connection.stopped.is_set():
                 connection.expect(self.timeouts.read)
                 with reading(self.name, CANNOT_BE_READ, "a camera that works"):
                     is_good, picture = device.read()
