@@ -118,6 +118,20 @@ def test_jpegs_one_after_another_without_a_boundary(broadcast, number_in):
         assert shown.late(number_in(stream.wait_for_frame(20).image)) < 0.7
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_picture_needs_less_than_a_second_of_the_stream(kind, broadcast):
+    shown = broadcast(age=2)
+
+    def answer(handler) -> None:
+        handler.begin()
+        shown.send(kind, handler.wfile.write, first=0, last=8, options=KINDS[kind])
+        shown.is_over.wait(20)
+
+    with http_server(answer) as server, watched(server.address + "/live") as stream:
+        stream.wait_for_frame(20)
+        shown.is_over.set()
+
+
 def test_a_raw_stream_gives_all_its_pictures_as_they_come(shared, wait_until):
     data = (shared / "cases" / "media" / "raw.h264").read_bytes()
 

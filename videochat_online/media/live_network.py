@@ -37,7 +37,9 @@ FEW_BYTES = {"probesize": "32"}
 RTSP = {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", "allowed_media_types": "video", **FEW_BYTES}
 UDP = {"overrun_nonfatal": "1", "reuse": "1"}
 """The port may be held for some seconds by a connection that was left."""
-OPTIONS = {"rtsp": RTSP, "rtsps": RTSP, "udp": UDP}
+FLV = {"analyzeduration": "500000"}
+"""FFmpeg always waits that long for further streams."""
+OPTIONS = {"rtsp": RTSP, "rtsps": RTSP, "udp": UDP, "rtmp": FLV, "rtmps": FLV}
 PINNED = {
     "format_whitelist": "rtsp,rtp,sdp,mov,mp4,matroska,webm,mpegts,flv,live_flv,avi,mpjpeg,mjpeg,h264,hevc",
     "rtsp_transport": "tcp",
@@ -101,6 +103,7 @@ class NetworkStream(ReconnectingSource):
         # 2. the container and its video
         options = {"protocol_whitelist": PROTOCOLS[self._asked.scheme]} | SEEN_SOON | NEWEST_SEGMENT
         options |= OPTIONS.get(self._asked.scheme, {}) | (FEW_BYTES if kind else {})
+        options |= FLV if body is not None and body.head().startswith(b"FLV") else {}
         options |= PINNED if self.place else {}
         limits = (self.timeouts.open, self.timeouts.read)
         container = resources.enter_context(
