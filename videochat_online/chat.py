@@ -71,6 +71,7 @@ def timed_questions(asked: Sequence[str | float]) -> list[TimedQuestion]:
 
 def run_chat(options: argparse.Namespace) -> int:
     """Watch what the flags name and answer. ValueError for flags that do not fit together, MediaError for bad video."""
+    from .media.addresses import is_address
     from .media.source import check_fps
 
     # 1. check what is asked for
@@ -79,7 +80,7 @@ def run_chat(options: argparse.Namespace) -> int:
     if (options.video is None) == (options.camera is None):
         raise ValueError("say what to watch: a video or an address, or --camera N")
     questions = timed_questions(options.asked or [])
-    is_live = options.camera is not None or "://" in options.video
+    is_live = options.camera is not None or is_address(options.video)
     for question in questions:
         if is_live and question.at is None:
             raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {question.text!r}")
@@ -134,12 +135,13 @@ def _watch_and_answer(options: argparse.Namespace, questions: list[TimedQuestion
 
 def _open_source(options: argparse.Namespace) -> tuple[LiveSource, float | None]:
     """What the flags name, and how many of its frames a second are watched (None: all that it gives)."""
+    from .media.addresses import is_address
     from .media.live_network import Camera, NetworkStream
     from .media.live_playback import VideoPlayback
 
     if options.camera is not None:
         return Camera(options.camera), options.fps
-    if "://" in options.video:
+    if is_address(options.video):
         return NetworkStream(options.video), options.fps
     return VideoPlayback(options.video, fps=options.fps, speed=options.speed, decoder=options.decoder), None
 

@@ -71,6 +71,7 @@ class Broadcast:
         last: int | None = None,
         options: dict[str, str] | None = None,
         sound: int = 0,
+        codec: str = "libx264",
     ) -> None:
         """Pictures `first` (now) to `last` as `kind` (an FFmpeg format), then `sound` seconds of sound alone."""
         import av
@@ -78,7 +79,9 @@ class Broadcast:
         gone = contextlib.suppress(OSError, av.error.FFmpegError)  # the viewer has left
         options = {"flush_packets": "1"} | (options or {})
         with gone, av.open(Writer(write), "w", format=kind, options=options) as out:
-            video = out.add_stream("libx264", rate=self.fps, options={"tune": "zerolatency", "preset": "ultrafast"})
+            hevc = {"x265-params": f"keyint={self.gop}:log-level=none"} if codec == "libx265" else {}
+            settings = {"tune": "zerolatency", "preset": "ultrafast"} | hevc
+            video = out.add_stream(codec, rate=self.fps, options=settings)
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
             video.codec_context.gop_size = self.gop
             voice = out.add_stream("mp2", rate=48000) if sound else None
@@ -165,6 +168,18 @@ def tcp_server(talk: Callable[[socket.socket], None]) -> Iterator[int]:
         with contextlib.suppress(OSError):
             door.shutdown(socket.SHUT_RDWR)
         door.close()
+
+
+@contextlib.contextmanager
+def datagrams_to(port: int) -> Iterator[Callable[[bytes], None]]:
+    """send(data): MPEG-TS by UDP to a port of this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
+
+        def send(data: bytes) -> None:
+            for start in range(0, len(data), 1316):
+                door.sendto(data[start : start + 1316], ("127.0.0.1", port))
+
+        yield send
 
 
 @contextlib.contextmanager

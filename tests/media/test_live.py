@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from videochat_online.media import live_network
-from videochat_online.media.addresses import Address, without_secrets
+from videochat_online.media.addresses import Address, is_address, without_password, without_secrets
 from videochat_online.media.live import LiveSource, LiveStream, PushedFrames, RateLimit, fitting
-from videochat_online.media.live_network import Camera, NetworkStream, Timeouts, without_password
+from videochat_online.media.live_network import Camera, NetworkStream, Timeouts
 from videochat_online.media.live_playback import DrawnPlayback, VideoPlayback
 from videochat_online.media.source import Frame, MediaError
 
@@ -332,6 +332,11 @@ SHOWN = {
     "http://host/x?Password=geheim;access_token=geheim&monkey=1": "http://host/x?Password=***;access_token=***&monkey=1",
     "rtsp://host:554/user=admin&password=geheim&channel=1": "rtsp://host:554/user=***&password=***&channel=1",
     "srt://host:9?passphrase=geheimgeheim": "srt://host:9?passphrase=***",
+    "http://host/x?loginuse=geheim&loginpas=geheim": "http://host/x?loginuse=***&loginpas=***",
+    "http://host/x?accessToken=geheim&token=geheim&key=geheim": "http://host/x?accessToken=***&token=***&key=***",
+    "rtsp://host/x?pwd=1/geheim&b=1": "rtsp://host/x?pwd=***&b=1",
+    "rtsp://host/x?pwd=1#geheim;2geheim 3?geheim": "rtsp://host/x?pwd=***",
+    "rtsp:admin:geheim@host/x?pwd=geheim": "host/x?pwd=***",
 }
 
 
@@ -349,6 +354,15 @@ def test_any_password_opens_its_address(password):
     assert found.place == "host:554/a?b=c#d"
     assert Address.parse(found.url).user_and_password == found.user_and_password
     assert urlsplit(found.url).hostname == "host" and urlsplit(found.url).port == 554
+
+
+@pytest.mark.parametrize(
+    "address", ["rtsp:me:geheim@host/x", "rtsp://me:geheim@host:port/x", "http://me:geheim@[::1/x", "udp://@239.0.0.1"]
+)
+def test_what_is_no_address_is_refused_at_once(address):
+    with pytest.raises(ValueError, match="expected an address such as") as caught:
+        NetworkStream(address)
+    assert is_address(address) and "geheim" not in str(caught.value)
 
 
 def test_a_path_may_hold_an_at_sign():

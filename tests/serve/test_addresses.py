@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 import time
-from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.media.live_servers import http_server, tcp_server
 from videochat_online.media.live import LiveStream
 from videochat_online.media.source import MediaError
 from videochat_online.serve.addresses import checked_place, is_public, open_address, pinned_stream
@@ -54,6 +51,9 @@ def test_nothing_is_opened_unless_the_operator_says_so():
         "2606:2800::200:5efe:a00:1",
         "5f00::1",
         "ff0e::1",
+        "fe80::5efe:5db8:d822",
+        "fc00::5efe:5db8:d822",
+        "2001:db8::5efe:5db8:d822",
     ],
 )
 def test_private_places(place):
@@ -110,60 +110,38 @@ def test_what_is_no_address(address):
         checked_place(address, PRIVATE)
 
 
-class Redirecting(BaseHTTPRequestHandler):
-    asked: list[str] = []  # noqa: RUF012 - one server, one test
-
-    def do_GET(self):
-        self.asked.append(self.path)
-        if self.path == "/list.m3u8":
-            body = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/inside.ts\n#EXT-X-ENDLIST\n"
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-            return
-        self.send_response(302)
-        self.send_header("Location", "/inside.ts")
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.mark.parametrize("path", ["/moved.mp4", "/list.m3u8"])
 def test_a_public_server_cannot_lead_inside(path):
     """Where private networks are closed, neither a redirect nor a playlist is followed."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    Redirecting.asked.clear()
-    address = f"http://127.0.0.1:{server.server_port}{path}"
-    with LiveStream(pinned_stream(address, "127.0.0.1")) as stream, pytest.raises(MediaError):
-        stream.take(60)
-    server.shutdown()
-    server.server_close()
-    assert Redirecting.asked and set(Redirecting.asked) == {path}
+    body = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/inside.ts\n#EXT-X-ENDLIST\n"
+
+    def answer(handler) -> None:
+        if handler.path == "/list.m3u8":
+            handler.begin("audio/mpegurl", len(body))
+            handler.wfile.write(body)
+        else:
+            handler.begin("text/plain", 0, 302, Location="/inside.ts")
+
+    with http_server(answer) as server:
+        with LiveStream(pinned_stream(server.address + path, "127.0.0.1")) as stream, pytest.raises(MediaError):
+            stream.take(60)
+        assert server.asked and set(server.asked) == {path}
 
 
-def test_an_rtsp_server_cannot_lead_inside(free_port):
+def test_an_rtsp_server_cannot_lead_inside():
     """FFmpeg follows a redirect of RTSP wherever it leads."""
     inside, asked = socket.create_server(("127.0.0.1", 0)), []
     answer = f"302 Moved\r\nCSeq: 1\r\nLocation: rtsp://127.0.0.1:{inside.getsockname()[1]}/live"
-    door = socket.create_server(("127.0.0.1", free_port))
 
-    def serve() -> None:
-        client = door.accept()[0]
-        with client, contextlib.suppress(OSError):
-            while data := client.recv(4096):
-                asked.append(data.split()[0])
-                client.sendall(f"RTSP/1.0 {answer}\r\n\r\n".encode())
+    def talk(client: socket.socket) -> None:
+        while data := client.recv(4096):
+            asked.append(data.split()[0])
+            client.sendall(f"RTSP/1.0 {answer}\r\n\r\n".encode())
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    with door, inside:
-        stream = LiveStream(pinned_stream(f"rtsp://127.0.0.1:{free_port}/live", "127.0.0.1"))
+    with inside, tcp_server(talk) as port:
+        stream = LiveStream(pinned_stream(f"rtsp://127.0.0.1:{port}/live", "127.0.0.1"))
         with stream, pytest.raises(MediaError, match="cannot be read"):
             stream.take(60)
-        thread.join(20)
         inside.settimeout(0.2)
         with pytest.raises(TimeoutError):
             inside.accept()
@@ -185,44 +163,35 @@ def test_a_refusal_repeats_no_password(address):
     assert "geheim" not in str(caught.value)
 
 
-class Trickling(BaseHTTPRequestHandler):
+def test_a_server_that_trickles_does_not_hold_a_session():
     """A byte now and then: enough for no time-out, never enough for a picture."""
 
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        with contextlib.suppress(OSError):
-            while True:
-                self.wfile.write(b"\0")
-                time.sleep(0.2)
+    def answer(handler) -> None:
+        handler.begin()
+        while True:
+            handler.wfile.write(b"\0")
+            time.sleep(0.1)
 
-    def log_message(self, *args):
-        pass
-
-
-def test_a_server_that_trickles_does_not_hold_a_session(wait_until):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickling)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    with LiveStream(pinned_stream(f"http://127.0.0.1:{server.server_port}/a.mp4", "127.0.0.1")) as stream:
-        assert stream.take(1.0) is None and not stream.is_over
-        started = time.monotonic()
-    assert time.monotonic() - started < 10 and stream.error is None
-    server.shutdown()
-    server.server_close()
+    with http_server(answer) as server:
+        with LiveStream(pinned_stream(server.address + "/a.mp4", "127.0.0.1")) as stream:
+            assert stream.take(0.5) is None and not stream.is_over
+            started = time.monotonic()
+        assert time.monotonic() - started < 10 and stream.error is None
 
 
-def test_the_place_that_was_looked_at_is_the_one_that_is_opened(tmp_path, clip):
+def test_the_place_that_was_looked_at_is_the_one_that_is_opened(clip):
     """The name in the address would lead nowhere: only the checked IP address is used."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(clip.parent))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     mkv = clip.with_suffix(".mkv")
     remux(clip, mkv)
-    with LiveStream(pinned_stream(f"http://nowhere.invalid:{server.server_port}/clip.mkv", "127.0.0.1")) as stream:
-        assert stream.wait_for_frame(60).image.shape == (48, 64, 3)
-    server.shutdown()
-    server.server_close()
+
+    def answer(handler) -> None:
+        handler.begin("video/webm", mkv.stat().st_size)
+        handler.wfile.write(mkv.read_bytes())
+
+    with http_server(answer) as server:
+        address = server.address.replace("127.0.0.1", "nowhere.invalid") + "/clip.mkv"
+        with LiveStream(pinned_stream(address, "127.0.0.1")) as stream:
+            assert stream.wait_for_frame(60).image.shape == (48, 64, 3)
     assert pinned_stream("rtsp://me:word@cam.example:8554/a?b", "2001:db8::5").address == (
         "rtsp://me:word@[2001:db8::5]:8554/a?b"
     )

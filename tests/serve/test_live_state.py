@@ -64,8 +64,8 @@ def test_a_session_ends_at_once_while_its_camera_says_nothing(scheme, serve, wai
         session = server.sessions.create()
         request = SourceRequest("url", address=f"{scheme}://127.0.0.1:{port}/live")
         session.start(open_source(request, server.sessions.limits))
-        wait_until(lambda: session.source._connection is not None and session.source._connection.thread.is_alive())
-        thread, started = session.source._connection.thread, time.monotonic()
+        wait_until(lambda: session.source._reader is not None and not session.source._reader.has_ended)
+        reader, started = session.source._reader, time.monotonic()
         Client(server.address).call("DELETE", f"/v1/sessions/{session.key}")
         assert time.monotonic() - started < 1.5  # a second for the stream, the rest for HTTP on a busy machine
-    wait_until(lambda: not thread.is_alive(), 5)
+    wait_until(lambda: reader.has_ended, 5)

@@ -33,7 +33,7 @@ HEADERS = {"User-Agent": "videochat-online", "Accept": "*/*"}
 
 
 class Sockets:
-    """The sockets of one connection: `close`, from any thread, ends every call that waits on one of them."""
+    """The sockets of one connection, which are shut together, also those that are added later."""
 
     def __init__(self) -> None:
         self._open: list[socket.socket] = []
@@ -44,17 +44,18 @@ class Sockets:
         with self._lock:
             self._open = [known for known in self._open if known.fileno() >= 0] + [new]
             if self._is_closed:
-                _shut(new)
+                shut(new)
         return new
 
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
             for known in self._open:
-                _shut(known)
+                shut(known)
 
 
-def _shut(known: socket.socket) -> None:
+def shut(known: socket.socket) -> None:
+    """End every call that waits on a socket, from any thread."""
     with contextlib.suppress(OSError, ValueError):  # it was closed, or never connected
         known.shutdown(socket.SHUT_RDWR)
 
@@ -65,20 +66,20 @@ class Body:
     def __init__(self, ask: Callable[[int], Any]) -> None:
         self._ask = ask
         self._response = ask(0)
-        self._position = self._wanted = 0
+        self._position = self._wanted = 0  # of the response, and of the reader
         headers = self._response.headers
         self.address = str(self._response.url)
         """Where it was found, behind redirects."""
         self.kind = str(headers.get_content_type())
-        is_endless = self.kind.startswith("multipart/")
-        self._length: int | None = None if is_endless else self._response.length
         self._gives_parts = self._response.status == 206 or headers.get("Accept-Ranges") == "bytes"
+        self._length: int | None = self._response.length
         if self._response.status == 206:
             total = str(headers.get("Content-Range", "")).rpartition("/")[2]
             self._length = int(total) if total.isdecimal() else None
+        if self.kind.startswith("multipart/"):
+            self._length = None
         self.beginning = b""
-        """Of what was read, up to BEGINNING_BYTES."""
-        self._head = b""
+        """Of what was received, up to BEGINNING_BYTES."""
 
     @property
     def has_end(self) -> bool:
@@ -87,42 +88,38 @@ class Body:
 
     def head(self) -> bytes:
         """The first bytes: all that came with the first packets, at least a few. They will be read again."""
-        while len(self._head) < 16 and (more := self._response.read1(HEAD_BYTES)):
-            self._head += more
-        return self._head
+        while len(self.beginning) < 16 and self._receive(HEAD_BYTES):
+            pass
+        return self.beginning
 
     def raw_kind(self) -> str | None:
-        """FFmpeg's name of a stream that begins with the parameters of H.264 or HEVC, in no container."""
-        start = re.match(rb"\x00\x00\x00?\x01(.)", self.head(), re.DOTALL)
-        first = start.group(1)[0] if start else 0x80
-        if first & 0x80:
-            return None
+        """FFmpeg's name of what begins with a JPEG, or the parameters of H.264 or HEVC, in no container."""
+        if self.head().startswith(b"\xff\xd8\xff"):
+            return "mjpeg"
+        start = re.match(rb"\x00\x00\x00?\x01([\x00-\x7f])", self.head())
+        first = start.group(1)[0] if start else 0
         return "h264" if first & 0x1F in (7, 9) else "hevc" if first >> 1 in (32, 33, 35) else None
 
     def read(self, size: int) -> bytes:
         """What has come, at most `size` bytes, without waiting for that many; OSError where it breaks off."""
-        self._go_to(self._wanted)
-        data = self._read(size)
-        self._wanted = self._position
-        return data
-
-    def _read(self, size: int) -> bytes:
-        if self._position < len(self._head):
-            data = self._head[self._position : self._position + size]
+        if self._wanted < len(self.beginning):
+            data = self.beginning[self._wanted : self._wanted + size]
         else:
-            data = self._read_on(size)
-        if self._position == len(self.beginning) < BEGINNING_BYTES:
-            self.beginning += data
-        self._position += len(data)
+            self._go_to(self._wanted)
+            data = self._receive(size)
+        self._wanted += len(data)
         return data
 
-    def _read_on(self, size: int) -> bytes:
+    def _receive(self, size: int) -> bytes:
         try:
             data: bytes = self._response.read1(size)
         except (http.client.HTTPException, ValueError) as error:  # ValueError: closed by another thread
             raise OSError(f"the answer broke off: {type(error).__name__}") from error
         if not data and size and self._response.length:
             raise OSError(f"the answer broke off, {self._response.length:,} bytes before its end")
+        if self._position == len(self.beginning) < BEGINNING_BYTES:
+            self.beginning += data
+        self._position += len(data)
         return data
 
     def seekable(self) -> bool:
@@ -140,19 +137,16 @@ class Body:
     def _go_to(self, position: int) -> None:
         """OSError where the server does not give a part that it promised."""
         ahead = position - self._position
-        if 0 <= position < len(self._head) and self._position <= len(self._head):
-            self._position = position
-        elif ahead < 0 or (ahead > SHORT_SEEK and self._gives_parts):
+        if ahead < 0 or (ahead > SHORT_SEEK and self._gives_parts):
             start = min(position, self._length or 0) if self._gives_parts else 0
+            self._position = start
             if start == self._length:
-                self._position = position
                 return
             self._response.close()
             self._response = self._ask(start)
             if start and self._response.status != 206:
                 raise OSError("the server does not give a part of the file")
-            self._head, self._position = b"", start
-        while self._position < position and self._read(min(CHUNK, position - self._position)):
+        while self._position < position and self._receive(min(CHUNK, position - self._position)):
             pass
 
     def close(self) -> None:
@@ -166,11 +160,12 @@ def fetch(address: Address, sockets: Sockets, *, place: str | None = None, secon
         place: the only IP address to connect to; then redirects are not followed, nor a proxy used.
         seconds: longest silence.
     """
-    opener = _opener(address, sockets, place)
     host, slash, path = address.place.partition("/")
-    url = f"{address.scheme}://{host}{slash}{quote(path, safe=UNQUOTED)}"
+    server = f"{address.scheme}://{host}"
+    opener = _opener(server, address.user_and_password, _Handler(sockets, place), is_pinned=place is not None)
 
     def ask(start: int) -> Any:
+        url = f"{server}{slash}{quote(path, safe=UNQUOTED)}"
         request = urllib.request.Request(url, headers={**HEADERS, "Range": f"bytes={start}-"})
         try:
             response = opener.open(request, timeout=seconds)
@@ -181,7 +176,7 @@ def fetch(address: Address, sockets: Sockets, *, place: str | None = None, secon
         except urllib.error.URLError as error:
             raise OSError(f"no answer: {getattr(error.reason, 'strerror', None) or error.reason}") from None
         except (http.client.HTTPException, ValueError) as error:  # their words repeat the address
-            raise OSError(f"no answer that is HTTP ({type(error).__name__})") from None
+            raise OSError(f"no answer of HTTP that can be used ({type(error).__name__})") from None
         if response is None:  # nothing here opens the scheme it was sent to
             raise OSError("a redirect to something else than http")
         return response
@@ -189,23 +184,20 @@ def fetch(address: Address, sockets: Sockets, *, place: str | None = None, secon
     return Body(ask)
 
 
-def _opener(address: Address, sockets: Sockets, place: str | None) -> urllib.request.OpenerDirector:
-    """Speaks http and https, nothing else that a redirect may name."""
-    opener = urllib.request.OpenerDirector()
-    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    if (login := address.user_and_password) is not None:
-        passwords.add_password(None, address.without_login, *login)
-    handlers = [
-        _Handler(sockets, place),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDigestAuthHandler(passwords),
-        urllib.request.HTTPBasicAuthHandler(passwords),
-    ]
-    if place is None:
+def _opener(
+    server: str, login: tuple[str, str] | None, handler: _Handler, *, is_pinned: bool
+) -> urllib.request.OpenerDirector:
+    """Speaks http and https, nothing else that a redirect may name. The login is for all of its server."""
+    handlers = [handler, urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor()]
+    if login is not None:
+        passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        passwords.add_password(None, server, *login)
+        handlers += [urllib.request.HTTPDigestAuthHandler(passwords), urllib.request.HTTPBasicAuthHandler(passwords)]
+    if not is_pinned:
         handlers += [urllib.request.HTTPRedirectHandler(), urllib.request.ProxyHandler()]
-    for handler in handlers:
-        opener.add_handler(handler)
+    opener = urllib.request.OpenerDirector()
+    for each in handlers:
+        opener.add_handler(each)
     return opener
 
 
@@ -217,46 +209,38 @@ class _Handler(urllib.request.AbstractHTTPHandler):
         self._sockets, self._place = sockets, place
 
     def http_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(self._connection, request)
+        settings = {"sockets": self._sockets, "place": self._place, "is_secure": request.type == "https"}
+        return self.do_open(_Connection, request, **settings)  # type: ignore[arg-type]
 
-    def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(self._secure_connection, request)
-
+    https_open = http_open
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
-    def _connection(self, host: str, **settings: Any) -> http.client.HTTPConnection:
-        return self._pinned(http.client.HTTPConnection(host, **settings))
 
-    def _secure_connection(self, host: str, **settings: Any) -> http.client.HTTPConnection:
-        context = ssl.create_default_context()
-        if self._place is None:  # cameras sign their certificates themselves
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = _SecureConnection(host, context=context, **settings)
-        connection.sockets, connection.context = self._sockets, context
-        return self._pinned(connection)
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, host: str, *, sockets: Sockets, place: str | None, is_secure: bool, **settings: Any) -> None:
+        self.default_port = 443 if is_secure else 80
+        super().__init__(host, **settings)
+        self._sockets, self._place, self._is_secure = sockets, place, is_secure
+        self._create_connection = self._connected  # what http.client calls
 
-    def _pinned(self, connection: Any) -> http.client.HTTPConnection:
-        def create(place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
-            return self._sockets.add(socket.create_connection((self._place or place[0], place[1]), timeout, source))
-
-        connection._create_connection = create  # what http.client calls to connect
-        return connection
-
-
-class _SecureConnection(http.client.HTTPSConnection):
-    """Its socket is known to `sockets` before TLS begins, so that a server which hangs there can be left."""
-
-    sockets: Sockets
-    context: ssl.SSLContext
+    def _connected(self, place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
+        return self._sockets.add(socket.create_connection((self._place or place[0], place[1]), timeout, source))
 
     def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        host = getattr(self, "_tunnel_host", None) or self.host
-        self.sock = secured(self.sock, self.context, self.sockets, host)
+        super().connect()
+        if self._is_secure:
+            host = getattr(self, "_tunnel_host", None) or self.host
+            self.sock = secured(self.sock, self._sockets, host=host, is_checked=self._place is not None)
 
 
-def secured(plain: socket.socket, context: ssl.SSLContext, sockets: Sockets, host: str | None) -> ssl.SSLSocket:
-    """TLS over a connected socket, known to `sockets` before its handshake."""
+def secured(plain: socket.socket, sockets: Sockets, *, host: str | None, is_checked: bool) -> ssl.SSLSocket:
+    """TLS over a connected socket, known to `sockets` before its handshake, so that a server that hangs can be left.
+
+    `is_checked`: the certificate must be the host's. Cameras sign theirs themselves.
+    """
+    context = ssl.create_default_context()
+    if not is_checked:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     secure = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
     sockets.add(secure)
     try:

@@ -196,16 +196,22 @@ class LiveStream:
             return not self._waiting and not self._is_running
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the source's thread has ended, and freed what it held."""
+        return not self._thread.is_alive()
+
+    @property
     def num_waiting(self) -> int:
         return len(self._waiting)
 
     def take(self, timeout: float | None = None) -> Frame | None:
-        """The oldest frame waiting; None when the stream is over, or when none came within `timeout` seconds.
+        """The oldest frame waiting; None when the stream is over or closed, or none came within `timeout` seconds.
 
         Raises what the source ended with, once its last frame was taken.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or not self._is_running, timeout)
+            stopped = self.source.stopped.is_set
+            self._changed.wait_for(lambda: self._waiting or not self._is_running or stopped(), timeout)
             if self._waiting:
                 return self._waiting.popleft()
             if self.error is not None and not self._is_running:
@@ -227,9 +233,15 @@ class LiveStream:
                 raise self.error
         raise MediaError.about(self.source.name, f"no frame came within {timeout:g} s", "a stream that is running")
 
+    def leave(self) -> None:
+        """Stop the source and wake who waits for it; `close` without waiting for its thread."""
+        self.source.stop()
+        with self._changed:
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Stop the source. Waits for its thread, but not long. May be called again, from any thread; never raises."""
-        self.source.stop()
+        self.leave()
         if self._thread.ident is None:
             self.source.close()
         elif self._thread is not threading.current_thread():

@@ -87,10 +87,12 @@ class WholePictures:
         """
         self.num_damaged = 0
         """Pictures held back, those aside that came before the first key frame."""
+        self.key_gap = math.inf
+        """Seconds between key frames, the longest so far; inf before the second."""
         self._stream, self._trusts_marks = stream, trusts_marks
         self._waits_since: float | None = time.monotonic()
         self._counts = False
-        self._key_time = -math.inf
+        self._key_time = self._newest_key = -math.inf
         self._num_bad_keys = 0
 
     @property
@@ -105,6 +107,10 @@ class WholePictures:
     def decode(self, packet: Packet) -> list[VideoFrame]:
         """The whole pictures that come out of the decoder now."""
         is_end = packet.size == 0
+        moment = -math.inf if packet.pts is None else float(packet.pts * packet.time_base)
+        if packet.is_keyframe and moment > self._newest_key:
+            gap, self._newest_key = moment - self._newest_key, moment
+            self.key_gap = gap if math.isinf(self.key_gap) else max(gap, self.key_gap)
         if self._trusts_marks and packet.is_corrupt:
             self._lose()
             return []
@@ -114,15 +120,12 @@ class WholePictures:
                 self.num_damaged += self._counts and not is_end
                 return []
             self._waits_since, self._counts = None, True
-            self._key_time = -math.inf if packet.pts is None else float(packet.pts * packet.time_base)
+            self._key_time = moment
         try:
             decoded: list[Any] = packet.decode()
         except Exception:  # damaged data make libraries raise anything; it is counted
             self._lose()
             return []
-        return self._whole(decoded)
-
-    def _whole(self, decoded: list[VideoFrame]) -> list[VideoFrame]:
         whole = []
         for frame in decoded:
             if frame.time is not None and frame.time < self._key_time:

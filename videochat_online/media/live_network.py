@@ -13,9 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .addresses import PROTOCOLS, Address, is_address, without_password, without_secrets
+from .addresses import PROTOCOLS, Address, without_password, without_secrets
 from .container import open_container, video_stream
-from .fetching import Body, Sockets, fetch
+from .fetching import Body, fetch
 from .live import DISPLAY_FPS, STALLED_SECONDS, BurstLimit, RateLimit, fitting
 from .live_decoding import FileClock, LiveClock, WholePictures, packets_of, whole_key_frames
 from .picture import FrameConverter
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["PROTOCOLS", "Camera", "NetworkStream", "Timeouts", "is_address", "without_password"]
-
 CANNOT_BE_READ = "cannot be read"
 A_STREAM = "a video stream that is running"
 SEEN_SOON = {"analyzeduration": "2000000", "fpsprobesize": "0"}
@@ -39,7 +37,9 @@ FEW_BYTES = {"probesize": "32"}
 RTSP = {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", "allowed_media_types": "video", **FEW_BYTES}
 UDP = {"overrun_nonfatal": "1", "reuse": "1"}
 """The port may be held for some seconds by a connection that was left."""
-OPTIONS = {"rtsp": RTSP, "rtsps": RTSP, "udp": UDP}
+FLV = {"analyzeduration": "500000"}
+"""FFmpeg always waits that long for further streams."""
+OPTIONS = {"rtsp": RTSP, "rtsps": RTSP, "udp": UDP, "rtmp": FLV, "rtmps": FLV}
 PINNED = {
     "format_whitelist": "rtsp,rtp,sdp,mov,mp4,matroska,webm,mpegts,flv,live_flv,avi,mpjpeg,mjpeg,h264,hevc",
     "rtsp_transport": "tcp",
@@ -71,32 +71,16 @@ class NetworkStream(ReconnectingSource):
     What has an end (a file behind http) is shown in real time; everything else as soon as it comes.
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeouts: Timeouts | None = None,
-        options: dict[str, str] | None = None,
-        place: str | None = None,
-    ) -> None:
-        """`options`: FFmpeg's, for the container, such as {"rtsp_transport": "udp"}.
+    def __init__(self, address: str, *, timeouts: Timeouts | None = None, place: str | None = None) -> None:
+        """`place`: the only IP address to connect to; then neither redirects nor playlists are followed.
 
-        `place`: the only IP address to connect to; then neither redirects nor playlists are followed. Where it is
-        not http or rtsp, the address itself must name it.
+        Where it is not http or rtsp, the address itself must name the place.
         """
-        shown = without_password(address)
-        if not is_address(address):
-            raise ValueError(f"{shown}: expected an address of {', '.join(PROTOCOLS)}")
-        super().__init__(shown, timeouts=timeouts)
+        super().__init__(without_password(address), timeouts=timeouts)
         self.address, self.place = address, place
-        self._parts = Address.parse(address)
-        self._options = options or {}
+        self._asked = Address.checked(address)
         self._was_live = False
         self._segment = HLS_SEGMENT
-
-    @property
-    def scheme(self) -> str:
-        return self._parts.scheme.lower()
 
     def _pictures(self, connection: Connection) -> Pictures:
         try:
@@ -113,12 +97,14 @@ class NetworkStream(ReconnectingSource):
     def _open(self, connection: Connection, resources: ExitStack) -> tuple[InputContainer, VideoStream]:
         """The container and its video stream; says of the connection whether what it reads has an end."""
         # 1. what we fetch ourselves, FFmpeg reads from us; the rest it fetches by itself
-        with reading(self.name, CANNOT_BE_READ, A_STREAM, errors=OSError):
+        with reading(self.name, CANNOT_BE_READ, A_STREAM, errors=(OSError, UnicodeError)):
             place, body = self._connect(connection, resources)
         kind = None if body is None else body.raw_kind()
         # 2. the container and its video
-        options = SEEN_SOON | NEWEST_SEGMENT | OPTIONS.get(self.scheme, {}) | (FEW_BYTES if kind else {})
-        options |= {"protocol_whitelist": PROTOCOLS[self.scheme]} | (PINNED if self.place else {}) | self._options
+        options = {"protocol_whitelist": PROTOCOLS[self._asked.scheme]} | SEEN_SOON | NEWEST_SEGMENT
+        options |= OPTIONS.get(self._asked.scheme, {}) | (FEW_BYTES if kind else {})
+        options |= FLV if body is not None and body.head().startswith(b"FLV") else {}
+        options |= PINNED if self.place else {}
         limits = (self.timeouts.open, self.timeouts.read)
         container = resources.enter_context(
             open_container(place, self.name, CANNOT_BE_READ, A_STREAM, options=options, timeout=limits, kind=kind)
@@ -134,19 +120,22 @@ class NetworkStream(ReconnectingSource):
 
     def _connect(self, connection: Connection, resources: ExitStack) -> tuple[Any, Body | None]:
         """What FFmpeg opens: an address, or what it reads from our own connection, with the body behind that."""
-        sockets = Sockets()
-        connection.on_leave(sockets.close)
-        resources.callback(sockets.close)
-        if self.scheme in RTSP_PORTS:
-            return self._relayed_url(sockets), None
-        if self.scheme not in ("http", "https"):
-            return self._parts.url, None
-        body = fetch(self._parts, sockets, place=self.place, seconds=self.timeouts.read)
+        asked, sockets = self._asked, connection.sockets
+        if asked.scheme in RTSP_PORTS:  # by way of a relay, which ends with the connection
+            parts = urlsplit(asked.url)
+            server = (self.place or parts.hostname or "", parts.port or RTSP_PORTS[asked.scheme])
+            is_secure, is_checked = asked.scheme == "rtsps", self.place is not None
+            seconds = self.timeouts.open
+            port = relay(*server, sockets, is_secure=is_secure, is_checked=is_checked, seconds=seconds)
+            return asked.at("127.0.0.1", port=port, scheme="rtsp"), None
+        if asked.scheme not in ("http", "https"):
+            return asked.url, None
+        body = fetch(asked, sockets, place=self.place, seconds=self.timeouts.read)
         resources.callback(body.close)
         if not self._is_playlist(body):
             return body, body
         body.close()
-        return self._parts.url if self._parts.login else body.address, None
+        return asked.url if asked.login else body.address, None
 
     def _is_playlist(self, body: Body) -> bool:
         """Whether this names other addresses; MediaError for one that must not, and for a web page."""
@@ -168,37 +157,23 @@ class NetworkStream(ReconnectingSource):
         self._segment = min(60.0, float(target.group(1)) if target else HLS_SEGMENT)
         return True
 
-    def _relayed_url(self, sockets: Sockets) -> str:
-        """The address by way of a relay, which ends when the connection is left, and which no redirect passes."""
-        parts = urlsplit(self._parts.url)
-        login, at, _ = parts.netloc.rpartition("@")
-        port = relay(
-            self.place or parts.hostname or "",
-            parts.port or RTSP_PORTS[self.scheme],
-            sockets,
-            is_secure=self.scheme == "rtsps",
-            is_checked=self.place is not None,
-            seconds=self.timeouts.open,
-        )
-        return parts._replace(scheme="rtsp", netloc=f"{login}{at}127.0.0.1:{port}").geturl()
-
     # ---- reading --------------------------------------------------------------------------------------------------
 
     def _read(self, connection: Connection, container: InputContainer, stream: VideoStream) -> Pictures:
-        is_sent = self.scheme not in ("http", "https")
-        show = _Show(container, stream, is_file=connection.has_end, is_sent=is_sent, name=self.name)
-        segment = self._segment if show.comes_in_segments else 0.0
+        is_live, is_sent = not connection.has_end, self._asked.scheme not in ("http", "https")
+        show = _Show(container, stream, is_live=is_live, is_sent=is_sent, name=self.name)
+        segment = self._segment if is_live and _is_hls(container) else 0.0
         self.stalled_after = STALLED_SECONDS + segment
         patience = max(self.timeouts.read, 3 * segment)
         damaged_before = self.num_damaged
         connection.expect(patience)
         asked = waited = last = time.monotonic()
         packets = packets_of(container)
-        if self.scheme in RTSP_PORTS:
+        if self._asked.scheme in RTSP_PORTS:
             packets = whole_key_frames(packets, stream)
         for packet in each(packets, self.name, CANNOT_BE_READ, A_STREAM):
             came = time.monotonic()
-            if connection.left.is_set():
+            if connection.stopped.is_set():
                 return
             if packet.stream.index != stream.index:  # sound is no sign of life
                 asked = came
@@ -209,15 +184,15 @@ class NetworkStream(ReconnectingSource):
                 seconds, early = show.due(frame, self._now())
                 self.fresh_until = last + early
                 connection.expect(patience, since=last + early)
-                if early and connection.left.wait(early):
+                if early and connection.stopped.wait(early):
                     return
                 if show.limit.passes(seconds):
                     yield show.to_rgb(frame), seconds
                 self._was_live = self._was_live or not show.is_paced
-                connection.has_end = show.is_file or show.is_near_its_end
+                connection.has_end = show.has_end
             # 2. what a loss cost, and whether the next key frame is on its way
             self.num_damaged = damaged_before + show.whole.num_damaged
-            if show.whole.waits_for_key and came - last < self.timeouts.key:
+            if show.whole.waits_for_key and came - last < min(self.timeouts.key, 2 * show.whole.key_gap):
                 connection.expect(patience)
             # 3. a live stream that comes faster than it is decoded: the next key frame is newer
             waited = came if came - asked > BLOCKED_SECONDS else waited
@@ -237,14 +212,12 @@ class _Show:
     """How the pictures of one connection are shown: in real time where it is a file with times, else as they come."""
 
     def __init__(
-        self, container: InputContainer, stream: VideoStream, *, is_file: bool, is_sent: bool, name: str
+        self, container: InputContainer, stream: VideoStream, *, is_live: bool, is_sent: bool, name: str
     ) -> None:
-        self.is_file = is_file
-        is_hls = _is_hls(container)
         self._has_times = not container.format.flags & NO_TIMES
-        self.is_paced = is_file and self._has_times
-        self.comes_in_segments = is_hls and not is_file
-        self.whole = WholePictures(stream, trusts_marks=not is_hls and not is_file)
+        self.has_end = not is_live
+        self.is_paced = self.has_end and self._has_times
+        self.whole = WholePictures(stream, trusts_marks=is_live and not _is_hls(container))
         self.limit: RateLimit | BurstLimit = RateLimit(DISPLAY_FPS)
         if not self.is_paced:  # arrival is uneven
             self.limit = BurstLimit(DISPLAY_FPS, JITTER_SECONDS if self._has_times else BURST_SECONDS)
@@ -254,24 +227,16 @@ class _Show:
         # What is sent may announce an end, and be a recording; or announce one and be none.
         self._end = container.duration / AV_TIME_BASE if is_sent and container.duration else None
         self._began: float | None = None
-        self._moment = 0.0
 
     def due(self, frame: VideoFrame, now: float) -> tuple[float, float]:
         """The frame's seconds of the stream, and in how many seconds it is to be shown; `now` is of the stream."""
         moment = frame.time if self._has_times else None
-        if moment is not None:
-            self._began = moment if self._began is None else self._began
-            self._moment = moment
         self.num_frames += 1
+        if self._end is not None and moment is not None:
+            self._began = moment if self._began is None else self._began
+            self.has_end = abs(moment - self._began - self._end) < END_SECONDS
         seconds = self._clock.seconds_of(moment, now)
         return seconds, max(0.0, seconds - now) if self.is_paced else 0.0
-
-    @property
-    def is_near_its_end(self) -> bool:
-        """Whether what is sent has come to the end that it announced."""
-        if self._end is None or self._began is None:
-            return False
-        return abs(self._moment - self._began - self._end) < END_SECONDS
 
 
 class Camera(ReconnectingSource):
@@ -293,7 +258,7 @@ class Camera(ReconnectingSource):
             if not device.isOpened():
                 raise MediaError.about(self.name, "cannot be opened", "a camera that no other program uses")
             shown = RateLimit(DISPLAY_FPS)
-            while not connection.left.is_set():
+            while not connection.stopped.is_set():
                 connection.expect(self.timeouts.read)
                 with reading(self.name, CANNOT_BE_READ, "a camera that works"):
                     is_good, picture = device.read()

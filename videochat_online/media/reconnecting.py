@@ -6,26 +6,23 @@ left behind: nobody waits for it, it frees what it holds when its call returns, 
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .live import LiveSource
+from .fetching import Sockets
+from .live import LiveSource, LiveStream
 from .source import Frame, MediaError
 
 TimedPicture = tuple[np.ndarray, float]
 """uint8 (H, W, 3) RGB, and its seconds of the stream."""
 Pictures = Generator[TimedPicture, None, None]
-CAPACITY = 16
-"""Pictures of a connection that may wait; whoever queues them for a model takes them at once."""
-LEAVE_SECONDS = 0.4
-"""How long `close` waits for the thread of a connection."""
+CAPACITY = 64
+"""Pictures of a connection that may wait; they are taken at once, but a stream without times may begin with many."""
 
 
 @dataclass(frozen=True)
@@ -44,80 +41,34 @@ class Timeouts:
     """Since the last frame."""
 
 
-class Connection:
-    """One connection, read in a thread: `pictures(connection)` opens it, and gives what it reads."""
+class Connection(LiveSource):
+    """One connection: `pictures(connection)` opens it, and gives what it reads."""
 
     def __init__(self, name: str, pictures: Callable[[Connection], Pictures], patience: float) -> None:
-        self.left = threading.Event()
-        """Set when nobody waits for pictures any more: the reading thread has to end."""
+        super().__init__(name)
         self.has_end = False
         """Whether what is read has an end of its own, such as a file behind an address: that end is no break."""
-        self._name, self._pictures = name, pictures
-        self._waiting: deque[TimedPicture] = deque()
-        self._changed = threading.Condition()
-        self._patience = patience
-        self._until = time.monotonic() + patience
-        self._error: Exception | None = None
-        self._is_done = False
-        self._wakers: list[Callable[[], None]] = []
-        self.thread = threading.Thread(target=self._work, name=f"read {name}"[:40], daemon=True)
-
-    # ---- the thread that reads ------------------------------------------------------------------------------------
+        self.sockets = Sockets()
+        """They end with the connection, and with them the calls in which its thread may hang."""
+        self._pictures = pictures
+        self.expect(patience)
 
     def expect(self, seconds: float, *, since: float | None = None) -> None:
         """The next picture comes within `seconds` of `since` (now), or the connection is broken."""
-        self._patience = seconds
-        self._until = (time.monotonic() if since is None else since) + seconds
+        self.patience = seconds
+        self.until = (time.monotonic() if since is None else since) + seconds
 
-    def on_leave(self, wake: Callable[[], None]) -> None:
-        """`wake` ends a call in which this thread may hang; it may be called from any thread, and more than once."""
-        self._wakers.append(wake)
-        if self.left.is_set():
-            wake()
+    def frames(self) -> Iterator[Frame]:
+        with closing(self._pictures(self)) as pictures:  # closed in this thread: it frees what it holds
+            for number, picture in enumerate(pictures):
+                yield Frame(*picture, number)
 
-    def _work(self) -> None:
-        try:
-            with closing(self._pictures(self)) as pictures:  # closed in this thread: it frees what it holds
-                for picture in pictures:
-                    with self._changed:
-                        self._changed.wait_for(lambda: len(self._waiting) < CAPACITY or self.left.is_set())
-                        self._waiting.append(picture)
-                        self._changed.notify_all()
-                    if self.left.is_set():
-                        break
-        except Exception as error:  # raised by take()
-            self._error = error
-        finally:
-            with self._changed:
-                self._is_done = True
-                self._changed.notify_all()
+    def stop(self) -> None:
+        super().stop()
+        self.sockets.close()
 
-    # ---- those who wait for pictures ------------------------------------------------------------------------------
-
-    def take(self) -> TimedPicture | None:
-        """The next picture; None at the end, or when the connection was left. MediaError where it breaks off."""
-        with self._changed:
-            while not self._waiting and not self._is_done and not self.left.is_set():
-                if (remaining := self._until - time.monotonic()) <= 0:
-                    what = f"no picture came for {self._patience:g} s"
-                    raise MediaError.about(self._name, what, "a stream whose pictures keep coming")
-                self._changed.wait(remaining)
-            if self.left.is_set():
-                return None
-            if self._waiting:
-                self._changed.notify_all()
-                return self._waiting.popleft()
-            if self._error is not None:
-                raise self._error
-            return None
-
-    def leave(self) -> None:
-        """Let the thread end; does not wait for it."""
-        self.left.set()
-        for wake in list(self._wakers):
-            wake()
-        with self._changed:
-            self._changed.notify_all()
+    def close(self) -> None:
+        self.sockets.close()
 
 
 class ReconnectingSource(LiveSource):
@@ -129,7 +80,7 @@ class ReconnectingSource(LiveSource):
         self._num = 0
         self._began: float | None = None
         self._last_came: float | None = None
-        self._connection: Connection | None = None
+        self._reader: LiveStream | None = None
 
     @abstractmethod
     def _pictures(self, connection: Connection) -> Pictures:
@@ -145,45 +96,56 @@ class ReconnectingSource(LiveSource):
         return now - self._began
 
     def frames(self) -> Iterator[Frame]:
-        opened = time.monotonic()
         pause = self.timeouts.first_pause
         while not self.stopped.is_set():
             error = MediaError.about(self.name, "the stream broke off", "one that continues")
-            connection = self._connection = Connection(self.name, self._pictures, self.timeouts.open)
+            connection = Connection(self.name, self._pictures, self.timeouts.open)
+            reader = self._reader = LiveStream(connection, fps=None, capacity=CAPACITY)
             try:
                 if self.stopped.is_set():  # `stop` may not have seen this connection
                     return
-                connection.thread.start()
-                while (picture := connection.take()) is not None:
+                reader.start()
+                while (frame := self._next(reader, connection)) is not None:
                     self.state, self.problem, pause = "playing", None, self.timeouts.first_pause
                     self._last_came = time.monotonic()
                     self._num += 1
-                    yield Frame(*picture, self._num - 1)
+                    yield replace(frame, index=self._num - 1)
                 if connection.has_end:
                     return
             except MediaError as problem:
                 error = problem
             finally:
-                connection.leave()
+                reader.leave()
             if self.stopped.is_set():
                 return
-            silence = time.monotonic() - (self._last_came or opened)
-            if self._last_came is None or connection.has_end or silence > self.timeouts.give_up:
+            if self._last_came is None or connection.has_end:
                 raise error
             self.state, self.problem = "reconnecting", str(error)
             self.num_reconnects += 1
             self.stopped.wait(pause)
             pause = min(2 * pause, self.timeouts.longest_pause)
-            while connection.thread.is_alive() and not self.stopped.wait(0.1):  # a device or port is free only then
+            while True:  # a device or port is free only when the thread that read it has ended
                 if time.monotonic() - self._last_came > self.timeouts.give_up:
                     raise error
+                if reader.has_ended or self.stopped.wait(0.1):
+                    break
+
+    def _next(self, reader: LiveStream, connection: Connection) -> Frame | None:
+        """The next frame; None at the end, or when it was left. MediaError where it breaks off."""
+        while (frame := reader.take(max(0.0, connection.until - time.monotonic()))) is None:
+            if reader.is_over or connection.stopped.is_set():
+                return reader.take(0)
+            if time.monotonic() >= connection.until:
+                what = f"no picture came for {connection.patience:g} s"
+                raise MediaError.about(self.name, what, "a stream whose pictures keep coming")
+        return frame
 
     def stop(self) -> None:
         super().stop()
-        if (connection := self._connection) is not None:
-            connection.leave()
+        if (reader := self._reader) is not None:
+            reader.leave()
 
     def close(self) -> None:
         """Gives the connection's thread a moment to end; one that hangs in a library ends when its call returns."""
-        if (connection := self._connection) is not None and connection.thread.ident is not None:
-            connection.thread.join(LEAVE_SECONDS)
+        if (reader := self._reader) is not None:
+            reader.close()

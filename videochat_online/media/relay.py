@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
 
-from .fetching import Sockets, secured
+from .fetching import Sockets, secured, shut
 
 CHUNK = 2**16
 REDIRECT = b"\nlocation:"
@@ -23,10 +22,8 @@ def relay(place: str, port: int, sockets: Sockets, *, is_secure: bool, is_checke
     `is_checked`: a redirect ends it. `seconds`: to connect.
     """
     server = sockets.add(socket.create_connection((place, port), seconds))
-    if is_secure:  # cameras sign their certificates themselves, so they are not checked, as by FFmpeg
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        server = secured(server, context, sockets, None)
+    if is_secure:  # FFmpeg does not check certificates either
+        server = secured(server, sockets, host=None, is_checked=False)
     server.settimeout(None)
     door = sockets.add(socket.create_server(("127.0.0.1", 0)))
     door.settimeout(seconds)
@@ -35,15 +32,13 @@ def relay(place: str, port: int, sockets: Sockets, *, is_secure: bool, is_checke
 
 
 def _work(door: socket.socket, server: socket.socket, sockets: Sockets, is_checked: bool) -> None:
-    with door, server, contextlib.suppress(OSError):
-        client = sockets.add(door.accept()[0])
-        with client:
-            client.settimeout(None)
-            back = (server, client, is_checked)
-            thread = threading.Thread(target=_pump, args=back, name="rtsp relay", daemon=True)
-            thread.start()
-            _pump(client, server, False)
-            thread.join()
+    with door, server, contextlib.suppress(OSError), sockets.add(door.accept()[0]) as client:
+        client.settimeout(None)
+        back = (server, client, is_checked)
+        thread = threading.Thread(target=_pump, args=back, name="rtsp relay", daemon=True)
+        thread.start()
+        _pump(client, server, False)
+        thread.join()
 
 
 def _pump(source: socket.socket, target: socket.socket, is_checked: bool) -> None:
@@ -56,6 +51,5 @@ def _pump(source: socket.socket, target: socket.socket, is_checked: bool) -> Non
                 if REDIRECT in seen:
                     break
             target.sendall(data)
-    for end in (source, target):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+    shut(source)
+    shut(target)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
-from ..media.addresses import PROTOCOLS, Address, without_password
+from ..media.addresses import SENT, Address
 from ..media.live_network import NetworkStream
 from .limits import Limits, NotAllowed
 
-SENT = ("udp", "srt")
-"""Schemes that open a port of this machine instead of fetching from another."""
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 ENDING_IN_IPV4 = [
     ipaddress.IPv6Network(network)
@@ -29,22 +27,15 @@ ISATAP = 0x5EFE
 
 def open_address(address: str, limits: Limits) -> NetworkStream:
     """The stream behind an address that the operator allows; NotAllowed or ValueError for others."""
-    address = address.strip()
     place = checked_place(address, limits)
-    if limits.allow_private_urls:
-        return NetworkStream(address)
-    return pinned_stream(address, place)
+    return NetworkStream(address) if limits.allow_private_urls else pinned_stream(address, place)
 
 
 def pinned_stream(address: str, place: str) -> NetworkStream:
     """The stream at an address, reached only at the IP address `place` of its host."""
-    parts = Address.parse(address)
-    if parts.scheme.lower() not in ("http", "https"):  # whose servers want to know the name
-        found = urlsplit(parts.url)
-        login, at, _ = found.netloc.rpartition("@")
-        host = f"[{place}]" if ":" in place else place
-        port = f":{found.port}" if found.port else ""
-        address = found._replace(netloc=f"{login}{at}{host}{port}").geturl()
+    found = Address.checked(address)
+    if found.scheme not in ("http", "https"):  # whose servers want to know the name
+        address = found.at(place)
     return NetworkStream(address, place=place)
 
 
@@ -52,27 +43,16 @@ def checked_place(address: str, limits: Limits) -> str:
     """An IP address of the host; NotAllowed where the operator does not allow it, ValueError where it is no address."""
     if not limits.allow_urls:
         raise NotAllowed("network addresses are switched off here (the operator can switch them on: --allow-urls)")
-    parts = _split(address)
+    asked = Address.checked(address)
+    host = urlsplit(asked.url).hostname or ""
     if limits.allow_private_urls:
-        return parts.hostname or ""
-    if parts.scheme.lower() in SENT:
-        raise NotAllowed(f"{parts.scheme.lower()} opens a port of this server, which is not allowed here")
-    found = places(parts.hostname or "")
+        return host
+    if asked.scheme in SENT:
+        raise NotAllowed(f"{asked.scheme} opens a port of this server, which is not allowed here")
+    found = places(host)
     if not all(map(is_public, found)):
-        raise NotAllowed(f"{parts.hostname} is inside a private network; only public addresses are allowed here")
+        raise NotAllowed(f"{host} is inside a private network; only public addresses are allowed here")
     return found[0]
-
-
-def _split(address: str) -> SplitResult:
-    try:
-        parts = urlsplit(Address.parse(address).url)
-        is_address = parts.scheme.lower() in PROTOCOLS and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that do not match
-        is_address = False
-    if not is_address:
-        shown = without_password(address)
-        raise ValueError(f"{shown!r}: expected an address such as rtsp://host/path ({', '.join(PROTOCOLS)})")
-    return parts
 
 
 def places(hostname: str) -> list[str]:
@@ -88,17 +68,11 @@ def is_public(place: str) -> bool:
     """Whether an IP address is one of the public internet; IPv4 inside IPv6, in whatever form, must be public too."""
     address = ipaddress.ip_address(place.split("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
-        inside = _inside(address)
-        if inside is not None:
-            return is_public(str(inside))
-        if address not in GLOBAL_UNICAST:
+        last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if any(address in network for network in ENDING_IN_IPV4):
+            return is_public(str(last))
+        inside = [last] if int(address) >> 32 & 0xFDFFFFFF == ISATAP else []
+        inside += [address.sixtofour] if address.sixtofour else []
+        if address not in GLOBAL_UNICAST or not all(is_public(str(hidden)) for hidden in inside):
             return False
     return address.is_global and not address.is_multicast
-
-
-def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one leads to."""
-    last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    if any(address in network for network in ENDING_IN_IPV4) or (int(address) >> 32 & 0xFDFFFFFF) == ISATAP:
-        return last
-    return address.sixtofour
