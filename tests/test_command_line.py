@@ -6,6 +6,7 @@ import argparse
 import re
 import runpy
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from videochat_online.cli import build_parser, main
 from videochat_online.command_line import CommandParser
+from videochat_online.media.source import MediaWarning
 
 ROOT = Path(__file__).parent.parent
 MODULES = {
@@ -97,6 +99,7 @@ def parser() -> CommandParser:
     made.add_argument("--all", action="store_true", help="everything")
     made.add_argument("--part", type=int, default=0, help="in %% of the whole")
     made.add_argument("--levels", nargs="+", default=[2, 3], help="which")
+    made.add_argument("--mood", choices=("calm", "wild"))
     made.add_argument("--names", action="append", default=[], help="more")
     made.set_defaults(run=lambda options: None)
     return made
@@ -144,3 +147,20 @@ def test_what_a_user_did_is_one_line(kind: type[Exception], capsys: pytest.Captu
         one.run([])
     one.set_defaults(run=lambda options: 1)
     assert one.run([]) == 1 and parser().run([]) == 0
+
+
+def test_a_choice_that_is_near(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parser().run(["--mood", "calmm"])
+    assert capsys.readouterr().err.endswith("; did you mean calm?\n")
+
+
+def test_our_own_warning_is_one_line(capsys: pytest.CaptureFixture[str]):
+    def warn_twice(options: argparse.Namespace) -> None:
+        for text, kind in (("a.mp4: is cut off", MediaWarning), ("old", UserWarning)):
+            print(warnings.formatwarning(text, kind, "file.py", 7), file=sys.stderr, end="")
+
+    one, before = parser(), warnings.formatwarning
+    one.set_defaults(run=warn_twice)
+    assert one.run([]) == 0 and warnings.formatwarning is before
+    assert capsys.readouterr().err == "warning: a.mp4: is cut off\nfile.py:7: UserWarning: old\n"

@@ -88,6 +88,9 @@ def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path: Path, durable: bool)
         beside.write_text("newer")
         assert path.read_text() == "older" and beside.parent == path.parent
     assert path.read_text() == "newer" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError) as caught, whole(tmp_path / "no/report.json", durable=durable) as beside:
+        beside.write_text("x")
+    assert caught.value.filename == str(tmp_path / "no/report.json")  # and not the name beside it
 
 
 def test_json_is_readable_and_its_folder_is_made(tmp_path: Path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class CommandParser(argparse.ArgumentParser):
     def run(self, words: Sequence[str] | None = None) -> int:
         """Parse `words` (default: the command line), call `options.run(options)`, return the exit status."""
         options = self.parse_args(words)
+        as_python_writes, warnings.formatwarning = warnings.formatwarning, _one_line_if_ours
         try:
             return options.run(options) or 0
         except BrokenPipeError:  # the reader of our output has closed it
@@ -51,6 +53,8 @@ class CommandParser(argparse.ArgumentParser):
         except KeyboardInterrupt:
             print(file=sys.stderr)
             return 130
+        finally:
+            warnings.formatwarning = as_python_writes
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """As argparse, but nothing unknown is let through, also not to the parser of which this is a command."""
@@ -78,11 +82,29 @@ class CommandParser(argparse.ArgumentParser):
                     self.error(f"unknown {str(commands.metavar).lower()} {word!r}{near}")
                 return
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse, with the nearest of the choices."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), map(str, action.choices or ()))
+            raise
+
     def error(self, message: str) -> Any:
         """One line and exit status 2."""
         if "are required" in message:  # argparse's words
             message += f"; `{self.prog} --help` explains them"
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+_format_warning = warnings.formatwarning
+
+
+def _one_line_if_ours(message: Any, category: type[Warning], *place: Any, **more: Any) -> str:
+    """Of our own warnings the text alone: the line of code that gave one helps no user."""
+    if category.__module__.startswith(f"{__package__}."):
+        return f"warning: {message}\n"
+    return _format_warning(message, category, *place, **more)
 
 
 def _is_flag(word: str) -> bool:

@@ -102,6 +102,10 @@ def whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             flush(beside)
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename == str(beside):  # nobody knows this name
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
     if durable:

@@ -151,6 +151,18 @@ def test_a_bad_table_says_where(case: str, tmp_path: Path, media: Path):
     assert [each.name for each in tmp_path.iterdir()] == ["table.csv"]
 
 
+def test_a_table_by_another_name(tmp_path: Path, media: Path):
+    text = "video,question,answer\nvideo,Q,A\n"
+    for name, mark in {"A.CSV": ",", "b.tsv": "\t"}.items():
+        (tmp_path / name).write_text(text.replace(",", mark))
+        assert run("import", tmp_path / name, tmp_path / f"{name}.json", "--media", media) == 0
+        assert (tmp_path / f"{name}_rows.jsonl").read_text().count("\n") == 1
+    with pytest.raises(ValueError, match=r"the list to write needs a name that ends in \.json"):
+        run("import", tmp_path / "A.CSV", tmp_path / "list.csv", "--media", media)
+    with pytest.raises(ValueError, match=r"--picture .*x\.mp4: cannot be written .*; expected a picture file"):
+        run("show", tmp_path / "A.CSV.json", 0, "--picture", tmp_path / "x.mp4")
+
+
 def test_a_folder_holds_one_table(tmp_path: Path):
     with pytest.raises(ValueError, match=r"x\.csv is a table: `videochat-online data import x\.csv LIST`"):
         run("check", "x.csv")

@@ -51,7 +51,9 @@ WRONG = {
     "repeat_time": ({"a": {**ENTRY, "repeat_time": 0}}, "repeat_time must be a number > 0, got 0"),
     "augment": ({"a": {**ENTRY, "data_augment": "yes"}}, "data_augment must be true or false, got 'yes'"),
     "patches": ({"a": {**ENTRY, "max_dynamic_patch": 0}}, "max_dynamic_patch must be an integer >= 1, got 0"),
-    "no list": ([ENTRY], "a data-set list is an object"),
+    "no list": ([ENTRY], "a data-set list is an object .* got rows; `videochat-online data check .* writes their list"),
+    "a row": ({"video": "a", "conversations": []}, "a data-set list is an object .*, got rows"),
+    "a text": ('"x"', "a data-set list is an object .*, got str"),
     "no set": ({}, "no data sets"),
     "no json": ('{"a": {"annotation": }', r"line 1, column 22: not json"),
     "twice": ('{"a": {}, "a": {}}', "key 'a' stands twice"),
@@ -66,6 +68,11 @@ def test_a_wrong_list_says_what_and_where(case: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message) as caught:
         read_lists([path], environment)
     assert case == "no set" or str(path) in str(caught.value)
+
+
+def test_a_table_is_no_list(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"t\.CSV is a table: `videochat-online data import .* makes a list of it"):
+        read_lists([write(tmp_path / "t.CSV", "video,question,answer\n")])
 
 
 def test_a_missing_list_is_named(tmp_path: Path):

@@ -139,6 +139,14 @@ def test_check_prints_every_problem_and_asks_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_without_one_of_the_videos_gets_no_score(annotations: Path, tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    flags = ["ovbench", "--annotations", annotations, "--videos", tmp_path / "videos", "--output", tmp_path / "out"]
+    with pytest.raises(ValueError, match=r"videos has none of the 35 videos asked about: .* not found below"):
+        run(*flags)
+    assert not (tmp_path / "out").exists()
+
+
 BAD_FLAGS = {
     "window": (["--window", 3], "--window belongs to --mode sliding_window"),
     "frames": (["--frames", 3], "--frames is for --mode sliding_window"),

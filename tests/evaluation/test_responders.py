@@ -67,10 +67,10 @@ def test_one_pass_answers_as_if_the_stream_were_encoded_anew_for_each_question(
     model, processor = pocket
     responder = SessionResponder(model, processor, MemoryConfig.of_budget(policy, MemoryConfig.pyramid()))
     one_pass = replies(examined("streaming", task, video, SETTINGS, responder))
-    anew = replies(examined("prefix", task, video, SETTINGS, responder))
-    assert [reply.text for reply in one_pass] == [reply.text for reply in anew]
+    again = replies(examined("prefix", task, video, SETTINGS, responder))
+    assert [reply.text for reply in one_pass] == [reply.text for reply in again]
     assert sum(reply.new_frames for reply in one_pass) == 59  # every frame up to 29.0 s once
-    assert sum(reply.new_frames for reply in anew) == 1 + 9 + 23 + 23 + 59
+    assert sum(reply.new_frames for reply in again) == 1 + 9 + 23 + 23 + 59
 
     likelihood = replace(SETTINGS, answer="likelihood")
     chosen = replies(examined("streaming", task, video, likelihood, responder))

@@ -197,6 +197,12 @@ def test_settings_that_cannot_be(settings, status, message, serve):
         pass
 
 
+def test_a_body_that_is_no_json_object(serve):
+    for body in (b'{"fps": 2}', [1]):  # bytes go without a content type of JSON
+        with refused(422, "body: expected a JSON object, sent with Content-Type: application/json"):
+            Client(serve().address).call("POST", "/v1/sessions", body)
+
+
 def test_a_name_with_a_typing_error_is_refused_everywhere(serve):
     with Client(serve().address).session() as session:
         wrong = {"control": {"action": "stop", "values": 1}, "questions": {"question": "Q", "max": 1}}

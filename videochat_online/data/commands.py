@@ -107,7 +107,7 @@ def _add_import(commands: Any) -> None:
         "Nothing is written where something is wrong, and no file is replaced.",
         epilog="example: videochat-online data import clips my.json",
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a csv, a folder with one, a json or jsonl file")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a csv or tsv, a folder with one, json or jsonl")
     parser.add_argument("list", type=Path, metavar="LIST", help="the list to write: NAME.json; rows: NAME_rows.jsonl")
     what = "folder that the files it names start at (default: that of SOURCE)"
     parser.add_argument("--media", type=Path, metavar="DIR", help=what)
@@ -129,12 +129,12 @@ def _add_fetch(commands: Any) -> None:
 def run_check(options: argparse.Namespace) -> int:
     from .check import check_lists
     from .own import write_list
-    from .registry import DataSet, holds_rows
+    from .registry import DataSet, holds_rows, is_table
 
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
     for path in options.lists:
-        if path.endswith(".csv"):
+        if is_table(Path(path)):
             raise ValueError(f"{path} is a table: `videochat-online data import {path} LIST` makes a list of it")
     bare = [Path(path) for path in options.lists if holds_rows(Path(path))]
     lists = [path for path in options.lists if Path(path) not in bare]
@@ -223,8 +223,9 @@ def run_show(options: argparse.Namespace) -> int:
         pictures = _as_images(example.pixel_values, dataset.processor.transform)
         try:
             contact_sheet(pictures, layout.captions).save(options.picture)
-        except OSError as error:
-            raise ValueError(f"--picture {options.picture}: cannot be written ({error})") from error
+        except (ValueError, OSError) as error:  # ValueError: PIL knows no such suffix
+            what = f"--picture {options.picture}: cannot be written ({error})"
+            raise ValueError(f"{what}; expected a picture file, such as frames.png") from error
         print(f"\n{len(pictures)} pictures saved to {options.picture}")
     return 0
 

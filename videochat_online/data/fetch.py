@@ -26,7 +26,8 @@ def fetch_annotations(name: str, folder: Path) -> None:
     try:
         snapshot_download(repository, repo_type="dataset", local_dir=folder, allow_patterns=list(PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
-        raise ValueError(f"{repository} could not be fetched from the hub: {error}; try again to resume") from error
+        why = " ".join(str(error).split()).rstrip(".")  # the hub's own errors go over several lines
+        raise ValueError(f"{repository} could not be fetched from the hub: {why}; try again to resume") from error
 
 
 def annotations_below(folder: Path) -> dict[str, Path]:

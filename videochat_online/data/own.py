@@ -1,7 +1,7 @@
 """Data of one's own: the list of a bare annotation file, and rows and list made of a table or of others' json.
 
-A table is a csv with the columns video, question, answer and, optionally, start, end (the part of the video) and time
-(when it is asked), in seconds. Existing files are never replaced.
+A table is a csv (or tsv) with the columns video, question, answer and, optionally, start, end (the part of the video)
+and time (when it is asked), in seconds. Existing files are never replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..files import write_json, write_text
 from ..media.find import find_video
 from ..media.readers import MediaError
 from .formats import read_row, with_own_fields
-from .registry import Annotations, DataSet, read_utf8
+from .registry import Annotations, DataSet, is_table, read_utf8
 from .sample import SampleError
 
 COLUMNS = ("video", "question", "answer", "start", "end", "time")
@@ -47,12 +47,14 @@ def import_rows(source: Path, path: Path, media: Path | None = None) -> tuple[Pa
     or json. Raises ValueError, with line or row, for what is wrong, and writes nothing then.
     """
     # 1. what there is, and where it goes
+    if path.suffix != ".json":
+        raise ValueError(f"{path}: the list to write needs a name that ends in .json")
     source = _table_in(source) if source.is_dir() else source
     rows_path, root = path.with_name(f"{path.stem}_rows.jsonl"), media or source.parent
     for place in (path, rows_path):
         _refuse_existing(place)
     # 2. the rows, each read as training reads it
-    if source.suffix == ".csv":
+    if is_table(source):
         placed = _rows_of_table(source)
     else:
         annotations = Annotations(source)
@@ -82,7 +84,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _table_in(folder: Path) -> Path:
-    found = sorted(folder.glob("*.csv"))
+    found = [path for path in sorted(folder.iterdir()) if is_table(path)]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ValueError(f"{folder}: expected one csv with the columns {', '.join(COLUMNS)}, found {names}")

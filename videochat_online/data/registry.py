@@ -107,6 +107,11 @@ def collect_lists(
     return list(sets.values()), problems
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its name, as a spreadsheet saves it."""
+    return path.suffix.lower() in (".csv", ".tsv")
+
+
 def holds_rows(path: Path) -> bool:
     """Whether a file holds rows, and no data-set list. A file that cannot be read counts as a list."""
     try:
@@ -122,6 +127,11 @@ def holds_rows(path: Path) -> bool:
 def _read_entries(path: Path) -> dict[str, Any]:
     """The sets of a list. ValueError with line and column where it is not json; a key that stands twice is an error."""
     expected = "a data-set list {name: {annotation, data_root, ...}}"
+    if is_table(path):
+        raise ValueError(f"{path} is a table: `videochat-online data import {path} LIST` makes a list of it")
+    if holds_rows(path):
+        hint = f"`videochat-online data check {path}` writes their list"
+        raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got rows; {hint}")
     text = read_utf8(path, expected)
     try:
         entries = json.loads(text, object_pairs_hook=_without_duplicates)
@@ -132,8 +142,7 @@ def _read_entries(path: Path) -> dict[str, Any]:
     except ValueError as error:  # of the hook
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(entries, dict):
-        hint = "; `videochat-online data check` writes the list of a file of rows" if isinstance(entries, list) else ""
-        raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got {type(entries).__name__}{hint}")
+        raise ValueError(f"{path}: a data-set list is an object {{name: {{...}}}}, got {type(entries).__name__}")
     return entries
 
 

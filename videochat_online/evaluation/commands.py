@@ -24,6 +24,7 @@ from .report import cautions_of, comparison_of, markdown_of, write_report
 from .responders import responder_from_flags
 from .runner import Run, benchmark_of, check_questions, completed, execute, first_questions, refuse_equal_ids
 from .scoring import compare
+from .videos import refuse_where_none_is_found
 
 MODE_HELP = (
     "streaming: one pass over each video, every frame encoded once, each question asked at its time; sliding_window: "
@@ -104,6 +105,8 @@ def run_benchmark(options: argparse.Namespace) -> int:
         why = f"; {len(left_out)} cannot be asked, such as {left_out[0]}" if left_out else ""
         raise ValueError(f"no questions left of {options.annotations} with --split {options.split or 'all'}{why}")
     refuse_equal_ids(tasks)
+    if options.mode != "blind":
+        refuse_where_none_is_found(tasks, library)
     # 2. The settings, and the model
     answer, because = answer_from_flags(options)
     settings = settings_from_flags(options, benchmark, answer)

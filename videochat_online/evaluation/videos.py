@@ -5,6 +5,7 @@ Knows no model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def _anchor_index(task: VideoTask, path: Path) -> int | None:
         return None
     names = [image.name for image in images_of_folder(path)]
     return names.index(task.anchor[0]) if task.anchor[0] in names else None
+
+
+def refuse_where_none_is_found(tasks: Sequence[VideoTask], library: VideoLibrary) -> None:
+    """ValueError where the library has not one video of `tasks`: a wrong folder, and no score of a model."""
+    problem = None
+    for task in tasks:
+        try:
+            library.find(task.names)
+        except MediaError as error:
+            problem = problem or error
+        else:
+            return
+    if problem:
+        raise ValueError(f"--videos {library.root} has none of the {len(tasks)} videos asked about: {problem}")
 
 
 def check_video(task: VideoTask, library: VideoLibrary) -> str | None:

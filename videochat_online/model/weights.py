@@ -138,7 +138,8 @@ def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) 
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(patterns), **hub))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise CheckpointError(f"{tried}, and the hub (or its local copy) gave no such repository: {error}") from error
+        why = " ".join(str(error).split())  # the hub's own errors go over several lines
+        raise CheckpointError(f"{tried}, and the hub (or its local copy) gave no such repository: {why}") from error
 
 
 def _check_config(folder: Path) -> None:

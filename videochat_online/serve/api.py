@@ -94,7 +94,14 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
 
 def validation_text(errors: Sequence[Any]) -> str:
     """What pydantic found wrong, and where, in one line: the first few of a long list."""
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in errors[:5])
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {_meaning(each)}" for each in errors[:5])
+
+
+def _meaning(error: Any) -> str:
+    """pydantic's words, but where the whole body is no object: then they would name a class of ours."""
+    if tuple(error["loc"]) == ("body",) and error["type"] in ("dataclass_type", "model_attributes_type"):
+        return "expected a JSON object, sent with Content-Type: application/json"
+    return str(error["msg"])
 
 
 def _token_check(token: str) -> Any:

@@ -163,7 +163,7 @@ def test_paper_counts_what_is_known_of_the_published_model(golden, capsys):
     assert capsys.readouterr().out.strip() == page.split("```")[1].strip(), "docs/performance.md is of another formula"
 
 
-def test_eval_bench_answers_alike_in_one_pass_and_anew(pocket, tmp_path, monkeypatch):
+def test_eval_bench_answers_alike_in_one_pass_and_again(pocket, tmp_path, monkeypatch):
     monkeypatch.setattr(eval_bench, "WORLD", replace(eval_bench.WORLD, videos=1, seconds=(10.0,)))
     rows = {row["mode"]: row for row in eval_bench.bench_eval(*pocket, tmp_path / "world")}
     assert list(rows) == ["streaming", "prefix", "sliding_window"]
@@ -210,3 +210,8 @@ def test_decode_is_measured_against_the_decoder_alone_and_decord(tmp_path, capsy
     assert main(["bench", "decode", "--repeats", "1", "--threads", "1", "--clips", str(clip)]) == 0
     said = capsys.readouterr()
     assert "only PyAV is measured: the package decord is missing" in said.err and "spread: 16 of 40" in said.out
+    clip.write_bytes(clip.read_bytes()[:-500])
+    wrong = {("--clips", str(clip)): "clip.mp4: ", ("--repeats", "0"): "--repeats must be at least 1"}
+    for flags, problem in wrong.items():
+        assert main(["bench", "decode", "--repeats", "1", *flags]) == 2
+        assert problem in capsys.readouterr().err

@@ -100,6 +100,9 @@ def _measure(options: argparse.Namespace, name: str) -> Tables:
     """Run one benchmark and print its tables."""
     import torch
 
+    for flag in ("repeats", "threads"):
+        if getattr(options, flag) < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {getattr(options, flag)}")
     torch.set_num_threads(options.threads)
     results: Tables = import_module(f"{__package__}.{name}").measure(options)
     _show(f"bench {name}, {options.threads} threads", results)
