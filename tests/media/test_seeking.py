@@ -70,6 +70,26 @@ def test_what_no_frame_needs_is_not_decoded(
         assert len(set(decoded)) < 110, "some B-frame in the gaps was not decoded"
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux shows them")
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "dropped"])
+def test_no_thread_stays_behind_a_reader(is_closed: bool, write_clip: Callable, tmp_path: Path):
+    """Not even until garbage is collected: a forked process that frees a decoder waits for threads it does not have."""
+    path = write_clip(tmp_path / "clip.mp4", num_frames=30)
+    num_threads = len(os.listdir("/proc/self/task"))
+    gc.disable()
+    try:
+        video = open_video(path, num_threads=3)
+        assert len(pictures(video, [0, 9, 29, 3])) == 4
+        assert len(os.listdir("/proc/self/task")) >= num_threads + 3
+        if is_closed:
+            video.close()
+        else:
+            del video
+        assert len(os.listdir("/proc/self/task")) <= num_threads
+    finally:
+        gc.enable()
+
+
 def test_reading_is_lazy(golden: Path, monkeypatch):
     decoded = count_decoded(monkeypatch)
     with open_video(golden / "media/v10.mp4", decoder="pyav") as video:

@@ -7,7 +7,9 @@ own colour space), so they are equal bit by bit.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from .video_index import VideoIndex, first_frame
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 FOR_DECORD = "a file that decord reads; decoder='pyav' (--decoder pyav) reads more"
 DECORD_FORMATS = ("mp4", "matroska", "avi", "flv")
@@ -43,6 +46,13 @@ class _FileReader(VideoReader):
         self._index = index
 
 
+@dataclass
+class _Target:
+    """The frame that is looked for at the moment."""
+
+    index: int = 0
+
+
 class PyavReader(_FileReader):
     """Through PyAV; holds one container and the decoder's own few frames. `num_threads` 0: FFmpeg's own choice.
 
@@ -56,7 +66,9 @@ class PyavReader(_FileReader):
         super().__init__(index, size)
         self._num_threads, self._strict = num_threads, strict
         self._skips_damage = index.is_damaged
-        self._wanted = 0
+        self._target = _Target()
+        self._stream: VideoStream | None
+        self._frames: Iterator[VideoFrame]
         self._position: int
         """Number of the frame that the decoder gives next, where nothing is damaged."""
         self._nearest: VideoFrame | None = None
@@ -64,12 +76,25 @@ class PyavReader(_FileReader):
         self._stands_in = False
         """Whether the frame given last is another than the one asked for."""
         self._restart()
-        self._to_rgb = FrameConverter(self.name, lambda _: self.size)
+        shown = self.size
+        self._to_rgb: FrameConverter | None = FrameConverter(self.name, lambda _: shown)
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        """Close what was not closed; PyAV's own objects would wait for the garbage collector."""
+        if vars(self).get("_process") == os.getpid():
+            self.close()
 
     def _release(self) -> None:
+        """End the threads of decoder and filters with their objects, to which nothing else may refer.
+
+        A process that is forked later, and frees what it inherits, would wait for ever for threads it does not have.
+        """
         self._container.close()
+        self._frames, self._stream, self._nearest, self._to_rgb = iter([]), None, None, None
 
     def _image(self, index: int) -> np.ndarray:
+        assert self._to_rgb is not None, "a closed reader is not read"
         return self._to_rgb(self._decoded(index))
 
     def __iter__(self) -> Iterator[Frame]:
@@ -137,15 +162,16 @@ class PyavReader(_FileReader):
         self._frames, self._position = self._decode(has_sought=False), 0
 
     def _decode(self, *, has_sought: bool) -> Iterator[VideoFrame]:
-        times, skip_damage = self._index.times, self._skips_damage
+        times, target, skip_damage = self._index.times, self._target, self._skips_damage
+        assert self._stream is not None, "a closed reader is not read"
 
         def what() -> str:
-            return f"frame {self._wanted} cannot be decoded"
+            return f"frame {target.index} cannot be decoded"
 
         def is_wanted(packet: Packet) -> bool:
             """Nothing behind the frame that is looked for is left out: it may be looked for next."""
             is_sound = times.has_times and not skip_damage and packet.pts is not None
-            return not is_sound or packet.pts >= times.stamps[self._wanted]
+            return not is_sound or packet.pts >= times.stamps[target.index]
 
         place = (self._container, self._stream, self.name)
         frames = decoded(*place, what, skip_damage=skip_damage, has_sought=has_sought, is_wanted=is_wanted)
@@ -153,7 +179,7 @@ class PyavReader(_FileReader):
 
     def _decode_to(self, index: int) -> VideoFrame | None:
         """The frame `index`, or None if the decoder passes it by."""
-        self._wanted = index
+        self._target.index = index
         for frame in self._frames:
             number = self._number(frame)
             if number is None:
