@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from tests.media.live_servers import http_server
 from tests.media.test_bad_input import refuse
 from tests.odd_media import mutated, with_damaged_second_page, with_gbk_title, with_unknown_codec, write_video
 from videochat_online.media import container, decoding, image_source, video_index
@@ -193,16 +194,21 @@ def flv(numbers: range, *, has_sound: bool) -> bytes:
 
 
 def test_the_same_files_live(tmp_path: Path):
+    def answer(handler) -> None:
+        path = tmp_path / handler.path[1:]
+        handler.begin("video/mp4", path.stat().st_size)
+        handler.wfile.write(path.read_bytes())
+
     def stream(path: Path) -> LiveStream:
         patience = Timeouts(open=5, read=2)
-        download = lambda seconds: path.open("rb")  # noqa: E731
-        return LiveStream(NetworkStream(f"http://host/{path.name}", timeouts=patience, download=download), fps=None)
+        return LiveStream(NetworkStream(f"{server.address}/{path.name}", timeouts=patience), fps=None)
 
-    with stream(with_gbk_title(tmp_path / "gbk.mp4")) as live:
-        assert live.wait_for_frame(10).image.shape == (48, 64, 3)
-    path = with_unknown_codec(tmp_path / "odd.mp4")
-    with stream(path) as live, pytest.raises(MediaError, match=r"http://host/odd\.mp4: its codec 'zz9z' is unknown"):
-        live.wait_for_frame(10)
+    with http_server(answer) as server:
+        with stream(with_gbk_title(tmp_path / "gbk.mp4")) as live:
+            assert live.wait_for_frame(10).image.shape == (48, 64, 3)
+        path = with_unknown_codec(tmp_path / "odd.mp4")
+        with stream(path) as live, pytest.raises(MediaError, match=r"/odd\.mp4: its codec 'zz9z' is unknown"):
+            live.wait_for_frame(10)
 
 
 def test_pictures_that_pil_reads_no_sooner_than_it_must(tmp_path: Path):
