@@ -9,17 +9,15 @@ import pickle
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from tests.media.live_servers import http_server
 from tests.media.test_bad_input import refuse
 from tests.odd_media import mutated, with_damaged_second_page, with_gbk_title, with_unknown_codec, write_video
 from videochat_online.media import container, decoding, image_source, video_index
@@ -195,27 +193,22 @@ def flv(numbers: range, *, has_sound: bool) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[str]:
-    """The address of a web server on loopback, of the files in `tmp_path`."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def test_the_same_files_live(tmp_path: Path):
+    def answer(handler) -> None:
+        path = tmp_path / handler.path[1:]
+        handler.begin("video/mp4", path.stat().st_size)
+        handler.wfile.write(path.read_bytes())
 
-
-def test_the_same_files_live(served: str, tmp_path: Path):
     def stream(path: Path) -> LiveStream:
-        return LiveStream(NetworkStream(f"{served}/{path.name}", timeouts=Timeouts(open=5, read=2)), fps=None)
+        patience = Timeouts(open=5, read=2)
+        return LiveStream(NetworkStream(f"{server.address}/{path.name}", timeouts=patience), fps=None)
 
-    with stream(with_gbk_title(tmp_path / "gbk.mp4")) as live:
-        assert live.wait_for_frame(10).image.shape == (48, 64, 3)
-    path = with_unknown_codec(tmp_path / "odd.mp4")
-    with stream(path) as live, pytest.raises(MediaError, match=r"/odd\.mp4: its codec 'zz9z' is unknown"):
-        live.wait_for_frame(10)
+    with http_server(answer) as server:
+        with stream(with_gbk_title(tmp_path / "gbk.mp4")) as live:
+            assert live.wait_for_frame(10).image.shape == (48, 64, 3)
+        path = with_unknown_codec(tmp_path / "odd.mp4")
+        with stream(path) as live, pytest.raises(MediaError, match=r"/odd\.mp4: its codec 'zz9z' is unknown"):
+            live.wait_for_frame(10)
 
 
 def test_pictures_that_pil_reads_no_sooner_than_it_must(tmp_path: Path):
