@@ -51,7 +51,7 @@ for one in map(Requirement, wanted):
 PYTHON
 }
 
-# try WHAT COMMAND...: runs it in $work; where it fails, says so with the last of its words, and goes on.
+# try WHAT COMMAND...: runs it in $work; where it fails, says so with the last of its words, and continues.
 try() {
   local what=$1 began=$SECONDS
   shift

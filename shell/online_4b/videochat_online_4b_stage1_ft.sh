@@ -2,7 +2,7 @@
 # Stage 1 of VideoChat-Online 4B: fine-tuning on images and whole videos, from InternVL2-4B.
 #   DATA_ROOT=/data ANNO_ROOT=/data/anno bash shell/online_4b/videochat_online_4b_stage1_ft.sh [--check] [flags]
 # --check checks settings and data, prints steps, tokens and memory on each GPU, and stops. Other flags: those of
-# `videochat-online train --help`; they go over what is set here. Run again after an interruption, it goes on.
+# `videochat-online train --help`; they go over what is set here. Run again after an interruption, it resumes.
 #
 #   DATA_ROOT, ANNO_ROOT  where media and annotations lie (see anno_data/stage1_offline.json)          needed
 #   MODEL       start from this folder or hub id                                OpenGVLab/InternVL2-4B

@@ -2,7 +2,7 @@
 # Stage 2 of VideoChat-Online 4B: joint fine-tuning on online dialogues and the offline sets, from stage 1's model.
 #   DATA_ROOT=/data ANNO_ROOT=/data/anno bash shell/online_4b/videochat_online_4b_stage2_ft.sh [--check] [flags]
 # --check checks settings and data, prints steps, tokens and memory on each GPU, and stops. Other flags: those of
-# `videochat-online train --help`; they go over what is set here. Run again after an interruption, it goes on.
+# `videochat-online train --help`; they go over what is set here. Run again after an interruption, it resumes.
 #
 #   DATA_ROOT, ANNO_ROOT  where media and annotations lie (see anno_data/stage2_online.json)           needed
 #   MODEL       start from this folder or hub id                            runs/online_4b_stage1/model

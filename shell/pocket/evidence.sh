@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the pocket model shows about the method: tables, plots and the commands behind them, in docs/evidence/.
 #   bash shell/pocket/evidence.sh [PART...]     sub_tasks memory size (these by default) training stages
-# Run again after an interruption, it goes on. `training` and `stages` are about what train_all.sh leaves in runs/pocket;
+# Run again after an interruption, it resumes. `training` and `stages` are about what train_all.sh leaves in runs/pocket;
 # `stages` first trains four small models on the same number of samples.
 #
 #   MODEL     model under test                                                             pocket

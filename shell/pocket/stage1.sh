@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 1 with the small model, on the CPU: the same program as the 4B model's, on videos of the generated world.
 #   bash shell/pocket/stage1.sh [--check] [flags of `videochat-online train --help`]
-# Makes the world where it is missing. Run again after an interruption, it goes on.
+# Makes the world where it is missing. Run again after an interruption, it resumes.
 #
 #   LIST        stage1_pictures (single pictures), stage1 (pictures and videos) or skill_claims_one,
 #               skill_clip_acts, ... (that skill and a little of the others)                    stage1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 2 with the small model, on the CPU: online dialogues and the offline sets, from stage 1's model.
 #   bash shell/pocket/stage2.sh [--check] [flags of `videochat-online train --help`]
-# Makes the world where it is missing. Run again after an interruption, it goes on.
+# Makes the world where it is missing. Run again after an interruption, it resumes.
 #
 #   WORLD       folder of the generated videos and their lists           runs/pocket/long
 #   VIDEOS      how many are made                                                    700

@@ -3,7 +3,7 @@
 # words, where it stays; stages 1 and 2 are otherwise the paper's, stage 1 with single pictures first. What pictures, and
 # then videos, do not teach in a mixture follows each of them: some hundred steps of each skill, nearly alone
 # (videochat_online/lab/shapeworld/clips.py says why).
-#   bash shell/pocket/train_all.sh            2 h 20 min; run again after an interruption, it goes on where it was
+#   bash shell/pocket/train_all.sh            2 h 20 min; run again after an interruption, it resumes
 #   bash shell/pocket/train_all.sh --smoke    five minutes: every step, too short to learn more than the beginnings
 #
 #   RUNS         folder of worlds, runs and the model that comes out                runs/pocket (with --smoke: .../smoke)

@@ -138,6 +138,10 @@ BAD_TABLES = {
     "time": ("video,question,answer,time\nvideo,Q,A,soon\n", "line 2: time must be seconds, got 'soon'"),
     "half a part": ("video,question,answer,start\nvideo,Q,A,1\n", "line 2: start and end stand together"),
     "turned": ("video,question,answer,start,end\nvideo,Q,A,4,1\n", "line 2: a clip is"),
+    "several": (
+        "video,question,answer,start,end\nvideo,Q,A,4,1\nvideo,Q,,,\n",
+        r"2 lines cannot be used, nothing is written:\n  line 2: a clip is .*\n  line 3: the answer is blank",
+    ),
     "gone": ("video,question,answer\nvideo,Q,A\nvide,Q,A\n", "line 3: .*vide: does not exist"),
 }
 

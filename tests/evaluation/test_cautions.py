@@ -42,7 +42,7 @@ def test_the_model_says_how_it_answers_and_the_flag_wins(test_split: list[object
         assert (by_model["answer"], by_model["answer_because"]) == ("likelihood", "as the model's config says")
         assert (by_flag["answer"], by_flag["answer_because"]) == ("generate", "as the flag says")
     assert "(--answer likelihood, as the model's config says)" in (tmp_path / "model/report.md").read_text()
-    assert "answer_because" not in load(tmp_path / "model", "config.json")  # a run goes on with the flag said, too
+    assert "answer_because" not in load(tmp_path / "model", "config.json")  # a run resumes with the flag said, too
     assert run(*test_split, "--output", tmp_path / "model", "--answer", "likelihood", "--resume") == 0
     assert load(tmp_path / "model", "report.json")["cautions"] == []
 

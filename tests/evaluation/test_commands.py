@@ -147,6 +147,13 @@ def test_a_folder_without_one_of_the_videos_gets_no_score(annotations: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_of_something_else_is_no_run(tmp_path: Path):
+    for text, problem in {'{"model_type": "x"}': "names no benchmark", "{": "cannot be read as JSON"}.items():
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"config\.json {problem}.*; expected the settings of an evaluation"):
+            run("compare", tmp_path, tmp_path)
+
+
 BAD_FLAGS = {
     "window": (["--window", 3], "--window belongs to --mode sliding_window"),
     "frames": (["--frames", 3], "--frames is for --mode sliding_window"),

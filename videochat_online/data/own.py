@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ NEEDED = COLUMNS[:3]
 NAMED = 20
 """Problems of a file that one error names."""
 
-PlacedRow = tuple[str, Mapping[str, Any]]
-"""Where a row stands, for messages, and the row."""
+PlacedRow = tuple[int, Mapping[str, Any]]
+"""The number of a row, or of the line that it begins with, and the row."""
 
 
 def write_list(path: Path, data_set: DataSet) -> None:
@@ -54,24 +54,26 @@ def import_rows(source: Path, path: Path, media: Path | None = None) -> tuple[Pa
     for place in (path, rows_path):
         _refuse_existing(place)
     # 2. the rows, each read as training reads it
+    rows: list[Mapping[str, Any]] = []
+    problems: dict[int, str] = {}
+    placed: Iterable[PlacedRow]
     if is_table(source):
-        placed = _rows_of_table(source)
+        word, placed = "line", _rows_of_table(source, problems)
     else:
         annotations = Annotations(source)
-        placed = ((f"row {number}", annotations[number]) for number in range(len(annotations)))
-    rows, problems = [], []
-    for where, row in placed:
+        word, placed = "row", ((number, annotations[number]) for number in range(len(annotations)))
+    for number, row in placed:
         try:
             sample = read_row(row)
             for name in (*sample.images, *([sample.video.path] if sample.video else [])):
                 find_video(root / name)
             rows.append(with_own_fields(row))
         except (SampleError, MediaError) as error:
-            problems.append(f"\n  {where}: {error}")
+            problems[number] = str(error)
     if problems:
         more = f"\n  and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        shown = "".join(problems[:NAMED])
-        raise ValueError(f"{source}: {len(problems)} rows cannot be used, nothing is written:{shown}{more}")
+        shown = "".join(f"\n  {word} {number}: {problems[number]}" for number in sorted(problems)[:NAMED])
+        raise ValueError(f"{source}: {len(problems)} {word}s cannot be used, nothing is written:{shown}{more}")
     # 3. the rows first: a list never names what is not there
     write_text(rows_path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_list(path, DataSet(path.stem, rows_path, root))
@@ -91,23 +93,27 @@ def _table_in(folder: Path) -> Path:
     return found[0]
 
 
-def _rows_of_table(path: Path) -> Iterator[PlacedRow]:
-    """A row of each line; lines with a time are one dialogue for each video and part, in order of time."""
+def _rows_of_table(path: Path, problems: dict[int, str]) -> list[PlacedRow]:
+    """A row of each line; lines with a time are one dialogue for each video and part, in order of time.
+
+    What is wrong with a line's values goes to `problems`.
+    """
     rows: list[PlacedRow] = []
     dialogues: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for number, line in _lines(path):
         try:
             row = _row_of_line(line)
         except SampleError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+            problems[number] = str(error)
+            continue
         turns = dialogues.setdefault((line["video"], line["start"], line["end"]), []) if line["time"] else []
         if not turns:
-            rows.append((f"line {number}", {**row, "conversations": turns}))
+            rows.append((number, {**row, "conversations": turns}))
         turns += row["conversations"]
     for turns in dialogues.values():
         pairs = sorted(zip(turns[::2], turns[1::2], strict=True), key=lambda pair: pair[0]["timestamps"])
         turns[:] = [turn for pair in pairs for turn in pair]
-    yield from rows
+    return rows
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -144,7 +144,7 @@ def _claim(run: Run, resume: bool) -> None:
     if not path.is_file():
         write_json(path, config)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = _read_config(path)
     different = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
     if different:
         what = ", ".join(f"{key}: {before.get(key)!r} then, {config.get(key)!r} now" for key in different)
@@ -161,7 +161,18 @@ def benchmark_of(folder: Path) -> str:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{folder} is not the --output of an evaluation: no {CONFIG_FILE} in it")
-    return json.loads(path.read_text(encoding="utf-8"))["benchmark"]
+    return str(_read_config(path)["benchmark"])
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """ValueError for what no evaluation wrote: text that is no JSON, or the config of something else."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); expected the settings of an evaluation") from error
+    if not isinstance(config, dict) or "benchmark" not in config:
+        raise ValueError(f"{path} names no benchmark; expected the settings of an evaluation")
+    return config
 
 
 def equal_ids(tasks: Sequence[VideoTask]) -> dict[str, int]:
