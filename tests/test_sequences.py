@@ -167,9 +167,9 @@ def test_the_page_on_training_trains_and_then_scores_above_chance(
 def test_the_page_on_training_takes_data_of_ones_own(workplace: Path, monkeypatch: pytest.MonkeyPatch):
     page = ROOT / "docs/train.md"
     [block] = [block for block in blocks_of(page, "bash") if "my.json" in block]
-    [sets] = blocks_of(page, "json")
+    sets, *_ = blocks_of(ROOT / "docs/data.md", "json")  # which the page points to
     (workplace / "my.json").write_text(sets)
-    (workplace / "videos").symlink_to(ROOT / "videochat_online/pocket")
+    (workplace / "clips").symlink_to(ROOT / "videochat_online/pocket")
     said = [{"from": "human", "value": "Where is it?", "timestamps": 4.0}, {"from": "gpt", "value": "at the top"}]
     (workplace / "rows.jsonl").write_text(json.dumps({"video": "sample.mp4", "conversations": said}) + "\n")
     type_in(block.rstrip() + " --max-steps 2 --warmup 0 --num-workers 0 --cpu\n", monkeypatch)

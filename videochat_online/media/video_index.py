@@ -110,7 +110,8 @@ def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
     if len(suspects):
         times, lost = _without_lost(path, times, suspects)
         if len(lost):
-            problem = problem or f"frame {lost[0]} cannot be decoded, nor {len(lost) - 1} others; expected {UNDAMAGED}"
+            others = f", nor {len(lost) - 1} more" if len(lost) > 1 else ""
+            problem = problem or f"frame {lost[0]} cannot be decoded{others}; expected {UNDAMAGED}"
     if problem and strict:
         raise MediaError(f"{path}: {problem}")
     # 4. decode the first frame: only it says which way is up
