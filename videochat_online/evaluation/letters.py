@@ -70,7 +70,7 @@ def _letters(text: str, letter: str, capital: str) -> Iterator[str]:
     alone = "|".join(
         (
             rf"[(\[【]\s*({letter})\s*[)\]】]{WRONG}",
-            rf"(?m:^\s*({letter})\s*(?:[.):]|$))",
+            rf"(?m:^[^\S\n]*({letter})[^\S\n]*(?:[.):]|$))",
             rf"(?<![\w'’-])({capital}){NEXT}{WRONG}",
         )
     )

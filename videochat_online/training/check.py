@@ -78,13 +78,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
                 say(steps_text(plan))
                 for found, more in zip((problems, warnings), judge(plan), strict=True):
                     found += more
-            with catch_warnings():
-                simplefilter("ignore", MediaWarning)  # the data's own report has them
-                refused, shortened = samples_too_long(dataset)
-            cut = f"{len(shortened):,} shown with fewer pictures"
-            say(f"too long         {counted(len(refused), 'sample')} refused, {cut}")
-            (problems if len(refused) > config.max_failed_share * len(dataset) else warnings).extend(refused)
-            warnings += shortened
+            report_lengths(dataset, problems, warnings)
     # 5. what trains, memory, disk
     rows: list[PartRow] = []
     if model_config is not None:
@@ -111,6 +105,17 @@ def report_data(lists: Sequence[str], num_workers: int, problems: list[str]) -> 
     say(report.as_table())
     problems += [f"--data: {counted(len(report.problems), 'problem')}, listed above"] if report.problems else []
     return report
+
+
+def report_lengths(dataset: ConversationDataset, problems: list[str], warnings: list[str]) -> None:
+    """Print how many samples do not fit --max-length, and note each; too many that are refused are a problem."""
+    with catch_warnings():
+        simplefilter("ignore", MediaWarning)  # the data's own report has them
+        refused, shortened = samples_too_long(dataset)
+    say(f"too long         {counted(len(refused), 'sample')} refused, {len(shortened):,} shown with fewer pictures")
+    is_too_many = len(refused) > dataset.settings.max_failed_share * len(dataset)
+    (problems if is_too_many else warnings).extend(refused)
+    warnings += shortened
 
 
 def say_all(problems: list[str], warnings: list[str]) -> int:
