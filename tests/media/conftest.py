@@ -141,3 +141,19 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def broadcast() -> Iterator[Callable]:
+    """broadcast(fps=..., gop=...) -> a running Broadcast."""
+    from tests.media.live_servers import Broadcast  # which needs this file's pictures
+
+    running = []
+
+    def start(**settings) -> Broadcast:
+        running.append(Broadcast(**settings))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.is_over.set()

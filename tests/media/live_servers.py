@@ -20,9 +20,14 @@ import numpy as np
 from PIL import Image
 
 from tests.media.conftest import picture_of
+from videochat_online.media.live import LiveStream
+from videochat_online.media.live_network import NetworkStream, Timeouts
 
 FPS = 10
 MPEGTS = {"mpegts_flags": "resend_headers"}
+QUICK = Timeouts(open=5, read=3, first_pause=0.1, longest_pause=0.3, give_up=30)
+FRAGMENTS = {"movflags": "empty_moov+frag_keyframe+default_base_moof"}
+KINDS = {"mpegts": MPEGTS, "flv": {}, "mp4": FRAGMENTS}
 
 
 class Writer:
@@ -207,3 +212,14 @@ def cuttable(port: int) -> Iterator[SimpleNamespace]:
     with tcp_server(talk) as way:
         yield SimpleNamespace(port=way, cut=cut)
         cut()
+
+
+def watched(address: str, **settings) -> LiveStream:
+    timeouts = settings.pop("timeouts", QUICK)
+    return LiveStream(NetworkStream(address, timeouts=timeouts, **settings), fps=None, capacity=5000)
+
+
+def close_quickly(stream: LiveStream) -> None:
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 1.0
