@@ -156,7 +156,9 @@ def test_a_pinned_rtsp_stream_plays_through_the_relay(rtsp_server, free_port):
     assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize("address", ["ftp://me:geheim@host/a", "rtsp://me:geheim@host:port/a", "rtsp://me:geheim@[::1/a"])
+@pytest.mark.parametrize(
+    "address", ["ftp://me:geheim@host/a", "rtsp://me:geheim@host:port/a", "rtsp://me:geheim@[::1/a"]
+)
 def test_a_refusal_repeats_no_password(address):
     with pytest.raises(ValueError, match="expected an address such as") as caught:
         checked_place(address, PRIVATE)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from videochat_online.media.source import MediaError
-from videochat_online.serve.limits import LimitReached, Limits, NotAllowed, SessionSettings, UnknownSession
+from videochat_online.serve.limits import (
+    LimitReached,
+    Limits,
+    NotAllowed,
+    RequestError,
+    SessionSettings,
+    UnknownSession,
+)
 from videochat_online.serve.sources import SourceRequest, WatchedStream, open_file, open_source
 from videochat_online.serve.track import DialogueTurn, dialogue_srt
 from videochat_online.streaming.session import StreamingSession
@@ -209,10 +216,10 @@ def test_idle_sessions_end_with_their_threads_and_files(make_sessions, clip, wai
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"fps": 99}, LimitReached, "99 fps are more than this server allows"),
-        ({"max_new_tokens": 999}, LimitReached, "999 max_new_tokens"),
-        ({"capacities": (9999, 1, 1)}, LimitReached, "memory tokens"),
-        ({"system_prompt": "x" * 9999}, LimitReached, "characters of the system prompt"),
+        ({"fps": 99}, RequestError, "99 fps are more than this server allows"),
+        ({"max_new_tokens": 999}, RequestError, "999 max_new_tokens"),
+        ({"capacities": (9999, 1, 1)}, RequestError, "memory tokens"),
+        ({"system_prompt": "x" * 9999}, RequestError, "characters of the system prompt"),
         ({"capacities": (1, 1)}, ValueError, "has 3 levels"),
         ({"policy": "newest"}, ValueError, "unknown policy 'newest'"),
         ({"fps": -1}, ValueError, "fps must be a number > 0"),

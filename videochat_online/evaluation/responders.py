@@ -22,7 +22,6 @@ from .benchmarks import Settings
 from .modes import Responder
 
 if TYPE_CHECKING:
-
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
     from ..streaming.session import StreamingSession

@@ -204,9 +204,7 @@ def _in_display_order(
     order = decodable[np.argsort(ticks[decodable], kind="stable")]
     has_times = bool(has_pts and (np.diff(stamps[order]) > 0).all())
     last_ticks, keyframes = int(durations[order[-1]]), np.union1d([0], np.flatnonzero(is_key[order]))
-    times = Timeline(
-        ticks[order], stamps[order], stream.time_base, last_ticks, keyframes, has_times, has_open_groups
-    )
+    times = Timeline(ticks[order], stamps[order], stream.time_base, last_ticks, keyframes, has_times, has_open_groups)
     return times, np.flatnonzero(is_suspect[order])
 
 

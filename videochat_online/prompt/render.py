@@ -111,6 +111,7 @@ def end_token_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> lis
 
 def describe(rendered: Rendered, tokenizer: PreTrainedTokenizerBase, *, mark_loss: bool = False) -> str:
     """The prompt as a reader wants it: a run of n image tokens shortened to {n}, text with loss between « and »."""
+
     def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
         return token[0] == rendered.image_token_id, mark_loss and token[1]
 

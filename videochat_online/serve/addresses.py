@@ -17,8 +17,7 @@ from .limits import Limits, NotAllowed
 
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 ENDING_IN_IPV4 = [
-    ipaddress.IPv6Network(network)
-    for network in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
+    ipaddress.IPv6Network(network) for network in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
 ]
 """IPv4-compatible, mapped and translated addresses, NAT64 (RFC 4291, 2765, 6052)."""
 ISATAP = 0x5EFE

@@ -21,34 +21,47 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from .. import __version__
-from .questions import question_routes
-from .routes import live_routes, session_routes, stream_routes
+from .completions import chat_routes, named_routes
+from .questions import error_body, question_routes
+from .routes import live_routes, model_routes, session_routes, stream_routes
 from .sessions import Sessions
 
 SWAGGER = Path(__file__).parent / "swagger"
 SWAGGER_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+RETRY_SECONDS = 1
 DESCRIPTION = """Talk with a running stream. A session watches one stream with a memory of fixed size:
 
 1. `POST /v1/sessions`
 2. `PUT .../source`, or `PUT .../video` with a file, or `POST .../frames` with pictures
 3. `POST .../questions` at any moment, or `POST /v1/chat/completions` as with OpenAI's API
+
+`/s/NAME/v1` is OpenAI's API over a session called NAME, which remembers what it was shown; without a session each
+chat completion is complete in itself.
 """
 MEANING = {
-    400: "Something in the request, or a file, is not as it must be",
+    400: "Something in the request, or a file, is not as it must be: a name, a type, a value above a limit",
     401: "The token is missing or wrong",
     403: "The operator does not allow this, or the session is doing something else",
     404: "No such session: it has ended, or never was",
     413: "Too large",
-    422: "The request has other names or types than described here",
-    429: "A limit is reached",
+    429: "All places are taken; Retry-After says when to try again",
 }
 
 
 @dataclass
-class ErrorDocument:
-    """What went wrong."""
+class ErrorBody:
+    message: str
+    type: str
+    param: str | None
+    """Where in the request."""
+    code: str | None
 
-    error: str
+
+@dataclass
+class ErrorDocument:
+    """What went wrong, in the shape of OpenAI's API."""
+
+    error: ErrorBody
 
 
 def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str] | None = None) -> FastAPI:
@@ -67,6 +80,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     # 2. what errors look like, and who may come in
     for kind in (ValueError, StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, error_response)
+    app.add_middleware(BoundedJson, most=sessions.limits.max_request_bytes)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     errors: dict[int | str, dict[str, Any]] = {
@@ -74,22 +88,67 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     }
     guards = [] if token is None else [Depends(_token_check(token))]
     # 3. what can be asked for
-    for routes in (session_routes, stream_routes, question_routes):
+    for routes in (session_routes, stream_routes, question_routes, model_routes, chat_routes):
         app.include_router(routes, prefix="/v1", responses=errors, dependencies=guards)
+    for routes in (model_routes, named_routes):
+        app.include_router(routes, prefix="/s/{name}/v1", responses=errors, dependencies=guards)
     app.include_router(live_routes)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """FastAPI's description says 422 of what is 400 here, as OpenAI's clients expect it."""
+        description = described()
+        for operation in (one for methods in description["paths"].values() for one in methods.values()):
+            operation["responses"].pop("422", None)
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:
     """The one shape of an error, wherever it comes from. The text of a bug stays in the log."""
-    status, text, headers = 500, "Internal Server Error", None
+    status, text, headers, param, code = 500, "Internal Server Error", None, None, None
     if isinstance(error, StarletteHTTPException):
         status, text, headers = error.status_code, str(error.detail), error.headers
     elif isinstance(error, RequestValidationError):
-        status, text = 422, validation_text(error.errors())
+        status, text, param = 400, validation_text(error.errors()), _param(error.errors()[0]["loc"])
     elif isinstance(error, ValueError):
         status, text = getattr(error, "status", 400), str(error)
-    return JSONResponse({"error": text}, status, headers)
+        param, code = getattr(error, "param", None), getattr(error, "code", None)
+    if status == 429:
+        headers = {"Retry-After": str(RETRY_SECONDS)}
+    return JSONResponse({"error": error_body(text, status, param=param, code=code)}, status, headers)
+
+
+def _param(place: Sequence[Any]) -> str | None:
+    """pydantic's place of an error in OpenAI's words: messages.[0].content."""
+    return ".".join(f"[{step}]" if isinstance(step, int) else str(step) for step in place[1:]) or None
+
+
+class BoundedJson:
+    """Ends a request whose JSON body is larger than the server takes, before it is whole. Other bodies have their own
+    bounds, where they are read."""
+
+    def __init__(self, app: Any, *, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        kind = dict(scope.get("headers", ())).get(b"content-type", b"").split(b";")[0].strip().lower()
+        if scope["type"] != "http" or not (kind == b"application/json" or kind.endswith(b"+json")):
+            await self.app(scope, receive, send)
+            return
+        size = 0
+
+        async def bounded() -> Any:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.most:
+                raise HTTPException(413, f"a JSON body may have {self.most:,} bytes, which is all this server takes")
+            return message
+
+        await self.app(scope, bounded, send)
 
 
 def validation_text(errors: Sequence[Any]) -> str:

@@ -61,7 +61,7 @@ class Client:
             with error:
                 text = error.read().decode("utf-8", "replace")
             try:
-                text = json.loads(text)["error"]
+                text = json.loads(text)["error"]["message"]
             except (ValueError, KeyError, TypeError):  # another server's words
                 text = text[:300]
             raise ServerError(error.code, text) from None
@@ -105,7 +105,7 @@ class RemoteSession:
                 elif name == "data" and event == "piece":
                     yield json.loads(value)["text"]
                 elif name == "data" and event == "error":
-                    raise ServerError(200, json.loads(value)["error"])
+                    raise ServerError(200, json.loads(value)["error"]["message"])
 
     def state(self) -> dict[str, Any]:
         """Stream, memory and counters now."""

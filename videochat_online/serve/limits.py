@@ -19,6 +19,16 @@ NO_OTHER_FIELDS = {"extra": "forbid"}
 """Of the json of a request: a name with a typing error is refused and not replaced by a default, silently."""
 
 
+class RequestError(ValueError):
+    """A request that cannot be answered as it is; `param` and `code` as OpenAI's clients read them."""
+
+    def __init__(
+        self, message: str, param: str | None = None, code: str = "invalid_value", *, status: int = 400
+    ) -> None:
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
+
+
 class UnknownSession(ValueError):
     """No session of that id: it never was, or it has ended."""
 
@@ -54,6 +64,8 @@ class Limits:
     max_video_seconds: float = 3600.0
     max_image_bytes: int = 8 * 2**20
     """Of one pushed frame."""
+    max_request_bytes: int = 64 * 2**20
+    """Of one JSON document, pictures in it included."""
     max_new_tokens: int = 512
     max_question_chars: int = 4000
     max_fps: float = 10.0
@@ -105,7 +117,7 @@ class SessionSettings:
         )
 
     def check(self, limits: Limits, model: VideoChatOnline) -> None:
-        """ValueError for a setting that means nothing; LimitReached for more than the operator allows."""
+        """ValueError for a setting that means nothing; RequestError for more than the operator allows."""
         if not math.isfinite(self.fps) or self.fps <= 0:
             raise ValueError(f"fps must be a number > 0, got {self.fps!r}")
         if self.policy not in MEMORY_POLICIES:
@@ -119,4 +131,4 @@ class SessionSettings:
             ("characters of the system prompt", len(self.system_prompt or ""), limits.max_question_chars),
         ):
             if wanted > most:
-                raise LimitReached(f"{wanted:g} {name} are more than this server allows ({most:g})")
+                raise RequestError(f"{wanted:g} {name} are more than this server allows ({most:g})")

@@ -22,7 +22,7 @@ from ..streaming.encoding import FrameEncoder
 from ..streaming.language import StreamedAnswer
 from ..streaming.session import StreamingSession
 from ..streaming.watching import LiveWatcher
-from .limits import LimitReached, Limits, NotAllowed, SessionSettings
+from .limits import Limits, NotAllowed, RequestError, SessionSettings
 from .sources import WatchedStream, open_file
 from .track import DialogueTurn, HeldPicture, MemoryTrack
 
@@ -75,6 +75,8 @@ class LiveSession:
             max_prompt_tokens=self.limits.max_prompt_tokens,
         )
         self.track = MemoryTrack()
+        self.last_shown = b""
+        """What a chat completion showed last: a client that repeats it does not show it twice."""
         self._first_seen: float | None = None  # real time of the first frame that came through the API
         self._last_seen: float | None = None
 
@@ -227,22 +229,34 @@ class LiveSession:
 
     # ---- questions ------------------------------------------------------------------------------------------------
 
-    def ask(self, question: str, *, max_new_tokens: int | None = None) -> tuple[DialogueTurn, Iterator[str]]:
+    def instruct(self, system_prompt: str) -> None:
+        """Another system prompt from the next question on; memory and dialogue stay."""
+        settings = replace(self.settings, system_prompt=system_prompt)
+        settings.check(self.limits, self._model)
+        self.settings = settings
+        self.session.system_prompt = system_prompt
+
+    def ask(
+        self, question: str, *, max_new_tokens: int | None = None, without_frames: bool = False, **generation: Any
+    ) -> tuple[DialogueTurn, Iterator[str]]:
         """The question's turn, and its answer piece by piece. Errors of the question itself come at once.
 
-        ValueError for an empty question, before the first frame, or after the stream failed; LimitReached.
+        Options as `StreamingSession.ask_stream`. ValueError for an empty question, before the first frame, or after the
+        stream failed; RequestError for more than the operator allows.
         """
         # 1. what the operator allows
         self._use()
         usual = self.settings.max_new_tokens or min(USUAL_NEW_TOKENS, self.limits.max_new_tokens)
         most = usual if max_new_tokens is None else max_new_tokens
         if not 1 <= most <= self.limits.max_new_tokens:
-            raise LimitReached(f"max_new_tokens must lie between 1 and {self.limits.max_new_tokens}, got {most}")
+            raise RequestError(f"max_new_tokens must lie between 1 and {self.limits.max_new_tokens}, got {most}")
         if len(question) > self.limits.max_question_chars:
-            raise LimitReached(f"a question may have {self.limits.max_question_chars} characters, got {len(question)}")
+            raise RequestError(f"a question may have {self.limits.max_question_chars} characters, got {len(question)}")
         # 2. the model begins to answer 3. what it is asked about is kept for the page
         self._await_first_frame()
-        pieces = self.session.ask_stream(question, max_new_tokens=most)
+        pieces = self.session.ask_stream(
+            question, max_new_tokens=most, without_frames=without_frames, **generation
+        )  # fmt: skip
         held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.question.frames]
         turn = self.track.ask(question, pieces.question.timestamp or 0.0, held, age=self.age)
         return turn, self._answer(turn, pieces)
@@ -254,6 +268,7 @@ class LiveSession:
                 yield piece
             if (answer := pieces.question.answer) is not None:
                 turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
+                turn.cached_tokens = answer.cached_tokens
                 turn.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
         finally:
             turn.is_done = True

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from .limits import NO_OTHER_FIELDS, SessionSettings, UnknownSession
+from .limits import NO_OTHER_FIELDS, RequestError, SessionSettings, UnknownSession
 from .live_session import LiveSession
 from .sessions import Sessions
 from .sources import SourceRequest, open_source
@@ -62,6 +62,7 @@ class SeenFrame:
     timestamp: float
 
 
+model_routes = APIRouter(tags=["models"])
 session_routes = APIRouter(tags=["sessions"])
 stream_routes = APIRouter(tags=["streams"], prefix="/sessions/{session}")
 live_routes = APIRouter(prefix="/live/{session}", include_in_schema=False)
@@ -70,11 +71,24 @@ live_routes = APIRouter(prefix="/live/{session}", include_in_schema=False)
 # ---- sessions -------------------------------------------------------------------------------------------------------
 
 
-@session_routes.get("/models")
+@model_routes.get("/models")
 def models(sessions: AllSessions) -> dict[str, Any]:
     """The model this server runs, and what it says about itself."""
-    note = sessions.model.config.note
-    return {"object": "list", "data": [{"id": sessions.model_name, "object": "model", "note": note}]}
+    return {"object": "list", "data": [_about_model(sessions)]}
+
+
+@model_routes.get("/models/{model:path}")
+def model(model: str, sessions: AllSessions) -> dict[str, Any]:
+    """The same of the one model."""
+    if model != sessions.model_name:
+        what = f"this server runs {sessions.model_name!r}, not {model!r:.80}"
+        raise RequestError(what, "model", "model_not_found", status=404)
+    return _about_model(sessions)
+
+
+def _about_model(sessions: Sessions) -> dict[str, Any]:
+    about = {"id": sessions.model_name, "object": "model", "created": sessions.created, "owned_by": "videochat-online"}
+    return {**about, "note": sessions.model.config.note}
 
 
 @session_routes.post("/sessions", status_code=201)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import secrets
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..streaming.encoding import SharedEncoder
 from ..streaming.watching import IdlePrefill
-from .limits import LimitReached, Limits, SessionSettings, UnknownSession
+from .limits import LimitReached, Limits, RequestError, SessionSettings, UnknownSession
 from .live_session import LiveSession
 from .uploads import ServerFolder
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
     from ..processing import Processor
 
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LOOK_SECONDS = 2.0
 BROKEN_SECONDS = 300.0
 """An upload to the page that grows no more for so long has broken off."""
@@ -33,12 +35,16 @@ class Sessions:
     ) -> None:
         self.model, self.processor, self.model_name = model, processor, model_name
         self.limits = limits or Limits()
+        self.created = int(time.time())
         self._sessions: dict[str, LiveSession] = {}
         self._lock = threading.Lock()  # of the number of places
+        self._names: dict[str, str] = {}  # of sessions that clients named -> their ids
+        self._naming = threading.Lock()
+        self._alone = threading.BoundedSemaphore(self.limits.max_sessions)
         self.files = ServerFolder()
-        self._encoder = SharedEncoder(model, processor)
+        self.encoder = SharedEncoder(model, processor)
         self._idle = IdlePrefill(
-            lambda: [one.session for one in list(self._sessions.values())], is_busy=lambda: self._encoder.is_busy
+            lambda: [one.session for one in list(self._sessions.values())], is_busy=lambda: self.encoder.is_busy
         ).start()
         self._stop = threading.Event()
         self._reaper = threading.Thread(target=self._work, name="videochat-online-idle", daemon=True)
@@ -58,7 +64,7 @@ class Sessions:
                 )
             session = LiveSession(
                 key, self.model, self.processor, settings or SessionSettings(),
-                limits=self.limits, folder=folder, encoder=self._encoder,
+                limits=self.limits, folder=folder, encoder=self.encoder,
             )  # fmt: skip
             folder.mkdir()
             self._sessions[key] = session
@@ -68,6 +74,24 @@ class Sessions:
         if (session := self._sessions.get(key)) is None:
             raise UnknownSession(f"there is no session {key!r:.60}; it may have ended after being idle")
         return session
+
+    def named(self, name: str) -> LiveSession:
+        """The session that clients call so; the first to name it begins it. Its id, as of every session, is secret."""
+        if not NAME.fullmatch(name):
+            raise RequestError(f"a session's name has 1 to 64 letters, digits or any of ._-, got {name!r:.80}", "name")
+        with self._naming:
+            session = self._sessions.get(self._names.get(name, ""))
+            if session is None:
+                session = self.create()
+                self._names = {known: key for known, key in self._names.items() if key in self._sessions}
+                self._names[name] = session.key
+            return session
+
+    def place_alone(self) -> threading.BoundedSemaphore:
+        """A place, to be released, for a question without a session; LimitReached where all are taken."""
+        if not self._alone.acquire(blocking=False):
+            raise LimitReached(f"{self.limits.max_sessions} questions without a session are being answered; try again")
+        return self._alone
 
     def end(self, key: str) -> None:
         """End a session and remove its files; UnknownSession where there is none."""
@@ -102,7 +126,7 @@ class Sessions:
             self.end_if_there(key)
         with contextlib.suppress(Exception):  # what ended it early was logged then
             self._idle.close()
-        self._encoder.close()
+        self.encoder.close()
         self.files.remove()
 
     def __enter__(self) -> Sessions:

@@ -62,6 +62,8 @@ class DialogueTurn:
     is_done: bool = False
     """Whether nothing more will come: the answer is complete, or was broken off."""
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of these, computed for an earlier question."""
     answer_tokens: int = 0
     is_cut: bool = False
     """Whether the answer ended only because it might not be longer."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.generation import BaseStreamer
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import BaseStreamer, TemperatureLogitsWarper, TopPLogitsWarper
 
 from ..model.memory_bank import MemoryFrame
 from ..model_config import max_positions
@@ -276,6 +276,37 @@ class _Stop(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.wanted.is_set(), device=input_ids.device)
+
+
+class _Noise(LogitsProcessor):
+    """Makes the likeliest token a sample: Gumbel noise on logits (B, vocabulary) is sampling from their softmax.
+
+    From a generator of its own: transformers' sampling has one for the whole process, and answers run in threads.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.generator = torch.Generator()
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed % 2**63)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        waits = torch.empty(scores.shape).exponential_(generator=self.generator)
+        return scores - waits.log().to(scores)
+
+
+def sampling(temperature: float, *, top_p: float | None = None, seed: int | None = None) -> dict[str, Any]:
+    """Options of an answer that is drawn, not the likeliest; temperature 0 takes the likeliest.
+
+    With a seed the same prompt gets the same answer, whatever else is answered meanwhile.
+    """
+    if temperature == 0:
+        return {"do_sample": False}
+    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(float(temperature))]
+    if top_p is not None and top_p < 1:
+        warpers.append(TopPLogitsWarper(max(top_p, 1e-6)))
+    return {"do_sample": False, "logits_processor": LogitsProcessorList([*warpers, _Noise(seed)])}
 
 
 class QuestionsFirst:

@@ -33,9 +33,7 @@ def token_weights(labels: torch.Tensor, reduction: str, position_ids: torch.Tens
     return bears * counts[groups].clamp(min=1).float() ** POWERS[reduction]
 
 
-def next_tokens(
-    labels: torch.Tensor, weights: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def next_tokens(labels: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Labels and their weights (B, N) -> the next token's at the K positions that need logits (B, K), and those (K,).
 
     At least one position is kept, so that a batch without loss still goes through the whole model.

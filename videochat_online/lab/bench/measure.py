@@ -67,6 +67,7 @@ def write_clip(path: Path, *, width: int, height: int, num_frames: int, fps: int
             container.mux(packet)
     return path
 
+
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
     import numpy

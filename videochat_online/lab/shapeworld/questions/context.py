@@ -138,9 +138,7 @@ class Context:
             self.notes[classify] = found
         return self.notes[classify]
 
-    def one_in(
-        self, num: int, classify: Callable[[Scene, Thing, float], V | None], usual: V
-    ) -> tuple[Thing, float, V]:
+    def one_in(self, num: int, classify: Callable[[Scene, Thing, float], V | None], usual: V) -> tuple[Thing, float, V]:
         """A thing and moment; the `usual` value in one of `num` cases although it is the most frequent.
 
         Nothing where the scene shows only the usual value, or never: what a scene has must not decide the answer.

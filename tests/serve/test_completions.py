@@ -1,0 +1,324 @@
+"""OpenAI's chat completions over HTTP: complete in themselves, and about a session's stream."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+
+from videochat_online import MemoryConfig, StreamingSession
+from videochat_online.serve.client import Client
+from videochat_online.serve.completions import StopText
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def data_uri(png):
+    return lambda k: "data:image/png;base64," + base64.b64encode(png(k)).decode()
+
+
+def user(*parts) -> dict:
+    """A message of texts and addresses of pictures."""
+    kinds = {"data:image": "image_url", "http://": "image_url", "data:video": "video_url"}
+    content = []
+    for part in parts:
+        kind = next((name for start, name in kinds.items() if part.startswith(start)), "text")
+        content.append({"type": kind, kind: part if kind == "text" else {"url": part}})
+    return {"role": "user", "content": content}
+
+
+def post(server, body: dict, path: str = CHAT, **headers: str) -> SimpleNamespace:
+    """Status, headers and document of a request that may fail."""
+    connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=60)
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request("POST", path, data, {"Content-Type": "application/json", **headers})
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    return SimpleNamespace(status=response.status, headers=response.headers, text=text)
+
+
+def said(server, *messages, path: str = CHAT, **options) -> str:
+    answer = post(server, {"model": "pocket", "messages": list(messages), "max_tokens": 8, **options}, path)
+    assert answer.status == 200, answer.text
+    return json.loads(answer.text)["choices"][0]["message"]["content"]
+
+
+def test_a_request_is_complete_in_itself(serve, pocket, picture, data_uri):
+    server = serve()
+    question = user(data_uri(1), data_uri(2), "What is happening?")
+    first = said(server, question)
+    assert said(server, question) == first and len(server.sessions) == 0
+    session = StreamingSession(*pocket, memory=MemoryConfig.recent(2), timestamps=False)
+    session.see_many([picture(1), picture(2)], [0.0, 1.0])
+    assert first == session.ask("What is happening?", max_new_tokens=8)
+    follow = said(server, question, {"role": "assistant", "content": first}, user(data_uri(3), "And now?"))
+    three = StreamingSession(*pocket, memory=MemoryConfig.recent(3), timestamps=False)
+    three.see_many([picture(1), picture(2)], [0.0, 1.0])
+    three.ask("What is happening?", max_new_tokens=8)
+    three.see(picture(3), 2.0)
+    assert follow == three.ask("And now?", max_new_tokens=8)
+
+
+def test_frame_lines_of_our_own_prompts_are_kept(serve, pocket, picture, data_uri):
+    """As `videochat-online eval --endpoint` writes them: the prompt is the one of a session, token for token."""
+    parts: list[str] = []
+    for k in range(40):
+        parts += [f"Frame{k + 1} at {k / 2:.1f}s: ", data_uri(k), "\n"]
+    answer = post(serve(), {"model": "pocket", "messages": [user(*parts, "What is happening?")], "max_tokens": 8})
+    document = json.loads(answer.text)
+    session = StreamingSession(*pocket)
+    session.see_many([picture(k) for k in range(40)], [k / 2 for k in range(40)])
+    assert document["choices"][0]["message"]["content"] == session.ask("What is happening?", max_new_tokens=8)
+    assert document["usage"]["prompt_tokens"] == session.stats()["prompt_tokens"]
+
+
+def test_words_without_a_picture_and_all_roles(serve, pocket):
+    server = serve()
+    alone = said(server, {"role": "user", "content": "Hello"})
+    assert alone == StreamingSession(*pocket).ask("Hello", max_new_tokens=8, without_frames=True)
+    instructed = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": [{"type": "text", "text": "Really."}]},
+    ]
+    session = StreamingSession(*pocket, system_prompt="Be brief.\nReally.")
+    told = said(server, *instructed, {"role": "user", "content": "Hello"})
+    assert told == session.ask("Hello", max_new_tokens=8, without_frames=True)
+
+
+def test_a_named_session_remembers(serve, data_uri):
+    server, path = serve(), "/s/door-1/v1/chat/completions"
+    first = said(server, user(data_uri(1), "What is happening?"), path=path)
+    history = [user(data_uri(1), "What is happening?"), {"role": "assistant", "content": first}]
+    said(server, *history, user(data_uri(2), "And now?"), path=path)
+    (session,) = server.sessions._sessions.values()
+    assert session.session.stats()["frames_seen"] == 2 and len(session.session.turns) == 2
+    assert session.key != "door-1", "a name is no key to the pictures"
+    # the same through X-Session and through our own routes
+    said(server, user("And before?"), session=session.key)
+    assert Client(server.address).call("GET", f"/v1/sessions/{session.key}")["questions"] == 3
+    assert said(server, user(data_uri(1), "Hello"), path="/s/door-2/v1/chat/completions") and len(server.sessions) == 2
+    bad = post(server, {"model": "pocket", "messages": [user("Hi")]}, "/s/a%20b/v1/chat/completions")
+    assert bad.status == 400 and "a session's name" in bad.text
+
+
+def test_a_repeated_request_shows_its_picture_once(serve, data_uri):
+    server, path = serve(), "/s/door/v1/chat/completions"
+    body = {"model": "pocket", "messages": [user(data_uri(1), "What?")], "max_tokens": 1}
+    for count in ("0", "1", "2"):
+        assert post(server, body, path, **{"X-Stainless-Retry-Count": count}).status == 200
+    assert server.sessions.named("door").session.stats()["frames_seen"] == 1
+    assert post(server, body, path).status == 200
+    assert server.sessions.named("door").session.stats()["frames_seen"] == 2
+
+
+def test_a_system_message_changes_a_session_and_keeps_its_memory(serve, data_uri):
+    server, path = serve(), "/s/door/v1/chat/completions"
+    said(server, user(data_uri(1), "What?"), path=path)
+    said(server, {"role": "system", "content": "Be brief."}, user("And now?"), path=path)
+    session = server.sessions.named("door").session
+    assert session.system_prompt == "Be brief." and session.stats()["frames_seen"] == 1 and len(session.turns) == 2
+
+
+@pytest.mark.parametrize("path", [CHAT, "/s/door/v1/chat/completions"])
+def test_streams_as_openai_does(path, serve, data_uri):
+    server = serve()
+    body = {"model": "pocket", "messages": [user(data_uri(1), "What?")], "max_tokens": 1, "stream": True}
+    answer = post(server, body | {"stream_options": {"include_usage": True}}, path)
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    chunks = [json.loads(line) for line in lines[:-1]]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == 1
+    assert chunks[-2]["choices"][0]["finish_reason"] == "length"
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1])
+    assert text == said(serve(), user(data_uri(1), "What?"), max_tokens=1, path=path)
+
+
+def test_answers_are_drawn_where_a_temperature_is_given(serve, data_uri):
+    server = serve()
+    ask = lambda **options: said(server, user(data_uri(1), "What is happening?"), max_tokens=16, **options)  # noqa: E731
+    greedy = ask()
+    assert ask(temperature=0, seed=7) == greedy and ask(temperature=2, top_p=1e-9) == greedy
+    drawn = [ask(temperature=2, seed=seed) for seed in range(6)]
+    assert len(set(drawn)) > 3 and drawn == [ask(temperature=2.0, seed=seed) for seed in range(6)]
+
+
+def test_a_stop_text_ends_the_answer_before_it(serve, data_uri):
+    server = serve()
+    whole = said(server, user(data_uri(1), "What is happening?"), max_tokens=16)
+    stop = whole[2:5]
+    for path in (CHAT, "/s/door/v1/chat/completions"):
+        body = {"model": "pocket", "messages": [user(data_uri(1), "What is happening?")], "max_tokens": 16}
+        choice = json.loads(post(server, body | {"stop": ["never said", stop]}, path).text)["choices"][0]
+        if path == CHAT:
+            assert choice["message"]["content"] == whole[: whole.index(stop)]
+        assert stop not in choice["message"]["content"]
+
+
+@pytest.mark.parametrize("pieces", [["a", "bc", "de"], ["abcde"], list("abcde")])
+def test_stops_across_pieces(pieces):
+    class Pieces(list):
+        def close(self): ...
+
+    assert "".join(StopText(Pieces(pieces), ["cd", "xyz"])) == "ab"
+    assert "".join(StopText(Pieces(pieces), ["def"])) == "abcde"
+
+
+def test_pictures_by_address(make_sessions, serve, png, data_uri):
+    class Pictures(BaseHTTPRequestHandler):
+        def do_GET(self):
+            data = png(1)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *words): ...
+
+    host = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{host.server_port}/a.png"
+    try:
+        asked = {"model": "pocket", "messages": [user(address, "What?")], "max_tokens": 4}
+        refused = post(serve(), asked)
+        assert refused.status == 403 and "--allow-urls" in refused.text
+        inside = post(serve(allow_urls=True), asked)
+        assert inside.status == 403 and "private network" in inside.text
+        server = serve(allow_urls=True, allow_private_urls=True)
+        assert json.loads(post(server, asked).text)["choices"][0]["message"]["content"] == said(
+            server, user(data_uri(1), "What?"), max_tokens=4
+        )
+    finally:
+        host.shutdown()
+
+
+def test_a_video_in_a_message(serve, pocket, clip: Path):
+    video = "data:video/mp4;base64," + base64.b64encode(clip.read_bytes()).decode()
+    server = serve()
+    answer = post(server, {"model": "pocket", "messages": [user(video, "What?")], "max_tokens": 4})
+    assert answer.status == 200 and json.loads(answer.text)["usage"]["prompt_tokens"] > 40
+    assert (
+        post(server, {"model": "pocket", "messages": [user(video, "What?")]}, "/s/a/v1/chat/completions").status == 200
+    )
+    assert server.sessions.named("a").session.stats()["frames_seen"] == 4
+    assert not list(server.sessions.files.path.glob("*.video"))
+
+
+def chat(*content: dict | str, role: str = "user") -> dict:
+    return {"messages": [{"role": role, "content": content[0] if isinstance(content[0], str) else list(content)}]}
+
+
+def shown(address: str, kind: str = "image_url") -> dict:
+    return chat({"type": kind, kind: {"url": address}}, {"type": "text", "text": "What?"})
+
+
+PART, INVALID, UNSUPPORTED = "messages.[0].content[0]", "invalid_value", "unsupported_value"
+ANSWERED = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+BAD = [
+    ({"model": "gpt-4o"}, 404, "model", "model_not_found", "this server runs 'pocket', not 'gpt-4o'"),
+    ({"messages": []}, 400, "messages.[0]", INVALID, "must be the user's"),
+    ({"messages": None}, 400, "messages", None, "valid list"),
+    (ANSWERED, 400, "messages.[1]", INVALID, "must be the user's, with a text"),
+    (chat("x", role="tool"), 400, "messages.[0].role", None, "Input should be"),
+    ({"messages": [{"role": "user", "content": 5}]}, 400, "messages.[0].content.str", None, "valid string"),
+    (shown("data:image/png;base64,xx"), 400, f"{PART}.image_url", INVALID, "base64"),
+    (shown("data:image/png;base64,AAAA"), 400, f"{PART}.image_url", INVALID, "picture"),
+    (shown("data:video/mp4;base64,AAAA", "video_url"), 400, f"{PART}.video_url", INVALID, "the video"),
+    (shown("http://nobody.invalid/a.png"), 403, None, None, "allow-urls"),
+    (chat({"type": "input_audio", "input_audio": {}}), 400, PART, INVALID, "input_audio"),
+    (chat({"type": "image_url"}), 400, f"{PART}.image_url", INVALID, "data URI"),
+    ({"session": "nobody"}, 404, None, "not_found", "there is no session"),
+    ({"max_tokens": 0}, 400, "max_tokens", INVALID, "between 1 and 32"),
+    ({"max_tokens": 9999}, 400, "max_tokens", INVALID, "between 1 and 32 (this"),
+    ({"max_completion_tokens": 33}, 400, "max_completion_tokens", INVALID, "max_completion_tokens must lie"),
+    ({"max_tokens": "many"}, 400, "max_tokens", None, "valid integer"),
+    ({"temperature": 3}, 400, "temperature", INVALID, "between 0 and 2"),
+    ({"top_p": -1}, 400, "top_p", INVALID, "between 0 and 1"),
+    ({"stop": [""]}, 400, "stop", INVALID, "none of them empty"),
+    ({"n": 2}, 400, "n", UNSUPPORTED, "n=2"),
+    ({"logprobs": True}, 400, "logprobs", UNSUPPORTED, "logprobs"),
+    ({"presence_penalty": 0.5}, 400, "presence_penalty", UNSUPPORTED, "presence_penalty"),
+    ({"response_format": {"type": "json_object"}}, 400, "response_format", UNSUPPORTED, "response_format"),
+    ({"tools": [{}]}, 400, "tools", UNSUPPORTED, "tools"),
+    ({"stream_options": {"x": 1}}, 400, "stream_options", INVALID, "'x'"),
+    ({"top_k": 5}, 400, "top_k", None, "Unexpected keyword"),
+]
+
+
+@pytest.fixture(scope="module")
+def one_server(pocket):
+    """For requests that change nothing."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from videochat_online.serve.api import create_app
+    from videochat_online.serve.limits import Limits
+    from videochat_online.serve.sessions import Sessions
+
+    with Sessions(*pocket, limits=Limits(max_new_tokens=32)) as sessions:
+        server = uvicorn.Server(uvicorn.Config(create_app(sessions), port=0, log_level="error"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            pass
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield SimpleNamespace(address=f"http://127.0.0.1:{port}", sessions=sessions)
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.mark.parametrize(("change", "status", "param", "code", "message"), BAD, ids=[str(row[4]) for row in BAD])
+def test_what_cannot_be_answered(change, status, param, code, message, one_server):
+    body = {"model": "pocket", "messages": [{"role": "user", "content": "What?"}]}
+    answer = post(one_server, {**body, **change})
+    error = json.loads(answer.text)["error"]
+    assert (answer.status, error["param"], error["code"]) == (status, param, code), answer.text
+    assert message in error["message"] and set(error) == {"message", "type", "param", "code"}
+
+
+def test_other_errors_have_the_same_shape(serve):
+    server = serve(token="open", max_request_bytes=2000)
+    key = {"Authorization": "Bearer open"}
+    for body, headers, path, status, code in (
+        ({}, {}, CHAT, 401, "invalid_api_key"),
+        (b"{broken", key, CHAT, 400, None),
+        ({"model": "x" * 3000}, key, CHAT, 413, "too_large"),
+        ({}, key, "/v1/nothing", 404, "not_found"),
+    ):
+        answer = post(server, body, path, **headers)
+        error = json.loads(answer.text)["error"]
+        assert (answer.status, error["code"]) == (status, code) and set(error) == {"message", "type", "param", "code"}
+
+
+def test_too_many_at_once_are_told_to_wait(serve, data_uri, monkeypatch):
+    server = serve(max_sessions=1)
+    place = server.sessions.place_alone()
+    body = {"model": "pocket", "messages": [user(data_uri(1), "What?")], "max_tokens": 1}
+    answer = post(server, body)
+    assert answer.status == 429 and int(answer.headers["Retry-After"]) >= 1
+    place.release()
+    for _ in range(3):  # each gives its place back: answered, streamed, refused
+        assert post(server, body).status == 200
+        assert post(server, body | {"stream": True}).status == 200
+        assert post(server, body | {"messages": [user(*["word " * 6000] * 8)]}).status == 400
+
+
+def test_models(serve):
+    server = serve()
+    client = Client(server.address)
+    for path in ("/v1/models", "/s/door/v1/models"):
+        (model,) = client.call("GET", path)["data"]
+        assert model == client.call("GET", f"{path}/pocket")
+        assert model["id"] == "pocket" and model["object"] == "model" and isinstance(model["created"], int)
+    with pytest.raises(ValueError, match="404"):
+        client.call("GET", "/v1/models/gpt")

@@ -1,0 +1,405 @@
+"""OpenAI's chat completions: a request complete in itself, or one about the stream of a session.
+
+Without a session nothing is remembered: the request's pictures stand in the prompt where it has them, a picture that
+says when it was seen ("Frame3 at 1.0s: " before it, as our own prompts do) included. In a session pictures become
+frames of its stream, and the session keeps the dialogue: what stands behind the last answer is new.
+Source: OpenAI's reference of POST /v1/chat/completions; what existing clients send of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Annotated, Any, ClassVar, Literal
+
+from fastapi import APIRouter, Header
+
+from ..config import MemoryConfig
+from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
+from ..prompt.messages import Image, Message, frame_line
+from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer, sampling
+from ..streaming.threads import stream_pieces
+from .content import Content, Picture, RequestReader
+from .limits import NO_OTHER_FIELDS, RequestError
+from .live_session import LiveSession
+from .questions import EVENTS, data_line, error_body, event_response
+from .routes import AllSessions
+from .sessions import Sessions
+
+chat_routes = APIRouter(tags=["chat completions"])
+named_routes = APIRouter(tags=["chat completions"])
+
+RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}} | EVENTS}}
+USUAL_NEW_TOKENS = 128
+BATCH = 16
+"""Pictures encoded together."""
+ITS_LINE = re.compile(r"(?:^|\n)Frame\d+(?: at \d+(?:\.\d+)?s)?: $")
+"""How the text before a picture ends where the picture has its line already."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "store": (False,),
+}
+"""Options that change nothing at these values, and are refused at others: none is ignored."""
+
+
+@dataclass
+class ChatMessage:
+    """`content`: a text, or parts: text, image_url and video_url, whose addresses may be data URIs."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+
+
+@dataclass
+class ChatOptions:
+    """How a completion is made; null means not given."""
+
+    stream_options: dict[str, Any] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    """0 (the default here): always the likeliest token; else up to 2."""
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    store: bool | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(kw_only=True)
+class ChatRequest(ChatOptions):
+    """OpenAI's chat completion. `session`, or the X-Session header, names a session; without one it is complete."""
+
+    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
+
+    model: str
+    messages: list[ChatMessage] = field(default_factory=list)
+    session: str | None = None
+    stream: bool | None = None
+
+    def check(self) -> None:
+        """RequestError for an option that cannot be honoured."""
+        for name, values in NEUTRAL.items():
+            value = getattr(self, name)
+            if value is not None and value not in values:
+                raise RequestError(f"{name}={value!r:.80} cannot be honoured here", name, "unsupported_value")
+        for name, low, high in (("temperature", 0, 2), ("top_p", 0, 1)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise RequestError(f"{name} must lie between {low} and {high}, got {value!r}", name)
+        if not all(self.stops) or len(self.stops) > 4:
+            raise RequestError("stop takes at most 4 texts, none of them empty", "stop")
+        if unknown := set(self.stream_options or {}) - {"include_usage", "include_obfuscation"}:
+            raise RequestError(f"stream_options has no {min(unknown)!r}", "stream_options")
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def with_usage(self) -> bool:
+        return bool((self.stream_options or {}).get("include_usage"))
+
+    def new_tokens(self, most: int) -> int:
+        """Tokens of the answer at most; RequestError for more than `most`, the server's limit."""
+        name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        wanted = getattr(self, name)
+        if wanted is None:
+            return min(USUAL_NEW_TOKENS, most)
+        if not 1 <= wanted <= most:
+            raise RequestError(f"{name} must lie between 1 and {most} (this server's limit), got {wanted}", name)
+        return int(wanted)
+
+    def generation(self) -> dict[str, Any]:
+        return sampling(self.temperature or 0.0, top_p=self.top_p, seed=self.seed)
+
+
+@dataclass
+class Said:
+    """What one side says before the other speaks again."""
+
+    role: Literal["user", "assistant"]
+    content: Content = field(default_factory=list)
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [part for part in self.content if isinstance(part, Picture)]
+
+    @property
+    def text(self) -> str:
+        """Its words; the line of a picture is none of them."""
+        pieces = []
+        for part, following in zip_longest(self.content, self.content[1:]):
+            if isinstance(part, str):
+                pieces.append(ITS_LINE.sub("", part) if isinstance(following, Picture) else part)
+        return "\n".join(piece.strip("\n") for piece in pieces if piece.strip())
+
+
+# ---- what can be asked for ------------------------------------------------------------------------------------------
+
+
+@chat_routes.post("/chat/completions", responses=RESPONSES)
+def complete(request: ChatRequest, sessions: AllSessions, x_session: Annotated[str | None, Header()] = None,
+             x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
+    """Answer the last message: from this request alone or, where a session is named, from what it has seen so far."""
+    key = request.session or x_session
+    session = sessions.get(key) if key else None
+    return _complete(request, sessions, session, is_repeat=x_stainless_retry_count not in (None, "0"))
+
+
+@named_routes.post("/chat/completions", responses=RESPONSES)
+def complete_in(name: str, request: ChatRequest, sessions: AllSessions,
+                x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
+    """Answer the last message in the session NAME, which begins where there is none: it remembers what it was shown."""
+    is_repeat = x_stainless_retry_count not in (None, "0")
+    return _complete(request, sessions, sessions.named(name), is_repeat=is_repeat)
+
+
+def _complete(request: ChatRequest, sessions: Sessions, session: LiveSession | None, *, is_repeat: bool) -> Any:
+    # 1. what is asked for, whole, before anything is changed
+    if request.model != sessions.model_name:
+        what = f"this server runs {sessions.model_name!r}, not {request.model!r:.80}"
+        raise RequestError(what, "model", "model_not_found", status=404)
+    request.check()
+    most = request.new_tokens(sessions.limits.max_new_tokens)
+    system, turns = dialogue_of(request.messages, RequestReader(sessions.limits, sessions.files.path))
+    # 2. the answer begins
+    head: dict[str, Any] = {"created": int(time.time()), "model": request.model}
+    head["id"] = f"chatcmpl-{secrets.token_hex(12)}"
+    if session is None:
+        place = sessions.place_alone()
+        try:
+            running = answer_alone(sessions, system, turns, max_new_tokens=most, **request.generation())
+        except BaseException:
+            place.release()
+            raise
+        weakref.finalize(running, place.release)  # also where nobody takes the first piece
+        ends = sessions.processor.end_token_ids
+        completion = Completion(head, StopText(running, request.stops), running.question, ends)
+    else:
+        if system is not None:
+            session.instruct(system)
+        turn, answer = ask_in(session, turns, request, most, is_repeat=is_repeat)
+        head |= {"picture_age": turn.age, "stream_time": {"timestamp": turn.timestamp}}
+        completion = Completion(head, StopText(answer, request.stops), turn, ())
+    # 3. piece by piece, or whole
+    if request.stream:
+        return event_response(completion.chunks(with_usage=request.with_usage))
+    return completion.whole()
+
+
+def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple[str | None, list[Said]]:
+    """The system text, and who said and showed what in turn; the user comes first and has the last word."""
+    system: list[str] = []
+    turns = [Said("user")]
+    for number, message in enumerate(messages):
+        content = reader.content(message.content, f"messages.[{number}].content")
+        if message.role in ("system", "developer"):
+            if any(isinstance(part, Picture) for part in content):
+                raise RequestError("only the user shows pictures", f"messages.[{number}].content")
+            system.append("\n".join(part for part in content if isinstance(part, str)))
+            continue
+        if message.role != turns[-1].role:
+            turns.append(Said(message.role))  # type: ignore[arg-type]
+        elif turns[-1].content and content and isinstance(turns[-1].content[-1], str):
+            turns[-1].content.append("\n")  # one message after another
+        if message.role == "assistant" and any(isinstance(part, Picture) for part in content):
+            raise RequestError("only the user shows pictures", f"messages.[{number}].content")
+        turns[-1].content += content
+    if turns[-1].role != "user" or not turns[-1].text.strip():
+        what = "the last message must be the user's, with a text: it is the question"
+        raise RequestError(what, f"messages.[{max(0, len(messages) - 1)}]")
+    return "\n".join(system) if system else None, turns
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+def ask_in(session: LiveSession, turns: Sequence[Said], request: ChatRequest, most: int, *, is_repeat: bool) -> Any:
+    """Show what is new in a session and ask it; as `LiveSession.ask`.
+
+    A client that repeats a request because of an error does not show its pictures twice.
+    """
+    new = turns[-1]
+    digest = hashlib.sha256(b"".join(picture.image.tobytes() for picture in new.pictures)).digest()
+    if not (is_repeat and digest == session.last_shown):
+        began = session.session.stats()["last_timestamp"] or 0.0
+        for picture in new.pictures:
+            session.see(picture.image, None if picture.seconds is None else began + picture.seconds)
+        session.last_shown = digest
+    return session.ask(new.text, max_new_tokens=most, without_frames=True, **request.generation())
+
+
+def answer_alone(
+    sessions: Sessions, system: str | None, turns: Sequence[Said], *, max_new_tokens: int, **generation: Any
+) -> StreamedAnswer:
+    """The answer to a dialogue of which nothing is kept; RequestError for a prompt longer than the server takes."""
+    model, processor = sessions.model, sessions.processor
+    frames = _memory_of(sessions, [picture for turn in turns for picture in turn.pictures])
+    messages = [] if system is None else [Message("system", (system,))]
+    numbers = iter(range(sum(len(turn.pictures) for turn in turns)))
+    held = {frame.index: frame for frame in frames}
+    messages += [Message(turn.role, _parts(turn, numbers, held)) for turn in turns]
+    rendered = processor.render(messages, generate=True)
+    language = LanguageSide(
+        model, processor, reuse_cache=False, max_prompt_tokens=sessions.limits.max_prompt_tokens
+    )  # fmt: skip
+    if len(rendered.ids) + max_new_tokens > language.max_positions:
+        what = f"the prompt has {len(rendered.ids)} tokens and the answer may have {max_new_tokens}, "
+        what += f"but {language.max_positions} are taken in all"
+        raise RequestError(what, "messages", "context_length_exceeded")
+    question = PreparedQuestion(turns[-1].text, rendered, frames, len(held), None, time.perf_counter(), 0)
+
+    def run(emit: Any, stop: Any) -> None:
+        question.answer = language.answer(
+            question, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation
+        )  # fmt: skip
+
+    return StreamedAnswer(question, stream_pieces(run))
+
+
+def _memory_of(sessions: Sessions, pictures: Sequence[Picture]) -> list[MemoryFrame]:
+    """The pictures as a session's memory holds them: all at full grid where they cost no more than a full memory."""
+    if not pictures:
+        return []
+    model, memory = sessions.model, sessions.model.config.memory_config
+    whole = MemoryConfig.recent(len(pictures)).for_encoder(model.config.grid)
+    memory = memory.for_encoder(model.config.grid)
+    bank = PyramidMemoryBank(whole if whole.max_tokens <= memory.max_tokens else memory)
+    for first in range(0, len(pictures), BATCH):
+        batch = [picture.image for picture in pictures[first : first + BATCH]]
+        features = sessions.encoder.encode(sessions.encoder.prepare(batch))
+        bank.write(features, [float(first + number) for number in range(len(batch))])
+    return bank.read()
+
+
+def _parts(turn: Said, numbers: Iterator[int], held: dict[int, MemoryFrame]) -> tuple[str | Image, ...]:
+    """A turn as our prompts write it: each picture behind its line and before a line's end."""
+    parts: list[str | Image] = []
+    is_behind_picture = False
+    for part in turn.content:
+        if isinstance(part, str):
+            parts.append(part.removeprefix("\n") if is_behind_picture else part)
+            is_behind_picture = False
+            continue
+        number, is_behind_picture = next(numbers), True
+        before = parts[-1] if parts and isinstance(parts[-1], str) else ""
+        has_line = ITS_LINE.search(before)
+        if number not in held:  # the memory has let it go, and its line with it
+            if has_line:
+                parts[-1] = before[: has_line.start()]
+            continue
+        if not has_line:
+            parts.append(frame_line(number, part.seconds))
+        parts += [Image(held[number].num_tokens), "\n"]
+    return tuple(part for part in parts if part)
+
+
+class StopText(Iterator[str]):
+    """The pieces of an answer up to the first of some texts, which ends it."""
+
+    def __init__(self, pieces: Any, stops: Sequence[str]) -> None:
+        self._pieces, self._stops = pieces, stops
+        self.was_met = False
+        self._made = self._run()
+
+    def __next__(self) -> str:
+        return next(self._made)
+
+    def close(self) -> None:
+        self._made.close()
+        self._pieces.close()
+
+    def _run(self) -> Generator[str, None, None]:
+        held = ""
+        for piece in self._pieces:
+            held += piece
+            if ends := [held.find(stop) for stop in self._stops if stop in held]:
+                self.was_met = True
+                self._pieces.close()
+                yield held[: min(ends)]
+                return
+            open_ = max((n for stop in self._stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
+            yield held[: len(held) - open_]  # the rest may be the beginning of a stop
+            held = held[len(held) - open_ :]
+        yield held
+
+
+@dataclass
+class Completion:
+    """An answer on its way, as OpenAI's clients read it."""
+
+    head: dict[str, Any]
+    pieces: StopText
+    asked: Any
+    """PreparedQuestion or DialogueTurn."""
+    ends: Sequence[int]
+
+    def _ended(self) -> tuple[str, dict[str, Any]]:
+        """Why it ended, and what it cost."""
+        if isinstance(self.asked, PreparedQuestion):
+            answer = self.asked.answer
+            ids = answer.ids if answer else []
+            used, cached, is_cut = len(self.asked.rendered.ids), 0, not set(ids[-1:]) & set(self.ends)
+            said = len(ids)
+        else:
+            used, cached = self.asked.prompt_tokens, self.asked.cached_tokens
+            said, is_cut = self.asked.answer_tokens, self.asked.is_cut
+        usage: dict[str, Any] = {"prompt_tokens": used, "completion_tokens": said, "total_tokens": used + said}
+        usage["prompt_tokens_details"] = {"cached_tokens": cached}
+        return "length" if is_cut and not self.pieces.was_met else "stop", usage
+
+    def whole(self) -> dict[str, Any]:
+        text = "".join(self.pieces)
+        finish, usage = self._ended()
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        return {**self.head, "object": "chat.completion", "choices": [choice | {"logprobs": None}], "usage": usage}
+
+    def chunks(self, *, with_usage: bool) -> Generator[str, None, None]:
+        """Server-sent events. An error on the way is one too: the status was sent."""
+        head = {**self.head, "object": "chat.completion.chunk"} | ({"usage": None} if with_usage else {})
+
+        def chunk(delta: dict[str, str], finish: str | None = None) -> str:
+            return data_line({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+
+        try:
+            yield chunk({"role": "assistant", "content": ""})
+            for piece in self.pieces:
+                if piece:
+                    yield chunk({"content": piece})
+            finish, usage = self._ended()
+            yield chunk({}, finish)
+            if with_usage:
+                yield data_line({**head, "choices": [], "usage": usage})
+        except Exception as error:
+            yield data_line({"error": error_body(str(error), 500)})
+        finally:
+            self.pieces.close()
+        yield "data: [DONE]\n\n"

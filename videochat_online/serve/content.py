@@ -1,0 +1,155 @@
+"""What a message of OpenAI's API holds: texts, and pictures and videos by data URI or by an address.
+
+Everything a client may do wrong here is a RequestError that names the place in the request.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+
+from ..media.addresses import Address
+from ..media.fetching import Sockets, fetch
+from ..media.readers import open_video
+from ..media.sampling import sample_pass
+from .addresses import checked_place
+from .limits import Limits, NotAllowed, RequestError, TooLarge
+from .uploads import picture_of
+
+VIDEO_FPS = 1.0
+MOST_FRAMES = 64
+"""Of one video in a message; a longer one is shown in fewer frames a second."""
+SILENCE_SECONDS, FETCH_SECONDS = 10.0, 30.0
+CHUNK = 2**16
+CHARACTERS_A_TOKEN = 8
+"""More than any text has on average: what is longer cannot fit a prompt."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a message."""
+
+    image: np.ndarray
+    """uint8 (H, W, 3)."""
+    seconds: float | None = None
+    """Of its video, where it is a frame of one."""
+
+
+Content = list["str | Picture"]
+
+
+class RequestReader:
+    """Reads the content of messages, within limits. `folder`: for a video while it is read."""
+
+    def __init__(self, limits: Limits, folder: Path) -> None:
+        self.limits, self.folder = limits, folder
+
+    def content(self, value: str | list[dict[str, Any]] | None, where: str) -> Content:
+        """Texts and pictures in order."""
+        if value is None:
+            return []
+        if isinstance(value, str):
+            return [self._text(value, where)]
+        return [piece for number, part in enumerate(value) for piece in self.part(part, f"{where}[{number}]")]
+
+    def part(self, part: dict[str, Any], where: str) -> Content:
+        """What one part holds: a text, a picture, or the frames of a video."""
+        kind = part.get("type")
+        if kind in ("text", "input_text", "output_text"):
+            return [self._text(part.get("text"), where)]
+        name = {"input_image": "image_url"}.get(str(kind), str(kind))
+        if name not in ("image_url", "video_url"):
+            raise RequestError(f"{where}: a part is text, image_url or video_url, got {kind!r:.40}", where)
+        value = part.get(name)
+        address = value.get("url") if isinstance(value, dict) else value
+        if not isinstance(address, str):
+            raise RequestError(f"{where}: {name} must be an address or a data URI", f"{where}.{name}")
+        with self._named(f"{where}.{name}"):
+            most = self.limits.max_image_bytes if name == "image_url" else self.limits.max_upload_bytes
+            data = self._bytes(address, most)
+            if name == "image_url":
+                return [Picture(picture_of(data, "the picture"))]
+            return self._frames(data)
+
+    def _text(self, text: Any, where: str) -> str:
+        if not isinstance(text, str):
+            raise RequestError(f"{where}: the text must be a string", where)
+        most = CHARACTERS_A_TOKEN * self.limits.max_prompt_tokens
+        if len(text) > most:  # before it is tokenised
+            raise RequestError(f"{where}: a text may have {most} characters, got {len(text)}", where)
+        return text
+
+    @contextmanager
+    def _named(self, where: str) -> Iterator[None]:
+        """What is wrong with a picture, by its place in the request."""
+        try:
+            yield
+        except (RequestError, NotAllowed, TooLarge):
+            raise
+        except (ValueError, OSError) as error:
+            raise RequestError(f"{where}: {error}", where) from error
+
+    def _bytes(self, address: str, most: int) -> bytes:
+        if address[:5].lower() != "data:":
+            return self._fetched(address, most)
+        head, comma, body = address.partition(",")
+        if not comma:
+            raise ValueError("a data URI has its data behind a comma")
+        if len(body) > 4 * most:  # before it is decoded
+            raise TooLarge(f"more than {most:,} bytes were sent, which is all this server takes")
+        try:
+            is_coded = head.lower().endswith(";base64")
+            data = base64.b64decode("".join(body.split()), validate=True) if is_coded else unquote_to_bytes(body)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError("the data URI is not base64") from error
+        if len(data) > most:
+            raise TooLarge(f"more than {most:,} bytes were sent, which is all this server takes")
+        return data
+
+    def _fetched(self, address: str, most: int) -> bytes:
+        """The bytes behind an http(s) address that the operator allows."""
+        place = checked_place(address, self.limits)
+        found = Address.checked(address)
+        if found.scheme not in ("http", "https"):
+            raise ValueError("expected a data URI, or an http or https address")
+        pinned = None if self.limits.allow_private_urls else place
+        until, data, sockets = time.monotonic() + FETCH_SECONDS, b"", Sockets()
+        with ExitStack() as stack:
+            stack.callback(sockets.close)
+            body = fetch(found, sockets, place=pinned, seconds=SILENCE_SECONDS)
+            stack.callback(body.close)
+            while piece := body.read(CHUNK):
+                data += piece
+                if len(data) > most:
+                    raise TooLarge(f"the address gives more than {most:,} bytes, which is all this server takes")
+                if time.monotonic() > until:
+                    raise ValueError(f"the address took longer than {FETCH_SECONDS:g} s")
+        return data
+
+    def _frames(self, data: bytes) -> Content:
+        """Frames of a video file, each with its second."""
+        path = self.folder / f"request-{secrets.token_hex(8)}.video"
+        try:
+            path.write_bytes(data)
+            with open_video(path) as reader:
+                most = self.limits.max_video_seconds
+                if reader.duration > most:
+                    raise ValueError(f"the video lasts {reader.duration:.0f} s, expected at most {most:.0f} s")
+                fps = min(VIDEO_FPS, MOST_FRAMES / max(reader.duration, 1e-3))
+                first, last = float(reader.timestamps[0]), float(reader.timestamps[-1])
+                chosen = sample_pass(reader.timestamps, fps, first, last, video_fps=reader.fps)[:MOST_FRAMES]
+                return [Picture(frame.image, float(frame.timestamp)) for frame in reader.read(chosen)]
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), "the video")) from error
+        finally:
+            path.unlink(missing_ok=True)
