@@ -202,7 +202,7 @@ def test_a_transformers_model_answers_in_every_mode(llava: TransformersResponder
 def test_a_transformers_model_sees_the_newest_frames_with_their_times(llava: TransformersResponder):
     conversation = llava.open("Watch.")
     conversation.see([picture(i) for i in range(6)], [float(i) for i in range(6)])
-    system, user = conversation._messages("What?")
+    system, user = conversation.messages("What?", lambda _: {"type": "image"})
     assert system["content"] == [{"type": "text", "text": "Watch."}]
     text = "".join(part.get("text", "<image>") for part in user["content"])
     lines = [f"Frame{i + 1} at {i}.0s: <image>\n" for i in range(2, 6)]
@@ -228,7 +228,7 @@ def test_a_transformers_dialogue_is_kept_when_asked(llava: TransformersResponder
     conversation = llava.open(None)
     conversation.see([np.zeros((16, 16, 3), np.uint8)], [0.0])
     said = conversation.ask("One?", max_new_tokens=2, keep=True)
-    roles = [message["role"] for message in conversation._messages("Two?")]
+    roles = [message["role"] for message in conversation.messages("Two?", lambda _: {"type": "image"})]
     assert roles == ["user", "assistant", "user"]
     assert conversation.turns == [("One?", said)]
 

@@ -17,6 +17,7 @@ from ..extras import lacks
 from ..files import digest, write_json
 from ..media.find import VideoLibrary
 from .benchmarks import BENCHMARKS, Benchmark, Settings
+from .endpoint import EndpointResponder
 from .modes import MODES, Examiner
 from .predictions import read_predictions
 from .questions import VideoTask
@@ -76,11 +77,24 @@ def _add_benchmark(names: Any, benchmark: type[Benchmark]) -> None:
     add_decoder_flag(parser)
     add_model_flags(parser)
     add("--adapter", default="videochat", choices=("videochat", "transformers"), help=ADAPTER_HELP)
+    _add_endpoint_flags(parser)
     add_memory_flags(parser)
     add("--recent", type=int, metavar="N", help="no memory: the newest N frames at full grid")
     for name, about in benchmark.flags.items():
         add(f"--{name}", **about)
     parser.set_defaults(run=run_benchmark, benchmark=benchmark)
+
+
+def _add_endpoint_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "endpoint", "a model behind an OpenAI-compatible address, shown the newest frames"
+    )
+    add = group.add_argument
+    add("--endpoint", metavar="URL", help="such as http://host:8000/v1; --model is its name there, --frames how many")
+    add("--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable that holds the key")
+    add("--endpoint-images", default="jpeg", choices=("jpeg", "png"), help="how frames are sent: small, or exact")
+    add("--requests-per-minute", type=float, metavar="N", help="at most so many (default: no limit)")
+    add("--price", metavar="IN/OUT", help="of a million tokens, such as 0.15/0.6: the cost is counted")
 
 
 def run_benchmark(options: argparse.Namespace) -> int:
@@ -89,6 +103,10 @@ def run_benchmark(options: argparse.Namespace) -> int:
     Raises ValueError for flags, annotations and folders that cannot be used.
     """
     # 1. The questions, and what is wrong with them
+    if options.endpoint:
+        if options.adapter != "videochat":
+            raise ValueError(f"--endpoint is a model of its own: it goes without --adapter {options.adapter}")
+        options.adapter = "endpoint"
     variant = {name: getattr(options, name) for name in options.benchmark.flags}
     benchmark: Benchmark = options.benchmark(**variant)
     examples = benchmark.read(options.annotations, splits=options.split)
@@ -115,8 +133,12 @@ def run_benchmark(options: argparse.Namespace) -> int:
     # 3. The answers, with frames and without
     run = Run(benchmark, tasks, Examiner(responder, options.mode, settings), library, options.output, config)
     runs = [run] if options.no_blind or options.mode == "blind" else [run, _blind_twin(run)]
-    for one in runs:
-        execute(one, resume=options.resume)
+    try:
+        for one in runs:
+            execute(one, resume=options.resume)
+    finally:
+        if isinstance(responder, EndpointResponder):
+            responder.write_usage(run.output)
     # 4. The report, by the process that finishes last
     found = [predictions for one in runs if (predictions := completed(one)) is not None]
     if len(found) < len(runs):

@@ -1,6 +1,6 @@
-"""Models under test: ours through `StreamingSession`, and any image-text-to-text model of transformers.
+"""Models under test: ours through `StreamingSession`, any image-text-to-text model of transformers, an endpoint.
 
-Both answer to the `Responder` protocol of modes.py; the flags say which one is loaded. Nothing here knows benchmarks or
+All answer to the `Responder` protocol of modes.py; the flags say which one is loaded. Nothing here knows benchmarks or
 files of predictions.
 """
 
@@ -19,6 +19,7 @@ from ..command_line import load_from_flags, memory_from_flags
 from ..config import MemoryConfig, scheduled_level
 from ..files import digest
 from .benchmarks import Settings
+from .endpoint import RecentFrames, endpoint_from_flags
 from .modes import Responder
 
 if TYPE_CHECKING:
@@ -116,18 +117,10 @@ class TransformersResponder:
         return TransformersConversation(self, system_prompt)
 
 
-class TransformersConversation:
+class TransformersConversation(RecentFrames):
     def __init__(self, responder: TransformersResponder, system_prompt: str | None) -> None:
-        self.responder, self.system_prompt = responder, system_prompt
-        self.frames: list[tuple[int, float, np.ndarray]] = []
-        self.num_seen = 0
-        self.turns: list[tuple[str, str]] = []
-
-    def see(self, frames: Sequence[np.ndarray], timestamps: Sequence[float]) -> None:
-        numbers = range(self.num_seen, self.num_seen + len(frames))
-        self.num_seen += len(frames)
-        self.frames += zip(numbers, timestamps, frames, strict=True)
-        del self.frames[: -self.responder.max_frames]
+        super().__init__(responder.max_frames, system_prompt)
+        self.responder = responder
 
     def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
         import torch
@@ -169,34 +162,24 @@ class TransformersConversation:
         from PIL import Image
 
         model, processor = self.responder.model, self.responder.processor
-        text = processor.apply_chat_template(self._messages(prompt), add_generation_prompt=True)
+        text = processor.apply_chat_template(
+            self.messages(prompt, lambda _: {"type": "image"}), add_generation_prompt=True
+        )
         images = [Image.fromarray(frame) for _, _, frame in self.frames] or None
         return dict(processor(text=[text], images=images, return_tensors="pt").to(model.device, model.dtype))
-
-    def _messages(self, prompt: str) -> list[dict[str, Any]]:
-        parts: list[dict[str, str]] = []
-        for number, second, _ in self.frames:
-            line = f"Frame{number + 1} at {second:.1f}s: "
-            parts += [{"type": "text", "text": line}, {"type": "image"}, {"type": "text", "text": "\n"}]
-        messages: list[dict[str, Any]] = []
-        if self.system_prompt is not None:
-            messages.append({"role": "system", "content": [{"type": "text", "text": self.system_prompt}]})
-        for question, answer in self.turns:
-            messages.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-            parts = []
-        return [*messages, {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
 
 
 def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tuple[Responder, dict[str, Any]]:
     """The model under test, and what identifies it. ValueError for flags that do not go together."""
     options.device = _device_of_process(options.device)
     about: dict[str, Any] = {"model": options.model, "adapter": options.adapter}
+    has_memory = options.adapter == "videochat"
+    if not has_memory and (options.recent or _asks_for_memory(options) or options.skip_below):
+        raise ValueError("--memory, --policy, --cascade, --recent and --skip-below are for our models; see --frames")
+    if options.adapter == "endpoint":
+        remote, endpoint = endpoint_from_flags(options, settings.frames or 64)
+        return remote, about | endpoint
     if options.adapter == "transformers":
-        if options.recent or _asks_for_memory(options) or options.skip_below:
-            raise ValueError(
-                "--memory, --policy, --cascade, --recent and --skip-below are for our models; see --frames"
-            )
         about["max_frames"] = settings.frames or 64
         responder = TransformersResponder.load(
             options.model,
