@@ -30,9 +30,7 @@ with locked(Path(sys.argv[1])):
 def test_a_folder_has_one_writer_and_a_killed_one_holds_nothing(tmp_path: Path):
     folder = tmp_path / "run"
     command = [sys.executable, "-c", HOLD, str(folder)]
-    holder = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         told = rf"run is being written by another process \(process {holder.pid} on "

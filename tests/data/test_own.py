@@ -132,7 +132,7 @@ BAD_TABLES = {
     "unknown column": ("video,question,answr\n", "line 1: unknown column 'answr'; did you mean answer"),
     "only a head": ("video,question,answer\n", "holds no lines"),
     "nothing": ("", "the column video is missing, got nothing"),
-    "too many": ("video,question,answer\nvideo,Q,a, b\n", 'line 2: expected 3 values; one with a comma'),
+    "too many": ("video,question,answer\nvideo,Q,a, b\n", "line 2: expected 3 values; one with a comma"),
     "quotes": ('video,question,answer\nvideo,Q,"A\n', r"line \d: is not csv"),
     "blank": ("video,question,answer\nvideo,Q,A\nvideo,Q,\n", "line 3: the answer is blank"),
     "time": ("video,question,answer,time\nvideo,Q,A,soon\n", "line 2: time must be seconds, got 'soon'"),
@@ -196,6 +196,7 @@ def test_rows_of_others_become_ours(tmp_path: Path, media: Path):
 
 
 # fetch
+
 
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub as a download needs. The server holds `files`, notes what was `asked`, and breaks off once

@@ -154,9 +154,7 @@ def test_a_film_trimmed_between_keyframes_begins_where_it_was_trimmed(
         assert [number_in(picture) for picture in pictures(video, order)] == [7 + index for index in order]
 
 
-def test_slow_films_whose_frames_are_stored_in_another_order(
-    write_clip: Callable, number_in: Callable, tmp_path: Path
-):
+def test_slow_films_whose_frames_are_stored_in_another_order(write_clip: Callable, number_in: Callable, tmp_path: Path):
     """Matroska stores no times of decoding: that a frame is shown before the one stored ahead of it is no jump."""
     path = write_clip(tmp_path / "lapse.mkv", num_frames=12, fps=1, options={"x264-params": "bframes=3:b-pyramid=none"})
     with open_video(path) as video:
