@@ -23,6 +23,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from .. import __version__
 from .completions import chat_routes, named_routes
 from .questions import error_body, question_routes
+from .realtime import realtime_routes
 from .routes import live_routes, model_routes, session_routes, stream_routes
 from .sessions import Sessions
 
@@ -36,7 +37,7 @@ DESCRIPTION = """Talk with a running stream. A session watches one stream with a
 3. `POST .../questions` at any moment, or `POST /v1/chat/completions` as with OpenAI's API
 
 `/s/NAME/v1` is OpenAI's API over a session called NAME, which remembers what it was shown; without a session each
-chat completion is complete in itself.
+chat completion is complete in itself. `WS /v1/realtime` speaks OpenAI's Realtime API, in text.
 """
 MEANING = {
     400: "Something in the request, or a file, is not as it must be: a name, a type, a value above a limit",
@@ -75,7 +76,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     app = FastAPI(
         title="videochat-online", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None
     )  # fmt: skip
-    app.state.sessions = sessions
+    app.state.sessions, app.state.token = sessions, token
     _add_docs_page(app)
     # 2. what errors look like, and who may come in
     for kind in (ValueError, StarletteHTTPException, RequestValidationError, Exception):
@@ -93,6 +94,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     for routes in (model_routes, named_routes):
         app.include_router(routes, prefix="/s/{name}/v1", responses=errors, dependencies=guards)
     app.include_router(live_routes)
+    app.include_router(realtime_routes)
     described = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -95,7 +95,7 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
     """Serve until stopped. OSError or ValueError for an address that cannot be listened on."""
     from .sessions import Sessions
 
-    require("fastapi", "uvicorn")  # before a model is loaded
+    require("fastapi", "uvicorn", "websockets")  # before a model is loaded
     given = vars(options) | {"allow_urls": options.allow_urls or options.allow_private_urls}
     limits = Limits(**{field.name: given[field.name] for field in fields(Limits) if field.name in given})
     # 1. the port

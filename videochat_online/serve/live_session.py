@@ -75,6 +75,7 @@ class LiveSession:
             max_prompt_tokens=self.limits.max_prompt_tokens,
         )
         self.track = MemoryTrack()
+        self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
         self.last_shown = b""
         """What a chat completion showed last: a client that repeats it does not show it twice."""
         self._first_seen: float | None = None  # real time of the first frame that came through the API
@@ -269,6 +270,7 @@ class LiveSession:
             if (answer := pieces.question.answer) is not None:
                 turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
                 turn.cached_tokens = answer.cached_tokens
+                turn.visual_tokens = sum(frame.num_tokens for frame in pieces.question.frames)
                 turn.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
         finally:
             turn.is_done = True

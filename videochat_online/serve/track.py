@@ -64,6 +64,8 @@ class DialogueTurn:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Of these, computed for an earlier question."""
+    visual_tokens: int = 0
+    """Of these, of frames."""
     answer_tokens: int = 0
     is_cut: bool = False
     """Whether the answer ended only because it might not be longer."""

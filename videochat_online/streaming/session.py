@@ -248,6 +248,11 @@ class StreamingSession:
                 self._turns.append(AnsweredQuestion(question.text, answer.text, seen, last))
         return answer
 
+    def remember_turn(self, question: str, answer: str) -> None:
+        """Add a question that was answered elsewhere to the dialogue, behind the frames seen so far."""
+        with self._state:
+            self._turns.append(AnsweredQuestion(question, answer, self.memory.num_written, self.memory.last_timestamp))
+
     def prefill(self, *, give_way: Callable[[], bool] = lambda: False) -> int | None:
         """Bring the cache up to the newest frame while nobody asks, so that a question costs its own tokens only.
 

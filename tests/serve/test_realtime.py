@@ -1,0 +1,301 @@
+"""The realtime socket: the events of OpenAI's API in their order, errors that keep the connection, breaks."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+sync_client = pytest.importorskip("websockets.sync.client", reason="pip install websockets")
+exceptions = pytest.importorskip("websockets.exceptions")
+
+ANSWER = [
+    "response.created", "response.output_item.added", "conversation.item.added", "response.content_part.added",
+    "response.output_text.delta", "response.output_text.done", "response.content_part.done",
+    "response.output_item.done", "conversation.item.done", "response.done",
+]  # fmt: skip
+
+
+class Talk:
+    """One connection, whose events all have an id of their own."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket, self.ids = socket, set()
+
+    def send(self, kind: str, **fields: Any) -> None:
+        self.socket.send(json.dumps({"type": kind, **fields}))
+
+    def next(self) -> dict[str, Any]:
+        event = json.loads(self.socket.recv(timeout=60))
+        assert isinstance(event["event_id"], str) and event["event_id"] not in self.ids
+        self.ids.add(event["event_id"])
+        return event
+
+    def until(self, kind: str) -> list[dict[str, Any]]:
+        events = [self.next()]
+        while events[-1]["type"] != kind:
+            events.append(self.next())
+        return events
+
+    def say(self, text: str, **item: Any) -> list[dict[str, Any]]:
+        content = [{"type": "input_text", "text": text}]
+        self.send("conversation.item.create", item={"type": "message", "role": "user", "content": content, **item})
+        return [self.next(), self.next()]
+
+    def show(self, address: str, **item: Any) -> list[dict[str, Any]]:
+        content = [{"type": "input_image", "image_url": address, "detail": "auto"}]
+        self.send("conversation.item.create", item={"type": "message", "role": "user", "content": content, **item})
+        return [self.next(), self.next()]
+
+    def answer(self, **response: Any) -> tuple[str, list[dict[str, Any]]]:
+        self.send("response.create", **({"response": response} if response else {}))
+        events = self.until("response.done")
+        return "".join(one["delta"] for one in events if one["type"] == "response.output_text.delta"), events
+
+
+@pytest.fixture
+def data_uri(png) -> Callable[[int], str]:
+    return lambda k: "data:image/png;base64," + base64.b64encode(png(k)).decode()
+
+
+@contextmanager
+def connected(server: Any, path: str = "/v1/realtime?model=pocket", **options: Any) -> Iterator[Talk]:
+    with sync_client.connect(server.address.replace("http", "ws") + path, **options) as socket:
+        talk = Talk(socket)
+        assert talk.next()["type"] == "session.created"
+        yield talk
+
+
+def error_of(talk: Talk) -> dict[str, Any]:
+    event = talk.next()
+    assert event["type"] == "error", event
+    return event["error"]
+
+
+def test_frames_question_answer_and_a_second_one(serve, data_uri, wait_until):
+    server = serve()
+    with connected(server) as talk:
+        added, done = talk.show(data_uri(1), id="f1")
+        assert (added["type"], added["previous_item_id"]) == ("conversation.item.added", None)
+        assert done["type"] == "conversation.item.done" and done["item"]["status"] == "completed"
+        assert done["item"]["content"] == [{"type": "input_image", "detail": "auto"}]  # never the picture itself
+        assert talk.say("What is happening?")[0]["previous_item_id"] == "f1"
+        text, events = talk.answer(metadata={"client_event_id": "e7"}, output_modalities=["audio"])
+        kinds = [event["type"] for event in events]
+        assert list(dict.fromkeys(kinds)) == ANSWER and kinds.count("response.output_text.delta") > 1
+        done = events[-1]["response"]
+        assert done["status"] == "completed" and done["metadata"] == {"client_event_id": "e7"}
+        assert done["output_modalities"] == ["text"] and done["output"][0]["content"][0]["text"] == text
+        usage = done["usage"]
+        assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
+        assert usage["input_token_details"]["image_tokens"] > 0
+        (session,) = server.sessions._sessions.values()
+        assert [turn.answer for turn in session.session.turns] == [text]
+        talk.say("And before?")
+        assert talk.answer()[1][-1]["response"]["usage"]["input_token_details"]["cached_tokens"] > 0
+        assert len(session.session.turns) == 2
+    wait_until(lambda: len(server.sessions) == 0)  # an unnamed session ends with its connection
+
+
+def test_a_named_session_keeps_what_it_saw_and_knows_what_is_replayed(serve, data_uri):
+    server, path = serve(), "/s/door/v1?model=pocket"
+    with connected(server, path) as talk:
+        talk.show(data_uri(1), id="f1")
+        talk.say("What is happening?", id="q1")
+        text, events = talk.answer()
+        answer_id = events[-1]["response"]["output"][0]["id"]
+    session = server.sessions.named("door").session
+    with connected(server, "/s/door/v1/realtime") as talk:
+        assert talk.say("What is happening?", id="q1")[0]["item"]["id"] == "q1"
+        said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+        talk.send("conversation.item.create", item={**said, "id": answer_id})
+        assert talk.until("conversation.item.done")[-1]["item"]["id"] == answer_id
+        assert len(session.turns) == 1, "what is replayed enters the memory once"
+        talk.say("And now?")
+        talk.answer()
+    assert len(session.turns) == 2 and session.stats()["frames_seen"] == 1
+
+
+def test_a_replayed_dialogue_in_a_new_session(serve):
+    server = serve()
+    with connected(server) as talk:
+        talk.say("Who is there?", id="a")
+        said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Nobody."}]}
+        talk.send("conversation.item.create", item={**said, "id": "b"})
+        talk.until("conversation.item.done")
+        (session,) = server.sessions._sessions.values()
+        assert [(turn.question, turn.answer) for turn in session.session.turns] == [("Who is there?", "Nobody.")]
+
+
+def test_the_session_is_updated_in_parts(serve):
+    with connected(serve()) as talk:
+        talk.send(
+            "session.update", session={"instructions": "Be brief.", "tools": None, "output_modalities": ["audio"]}
+        )
+        assert talk.next()["session"]["instructions"] == "Be brief."
+        talk.send("session.update", session={"max_output_tokens": 1, "audio": {"input": {"turn_detection": None}}})
+        updated = talk.next()
+        assert updated["type"] == "session.updated"
+        assert (updated["session"]["instructions"], updated["session"]["max_output_tokens"]) == ("Be brief.", 1)
+        assert updated["session"]["output_modalities"] == ["text"]
+        talk.say("What?")
+        done = talk.answer()[1][-1]["response"]
+        assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
+
+
+def test_sound_is_ignored_and_items_come_and_go(serve):
+    with connected(serve()) as talk:
+        for kind in ("append", "commit"):
+            talk.send(f"input_audio_buffer.{kind}", audio="AAAA")
+        talk.send("input_audio_buffer.clear")
+        assert talk.next()["type"] == "input_audio_buffer.cleared"
+        talk.say("Hello", id="x", previous_item_id="root")
+        talk.send("conversation.item.retrieve", item_id="x")
+        assert talk.next()["item"]["content"] == [{"type": "input_text", "text": "Hello"}]
+        talk.send("conversation.item.delete", item_id="x")
+        assert talk.next() | {"event_id": ""} == {"type": "conversation.item.deleted", "event_id": "", "item_id": "x"}
+        for kind, code in (("delete", "item_delete_invalid_item_id"), ("retrieve", "item_retrieve_invalid_item_id")):
+            talk.send(f"conversation.item.{kind}", item_id="x", event_id="mine")
+            error = error_of(talk)
+            assert (error["code"], error["event_id"]) == (code, "mine")
+
+
+def test_a_cancelled_answer_is_closed(serve, data_uri, monkeypatch):
+    said = []
+
+    def endless(run: Any) -> Iterator[str]:
+        while True:
+            said.append("and ")
+            yield said[-1]
+
+    server = serve()
+    with connected(server) as talk:
+        talk.send("response.cancel", event_id="c")
+        assert error_of(talk)["code"] == "response_cancel_not_active"
+        talk.show(data_uri(1))
+        talk.say("What?")
+        monkeypatch.setattr("videochat_online.streaming.session.stream_pieces", endless)
+        talk.send("response.create")
+        events = talk.until("response.output_text.delta")
+        talk.send("response.create", event_id="again")
+        assert error_of_until(talk)["code"] == "conversation_already_has_active_response"
+        talk.send("response.cancel", response_id=events[0]["response"]["id"])
+        done = talk.until("response.done")[-1]["response"]
+        assert (done["status"], done["status_details"]["reason"]) == ("cancelled", "client_cancelled")
+        assert done["output"][0]["status"] == "incomplete"
+        monkeypatch.undo()
+        talk.say("And now?")
+        assert talk.answer()[1][-1]["response"]["status"] == "completed"
+
+
+def error_of_until(talk: Talk) -> dict[str, Any]:
+    return talk.until("error")[-1]["error"]
+
+
+def test_a_failure_ends_the_answer_and_not_the_conversation(serve, data_uri, monkeypatch):
+    def breaks(run: Any) -> Iterator[str]:
+        yield "half "
+        raise RuntimeError("out of memory")
+
+    with connected(serve()) as talk:
+        done = talk.answer()[1][-1]["response"]  # nothing was asked
+        assert done["status"] == "failed" and "question" in done["status_details"]["error"]["message"]
+        talk.say("What?")
+        monkeypatch.setattr("videochat_online.streaming.session.stream_pieces", breaks)
+        done = talk.answer()[1][-1]["response"]
+        assert done["status"] == "failed" and done["status_details"]["error"]["message"] == "out of memory"
+        monkeypatch.undo()
+        talk.say("What?")
+        assert talk.answer()[1][-1]["response"]["status"] == "completed"
+
+
+BAD = [
+    (b"\x00\x01", "text frame"),
+    ("{broken", "not JSON"),
+    ("[" * 100_000, "not JSON"),
+    ("[]", "JSON object"),
+    ({"type": "nothing.known"}, "unknown event type"),
+    ({"type": ["a"]}, "unknown event type"),
+    ({"type": "session.update"}, "session must be an object"),
+    ({"type": "session.update", "session": {"instructions": 5}}, "instructions"),
+    ({"type": "session.update", "session": {"instructions": "x" * 5000}}, "characters of the system prompt"),
+    ({"type": "session.update", "session": {"max_output_tokens": -1}}, "max_output_tokens"),
+    ({"type": "conversation.item.create"}, "item must be an object"),
+    ({"type": "conversation.item.create", "item": {"type": "function_call_output"}}, "a message of"),
+    ({"type": "conversation.item.create", "item": {"role": "user", "content": "text"}}, "list of parts"),
+    ({"type": "conversation.item.create", "item": {"role": "user", "content": [{"type": "video"}]}}, "a part is"),
+    ({"type": "conversation.item.create", "item": {"role": "user", "id": 7}}, "an item's id"),
+    ({"type": "response.create", "response": []}, "response must be an object"),
+]
+
+
+def test_what_is_wrong_with_one_event_is_told_and_the_connection_stays(serve, data_uri):
+    with connected(serve()) as talk:
+        talk.say("Hello", id="x")
+        for message, words in BAD:
+            text = json.dumps({**message, "event_id": "e"}) if isinstance(message, dict) else message
+            talk.socket.send(text)
+            error = error_of(talk)
+            assert words in error["message"] and error["type"] and error["code"], message
+            assert error["event_id"] == ("e" if isinstance(message, dict) else None)
+        for address in ("data:image/png;base64,AAAA", "data:image/png;base64,!!", "http://a/b.png", "x"):
+            content = [{"type": "input_image", "image_url": address}]
+            talk.send("conversation.item.create", item={"type": "message", "role": "user", "content": content})
+            assert error_of(talk)["message"]
+        talk.say("half a character: \ud800", id="\ud800")
+        assert talk.answer()[1][-1]["response"]["status"] == "failed"
+        talk.say("Hello")
+        talk.send("conversation.item.create", item={"type": "message", "role": "user", "id": "x", "content": []})
+        assert error_of(talk)["code"] == "item_create_duplicate_item_id"
+        assert talk.answer()[1][-1]["response"]["status"] == "completed"
+
+
+def test_who_may_come_in(serve):
+    server = serve(token="open", max_sessions=1)
+    address = server.address.replace("http", "ws")
+
+    def refused(path: str = "/v1/realtime", **options: Any) -> tuple[int, str]:
+        with pytest.raises(exceptions.InvalidStatus) as caught:
+            sync_client.connect(address + path, **options)
+        response = caught.value.response
+        return response.status_code, json.loads(response.body)["error"]["code"]
+
+    key = {"additional_headers": {"Authorization": "Bearer open"}}
+    assert refused() == (401, "invalid_api_key")
+    for headers in ({"Authorization": "Bearer"}, {"Authorization": "Basic open"}, {"Authorization": "Bearer \xe9"}):
+        assert refused(additional_headers=headers) == (401, "invalid_api_key")
+    assert refused("/v1/realtime?model=gpt", **key) == (404, "model_not_found")
+    assert refused(origin="https://evil.example", **key) == (403, "forbidden")
+    assert refused("/s/a%20b/v1", **key) == (400, "invalid_value")
+    with connected(server, **key) as talk:
+        assert talk.socket.subprotocol is None
+        assert refused(**key) == (429, "rate_limit_exceeded")
+    names = ["realtime", "openai-insecure-api-key.open", "openai-beta.realtime-v1"]
+    own = server.address
+    with connected(server, subprotocols=names, origin=own) as talk:
+        assert talk.socket.subprotocol == "realtime"
+
+
+def test_a_client_that_vanishes_in_the_middle(serve, data_uri, monkeypatch, wait_until):
+    left = []
+
+    def endless(run: Any) -> Iterator[str]:
+        try:
+            while True:
+                yield "and so on "
+        finally:
+            left.append(True)
+
+    server = serve()
+    with connected(server) as talk:
+        talk.show(data_uri(1))
+        talk.say("What?")
+        monkeypatch.setattr("videochat_online.streaming.session.stream_pieces", endless)
+        talk.send("response.create")
+        talk.until("response.output_text.delta")
+        talk.socket.socket.close()
+    wait_until(lambda: left and len(server.sessions) == 0)

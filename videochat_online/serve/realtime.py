@@ -1,0 +1,450 @@
+"""WS /v1/realtime: OpenAI's Realtime API in text, over a session that watches. Pictures in, words out.
+
+Items with pictures become frames of the session's stream, the last text is the question. Speech is not understood:
+clients that ask for it are answered in text. Nothing is computed on the event loop, whose pings must be answered.
+Source: OpenAI's reference of the Realtime API, and what openai, Pipecat and LiveKit read of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, WebSocket
+from fastapi.responses import JSONResponse
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from .content import Content, Picture, RequestReader
+from .limits import RequestError
+from .live_session import LiveSession
+from .questions import error_body
+from .sessions import Sessions
+
+realtime_routes = APIRouter()
+PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
+"""Subprotocols of browsers, which can send no Authorization."""
+MOST_WAITING = 32
+"""Pictures that wait to be encoded; the oldest beyond them is let go and counted."""
+MOST_ITEMS = 1000
+"""Ids of items that a connection and a session know."""
+ROLES = ("user", "system", "assistant")
+Event = dict[str, Any]
+THREADS = anyio.CapacityLimiter(64)
+"""Threads of all sockets: none of them waits behind requests of another kind."""
+
+
+async def in_thread(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    return await anyio.to_thread.run_sync(partial(call, *arguments, **named), limiter=THREADS)
+
+
+def token_of(socket: WebSocket) -> str | None:
+    """The key a client brings: in a header, or as a browser does."""
+    kind, _, key = socket.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return key.strip()
+    offered = [one for one in socket.scope.get("subprotocols", ()) if one.startswith(KEY_PROTOCOL)]
+    return offered[0].removeprefix(KEY_PROTOCOL) if offered else None
+
+
+@realtime_routes.websocket("/v1/realtime")
+@realtime_routes.websocket("/realtime")
+async def realtime(socket: WebSocket) -> None:
+    """A session of its own, which ends with the connection."""
+    await _serve(socket, None)
+
+
+@realtime_routes.websocket("/s/{name}/v1/realtime")
+@realtime_routes.websocket("/s/{name}/v1")
+async def realtime_in(socket: WebSocket, name: str) -> None:
+    """The session NAME: it stays when the connection ends."""
+    await _serve(socket, name)
+
+
+async def _serve(socket: WebSocket, name: str | None) -> None:
+    # 1. who may come in; a refusal is an HTTP answer
+    sessions: Sessions = socket.app.state.sessions
+    token, model = socket.app.state.token, socket.query_params.get("model")
+    origin = socket.headers.get("origin")
+    try:
+        if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
+            raise RequestError("a web page of another host may not connect here", "Origin", "forbidden", status=403)
+        if token is not None and not secrets.compare_digest((token_of(socket) or "").encode(), token.encode()):
+            problem = "this server wants its token: Authorization: Bearer TOKEN"
+            raise RequestError(problem, None, "invalid_api_key", status=401)
+        if model not in (None, sessions.model_name):
+            what = f"this server runs {sessions.model_name!r}, not {model!r:.80}"
+            raise RequestError(what, "model", "model_not_found", status=404)
+        session = await in_thread(sessions.create if name is None else lambda: sessions.named(name))
+    except ValueError as error:
+        status, code = getattr(error, "status", 400), getattr(error, "code", None)
+        body = error_body(str(error), status, param=getattr(error, "param", None), code=code)
+        await socket.send_denial_response(JSONResponse({"error": body}, status))
+        return
+    # 2. the conversation; an unnamed session ends with it
+    offered = socket.scope.get("subprotocols", ())
+    await socket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
+    connection = Connection(socket, sessions, session)
+    try:
+        await connection.run()
+    finally:
+        await connection.close()
+        if name is None:
+            await in_thread(sessions.end_if_there, session.key)
+
+
+@dataclass
+class Response:
+    """One answer on its way."""
+
+    id: str
+    item: str
+    metadata: Any
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Connection:
+    """One client's conversation with one session."""
+
+    def __init__(self, socket: WebSocket, sessions: Sessions, session: LiveSession) -> None:
+        self.socket, self.session, self.model_name = socket, session, sessions.model_name
+        self.reader = RequestReader(session.limits, sessions.files.path)
+        self.most_tokens: int | str = "inf"
+        self.items: dict[str, Event] = {}
+        """Announced on this connection, oldest first."""
+        self.last_item: str | None = None
+        self.question = ""
+        """The newest text of user or system that was not answered."""
+        self.response: Response | None = None
+        self.num_dropped = 0
+        self._pictures: deque[Picture] = deque()
+        self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._sending = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Until the client leaves."""
+        await self.send("session.created", session=self.about())
+        worker = asyncio.create_task(self._work())
+        try:
+            while True:
+                message = await self.socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                await self._receive(message)
+        except WebSocketDisconnect:
+            return
+        finally:
+            if self.response is not None:
+                self.response.cancelled.set()
+            worker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await worker
+
+    async def close(self) -> None:
+        if self.socket.application_state == WebSocketState.CONNECTED:
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+                await self.socket.close()
+
+    # ---- what is sent -----------------------------------------------------------------------------------------------
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        """One event; nothing where the client has left."""
+        async with self._sending:
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect, OSError):
+                text = json.dumps({"type": kind, "event_id": new_id("event"), **fields})
+                await self.socket.send_text(text)
+
+    async def refuse(self, error: Exception, event: Any) -> None:
+        """An error of one event; the connection stays open."""
+        status = getattr(error, "status", 400)
+        body = error_body(str(error), status, param=getattr(error, "param", None), code=getattr(error, "code", None))
+        about = event.get("event_id") if isinstance(event, dict) else None
+        await self.send("error", error={**body, "code": body["code"] or "invalid_value", "event_id": about})
+
+    def about(self) -> Event:
+        """The session as it is in force."""
+        return {
+            "type": "realtime",
+            "object": "realtime.session",
+            "id": f"sess_{self.session.key}",
+            "model": self.model_name,
+            "output_modalities": ["text"],
+            "instructions": self.session.settings.system_prompt or "",
+            "tools": [],
+            "tool_choice": "auto",
+            "max_output_tokens": self.most_tokens,
+            "audio": {"input": {"turn_detection": None}},
+        }
+
+    async def announce(self, item: Event) -> None:
+        """That an item is in the conversation, behind the one announced before it."""
+        before, self.last_item = self.last_item, item["id"]
+        self._remember(item)
+        await self.send("conversation.item.added", previous_item_id=before, item=item)
+        if item["status"] == "completed":
+            await self.send("conversation.item.done", previous_item_id=before, item=item)
+
+    def _remember(self, item: Event) -> None:
+        for known in (self.items, self.session.known_items):
+            known[item["id"]] = item
+            while len(known) > MOST_ITEMS:
+                del known[next(iter(known))]
+
+    # ---- what is received -------------------------------------------------------------------------------------------
+
+    async def _receive(self, message: Any) -> None:
+        """One message. Whatever is wrong with it is an error event."""
+        event: Any = None
+        try:
+            if message.get("text") is None:
+                raise RequestError("expected a text frame with one JSON object")
+            try:
+                event = json.loads(message["text"])
+            except (ValueError, RecursionError) as error:
+                raise RequestError("the message is not JSON") from error
+            if not isinstance(event, dict):
+                raise RequestError("expected a JSON object")
+            handler = HANDLERS.get(str(event.get("type")))
+            if handler is None:
+                raise RequestError(f"unknown event type {event.get('type')!r:.80}", "type")
+            await handler(self, event)
+        except (ValueError, TypeError, OSError) as error:
+            await self.refuse(error, event)
+
+    async def update(self, event: Event) -> None:
+        """session.update: what is given changes, the rest stays; what is in force is told."""
+        given = _object(event.get("session"), "session")
+        most = given.get("max_output_tokens")
+        if most is not None:
+            self.most_tokens = self._tokens(most, "session.max_output_tokens")
+        instructions = given.get("instructions")
+        if instructions is not None:
+            if not isinstance(instructions, str):
+                raise RequestError("the instructions must be a text", "session.instructions")
+            self.session.instruct(instructions)
+        await self.send("session.updated", session=self.about())
+
+    def _tokens(self, value: Any, where: str) -> int | str:
+        most = self.session.limits.max_new_tokens
+        if value == "inf":
+            return "inf"
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise RequestError(f"{where} must be a number >= 1 or 'inf', got {value!r:.40}", where)
+        return min(value, most)
+
+    async def create(self, event: Event) -> None:
+        """conversation.item.create: a text, pictures, or what was said before."""
+        item = _object(event.get("item"), "item")
+        role, key = item.get("role"), item.get("id") or new_id("item")
+        if item.get("type", "message") != "message" or role not in ROLES:
+            what = f"an item is a message of {', '.join(ROLES)}, got {item.get('type')!r:.40} of {role!r:.40}"
+            raise RequestError(what, "item.role")
+        if not isinstance(key, str) or len(key) > 200:
+            raise RequestError("an item's id is a text of at most 200 characters", "item.id")
+        if key in self.items:
+            raise RequestError(f"the item {key!r} is there already", "item.id", "item_create_duplicate_item_id")
+        parts = item.get("content") or []
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise RequestError("the content is a list of parts", "item.content")
+        spoken = [part for part in parts if part.get("type") not in ("input_audio", "output_audio")]
+        spoken += [{"type": "text", "text": part["transcript"]} for part in parts if part.get("transcript")]
+        content = await in_thread(self.reader.content, spoken, "item.content")
+        is_known = key in self.session.known_items  # replayed after a break
+        shown = [_shown_part(part) for part in parts]
+        about = {"id": key, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
+        await self.announce({**about, "content": shown})
+        self._take(role, content, is_known=is_known)
+
+    def _take(self, role: str, content: Content, *, is_known: bool) -> None:
+        """Pictures are queued for the session; a text is the question, or the answer to it."""
+        text = "\n".join(part for part in content if isinstance(part, str)).strip()
+        if role == "assistant":
+            if text and not is_known:
+                self.session.session.remember_turn(self.question, text)
+            self.question = "" if text else self.question
+            return
+        self.question = text or self.question
+        if is_known:
+            return
+        self._pictures.extend(part for part in content if isinstance(part, Picture))
+        while len(self._pictures) > MOST_WAITING:
+            self._pictures.popleft()
+            self.num_dropped += 1
+        self._jobs.put_nowait(self._see)
+
+    async def delete(self, event: Event) -> None:
+        """The item is forgotten by its id; what was seen of it stays in the memory, as of all frames."""
+        key = self._known(event, "item_delete_invalid_item_id")
+        del self.items[key]
+        await self.send("conversation.item.deleted", item_id=key)
+
+    async def retrieve(self, event: Event) -> None:
+        key = self._known(event, "item_retrieve_invalid_item_id")
+        await self.send("conversation.item.retrieved", item=self.items[key])
+
+    async def truncate(self, event: Event) -> None:
+        key = self._known(event, "item_truncate_invalid_item_id")
+        places = {"content_index": event.get("content_index") or 0, "audio_end_ms": event.get("audio_end_ms") or 0}
+        await self.send("conversation.item.truncated", item_id=key, **places)
+
+    def _known(self, event: Event, code: str) -> str:
+        key = event.get("item_id")
+        if not isinstance(key, str) or key not in self.items:
+            raise RequestError(f"there is no item {key!r:.80}", "item_id", code)
+        return key
+
+    async def ignore(self, event: Event) -> None:
+        """Sound: an error would end some clients' sessions, and session.updated says that there is no ear."""
+        if event["type"] == "input_audio_buffer.clear":
+            await self.send("input_audio_buffer.cleared")
+
+    async def respond(self, event: Event) -> None:
+        """response.create: announced at once, answered when what came before it is seen."""
+        given = event.get("response")
+        given = {} if given is None else _object(given, "response")
+        if self.response is not None:
+            what = "an answer is on its way: cancel it, or wait for response.done"
+            raise RequestError(what, "response", "conversation_already_has_active_response")
+        most = given.get("max_output_tokens", given.get("max_response_output_tokens"))
+        tokens = self.most_tokens if most is None else self._tokens(most, "response.max_output_tokens")
+        instructions = given.get("instructions")
+        if instructions is not None and not isinstance(instructions, str):
+            raise RequestError("the instructions must be a text", "response.instructions")
+        self.response = response = Response(new_id("resp"), new_id("item"), given.get("metadata"))
+        question = "\n".join(text for text in (self.question, instructions) if text)
+        self.question = ""
+        await self.send("response.created", response=self._answer(response, "in_progress", []))
+        self._jobs.put_nowait(lambda: self._reply(response, question, tokens))
+
+    async def cancel(self, event: Event) -> None:
+        wanted = event.get("response_id")
+        if self.response is None or (wanted is not None and wanted != self.response.id):
+            what = "Cancellation failed: no active response found"
+            raise RequestError(what, "response_id", "response_cancel_not_active")
+        self.response.cancelled.set()
+
+    # ---- the work, one thing after another ---------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            try:
+                await job()
+            except Exception as error:  # the conversation goes on
+                await self.refuse(error, None)
+
+    async def _see(self) -> None:
+        while self._pictures:
+            picture = self._pictures.popleft()
+            await in_thread(self.session.see, picture.image)
+
+    async def _reply(self, response: Response, question: str, tokens: int | str) -> None:
+        """One answer, from the first event to response.done."""
+        item = {"id": response.item, "object": "realtime.item", "type": "message", "role": "assistant"}
+        ids = {"response_id": response.id, "output_index": 0}
+        place = {**ids, "item_id": response.item, "content_index": 0}
+        begun = {**item, "status": "in_progress", "content": []}
+        # 1. the answer is announced, before anything is computed
+        await self.send("response.output_item.added", **ids, item=begun)
+        before = self.last_item
+        await self.announce(begun)
+        await self.send("response.content_part.added", **place, part={"type": "text", "text": ""})
+        # 2. its words
+        text, turn, failure = "", None, None
+        try:
+            most = None if tokens == "inf" else int(tokens)
+            asked = self.session.ask
+            turn, pieces = await in_thread(asked, question, max_new_tokens=most, without_frames=True)
+            try:
+                while (piece := await _next(pieces, response.cancelled)) is not None:
+                    text += piece
+                    await self.send("response.output_text.delta", **place, delta=piece)
+            finally:
+                turn.is_done = True
+                await in_thread(pieces.close)
+        except ValueError as error:
+            failure = {"type": "invalid_request_error", "code": "invalid_value", "message": str(error)}
+        except Exception as error:
+            failure = {"type": "server_error", "code": type(error).__name__, "message": str(error)}
+        # 3. how it ended
+        status, details = "completed", None
+        if failure is not None:
+            status, details = "failed", {"type": "failed", "error": failure}
+        elif response.cancelled.is_set():
+            status, details = "cancelled", {"type": "cancelled", "reason": "client_cancelled"}
+        elif turn is not None and turn.is_cut:
+            status, details = "incomplete", {"type": "incomplete", "reason": "max_output_tokens"}
+        content = [{"type": "output_text", "text": text}]
+        done = {**item, "status": "completed" if status == "completed" else "incomplete", "content": content}
+        self._remember(done)
+        await self.send("response.output_text.done", **place, text=text)
+        await self.send("response.content_part.done", **place, part={"type": "text", "text": text})
+        await self.send("response.output_item.done", **ids, item=done)
+        await self.send("conversation.item.done", previous_item_id=before, item=done)
+        self.response = None  # from here on the next may be asked for
+        whole = self._answer(response, status, [done], details=details)
+        if turn is not None:
+            used, said, cached = turn.prompt_tokens, turn.answer_tokens, turn.cached_tokens
+            seen = {"text_tokens": used - turn.visual_tokens, "image_tokens": turn.visual_tokens}
+            tokens_in = {"input_token_details": {**seen, "cached_tokens": cached}}
+            whole["usage"] = {"total_tokens": used + said, "input_tokens": used, "output_tokens": said, **tokens_in}
+            whole["usage"]["output_token_details"] = {"text_tokens": said}
+        await self.send("response.done", response=whole)
+
+    def _answer(self, response: Response, status: str, output: list[Event], *, details: Any = None) -> Event:
+        return {
+            "object": "realtime.response",
+            "id": response.id,
+            "status": status,
+            "status_details": details,
+            "output": output,
+            "output_modalities": ["text"],
+            "metadata": response.metadata,
+            "usage": None,
+        }
+
+
+HANDLERS: dict[str, Callable[[Connection, Event], Awaitable[None]]] = {
+    "session.update": Connection.update,
+    "conversation.item.create": Connection.create,
+    "conversation.item.delete": Connection.delete,
+    "conversation.item.retrieve": Connection.retrieve,
+    "conversation.item.truncate": Connection.truncate,
+    "response.create": Connection.respond,
+    "response.cancel": Connection.cancel,
+    "input_audio_buffer.append": Connection.ignore,
+    "input_audio_buffer.clear": Connection.ignore,
+    "input_audio_buffer.commit": Connection.ignore,
+    "output_audio_buffer.clear": Connection.ignore,
+}
+
+
+def new_id(kind: str) -> str:
+    return f"{kind}_{secrets.token_hex(10)}"
+
+
+def _object(value: Any, where: str) -> Event:
+    if not isinstance(value, dict):
+        raise RequestError(f"{where} must be an object", where)
+    return value
+
+
+def _shown_part(part: Event) -> Event:
+    """A part as it is told back: never the picture, which would close sockets that take small messages only."""
+    return {name: value for name, value in part.items() if name not in ("image_url", "audio")}
+
+
+async def _next(pieces: Any, cancelled: asyncio.Event) -> str | None:
+    """The next piece of an answer; None at its end, and as soon as it is cancelled."""
+    if cancelled.is_set():
+        return None
+    return await in_thread(next, pieces, None)
