@@ -261,8 +261,8 @@ class Connection:
         is_known = key in self.session.known_items  # replayed after a break
         shown = [_shown_part(part) for part in parts]
         about = {"id": key, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
-        await self.announce({**about, "content": shown})
         self._take(role, content, is_known=is_known)
+        await self.announce({**about, "content": shown})
 
     def _take(self, role: str, content: Content, *, is_known: bool) -> None:
         """Pictures are queued for the session; a text is the question, or the answer to it."""
