@@ -93,7 +93,7 @@ async def _serve(socket: WebSocket, name: str | None) -> None:
     # 2. the conversation; an unnamed session ends with it
     offered = socket.scope.get("subprotocols", ())
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
-    connection = Connection(socket, sessions, session)
+    connection = RealtimeClient(socket, sessions, session)
     try:
         await connection.run()
     finally:
@@ -103,7 +103,7 @@ async def _serve(socket: WebSocket, name: str | None) -> None:
 
 
 @dataclass
-class Response:
+class ActiveResponse:
     """One answer on its way."""
 
     id: str
@@ -112,7 +112,7 @@ class Response:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Connection:
+class RealtimeClient:
     """One client's conversation with one session."""
 
     def __init__(self, socket: WebSocket, sessions: Sessions, session: LiveSession) -> None:
@@ -124,7 +124,7 @@ class Connection:
         self.last_item: str | None = None
         self.question = ""
         """The newest text of user or system that was not answered."""
-        self.response: Response | None = None
+        self.response: ActiveResponse | None = None
         self.num_dropped = 0
         self._pictures: deque[Picture] = deque()
         self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
@@ -319,7 +319,7 @@ class Connection:
         instructions = given.get("instructions")
         if instructions is not None and not isinstance(instructions, str):
             raise RequestError("the instructions must be a text", "response.instructions")
-        self.response = response = Response(new_id("resp"), new_id("item"), given.get("metadata"))
+        self.response = response = ActiveResponse(new_id("resp"), new_id("item"), given.get("metadata"))
         question = "\n".join(text for text in (self.question, instructions) if text)
         self.question = ""
         await self.send("response.created", response=self._answer(response, "in_progress", []))
@@ -347,7 +347,7 @@ class Connection:
             picture = self._pictures.popleft()
             await in_thread(self.session.see, picture.image)
 
-    async def _reply(self, response: Response, question: str, tokens: int | str) -> None:
+    async def _reply(self, response: ActiveResponse, question: str, tokens: int | str) -> None:
         """One answer, from the first event to response.done."""
         item = {"id": response.item, "object": "realtime.item", "type": "message", "role": "assistant"}
         ids = {"response_id": response.id, "output_index": 0}
@@ -400,7 +400,7 @@ class Connection:
             whole["usage"]["output_token_details"] = {"text_tokens": said}
         await self.send("response.done", response=whole)
 
-    def _answer(self, response: Response, status: str, output: list[Event], *, details: Any = None) -> Event:
+    def _answer(self, response: ActiveResponse, status: str, output: list[Event], *, details: Any = None) -> Event:
         return {
             "object": "realtime.response",
             "id": response.id,
@@ -413,18 +413,18 @@ class Connection:
         }
 
 
-HANDLERS: dict[str, Callable[[Connection, Event], Awaitable[None]]] = {
-    "session.update": Connection.update,
-    "conversation.item.create": Connection.create,
-    "conversation.item.delete": Connection.delete,
-    "conversation.item.retrieve": Connection.retrieve,
-    "conversation.item.truncate": Connection.truncate,
-    "response.create": Connection.respond,
-    "response.cancel": Connection.cancel,
-    "input_audio_buffer.append": Connection.ignore,
-    "input_audio_buffer.clear": Connection.ignore,
-    "input_audio_buffer.commit": Connection.ignore,
-    "output_audio_buffer.clear": Connection.ignore,
+HANDLERS: dict[str, Callable[[RealtimeClient, Event], Awaitable[None]]] = {
+    "session.update": RealtimeClient.update,
+    "conversation.item.create": RealtimeClient.create,
+    "conversation.item.delete": RealtimeClient.delete,
+    "conversation.item.retrieve": RealtimeClient.retrieve,
+    "conversation.item.truncate": RealtimeClient.truncate,
+    "response.create": RealtimeClient.respond,
+    "response.cancel": RealtimeClient.cancel,
+    "input_audio_buffer.append": RealtimeClient.ignore,
+    "input_audio_buffer.clear": RealtimeClient.ignore,
+    "input_audio_buffer.commit": RealtimeClient.ignore,
+    "output_audio_buffer.clear": RealtimeClient.ignore,
 }
 
 
