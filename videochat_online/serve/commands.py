@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import errno
 import ipaddress
+import logging
 import secrets
 import signal
 import socket
@@ -140,6 +141,8 @@ def _serve(app: Any, sockets: list[socket.socket], ready: str) -> None:
             await super().startup(sockets)
             print(ready, file=sys.stderr, flush=True)
 
+    # uvicorn calls it an error where a socket is refused by an HTTP answer, as ASGI has it
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing handshake" not in record.msg)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped
         Server(config).run(sockets=sockets)

@@ -1,0 +1,374 @@
+"""The packages that people already have, unchanged, against a running server: a table of what works.
+
+python tests/clients/try_clients.py ADDRESS TOKEN     (shell/test_clients.sh starts the server and calls this)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+from PIL import Image
+
+ADDRESS, TOKEN = sys.argv[1].rstrip("/"), sys.argv[2]
+SOCKET = ADDRESS.replace("http", "ws", 1)
+MODEL = "pocket"
+CHECKS = ("connect", "frames", "question", "streamed", "second", "cancel", "reconnect", "token")
+SECONDS = 90
+Results = dict[str, str]
+
+
+def jpeg(color: str) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (160, 120), color).save(data, "JPEG")
+    return data.getvalue()
+
+
+def data_uri(color: str) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(color)).decode()}"
+
+
+# ---- openai ---------------------------------------------------------------------------------------------------------
+
+
+async def openai_chat() -> Results:
+    from openai import AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError
+
+    client = AsyncOpenAI(base_url=f"{ADDRESS}/s/openai-chat/v1", api_key=TOKEN)
+    done: Results = {}
+    assert [model.id async for model in client.models.list()] == [MODEL]
+    done["connect"] = "ok"
+    image = {"type": "image_url", "image_url": {"url": data_uri("red"), "detail": "low"}}
+    question = {"role": "user", "content": [image, {"type": "text", "text": "What is happening now?"}]}
+    whole = await client.chat.completions.create(model=MODEL, messages=[question], max_tokens=16)
+    assert whole.choices[0].message.content and whole.usage.total_tokens > 0
+    done["frames"] = done["question"] = "ok"
+    history = [question, {"role": "assistant", "content": whole.choices[0].message.content}]
+    history.append({"role": "user", "content": "And before that?"})
+    pieces, usage = [], None
+    stream = await client.chat.completions.create(
+        model=MODEL, messages=history, max_completion_tokens=16, stream=True, stream_options={"include_usage": True}
+    )
+    async for chunk in stream:
+        pieces += [choice.delta.content for choice in chunk.choices if choice.delta.content]
+        usage = chunk.usage or usage
+    assert pieces and usage.prompt_tokens_details.cached_tokens > 0
+    done["streamed"] = done["second"] = "ok"
+    stream = await client.chat.completions.create(model=MODEL, messages=history, stream=True)
+    await stream.close()
+    for options, error in (({"n": 2}, BadRequestError), ({"model": "other"}, NotFoundError)):
+        try:
+            await client.chat.completions.create(**{"model": MODEL, "messages": history, **options})
+            raise AssertionError(f"{options} was taken")
+        except error as caught:
+            assert caught.param in ("n", "model") and caught.code
+    done["cancel"] = "ok"
+    again = AsyncOpenAI(base_url=f"{ADDRESS}/s/openai-chat/v1", api_key=TOKEN)
+    kept = await again.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "What was it?"}])
+    assert kept.usage.prompt_tokens > whole.usage.prompt_tokens
+    done["reconnect"] = "ok"
+    try:
+        await AsyncOpenAI(base_url=f"{ADDRESS}/v1", api_key="wrong").models.list()
+        raise AssertionError("a wrong key was taken")
+    except AuthenticationError as caught:
+        assert caught.code == "invalid_api_key"
+    done["token"] = "ok"
+    return done
+
+
+async def openai_realtime() -> Results:
+    from openai import AsyncOpenAI
+
+    done: Results = {}
+    client = AsyncOpenAI(base_url=f"{ADDRESS}/s/openai-realtime/v1", api_key=TOKEN)
+
+    def user(**part: Any) -> dict[str, Any]:
+        return {"type": "message", "role": "user", "content": [part]}
+
+    async def answer(connection: Any, *, cancel: bool = False) -> tuple[str, Any, int]:
+        await connection.response.create()
+        text, pieces = "", 0
+        async for event in connection:
+            if event.type == "response.created" and cancel:
+                await connection.response.cancel()
+            if event.type == "response.output_text.delta":
+                text, pieces = text + event.delta, pieces + 1
+            if event.type == "response.done":
+                return text, event.response, pieces
+            assert event.type != "error", event
+        raise AssertionError("the connection ended")
+
+    async with client.realtime.connect(model=MODEL) as connection:
+        await connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
+        done["connect"] = "ok"
+        await connection.conversation.item.create(item=user(type="input_image", image_url=data_uri("red")))
+        done["frames"] = "ok"
+        await connection.conversation.item.create(item=user(type="input_text", text="What is happening now?"))
+        text, response, pieces = await answer(connection)
+        assert text and response.status == "completed" and response.usage.input_token_details.image_tokens > 0
+        done["question"], done["streamed"] = "ok", "ok" if pieces > 1 else "one piece"
+        await connection.conversation.item.create(item=user(type="input_text", text="And before that?"))
+        assert (await answer(connection))[0]
+        done["second"] = "ok"
+        await connection.conversation.item.create(item=user(type="input_text", text="Tell me everything."))
+        _, response, _ = await answer(connection, cancel=True)
+        assert response.status in ("cancelled", "completed")  # it may have ended before the word came
+        done["cancel"] = "ok"
+        before = response.usage.input_tokens
+    async with client.realtime.connect(model=MODEL) as connection:
+        await connection.conversation.item.create(item=user(type="input_text", text="What was it?"))
+        assert (await answer(connection))[1].usage.input_tokens > before
+    done["reconnect"] = "ok"
+    try:
+        async with AsyncOpenAI(base_url=f"{ADDRESS}/v1", api_key="wrong").realtime.connect(model=MODEL):
+            raise AssertionError("a wrong key was taken")
+    except Exception as caught:
+        assert "401" in str(caught), caught
+    done["token"] = "ok"
+    return done
+
+
+# ---- LangChain ------------------------------------------------------------------------------------------------------
+
+
+async def langchain() -> Results:
+    from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+    from langchain_openai import ChatOpenAI
+
+    def model(key: str, **options: Any) -> Any:
+        return ChatOpenAI(base_url=f"{ADDRESS}/v1", api_key=key, model=MODEL, max_tokens=16, **options)
+
+    done: Results = {}
+    human = HumanMessage(
+        [{"type": "text", "text": "What color is it?"}, {"type": "image_url", "image_url": data_uri("red")}]
+    )
+    first = await model(TOKEN, temperature=0, seed=1, stop=["###"]).ainvoke([SystemMessage("Watch."), human])
+    assert first.content and first.usage_metadata["total_tokens"] > 0
+    done["connect"] = done["frames"] = done["question"] = "ok"
+    history = [human, AIMessage(first.content), HumanMessage("And now?")]
+    pieces = [piece.content async for piece in model(TOKEN, stream_usage=True).astream(history)]
+    assert any(pieces)
+    done["streamed"] = done["second"] = "ok"
+    async for _ in model(TOKEN).astream(history):
+        break
+    done["cancel"], done["reconnect"] = "ok", "each is complete"
+    try:
+        await model("wrong").ainvoke([human])
+        raise AssertionError("a wrong key was taken")
+    except Exception as caught:
+        assert "401" in str(caught), caught
+    done["token"] = "ok"
+    return done
+
+
+# ---- Pipecat --------------------------------------------------------------------------------------------------------
+
+
+async def pipecat() -> Results:
+    from loguru import logger
+
+    logger.remove()
+    from pipecat.frames.frames import (
+        ErrorFrame,
+        InputImageRawFrame,
+        InterruptionFrame,
+        LLMContextFrame,
+        LLMFullResponseEndFrame,
+        LLMMessagesAppendFrame,
+        LLMTextFrame,
+    )
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.runner import PipelineRunner
+    from pipecat.pipeline.task import PipelineTask
+    from pipecat.processors.aggregators.llm_context import LLMContext
+    from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
+    from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+    from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
+
+    class Listener(FrameProcessor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.answers: asyncio.Queue[list[str]] = asyncio.Queue()
+            self.pieces: list[str] = []
+
+        async def process_frame(self, frame: Any, direction: FrameDirection) -> None:
+            await super().process_frame(frame, direction)
+            if isinstance(frame, LLMTextFrame):
+                self.pieces.append(frame.text)
+            elif isinstance(frame, LLMFullResponseEndFrame):
+                await self.answers.put(self.pieces)
+                self.pieces = []
+            await self.push_frame(frame, direction)
+
+    class Errors(FrameProcessor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first: asyncio.Queue[str] = asyncio.Queue()
+
+        async def process_frame(self, frame: Any, direction: FrameDirection) -> None:
+            await super().process_frame(frame, direction)
+            if isinstance(frame, ErrorFrame):
+                await self.first.put(str(frame.error))
+            await self.push_frame(frame, direction)
+
+    async def with_pipeline(key: str, path: str, talk: Callable[..., Awaitable[None]]) -> None:
+        """Default settings: it asks for sound, with turn detection, and is answered in text."""
+        service = OpenAIRealtimeLLMService(
+            api_key=key, base_url=f"{SOCKET}{path}", settings=OpenAIRealtimeLLMService.Settings(model=MODEL)
+        )
+        errors, listener, context = Errors(), Listener(), LLMContext([])
+        pair = LLMContextAggregatorPair(context)
+        task = PipelineTask(Pipeline([errors, pair.user(), service, listener, pair.assistant()]))
+        running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))
+        try:
+            await talk(task, service, listener, errors, context)
+        finally:
+            await task.cancel()
+            await asyncio.wait([running], timeout=20)
+
+    done: Results = {}
+
+    async def talk(task: Any, service: Any, listener: Any, errors: Any, context: Any) -> None:
+        context.add_message({"role": "user", "content": "What is happening now?"})
+        await service.queue_frame(LLMContextFrame(context))
+        first = await asyncio.wait_for(listener.answers.get(), SECONDS)
+        assert "".join(first)
+        done["connect"] = done["question"] = "ok"
+        done["streamed"] = "ok" if len(first) > 1 else "one piece"
+        red = Image.new("RGB", (160, 120), "red")
+        await task.queue_frame(InputImageRawFrame(image=red.tobytes(), size=red.size, format="RGB"))
+        await asyncio.sleep(1)  # pictures and texts take two ways to the service
+        asked = [{"role": "user", "content": "And now?"}]  # the user's aggregator would keep it
+        await service.queue_frame(LLMMessagesAppendFrame(asked, run_llm=True))
+        assert "".join(await asyncio.wait_for(listener.answers.get(), SECONDS))
+        done["frames"] = done["second"] = "ok"
+        await task.queue_frame(InterruptionFrame())  # it sends response.cancel, answer running or not
+        again = [{"role": "user", "content": "Again?"}]
+        await service.queue_frame(LLMMessagesAppendFrame(again, run_llm=True))
+        while not "".join(await asyncio.wait_for(listener.answers.get(), SECONDS)):
+            pass
+        assert errors.first.empty(), errors.first.get_nowait()
+        done["cancel"] = "ok"
+
+    await with_pipeline(TOKEN, "/s/pipecat/v1/realtime", talk)
+    done["reconnect"] = "it never does"
+
+    async def refused(task: Any, service: Any, listener: Any, errors: Any, context: Any) -> None:
+        assert "401" in await asyncio.wait_for(errors.first.get(), SECONDS)
+
+    await with_pipeline("wrong", "/v1/realtime", refused)
+    done["token"] = "ok"
+    return done
+
+
+# ---- LiveKit --------------------------------------------------------------------------------------------------------
+
+
+async def livekit() -> Results:
+    from livekit import rtc
+    from livekit.agents import llm, utils
+    from livekit.plugins import openai
+
+    def frame(color: str) -> Any:
+        picture = Image.new("RGBA", (160, 120), color)
+        return rtc.VideoFrame(*picture.size, rtc.VideoBufferType.RGBA, picture.tobytes())
+
+    async def said(session: Any) -> tuple[str, int]:
+        generation = await asyncio.wait_for(session.generate_reply(), SECONDS)
+        return await _text(generation)
+
+    async def _text(generation: Any) -> tuple[str, int]:
+        text, pieces = "", 0
+        async for message in generation.message_stream:
+            async for piece in message.text_stream:
+                text, pieces = text + piece, pieces + 1
+        return text, pieces
+
+    async def ask(session: Any, question: str) -> tuple[str, int]:
+        context = session.chat_ctx.copy()
+        context.add_message(role="user", content=question)
+        await asyncio.wait_for(session.update_chat_ctx(context), SECONDS)
+        return await said(session)
+
+    done: Results = {}
+    async with utils.http_context.open():
+        # default settings: it asks for sound, with turn detection, and is answered in text
+        model = openai.realtime.RealtimeModel(base_url=f"{ADDRESS}/s/livekit/v1", model=MODEL, api_key=TOKEN)
+        session = model.session()
+        errors: list[Any] = []
+        session.on("error", errors.append)
+        await session.update_instructions("Watch.")
+        done["connect"] = "ok"
+        session.push_video(frame("red"))
+        done["frames"] = "ok"
+        text, pieces = await ask(session, "What is happening now?")
+        assert text
+        done["question"], done["streamed"] = "ok", "ok" if pieces > 1 else "one piece"
+        assert (await ask(session, "And before that?"))[0]
+        done["second"] = "ok"
+        context = session.chat_ctx.copy()
+        context.add_message(role="user", content="Tell me everything.")
+        await session.update_chat_ctx(context)
+        generation = await asyncio.wait_for(session.generate_reply(), SECONDS)
+        session.interrupt()
+        await _text(generation)
+        done["cancel"] = "ok"
+        await session.aclose()
+        # a new connection to the same name, its texts replayed
+        replayed = session.chat_ctx.copy()
+        session = model.session()
+        await session.update_chat_ctx(replayed)
+        assert (await ask(session, "What was it?"))[0]
+        done["reconnect"] = "ok"
+        assert not errors, errors
+        await session.aclose()
+        refused = openai.realtime.RealtimeModel(base_url=f"{ADDRESS}/v1", model=MODEL, api_key="wrong").session()
+        told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        refused.on("error", lambda event: told.done() or told.set_result(event))
+        await asyncio.wait_for(told, SECONDS)
+        await refused.aclose()
+        done["token"] = "ok"
+        assert isinstance(replayed, llm.ChatContext)
+    return done
+
+
+CLIENTS: list[tuple[str, str, Callable[[], Awaitable[Results]]]] = [
+    ("openai (chat)", "openai", openai_chat),
+    ("openai (realtime)", "openai", openai_realtime),
+    ("langchain-openai", "langchain-openai", langchain),
+    ("pipecat-ai", "pipecat-ai", pipecat),
+    ("livekit-agents", "livekit-agents", livekit),
+]
+
+
+async def main() -> int:
+    os.environ["OPENAI_API_KEY"] = TOKEN
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")  # the packages' own
+    failed = 0
+    print(f"| {'client':18} | {'version':9} | {' | '.join(f'{name:9}' for name in CHECKS)} |", flush=True)
+    print(f"|{'---|' * (2 + len(CHECKS))}", flush=True)
+    for name, package, tried in CLIENTS:
+        results: Results = {}
+        try:
+            results = await asyncio.wait_for(tried(), 4 * SECONDS)
+        except Exception:
+            traceback.print_exc()
+        missing = [check for check in CHECKS if check not in results]
+        failed += bool(missing)
+        cells = [f"{results.get(check, 'FAILS'):9}" for check in CHECKS]
+        print(f"| {name:18} | {version(package):9} | {' | '.join(cells)} |", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
