@@ -117,12 +117,18 @@ def _add_import(commands: Any) -> None:
 def _add_fetch(commands: Any) -> None:
     parser = commands.add_parser(
         "fetch",
-        help="download published annotations from the hub",
-        description="Download published annotations (no videos) from the hub. Given again, it resumes.",
-        epilog="example: videochat-online data fetch videochatonline-it /data/anno",
+        help="download published annotations, or OVBench with its videos, from the hub",
+        description="Download from the hub: the annotations of training (no videos), or OVBench with its videos, "
+        "unpacked as `eval ovbench` expects them. Sizes and licence are said first. Given again, it resumes.",
+        epilog="examples: videochat-online data fetch videochatonline-it /data/anno; "
+        "videochat-online data fetch ovbench /data/ovbench --only COIN HiREST",
     )
     parser.add_argument("name", choices=tuple(REPOSITORIES), metavar="NAME", help=", ".join(REPOSITORIES))
     parser.add_argument("folder", type=Path, metavar="DIR", help="where they go: what ANNO_ROOT names in training")
+    group = parser.add_argument_group("ovbench")
+    group.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these archives of videos")
+    group.add_argument("--list", action="store_true", help="say sizes and licence, fetch nothing")
+    group.add_argument("--keep-archives", action="store_true", help="do not remove what was unpacked")
     parser.set_defaults(run=run_fetch)
 
 
@@ -184,9 +190,33 @@ def run_import(options: argparse.Namespace) -> int:
     return 0
 
 
+def _fetch_benchmark(options: argparse.Namespace) -> int:
+    from .fetch import GIGABYTE, fetch_benchmark, is_unpacked, offer_of
+
+    offer = offer_of(options.name)
+    print(f"{offer.repository}, licence: {offer.licence}. Its videos have licences of their own (see its page).")
+    for name, archive in offer.archives.items():
+        state = "is here" if is_unpacked(options.folder, archive) else ""
+        print(f"  {name:12} {archive.size / GIGABYTE:8.1f} GB  {state}")
+    print(f"  {'all':12} {sum(one.size for one in offer.archives.values()) / GIGABYTE:8.1f} GB", flush=True)
+    if options.list:
+        return 0
+    fetch_benchmark(offer, options.folder, only=options.only, keep_archives=options.keep_archives)
+    root = shlex.quote(str(options.folder.absolute()))
+    command = (
+        f"videochat-online eval ovbench --annotations {root}/annotations --videos {root}/videos --output runs/ovbench"
+    )
+    print(f"next: {command} --check")
+    return 0
+
+
 def run_fetch(options: argparse.Namespace) -> int:
     from .fetch import annotations_below, fetch_annotations
 
+    if options.name == "ovbench":
+        return _fetch_benchmark(options)
+    if options.only or options.list or options.keep_archives:
+        raise ValueError(f"--only, --list and --keep-archives are for ovbench: {options.name} holds words only")
     fetch_annotations(options.name, options.folder)
     files = annotations_below(options.folder)
     missing = {name: file for name, file in files.items() if not file.is_file()}
