@@ -30,9 +30,10 @@ from ..media.source import MediaWarning
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
+from .evaluating import HeldOut, why_no_answers
 from .memory import GIB, largest_load, memory_text
 from .parts import PartRow, choose_parts, part_rows, parts_table, total
-from .plan import counted, judge, steps_text
+from .plan import TrainingPlan, counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 
 if TYPE_CHECKING:
@@ -74,10 +75,13 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             dataset = ConversationDataset(data_sets, processor, model_config, uncached)
             lengths = dataset.lengths
             with noted(problems):
-                plan = make_data(uncached, processor, model_config, num_processes, dataset)[-1]
+                *_, plan, held_out = make_data(uncached, processor, model_config, num_processes, dataset)
                 say(steps_text(plan))
                 for found, more in zip((problems, warnings), judge(plan), strict=True):
                     found += more
+                if held_out is not None:
+                    say(evaluation_text(plan, held_out))
+                    warnings += [*held_out.warnings, *filter(None, [why_no_answers(config)])]
             report_lengths(dataset, problems, warnings)
     # 5. what trains, memory, disk
     rows: list[PartRow] = []
@@ -105,6 +109,20 @@ def report_data(lists: Sequence[str], num_workers: int, problems: list[str]) -> 
     say(report.as_table())
     problems += [f"--data: {counted(len(report.problems), 'problem')}, listed above"] if report.problems else []
     return report
+
+
+def evaluation_text(plan: TrainingPlan, held_out: HeldOut) -> str:
+    """What is held out, and what evaluating costs beside training: a pass forward is a third of a training step."""
+    config, lengths = plan.config, held_out.dataset.lengths
+    times = 2 + (plan.num_steps - 1) // (config.eval_every or config.save_every)
+    asked = 0 if why_no_answers(config) else int(np.sum(lengths[: config.eval_answers]))
+    trained = plan.num_steps * plan.samples_per_step * float(np.mean(plan.lengths))
+    cost = times * (int(np.sum(lengths)) + asked) / 3 / trained
+    return (
+        f"evaluation       {held_out.text}\n"
+        f"                 {times:,} times {int(np.sum(lengths)):,} tokens and "
+        f"{min(config.eval_answers, len(lengths)):,} answers: about {cost:.1%} of the time that training takes"
+    )
 
 
 def report_lengths(dataset: ConversationDataset, problems: list[str], warnings: list[str]) -> None:
@@ -181,14 +199,14 @@ def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
 
     Without `rows` (a model that is not known) only whether they can be written to is looked at.
     """
-    each = 0
+    each, kept = 0, config.keep_checkpoints + config.evaluates  # the best one is kept too
     if rows:
         model = total(rows)
         each = 4 * model.num_parameters + 8 * model.num_trained  # the weights and Adam's moments
         if zero_stage(config):  # and ZeRO's own copy of both
             each = (2 + 2 if uses_bf16(config) else 4 + 4) * model.num_parameters + 12 * model.num_trained
-        say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
-    needed = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0}
+        say(f"checkpoints      {each / GIB:.1f} GiB each, {kept} kept and one being written")
+    needed = {"output_dir": each * (kept + 1), "frame_cache": 0}
     places = {name: Path(getattr(config, name)) for name in needed if getattr(config, name)}
     found = {name: folder_problem(needed[name], place) for name, place in places.items()}
     return [f"{flag(name)}: {problem}" for name, problem in found.items() if problem]
