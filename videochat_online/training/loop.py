@@ -20,6 +20,7 @@ from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+from ..files import write_json
 from ..prompt.render import IGNORE_INDEX
 from .checkpoints import STAGING, check_shape, choose_checkpoint, drop_old, finish, full_disk_named, skipped
 from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
@@ -30,6 +31,8 @@ from .parts import choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
 from .state import TrainState, evaluations_of
 
+BEST_FILE = "best.json"
+"""The evaluation of the best checkpoint, for people: the run itself goes by the checkpoints' own."""
 Batch = dict[str, Any]
 Collator = Callable[[list[Any]], Batch]
 
@@ -257,8 +260,9 @@ class TrainingLoop:
             if is_main:
                 finish(staging / name, run_folder / name, self.state.step, self.plan.shape)
                 staging.rmdir()
-                best = best_of(self.state.evaluations)
-                drop_old(run_folder, self.config.keep_checkpoints, int(best["step"]) if best else None)
+                if best := best_of(self.state.evaluations):
+                    write_json(run_folder / BEST_FILE, best)
+                drop_old(run_folder, self.config.keep_checkpoints, best and int(best["step"]))
         accelerator.wait_for_everyone()
         self.since = Interval(self.state.step)  # its time counts for no line
 

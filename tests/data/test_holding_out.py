@@ -1,0 +1,80 @@
+"""A share of a data set is held out by whole files, the same rows however the data lies, and never shown in training."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videochat_online.data.holding_out import by_digest, connected, in_both, media_of, split
+
+
+def text_row(number: int) -> dict[str, Any]:
+    return {"conversations": [{"from": "human", "value": f"{number}?"}, {"from": "gpt", "value": f"number {number}"}]}
+
+
+def video_row(video: str, number: int) -> dict[str, Any]:
+    return {"video": video, **text_row(number)}
+
+
+def words(dataset: Any) -> list[str]:
+    return sorted(json.dumps(dataset.annotations[one][row]) for one, row in dataset.rows.tolist())
+
+
+def test_the_same_rows_in_any_order_and_layout(make_dataset: Any):
+    rows = [text_row(number) for number in range(200)]
+    rest, held = split(make_dataset(rows), 0.1, 1000)
+    assert (len(held), len(rest)) == (20, 180)
+    assert sorted(words(rest) + words(held)) == sorted(map(json.dumps, rows))
+    mixed = [dict(reversed(row.items())) for row in random.Random(0).sample(rows, len(rows))]
+    assert words(split(make_dataset(mixed), 0.1, 1000)[1]) == words(held)
+    assert words(split(make_dataset(rows), 0.05, 1000)[1]) == words(by_digest(held, 10))
+    assert len(split(make_dataset(rows), 0.1, 8)[1]) == 8
+
+
+def test_a_clip_is_on_one_side_and_repeats_with_it(make_dataset: Any):
+    """Four rows about each of ten videos, named with and without suffix; each row is shown twice in training."""
+    rows = [video_row(f"v{number % 10}" + ".mp4" * (number % 3 > 0), number) for number in range(40)]
+    rest, held = split(make_dataset(rows, entry={"repeat_time": 2}), 0.2, 1000)
+    assert len(held) == 8 and len(rest) == 64
+
+    def videos(part: Any) -> set[str]:
+        return {row["video"].removesuffix(".mp4") for row in (part.annotations[0][row] for _, row in part.rows.tolist())}
+
+    assert len(videos(held)) == 2 and not videos(held) & videos(rest)
+    assert set(rest.usable[0]).isdisjoint(held.usable[0])
+
+
+@pytest.mark.parametrize(("files", "share", "number"), [(1, 0.5, 0), (2, 0.1, 0), (6, 0.1, 5), (30, 0.01, 0)])
+def test_none_where_it_would_be_too_many(make_dataset: Any, files: int, share: float, number: int):
+    rows = [video_row(f"v{number % files}.mp4", number) for number in range(30)]
+    rest, held = split(make_dataset(rows), share, 1000)
+    assert (len(held), len(rest)) == (number, 30 - number)
+
+
+def test_a_held_out_row_replaces_no_other(make_dataset: Any):
+    """Of 20 rows half cannot be read; none of the replacements is held out."""
+    rows = [text_row(number) if number % 2 else video_row("none.mp4", number) for number in range(20)]
+    rest, held = split(make_dataset(rows, max_failed_share=1.0), 0.3, 1000)
+    hidden = {row for _, row in held.rows.tolist()}
+    assert hidden and not {rest[index].source[1] for index in range(len(rest))} & hidden
+
+
+def test_what_a_row_is_about():
+    root = Path("/data")
+    assert media_of(video_row("a/b.mp4", 0), root) == media_of(video_row("./a/b", 0), root) == {"/data/a/b"}
+    assert media_of({"image": ["x.jpg", "y.jpg"], **text_row(0)}, root) == {"/data/x", "/data/y"}
+    frames = {"video": ["f/1.jpg", "f/2.jpg"], "fps": 1, **text_row(0)}
+    assert media_of(frames, root) == media_of({"video": "f", "fps": 1, **text_row(0)}, root) == {"/data/f"}
+    assert media_of(text_row(0), root) == media_of({"nothing": 1}, root) == set()
+    assert connected([{"a"}, {"b", "c"}, {"d"}, {"c", "a"}]) == [[0, 1, 3], [2]]
+
+
+def test_rows_that_stand_in_both_are_named(make_dataset: Any):
+    rows = [text_row(number) for number in range(6)]
+    (line,) = in_both(make_dataset(rows[4:] + [text_row(9)]), make_dataset(rows))
+    assert line.startswith("--eval-data: 2 rows of its set 'set' stand in the training set 'set' too")
+    assert in_both(make_dataset([text_row(9)]), make_dataset(rows)) == []
