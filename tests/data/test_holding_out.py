@@ -1,10 +1,9 @@
-"""A share of a data set is held out by whole files, the same rows however the data lies, and never shown in training."""
+"""A share of a data set is held out by whole files, the same rows however the data lies, never shown in training."""
 
 from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +41,9 @@ def test_a_clip_is_on_one_side_and_repeats_with_it(make_dataset: Any):
     assert len(held) == 8 and len(rest) == 64
 
     def videos(part: Any) -> set[str]:
-        return {row["video"].removesuffix(".mp4") for row in (part.annotations[0][row] for _, row in part.rows.tolist())}
+        return {
+            row["video"].removesuffix(".mp4") for row in (part.annotations[0][row] for _, row in part.rows.tolist())
+        }
 
     assert len(videos(held)) == 2 and not videos(held) & videos(rest)
     assert set(rest.usable[0]).isdisjoint(held.usable[0])
@@ -63,18 +64,22 @@ def test_a_held_out_row_replaces_no_other(make_dataset: Any):
     assert hidden and not {rest[index].source[1] for index in range(len(rest))} & hidden
 
 
-def test_what_a_row_is_about():
-    root = Path("/data")
-    assert media_of(video_row("a/b.mp4", 0), root) == media_of(video_row("./a/b", 0), root) == {"/data/a/b"}
-    assert media_of({"image": ["x.jpg", "y.jpg"], **text_row(0)}, root) == {"/data/x", "/data/y"}
-    frames = {"video": ["f/1.jpg", "f/2.jpg"], "fps": 1, **text_row(0)}
-    assert media_of(frames, root) == media_of({"video": "f", "fps": 1, **text_row(0)}, root) == {"/data/f"}
-    assert media_of(text_row(0), root) == media_of({"nothing": 1}, root) == set()
-    assert connected([{"a"}, {"b", "c"}, {"d"}, {"c", "a"}]) == [[0, 1, 3], [2]]
+def test_what_a_row_is_about(make_dataset: Any):
+    names = {(0, row): set(some) for row, some in enumerate(("a", "bc", "d", "ca"))}
+    dataset = make_dataset([text_row(0)], entry={"data_root": "/data"})
+
+    def about(**row: Any) -> set[str]:
+        return media_of({**text_row(0), **row}, dataset, 0)
+
+    assert about(video="a/b.mp4") == about(video="./a/b") == {"/data/a/b"}
+    assert about(image=["x.jpg", "y.jpg"]) == {"/data/x", "/data/y"}
+    assert about(video=["f/1.jpg", "f/2.jpg"], fps=1) == about(video="f", fps=1) == {"/data/f"}
+    assert about() == media_of({"nothing": 1}, dataset, 0) == set()
+    assert sorted(connected(names)) == [[(0, 0), (0, 1), (0, 3)], [(0, 2)]]
 
 
 def test_rows_that_stand_in_both_are_named(make_dataset: Any):
     rows = [text_row(number) for number in range(6)]
-    (line,) = in_both(make_dataset(rows[4:] + [text_row(9)]), make_dataset(rows))
-    assert line.startswith("--eval-data: 2 rows of its set 'set' stand in the training set 'set' too")
+    (line,) = in_both(make_dataset([*rows[4:], text_row(9)]), make_dataset(rows))
+    assert line.startswith("2 rows of the set 'set' of --eval-data stand in the training set 'set' too")
     assert in_both(make_dataset([text_row(9)]), make_dataset(rows)) == []

@@ -33,7 +33,10 @@ def write_rows(folder: Path, name: str, numbers: range, answer: str = "") -> Pat
     for number in numbers:
         colour, letter = COLOURS[number % 4], "ABCD"[number % 4]
         Image.new("RGB", (32, 32), colour).save(folder / f"{number}.png")
-        turns = [(f"Which colour is number {number}?", answer or colour), (f"Which?{OPTIONS}", answer or f"({letter}) {colour}")]
+        turns = [
+            (f"Which colour is number {number}?", answer or colour),
+            (f"Which?{OPTIONS}", answer or f"({letter}) {colour}"),
+        ]
         said = [({"from": "human", "value": question}, {"from": "gpt", "value": text}) for question, text in turns]
         row = {"conversations": [one for pair in said[: 1 + number % 2] for one in pair]}
         rows.append(row if number % 5 == 4 else {"image": f"{number}.png", **row})
@@ -55,11 +58,13 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_share_is_held_out_and_the_page_is_written(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    flags = flags_of(model, tmp_path, "--eval-share", "0.25", "--eval-every", "4", "--max-steps", "12", "--min-steps", "1")
+    flags = flags_of(
+        model, tmp_path, "--eval-share", "0.25", "--eval-every", "4", "--max-steps", "12", "--min-steps", "1"
+    )
     assert main([*flags, "--check"]) == 0
     told = capsys.readouterr().out
-    assert "5 rows held out (25.0%; --eval-share 0.25 of 20 rows)" in told and "samples          15 an epoch" in told
-    assert " 4 times " in told and " tokens and 5 answers: about " in told and "3 kept and one being written" in told
+    assert "5 of 20 rows are held out (--eval-share 0.25)" in told and "samples          15 an epoch" in told
+    assert "; 4 times " in told and " tokens and 5 answers, about " in told and "3 kept and one being written" in told
     assert main(flags) == 0
     told, run = capsys.readouterr().out, tmp_path / "run"
     found = evaluations(tmp_path)
@@ -96,9 +101,8 @@ def test_two_processes_find_what_one_does(model: Path, tmp_path: Path, strategy:
     one, two = evaluations(tmp_path / "one"), evaluations(tmp_path / "two")
     assert one[0] == two[0]
     assert [line["eval_loss"] for line in one] == pytest.approx([line["eval_loss"] for line in two], abs=1e-5)
-    assert [read_log(tmp_path / name / "run" / "answers.jsonl")[:5] for name in ("one", "two")][0] == (
-        read_log(tmp_path / "two" / "run" / "answers.jsonl")[:5]
-    )
+    answers = [read_log(tmp_path / name / "run" / "answers.jsonl")[:5] for name in ("one", "two")]
+    assert answers[0] == answers[1] and len(answers[0]) == 5
 
 
 def test_a_model_that_has_not_learnt_is_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -116,21 +120,24 @@ def test_few_rows_are_asked_themselves(model: Path, tmp_path: Path, capsys: pyte
     flags = flags_of(model, tmp_path, "--eval-share", "0.04", "--max-steps", "2", "--export-step", "last")
     assert main(flags) == 0
     told = capsys.readouterr().out
-    assert "no row is held out (--eval-share 0.04 of 20 rows is less than one); 20 rows of the training data" in told
-    assert "Asked were rows it was trained on" in told and "step 2, the last of 2" in told
+    assert "no row is held out (--eval-share 0.04 of 20 rows is less than one): 20 rows of the training data" in told
+    assert "It was asked what it was trained on" in told and "step 2, the last of 2" in told
 
 
 def test_rows_on_both_sides_are_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     both = write_rows(tmp_path, "both", range(18, 24))
     assert main([*flags_of(model, tmp_path, "--eval-data", str(both)), "--check"]) == 0
-    assert "2 rows of its set 'both' stand in the training set 'mine' too" in capsys.readouterr().out
+    assert "2 rows of the set 'both' of --eval-data stand in the training set 'mine' too" in capsys.readouterr().out
 
 
 BAD = {
     "missing": (["--eval-data", "none.json"], "--eval-data: none.json: cannot be read"),
     "empty": (["--eval-data", "empty.json"], "empty_rows.json: holds no rows"),
     "no list": (["--eval-data", "mine_rows.json"], "--eval-data: mine_rows.json: a data-set list is an object"),
-    "nothing to ask": (["--eval-every", "5"], "--eval-every 5 needs held-out rows: give --eval-data LIST or --eval-share"),
+    "nothing to ask": (
+        ["--eval-every", "5"],
+        "--eval-every 5 needs held-out rows: give --eval-data LIST or --eval-share",
+    ),
     "nothing to stop by": (["--early-stop", "2"], "--early-stop 2 needs held-out rows"),
     "share": (["--eval-share", "0.7"], "--eval-share must be from 0 to 0.5, got 0.7"),
     "below 0": (["--eval-share", "-0.1"], "--eval-share must be from 0 to 0.5, got -0.1"),
@@ -142,7 +149,12 @@ BAD = {
 @pytest.mark.parametrize("check", [[], ["--check"]], ids=["run", "check"])
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_clear_error(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, name: str, check: list[str]
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    name: str,
+    check: list[str],
 ):
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path, "empty", range(0))
@@ -160,7 +172,13 @@ def test_values_and_answers_are_in_the_curves(model: Path, tmp_path: Path):
     assert main(flags) == 0
     events = EventAccumulator(str(tmp_path / "run" / "logs"))
     events.Reload()
-    assert [event.step for event in events.Scalars("eval/loss")] == [0, 2] == [e.step for e in events.Scalars("eval/accuracy")]
+    assert (
+        [event.step for event in events.Scalars("eval/loss")]
+        == [0, 2]
+        == [e.step for e in events.Scalars("eval/accuracy")]
+    )
     (first, _) = events.Tensors("eval/sample/text_summary")
     text = first.tensor_proto.string_val[0].decode()
-    assert text.startswith("| question | expected | given | right |\n| --- |") and text.count("\n") <= 1 + log_module.SHOWN
+    assert (
+        text.startswith("| question | expected | given | right |\n| --- |") and text.count("\n") <= 1 + log_module.SHOWN
+    )

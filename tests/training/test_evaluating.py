@@ -1,4 +1,4 @@
-"""Evaluating changes nothing of training, to the bit; the best checkpoint stays; a run stops early, also when resumed."""
+"""Evaluating changes nothing of training, to the bit; the best checkpoint stays; a resumed run stops early too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from videochat_online.training.evaluating import HeldOut, as_compared, best_of, 
 from videochat_online.training.log import read_log
 
 HELD_OUT = HeldOut(Examples(5, seed=9, text_only=(1,)), "5 rows")
-RUN: dict[str, Any] = {"count": 24, "schedule": "constant_with_warmup", "vision": "full", "eval_data": ("a",), "eval_every": 2, "save_every": 4}
+RUN: dict[str, Any] = {
+    "count": 24,
+    "schedule": "constant_with_warmup",
+    "vision": "full",
+    "eval_data": ("a",),
+    "eval_every": 2,
+    "save_every": 4,
+}
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -39,7 +46,9 @@ def test_training_is_the_same_to_the_bit(tmp_path: Path, batching: str):
     assert losses_of(tmp_path / "told") == losses_of(tmp_path / "lives") == losses_of(tmp_path / "plain")
     for name in ("told", "lives"):
         assert all(torch.equal(value, states["plain"][key]) for key, value in states[name].items())
-    told, lives = ([line for line in read_log(tmp_path / n / "log.jsonl") if "eval_loss" in line] for n in states if n != "plain")
+    told, lives = (
+        [line for line in read_log(tmp_path / n / "log.jsonl") if "eval_loss" in line] for n in states if n != "plain"
+    )
     by_step = {line["step"]: line["eval_loss"] for line in lives}
     assert [by_step[line["step"]] for line in told] == [line["eval_loss"] for line in told]
     assert [line["step"] for line in lives] == [0, 2, 3, 4, 6]
@@ -74,7 +83,7 @@ def test_the_best_checkpoint_stays_and_says_so(tmp_path: Path, scripted: list[fl
 
 
 def test_early_stop_survives_resuming(tmp_path: Path, scripted: list[float]):
-    """Two evaluations without a lower loss before a cut, one behind it: it ends there, and does not go on when resumed."""
+    """Two evaluations without a lower loss before a cut, one behind it: it ends there, for good."""
     changes = {**RUN, "eval_every": 1, "early_stop": 3, "resume": "auto"}
     assert make_loop(tmp_path, max_steps=4, **changes).train(HELD_OUT)
     one = make_loop(tmp_path, max_steps=12, **changes)
@@ -94,7 +103,12 @@ def test_what_is_best_and_when_it_ends():
     nan = float("nan")
     assert best_of(at(1.0)) is None and best_of(at(1.0, nan)) is None
     assert best_of(at(1.0, 3.0, 2.0, 2.0, nan))["step"] == 2  # type: ignore[index]
-    assert [stops_early(at(1.0, 3.0, 2.0, 2.0, nan), patience) for patience in (0, 1, 2, 3)] == [False, True, True, False]
+    assert [stops_early(at(1.0, 3.0, 2.0, 2.0, nan), patience) for patience in (0, 1, 2, 3)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert stops_early(at(1.0, nan, nan), 2) and not stops_early(at(1.0, nan), 2)
 
 
@@ -106,7 +120,7 @@ def test_the_verdict():
         return verdict([begun, chosen], chosen, [])
 
     assert of() == [] == of(accuracy=0.0, commonest=0.25) == of(accuracy=1.0, commonest=1.0)
-    assert of(loss=3.0) == ["the held-out loss was 3 before the first step and is 3"] == of(loss=3.0, accuracy=1.0)
+    assert of(loss=3.0) == ["the evaluation loss was 3 before the first step and is 3"] == of(loss=3.0, accuracy=1.0)
     (guessing,) = of(accuracy=0.5)
     assert guessing == "50% of the answers are right, always giving the commonest would make 50%"
     assert verdict([], None, [2.0, 1.0]) == [] == verdict([], None, [])

@@ -1,7 +1,6 @@
-"""Which rows are held out of training: a share of a data set, all rows about a clip on one side.
+"""Which rows are held out of training: a share of a data set, all rows about a file on one side.
 
-The choice follows from the words of the rows alone: neither their place, nor the folder they lie in, nor the number of
-processes changes it.
+The words of the rows alone decide: not their order, nor where they lie, nor the number of processes.
 """
 
 from __future__ import annotations
@@ -9,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,74 +24,60 @@ Place = tuple[int, int]
 
 
 def split(dataset: ConversationDataset, share: float, most: int) -> tuple[ConversationDataset, ConversationDataset]:
-    """(rows to train on, rows held out): about `share` of the rows, `most` at most.
+    """(rows to train on, rows held out): about `share` of the rows, `most` at most, in the order of their digests.
 
     A file goes to one side with all rows about it, so that up to twice as many may be held out. No row is where the
     share is less than one, or each file has more rows than that.
     """
-    places, words = digests(dataset)
-    wanted, held = min(int(share * len(places) + 1e-9), most), list[int]()
-    media = [media_of(dataset.annotations[one][row], dataset.data_sets[one].data_root) for one, row in places]
-    groups = connected([names or {text} for names, text in zip(media, words, strict=True)])
-    for group in sorted(groups, key=lambda group: min(words[number] for number in group)):
-        if len(held) < wanted and len(held) + len(group) <= min(2 * wanted, len(places) - 1):
-            held += group
-    chosen = [place for _, place in sorted((words[number], places[number]) for number in held)]
-    return without(dataset, chosen), only(dataset, chosen)
-
-
-def without(dataset: ConversationDataset, places: Sequence[Place]) -> ConversationDataset:
-    """The data set without these rows; its other samples keep their order."""
-    kept = [np.ones(len(rows), dtype=bool) for rows in dataset.annotations]
-    for one, row in places:
-        kept[one][row] = False
-    starts = np.cumsum([0, *map(len, kept)])
-    rows = dataset.rows[np.concatenate(kept)[starts[dataset.rows[:, 0]] + dataset.rows[:, 1]]]
-    return _part(dataset, rows, [np.flatnonzero(one) for one in kept])
-
-
-def only(dataset: ConversationDataset, places: Sequence[Place]) -> ConversationDataset:
-    """These rows of the data set in this order, each once."""
-    rows = np.array(places, dtype=np.int64).reshape(-1, 2)
-    return _part(dataset, rows, [rows[rows[:, 0] == one, 1] for one in range(len(dataset.annotations))])
-
-
-def _part(dataset: ConversationDataset, rows: np.ndarray, usable: Sequence[np.ndarray]) -> ConversationDataset:
-    part = copy(dataset)
-    part.__dict__.pop("lengths", None)  # where they are cached: those of all rows
-    part.rows, part.usable, part.failures = rows, list(usable), FailureLog(dataset.settings.max_failed_share)
-    return part
+    words = digests(dataset)
+    wanted, held = min(int(share * len(words) + 1e-9), most), set[Place]()
+    media = [(place, media_of(dataset.annotations[place[0]][place[1]], dataset, place[0])) for place in words]
+    groups = connected({place: names or {words[place]} for place, names in media})
+    for group in sorted(groups, key=lambda group: min(words[place] for place in group)):
+        if len(held) < wanted and len(held) + len(group) <= min(2 * wanted, len(words) - 1):
+            held |= set(group)
+    rest, rows = [place for place in words if place not in held], dataset.rows
+    kept = np.array([tuple(row) not in held for row in rows.tolist()], dtype=bool)
+    return part(dataset, rows[kept], rest), part(dataset, sorted(held, key=words.__getitem__))
 
 
 def by_digest(dataset: ConversationDataset, most: int) -> ConversationDataset:
-    """`most` rows of the data set at most, by the digest of their words: the first few of them are a sample of all."""
-    places, words = digests(dataset)
-    return only(dataset, [place for _, place in sorted(zip(words, places, strict=True))[:most]])
+    """`most` rows of the data set at most, each once, in the order of their digests: a sample of all."""
+    words = digests(dataset)
+    return part(dataset, sorted(words, key=words.__getitem__)[:most])
 
 
-def digests(dataset: ConversationDataset) -> tuple[list[Place], list[str]]:
-    """Every row of a data set, and the digest of its words, however the file is laid out."""
-    places = [(one, row) for one, rows in enumerate(dataset.annotations) for row in range(len(rows))]
-    texts = (json.dumps(dataset.annotations[one][row], sort_keys=True) for one, row in places)
-    return places, [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+def part(dataset: ConversationDataset, rows: Any, usable: Sequence[Place] | None = None) -> ConversationDataset:
+    """These rows (N, 2) of a data set; one that cannot be read is replaced by a `usable` one, None: by one of them."""
+    chosen = copy(dataset)
+    chosen.__dict__.pop("lengths", None)  # where they are cached: those of all rows
+    chosen.rows = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    places = chosen.rows if usable is None else np.array(usable)
+    chosen.usable = [places[places[:, 0] == number, 1] for number in range(len(dataset.annotations))]
+    chosen.failures = FailureLog(dataset.settings.max_failed_share)
+    return chosen
+
+
+def digests(dataset: ConversationDataset) -> dict[Place, str]:
+    """Every row of a data set -> the digest of its words, however the file is laid out."""
+    places = [(number, row) for number, rows in enumerate(dataset.annotations) for row in range(len(rows))]
+    texts = (json.dumps(dataset.annotations[number][row], sort_keys=True) for number, row in places)
+    return {place: hashlib.sha256(text.encode()).hexdigest() for place, text in zip(places, texts, strict=True)}
 
 
 def in_both(held_out: ConversationDataset, dataset: ConversationDataset) -> list[str]:
-    """What to say of rows of `held_out` that are rows of `dataset` too, a line for each pair of sets."""
-    (places, words), (others, theirs) = digests(held_out), digests(dataset)
-    names = {text: dataset.data_sets[one].name for (one, _), text in zip(others, theirs, strict=True)}
-    shared: dict[tuple[str, str], int] = defaultdict(int)
-    for (one, _), text in zip(places, words, strict=True):
-        if text in names:
-            shared[held_out.data_sets[one].name, names[text]] += 1
+    """What to say of rows of --eval-data that are training rows too, a line for each pair of sets."""
+    sets = {word: dataset.data_sets[number].name for (number, _), word in digests(dataset).items()}
+    found = [(held_out.data_sets[number].name, word) for (number, _), word in digests(held_out).items()]
+    shared = Counter((name, sets[word]) for name, word in found if word in sets)
     return [
-        f"--eval-data: {count} rows of its set {ours!r} stand in the training set {other!r} too: they are not held out"
-        for (ours, other), count in shared.items()
+        f"{count} rows of the set {name!r} of --eval-data stand in the training set {other!r} too: they are learnt"
+        for (name, other), count in shared.items()
     ]
 
 
-def media_of(row: dict[str, Any], root: Path) -> set[str]:
-    """What a row shows: its files without suffix (it may be missing), of frames that are files their folder."""
+def media_of(row: dict[str, Any], dataset: ConversationDataset, number: int) -> set[str]:
+    """What a row of a set shows: its files without suffix (it may be missing), or the folder of frame files."""
     try:
         sample = read_row(row)
     except SampleError:
@@ -101,22 +85,22 @@ def media_of(row: dict[str, Any], root: Path) -> set[str]:
     names: Iterable[str] = sample.images
     if sample.video is not None:
         names = [sample.video.path] if sample.video.path else map(os.path.dirname, sample.video.files)
+    root = dataset.data_sets[number].data_root
     return {os.path.splitext(os.path.normpath(root / name))[0] for name in names}
 
 
-def connected(names: Sequence[set[str]]) -> list[list[int]]:
-    """The numbers of sets of names in groups: two that share a name are in one, over however many others."""
-    parents: dict[str, str] = {}
+def connected(names: dict[Place, set[str]]) -> list[list[Place]]:
+    """Rows in groups: two that share a name are in one, over however many others."""
+    leader: dict[str, str] = {}
 
-    def root(name: str) -> str:
-        while parents.setdefault(name, name) != name:
-            parents[name] = name = parents[parents[name]]
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            leader[name] = name = leader[leader[name]]
         return name
 
-    for first, *others in names:
-        for other in others:
-            parents[root(other)] = root(first)
-    groups: dict[str, list[int]] = defaultdict(list)
-    for number, some in enumerate(names):
-        groups[root(next(iter(some)))].append(number)
+    groups: dict[str, list[Place]] = defaultdict(list)
+    for first, *others in names.values():
+        leader.update({find(other): find(first) for other in others})
+    for place, some in names.items():
+        groups[find(min(some))].append(place)
     return list(groups.values())

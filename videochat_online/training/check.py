@@ -30,7 +30,7 @@ from ..media.source import MediaWarning
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
-from .evaluating import HeldOut, why_no_answers
+from .evaluating import HeldOut
 from .memory import GIB, largest_load, memory_text
 from .parts import PartRow, choose_parts, part_rows, parts_table, total
 from .plan import TrainingPlan, counted, judge, steps_text
@@ -81,7 +81,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
                     found += more
                 if held_out is not None:
                     say(evaluation_text(plan, held_out))
-                    warnings += [*held_out.warnings, *filter(None, [why_no_answers(config)])]
+                    warnings += held_out.warnings
             report_lengths(dataset, problems, warnings)
     # 5. what trains, memory, disk
     rows: list[PartRow] = []
@@ -113,16 +113,12 @@ def report_data(lists: Sequence[str], num_workers: int, problems: list[str]) -> 
 
 def evaluation_text(plan: TrainingPlan, held_out: HeldOut) -> str:
     """What is held out, and what evaluating costs beside training: a pass forward is a third of a training step."""
-    config, lengths = plan.config, held_out.dataset.lengths
+    config, lengths = plan.config, np.asarray(held_out.dataset.lengths)
     times = 2 + (plan.num_steps - 1) // (config.eval_every or config.save_every)
-    asked = 0 if why_no_answers(config) else int(np.sum(lengths[: config.eval_answers]))
-    trained = plan.num_steps * plan.samples_per_step * float(np.mean(plan.lengths))
-    cost = times * (int(np.sum(lengths)) + asked) / 3 / trained
-    return (
-        f"evaluation       {held_out.text}\n"
-        f"                 {times:,} times {int(np.sum(lengths)):,} tokens and "
-        f"{min(config.eval_answers, len(lengths)):,} answers: about {cost:.1%} of the time that training takes"
-    )
+    asked = lengths[: 0 if config.strategy == "fsdp" else config.eval_answers]
+    cost = times * (lengths.sum() + asked.sum()) / 3 / (plan.num_steps * plan.samples_per_step * plan.lengths.mean())
+    each = f"{times:,} times {lengths.sum():,} tokens and {len(asked):,} answers"
+    return f"evaluation       {held_out.text}; {each}, about {cost:.1%} of the time that training takes"
 
 
 def report_lengths(dataset: ConversationDataset, problems: list[str], warnings: list[str]) -> None:

@@ -262,7 +262,7 @@ class TrainingLoop:
                 staging.rmdir()
                 if best := best_of(self.state.evaluations):
                     write_json(run_folder / BEST_FILE, best)
-                drop_old(run_folder, self.config.keep_checkpoints, best and int(best["step"]))
+                drop_old(run_folder, self.config.keep_checkpoints, int(best["step"]) if best else None)
         accelerator.wait_for_everyone()
         self.since = Interval(self.state.step)  # its time counts for no line
 

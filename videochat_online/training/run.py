@@ -18,7 +18,7 @@ from ..files import digest, locked, write_json
 from .checkpoints import Checkpoint, choose_checkpoint
 from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
-from .evaluating import HeldOut, chosen_of, hold_out, why_no_answers
+from .evaluating import HeldOut, chosen_of, hold_out
 from .page import write_page
 from .parts import part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
@@ -53,20 +53,19 @@ def run(config: TrainingConfig) -> int:
         model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
         dataset, collator, plan, held_out = make_data(config, processor, model.config, world_size())
         loop = TrainingLoop(model, dataset, collator, plan, processor=processor)
-        rows = part_rows(model, config)
-        say(parts_table(rows))
+        say(parts := parts_table(part_rows(model, config)))
         check_plan(plan, held_out)
         # 3. training
         if not loop.train(held_out):
             say("stopped by SIGTERM; resume it with --resume auto")
             return INTERRUPTED
-        # 4. the trained model, and what can be said of it
+        # 4. the trained model, of the best step or the last, and whether it has learnt
         evaluations = loop.state.evaluations
         if (chosen := chosen_of(evaluations, config)) and chosen is not evaluations[-1]:
-            loop.state.load_best(config.run_folder / f"checkpoint-{chosen['step']}")
+            loop.state.load_weights(config.run_folder / f"checkpoint-{chosen['step']}")
         folder = export(loop.state, config)
         if is_main_process():
-            say(write_page(plan, rows, evaluations, dataset, held_out))
+            say(write_page(plan, parts, evaluations, dataset, held_out))
         say(f"the trained model is in {folder}")
     return 0
 
@@ -110,7 +109,7 @@ def check_plan(plan: TrainingPlan, held_out: HeldOut | None = None) -> None:
     problems, warnings = judge(plan)
     if held_out is not None:
         say(f"evaluation       {held_out.text}")
-        warnings += [*held_out.warnings, *filter(None, [why_no_answers(plan.config)])]
+        warnings += held_out.warnings
     for warning in warnings:
         say(f"WARNING: {warning}")
     if problems:
@@ -134,7 +133,7 @@ def write_record(config: TrainingConfig, checkpoint: Checkpoint | None) -> None:
 
 
 def describe_data(config: TrainingConfig) -> dict[str, dict[str, Any]]:
-    """The sets in order: digest of the annotations and options. Raises ValueError where one is unreadable."""
+    """The sets of --data in order: digest of the annotations and options. Raises ValueError where one is unreadable."""
     found: dict[str, dict[str, Any]] = {}
     for one in read_lists(config.data):
         options = {name: getattr(one, name) for name in ("data_augment", "repeat_time", "max_dynamic_patch")}

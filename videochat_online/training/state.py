@@ -93,10 +93,8 @@ class TrainState:
         state = json.loads((folder / STEP_FILE).read_text("utf-8"))
         if "total_loss" not in state:
             raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
-        if self.strategy == "zero":
-            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
-        else:
-            self.load_weights(folder)
+        self.load_weights(folder)
+        if self.strategy != "zero":
             self._load_optimizer(folder / OPTIMIZER_FILE)
         self.step, self.total_loss, self.evaluations = state["step"], state["total_loss"], state.get("evaluations", [])
         if (random_file := folder / self.random_file).exists():  # ddp may continue on another number of processes
@@ -105,15 +103,11 @@ class TrainState:
             if random_state["cuda"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(random_state["cuda"])
 
-    def load_best(self, folder: Path) -> None:
-        """The weights of a checkpoint in the place of the last ones. For all processes together, after training."""
-        if self.strategy == "zero":
-            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
-        else:
-            self.load_weights(folder)
-
     def load_weights(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model, whole or not at all; see `load` for the errors."""
+        if self.strategy == "zero":  # its shards hold the optimizer too
+            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
+            return
         from safetensors.torch import load_file
 
         files = sorted(folder.glob("model*.safetensors"))
