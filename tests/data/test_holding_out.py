@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from videochat_online.data.holding_out import by_digest, connected, in_both, media_of, split
+from videochat_online.data.holding_out import by_digest, in_both, media_of, split
 
 
 def text_row(number: int) -> dict[str, Any]:
@@ -65,17 +65,21 @@ def test_a_held_out_row_replaces_no_other(make_dataset: Any):
 
 
 def test_what_a_row_is_about(make_dataset: Any):
-    names = {(0, row): set(some) for row, some in enumerate(("a", "bc", "d", "ca"))}
-    dataset = make_dataset([text_row(0)], entry={"data_root": "/data"})
-
     def about(**row: Any) -> set[str]:
-        return media_of({**text_row(0), **row}, dataset, 0)
+        return media_of(make_dataset([{**text_row(0), **row}], entry={"data_root": "/data"}), (0, 0))
 
     assert about(video="a/b.mp4") == about(video="./a/b") == {"/data/a/b"}
     assert about(image=["x.jpg", "y.jpg"]) == {"/data/x", "/data/y"}
     assert about(video=["f/1.jpg", "f/2.jpg"], fps=1) == about(video="f", fps=1) == {"/data/f"}
-    assert about() == media_of({"nothing": 1}, dataset, 0) == set()
-    assert sorted(connected(names)) == [[(0, 0), (0, 1), (0, 3)], [(0, 2)]]
+    assert about() == about(conversations=[]) == set()
+
+
+def test_rows_that_share_a_file_over_others_stay_together(make_dataset: Any):
+    """Forty rows of two pictures each, in chains of four."""
+    rows = [{"image": [f"{n}.jpg", f"{n + (n % 4 < 3)}.jpg"], **text_row(n)} for n in range(40)]
+    rest, held = split(make_dataset(rows), 0.2, 1000)
+    chains = {row // 4 for _, row in held.rows.tolist()}
+    assert (len(held), len(chains)) == (8, 2) and not {row // 4 for _, row in rest.rows.tolist()} & chains
 
 
 def test_rows_that_stand_in_both_are_named(make_dataset: Any):

@@ -131,9 +131,9 @@ def test_rows_on_both_sides_are_named(model: Path, tmp_path: Path, capsys: pytes
 
 
 BAD = {
-    "missing": (["--eval-data", "none.json"], "--eval-data: none.json: cannot be read"),
+    "missing": (["--eval-data", "none.json"], "none.json: cannot be read"),
     "empty": (["--eval-data", "empty.json"], "empty_rows.json: holds no rows"),
-    "no list": (["--eval-data", "mine_rows.json"], "--eval-data: mine_rows.json: a data-set list is an object"),
+    "no list": (["--eval-data", "mine_rows.json"], "mine_rows.json: a data-set list is an object"),
     "nothing to ask": (
         ["--eval-every", "5"],
         "--eval-every 5 needs held-out rows: give --eval-data LIST or --eval-share",

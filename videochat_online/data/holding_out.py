@@ -29,22 +29,29 @@ def split(dataset: ConversationDataset, share: float, most: int) -> tuple[Conver
     A file goes to one side with all rows about it, so that up to twice as many may be held out. No row is where the
     share is less than one, or each file has more rows than that.
     """
-    words = digests(dataset)
-    wanted, held = min(int(share * len(words) + 1e-9), most), set[Place]()
-    media = [(place, media_of(dataset.annotations[place[0]][place[1]], dataset, place[0])) for place in words]
-    groups = connected({place: names or {words[place]} for place, names in media})
-    for group in sorted(groups, key=lambda group: min(words[place] for place in group)):
-        if len(held) < wanted and len(held) + len(group) <= min(2 * wanted, len(words) - 1):
-            held |= set(group)
-    rest, rows = [place for place in words if place not in held], dataset.rows
+    words, rows = digests(dataset), dataset.rows
+    names = {place: media_of(dataset, place) or {word} for place, word in words.items()}
+    about: dict[str, set[Place]] = defaultdict(set)
+    for place, some in names.items():
+        for name in some:
+            about[name].add(place)
+    wanted, held, seen = min(int(share * len(words) + 1e-9), most), dict[Place, None](), set[Place]()
+    for place in words:
+        if place not in seen and len(held) < wanted:
+            group, ahead = set[Place](), {place}
+            while ahead:  # rows that share a file with a row, over however many others
+                group |= ahead
+                ahead = {row for one in ahead for name in names[one] for row in about[name]} - group
+            seen |= group
+            if len(held) + len(group) <= min(2 * wanted, len(words) - 1):
+                held |= dict.fromkeys(sorted(group))
     kept = np.array([tuple(row) not in held for row in rows.tolist()], dtype=bool)
-    return part(dataset, rows[kept], rest), part(dataset, sorted(held, key=words.__getitem__))
+    return part(dataset, rows[kept], [place for place in words if place not in held]), part(dataset, list(held))
 
 
 def by_digest(dataset: ConversationDataset, most: int) -> ConversationDataset:
     """`most` rows of the data set at most, each once, in the order of their digests: a sample of all."""
-    words = digests(dataset)
-    return part(dataset, sorted(words, key=words.__getitem__)[:most])
+    return part(dataset, list(digests(dataset))[:most])
 
 
 def part(dataset: ConversationDataset, rows: Any, usable: Sequence[Place] | None = None) -> ConversationDataset:
@@ -59,10 +66,11 @@ def part(dataset: ConversationDataset, rows: Any, usable: Sequence[Place] | None
 
 
 def digests(dataset: ConversationDataset) -> dict[Place, str]:
-    """Every row of a data set -> the digest of its words, however the file is laid out."""
+    """Every row of a data set -> the digest of its words, however the file is laid out; in the order of the digests."""
     places = [(number, row) for number, rows in enumerate(dataset.annotations) for row in range(len(rows))]
     texts = (json.dumps(dataset.annotations[number][row], sort_keys=True) for number, row in places)
-    return {place: hashlib.sha256(text.encode()).hexdigest() for place, text in zip(places, texts, strict=True)}
+    words = (hashlib.sha256(text.encode()).hexdigest() for text in texts)
+    return dict(sorted(zip(places, words, strict=True), key=lambda pair: pair[1]))
 
 
 def in_both(held_out: ConversationDataset, dataset: ConversationDataset) -> list[str]:
@@ -76,10 +84,11 @@ def in_both(held_out: ConversationDataset, dataset: ConversationDataset) -> list
     ]
 
 
-def media_of(row: dict[str, Any], dataset: ConversationDataset, number: int) -> set[str]:
-    """What a row of a set shows: its files without suffix (it may be missing), or the folder of frame files."""
+def media_of(dataset: ConversationDataset, place: Place) -> set[str]:
+    """What a row shows: its files without suffix (it may be missing), or the folder of frame files."""
+    number, row = place
     try:
-        sample = read_row(row)
+        sample = read_row(dataset.annotations[number][row])
     except SampleError:
         return set()  # training says what is wrong with it
     names: Iterable[str] = sample.images
@@ -87,20 +96,3 @@ def media_of(row: dict[str, Any], dataset: ConversationDataset, number: int) -> 
         names = [sample.video.path] if sample.video.path else map(os.path.dirname, sample.video.files)
     root = dataset.data_sets[number].data_root
     return {os.path.splitext(os.path.normpath(root / name))[0] for name in names}
-
-
-def connected(names: dict[Place, set[str]]) -> list[list[Place]]:
-    """Rows in groups: two that share a name are in one, over however many others."""
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            leader[name] = name = leader[leader[name]]
-        return name
-
-    groups: dict[str, list[Place]] = defaultdict(list)
-    for first, *others in names.values():
-        leader.update({find(other): find(first) for other in others})
-    for place, some in names.items():
-        groups[find(min(some))].append(place)
-    return list(groups.values())

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data.registry import read_lists
-from ..data.settings import SettingError
 from ..prompt.letters import read_letter, words_of
 from ..prompt.render import IGNORE_INDEX
 from .configuration import TrainingConfig
@@ -51,17 +50,14 @@ def hold_out(dataset: ConversationDataset, config: TrainingConfig) -> tuple[Conv
     """(what to train on, what to evaluate on), as --eval-data or --eval-share say; None where neither does.
 
     Where no row can be held out, those of training are asked: whether they were learnt can be told all the same.
-    Raises SettingError for a list that cannot be read.
+    Raises ValueError for a list that cannot be read.
     """
     from ..data.dataset import ConversationDataset
     from ..data.holding_out import by_digest, in_both, split
 
     alone = f", for their loss alone: {NO_ANSWERS}" if config.strategy == "fsdp" else ""
     if config.eval_data:
-        try:
-            whole = ConversationDataset(read_lists(config.eval_data), dataset.processor, dataset.config, config)
-        except ValueError as error:
-            raise SettingError(f"--eval-data: {error}") from error
+        whole = ConversationDataset(read_lists(config.eval_data), dataset.processor, dataset.config, config)
         chosen = by_digest(whole, config.eval_rows)
         warnings = in_both(chosen, dataset) if is_main_process() else []
         return dataset, HeldOut(chosen, f"{len(chosen):,} rows of --eval-data{alone}", warnings=warnings)

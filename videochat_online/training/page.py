@@ -30,7 +30,7 @@ def write_page(
     plan: TrainingPlan, parts: str, evaluations: Sequence[Evaluation], dataset: Any, held_out: HeldOut | None
 ) -> str:
     """Write the page into the run's folder; returns it in short. `parts`: the table of what trained of the model."""
-    config, folder = plan.config, plan.config.run_folder
+    folder = plan.config.run_folder
     log, chosen = read_log(folder / LOG_FILE), chosen_of(evaluations, plan.config)
     steps = [line for line in log if "loss" in line]
     # 1. did it learn
