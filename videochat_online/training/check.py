@@ -76,12 +76,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             lengths = dataset.lengths
             with noted(problems):
                 *_, plan, held_out = make_data(uncached, processor, model_config, num_processes, dataset)
-                say(steps_text(plan))
-                for found, more in zip((problems, warnings), judge(plan), strict=True):
-                    found += more
-                if held_out is not None:
-                    say(evaluation_text(plan, held_out))
-                    warnings += held_out.warnings
+                report_plan(plan, held_out, problems, warnings)
             report_lengths(dataset, problems, warnings)
     # 5. what trains, memory, disk
     rows: list[PartRow] = []
@@ -111,14 +106,20 @@ def report_data(lists: Sequence[str], num_workers: int, problems: list[str]) -> 
     return report
 
 
-def evaluation_text(plan: TrainingPlan, held_out: HeldOut) -> str:
-    """What is held out, and what evaluating costs beside training: a pass forward is a third of a training step."""
+def report_plan(plan: TrainingPlan, held_out: HeldOut | None, problems: list[str], warnings: list[str]) -> None:
+    """Print the steps, what is held out and what evaluating costs: a pass forward is a third of a step's work."""
+    say(steps_text(plan))
+    for found, more in zip((problems, warnings), judge(plan), strict=True):
+        found += more
+    if held_out is None:
+        return
+    warnings += held_out.warnings
     config, lengths = plan.config, np.asarray(held_out.dataset.lengths)
     times = 2 + (plan.num_steps - 1) // (config.eval_every or config.save_every)
     asked = lengths[: 0 if config.strategy == "fsdp" else config.eval_answers]
     cost = times * (lengths.sum() + asked.sum()) / 3 / (plan.num_steps * plan.samples_per_step * plan.lengths.mean())
     each = f"{times:,} times {lengths.sum():,} tokens and {len(asked):,} answers"
-    return f"evaluation       {held_out.text}; {each}, about {cost:.1%} of the time that training takes"
+    say(f"evaluation       {held_out.text}; {each}, about {cost:.1%} of the time that training takes")
 
 
 def report_lengths(dataset: ConversationDataset, problems: list[str], warnings: list[str]) -> None:
