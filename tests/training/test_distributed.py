@@ -32,6 +32,8 @@ TOLERANCE = 1e-5
 def losses(folder: Path) -> list[float]:
     lines = [line for line in read_log(folder / "log.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    lines += [line | {"loss": line["eval_loss"]} for line in read_log(folder / "log.jsonl") if "eval_loss" in line]
+    assert [line["step"] for line in lines[6:]] == [0, 3, 6]
     return [line["loss"] for line in lines]
 
 

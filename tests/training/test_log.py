@@ -24,8 +24,8 @@ def test_speed_padding_and_waiting_over_two_processes(monkeypatch: pytest.Monkey
         interval.waiting += waited
         rows.append(interval.numbers())
     assert summary(torch.tensor(rows)) == {
-        "loss": 0.5, "images_per_second": 1.0, "tokens_per_second": 25.0, "padding_share": 0.375,
-        "data_wait_share": 0.125,
+        "loss": 0.5, "tokens": 100, "seconds": 4.0, "images_per_second": 1.0, "tokens_per_second": 25.0,
+        "padding_share": 0.375, "data_wait_share": 0.125,
     }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def test_16_online_samples_are_overfitted(tmp_path: Path):
         global_batch_size=4, batch_size=4, epochs=250, learning_rate=3e-3, drop_path=0.0, log_every=20,
         save_every=1000, num_frames=6,
     )  # fmt: skip
-    dataset, collator, plan = make_data(config, processor, model.config, 1)
+    dataset, collator, plan, _ = make_data(config, processor, model.config, 1)
     loop = TrainingLoop(model, Remembered(dataset), collator, plan)
     assert loop.train()
     losses = [line["loss"] for line in read_log(tmp_path / "log.jsonl") if "loss" in line]

@@ -18,9 +18,11 @@ from tests.training.lives import kill_at_step
 from tests.training.tiny import Examples, make_loop
 from videochat_online.training import loop
 from videochat_online.training.distributed import make_accelerator
+from videochat_online.training.evaluating import HeldOut
 from videochat_online.training.export import export
 
 RUN: dict[str, Any] = {"global_batch_size": 4, "vision": "full", "drop_path": 0.0, "save_every": 3, "epochs": 1}
+RUN |= {"eval_data": ("none.json",), "eval_every": 3}
 SAMPLES = {"text_only": (0, 5, 6, 7, 11)}  # batches without a picture on one process or all
 
 
@@ -36,7 +38,7 @@ def share(folder: Path, strategy: str, stop: int | None = None) -> None:
     one = make_loop(folder, dataset=Examples(24, **SAMPLES), **changes)
     if stop is not None:
         kill_at_step(stop)(one)
-    one.train()
+    one.train(HeldOut(Examples(3, seed=5, text_only=(1,)), "3 rows"))
     export(one.state, one.config)
 
 

@@ -91,6 +91,8 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         repeats = [data_set.repeat_time for data_set in self.data_sets]
         self.rows = epoch_rows(list(map(len, self.annotations)), repeats, mixing=settings.mixing, seed=settings.seed)
         """int64 (len, 2): set and row of each sample."""
+        self.usable: list[Sequence[int] | np.ndarray] = [range(len(rows)) for rows in self.annotations]
+        """Rows of each set that may stand in for one that cannot be read; held-out rows are none (holding_out.py)."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -110,7 +112,7 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         replacements = random.Random(f"{self.settings.seed}/replace/{index}")  # the same ones every time
         for attempt in range(1 + MAX_REPLACEMENTS):
             if attempt:
-                row = replacements.randrange(len(self.annotations[set_number]))
+                row = int(replacements.choice(self.usable[set_number]))
             self.failures.num_read += 1
             source = self.data_sets[set_number].name, row
             seed = f"{self.settings.seed}/{self.epoch}/{index}/{attempt}"

@@ -30,9 +30,10 @@ from ..media.source import MediaWarning
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
+from .evaluating import HeldOut
 from .memory import GIB, largest_load, memory_text
 from .parts import PartRow, choose_parts, part_rows, parts_table, total
-from .plan import counted, judge, steps_text
+from .plan import TrainingPlan, counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 
 if TYPE_CHECKING:
@@ -74,10 +75,8 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             dataset = ConversationDataset(data_sets, processor, model_config, uncached)
             lengths = dataset.lengths
             with noted(problems):
-                plan = make_data(uncached, processor, model_config, num_processes, dataset)[-1]
-                say(steps_text(plan))
-                for found, more in zip((problems, warnings), judge(plan), strict=True):
-                    found += more
+                *_, plan, held_out = make_data(uncached, processor, model_config, num_processes, dataset)
+                report_plan(plan, held_out, problems, warnings)
             report_lengths(dataset, problems, warnings)
     # 5. what trains, memory, disk
     rows: list[PartRow] = []
@@ -105,6 +104,22 @@ def report_data(lists: Sequence[str], num_workers: int, problems: list[str]) -> 
     say(report.as_table())
     problems += [f"--data: {counted(len(report.problems), 'problem')}, listed above"] if report.problems else []
     return report
+
+
+def report_plan(plan: TrainingPlan, held_out: HeldOut | None, problems: list[str], warnings: list[str]) -> None:
+    """Print the steps, what is held out and what evaluating costs: a pass forward is a third of a step's work."""
+    say(steps_text(plan))
+    for found, more in zip((problems, warnings), judge(plan), strict=True):
+        found += more
+    if held_out is None:
+        return
+    warnings += held_out.warnings
+    config, lengths = plan.config, np.asarray(held_out.dataset.lengths)
+    times = 2 + (plan.num_steps - 1) // (config.eval_every or config.save_every)
+    asked = lengths[: 0 if config.strategy == "fsdp" else config.eval_answers]
+    cost = times * (lengths.sum() + asked.sum()) / 3 / (plan.num_steps * plan.samples_per_step * plan.lengths.mean())
+    each = f"{times:,} times {lengths.sum():,} tokens and {len(asked):,} answers"
+    say(f"evaluation       {held_out.text}; {each}, about {cost:.1%} of the time that training takes")
 
 
 def report_lengths(dataset: ConversationDataset, problems: list[str], warnings: list[str]) -> None:
@@ -181,14 +196,14 @@ def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
 
     Without `rows` (a model that is not known) only whether they can be written to is looked at.
     """
-    each = 0
+    each, kept = 0, config.keep_checkpoints + config.evaluates  # the best one is kept too
     if rows:
         model = total(rows)
         each = 4 * model.num_parameters + 8 * model.num_trained  # the weights and Adam's moments
         if zero_stage(config):  # and ZeRO's own copy of both
             each = (2 + 2 if uses_bf16(config) else 4 + 4) * model.num_parameters + 12 * model.num_trained
-        say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
-    needed = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0}
+        say(f"checkpoints      {each / GIB:.1f} GiB each, {kept} kept and one being written")
+    needed = {"output_dir": each * (kept + 1), "frame_cache": 0}
     places = {name: Path(getattr(config, name)) for name in needed if getattr(config, name)}
     found = {name: folder_problem(needed[name], place) for name, place in places.items()}
     return [f"{flag(name)}: {problem}" for name, problem in found.items() if problem]

@@ -132,9 +132,11 @@ def check_shape(checkpoint: Checkpoint, shape: RunShape) -> None:
         )
 
 
-def drop_old(run_folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` complete checkpoints. Incomplete ones are left for their owner to look at."""
+def drop_old(run_folder: Path, keep: int, best: int | None = None) -> None:
+    """Delete complete checkpoints but the newest `keep` and step `best`; incomplete ones are left for their owner."""
     for checkpoint in whole_checkpoints(run_folder)[:-keep]:
+        if checkpoint.step == best:
+            continue
         (checkpoint.folder / MARKER).unlink()  # no longer complete, should the deleting be cut off
         shutil.rmtree(checkpoint.folder)
 

@@ -27,7 +27,8 @@ PARTS = {
 
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
-     "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
+     "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype", "export_step",
+     "eval_every", "eval_answers", "early_stop"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
 it, see run.py: a list may lie elsewhere.)"""
@@ -102,6 +103,23 @@ class TrainingConfig(DataSettings):
     cpu: bool = False
     """train on the CPU although there is a GPU"""
 
+    eval_data: tuple[str, ...] = ()
+    """data-set lists of held-out rows: their loss and answers are looked at during training, nothing is learned from
+    them"""
+    eval_share: float = 0.0
+    """without --eval-data, hold out about this share of the rows of --data (at most 0.5), whole videos and images; 0.05
+    of 1,000 rows is 50"""
+    eval_rows: int = 256
+    """held-out rows at most: each evaluation reads all of them, always the same ones"""
+    eval_every: int = 0
+    """steps between evaluations (default: --save-every); one more comes before the first step and after the last"""
+    eval_answers: int = 32
+    """held-out questions at most that are answered in words, and compared with the right answer"""
+    early_stop: int = 0
+    """end after this many evaluations in a row without a lower held-out loss; 0: never"""
+    export_step: Literal["best", "last"] = "best"
+    """whose weights become the trained model: best (lowest held-out loss; without evaluation the last) or last"""
+
     save_every: int = 200
     """steps between checkpoints"""
     keep_checkpoints: int = 2
@@ -115,15 +133,20 @@ class TrainingConfig(DataSettings):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints"):
+        for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "eval_rows"):
             yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
         for name in ("learning_rate", "epochs"):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")
         for name in ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2"):
             yield from self._unless(0 <= getattr(self, name) < 1, name, "from 0 to below 1")
-        for name in ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "num_workers", "min_steps"):
+        counts = ("num_workers", "min_steps", "eval_every", "eval_answers", "early_stop")
+        for name in ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", *counts):
             yield from self._unless(getattr(self, name) >= 0, name, "at least 0")
         yield from self._unless(self.max_steps == -1 or self.max_steps >= 1, "max_steps", "-1 or at least 1")
+        yield from self._unless(0 <= self.eval_share <= 0.5, "eval_share", "from 0 to 0.5")
+        for name in ("eval_every", "early_stop"):
+            if getattr(self, name) and not self.evaluates:
+                yield f"{flag(name)} {getattr(self, name)} needs held-out rows: give --eval-data LIST or --eval-share X"
         for name in PARTS:
             try:
                 self.part(name)
@@ -165,11 +188,15 @@ class TrainingConfig(DataSettings):
             raise SettingError("; ".join(f"{flag(name)} is missing: {expected[name]}" for name in missing))
 
     @property
+    def evaluates(self) -> bool:
+        return bool(self.eval_data) or self.eval_share > 0
+
+    @property
     def run_folder(self) -> Path:
         return Path(self.output_dir)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "data": list(self.data)}
+        return {**asdict(self), "data": list(self.data), "eval_data": list(self.eval_data)}
 
 
 FIELDS = tuple(field.name for field in fields(TrainingConfig))
@@ -189,6 +216,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 3.0,
         "min_steps": 200,
         "save_every": 100,
+        "eval_share": 0.1,
     },
 }
 """What differs from the defaults. stage1: the paper's offline fine-tuning on images and whole videos. stage2: its joint

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-LOG_FILE = "log.jsonl"
+LOG_FILE, ANSWERS_FILE = "log.jsonl", "answers.jsonl"
+SHOWN = 8
+"""Answers of an evaluation that are shown as text."""
 
 
 class RunLog:
@@ -31,22 +33,38 @@ class RunLog:
         self.accelerator, self.path = accelerator, config.run_folder / LOG_FILE
         self.bar = tqdm(total=num_steps, initial=step, disable=not accelerator.is_main_process)
         if accelerator.is_main_process:
-            kept = [json.dumps(line) + "\n" for line in read_log(self.path) if line["step"] <= step]
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(kept), "utf-8")
+            for path in (self.path, self.path.with_name(ANSWERS_FILE)):
+                kept = [line for line in read_log(path) if step >= line["step"] and step]
+                if kept or path == self.path:
+                    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
         project = os.environ.get("WANDB_PROJECT", "huggingface") if config.tracker == "wandb" else "logs"
         options = {
-            "tensorboard": {"purge_step": step + 1},
+            "tensorboard": {"purge_step": step + 1 if step else 0},
             "wandb": {"name": config.run_folder.name, "config": config.to_dict()},
         }
         accelerator.init_trackers(project, init_kwargs=options)
 
-    def write(self, step: int, line: dict[str, float]) -> None:
+    def write(self, step: int, line: dict[str, float], group: str = "train") -> None:
+        """A line of the `group`'s curves; in log.jsonl names have it before them, but for training's."""
         if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **line}) + "\n")
-            self.accelerator.log({f"train/{name}": value for name, value in line.items()}, step)
+            self.accelerator.log({f"{group}/{name}": value for name, value in line.items()}, step)
+            line = line if group == "train" else {f"{group}_{name}": value for name, value in line.items()}
+            self._append(self.path, [{"step": step, **line}])
             self.bar.write(str({name: f"{value:.4g}" for name, value in line.items()}))
+
+    def write_answers(self, step: int, answers: list[dict[str, Any]]) -> None:
+        """All go to answers.jsonl, the first SHOWN to the curves as text."""
+        if self.accelerator.is_main_process and answers:
+            self._append(self.path.with_name(ANSWERS_FILE), [{"step": step, **one} for one in answers])
+            cells = [[str(value).replace("|", "\\|").replace("\n", " ") for value in one.values()] for one in answers]
+            table = [list(answers[0]), ["---"] * len(answers[0]), *cells[:SHOWN]]
+            self.accelerator.log({"eval/sample": "\n".join(f"| {' | '.join(row)} |" for row in table)}, step)
+
+    @staticmethod
+    def _append(path: Path, lines: list[dict[str, Any]]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
     def close(self) -> None:
         self.bar.close()
@@ -55,9 +73,8 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last line cut off by a kill is left out."""
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of a log or of answers; a last line cut off by a kill is left out."""
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]] if path.exists() else []
 
 
 class Interval:
@@ -87,6 +104,8 @@ def summary(numbers: torch.Tensor) -> dict[str, float]:
     elapsed = max(seconds / len(numbers), 1e-9)  # the processes run side by side
     return {
         "loss": loss / len(numbers),
+        "tokens": int(tokens),
+        "seconds": round(elapsed, 4),
         "images_per_second": round(images / elapsed, 2),
         "tokens_per_second": round(tokens / elapsed, 1),
         "padding_share": round(1 - tokens / positions, 4) if positions else 0.0,

@@ -10,7 +10,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -20,15 +20,19 @@ from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+from ..files import write_json
 from ..prompt.render import IGNORE_INDEX
 from .checkpoints import STAGING, check_shape, choose_checkpoint, drop_old, finish, full_disk_named, skipped
 from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
+from .evaluating import HeldOut, best_of, evaluate, stops_early
 from .log import Interval, RunLog, summary
 from .loss import next_tokens, token_weights
 from .parts import choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
-from .state import TrainState
+from .state import TrainState, evaluations_of
 
+BEST_FILE = "best.json"
+"""The evaluation of the best checkpoint, for people: the run itself goes by the checkpoints' own."""
 Batch = dict[str, Any]
 Collator = Callable[[list[Any]], Batch]
 
@@ -56,21 +60,23 @@ class TrainingLoop:
         self.dtype = torch.bfloat16 if in_bf16 else None
         self.grad_norm: Any = None
 
-    def train(self) -> bool:
+    def train(self, held_out: HeldOut | None = None) -> bool:
         """Run to the end, or to a SIGTERM, after whose step a checkpoint is written: then False.
 
+        `held_out`: rows to evaluate on, before the first step and every --eval-every.
         Continues from the checkpoint that --resume names. A run that had ended trains no further step; its weights are
         loaded. Raises ValueError for a checkpoint that does not fit, a full disk, and bad data.
         """
         # 1. the checkpoint to resume
-        config, state = self.config, self.state
+        config, state, self.held_out = self.config, self.state, held_out
         for line in skipped(config.resume, config.run_folder):
             say(line)
         checkpoint = choose_checkpoint(config.resume, config.run_folder)
         if checkpoint is not None:
             check_shape(checkpoint, self.plan.shape)
             say(f"resuming from {checkpoint.folder}")
-            if checkpoint.step >= self.plan.num_steps:
+            state.evaluations = evaluations_of(checkpoint.folder)
+            if checkpoint.step >= self.plan.num_steps or stops_early(state.evaluations, config.early_stop):
                 state.load_weights(checkpoint.folder)
                 return True
         # 2. share the weights out, and continue from it
@@ -91,6 +97,8 @@ class TrainingLoop:
         """
         began, first, stopped = time.perf_counter(), self.state.step, False
         self.since = Interval(first)
+        if not first:
+            self._evaluate(log)
         for batches in self.batches():
             self.take_step(batches)
             log.bar.update()
@@ -98,12 +106,15 @@ class TrainingLoop:
             if sigterm.is_set():
                 self.accelerator.set_trigger()  # for all processes
             stopped = self.accelerator.check_trigger() and not ended
-            save = stopped or ended or step % self.config.save_every == 0
+            due = ended or step % (self.config.eval_every or self.config.save_every) == 0
+            is_best = due and not stopped and self._evaluate(log)
+            ended = ended or stops_early(self.state.evaluations, self.config.early_stop)
+            save = stopped or ended or is_best or step % self.config.save_every == 0
             if save or step % self.config.log_every == 0:
                 log.write(step, self._line())
             if save:
                 self.save()
-            if stopped:
+            if stopped or ended:
                 break
         seconds, num_steps = time.perf_counter() - began, self.state.step - first
         line = {
@@ -125,16 +136,7 @@ class TrainingLoop:
             epoch, first = divmod(self.state.step, plan.steps_per_epoch)
             stop = min(plan.steps_per_epoch, first + plan.num_steps - self.state.step)
             self.dataset.set_epoch(epoch)  # before its worker processes start
-            loader = DataLoader(
-                self.dataset,
-                batch_sampler=plan.batches(epoch, rank=rank, first=first, stop=stop),
-                collate_fn=self.collate,
-                num_workers=self.config.num_workers,
-                pin_memory=self.accelerator.device.type == "cuda",
-                worker_init_fn=leave_sigterm_to_the_parent,
-                generator=torch.Generator().manual_seed(self.config.seed),  # workers' seeds: not of the global state
-            )
-            left = iter(loader)
+            left = iter(self.loader(self.dataset, plan.batches(epoch, rank=rank, first=first, stop=stop)))
             for _ in range(first, stop):
                 began = time.perf_counter()
                 try:
@@ -143,6 +145,34 @@ class TrainingLoop:
                     raise without_traceback(error) from error
                 self.since.waiting += time.perf_counter() - began
                 yield batches
+
+    def loader(self, dataset: Any, batches: Iterable[list[int]]) -> DataLoader[Batch]:
+        """What reads these batches of a data set, in processes of its own."""
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self.collate,
+            num_workers=self.config.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=leave_sigterm_to_the_parent,
+            generator=torch.Generator().manual_seed(self.config.seed),  # workers' seeds: not of the global state
+        )
+
+    def _evaluate(self, log: RunLog) -> bool:
+        """Evaluate on the held-out rows, if there are any, and log it; whether no earlier loss was lower.
+
+        The time counts for no line of training.
+        """
+        if self.held_out is None:
+            return False
+        began, state = time.perf_counter(), self.state
+        result, answers = evaluate(self, self.held_out)
+        state.evaluations.append({"step": state.step, **result})
+        seconds = time.perf_counter() - began
+        log.write(state.step, {**result, "seconds": round(seconds, 2)}, "eval")
+        log.write_answers(state.step, answers)
+        self.since.start += seconds
+        return best_of(state.evaluations) is state.evaluations[-1]
 
     # A step
 
@@ -230,7 +260,9 @@ class TrainingLoop:
             if is_main:
                 finish(staging / name, run_folder / name, self.state.step, self.plan.shape)
                 staging.rmdir()
-                drop_old(run_folder, self.config.keep_checkpoints)
+                if best := best_of(self.state.evaluations):
+                    write_json(run_folder / BEST_FILE, best)
+                drop_old(run_folder, self.config.keep_checkpoints, int(best["step"]) if best else None)
         accelerator.wait_for_everyone()
         self.since = Interval(self.state.step)  # its time counts for no line
 

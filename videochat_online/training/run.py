@@ -18,6 +18,8 @@ from ..files import digest, locked, write_json
 from .checkpoints import Checkpoint, choose_checkpoint
 from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
+from .evaluating import HeldOut, chosen_of, hold_out
+from .page import write_page
 from .parts import part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
 
@@ -49,16 +51,22 @@ def run(config: TrainingConfig) -> int:
         from .loop import TrainingLoop
 
         model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
-        dataset, collator, plan = make_data(config, processor, model.config, world_size())
+        dataset, collator, plan, held_out = make_data(config, processor, model.config, world_size())
         loop = TrainingLoop(model, dataset, collator, plan, processor=processor)
-        say(parts_table(part_rows(model, config)))
-        check_plan(plan)
+        say(parts := parts_table(part_rows(model, config)))
+        check_plan(plan, held_out)
         # 3. training
-        if not loop.train():
+        if not loop.train(held_out):
             say("stopped by SIGTERM; resume it with --resume auto")
             return INTERRUPTED
-        # 4. the trained model
-        say(f"the trained model is in {export(loop.state, config)}")
+        # 4. the trained model, of the best step or the last, and whether it has learnt
+        evaluations = loop.state.evaluations
+        if (chosen := chosen_of(evaluations, config)) and chosen is not evaluations[-1]:
+            loop.state.load_weights(config.run_folder / f"checkpoint-{chosen['step']}")
+        folder = export(loop.state, config)
+        if is_main_process():
+            say(write_page(plan, parts, evaluations, dataset, held_out))
+        say(f"the trained model is in {folder}")
     return 0
 
 
@@ -68,8 +76,8 @@ def make_data(
     model_config: VideoChatOnlineConfig,
     num_processes: int,
     dataset: ConversationDataset | None = None,
-) -> tuple[ConversationDataset, Callable[[list[Any]], dict[str, Any]], TrainingPlan]:
-    """The samples of --data as --model reads them, what makes batches of them, and the plan of a run on them.
+) -> tuple[ConversationDataset, Callable[[list[Any]], dict[str, Any]], TrainingPlan, HeldOut | None]:
+    """The samples of --data as --model reads them, what makes batches, the plan of a run on them; what is held out.
 
     `dataset`: the samples, where they have been read already.
 
@@ -89,15 +97,19 @@ def make_data(
     longest = 2**31 if config.attention == "flash_attention_2" else config.max_length
     collator = PackingCollator(pad, longest) if config.batching == "packed" else PaddingCollator(pad)
     dataset = dataset or ConversationDataset(read_lists(config.data), processor, model_config, config)
+    dataset, held_out = hold_out(dataset, config)
     rope = model_config.llm_config.rope_parameters  # LongRoPE takes other factors past a length, for a whole batch
     boundary = rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
-    return dataset, collator, make_plan(config, dataset.lengths, num_processes, boundary=boundary)
+    return dataset, collator, make_plan(config, dataset.lengths, num_processes, boundary=boundary), held_out
 
 
-def check_plan(plan: TrainingPlan) -> None:
+def check_plan(plan: TrainingPlan, held_out: HeldOut | None = None) -> None:
     """Say what the run will do and what is odd about it; SettingError where it could not change any weight."""
     say(steps_text(plan))
     problems, warnings = judge(plan)
+    if held_out is not None:
+        say(f"evaluation       {held_out.text}")
+        warnings += held_out.warnings
     for warning in warnings:
         say(f"WARNING: {warning}")
     if problems:

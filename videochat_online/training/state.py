@@ -51,6 +51,8 @@ class TrainState:
         """Finished ones."""
         self.total_loss = 0.0
         """The sum of all steps' losses."""
+        self.evaluations: list[dict[str, float]] = []
+        """All of the run so far, see evaluating.py: which step was best follows from them."""
 
     def prepare(self) -> None:
         """Share the weights out and move them to the device. Once, before the first step."""
@@ -68,7 +70,8 @@ class TrainState:
             self.model.save_pretrained(folder, state_dict=weights, save_original_format=False)
             if self.processor is not None:
                 self.processor.save_pretrained(folder)
-            write_json(folder / STEP_FILE, {"step": self.step, "total_loss": self.total_loss})
+            counters = {"step": self.step, "total_loss": self.total_loss, "evaluations": self.evaluations}
+            write_json(folder / STEP_FILE, counters)
         if self.strategy == "zero":
             self.wrapped.save_checkpoint(str(folder))
         elif self.strategy == "fsdp":
@@ -90,12 +93,10 @@ class TrainState:
         state = json.loads((folder / STEP_FILE).read_text("utf-8"))
         if "total_loss" not in state:
             raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
-        if self.strategy == "zero":
-            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
-        else:
-            self.load_weights(folder)
+        self.load_weights(folder)
+        if self.strategy != "zero":
             self._load_optimizer(folder / OPTIMIZER_FILE)
-        self.step, self.total_loss = state["step"], state["total_loss"]
+        self.step, self.total_loss, self.evaluations = state["step"], state["total_loss"], state.get("evaluations", [])
         if (random_file := folder / self.random_file).exists():  # ddp may continue on another number of processes
             random_state = torch.load(random_file, weights_only=True)
             torch.set_rng_state(random_state["cpu"])
@@ -104,6 +105,9 @@ class TrainState:
 
     def load_weights(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model, whole or not at all; see `load` for the errors."""
+        if self.strategy == "zero":  # its shards hold the optimizer too
+            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
+            return
         from safetensors.torch import load_file
 
         files = sorted(folder.glob("model*.safetensors"))
@@ -126,6 +130,11 @@ class TrainState:
             set_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, state, options=options)
         else:
             self.optimizer.load_state_dict(state)
+
+
+def evaluations_of(folder: Path) -> list[dict[str, float]]:
+    """Those that the run had when it wrote a checkpoint; none before there were any."""
+    return list(json.loads((folder / STEP_FILE).read_text("utf-8")).get("evaluations", []))
 
 
 def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-from ..letters import read_letter
+from ...prompt.letters import read_letter
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
 from .base import Benchmark, Examples, Settings, texts

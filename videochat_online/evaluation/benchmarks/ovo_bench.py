@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..letters import read_letter
+from ...prompt.letters import read_letter
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
 from ..scoring import commonest_answers

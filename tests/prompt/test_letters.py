@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.evaluation.letters import read_letter
+from videochat_online.prompt.letters import read_letter
 
 REPLIES = {
     "B": "B",

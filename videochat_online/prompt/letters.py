@@ -87,11 +87,12 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
 
 def _option_named(text: str, letters: str, options: Sequence[str]) -> str | None:
     """The letter of the only option whose words stand in the text; of options within one another, the longest."""
-    words, said = _words(text), [_words(option) for option in options]
+    words, said = words_of(text), [words_of(option) for option in options]
     named = [option for option in said if option and f" {option} " in f" {words} "]
     longest = [one for one in named if not any(one != other and f" {one} " in f" {other} " for other in named)]
     return letters[said.index(longest[0])] if len(longest) == 1 else None
 
 
-def _words(text: str) -> str:
+def words_of(text: str) -> str:
+    """A text as answers are compared: its words in small letters, without punctuation and marks, a space between."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))

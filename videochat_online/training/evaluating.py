@@ -1,0 +1,184 @@
+"""Does it learn: loss and answers of held-out rows during training, which weights are best, when to stop early.
+
+An evaluation reads one row at a time, shared out over all processes, and adds up in the order of the rows: their number
+does not change the sum. It leaves training's random numbers, weights, dropout and place in the data as they were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data.registry import read_lists
+from ..prompt.letters import read_letter, words_of
+from ..prompt.render import IGNORE_INDEX
+from .configuration import TrainingConfig
+from .distributed import is_main_process, zero_stage
+from .loss import token_weights
+
+if TYPE_CHECKING:
+    from ..data.dataset import ConversationDataset
+
+Evaluation = Mapping[str, float]
+"""step, loss and, where questions were answered: accuracy, commonest (that of always giving the commonest right answer)
+and answers (their number)."""
+OPTION = re.compile(r"^\s*\(?([A-Z])[).:]\s+(.+)$", re.MULTILINE)
+NO_ANSWERS = "nothing can be answered in words with --strategy fsdp, which holds the weights in pieces"
+MORE_TOKENS, MOST_TOKENS = 16, 128
+"""An answer may be so many tokens longer than the right one, and so long at most."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows to evaluate on."""
+
+    dataset: Any
+    text: str
+    """What they are, for people."""
+    is_trained: bool = False
+    """They are rows of the training data, because none could be held out."""
+    warnings: Sequence[str] = ()
+
+
+def hold_out(dataset: ConversationDataset, config: TrainingConfig) -> tuple[ConversationDataset, HeldOut | None]:
+    """(what to train on, what to evaluate on), as --eval-data or --eval-share say; None where neither does.
+
+    Where no row can be held out, those of training are asked: whether they were learnt can be told all the same.
+    Raises ValueError for a list that cannot be read.
+    """
+    from ..data.dataset import ConversationDataset
+    from ..data.holding_out import by_digest, in_both, split
+
+    alone = f", for their loss alone: {NO_ANSWERS}" if config.strategy == "fsdp" else ""
+    if config.eval_data:
+        whole = ConversationDataset(read_lists(config.eval_data), dataset.processor, dataset.config, config)
+        chosen = by_digest(whole, config.eval_rows)
+        warnings = in_both(chosen, dataset) if is_main_process() else []
+        return dataset, HeldOut(chosen, f"{len(chosen):,} rows of --eval-data{alone}", warnings=warnings)
+    if not config.eval_share:
+        return dataset, None
+    rest, chosen = split(dataset, config.eval_share, config.eval_rows)
+    total = sum(map(len, dataset.annotations))
+    if len(chosen):
+        text = f"{len(chosen):,} of {total:,} rows are held out (--eval-share {config.eval_share:g}){alone}"
+        return rest, HeldOut(chosen, text)
+    why = "is less than one" if config.eval_share * total < 1 else "cannot be cut out between their files"
+    chosen = by_digest(dataset, config.eval_rows)
+    text = f"no row is held out (--eval-share {config.eval_share:g} of {total:,} rows {why}): {len(chosen):,} rows of"
+    return dataset, HeldOut(chosen, f"{text} the training data are looked at{alone}", is_trained=True)
+
+
+def evaluate(loop: Any, held_out: HeldOut) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The loss of all held-out rows, by --loss-reduction with each row a batch, and the answers to the first of them.
+
+    For all processes together; on each the result is whole. `loop` is the TrainingLoop.
+    """
+    from accelerate.utils import gather_object
+
+    accelerator, state, count = loop.accelerator, loop.state, len(held_out.dataset)
+    rank, size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    can_answer = state.processor is not None and state.strategy != "fsdp"
+    num_asked = min(loop.config.eval_answers, count) if can_answer else 0
+    numbers = range(rank, -(-count // size) * size, size)  # as many on each process: some of the last twice
+    batches = loop.loader(held_out.dataset, [[min(number, count - 1)] for number in numbers])
+    sums, answers = [], []
+    state.wrapped.eval()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        for number, batch in zip(numbers, batches, strict=True):
+            del batch["num_tokens"], batch["num_images"]
+            weights = token_weights(batch["labels"], loop.config.loss_reduction, batch.get("position_ids"))
+            sums.append(torch.stack([loop.loss_sum(batch, weights), weights.sum().to(device)]))
+            if number < -(-num_asked // size) * size:
+                answers.append((number, answer(loop, batch)))
+        shared = accelerator.gather(torch.stack(sums).double()).view(size, -1, 2)
+        asked = [one for number, one in sorted(gather_object(answers), key=lambda pair: pair[0])][:num_asked]
+    state.wrapped.train()
+    loss, weight = shared.transpose(0, 1).reshape(-1, 2)[:count].sum(dim=0).tolist()
+    found = {"loss": loss / max(weight, 1e-9)}
+    if asked:
+        commonest = Counter(one.pop("key") for one in asked).most_common(1)[0][1]
+        right = sum(one["right"] for one in asked)
+        found |= {"accuracy": right / num_asked, "commonest": commonest / num_asked, "answers": num_asked}
+    return found, asked
+
+
+def answer(loop: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """The last question of a batch of one row, the right answer and the model's own, by greedy decoding."""
+    processor, model, device = loop.state.processor, loop.state.model, loop.accelerator.device
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    # 1. the last tokens with loss are the right answer, all before them the prompt
+    stop = max(place for place, label in enumerate(labels) if label != IGNORE_INDEX) + 1
+    start = max(place for place, label in enumerate(labels[:stop]) if label == IGNORE_INDEX) + 1
+    prompt = batch["input_ids"][:1, :start].to(device)
+    # 2. the model's
+    ends, image_tokens = processor.end_token_ids, None
+    limit = min(stop - start + MORE_TOKENS, MOST_TOKENS)
+    with loop.accelerator.autocast():
+        if processor.image_token_id in ids[:start]:  # else the picture is borrowed, behind all words
+            image_tokens = model.encode_images(batch["pixel_values"].to(device), batch["image_grids"])
+        options = {"eos_token_id": ends, "pad_token_id": ends[0], "synced_gpus": zero_stage(loop.config) == 3}
+        new = model.generate(input_ids=prompt, image_tokens=image_tokens, max_new_tokens=limit, **options)
+    # 3. in words: of the question what stands behind the last picture
+    user = processor.tokenizer.convert_tokens_to_ids(processor.template.user[0])
+    shown = [place for place, id_ in enumerate(ids[:start]) if id_ in (user, processor.image_token_id)]
+    texts = (processor.decode(some) for some in (ids[shown[-1] + 1 : start], ids[start:stop], new[0].tolist()))
+    question, expected, given = map(str.strip, texts)
+    question = question.removesuffix(processor.template.assistant[1].strip()).strip()
+    key = as_compared(question, expected)
+    right = as_compared(question, given) == key
+    return {"question": question, "expected": expected, "given": given, "right": right, "key": key}
+
+
+def as_compared(question: str, answer: str) -> str:
+    """An answer as it is compared: the letter it names where the question lists options, else its words.
+
+    >>> as_compared("Which?\\n(A) a red ball\\n(B) a dog", "The answer is B."), as_compared("Which?", " A dog. ")
+    ('B', 'a dog')
+    """
+    options = OPTION.findall(question)
+    listed = "".join(letter for letter, _ in options)
+    letter = None
+    if len(listed) > 1 and ascii_uppercase.startswith(listed):
+        letter = read_letter(answer, listed, [text for _, text in options])
+    return letter or words_of(answer)
+
+
+def best_of(evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """The evaluation of the lowest loss, the first of equals; that before the first step is none of the run's own."""
+    own = [one for one in evaluations if one["step"] and one["loss"] < torch.inf]
+    return min(own, key=lambda one: one["loss"], default=None)
+
+
+def chosen_of(evaluations: Sequence[Evaluation], config: TrainingConfig) -> Evaluation | None:
+    """The evaluation of the weights that become the trained model."""
+    return best_of(evaluations) if config.export_step == "best" else evaluations[-1] if evaluations else None
+
+
+def stops_early(evaluations: Sequence[Evaluation], patience: int) -> bool:
+    """Whether the last `patience` evaluations brought no lower loss; with 0 never."""
+    best = best_of(evaluations)
+    return bool(patience) and sum(one["step"] > (best["step"] if best else 0) for one in evaluations) >= patience
+
+
+def verdict(evaluations: Sequence[Evaluation], chosen: Evaluation | None, losses: Sequence[float]) -> list[str]:
+    """Why the `chosen` weights have not learnt, as far as can be told; nothing where they have.
+
+    `losses`: of the log, which are judged where nothing was evaluated. Answers are judged where two at least are the
+    same: of captions that all differ none is met word for word.
+    """
+    if chosen is None:
+        has_fallen = len(losses) < 2 or losses[-1] < losses[0]
+        return [] if has_fallen else [f"the training loss was {losses[0]:.4g} at first and is {losses[-1]:.4g}"]
+    begun, found = evaluations[0], []
+    if begun["step"] == 0 and not chosen["loss"] < begun["loss"]:
+        found.append(f"the evaluation loss was {begun['loss']:.4g} before the first step and is {chosen['loss']:.4g}")
+    right, commonest = chosen.get("accuracy", 1.0), chosen.get("commonest", 0.0)
+    if right < 1 and right <= commonest and commonest * chosen["answers"] >= 2:
+        found.append(f"{right:.0%} of the answers are right, always giving the commonest would make {commonest:.0%}")
+    return found
