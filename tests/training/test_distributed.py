@@ -6,6 +6,8 @@ All add the same numbers in another order, in float32; 1e-5 is ten times what wa
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +43,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
+def torchrun(module: str, *arguments: str, processes: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", module, *arguments]
+    values = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, check=False, timeout=600)
+
+
 def together(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "tests.training.together", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    return torchrun("tests.training.together", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +78,29 @@ def test_two_processes_end_where_one_does(alone: Path, tmp_path: Path, strategy:
         torch.testing.assert_close(theirs[key], weight, atol=TOLERANCE, rtol=0, msg=key)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
+def test_a_gradient_of_many_micro_batches(tmp_path: Path, strategy: str):
+    """512 equal ones in bfloat16: with the shipped file exact, without its fp32 sums off by 30 %."""
+    pytest.importorskip("deepspeed", reason="needs deepspeed: pip install 'videochat-online[train]'")
+    values = deepspeed_settings(settings("run", strategy=strategy))
+    without = {name: value for name, value in values.items() if name != "data_types"}
+    (tmp_path / "bf16.json").write_text(json.dumps(without))
+    errors = {}
+    for name in (strategy, str(tmp_path / "bf16.json")):
+        done = torchrun("tests.training.accumulate", name, processes=1)
+        assert done.returncode == 0, done.stderr
+        errors[name] = float(re.findall(r"^error (\S+)", done.stdout, re.MULTILINE)[0])
+    assert errors.pop(strategy) < 1e-3 < 0.1 < errors.popitem()[1]
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_deepspeed_files(stage: int):
     config = settings("run", strategy=f"zero{stage}")
     assert zero_stage(config) == stage
     values = deepspeed_settings(config)
     assert {"optimizer", "scheduler", "fp16"}.isdisjoint(values)  # ours, as with ddp
+    assert values["data_types"] == {"grad_accum_dtype": "fp32"}  # see test_a_gradient_of_many_micro_batches
     assert stage != 3 or values["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
 
 
