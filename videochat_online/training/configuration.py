@@ -27,7 +27,8 @@ PARTS = {
 
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
-     "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
+     "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype",
+     "async_checkpoints", "timeout"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
 it, see run.py: a list may lie elsewhere.)"""
@@ -99,11 +100,16 @@ class TrainingConfig(DataSettings):
     """recompute activations in the backward pass instead of keeping them"""
     attention: str = "auto"
     """auto (torch's sdpa), sdpa, eager or flash_attention_2"""
+    timeout: float = 30.0
+    """minutes without progress (in reading data, computing or saving) after which a run of several processes ends and
+    names the one that is missing"""
     cpu: bool = False
     """train on the CPU although there is a GPU"""
 
     save_every: int = 200
     """steps between checkpoints"""
+    async_checkpoints: bool = False
+    """copy the state to the host's memory and write it while training goes on: takes room there for one checkpoint"""
     keep_checkpoints: int = 2
     """newest complete checkpoints that are kept"""
     export_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -117,7 +123,7 @@ class TrainingConfig(DataSettings):
         yield from super()._problems()
         for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints"):
             yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("learning_rate", "epochs"):
+        for name in ("learning_rate", "epochs", "timeout"):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")
         for name in ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2"):
             yield from self._unless(0 <= getattr(self, name) < 1, name, "from 0 to below 1")

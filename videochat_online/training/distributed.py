@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from .configuration import STRATEGIES, TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.distributed import Store
 
 
 def world_size() -> int:
@@ -30,8 +32,25 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
+
+
+def shared_store(name: str, minutes: float) -> Store:
+    """Texts under keys that all processes of a run see, for threads: a collective is for all main threads together.
+
+    A key that is not there is waited for, `minutes` at most.
+    """
+    from torch.distributed import PrefixStore, TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(minutes=minutes), wait_for_workers=False)
+    return PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def say(text: str) -> None:
@@ -101,19 +120,21 @@ def check_launcher(config: TrainingConfig) -> None:
 def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Accelerator:
     """What holds the processes together; making it joins the process group under torchrun. One for each process."""
     from accelerate import Accelerator
-    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 
     on_cpu, sharding = uses_cpu(config), {}
+    longest = timedelta(minutes=2 * config.timeout)  # watch.py comes first, and knows names
     if config.strategy == "fsdp":
         sharding["fsdp_plugin"] = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             state_dict_type="FULL_STATE_DICT",
+            cpu_ram_efficient_loading=True,  # from the main process
             auto_wrap_policy="transformer_based_wrap",  # wraps the layers the model names itself
             activation_checkpointing=config.gradient_checkpointing,
         )
     elif uses_deepspeed(config):
         if on_cpu:
-            _prepare_deepspeed_on_cpu()
+            _prepare_deepspeed_on_cpu(longest)
         sharding["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=filled_in(config, gradient_accumulation))
     return Accelerator(
         cpu=on_cpu and not uses_deepspeed(config),  # see _prepare_deepspeed_on_cpu
@@ -121,6 +142,7 @@ def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Acce
         gradient_accumulation_steps=gradient_accumulation,
         log_with=None if config.tracker == "none" else config.tracker,
         project_dir=config.output_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=longest)],
         **sharding,
     )
 
@@ -140,14 +162,31 @@ def filled_in(config: TrainingConfig, gradient_accumulation: int) -> dict[str, A
     return {**settings, **ours, "bf16": {**settings.get("bf16", {}), "enabled": uses_bf16(config)}}
 
 
-def _prepare_deepspeed_on_cpu() -> None:
+def _prepare_deepspeed_on_cpu(longest: timedelta) -> None:
     """DeepSpeed's shared-memory operator would be compiled for minutes on first use; gloo does without it."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     from accelerate.state import PartialState
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    PartialState(cpu=True)  # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed
+    # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed
+    PartialState(cpu=True, timeout=longest)
+
+
+def share_out_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Cut the weights up among the processes, one after the other, as the main process has them.
+
+    DeepSpeed itself does so too late: each process would have copied the whole model onto its GPU before.
+    """
+    import deepspeed
+
+    settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    if settings["bf16"]["enabled"]:
+        for weight in model.parameters():
+            whole = weight.data
+            weight.data = whole.bfloat16() if is_main_process() else torch.empty_like(whole, dtype=torch.bfloat16)
+    deepspeed.init_distributed()
+    deepspeed.runtime.zero.Init(module=model, config_dict_or_path=settings)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ weights. How a step's batches are spread over processes does not matter.
 from __future__ import annotations
 
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +20,23 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from ..prompt.render import IGNORE_INDEX
-from .checkpoints import STAGING, check_shape, choose_checkpoint, drop_old, finish, full_disk_named, skipped
-from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
+from .checkpoints import check_shape, choose_checkpoint, skipped
+from .distributed import (
+    is_main_process,
+    leave_sigterm_to_the_parent,
+    make_accelerator,
+    say,
+    sigterm_noted,
+    uses_bf16,
+    uses_deepspeed,
+)
 from .log import Interval, RunLog, summary
 from .loss import next_tokens, token_weights
 from .parts import choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
+from .saving import Saver
 from .state import TrainState
+from .watch import Watch
 
 Batch = dict[str, Any]
 Collator = Callable[[list[Any]], Batch]
@@ -55,6 +64,7 @@ class TrainingLoop:
         in_bf16 = uses_deepspeed(config) and uses_bf16(config)  # without DeepSpeed autocast sees to it
         self.dtype = torch.bfloat16 if in_bf16 else None
         self.grad_norm: Any = None
+        self.saver, self.watch = Saver(self.state, config, shape), Watch(config.timeout)
 
     def train(self) -> bool:
         """Run to the end, or to a SIGTERM, after whose step a checkpoint is written: then False.
@@ -70,18 +80,21 @@ class TrainingLoop:
         if checkpoint is not None:
             check_shape(checkpoint, self.plan.shape)
             say(f"resuming from {checkpoint.folder}")
-            if checkpoint.step >= self.plan.num_steps:
+            has_ended = checkpoint.step >= self.plan.num_steps
+            if is_main_process() and (has_ended or not uses_deepspeed(config)):
                 state.load_weights(checkpoint.folder)
+            if has_ended:
                 return True
         # 2. share the weights out, and continue from it
         set_seed(config.seed)
+        self.watch.start()
         state.prepare()
         if checkpoint is not None:
             state.load(checkpoint.folder)
         state.wrapped.train()
         log = RunLog(self.accelerator, config, state.step, self.plan.num_steps)
         # 3. the steps
-        with closing(log), sigterm_noted() as sigterm:
+        with closing(log), closing(self.watch), sigterm_noted() as sigterm:
             return self._run_steps(log, sigterm)
 
     def _run_steps(self, log: RunLog, sigterm: threading.Event) -> bool:
@@ -94,6 +107,7 @@ class TrainingLoop:
         for batches in self.batches():
             self.take_step(batches)
             log.bar.update()
+            self.saver.check()
             step, ended = self.state.step, self.state.step == self.plan.num_steps
             if sigterm.is_set():
                 self.accelerator.set_trigger()  # for all processes
@@ -105,6 +119,7 @@ class TrainingLoop:
                 self.save()
             if stopped:
                 break
+        self.saver.wait()
         seconds, num_steps = time.perf_counter() - began, self.state.step - first
         line = {
             "train_runtime": round(seconds, 4),
@@ -135,8 +150,9 @@ class TrainingLoop:
                 generator=torch.Generator().manual_seed(self.config.seed),  # workers' seeds: not of the global state
             )
             left = iter(loader)
-            for _ in range(first, stop):
+            for step in range(first, stop):
                 began = time.perf_counter()
+                self.watch.at(epoch * plan.steps_per_epoch + step + 1, "reading data")
                 try:
                     batches = [next(left) for _ in range(plan.shape.accumulation)]
                 except ValueError as error:
@@ -148,6 +164,7 @@ class TrainingLoop:
 
     def take_step(self, batches: list[Batch]) -> None:
         """Gradients of a step's batches, and the update of the weights."""
+        self.watch.at(self.state.step + 1, "computing")
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.state.step)
         for batch in batches:
@@ -215,23 +232,8 @@ class TrainingLoop:
 
     def save(self) -> None:
         """Write a checkpoint, after a line of the log. Raises ValueError where the disk takes no more."""
-        run_folder, name, accelerator = self.config.run_folder, f"checkpoint-{self.state.step}", self.accelerator
-        staging, is_main = run_folder / STAGING, self.accelerator.is_main_process
-        with full_disk_named(run_folder / name, run_folder, staging):
-            # 1. an empty staging folder
-            if is_main:
-                shutil.rmtree(staging, ignore_errors=True)
-                (staging / name).mkdir(parents=True)
-            accelerator.wait_for_everyone()
-            # 2. its files
-            self.state.save(staging / name)
-            accelerator.wait_for_everyone()
-            # 3. flush, marker, rename; older checkpoints go
-            if is_main:
-                finish(staging / name, run_folder / name, self.state.step, self.plan.shape)
-                staging.rmdir()
-                drop_old(run_folder, self.config.keep_checkpoints)
-        accelerator.wait_for_everyone()
+        self.watch.at(self.state.step, "saving")
+        self.saver.save()
         self.since = Interval(self.state.step)  # its time counts for no line
 
 
