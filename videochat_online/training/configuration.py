@@ -28,7 +28,7 @@ PARTS = {
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
      "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype",
-     "async_checkpoints", "timeout"}
+     "async_checkpoints", "timeout", "sequence_parallel"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
 it, see run.py: a list may lie elsewhere.)"""
@@ -94,6 +94,8 @@ class TrainingConfig(DataSettings):
 
     strategy: str = "ddp"
     """how several processes share the work: ddp, zero1, zero2, zero3, fsdp, or a DeepSpeed json file"""
+    sequence_parallel: int = 1
+    """so many processes share each sequence, where one GPU has no room for it; --batch-size 1, a strategy but fsdp"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16, fp32, or auto: bf16 where the GPU has it"""
     gradient_checkpointing: bool = True
@@ -121,7 +123,7 @@ class TrainingConfig(DataSettings):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints"):
+        for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "sequence_parallel"):
             yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
         for name in ("learning_rate", "epochs", "timeout"):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")
@@ -137,6 +139,16 @@ class TrainingConfig(DataSettings):
                 yield str(error)
         is_known = self.strategy in STRATEGIES or self.strategy.endswith(".json")
         yield from self._unless(is_known, "strategy", f"one of {', '.join(STRATEGIES)} or a .json file")
+        if self.sequence_parallel > 1:
+            for name, values in {"batch_size": (1,), "strategy": ("ddp", *STRATEGIES[1:4])}.items():
+                known = getattr(self, name) in values or str(getattr(self, name)).endswith(".json")
+                expected = f"{' or '.join(map(str, values))} with --sequence-parallel"
+                yield from self._unless(known, name, expected)
+            if self.attention == "eager" or (self.batching == "packed" and self.attention != "flash_attention_2"):
+                yield (
+                    "--sequence-parallel needs --attention sdpa, or flash_attention_2, which alone sees where packed "
+                    f"samples begin; got --attention {self.attention}, --batching {self.batching}"
+                )
         if {self.vision, self.connector, self.llm} == {"frozen"}:
             yield "--vision, --connector and --llm are all frozen: nothing would train"
 

@@ -101,7 +101,7 @@ def check_packages(config: TrainingConfig) -> None:
     """Raise SettingError for what the settings need and this machine lacks; for a package with its install command."""
     needed: list[str] = [config.tracker] if config.tracker != "none" else []
     needed += ["peft"] if "lora" in config.vision + config.llm else []
-    needed += ["deepspeed"] if uses_deepspeed(config) else []
+    needed += ["deepspeed"] if uses_deepspeed(config) or config.sequence_parallel > 1 else []
     if problem := lacks(*needed):
         raise SettingError(f"for these settings {problem}")
     if config.strategy == "fsdp" and uses_cpu(config):
@@ -110,7 +110,7 @@ def check_packages(config: TrainingConfig) -> None:
 
 def check_launcher(config: TrainingConfig) -> None:
     """Raise SettingError where processes must be started by torchrun and were not."""
-    if config.strategy != "ddp" and "WORLD_SIZE" not in os.environ:
+    if (config.strategy != "ddp" or config.sequence_parallel > 1) and "WORLD_SIZE" not in os.environ:
         raise SettingError(
             f"--strategy {config.strategy} needs torchrun, also for one process: "
             "torchrun --nproc-per-node N -m videochat_online.training ..."
@@ -134,10 +134,10 @@ def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Acce
         )
     elif uses_deepspeed(config):
         if on_cpu:
-            _prepare_deepspeed_on_cpu(longest)
+            _join_over_gloo(longest)
         sharding["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=filled_in(config, gradient_accumulation))
     return Accelerator(
-        cpu=on_cpu and not uses_deepspeed(config),  # see _prepare_deepspeed_on_cpu
+        cpu=on_cpu and not uses_deepspeed(config),  # see _join_over_gloo
         mixed_precision="bf16" if uses_bf16(config) else "no",
         gradient_accumulation_steps=gradient_accumulation,
         log_with=None if config.tracker == "none" else config.tracker,
@@ -162,15 +162,26 @@ def filled_in(config: TrainingConfig, gradient_accumulation: int) -> dict[str, A
     return {**settings, **ours, "bf16": {**settings.get("bf16", {}), "enabled": uses_bf16(config)}}
 
 
-def _prepare_deepspeed_on_cpu(longest: timedelta) -> None:
-    """DeepSpeed's shared-memory operator would be compiled for minutes on first use; gloo does without it."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+def join_deepspeed() -> None:
+    """Make DeepSpeed know the processes.
+
+    Its shared-memory operator for CPUs would be compiled for minutes on first use; gloo does without it.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
-    from accelerate.state import PartialState
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed()
+
+
+def _join_over_gloo(longest: timedelta) -> None:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from accelerate.state import PartialState
+
     # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed
     PartialState(cpu=True, timeout=longest)
+    join_deepspeed()
 
 
 def share_out_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
@@ -185,7 +196,7 @@ def share_out_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
         for weight in model.parameters():
             whole = weight.data
             weight.data = whole.bfloat16() if is_main_process() else torch.empty_like(whole, dtype=torch.bfloat16)
-    deepspeed.init_distributed()
+    join_deepspeed()
     deepspeed.runtime.zero.Init(module=model, config_dict_or_path=settings)
 
 

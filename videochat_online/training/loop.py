@@ -35,6 +35,7 @@ from .loss import next_tokens, token_weights
 from .parts import choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
 from .saving import Saver
+from .sequence import SequenceParts
 from .state import TrainState
 from .watch import Watch
 
@@ -58,6 +59,8 @@ class TrainingLoop:
             enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer releases
             (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
         self.accelerator = make_accelerator(config, shape.accumulation)
+        self.parts = SequenceParts(config.sequence_parallel)
+        self.parts.share(model)
         self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor)
         picture = {"image_size": model.config.image_size, "image_token_id": model.config.img_context_token_id}
         self.collate = partial(collate, collator=collator, **picture)
@@ -135,7 +138,7 @@ class TrainingLoop:
 
     def batches(self) -> Iterator[list[Batch]]:
         """This process's batches of each step that is left, on the CPU. Each epoch has data workers of its own."""
-        plan, rank = self.plan, self.accelerator.process_index
+        plan, rank = self.plan, self.accelerator.process_index // self.parts.size
         while self.state.step < plan.num_steps:
             epoch, first = divmod(self.state.step, plan.steps_per_epoch)
             stop = min(plan.steps_per_epoch, first + plan.num_steps - self.state.step)
@@ -168,7 +171,7 @@ class TrainingLoop:
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.state.step)
         for batch in batches:
-            self.since.count(batch)
+            self.since.count(batch, self.parts.size)
         self.since.loss += self.backward(batches)  # with DeepSpeed the update as well
         weights, most = self.state.wrapped.parameters(), self.config.max_grad_norm or math.inf
         self.grad_norm = self.accelerator.clip_grad_norm_(weights, most)
@@ -182,7 +185,7 @@ class TrainingLoop:
         weights = [token_weights(batch["labels"], reduction, batch.get("position_ids")) for batch in batches]
         total = torch.stack([one.sum() for one in weights]).sum().to(accelerator.device)
         # processes are averaged; a step without any loss, whose sum is 0 and not 1 at least, has loss 0
-        scale = accelerator.num_processes / accelerator.gather(total).sum().clamp(min=0.5)
+        scale = accelerator.num_processes / (accelerator.gather(total).sum() / self.parts.size).clamp(min=0.5)
         loss = torch.zeros((), device=accelerator.device)
         accelerator.step = 0  # its count of batches: with the last one of the step, gradients are shared
         for batch, of_tokens in zip(batches, weights, strict=True):
@@ -204,7 +207,8 @@ class TrainingLoop:
             for name, value in batch.items()
             if name != "attention_mask"
         }
-        targets, weights, positions = next_tokens(inputs.pop("labels"), weights.to(self.accelerator.device))
+        labels = self.parts.part(inputs.pop("labels"), IGNORE_INDEX, 1)  # the next part's first is a target here
+        targets, weights, positions = next_tokens(labels, self.parts.part(weights.to(self.accelerator.device), 0, 1))
         outputs = self.state.wrapped(**inputs, use_cache=False, logits_to_keep=positions)
         logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
         losses = cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")

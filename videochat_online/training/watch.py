@@ -14,8 +14,12 @@ import sys
 import threading
 from contextlib import suppress
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from .distributed import rank, shared_store, world_size
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 PARTS = ("starting", "reading data", "computing", "saving")
 """Of a step, in order. In other work a process may be slow, but not behind."""
@@ -30,45 +34,45 @@ class Watch:
 
     def __init__(self, minutes: float) -> None:
         """`minutes`: how long a process may take for one part of a step."""
-        self.minutes = minutes
+        self.minutes, self.beats = minutes, 0
         self.ended = threading.Event()
-        self.at(0, PARTS[0])
+        self.store: Store | None = None
+        self.about = [socket.gethostname(), os.getpid()]
+
+    def start(self) -> None:
+        if world_size() > 1:
+            self.store = shared_store("watch", self.minutes)
+            self.at(0, PARTS[0])
+            threading.Thread(target=self._look, args=(self.store,), daemon=True).start()
 
     def at(self, step: int, doing: str) -> None:
         """This process begins a new part of its work."""
         self.place, self.since = (step, doing), monotonic()
+        self._write()
 
-    def start(self) -> None:
-        self.at(*self.place)
-        if world_size() > 1:
-            self.store = shared_store("watch", self.minutes)
-            threading.Thread(target=self._look, daemon=True).start()
+    def _write(self) -> None:
+        if self.store is not None:
+            self.store.set(str(rank()), json.dumps([*self.place, self.beats, *self.about]))
 
     def close(self) -> None:
         self.ended.set()
 
-    def _look(self) -> None:
-        interval, beats = min(15.0, 6 * self.minutes), 0
-        before: list[Place] = []
-        about = [socket.gethostname(), os.getpid()]
+    def _look(self, store: Store) -> None:
+        interval, before = min(15.0, 6 * self.minutes), list[Place]()
         with suppress(RuntimeError):  # the store is gone, with the first machine: then waiting ends by itself
             while not self.ended.wait(interval):
-                beats += 1
-                self.store.set(str(rank()), json.dumps([*self.place, beats, *about]))
+                self.beats += 1
+                self._write()
                 late = monotonic() - self.since - 60 * self.minutes
                 if late < 0:
                     before = []
                 elif not before:
-                    before = self._places()
+                    before = places(store)
                 elif late > 3 * interval:
-                    self._end(before, self._places())
+                    self._end(store, before, places(store))
 
-    def _places(self) -> list[Place]:
-        keys = [str(number) for number in range(world_size())]
-        return [json.loads(self.store.get(key)) if self.store.check([key]) else [0, PARTS[0], 0, "", 0] for key in keys]
-
-    def _end(self, before: list[Place], after: list[Place]) -> None:
-        if self.store.add("told", 1) == 1:  # once for all
+    def _end(self, store: Store, before: list[Place], after: list[Place]) -> None:
+        if store.add("told", 1) == 1:  # once for all
             print(f"error: {standstill(before, after, self.minutes)}", file=sys.stderr, flush=True)
         for number in silent(before, after):
             *_, host, process = after[number]
@@ -76,6 +80,12 @@ class Watch:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
         os._exit(STOOD_STILL)  # the main thread waits in a call that nothing interrupts
+
+
+def places(store: Store) -> list[Place]:
+    """Where each process is, by rank."""
+    keys = [str(number) for number in range(world_size())]
+    return [json.loads(store.get(key)) if store.check([key]) else [0, PARTS[0], 0, "", 0] for key in keys]
 
 
 def silent(before: list[Place], after: list[Place]) -> list[int]:
