@@ -67,13 +67,32 @@ def test_two_processes_end_where_one_does(alone: Path, tmp_path: Path, strategy:
     """Killed in step 5 and resumed; some batches are text alone, on one process or on both."""
     if strategy.startswith("zero"):
         pytest.importorskip("deepspeed", reason="needs deepspeed: pip install 'videochat-online[train]'")
-    assert together(str(tmp_path), strategy, "5").returncode != 0
+    assert together(str(tmp_path), strategy, "--stop", "5").returncode != 0
     done = together(str(tmp_path), strategy)
     assert done.returncode == 0, done.stderr
     assert "checkpoint-3" in done.stdout
     assert losses(tmp_path) == pytest.approx(losses(alone), abs=TOLERANCE)
     theirs, ours = weights(tmp_path), weights(alone)
     assert theirs.keys() == ours.keys()
+    for key, weight in ours.items():
+        torch.testing.assert_close(theirs[key], weight, atol=TOLERANCE, rtol=0, msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "longrope"), [("ddp", False), ("ddp", True), ("zero2", False), ("zero3", False)])
+def test_two_processes_share_each_sequence(tmp_path: Path, strategy: str, longrope: bool):
+    """Losses, gradients' norms and weights are those of whole sequences; one head of keys and values serves both."""
+    pytest.importorskip("deepspeed", reason="needs deepspeed: pip install 'videochat-online[train]'")
+    flags = ["--batch-size", "1", *(["--longrope"] if longrope else [])]
+    once = torchrun("tests.training.together", str(tmp_path / "alone"), "ddp", *flags, processes=1)
+    assert once.returncode == 0, once.stderr
+    done = together(str(tmp_path / "shared"), strategy, "--sequence-parallel", "2", *flags)
+    assert done.returncode == 0, done.stderr
+    shared, alone = (read_log(tmp_path / name / "log.jsonl")[:6] for name in ("shared", "alone"))
+    assert [line["step"] for line in alone] == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "grad_norm", "padding_share"):
+        assert [line[name] for line in shared] == pytest.approx([line[name] for line in alone], abs=TOLERANCE), name
+    theirs, ours = weights(tmp_path / "shared"), weights(tmp_path / "alone")
     for key, weight in ours.items():
         torch.testing.assert_close(theirs[key], weight, atol=TOLERANCE, rtol=0, msg=key)
 

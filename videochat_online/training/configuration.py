@@ -123,7 +123,8 @@ class TrainingConfig(DataSettings):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "sequence_parallel"):
+        counts = ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "sequence_parallel")
+        for name in counts:
             yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
         for name in ("learning_rate", "epochs", "timeout"):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")

@@ -27,6 +27,8 @@ class SequenceParts:
 
     def part(self, values: torch.Tensor, fill: float = 0, more: int = 0) -> torch.Tensor:
         """(B, N, ...) -> (B, n, ...): this part, filled up to the same length on all, and `more` columns behind it."""
+        if self.size == 1:
+            return values
         each = -(-values.shape[1] // self.size)
         end = each * self.size + more - values.shape[1]
         filled = pad(values, (*[0, 0] * (values.ndim - 2), 0, end), value=fill)
