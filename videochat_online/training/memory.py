@@ -1,8 +1,8 @@
 """How much memory one GPU needs for a run, by arithmetic. Bytes; W processes; P weights, T of them trained.
 
 weights      2 P with ZeRO in bf16, else 4 P; ZeRO-3 and FSDP hold 1/W of that and gather what is in use
-gradients    2 T with ZeRO in bf16, else 4 T; 1/W from ZeRO-2 on and with FSDP; ddp on several processes holds them
-             twice (its buckets)
+gradients    4 T; 1/W from ZeRO-2 on and with FSDP; ddp on several processes holds them twice (its buckets), ZeRO-1 in
+             bf16 those of a batch beside their sums, 6 T. Without float32 sums in its settings ZeRO in bf16 has 2 T
 optimizer    Adam's two moments, 8 T; ZeRO adds its float32 copy, 12 T; 1/W with ZeRO and FSDP
 casts        ddp in bf16 keeps a bf16 copy of the weights in use, 2 P; none with ZeRO
 activations  what the backward pass reads again (arXiv 2205.05198, without the L x L attention, which SDPA and flash
@@ -76,12 +76,14 @@ def estimate(
     weights, gradients, optimizer = (
         1 / num_processes if fsdp or stage >= first else 1.0 for first in (3, 2, 1)
     )  # the share that one process holds
-    summed = deepspeed_settings(config).get("data_types", {}).get("grad_accum_dtype") if stage else None
+    each = size
+    if stage and deepspeed_settings(config).get("data_types", {}).get("grad_accum_dtype") == "fp32":
+        each = 4 + size * (stage == 1 and bf16)  # ZeRO-1 keeps those of the last batch beside the sums
     buckets = 2 if not stage and not fsdp and num_processes > 1 else 1
     gathered = (2 if bf16 else 4) * min(num_parameters, GATHERED_PARAMETERS) if fsdp or stage == 3 else 0
     found = {
         "weights": size * num_parameters * weights + gathered,
-        "gradients": (4 if summed == "fp32" else size) * buckets * num_trained * gradients,
+        "gradients": each * buckets * num_trained * gradients,
         "optimizer": (12 if stage else 8) * num_trained * optimizer,
         "casts": 2 * num_parameters if bf16 and not stage and not fsdp else 0,
         "activations": activations(model_config, config, load)[1],
