@@ -222,6 +222,8 @@ def test_deepspeed_without_torchrun(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(SettingError, match="--strategy zero2 needs torchrun"):
         check_launcher(settings("run", strategy="zero2"))
+    with pytest.raises(SettingError, match="--sequence-parallel needs torchrun"):
+        check_launcher(settings("run", sequence_parallel=2, batch_size=1))
     check_launcher(settings("run"))
 
 

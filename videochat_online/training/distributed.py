@@ -110,9 +110,10 @@ def check_packages(config: TrainingConfig) -> None:
 
 def check_launcher(config: TrainingConfig) -> None:
     """Raise SettingError where processes must be started by torchrun and were not."""
+    asked = f"--strategy {config.strategy}" if config.strategy != "ddp" else "--sequence-parallel"
     if (config.strategy != "ddp" or config.sequence_parallel > 1) and "WORLD_SIZE" not in os.environ:
         raise SettingError(
-            f"--strategy {config.strategy} needs torchrun, also for one process: "
+            f"{asked} needs torchrun, also for one process: "
             "torchrun --nproc-per-node N -m videochat_online.training ..."
         )
 
