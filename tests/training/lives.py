@@ -111,6 +111,7 @@ def no_room_at_step(step: int, size: int) -> Callable[[Any], None]:
 
         def saving() -> None:
             if one.state.step == step:
+                one.saver.wait()  # the checkpoint before had its room
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
             save()
 

@@ -67,9 +67,9 @@ class Watch:
                 if late < 0:
                     before = []
                 elif not before:
-                    before = places(store)
+                    before = whereabouts(store)
                 elif late > 3 * interval:
-                    self._end(store, before, places(store))
+                    self._end(store, before, whereabouts(store))
 
     def _end(self, store: Store, before: list[Place], after: list[Place]) -> None:
         if store.add("told", 1) == 1:  # once for all
@@ -82,7 +82,7 @@ class Watch:
         os._exit(STOOD_STILL)  # the main thread waits in a call that nothing interrupts
 
 
-def places(store: Store) -> list[Place]:
+def whereabouts(store: Store) -> list[Place]:
     """Where each process is, by rank."""
     keys = [str(number) for number in range(world_size())]
     return [json.loads(store.get(key)) if store.check([key]) else [0, PARTS[0], 0, "", 0] for key in keys]
