@@ -7,13 +7,17 @@ import json
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from videochat_online.files import LOCK_FILE, digest, locked, whole, write_json
+from videochat_online.files import LOCK_FILE, digest, flush_tree, locked, whole, write_json, write_text
 
 HOLD = """
 import os, sys, time
@@ -121,3 +125,25 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path):
     link.symlink_to(tmp_path / "elsewhere" / "file.json")
     write_json(link, [1])
     assert link.is_symlink() and json.loads((tmp_path / "elsewhere/file.json").read_text()) == [1]
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007], indirect=True, ids=oct)
+def test_files_get_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int):
+    """safetensors makes its files 0600: a colleague could not read the model."""
+    write_json(tmp_path / "a.json", [1])
+    write_text(tmp_path / "b.txt", "b")
+    for name, durable in (("c", True), ("d", False)):
+        with whole(tmp_path / name, durable=durable) as beside:
+            save_file({"x": torch.zeros(2)}, beside)
+    (tmp_path / "tree" / "inner").mkdir(parents=True)
+    save_file({"x": torch.zeros(2)}, tmp_path / "tree" / "inner" / "e")
+    flush_tree(tmp_path / "tree")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(("a.json", "b.txt", "c", "d", "e"), 0o666 & ~umask)

@@ -13,11 +13,13 @@ import json
 import os
 import shutil
 import socket
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 PACKAGE = Path(__file__).parent
 SHIPPED_MODELS = {"pocket": PACKAGE / "pocket"}
@@ -99,6 +101,7 @@ def whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield beside
+        beside.chmod(usual_mode(path.parent))
         if durable:
             flush(beside)
         os.replace(beside, path)
@@ -148,9 +151,26 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Make every file below `folder`, and every name, survive a power cut."""
+    """Make every file below `folder`, and every name, survive a power cut, and its files as readable as others."""
+    mode = usual_mode(folder)
     for path in [folder, *folder.rglob("*")]:
+        if path.is_file():
+            path.chmod(mode)
         flush(path)
+
+
+def usual_mode(folder: Path) -> int:
+    """The mode that a new file of `folder` gets: 0666 less the umask. Some libraries, as safetensors, take 0600.
+
+    Seen on a file, because asking for the umask would change it for the other threads.
+    """
+    probe = folder / f".{uuid4().hex}"
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        probe.unlink()
 
 
 def files_below(folder: Path) -> Iterator[Path]:

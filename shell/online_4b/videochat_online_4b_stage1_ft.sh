@@ -31,5 +31,6 @@ launch_training --preset stage1 \
   --batch-size "${PER_DEVICE_BATCH_SIZE:-1}" \
   --strategy "${STRATEGY:-zero1}" \
   --precision bf16 \
+  --async-checkpoints \
   --resume auto \
   "$@"

@@ -32,5 +32,6 @@ launch_training --preset stage2 \
   --batch-size "${PER_DEVICE_BATCH_SIZE:-1}" \
   --strategy "${STRATEGY:-zero1}" \
   --precision bf16 \
+  --async-checkpoints \
   --resume auto \
   "$@"

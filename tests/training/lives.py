@@ -111,6 +111,7 @@ def no_room_at_step(step: int, size: int) -> Callable[[Any], None]:
 
         def saving() -> None:
             if one.state.step == step:
+                one.saver.wait()  # the checkpoint before had its room
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
             save()
 
@@ -119,23 +120,23 @@ def no_room_at_step(step: int, size: int) -> Callable[[Any], None]:
     return before
 
 
-def killed(folder: Path) -> dict[str, Any]:
+def killed(folder: Path, **changes: Any) -> dict[str, Any]:
     """Three random moments: in a step, while saving, in a step."""
     seed = random.SystemRandom().randrange(2**32)
     rng = random.Random(seed)
     early, late = kill_at_step(rng.randint(1, 5)), kill_at_step(rng.randint(7, 12))
-    ends = [live(folder, moment) for moment in (early, kill_while_saving(6, rng.uniform(0, 0.05)), late)]
-    return {"ends": [*ends, live(folder)], "seed": seed}
+    ends = [live(folder, moment, **changes) for moment in (early, kill_while_saving(6, rng.uniform(0, 0.05)), late)]
+    return {"ends": [*ends, live(folder, **changes)], "seed": seed}
 
 
-def terminated(folder: Path) -> dict[str, Any]:
-    ends = [live(folder, terminate_at_step(5), num_workers=1)]
+def terminated(folder: Path, **changes: Any) -> dict[str, Any]:
+    ends = [live(folder, terminate_at_step(5), num_workers=1, **changes)]
     return {"left": names(folder), "ends": [*ends, live(folder)]}
 
 
-def full(folder: Path) -> dict[str, Any]:
+def full(folder: Path, **changes: Any) -> dict[str, Any]:
     """Files of the weights' size do not fit, then those of the optimizer's, then a resumed run on a mended disk."""
-    ends = [live(folder, no_room_at_step(4, 60_000)), live(folder, no_room_at_step(4, 150_000))]
+    ends = [live(folder, no_room_at_step(4, size), **changes) for size in (60_000, 150_000)]
     return {"left": names(folder), "ends": [*ends, live(folder)]}
 
 
@@ -148,4 +149,6 @@ if __name__ == "__main__":
     told: dict[str, Any] = {"once": {"ends": [live(root / "once")]}}
     for scenario in (killed, terminated, full):
         told[scenario.__name__] = scenario(root / scenario.__name__)
+        name = f"{scenario.__name__} while training"
+        told[name] = scenario(root / name, async_checkpoints=True)
     print(json.dumps(told))

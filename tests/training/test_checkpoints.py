@@ -168,7 +168,7 @@ def test_which_errors_mean_a_full_disk(tmp_path: Path, error: Exception):
 
 def test_an_error_that_is_no_full_disk_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     loop = make_loop(tmp_path, count=4)
-    monkeypatch.setattr(loop.state, "save", lambda folder: [][0])
+    monkeypatch.setattr(loop.state, "files", lambda folder, copied: [][0])
     with pytest.raises(IndexError):
         loop.train()
 

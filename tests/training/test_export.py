@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,18 @@ def test_internlm2_resumes_and_is_exported_in_its_own_layout(tmp_path: Path, cha
         one.eval()(**batch, use_cache=False).logits for one in (load_pretrained(folder), loop.state.model)
     )
     torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007], ids=oct)
+def test_all_files_of_a_run_get_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int):
+    before = os.umask(umask)
+    try:
+        flags = ["--model", str(save_small_model(tmp_path / "start")), "--data", str(write_online_list(tmp_path, 4))]
+        flags += ["--output-dir", str(tmp_path / "run"), "--max-steps", "2", "--global-batch-size", "2", "--cpu"]
+        assert main([*flags, "--num-workers", "0", "--learning-rate", "1e-2"]) == 0
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"settings.json", "optimizer.pt", "model.safetensors", "complete.json"} <= {path.name for path in files}
+    wrong = {str(path) for path in files if stat.S_IMODE(path.stat().st_mode) != 0o666 & ~umask}
+    assert not wrong

@@ -49,9 +49,9 @@ STAGES = {
     # strategy, processes, precision -> weights, gradients, optimizer; 1,300 weights, 1,000 of them trained
     "one": ("ddp", 1, "fp32", (4 * 1300, 4 * 1000, 8 * 1000)),
     "ddp": ("ddp", 4, "bf16", (4 * 1300, 8 * 1000, 8 * 1000)),
-    "zero1": ("zero1", 4, "bf16", (2 * 1300, 2 * 1000, 3 * 1000)),
-    "zero2": ("zero2", 4, "bf16", (2 * 1300, 500, 3 * 1000)),
-    "zero3": ("zero3", 4, "bf16", (650 + 2 * 1300, 500, 3 * 1000)),  # all weights gathered: fewer than 1e9
+    "zero1": ("zero1", 4, "bf16", (2 * 1300, 6 * 1000, 3 * 1000)),
+    "zero2": ("zero2", 4, "bf16", (2 * 1300, 1000, 3 * 1000)),
+    "zero3": ("zero3", 4, "bf16", (650 + 2 * 1300, 1000, 3 * 1000)),  # all weights gathered: fewer than 1e9
     "fsdp": ("fsdp", 4, "bf16", (1300 + 2 * 1300, 1000, 2 * 1000)),
 }
 

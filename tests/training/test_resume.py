@@ -45,24 +45,31 @@ def assert_same_curve(run: Path, once: Path) -> None:
     assert final[0] == pytest.approx(final[1], abs=1e-6)
 
 
-def test_killed_three_times_it_ends_as_if_never(lives: tuple[Path, dict[str, Any]]):
+WAYS = pytest.mark.parametrize("way", ["", " while training"], ids=["at once", "while training"])
+"""How checkpoints are written."""
+
+
+@WAYS
+def test_killed_three_times_it_ends_as_if_never(lives: tuple[Path, dict[str, Any]], way: str):
     folder, outcome = lives
     assert outcome["once"]["ends"] == [0]
-    assert outcome["killed"]["ends"] == [-9, -9, -9, 0], outcome["killed"]
-    assert_same_curve(folder / "killed", folder / "once")
+    assert outcome[f"killed{way}"]["ends"] == [-9, -9, -9, 0], outcome[f"killed{way}"]
+    assert_same_curve(folder / f"killed{way}", folder / "once")
 
 
-def test_sigterm_saves_first(lives: tuple[Path, dict[str, Any]]):
+@WAYS
+def test_sigterm_saves_first(lives: tuple[Path, dict[str, Any]], way: str):
     folder, outcome = lives
-    assert outcome["terminated"] == {"ends": [143, 0], "left": ["checkpoint-4", "checkpoint-5"]}
-    assert "checkpoint-5" in told(folder / "terminated")
-    assert_same_curve(folder / "terminated", folder / "once")
+    assert outcome[f"terminated{way}"] == {"ends": [143, 0], "left": ["checkpoint-4", "checkpoint-5"]}
+    assert "checkpoint-5" in told(folder / f"terminated{way}")
+    assert_same_curve(folder / f"terminated{way}", folder / "once")
 
 
-def test_a_full_disk_is_named_and_the_older_checkpoint_stays(lives: tuple[Path, dict[str, Any]]):
+@WAYS
+def test_a_full_disk_is_named_and_the_older_checkpoint_stays(lives: tuple[Path, dict[str, Any]], way: str):
     folder, outcome = lives
-    assert outcome["full"] == {"ends": [2, 2, 0], "left": ["checkpoint-2"]}
-    run = folder / "full"
+    assert outcome[f"full{way}"] == {"ends": [2, 2, 0], "left": ["checkpoint-2"]}
+    run = folder / f"full{way}"
     errors = [line for line in told(run).splitlines() if line.startswith("error: ")]
     assert len(errors) == 2
     for error in errors:

@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from transformers.initialization import no_init_weights
 
 from ..files import SHIPPED_MODELS
 from ..model_config import VideoChatOnlineConfig
@@ -39,15 +40,19 @@ def load_pretrained(
     quantization_config: Any = None,
     device_map: Any = None,
     allow_pickle: bool = False,
+    read: bool = True,
     **hub: Any,
 ) -> VideoChatOnline:
     """The network of `load_model`, in evaluation mode; the arguments are explained there. `hub` holds HUB_OPTIONS.
 
-    A device map takes the place of `device`. Raises CheckpointError for anything wrong with the checkpoint, ValueError
-    for a device that is not there, ImportError for a package that is not installed.
+    Without `read`, and without quantization: see `set_aside`. A device map takes the place of `device`. Raises
+    CheckpointError for anything wrong with the checkpoint, ValueError for a device that is not there, ImportError for
+    a package that is not installed.
     """
     if device_map is not None and device != "auto":
         raise ValueError(f"give a device or a device_map, not both: device={device!r}, device_map={device_map!r}")
+    if not read and quantization_config is None:
+        return set_aside(load_config(name, **hub), choose_dtype(dtype, on_cpu=True), attn_implementation)
     folder = find_checkpoint(name, allow_pickle=allow_pickle, **hub)
     target = choose_device(device)
     if device_map is None and target.type != "cpu":
@@ -64,6 +69,17 @@ def load_pretrained(
         )
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+
+
+def set_aside(
+    config: VideoChatOnlineConfig, dtype: torch.dtype | str, attn_implementation: str = "auto"
+) -> VideoChatOnline:
+    """A network on the CPU for weights that another process will hand over: no file is read, no memory touched yet."""
+    attention = {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
+    with no_init_weights():  # not on the meta device, where buffers that are computed would be lost
+        model = VideoChatOnline._from_config(config, dtype=dtype, **attention)
+    model.tie_weights()
+    return model.eval()
 
 
 def choose_device(device: str | torch.device) -> torch.device:

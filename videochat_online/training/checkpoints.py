@@ -123,12 +123,12 @@ def check_shape(checkpoint: Checkpoint, shape: RunShape) -> None:
     before = RunShape(**json.loads((checkpoint.folder / MARKER).read_text("utf-8"))["shape"])
     if before == shape:
         return
-    sharded = before.strategy != "ddp" or shape.strategy != "ddp"
+    whole = before.strategy == shape.strategy and shape.strategy in ("ddp", "fsdp")  # not in shares, as ZeRO
     same_steps = (before.batch_size, before.batches_per_step) == (shape.batch_size, shape.batches_per_step)
-    if sharded or not same_steps:
+    if not whole or not same_steps:
         raise ValueError(
             f"{checkpoint.folder} was written by {before}; this is {shape}. "
-            "Sharded runs (zero1 to fsdp) resume only on as many processes; ddp needs the same samples in each step"
+            "Runs with ZeRO resume only on as many processes; ddp and fsdp need the same samples in each step"
         )
 
 

@@ -28,7 +28,7 @@ PARTS = {
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
      "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype", "export_step",
-     "eval_every", "eval_answers", "early_stop"}
+     "eval_every", "eval_answers", "early_stop", "async_checkpoints", "timeout", "sequence_parallel"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
 it, see run.py: a list may lie elsewhere.)"""
@@ -94,12 +94,17 @@ class TrainingConfig(DataSettings):
 
     strategy: str = "ddp"
     """how several processes share the work: ddp, zero1, zero2, zero3, fsdp, or a DeepSpeed json file"""
+    sequence_parallel: int = 1
+    """so many processes share each sequence, where one GPU has no room for it; --batch-size 1, a strategy but fsdp"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16, fp32, or auto: bf16 where the GPU has it"""
     gradient_checkpointing: bool = True
     """recompute activations in the backward pass instead of keeping them"""
     attention: str = "auto"
     """auto (torch's sdpa), sdpa, eager or flash_attention_2"""
+    timeout: float = 30.0
+    """minutes without progress (in reading data, computing or saving) after which a run of several processes ends and
+    names the one that is missing"""
     cpu: bool = False
     """train on the CPU although there is a GPU"""
 
@@ -122,6 +127,8 @@ class TrainingConfig(DataSettings):
 
     save_every: int = 200
     """steps between checkpoints"""
+    async_checkpoints: bool = False
+    """copy the state to the host's memory and write it while training goes on: takes room there for one checkpoint"""
     keep_checkpoints: int = 2
     """newest complete checkpoints that are kept"""
     export_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -133,14 +140,15 @@ class TrainingConfig(DataSettings):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "eval_rows"):
+        counts = ["global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "eval_rows"]
+        for name in [*counts, "sequence_parallel"]:
             yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("learning_rate", "epochs"):
+        for name in ("learning_rate", "epochs", "timeout"):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")
         for name in ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2"):
             yield from self._unless(0 <= getattr(self, name) < 1, name, "from 0 to below 1")
-        counts = ("num_workers", "min_steps", "eval_every", "eval_answers", "early_stop")
-        for name in ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", *counts):
+        at_least_0 = ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "num_workers", "min_steps")
+        for name in (*at_least_0, "eval_every", "eval_answers", "early_stop"):
             yield from self._unless(getattr(self, name) >= 0, name, "at least 0")
         yield from self._unless(self.max_steps == -1 or self.max_steps >= 1, "max_steps", "-1 or at least 1")
         yield from self._unless(0 <= self.eval_share <= 0.5, "eval_share", "from 0 to 0.5")
@@ -154,6 +162,16 @@ class TrainingConfig(DataSettings):
                 yield str(error)
         is_known = self.strategy in STRATEGIES or self.strategy.endswith(".json")
         yield from self._unless(is_known, "strategy", f"one of {', '.join(STRATEGIES)} or a .json file")
+        if self.sequence_parallel > 1:
+            for name, values in {"batch_size": (1,), "strategy": ("ddp", *STRATEGIES[1:4])}.items():
+                known = getattr(self, name) in values or str(getattr(self, name)).endswith(".json")
+                expected = f"{' or '.join(map(str, values))} with --sequence-parallel"
+                yield from self._unless(known, name, expected)
+            if self.attention == "eager" or (self.batching == "packed" and self.attention != "flash_attention_2"):
+                yield (
+                    "--sequence-parallel needs --attention sdpa, or flash_attention_2, which alone sees where packed "
+                    f"samples begin; got --attention {self.attention}, --batching {self.batching}"
+                )
         if {self.vision, self.connector, self.llm} == {"frozen"}:
             yield "--vision, --connector and --llm are all frozen: nothing would train"
 

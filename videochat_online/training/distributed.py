@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from .configuration import STRATEGIES, TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.distributed import Store
 
 
 def world_size() -> int:
@@ -30,8 +32,25 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
+
+
+def shared_store(name: str, minutes: float) -> Store:
+    """Texts under keys that all processes of a run see, for threads: a collective is for all main threads together.
+
+    A key that is not there is waited for, `minutes` at most.
+    """
+    from torch.distributed import PrefixStore, TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(minutes=minutes), wait_for_workers=False)
+    return PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def say(text: str) -> None:
@@ -82,7 +101,7 @@ def check_packages(config: TrainingConfig) -> None:
     """Raise SettingError for what the settings need and this machine lacks; for a package with its install command."""
     needed: list[str] = [config.tracker] if config.tracker != "none" else []
     needed += ["peft"] if "lora" in config.vision + config.llm else []
-    needed += ["deepspeed"] if uses_deepspeed(config) else []
+    needed += ["deepspeed"] if uses_deepspeed(config) or config.sequence_parallel > 1 else []
     if problem := lacks(*needed):
         raise SettingError(f"for these settings {problem}")
     if config.strategy == "fsdp" and uses_cpu(config):
@@ -91,9 +110,10 @@ def check_packages(config: TrainingConfig) -> None:
 
 def check_launcher(config: TrainingConfig) -> None:
     """Raise SettingError where processes must be started by torchrun and were not."""
-    if config.strategy != "ddp" and "WORLD_SIZE" not in os.environ:
+    asked = f"--strategy {config.strategy}" if config.strategy != "ddp" else "--sequence-parallel"
+    if (config.strategy != "ddp" or config.sequence_parallel > 1) and "WORLD_SIZE" not in os.environ:
         raise SettingError(
-            f"--strategy {config.strategy} needs torchrun, also for one process: "
+            f"{asked} needs torchrun, also for one process: "
             "torchrun --nproc-per-node N -m videochat_online.training ..."
         )
 
@@ -101,26 +121,29 @@ def check_launcher(config: TrainingConfig) -> None:
 def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Accelerator:
     """What holds the processes together; making it joins the process group under torchrun. One for each process."""
     from accelerate import Accelerator
-    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 
     on_cpu, sharding = uses_cpu(config), {}
+    longest = timedelta(minutes=2 * config.timeout)  # watch.py comes first, and knows names
     if config.strategy == "fsdp":
         sharding["fsdp_plugin"] = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             state_dict_type="FULL_STATE_DICT",
+            cpu_ram_efficient_loading=True,  # from the main process
             auto_wrap_policy="transformer_based_wrap",  # wraps the layers the model names itself
             activation_checkpointing=config.gradient_checkpointing,
         )
     elif uses_deepspeed(config):
         if on_cpu:
-            _prepare_deepspeed_on_cpu()
+            _join_over_gloo(longest)
         sharding["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=filled_in(config, gradient_accumulation))
     return Accelerator(
-        cpu=on_cpu and not uses_deepspeed(config),  # see _prepare_deepspeed_on_cpu
+        cpu=on_cpu and not uses_deepspeed(config),  # see _join_over_gloo
         mixed_precision="bf16" if uses_bf16(config) else "no",
         gradient_accumulation_steps=gradient_accumulation,
         log_with=None if config.tracker == "none" else config.tracker,
         project_dir=config.output_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=longest)],
         **sharding,
     )
 
@@ -140,14 +163,42 @@ def filled_in(config: TrainingConfig, gradient_accumulation: int) -> dict[str, A
     return {**settings, **ours, "bf16": {**settings.get("bf16", {}), "enabled": uses_bf16(config)}}
 
 
-def _prepare_deepspeed_on_cpu() -> None:
-    """DeepSpeed's shared-memory operator would be compiled for minutes on first use; gloo does without it."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+def join_deepspeed() -> None:
+    """Make DeepSpeed know the processes.
+
+    Its shared-memory operator for CPUs would be compiled for minutes on first use; gloo does without it.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
-    from accelerate.state import PartialState
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    PartialState(cpu=True)  # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed
+    deepspeed.init_distributed()
+
+
+def _join_over_gloo(longest: timedelta) -> None:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from accelerate.state import PartialState
+
+    # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed
+    PartialState(cpu=True, timeout=longest)
+    join_deepspeed()
+
+
+def share_out_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Cut the weights up among the processes, one after the other, as the main process has them.
+
+    DeepSpeed itself does so too late: each process would have copied the whole model onto its GPU before.
+    """
+    import deepspeed
+
+    settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    if settings["bf16"]["enabled"]:
+        for weight in model.parameters():
+            whole = weight.data
+            weight.data = whole.bfloat16() if is_main_process() else torch.empty_like(whole, dtype=torch.bfloat16)
+    join_deepspeed()
+    deepspeed.runtime.zero.Init(module=model, config_dict_or_path=settings)
 
 
 @contextmanager

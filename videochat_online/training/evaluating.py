@@ -91,6 +91,7 @@ def evaluate(loop: Any, held_out: HeldOut) -> tuple[dict[str, float], list[dict[
     state.wrapped.eval()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         for number, batch in zip(numbers, batches, strict=True):
+            loop.watch.at(state.step, "evaluating")
             del batch["num_tokens"], batch["num_images"]
             weights = token_weights(batch["labels"], loop.config.loss_reduction, batch.get("position_ids"))
             sums.append(torch.stack([loop.loss_sum(batch, weights), weights.sum().to(device)]))

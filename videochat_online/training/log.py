@@ -82,15 +82,15 @@ class Interval:
 
     def __init__(self, step: int) -> None:
         self.first, self.start = step, perf_counter()
-        self.images = self.tokens = self.positions = 0
+        self.images = self.tokens = self.positions = 0.0
         self.waiting = 0.0
         self.loss: Any = 0.0
 
-    def count(self, batch: dict[str, Any]) -> None:
+    def count(self, batch: dict[str, Any], shared_by: int = 1) -> None:
         """Add a batch, and take its counts out of it; what of its positions holds no token is padding."""
-        self.positions += batch["input_ids"].numel()
-        self.tokens += batch.pop("num_tokens")
-        self.images += batch.pop("num_images")
+        self.positions += batch["input_ids"].numel() / shared_by
+        self.tokens += batch.pop("num_tokens") / shared_by
+        self.images += batch.pop("num_images") / shared_by
 
     def numbers(self) -> list[float]:
         """What `summary` needs of every process."""

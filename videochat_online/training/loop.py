@@ -7,7 +7,6 @@ weights. How a step's batches are spread over processes does not matter.
 from __future__ import annotations
 
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,19 +19,19 @@ from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from ..files import write_json
 from ..prompt.render import IGNORE_INDEX
-from .checkpoints import STAGING, check_shape, choose_checkpoint, drop_old, finish, full_disk_named, skipped
+from .checkpoints import check_shape, choose_checkpoint, skipped
 from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
 from .evaluating import HeldOut, best_of, evaluate, stops_early
 from .log import Interval, RunLog, summary
 from .loss import next_tokens, token_weights
 from .parts import choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
+from .saving import Saver
+from .sequence import SequenceParts
 from .state import TrainState, evaluations_of
+from .watch import Watch
 
-BEST_FILE = "best.json"
-"""The evaluation of the best checkpoint, for people: the run itself goes by the checkpoints' own."""
 Batch = dict[str, Any]
 Collator = Callable[[list[Any]], Batch]
 
@@ -53,12 +52,15 @@ class TrainingLoop:
             enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer releases
             (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
         self.accelerator = make_accelerator(config, shape.accumulation)
+        self.parts = SequenceParts(config.sequence_parallel)
+        self.parts.share(model)
         self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor)
         picture = {"image_size": model.config.image_size, "image_token_id": model.config.img_context_token_id}
         self.collate = partial(collate, collator=collator, **picture)
         in_bf16 = uses_deepspeed(config) and uses_bf16(config)  # without DeepSpeed autocast sees to it
         self.dtype = torch.bfloat16 if in_bf16 else None
         self.grad_norm: Any = None
+        self.saver, self.watch = Saver(self.state, config, shape), Watch(config.timeout)
 
     def train(self, held_out: HeldOut | None = None) -> bool:
         """Run to the end, or to a SIGTERM, after whose step a checkpoint is written: then False.
@@ -76,18 +78,21 @@ class TrainingLoop:
             check_shape(checkpoint, self.plan.shape)
             say(f"resuming from {checkpoint.folder}")
             state.evaluations = evaluations_of(checkpoint.folder)
-            if checkpoint.step >= self.plan.num_steps or stops_early(state.evaluations, config.early_stop):
+            has_ended = checkpoint.step >= self.plan.num_steps or stops_early(state.evaluations, config.early_stop)
+            if has_ended or not uses_deepspeed(config):
                 state.load_weights(checkpoint.folder)
+            if has_ended:
                 return True
         # 2. share the weights out, and continue from it
         set_seed(config.seed)
+        self.watch.start()
         state.prepare()
         if checkpoint is not None:
             state.load(checkpoint.folder)
         state.wrapped.train()
         log = RunLog(self.accelerator, config, state.step, self.plan.num_steps)
         # 3. the steps
-        with closing(log), sigterm_noted() as sigterm:
+        with closing(log), closing(self.watch), sigterm_noted() as sigterm:
             return self._run_steps(log, sigterm)
 
     def _run_steps(self, log: RunLog, sigterm: threading.Event) -> bool:
@@ -102,6 +107,7 @@ class TrainingLoop:
         for batches in self.batches():
             self.take_step(batches)
             log.bar.update()
+            self.saver.check()
             step, ended = self.state.step, self.state.step == self.plan.num_steps
             if sigterm.is_set():
                 self.accelerator.set_trigger()  # for all processes
@@ -116,6 +122,7 @@ class TrainingLoop:
                 self.save()
             if stopped or ended:
                 break
+        self.saver.wait()
         seconds, num_steps = time.perf_counter() - began, self.state.step - first
         line = {
             "train_runtime": round(seconds, 4),
@@ -131,14 +138,15 @@ class TrainingLoop:
 
     def batches(self) -> Iterator[list[Batch]]:
         """This process's batches of each step that is left, on the CPU. Each epoch has data workers of its own."""
-        plan, rank = self.plan, self.accelerator.process_index
+        plan, rank = self.plan, self.accelerator.process_index // self.parts.size
         while self.state.step < plan.num_steps:
             epoch, first = divmod(self.state.step, plan.steps_per_epoch)
             stop = min(plan.steps_per_epoch, first + plan.num_steps - self.state.step)
             self.dataset.set_epoch(epoch)  # before its worker processes start
             left = iter(self.loader(self.dataset, plan.batches(epoch, rank=rank, first=first, stop=stop)))
-            for _ in range(first, stop):
+            for step in range(first, stop):
                 began = time.perf_counter()
+                self.watch.at(epoch * plan.steps_per_epoch + step + 1, "reading data")
                 try:
                     batches = [next(left) for _ in range(plan.shape.accumulation)]
                 except ValueError as error:
@@ -178,10 +186,11 @@ class TrainingLoop:
 
     def take_step(self, batches: list[Batch]) -> None:
         """Gradients of a step's batches, and the update of the weights."""
+        self.watch.at(self.state.step + 1, "computing")
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.state.step)
         for batch in batches:
-            self.since.count(batch)
+            self.since.count(batch, self.parts.size)
         self.since.loss += self.backward(batches)  # with DeepSpeed the update as well
         weights, most = self.state.wrapped.parameters(), self.config.max_grad_norm or math.inf
         self.grad_norm = self.accelerator.clip_grad_norm_(weights, most)
@@ -195,7 +204,7 @@ class TrainingLoop:
         weights = [token_weights(batch["labels"], reduction, batch.get("position_ids")) for batch in batches]
         total = torch.stack([one.sum() for one in weights]).sum().to(accelerator.device)
         # processes are averaged; a step without any loss, whose sum is 0 and not 1 at least, has loss 0
-        scale = accelerator.num_processes / accelerator.gather(total).sum().clamp(min=0.5)
+        scale = accelerator.num_processes / (accelerator.gather(total).sum() / self.parts.size).clamp(min=0.5)
         loss = torch.zeros((), device=accelerator.device)
         accelerator.step = 0  # its count of batches: with the last one of the step, gradients are shared
         for batch, of_tokens in zip(batches, weights, strict=True):
@@ -217,7 +226,8 @@ class TrainingLoop:
             for name, value in batch.items()
             if name != "attention_mask"
         }
-        targets, weights, positions = next_tokens(inputs.pop("labels"), weights.to(self.accelerator.device))
+        labels = self.parts.part(inputs.pop("labels"), IGNORE_INDEX, 1)  # the next part's first is a target here
+        targets, weights, positions = next_tokens(labels, self.parts.part(weights.to(self.accelerator.device), 0, 1))
         outputs = self.state.wrapped(**inputs, use_cache=False, logits_to_keep=positions)
         logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
         losses = cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
@@ -245,25 +255,8 @@ class TrainingLoop:
 
     def save(self) -> None:
         """Write a checkpoint, after a line of the log. Raises ValueError where the disk takes no more."""
-        run_folder, name, accelerator = self.config.run_folder, f"checkpoint-{self.state.step}", self.accelerator
-        staging, is_main = run_folder / STAGING, self.accelerator.is_main_process
-        with full_disk_named(run_folder / name, run_folder, staging):
-            # 1. an empty staging folder
-            if is_main:
-                shutil.rmtree(staging, ignore_errors=True)
-                (staging / name).mkdir(parents=True)
-            accelerator.wait_for_everyone()
-            # 2. its files
-            self.state.save(staging / name)
-            accelerator.wait_for_everyone()
-            # 3. flush, marker, rename; older checkpoints go
-            if is_main:
-                finish(staging / name, run_folder / name, self.state.step, self.plan.shape)
-                staging.rmdir()
-                if best := best_of(self.state.evaluations):
-                    write_json(run_folder / BEST_FILE, best)
-                drop_old(run_folder, self.config.keep_checkpoints, int(best["step"]) if best else None)
-        accelerator.wait_for_everyone()
+        self.watch.at(self.state.step, "saving")
+        self.saver.save()
         self.since = Interval(self.state.step)  # its time counts for no line
 
 

@@ -1,8 +1,8 @@
 """How much memory one GPU needs for a run, by arithmetic. Bytes; W processes; P weights, T of them trained.
 
 weights      2 P with ZeRO in bf16, else 4 P; ZeRO-3 and FSDP hold 1/W of that and gather what is in use
-gradients    2 T with ZeRO in bf16, else 4 T; 1/W from ZeRO-2 on and with FSDP; ddp on several processes holds them
-             twice (its buckets)
+gradients    4 T; 1/W from ZeRO-2 on and with FSDP; ddp on several processes holds them twice (its buckets), ZeRO-1 in
+             bf16 those of a batch beside their sums, 6 T. Without float32 sums in its settings ZeRO in bf16 has 2 T
 optimizer    Adam's two moments, 8 T; ZeRO adds its float32 copy, 12 T; 1/W with ZeRO and FSDP
 casts        ddp in bf16 keeps a bf16 copy of the weights in use, 2 P; none with ZeRO
 activations  what the backward pass reads again (arXiv 2205.05198, without the L x L attention, which SDPA and flash
@@ -30,7 +30,7 @@ import numpy as np
 from ..config import scheduled_grids, tokens_of_grid
 from ..data.sampler import Lengths
 from .configuration import TrainingConfig
-from .distributed import uses_bf16, zero_stage
+from .distributed import deepspeed_settings, uses_bf16, zero_stage
 from .parts import PartRow, total
 from .plan import counted
 
@@ -61,9 +61,9 @@ def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, le
     film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
     if config.batching == "packed":
         tokens = config.batch_size * config.max_length
-        return Load(tokens, max(num_frames, num_frames * tokens // film))
+        return Load(tokens // config.sequence_parallel, max(num_frames, num_frames * tokens // film))
     longest = min(int(np.max(lengths)) if len(lengths) else config.max_length, config.max_length)
-    return Load(config.batch_size * longest, config.batch_size * num_frames)
+    return Load(-(-config.batch_size * longest // config.sequence_parallel), config.batch_size * num_frames)
 
 
 def estimate(
@@ -76,11 +76,14 @@ def estimate(
     weights, gradients, optimizer = (
         1 / num_processes if fsdp or stage >= first else 1.0 for first in (3, 2, 1)
     )  # the share that one process holds
+    each = size
+    if stage and deepspeed_settings(config).get("data_types", {}).get("grad_accum_dtype") == "fp32":
+        each = 4 + size * (stage == 1 and bf16)  # ZeRO-1 keeps those of the last batch beside the sums
     buckets = 2 if not stage and not fsdp and num_processes > 1 else 1
     gathered = (2 if bf16 else 4) * min(num_parameters, GATHERED_PARAMETERS) if fsdp or stage == 3 else 0
     found = {
         "weights": size * num_parameters * weights + gathered,
-        "gradients": size * buckets * num_trained * gradients,
+        "gradients": each * buckets * num_trained * gradients,
         "optimizer": (12 if stage else 8) * num_trained * optimizer,
         "casts": 2 * num_parameters if bf16 and not stage and not fsdp else 0,
         "activations": activations(model_config, config, load)[1],

@@ -133,6 +133,9 @@ def make_plan(
     """
     if not len(lengths):
         raise SettingError("--data holds no samples")
+    if world_size % (size := config.sequence_parallel):
+        raise SettingError(f"--sequence-parallel {size} must divide the number of processes, {world_size}")
+    world_size //= size  # those that share a sequence count as one
     lengths, batch_size, wanted, packed = np.asarray(lengths), config.batch_size, config.global_batch_size, None
     if config.batching == "packed":
         packed = packing_plan(lengths, config.max_length, batch_size=batch_size, seed=config.seed, boundary=boundary)

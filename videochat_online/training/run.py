@@ -25,6 +25,7 @@ from .plan import TrainingPlan, judge, make_plan, steps_text
 
 if TYPE_CHECKING:
     from ..data.dataset import ConversationDataset
+    from ..model.videochat import VideoChatOnline
     from ..model_config import VideoChatOnlineConfig
     from ..processing import Processor
 
@@ -46,11 +47,10 @@ def run(config: TrainingConfig) -> int:
         if is_main_process():
             write_record(config, choose_checkpoint(config.resume, config.run_folder))
         # 2. model, data and the plan; what takes seconds to import comes after the refusals
-        from ..processing import load_model
         from .export import export
         from .loop import TrainingLoop
 
-        model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
+        model, processor = start_model(config)
         dataset, collator, plan, held_out = make_data(config, processor, model.config, world_size())
         loop = TrainingLoop(model, dataset, collator, plan, processor=processor)
         say(parts := parts_table(part_rows(model, config)))
@@ -68,6 +68,17 @@ def run(config: TrainingConfig) -> int:
             say(write_page(plan, parts, evaluations, dataset, held_out))
         say(f"the trained model is in {folder}")
     return 0
+
+
+def start_model(config: TrainingConfig) -> tuple[VideoChatOnline, Processor]:
+    """The model to begin with. The main process alone reads it; the others get their share from it in `prepare`.
+
+    So the weights stand once in the memory of the first machine, and not once for each GPU.
+    """
+    from ..processing import load_model
+
+    options: dict[str, Any] = {"dtype": "float32", "attn_implementation": config.attention}
+    return load_model(config.model, device="cpu", read=is_main_process(), **options)
 
 
 def make_data(

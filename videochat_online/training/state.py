@@ -8,7 +8,8 @@ the run continues from, they are for other programs. The random state is torch's
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..files import write_json
+from .distributed import share_out_zero3
 from .parts import PAIR_A
 
 if TYPE_CHECKING:
@@ -43,10 +45,11 @@ class TrainState:
         self.processor = processor
         several, rank = accelerator.num_processes > 1, accelerator.process_index
         self.random_file = f"rng_state_{rank}.pth" if several else "rng_state.pth"
-        weights = {name: one for name, one in model.named_parameters() if one.requires_grad and PAIR_A not in name}
-        self.begun = sampled(weights)
-        """Some values of each weight before the first step; of LoRA only B, which starts at 0: A alone is nothing."""
-        self.strategy = "ddp"
+        weights = dict(model.named_parameters()) if accelerator.is_main_process else {}
+        self.begun = sampled({key: one for key, one in weights.items() if one.requires_grad and PAIR_A not in key})
+        """Some values of each weight before the first step, on the main process, which alone has them; of LoRA only B,
+        which starts at 0: A alone is nothing."""
+        self.strategy, self.is_prepared = "ddp", False
         self.step = 0
         """Finished ones."""
         self.total_loss = 0.0
@@ -55,46 +58,60 @@ class TrainState:
         """All of the run so far, see evaluating.py: which step was best follows from them."""
 
     def prepare(self) -> None:
-        """Share the weights out and move them to the device. Once, before the first step."""
+        """Share the main process's weights out and move them to the device. Once, before the first step."""
+        plugin = self.accelerator.state.deepspeed_plugin
+        if plugin is not None and plugin.zero_stage == 3:
+            share_out_zero3(self.model, self.accelerator)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.strategy = {"FSDP": "fsdp", "DEEPSPEED": "zero"}.get(self.accelerator.distributed_type.value, "ddp")
+        self.is_prepared = True
 
     def weights(self) -> dict[str, torch.Tensor]:
         """All weights under the model's own keys, wherever they are; whole on the main process. For all together."""
         return self.model.state_dict() if self.strategy == "ddp" else self.accelerator.get_state_dict(self.wrapped)
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint's files into an existing folder. For all processes together."""
-        weights, is_main = self.weights(), self.accelerator.is_main_process
+    def files(self, folder: Path, *, copied: bool) -> list[Callable[[], object]]:
+        """What writes this process's files of a checkpoint into an existing folder. For all processes together.
+
+        Args:
+            copied: training may go on before they are written; all tensors are copied into the host's memory.
+        """
+        keep, is_main = on_host if copied else lambda value: value, self.accelerator.is_main_process
+        weights = keep(self.weights())
+        files: list[Callable[[], object]] = []
         if is_main:
-            self.model.save_pretrained(folder, state_dict=weights, save_original_format=False)
+            files.append(partial(self.model.save_pretrained, folder, state_dict=weights, save_original_format=False))
             if self.processor is not None:
-                self.processor.save_pretrained(folder)
-            counters = {"step": self.step, "total_loss": self.total_loss, "evaluations": self.evaluations}
-            write_json(folder / STEP_FILE, counters)
+                files.append(partial(self.processor.save_pretrained, folder))
+            state = {"step": self.step, "total_loss": self.total_loss, "evaluations": list(self.evaluations)}
+            files.append(partial(write_json, folder / STEP_FILE, state))
         if self.strategy == "zero":
+            engine = self.wrapped.checkpoint_engine
+            engine.save = lambda state_dict, path: files.append(partial(torch.save, keep(state_dict), path))
             self.wrapped.save_checkpoint(str(folder))
+            del engine.save
         elif self.strategy == "fsdp":
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
             optimizer = get_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, options=options)
         else:
             optimizer = self.optimizer.state_dict()
         if is_main and self.strategy != "zero":
-            torch.save(optimizer, folder / OPTIMIZER_FILE)
+            files.append(partial(torch.save, keep(optimizer), folder / OPTIMIZER_FILE))
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        torch.save({"cpu": torch.get_rng_state(), "cuda": cuda}, folder / self.random_file)
+        random_state = {"cpu": torch.get_rng_state(), "cuda": cuda}  # copies
+        return [*files, partial(torch.save, random_state, folder / self.random_file)]
 
     def load(self, folder: Path) -> None:
-        """Continue from a checkpoint. For all processes together, after `prepare`.
+        """Continue from a checkpoint whose weights are there. For all processes together, after `prepare`.
 
-        Raises ValueError where a weight is missing, unknown or of another shape, and for a checkpoint of an earlier
-        version.
+        Raises ValueError for a checkpoint of an earlier version.
         """
         state = json.loads((folder / STEP_FILE).read_text("utf-8"))
         if "total_loss" not in state:
             raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
-        self.load_weights(folder)
-        if self.strategy != "zero":
+        if self.strategy == "zero":
+            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
+        else:
             self._load_optimizer(folder / OPTIMIZER_FILE)
         self.step, self.total_loss, self.evaluations = state["step"], state["total_loss"], state.get("evaluations", [])
         if (random_file := folder / self.random_file).exists():  # ddp may continue on another number of processes
@@ -104,9 +121,15 @@ class TrainState:
                 torch.cuda.set_rng_state(random_state["cuda"])
 
     def load_weights(self, folder: Path) -> None:
-        """Put a checkpoint's weights into the model, whole or not at all; see `load` for the errors."""
+        """Put a checkpoint's weights into the model, whole or not at all. For all processes together.
+
+        Before `prepare` only those of the main process count, which are shared out then. Raises ValueError where a
+        weight is missing, unknown or of another shape.
+        """
         if self.strategy == "zero":  # its shards hold the optimizer too
             self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
+            return
+        if not self.is_prepared and not self.accelerator.is_main_process:
             return
         from safetensors.torch import load_file
 
@@ -146,6 +169,19 @@ def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> list[st
     problems += [f"{key} is unknown" for key in weights if key not in ours]
     shapes = {key: (tuple(one.shape), tuple(ours[key].shape)) for key, one in weights.items() if key in ours}
     return problems + [f"{key} is {one}, expected {other}" for key, (one, other) in shapes.items() if one != other]
+
+
+def on_host(value: Any, copies: dict[Any, torch.Tensor] | None = None) -> Any:
+    """A tree of dicts, lists and tuples with its tensors copied into the host's memory; tied ones stay one."""
+    copies = {} if copies is None else copies
+    if isinstance(value, torch.Tensor):
+        key = (value.data_ptr(), value.shape, value.dtype)
+        if key not in copies or not value.numel():
+            copies[key] = value.detach().to("cpu", copy=True)
+        return copies[key]
+    if isinstance(value, dict):
+        return {key: on_host(one, copies) for key, one in value.items()}
+    return type(value)(on_host(one, copies) for one in value) if type(value) in (list, tuple) else value
 
 
 def sampled(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
