@@ -34,7 +34,7 @@ def parse(*flags: str) -> TrainingConfig:
 PUBLISHED = {
     "learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.03, "weight_decay": 0.05, "epochs": 1.0,
     "global_batch_size": 1024, "num_frames": 64, "fps": 1.0, "max_length": 32768, "vision": "frozen",
-    "connector": "full", "llm": "full", "drop_path": 0.1, "gradient_checkpointing": True,
+    "connector": "full", "llm": "full", "drop_path": 0.1, "gradient_checkpointing": "all",
     "loss_reduction": "batch", "batch_size": 1, "decay_norms": True,
 }  # fmt: skip
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
-import torch
 
 from ..data.check import Report, check_lists
 from ..data.dataset import UNREADABLE, ConversationDataset
@@ -27,11 +26,13 @@ from ..data.sample import SampleError
 from ..data.sampler import Lengths
 from ..data.settings import flag
 from ..media.source import MediaWarning
+from .adapters import holds_trained_only
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
+from .frozen import frozen_dtype
 from .memory import GIB, largest_load, memory_text
-from .parts import PartRow, choose_parts, part_rows, parts_table, total
+from .parts import PartRow, model_rows, parts_table, total
 from .plan import counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 
@@ -166,16 +167,6 @@ def samples_too_long(dataset: ConversationDataset) -> tuple[list[str], list[str]
     return refused, shortened
 
 
-def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
-    """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
-    from ..model.videochat import VideoChatOnline
-
-    with torch.device("meta"):
-        model = VideoChatOnline(model_config)
-        choose_parts(model, config)
-    return part_rows(model, config)
-
-
 def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
     """Say the size of checkpoints; return what is wrong with the folders of --output-dir and --frame-cache.
 
@@ -184,10 +175,15 @@ def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
     each = 0
     if rows:
         model = total(rows)
-        each = 4 * model.num_parameters + 8 * model.num_trained  # the weights and Adam's moments
+        num_frozen = 0 if holds_trained_only(config, model) else model.num_parameters - model.num_trained
+        # the weights and Adam's moments
+        each = (4 + 8) * model.num_trained + frozen_dtype(config).itemsize * num_frozen
         if zero_stage(config):  # and ZeRO's own copy of both
-            each = (2 + 2 if uses_bf16(config) else 4 + 4) * model.num_parameters + 12 * model.num_trained
-        say(f"checkpoints      {each / GIB:.1f} GiB each, {config.keep_checkpoints} kept and one being written")
+            size = 2 + 2 if uses_bf16(config) else 4 + 4
+            each = size * (model.num_trained + num_frozen) + 12 * model.num_trained
+        what = "trained weights only" if holds_trained_only(config, model) else "all weights"
+        kept = f"{config.keep_checkpoints} kept and one being written"
+        say(f"checkpoints      {each / GIB:.1f} GiB each ({what}), {kept}")
     needed = {"output_dir": each * (config.keep_checkpoints + 1), "frame_cache": 0}
     places = {name: Path(getattr(config, name)) for name in needed if getattr(config, name)}
     found = {name: folder_problem(needed[name], place) for name, place in places.items()}

@@ -1,8 +1,9 @@
 """Everything a run continues from, in one object: weights, optimizer, step, loss so far, random state.
 
 The step stands for the learning rate and the place in the data, which the plan knows. Weights are written under the
-model's own keys, LoRA pairs included, so that a checkpoint is a model folder that loads; with DeepSpeed, whose shards
-the run continues from, they are for other programs. The random state is torch's: samples have seeds of their own.
+model's own keys, LoRA pairs included: all of them, so that a checkpoint is a model folder that loads, or where most is
+frozen those that train. With DeepSpeed, whose shards the run continues from, they are for other programs. The random
+state is torch's: samples have seeds of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..files import write_json
-from .parts import PAIR_A
+from .adapters import TRAINED_FILE, check_base, fingerprint, holds_trained_only, write_trained
+from .configuration import TrainingConfig
+from .parts import PAIR_A, part_rows, total
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,7 +38,14 @@ SAMPLED = 1024
 class TrainState:
     """`model` is the bare model; `wrapped` is what computes: the same until `prepare`, then DDP, FSDP or DeepSpeed."""
 
-    def __init__(self, accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, processor: Any) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        processor: Any,
+        config: TrainingConfig,
+    ) -> None:
         self.accelerator = accelerator
         self.model: Any = model
         self.wrapped: Any = model
@@ -43,8 +53,15 @@ class TrainState:
         self.processor = processor
         several, rank = accelerator.num_processes > 1, accelerator.process_index
         self.random_file = f"rng_state_{rank}.pth" if several else "rng_state.pth"
-        weights = {name: one for name, one in model.named_parameters() if one.requires_grad and PAIR_A not in name}
-        self.begun = sampled(weights)
+        weights = dict(model.named_parameters())
+        self.trained = [name for name, one in weights.items() if one.requires_grad]
+        """Names of the weights that train."""
+        self.trained_only = holds_trained_only(config, total(part_rows(model, config)))
+        """Whether checkpoints leave out the others."""
+        frozen = sampled({name: one for name, one in weights.items() if not one.requires_grad})
+        self.base = {"model": config.model, "fingerprint": fingerprint(frozen)}
+        """What the others are."""
+        self.begun = sampled({name: weights[name] for name in self.trained if PAIR_A not in name})
         """Some values of each weight before the first step; of LoRA only B, which starts at 0: A alone is nothing."""
         self.strategy = "ddp"
         self.step = 0
@@ -61,16 +78,25 @@ class TrainState:
         """All weights under the model's own keys, wherever they are; whole on the main process. For all together."""
         return self.model.state_dict() if self.strategy == "ddp" else self.accelerator.get_state_dict(self.wrapped)
 
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """Those of `weights` that train."""
+        weights = self.weights()
+        return {name: weights[name] for name in self.trained if name in weights}  # on the main process
+
     def save(self, folder: Path) -> None:
         """Write a checkpoint's files into an existing folder. For all processes together."""
-        weights, is_main = self.weights(), self.accelerator.is_main_process
-        if is_main:
+        weights = self.trained_weights() if self.trained_only else self.weights()
+        is_main = self.accelerator.is_main_process
+        if is_main and self.trained_only:
+            write_trained(folder, self.base, weights)
+        elif is_main:
             self.model.save_pretrained(folder, state_dict=weights, save_original_format=False)
             if self.processor is not None:
                 self.processor.save_pretrained(folder)
+        if is_main:
             write_json(folder / STEP_FILE, {"step": self.step, "total_loss": self.total_loss})
         if self.strategy == "zero":
-            self.wrapped.save_checkpoint(str(folder))
+            self.wrapped.save_checkpoint(str(folder), exclude_frozen_parameters=self.trained_only)
         elif self.strategy == "fsdp":
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
             optimizer = get_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, options=options)
@@ -84,14 +110,15 @@ class TrainState:
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint. For all processes together, after `prepare`.
 
-        Raises ValueError where a weight is missing, unknown or of another shape, and for a checkpoint of an earlier
-        version.
+        Raises ValueError where a weight is missing, unknown or of another shape, where trained weights belong to
+        another model, and for a checkpoint of an earlier version.
         """
         state = json.loads((folder / STEP_FILE).read_text("utf-8"))
         if "total_loss" not in state:
             raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
         if self.strategy == "zero":
-            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
+            whole = not check_base(folder, self.base)
+            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False, load_module_strict=whole)
         else:
             self.load_weights(folder)
             self._load_optimizer(folder / OPTIMIZER_FILE)
@@ -106,9 +133,10 @@ class TrainState:
         """Put a checkpoint's weights into the model, whole or not at all; see `load` for the errors."""
         from safetensors.torch import load_file
 
-        files = sorted(folder.glob("model*.safetensors"))
+        trained_only = check_base(folder, self.base)
+        files = [folder / TRAINED_FILE] if trained_only else sorted(folder.glob("model*.safetensors"))
         weights: dict[str, Any] = {key: one for file in files for key, one in load_file(file).items()}
-        if problems := misfits(weights, self.model):
+        if problems := misfits(weights, self.model, self.trained if trained_only else None):
             raise ValueError(
                 f"{folder} does not fit this model ({len(problems)} weights: {'; '.join(problems[:5])}): "
                 "--model, --vision, --connector and --llm must be those of the run that wrote it"
@@ -128,9 +156,10 @@ class TrainState:
             self.optimizer.load_state_dict(state)
 
 
-def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> list[str]:
-    """How `weights` differ from those of the model, by name. Of weights that are tied one name is enough."""
+def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module, names: list[str] | None = None) -> list[str]:
+    """How `weights` differ from those of the model, or those `names` of it. Of weights that are tied one is enough."""
     ours, places = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
+    ours = ours if names is None else {name: places[name] for name in names}
     there = {id(places[key]) for key in weights if key in places}
     missing = [key for key in ours if key not in weights and id(places.get(key)) not in there]
     problems = [f"{key} is missing" for key in missing]
