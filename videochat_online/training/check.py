@@ -30,6 +30,7 @@ from .adapters import holds_trained_only
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
+from .fitting import memory_problem
 from .frozen import frozen_dtype
 from .memory import GIB, largest_load, memory_text
 from .parts import PartRow, model_rows, parts_table, total
@@ -87,6 +88,10 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             rows = model_rows(model_config, config)
             say(parts_table(rows))
             say(memory_text(rows, model_config, config, num_processes, largest_load(model_config, config, lengths)))
+            if config.memory_limit:
+                told, problem = memory_problem(model_config, config, num_processes, lengths)
+                say(told)
+                problems += [problem] if problem else []
     with noted(problems):
         problems += disk_problems(rows, config)
     return say_all(problems, warnings)

@@ -157,8 +157,12 @@ class TrainingConfig(DataSettings):
             yield "--vision, --connector and --llm are all frozen: nothing would train"
         if self.quantize != "none":
             yield from self._unless(self.llm != "full", "llm", f"frozen or lora:RANK with --quantize {self.quantize}")
+            is_known = (self.quantize, self.lora_variant) != ("int8", "dora")
+            yield from self._unless(is_known, "lora_variant", "lora or rslora with --quantize int8")
             yield from self._unless(self.strategy == "ddp", "strategy", f"ddp with --quantize {self.quantize}")
             yield from self._unless(self.checkpoint_weights != "all", "checkpoint_weights", "trained with --quantize")
+        elif self.quantize_vision:
+            yield "--quantize-vision needs --quantize nf4 or int8"
         if self.export == "adapter":
             kinds = [self.vision.split(":")[0], self.llm.split(":")[0]]
             if "lora" not in kinds or not {"lora", "frozen"}.issuperset(kinds):

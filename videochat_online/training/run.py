@@ -18,6 +18,7 @@ from ..files import digest, locked, write_json
 from .checkpoints import Checkpoint, choose_checkpoint
 from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
+from .fitting import memory_problem
 from .parts import part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
 
@@ -50,6 +51,7 @@ def run(config: TrainingConfig) -> int:
 
         model, processor = load_model(config.model, device="cpu", dtype="float32", attn_implementation=config.attention)
         dataset, collator, plan = make_data(config, processor, model.config, world_size())
+        check_memory(plan, model.config)
         loop = TrainingLoop(model, dataset, collator, plan, processor=processor)
         say(parts_table(part_rows(model, config)))
         check_plan(plan)
@@ -102,6 +104,15 @@ def check_plan(plan: TrainingPlan) -> None:
         say(f"WARNING: {warning}")
     if problems:
         raise SettingError("; ".join(problems))
+
+
+def check_memory(plan: TrainingPlan, model_config: VideoChatOnlineConfig) -> None:
+    """Say whether the run fits --memory-limit, where there is one; SettingError where it does not."""
+    if plan.config.memory_limit:
+        told, problem = memory_problem(model_config, plan.config, plan.shape.world_size, plan.lengths)
+        say(told)
+        if problem:
+            raise SettingError(f"{problem}; the table above has settings that fit")
 
 
 def write_record(config: TrainingConfig, checkpoint: Checkpoint | None) -> None:
