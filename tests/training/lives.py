@@ -119,13 +119,13 @@ def no_room_at_step(step: int, size: int) -> Callable[[Any], None]:
     return before
 
 
-def killed(folder: Path) -> dict[str, Any]:
+def killed(folder: Path, **changes: Any) -> dict[str, Any]:
     """Three random moments: in a step, while saving, in a step."""
     seed = random.SystemRandom().randrange(2**32)
     rng = random.Random(seed)
     early, late = kill_at_step(rng.randint(1, 5)), kill_at_step(rng.randint(7, 12))
-    ends = [live(folder, moment) for moment in (early, kill_while_saving(6, rng.uniform(0, 0.05)), late)]
-    return {"ends": [*ends, live(folder)], "seed": seed}
+    ends = [live(folder, moment, **changes) for moment in (early, kill_while_saving(6, rng.uniform(0, 0.05)), late)]
+    return {"ends": [*ends, live(folder, **changes)], "seed": seed}
 
 
 def terminated(folder: Path) -> dict[str, Any]:
@@ -146,6 +146,8 @@ def names(folder: Path) -> list[str]:
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     told: dict[str, Any] = {"once": {"ends": [live(root / "once")]}}
+    told["pairs_once"] = {"ends": [live(root / "pairs_once", llm="lora:4")]}
+    told["pairs"] = killed(root / "pairs", llm="lora:4")
     for scenario in (killed, terminated, full):
         told[scenario.__name__] = scenario(root / scenario.__name__)
     print(json.dumps(told))

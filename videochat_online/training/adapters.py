@@ -41,17 +41,16 @@ def write_trained(folder: Path, base: dict[str, str], weights: Mapping[str, torc
     write_json(folder / BASE_FILE, base)
 
 
-def check_base(folder: Path, base: dict[str, str]) -> bool:
-    """Whether a checkpoint holds trained weights only. Raises ValueError where they belong to another model."""
+def check_base(folder: Path, base: dict[str, str]) -> None:
+    """Raise ValueError where a checkpoint holds trained weights only, and they belong to another model."""
     if not (folder / BASE_FILE).is_file():
-        return False
+        return
     written = json.loads((folder / BASE_FILE).read_text("utf-8"))
     if written["fingerprint"] != base["fingerprint"]:
         raise ValueError(
             f"{folder} holds trained weights alone, which belong to --model {written['model']}: the frozen weights of "
             f"--model {base['model']} are not those they were trained with; give the run its model back"
         )
-    return True
 
 
 def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> None:

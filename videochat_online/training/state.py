@@ -117,7 +117,8 @@ class TrainState:
         if "total_loss" not in state:
             raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
         if self.strategy == "zero":
-            whole = not check_base(folder, self.base)
+            check_base(folder, self.base)
+            whole = not (folder / TRAINED_FILE).is_file()
             self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False, load_module_strict=whole)
         else:
             self.load_weights(folder)
@@ -133,7 +134,7 @@ class TrainState:
         """Put a checkpoint's weights into the model, whole or not at all; see `load` for the errors."""
         from safetensors.torch import load_file
 
-        trained_only = check_base(folder, self.base)
+        trained_only = (folder / TRAINED_FILE).is_file()
         files = [folder / TRAINED_FILE] if trained_only else sorted(folder.glob("model*.safetensors"))
         weights: dict[str, Any] = {key: one for file in files for key, one in load_file(file).items()}
         if problems := misfits(weights, self.model, self.trained if trained_only else None):
@@ -141,6 +142,7 @@ class TrainState:
                 f"{folder} does not fit this model ({len(problems)} weights: {'; '.join(problems[:5])}): "
                 "--model, --vision, --connector and --llm must be those of the run that wrote it"
             )
+        check_base(folder, self.base)
         if self.strategy == "fsdp":
             set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
         else:
