@@ -32,6 +32,7 @@ from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
 from .fitting import memory_problem
 from .frozen import frozen_dtype
+from .hub import check_hub
 from .memory import GIB, largest_load, memory_text
 from .parts import PartRow, model_rows, parts_table, total
 from .plan import counted, judge, steps_text
@@ -54,9 +55,9 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
     model_config: VideoChatOnlineConfig | None = None
     lengths: Lengths = ()
     # 1. settings, packages, the checkpoint to resume
-    for step in (config.check_complete, lambda: check_packages(config), lambda: zero_stage(config)):
+    for step in (TrainingConfig.check_complete, check_packages, zero_stage, check_hub):
         with noted(problems):
-            step()
+            step(config)
     problems += skipped(config.resume, config.run_folder)
     with noted(problems):
         if (checkpoint := choose_checkpoint(config.resume, config.run_folder)) is not None:

@@ -19,6 +19,7 @@ from .checkpoints import Checkpoint, choose_checkpoint
 from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
 from .fitting import memory_problem
+from .hub import check_hub, push
 from .parts import part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
 
@@ -43,6 +44,7 @@ def run(config: TrainingConfig) -> int:
     with locked(config.run_folder) if is_main_process() else nullcontext():
         # 1. the record of the run into its folder; a run that is refused changes nothing
         if is_main_process():
+            check_hub(config, create=True)
             write_record(config, choose_checkpoint(config.resume, config.run_folder))
         # 2. model, data and the plan; what takes seconds to import comes after the refusals
         from ..processing import load_model
@@ -60,7 +62,10 @@ def run(config: TrainingConfig) -> int:
             say("stopped by SIGTERM; resume it with --resume auto")
             return INTERRUPTED
         # 4. the trained model
-        say(f"the trained model is in {export(loop.state, config)}")
+        folder = export(loop.state, config)
+        say(f"the trained model is in {folder}")
+        if config.push_to_hub and is_main_process():
+            say(f"and at {push(folder, config, describe_data(config))}")
     return 0
 
 
