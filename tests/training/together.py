@@ -21,6 +21,8 @@ from videochat_online.training.distributed import make_accelerator
 from videochat_online.training.export import export
 
 RUN: dict[str, Any] = {"global_batch_size": 4, "vision": "full", "drop_path": 0.0, "save_every": 3, "epochs": 1}
+PAIRS: dict[str, Any] = {"vision": "frozen", "llm": "lora:4", "lora_dropout": 0.0}
+"""Most is frozen: what is run with a strategy that is called `zero3+pairs`."""
 SAMPLES = {"text_only": (0, 5, 6, 7, 11)}  # batches without a picture on one process or all
 
 
@@ -32,7 +34,8 @@ def accelerator_for_fsdp(*values: Any) -> Any:
 
 
 def share(folder: Path, strategy: str, stop: int | None = None) -> None:
-    changes = {**RUN, "strategy": strategy, "resume": "auto"}
+    strategy, _, with_pairs = strategy.partition("+")
+    changes = {**RUN, "strategy": strategy, "resume": "auto", **(PAIRS if with_pairs else {})}
     one = make_loop(folder, dataset=Examples(24, **SAMPLES), **changes)
     if stop is not None:
         kill_at_step(stop)(one)
@@ -41,6 +44,6 @@ def share(folder: Path, strategy: str, stop: int | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "fsdp":
+    if sys.argv[2].startswith("fsdp"):
         loop.make_accelerator = accelerator_for_fsdp
     share(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)

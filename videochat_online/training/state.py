@@ -80,8 +80,8 @@ class TrainState:
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Those of `weights` that train."""
-        weights = self.weights()
-        return {name: weights[name] for name in self.trained if name in weights}  # on the main process
+        weights = self.weights() or {}  # ZeRO-3 gives the other processes nothing
+        return {name: weights[name] for name in self.trained if name in weights}
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint's files into an existing folder. For all processes together."""
