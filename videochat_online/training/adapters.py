@@ -13,7 +13,7 @@ import torch
 
 from ..files import write_json
 from .configuration import TrainingConfig
-from .parts import ADAPTER, LENGTHS, PAIR_A, PartRow
+from .parts import ADAPTER, LENGTHS, PAIR_A, PartRow, lora_config
 
 BASE_FILE, TRAINED_FILE = "base.json", "trained.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -59,21 +59,17 @@ def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: Tra
     Args:
         weights: those that train, under the model's own keys, in the dtype they are written in.
     """
-    from peft import LoraConfig
     from safetensors.torch import save_file
 
     pairs = [key.removesuffix(f"{PAIR_A}weight") for key in weights if PAIR_A in key]
     part = {name: config.part("vision" if name.startswith("vision_model.") else "llm")[1] for name in pairs}
     rank, alpha = part[pairs[-1]]
-    LoraConfig(
+    lora_config(
+        config,
+        [rank, alpha],
+        pairs,
         base_model_name_or_path=config.model,
         inference_mode=True,
-        r=int(rank),
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
-        lora_dropout=config.lora_dropout,
-        use_rslora=config.lora_variant == "rslora",
-        use_dora=config.lora_variant == "dora",
-        target_modules=pairs,
         rank_pattern={name: int(numbers[0]) for name, numbers in part.items() if numbers[0] != rank},
         alpha_pattern={name: numbers[1] for name, numbers in part.items() if numbers[1] != alpha},
         modules_to_save=["mlp1"] if config.connector == "full" else None,

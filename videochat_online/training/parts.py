@@ -74,21 +74,20 @@ def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: 
     Raises ImportError with the install command where peft is missing.
     """
     require("peft")
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
-    _, (rank, alpha) = config.part(name)
     inside = {id(module) for module in layers.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in part.named_modules() if id(module) in inside]
-    lora = LoraConfig(
-        r=int(rank),
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
-        lora_dropout=config.lora_dropout,
-        use_rslora=config.lora_variant == "rslora",
-        use_dora=config.lora_variant == "dora",
-        target_modules=names,
-        bias="none",
-    )
-    inject_adapter_in_model(lora, part, adapter_name=ADAPTER)
+    inject_adapter_in_model(lora_config(config, config.part(name)[1], names), part, adapter_name=ADAPTER)
+
+
+def lora_config(config: TrainingConfig, numbers: list[float], names: list[str], **more: Any) -> Any:
+    """peft's settings of pairs beside the layers `names`; `numbers` are rank and alpha, `more` other settings."""
+    from peft import LoraConfig
+
+    variant = {"use_rslora": config.lora_variant == "rslora", "use_dora": config.lora_variant == "dora"}
+    more |= {"r": int(numbers[0]), "lora_alpha": numbers[1], "lora_dropout": config.lora_dropout, **variant}
+    return LoraConfig(target_modules=names, bias="none", **more)
 
 
 def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> dict[str, torch.Tensor]:
