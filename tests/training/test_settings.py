@@ -295,3 +295,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path):
         run(run_config(tmp_path, tracker="none"))
     with pytest.raises(SettingError, match="cannot be written to"):
         write_record(run_config(tmp_path), None)
+
+
+@pytest.mark.parametrize(("before", "now"), [("true", "all"), ("false", "none"), ("vision", "vision")])
+def test_files_of_earlier_runs_say_true_or_false(tmp_path: Path, before: str, now: str):
+    (tmp_path / "a.yaml").write_text(f"gradient_checkpointing: {before}\n")
+    assert read_settings(tmp_path / "a.yaml") == {"gradient_checkpointing": now}
