@@ -80,7 +80,7 @@ def test_the_tests_run_with_the_pins():
 
 def test_extras(setup_arguments: dict[str, Any]):
     extras = setup_arguments["extras_require"]
-    assert set(extras) == {"train", "demo", "eval", "decord", "flash", "dev"}
+    assert set(extras) == {"train", "quantize", "demo", "eval", "decord", "flash", "dev"}
     everything = [*setup_arguments["install_requires"], *(text for texts in extras.values() for text in texts)]
     assert "torchvision" not in {Requirement(text).name for text in everything}
     tools = {one.name: str(one.specifier) for one in map(Requirement, extras["dev"])}

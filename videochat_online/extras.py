@@ -11,7 +11,8 @@ from importlib.util import find_spec
 
 EXTRA_OF = {
     "peft": "train", "deepspeed": "train", "tensorboard": "train", "matplotlib": "eval",
-    "fastapi": "demo", "uvicorn": "demo", "websockets": "demo", "gradio": "demo", "decord": "decord",
+    "bitsandbytes": "quantize", "fastapi": "demo", "uvicorn": "demo", "websockets": "demo", "gradio": "demo",
+    "decord": "decord",
 }  # fmt: skip
 """Package -> the extra of setup.py that brings it; others are installed by their own name."""
 

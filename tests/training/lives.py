@@ -147,6 +147,8 @@ def names(folder: Path) -> list[str]:
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     told: dict[str, Any] = {"once": {"ends": [live(root / "once")]}}
+    told["pairs_once"] = {"ends": [live(root / "pairs_once", llm="lora:4")]}
+    told["pairs"] = killed(root / "pairs", llm="lora:4")
     for scenario in (killed, terminated, full):
         told[scenario.__name__] = scenario(root / scenario.__name__)
         name = f"{scenario.__name__} while training"

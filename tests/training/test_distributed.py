@@ -199,6 +199,23 @@ def test_a_gradient_of_many_micro_batches(tmp_path: Path, strategy: str):
     assert errors.pop(strategy) < 1e-3 < 0.1 < errors.popitem()[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero3"])
+def test_pairs_alone_are_shared_and_resumed(tmp_path: Path, strategy: str):
+    """Killed in step 5; the checkpoint that is resumed holds the trained weights only."""
+    pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
+    if strategy.startswith("zero"):
+        pytest.importorskip("deepspeed", reason="needs deepspeed: pip install 'videochat-online[train]'")
+    share(tmp_path / "alone", "ddp+pairs")
+    assert together(str(tmp_path / "run"), f"{strategy}+pairs", "--stop", "5").returncode != 0
+    assert (tmp_path / "run" / "checkpoint-3" / "trained.safetensors").is_file()
+    done = together(str(tmp_path / "run"), f"{strategy}+pairs")
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), abs=TOLERANCE)
+    for key, weight in weights(tmp_path / "alone").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[key], weight, atol=TOLERANCE, rtol=0, msg=key)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_deepspeed_files(stage: int):
     config = settings("run", strategy=f"zero{stage}")

@@ -50,7 +50,10 @@ def test_alpha_is_twice_the_rank_or_what_was_asked_for():
     assert settings("run", vision="lora:16:24").part("vision") == ("lora", [16, 24])
 
 
-@pytest.mark.parametrize("changes", [LORA, {"llm": "lora:4"}, {"vision": "lora:2:3", "llm": "full"}, {}])
+VARIANTS = [{"lora_variant": one, **LORA} for one in ("rslora", "dora")]
+
+
+@pytest.mark.parametrize("changes", [LORA, {"llm": "lora:4"}, {"vision": "lora:2:3", "llm": "full"}, {}, *VARIANTS])
 def test_merged_weights_give_the_same_logits(tmp_path: Path, changes: dict[str, str]):
     loop = trained(tmp_path, **changes)
     plain = tiny_model(seed=5)

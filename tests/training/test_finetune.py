@@ -26,7 +26,7 @@ def flags_of(folder: Path, *more: str) -> list[str]:
 
 
 def test_finetune_changes_the_model_and_lowers_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    assert main(flags_of(tmp_path, "--max-steps", "24", "--log-every", "4", "--no-gradient-checkpointing")) == 0
+    assert main(flags_of(tmp_path, "--max-steps", "24", "--log-every", "4", "--gradient-checkpointing", "none")) == 0
     told = capfd.readouterr().out
     assert "WARNING: " not in told and f"the trained model is in {tmp_path / 'run' / 'model'}" in told
     losses = [line["loss"] for line in read_log(tmp_path / "run" / "log.jsonl") if "loss" in line]

@@ -179,7 +179,7 @@ def test_the_log_tells_speed_and_padding(tmp_path: Path):
 
 def test_checkpointed_activations_change_nothing(tmp_path: Path):
     losses = []
-    for name, checkpointed in (("with", True), ("without", False)):
+    for name, checkpointed in (("with", "all"), ("without", "none")):
         loop = make_loop(tmp_path / name, count=8, gradient_checkpointing=checkpointed, drop_path=0.0)
         loop.train()
         losses.append([line["loss"] for line in read_log(tmp_path / name / "log.jsonl") if "loss" in line])
@@ -210,3 +210,21 @@ def test_new_lora_pairs_follow_the_seed(tmp_path: Path):
         loop = make_loop(tmp_path, model=model, llm="lora:2", seed=seed)
         pairs.append([weight for name, weight in loop.state.model.named_parameters() if ".lora_A." in name])
     assert all(map(torch.equal, pairs[0], pairs[1])) and not any(map(torch.equal, pairs[0], pairs[2]))
+
+
+@pytest.mark.parametrize("asked", ["all", "vision", "llm", "none"])
+def test_gradients_are_checkpointed_in_the_parts_that_are_named(tmp_path: Path, asked: str):
+    """In a step too: the layers of the other part keep what they computed."""
+    loop = make_loop(tmp_path, count=4, gradient_checkpointing=asked, vision="full", max_steps=1)
+    model = loop.state.model
+    for name, layers in (("vision", model.vision_model.encoder.layers), ("llm", model.language_model.model.layers)):
+        assert {layer.gradient_checkpointing for layer in layers} == {asked in ("all", name)}
+    computed = {"vision": 0, "llm": 0}
+    for name, layer in (
+        ("vision", model.vision_model.encoder.layers[0].mlp),
+        ("llm", model.language_model.model.layers[0].mlp),
+    ):
+        layer.register_forward_pre_hook(lambda *_, name=name: computed.update({name: computed[name] + 1}))
+    loop.train()
+    batches = loop.plan.shape.accumulation
+    assert computed == {name: batches * (2 if asked in ("all", name) else 1) for name in computed}

@@ -48,7 +48,7 @@ def test_a_layer_keeps_what_the_formula_says(model_class, config_class, kv_heads
 STAGES = {
     # strategy, processes, precision -> weights, gradients, optimizer; 1,300 weights, 1,000 of them trained
     "one": ("ddp", 1, "fp32", (4 * 1300, 4 * 1000, 8 * 1000)),
-    "ddp": ("ddp", 4, "bf16", (4 * 1300, 8 * 1000, 8 * 1000)),
+    "ddp": ("ddp", 4, "bf16", (4 * 1000 + 2 * 300, 8 * 1000, 8 * 1000)),
     "zero1": ("zero1", 4, "bf16", (2 * 1300, 6 * 1000, 3 * 1000)),
     "zero2": ("zero2", 4, "bf16", (2 * 1300, 1000, 3 * 1000)),
     "zero3": ("zero3", 4, "bf16", (650 + 2 * 1300, 1000, 3 * 1000)),  # all weights gathered: fewer than 1e9
@@ -62,13 +62,13 @@ def test_shares_by_stage(name: str):
     config = settings("run", strategy=strategy, precision=precision)
     memory = estimate(ROWS, tiny_config(), config, num_processes, Load(64, 1))
     assert (memory["weights"], memory["gradients"], memory["optimizer"]) == expected
-    assert memory["casts"] == (2600 if name == "ddp" else 0)
+    assert memory["casts"] == (2000 if name == "ddp" else 0)  # of what trains
 
 
 def test_gradient_checkpointing_keeps_inputs_and_one_layer():
     few, many = (
         activations(tiny_config(), settings("run", precision="bf16", gradient_checkpointing=one), Load(1000, 0))
-        for one in (True, False)
+        for one in ("all", "none")
     )
     one, norm, inputs = layer_bytes(tiny_config().llm_config, 2) * 1000, 16 * 32 * 1000, 2 * 32 * 1000
     assert many == (2 * one + norm, 2 * one + norm)

@@ -57,6 +57,13 @@ def test_killed_three_times_it_ends_as_if_never(lives: tuple[Path, dict[str, Any
     assert_same_curve(folder / f"killed{way}", folder / "once")
 
 
+def test_killed_with_checkpoints_of_trained_weights_alone(lives: tuple[Path, dict[str, Any]]):
+    folder, outcome = lives
+    assert outcome["pairs"]["ends"] == [-9, -9, -9, 0], outcome["pairs"]
+    assert_same_curve(folder / "pairs", folder / "pairs_once")
+    assert (folder / "pairs" / "checkpoint-12" / "base.json").is_file()
+
+
 @WAYS
 def test_sigterm_saves_first(lives: tuple[Path, dict[str, Any]], way: str):
     folder, outcome = lives

@@ -34,7 +34,7 @@ def parse(*flags: str) -> TrainingConfig:
 PUBLISHED = {
     "learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.03, "weight_decay": 0.05, "epochs": 1.0,
     "global_batch_size": 1024, "num_frames": 64, "fps": 1.0, "max_length": 32768, "vision": "frozen",
-    "connector": "full", "llm": "full", "drop_path": 0.1, "gradient_checkpointing": True,
+    "connector": "full", "llm": "full", "drop_path": 0.1, "gradient_checkpointing": "all",
     "loss_reduction": "batch", "batch_size": 1, "decay_norms": True,
 }  # fmt: skip
 
@@ -295,3 +295,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path):
         run(run_config(tmp_path, tracker="none"))
     with pytest.raises(SettingError, match="cannot be written to"):
         write_record(run_config(tmp_path), None)
+
+
+@pytest.mark.parametrize(("before", "now"), [("true", "all"), ("false", "none"), ("vision", "vision")])
+def test_files_of_earlier_runs_say_true_or_false(tmp_path: Path, before: str, now: str):
+    (tmp_path / "a.yaml").write_text(f"gradient_checkpointing: {before}\n")
+    assert read_settings(tmp_path / "a.yaml") == {"gradient_checkpointing": now}

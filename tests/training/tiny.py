@@ -116,7 +116,7 @@ def settings(folder: Path | str, **changes: Any) -> Any:
     values = {
         "output_dir": str(folder), "data": ("none.json",), "cpu": True, "precision": "fp32", "tracker": "none",
         "num_workers": 0, "global_batch_size": 4, "batch_size": 2, "learning_rate": 1e-2, "log_every": 1,
-        "save_every": 100, "gradient_checkpointing": False, "drop_path": 0.1, "max_length": 64,
+        "save_every": 100, "gradient_checkpointing": "none", "drop_path": 0.1, "max_length": 64,
     }  # fmt: skip
     return TrainingConfig(**{**values, **changes})
 

@@ -31,6 +31,8 @@ LONGROPE = {
     "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8},
 }  # fmt: skip
 """Some samples are longer than 24 tokens, and no half of one is."""
+PAIRS: dict[str, Any] = {"vision": "frozen", "llm": "lora:4", "lora_dropout": 0.0}
+"""Most is frozen: what is run with a strategy that is called `zero3+pairs`."""
 SAMPLES = {"text_only": (0, 5, 6, 7, 11)}  # batches without a picture on one process or all
 
 
@@ -42,7 +44,9 @@ def accelerator_for_fsdp(*values: Any) -> Any:
 
 
 def share(folder: Path, strategy: str, stop: int | None = None, longrope: bool = False, **changes: Any) -> None:
+    strategy, _, with_pairs = strategy.partition("+")
     changes = {**RUN, "strategy": strategy, "async_checkpoints": strategy in ("fsdp", "zero2"), **changes}
+    changes |= PAIRS if with_pairs else {}
     model = tiny_model(llm_config=LONGROPE) if longrope else None
     one = make_loop(folder, dataset=Examples(24, **SAMPLES), model=model, resume="auto", **changes)
     if stop is not None:
@@ -61,6 +65,6 @@ if __name__ == "__main__":
     parser.add_argument("--sequence-parallel", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=2)
     options = vars(parser.parse_args())
-    if options["strategy"] == "fsdp":
+    if options["strategy"].startswith("fsdp"):
         loop.make_accelerator = accelerator_for_fsdp
     share(**options)

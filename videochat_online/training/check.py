@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
-import torch
 
 from ..data.check import Report, check_lists
 from ..data.dataset import UNREADABLE, ConversationDataset
@@ -27,12 +26,16 @@ from ..data.sample import SampleError
 from ..data.sampler import Lengths
 from ..data.settings import flag
 from ..media.source import MediaWarning
+from .adapters import holds_trained_only
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, say, uses_bf16, zero_stage
 from .evaluating import HeldOut
+from .fitting import memory_problem
+from .frozen import frozen_dtype
+from .hub import check_hub
 from .memory import GIB, largest_load, memory_text
-from .parts import PartRow, choose_parts, part_rows, parts_table, total
+from .parts import PartRow, model_rows, parts_table, total
 from .plan import TrainingPlan, counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 
@@ -53,9 +56,9 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
     model_config: VideoChatOnlineConfig | None = None
     lengths: Lengths = ()
     # 1. settings, packages, the checkpoint to resume
-    for step in (config.check_complete, lambda: check_packages(config), lambda: zero_stage(config)):
+    for step in (TrainingConfig.check_complete, check_packages, zero_stage, check_hub):
         with noted(problems):
-            step()
+            step(config)
     problems += skipped(config.resume, config.run_folder)
     with noted(problems):
         if (checkpoint := choose_checkpoint(config.resume, config.run_folder)) is not None:
@@ -85,6 +88,10 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             rows = model_rows(model_config, config)
             say(parts_table(rows))
             say(memory_text(rows, model_config, config, num_processes, largest_load(model_config, config, lengths)))
+            if config.memory_limit:
+                told, problem = memory_problem(model_config, config, num_processes, lengths)
+                say(told)
+                problems += [problem] if problem else []
     with noted(problems):
         problems += disk_problems(rows, config)
     return say_all(problems, warnings)
@@ -181,16 +188,6 @@ def samples_too_long(dataset: ConversationDataset) -> tuple[list[str], list[str]
     return refused, shortened
 
 
-def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
-    """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
-    from ..model.videochat import VideoChatOnline
-
-    with torch.device("meta"):
-        model = VideoChatOnline(model_config)
-        choose_parts(model, config)
-    return part_rows(model, config)
-
-
 def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
     """Say the size of checkpoints; return what is wrong with the folders of --output-dir and --frame-cache.
 
@@ -199,10 +196,14 @@ def disk_problems(rows: list[PartRow], config: TrainingConfig) -> list[str]:
     each, kept = 0, config.keep_checkpoints + config.evaluates  # the best one is kept too
     if rows:
         model = total(rows)
-        each = 4 * model.num_parameters + 8 * model.num_trained  # the weights and Adam's moments
+        num_frozen = 0 if holds_trained_only(config, model) else model.num_parameters - model.num_trained
+        # the weights and Adam's moments
+        each = (4 + 8) * model.num_trained + frozen_dtype(config).itemsize * num_frozen
         if zero_stage(config):  # and ZeRO's own copy of both
-            each = (2 + 2 if uses_bf16(config) else 4 + 4) * model.num_parameters + 12 * model.num_trained
-        say(f"checkpoints      {each / GIB:.1f} GiB each, {kept} kept and one being written")
+            size = 2 + 2 if uses_bf16(config) else 4 + 4
+            each = size * (model.num_trained + num_frozen) + 12 * model.num_trained
+        what = "trained weights only" if holds_trained_only(config, model) else "all weights"
+        say(f"checkpoints      {each / GIB:.1f} GiB each ({what}), {kept} kept and one being written")
     needed = {"output_dir": each * (kept + 1), "frame_cache": 0}
     places = {name: Path(getattr(config, name)) for name in needed if getattr(config, name)}
     found = {name: folder_problem(needed[name], place) for name, place in places.items()}

@@ -156,7 +156,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         try:
             if name not in FIELDS:
                 raise SettingError(f"{path}: unknown setting {name!r}{did_you_mean(str(name), FIELDS)}")
-            if value is not None or type(None) not in get_args(hints[name]):
+            if name == "gradient_checkpointing" and isinstance(value, bool):  # as versions up to 0.2 wrote it
+                values[name] = "all" if value else "none"
+            elif value is not None or type(None) not in get_args(hints[name]):
                 values[name] = _as_type(value, _without_none(hints[name]), f"{path}: {name}")
         except SettingError as error:
             problems.append(str(error))

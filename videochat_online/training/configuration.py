@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -28,7 +29,8 @@ PARTS = {
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
      "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype", "export_step",
-     "eval_every", "eval_answers", "early_stop", "async_checkpoints", "timeout", "sequence_parallel"}
+     "eval_every", "eval_answers", "early_stop", "async_checkpoints", "timeout", "sequence_parallel",
+     "frozen_dtype", "memory_limit", "checkpoint_weights", "export", "push_to_hub", "private"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
 it, see run.py: a list may lie elsewhere.)"""
@@ -55,6 +57,13 @@ class TrainingConfig(DataSettings):
     """what trains of the language model: frozen, full or lora:RANK[:ALPHA]"""
     lora_dropout: float = 0.05
     """on the input of each LoRA pair"""
+    lora_variant: Literal["lora", "rslora", "dora"] = "lora"
+    """lora, rslora (scaled by the root of the rank, arXiv 2312.03732) or dora (lengths of the weights' rows train by
+    themselves, arXiv 2402.09353)"""
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    """hold the frozen linear layers of the language model in 4 (nf4: QLoRA, arXiv 2305.14314) or 8 bits"""
+    quantize_vision: bool = False
+    """those of the vision encoder too"""
     drop_path: float = 0.1
     """stochastic depth of the vision encoder"""
 
@@ -98,8 +107,12 @@ class TrainingConfig(DataSettings):
     """so many processes share each sequence, where one GPU has no room for it; --batch-size 1, a strategy but fsdp"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16, fp32, or auto: bf16 where the GPU has it"""
-    gradient_checkpointing: bool = True
-    """recompute activations in the backward pass instead of keeping them"""
+    frozen_dtype: Literal["auto", "float32"] = "auto"
+    """of weights that do not train; auto: bfloat16 where --precision is bf16 (published weights lose nothing by it)"""
+    gradient_checkpointing: Literal["all", "vision", "llm", "none"] = "all"
+    """where activations are computed again in the backward pass instead of kept: all, vision, llm or none"""
+    memory_limit: str = ""
+    """memory of each GPU, such as 24GiB: a run that is estimated to want more is refused, and told settings that fit"""
     attention: str = "auto"
     """auto (torch's sdpa), sdpa, eager or flash_attention_2"""
     timeout: float = 30.0
@@ -131,12 +144,21 @@ class TrainingConfig(DataSettings):
     """copy the state to the host's memory and write it while training goes on: takes room there for one checkpoint"""
     keep_checkpoints: int = 2
     """newest complete checkpoints that are kept"""
+    checkpoint_weights: Literal["auto", "all", "trained"] = "auto"
+    """what checkpoints hold: all weights, only those that are trained (and which model they belong to), or auto: only
+    those where they are less than half of the model"""
+    export: Literal["merged", "adapter"] = "merged"
+    """the trained model: merged (a whole model) or adapter (LoRA pairs and connector, as the package peft has them)"""
     export_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """of the trained model's file; auto: bfloat16 where --precision is bf16"""
     log_every: int = 10
     """steps between lines of the log"""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """where curves go: tensorboard (output_dir/logs), wandb or none"""
+    push_to_hub: str = ""
+    """ORG/NAME: the repository of the Hugging Face hub that the trained model goes to at the end"""
+    private: bool = False
+    """a repository that --push-to-hub makes is not public"""
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
@@ -174,6 +196,23 @@ class TrainingConfig(DataSettings):
                 )
         if {self.vision, self.connector, self.llm} == {"frozen"}:
             yield "--vision, --connector and --llm are all frozen: nothing would train"
+        if self.quantize != "none":
+            yield from self._unless(self.llm != "full", "llm", f"frozen or lora:RANK with --quantize {self.quantize}")
+            is_known = (self.quantize, self.lora_variant) != ("int8", "dora")
+            yield from self._unless(is_known, "lora_variant", "lora or rslora with --quantize int8")
+            yield from self._unless(self.strategy == "ddp", "strategy", f"ddp with --quantize {self.quantize}")
+            yield from self._unless(self.checkpoint_weights != "all", "checkpoint_weights", "trained with --quantize")
+        elif self.quantize_vision:
+            yield "--quantize-vision needs --quantize nf4 or int8"
+        if self.export == "adapter":
+            kinds = [self.vision.split(":")[0], self.llm.split(":")[0]]
+            if "lora" not in kinds or not {"lora", "frozen"}.issuperset(kinds):
+                yield f"--export adapter needs --llm or --vision lora:RANK, the other frozen or lora, got {kinds}"
+        if self.memory_limit:
+            yield from self._unless(size_of(self.memory_limit) is not None, "memory_limit", "a size such as 24GiB")
+        if self.push_to_hub:
+            is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub)
+            yield from self._unless(bool(is_id), "push_to_hub", "of the form ORG/NAME")
 
     def part(self, name: str) -> tuple[str, list[float]]:
         """What trains of vision, connector or llm, and its numbers: `lora:16:32` -> ("lora", [16, 32]).
@@ -195,6 +234,15 @@ class TrainingConfig(DataSettings):
         if kind == "lora" and len(numbers) == 1:
             numbers.append(2 * numbers[0])
         return kind, numbers
+
+    def checkpoints_gradients(self, name: str) -> bool:
+        """Whether activations of a part, vision or llm, are computed again."""
+        return self.gradient_checkpointing in ("all", name)
+
+    def lora_scale(self, name: str) -> float:
+        """By what the product of a LoRA pair of a part is multiplied."""
+        _, (rank, alpha) = self.part(name)
+        return alpha / (math.sqrt(rank) if self.lora_variant == "rslora" else rank)
 
     def check_complete(self) -> None:
         """Raise SettingError where a run could not start: no data, no folder."""
@@ -246,7 +294,7 @@ ours, the prompts those that the released weights know."""
 FINETUNE_SMALL: dict[str, Any] = {
     "llm": "full",
     "learning_rate": 1e-3,
-    "gradient_checkpointing": False,
+    "gradient_checkpointing": "none",
     "num_workers": 1,
 }
 """What a small language model changes of it: memory is no matter, and an epoch is over before four workers are up.
@@ -256,6 +304,15 @@ SMALL_WIDTH = 1024
 
 EARLIER: dict[str, Any] = {**OURS, "loss_reduction": "token", "decay_norms": False}
 """What a run of version 0.1 did where its settings do not say it."""
+
+
+def size_of(text: str) -> float | None:
+    """Bytes: 24GiB, 24 GB or 24 (GiB); None where it is no size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([KMGT])(i?)B?)?", text.strip(), re.IGNORECASE)
+    if match is None or not float(match[1]):
+        return None
+    power = " KMGT".index((match[2] or "G").upper())
+    return float(match[1]) * (1000 if match[2] and not match[3] else 1024) ** power
 
 
 def is_small(model: str) -> bool:

@@ -102,10 +102,16 @@ def check_packages(config: TrainingConfig) -> None:
     needed: list[str] = [config.tracker] if config.tracker != "none" else []
     needed += ["peft"] if "lora" in config.vision + config.llm else []
     needed += ["deepspeed"] if uses_deepspeed(config) or config.sequence_parallel > 1 else []
+    needed += ["bitsandbytes"] if config.quantize != "none" else []
     if problem := lacks(*needed):
         raise SettingError(f"for these settings {problem}")
     if config.strategy == "fsdp" and uses_cpu(config):
         raise SettingError("--strategy fsdp needs CUDA devices: on the CPU accelerate would quietly train with ddp")
+    if config.strategy == "fsdp" and config.gradient_checkpointing not in ("all", "none"):
+        raise SettingError("--gradient-checkpointing must be all or none with --strategy fsdp")
+    oldest = {"int8": (7, 5), "nf4": (6, 0)}.get(config.quantize)
+    if oldest and not uses_cpu(config) and torch.cuda.get_device_capability() < oldest:
+        raise SettingError(f"--quantize {config.quantize} needs a GPU of compute capability {oldest[0]}.{oldest[1]}")
 
 
 def check_launcher(config: TrainingConfig) -> None:
@@ -131,7 +137,7 @@ def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Acce
             state_dict_type="FULL_STATE_DICT",
             cpu_ram_efficient_loading=True,  # from the main process
             auto_wrap_policy="transformer_based_wrap",  # wraps the layers the model names itself
-            activation_checkpointing=config.gradient_checkpointing,
+            activation_checkpointing=config.gradient_checkpointing == "all",
         )
     elif uses_deepspeed(config):
         if on_cpu:

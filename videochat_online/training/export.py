@@ -1,20 +1,30 @@
-"""The trained model as a folder that `load_model` and others' programs read: public layout, LoRA merged, tokenizer."""
+"""The trained model as a folder that `load_model` and others' programs read: public layout, LoRA merged, tokenizer.
+
+Pairs trained above a quantized model are merged into its weights as they were before that, read again. With --export
+adapter the folder holds what was trained alone.
+"""
 
 from __future__ import annotations
 
 import copy
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..files import flush_tree, replace_folder
+from .adapters import write_adapter
 from .checkpoints import full_disk_named
 from .configuration import TrainingConfig
 from .distributed import uses_bf16
 from .log import LOG_FILE
 from .parts import merge_lora
 from .state import TrainState, sampled
+
+if TYPE_CHECKING:
+    from ..model.videochat import VideoChatOnline
+    from ..model_config import VideoChatOnlineConfig
 
 FOLDER = "model"
 STAGING = ".saving-model"
@@ -25,32 +35,53 @@ def export(state: TrainState, config: TrainingConfig) -> Path:
 
     Raises ValueError where the disk takes no more and where nothing was learned.
     """
-    from ..model.videochat import VideoChatOnline
-
     folder, weights = config.run_folder / FOLDER, state.weights()
     if state.accelerator.is_main_process:
         auto = "bfloat16" if uses_bf16(config) else "float32"
         dtype = getattr(torch, auto if config.export_dtype == "auto" else config.export_dtype)
         check_weights_changed(state.begun, weights, config, dtype)
-        # 1. a model of merged weights, without the note on what it began as
-        weights = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
-        model_config = copy.deepcopy(state.model.config)
-        model_config.note = None
-        with torch.device("meta"):
-            plain = VideoChatOnline(model_config)
-        plain.load_state_dict(weights, strict=True, assign=True)
-        plain.tie_weights()
+        # 1. what is written: merged weights as a model, or those that were trained
+        trained = {name: weights[name].detach().cpu() for name in state.trained}
+        is_adapter = config.export == "adapter"
+        whole = None if is_adapter else merged_model(state.model.config, weights, trained, config, dtype)
         # 2. its files, under the published keys, which transformers writes
         staged = config.run_folder / STAGING
         with full_disk_named(folder, config.run_folder, staged):
             shutil.rmtree(staged, ignore_errors=True)
-            plain.to(dtype).save_pretrained(staged)
+            if whole is None:
+                staged.mkdir()
+                write_adapter(staged, {name: weight.to(dtype) for name, weight in trained.items()}, config)
+            else:
+                whole.save_pretrained(staged)
             if state.processor is not None:
                 state.processor.save_pretrained(staged)
             flush_tree(staged)
             replace_folder(staged, folder)
     state.accelerator.wait_for_everyone()
     return folder
+
+
+def merged_model(
+    model_config: VideoChatOnlineConfig,
+    weights: dict[str, torch.Tensor],
+    trained: dict[str, torch.Tensor],
+    config: TrainingConfig,
+    dtype: torch.dtype,
+) -> VideoChatOnline:
+    """A model of merged weights on the CPU, without the note on what it began as."""
+    from ..model.videochat import VideoChatOnline
+    from ..model.weights import load_pretrained
+
+    if config.quantize != "none":
+        weights = {**load_pretrained(config.model, device="cpu", dtype="float32").state_dict(), **trained}
+    weights = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
+    model_config = copy.deepcopy(model_config)
+    model_config.note = None
+    with torch.device("meta"):
+        plain = VideoChatOnline(model_config)
+    plain.load_state_dict(weights, strict=True, assign=True)
+    plain.tie_weights()
+    return plain.to(dtype)  # type: ignore[arg-type]  # buffers too
 
 
 def check_weights_changed(

@@ -23,9 +23,10 @@ from ..prompt.render import IGNORE_INDEX
 from .checkpoints import check_shape, choose_checkpoint, skipped
 from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
 from .evaluating import HeldOut, best_of, evaluate, stops_early
+from .frozen import hold_frozen
 from .log import Interval, RunLog, summary
 from .loss import next_tokens, token_weights
-from .parts import choose_parts, make_optimizer, set_drop_path
+from .parts import checkpoint_gradients, choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
 from .saving import Saver
 from .sequence import SequenceParts
@@ -48,13 +49,13 @@ class TrainingLoop:
         set_seed(config.seed)  # of new LoRA pairs
         choose_parts(model, config)
         set_drop_path(model, config.drop_path)
-        if config.gradient_checkpointing and config.strategy != "fsdp":  # there accelerate switches it on
-            enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer releases
-            (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        if config.strategy != "fsdp":  # there accelerate switches it on
+            checkpoint_gradients(model, config)
         self.accelerator = make_accelerator(config, shape.accumulation)
         self.parts = SequenceParts(config.sequence_parallel)
         self.parts.share(model)
-        self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor)
+        self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor, config)
+        hold_frozen(model, config)
         picture = {"image_size": model.config.image_size, "image_token_id": model.config.img_context_token_id}
         self.collate = partial(collate, collator=collator, **picture)
         in_bf16 = uses_deepspeed(config) and uses_bf16(config)  # without DeepSpeed autocast sees to it

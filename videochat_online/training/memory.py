@@ -1,18 +1,20 @@
 """How much memory one GPU needs for a run, by arithmetic. Bytes; W processes; P weights, T of them trained.
 
-weights      2 P with ZeRO in bf16, else 4 P; ZeRO-3 and FSDP hold 1/W of that and gather what is in use
+weights      2 P with ZeRO in bf16, 4 P with ZeRO or FSDP else; ZeRO-3 and FSDP hold 1/W of that and gather what is in
+             use. ddp holds 4 T, and for what is frozen 2 (P - T) in bf16, or what its bits take (frozen.py)
 gradients    4 T; 1/W from ZeRO-2 on and with FSDP; ddp on several processes holds them twice (its buckets), ZeRO-1 in
              bf16 those of a batch beside their sums, 6 T. Without float32 sums in its settings ZeRO in bf16 has 2 T
 optimizer    Adam's two moments, 8 T; ZeRO adds its float32 copy, 12 T; 1/W with ZeRO and FSDP
-casts        ddp in bf16 keeps a bf16 copy of the weights in use, 2 P; none with ZeRO
+casts        ddp in bf16 keeps a bf16 copy of the float32 weights in use; none with ZeRO
 activations  what the backward pass reads again (arXiv 2205.05198, without the L x L attention, which SDPA and flash
              attention never store): a layer of the language model keeps for each token
                  b (2 h + 2 q + 2 kv + 3 f) + 16 h bytes, and what goes into its linear layers
              h width, q and kv widths of queries and of keys, f width of the MLP, b bytes of a number; 16 h are the
              RMS norms, which compute in float32. Into linear layers go b (2 h + f); where they are frozen nothing of
-             it is kept, and with LoRA's dropout each keeps a copy and a mask of its own. A trained encoder layer keeps
-             b (10 h + f) for each patch, and as much for its linear layers; a layer below which nothing trains keeps
-             nothing, so a frozen encoder only has b (2 h + 2 f) in use, before the language model begins.
+             it is kept (but with int8), and with LoRA's dropout each keeps a copy and a mask of its own. A trained
+             encoder layer keeps b (10 h + f) for each patch, and as much for its linear layers; a layer below which
+             nothing trains keeps nothing, so a frozen encoder only has b (2 h + 2 f) in use, before the language model
+             begins. What DoRA keeps beyond LoRA is not counted.
              With gradient checkpointing each layer keeps its input, b h, and one layer at a time is computed again.
              The norm behind the last layer of the language model keeps 16 h.
 logits       10 bytes a word of the vocabulary for each loss-bearing token (LOSS_SHARE of the sequence): the logits,
@@ -23,7 +25,7 @@ reserve      the CUDA context, and a tenth of the rest for what the allocator ca
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from ..config import scheduled_grids, tokens_of_grid
 from ..data.sampler import Lengths
 from .configuration import TrainingConfig
 from .distributed import deepspeed_settings, uses_bf16, zero_stage
+from .frozen import BYTES_OF, frozen_dtype
 from .parts import PartRow, total
 from .plan import counted
 
@@ -72,7 +75,13 @@ def estimate(
     """Bytes on one GPU, by what they are for; `rows` are the model's parts with what trains of them."""
     num_parameters, num_trained = total(rows).num_parameters, total(rows).num_trained
     stage, fsdp, bf16 = zero_stage(config), config.strategy == "fsdp", uses_bf16(config)
-    size = 2 if stage and bf16 else 4
+    num_frozen = num_parameters - num_trained - total(rows).num_quantized
+    size, frozen_size = 2 if stage and bf16 else 4, frozen_dtype(config).itemsize
+    whole: float = size * num_parameters
+    if not stage and not fsdp:
+        small = BYTES_OF.get(config.quantize, 0) * total(rows).num_quantized
+        whole = 4 * num_trained + frozen_size * num_frozen + small
+    in_float32 = num_trained + (num_frozen if frozen_size == 4 else 0)
     weights, gradients, optimizer = (
         1 / num_processes if fsdp or stage >= first else 1.0 for first in (3, 2, 1)
     )  # the share that one process holds
@@ -82,10 +91,10 @@ def estimate(
     buckets = 2 if not stage and not fsdp and num_processes > 1 else 1
     gathered = (2 if bf16 else 4) * min(num_parameters, GATHERED_PARAMETERS) if fsdp or stage == 3 else 0
     found = {
-        "weights": size * num_parameters * weights + gathered,
+        "weights": whole * weights + gathered,
         "gradients": each * buckets * num_trained * gradients,
         "optimizer": (12 if stage else 8) * num_trained * optimizer,
-        "casts": 2 * num_parameters if bf16 and not stage and not fsdp else 0,
+        "casts": 2 * in_float32 if bf16 and not stage and not fsdp else 0,
         "activations": activations(model_config, config, load)[1],
         "logits": 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size,
     }
@@ -97,10 +106,11 @@ def memory_text(
 ) -> str:
     """The estimate as a table, GiB."""
     sizes = estimate(rows, model_config, config, num_processes, load)
-    on, off = ("with", "without") if config.gradient_checkpointing else ("without", "with")
-    otherwise = replace(config, gradient_checkpointing=not config.gradient_checkpointing)
-    other = activations(model_config, otherwise, load)[1]
-    notes = {"activations": f"{on} gradient checkpointing ({off}: {other / GIB:.2f})"}
+    shown = {"all": "with gradient checkpointing", "none": "without gradient checkpointing"}
+    on = shown.get(config.gradient_checkpointing, f"with gradient checkpointing of {config.gradient_checkpointing}")
+    off: Literal["all", "none"] = "none" if config.gradient_checkpointing == "all" else "all"
+    other = activations(model_config, replace(config, gradient_checkpointing=off), load)[1]
+    notes = {"activations": f"{on} ({shown[off].split()[0]}: {other / GIB:.2f})"}
     sizes["total"] = sum(sizes.values())
     head = (
         f"memory {'of each process' if config.cpu else 'on each GPU'}, estimated, GiB ({config.strategy}, "
@@ -117,8 +127,10 @@ def activations(model_config: VideoChatOnlineConfig, config: TrainingConfig, loa
     While the encoder runs, forward or backward, nothing of the language model is kept.
     """
     llm, number_size = model_config.llm_config, 2 if uses_bf16(config) else 4
-    per_token = layer_bytes(llm, number_size, config.llm, config.lora_dropout)
-    kept, one_layer = _layers(llm.num_hidden_layers, per_token, number_size * llm.hidden_size, config)
+    setting = "full" if config.quantize == "int8" and config.llm == "frozen" else config.llm  # it keeps its inputs
+    per_token = layer_bytes(llm, number_size, setting, config.lora_dropout)
+    again = config.checkpoints_gradients("llm")
+    kept, one_layer = _layers(llm.num_hidden_layers, per_token, number_size * llm.hidden_size, again)
     words = (kept + 16 * llm.hidden_size) * load.num_tokens  # with the norm behind the last layer
     pictures, one_encoder_layer = _encoder(model_config, config, load, number_size)
     return pictures + words, pictures + max(words + one_layer * load.num_tokens, one_encoder_layer)
@@ -147,7 +159,7 @@ def _encoder(
         return 0, number_size * 2 * (width + inner) * num_patches
     inputs = _inputs(config.vision, config.lora_dropout, number_size, 2 * width + inner, 3 * width + inner)
     per_patch = number_size * (10 * width + inner) + inputs
-    kept, once = _layers(trained, per_patch, number_size * width, config)
+    kept, once = _layers(trained, per_patch, number_size * width, config.checkpoints_gradients("vision"))
     return kept * num_patches, once * num_patches
 
 
@@ -158,6 +170,6 @@ def _inputs(setting: str, dropout: float, number_size: int, shared: int, each: i
     return (number_size + 1) * each if setting.startswith("lora") and dropout else number_size * shared
 
 
-def _layers(count: int, each: float, inputs: float, config: TrainingConfig) -> tuple[float, float]:
+def _layers(count: int, each: float, inputs: float, again: bool) -> tuple[float, float]:
     """Bytes kept by `count` layers, and those in use for one that is computed again."""
-    return (count * inputs, each) if config.gradient_checkpointing else (count * each, 0)
+    return (count * inputs, each) if again else (count * each, 0)

@@ -1,12 +1,14 @@
 """What trains: freezing, the encoder's last layers, LoRA pairs and merging them; its optimizer; the table that says so.
 
 The three parts are those of the checkpoint: vision_model, mlp1 (the connector), language_model. LoRA (arXiv 2106.09685)
-puts a pair A (rank, in), B (out, rank) beside a weight W (out, in): merged it is W + alpha / rank * B @ A. Merging
-works on a state dict, so that it serves a whole model, one gathered from many GPUs, and a checkpoint's file.
+puts a pair A (rank, in), B (out, rank) beside a weight W (out, in): merged it is V = W + alpha / rank * B @ A, with
+DoRA m * V / |V|, m (out,) the lengths it trains of V's rows. Merging works on a state dict, so that it serves a whole
+model, one gathered from many GPUs, and a checkpoint's file.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +20,17 @@ from torch import nn
 from ..data.settings import SettingError
 from ..extras import require
 from .configuration import TrainingConfig
+from .frozen import frozen_linears
 
 if TYPE_CHECKING:
     from ..model.videochat import VideoChatOnline
+    from ..model_config import VideoChatOnlineConfig
 
 ADAPTER = "default"
 NORM = re.compile(r"layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
 """Names of norms' weights, as transformers has them now."""
 BASE, PAIR_A, PAIR_B = ".base_layer.", f".lora_A.{ADAPTER}.", f".lora_B.{ADAPTER}."
+LENGTHS = f".lora_magnitude_vector.{ADAPTER}."
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class PartRow:
     setting: str
     num_parameters: int
     num_trained: int
+    num_quantized: int = 0
+    """Those that --quantize is going to hold in fewer bits."""
 
 
 def choose_parts(model: VideoChatOnline, config: TrainingConfig) -> None:
@@ -67,38 +74,56 @@ def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: 
     Raises ImportError with the install command where peft is missing.
     """
     require("peft")
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
-    _, (rank, alpha) = config.part(name)
     inside = {id(module) for module in layers.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in part.named_modules() if id(module) in inside]
-    lora = LoraConfig(
-        r=int(rank),
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
-        lora_dropout=config.lora_dropout,
-        target_modules=names,
-        bias="none",
-    )
-    inject_adapter_in_model(lora, part, adapter_name=ADAPTER)
+    inject_adapter_in_model(lora_config(config, config.part(name)[1], names), part, adapter_name=ADAPTER)
+
+
+def lora_config(config: TrainingConfig, numbers: list[float], names: list[str], **more: Any) -> Any:
+    """peft's settings of pairs beside the layers `names`; `numbers` are rank and alpha, `more` other settings."""
+    from peft import LoraConfig
+
+    variant = {"use_rslora": config.lora_variant == "rslora", "use_dora": config.lora_variant == "dora"}
+    more |= {"r": int(numbers[0]), "lora_alpha": numbers[1], "lora_dropout": config.lora_dropout, **variant}
+    return LoraConfig(target_modules=names, bias="none", **more)
 
 
 def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> dict[str, torch.Tensor]:
     """A state dict with pairs -> the public layout, each pair added to its weight. Without pairs: unchanged.
 
+    The weights beside the pairs may have their public names already.
+
     The sum is taken in float32 and given back in the weight's dtype.
     """
     merged = {}
     for key, weight in weights.items():
-        if PAIR_A in key or PAIR_B in key:
+        if PAIR_A in key or PAIR_B in key or LENGTHS in key:
             continue
         name = key.replace(BASE, ".")
-        if BASE in key and name.endswith(".weight"):
-            stem = re.sub(r"base_layer\.weight$", "", key)
-            down, up = (weights[f"{stem}{pair[1:]}weight"].float() for pair in (PAIR_A, PAIR_B))
-            _, (rank, alpha) = config.part("vision" if name.startswith("vision_model.") else "llm")
-            weight = (weight.float() + alpha / rank * (up @ down)).to(weight.dtype)
+        stem = name.removesuffix(".weight")
+        if name.endswith(".weight") and f"{stem}{PAIR_A}weight" in weights:
+            down, up = (weights[f"{stem}{pair}weight"].float() for pair in (PAIR_A, PAIR_B))
+            part = "vision" if name.startswith("vision_model.") else "llm"
+            whole = weight.float() + config.lora_scale(part) * (up @ down)
+            if (lengths := weights.get(f"{stem}{LENGTHS}weight")) is not None:
+                whole *= (lengths.float() / whole.norm(dim=1))[:, None]
+            weight = whole.to(weight.dtype)
         merged[name] = weight
     return merged
+
+
+def checkpoint_gradients(model: Any, config: TrainingConfig) -> None:
+    """Switch gradient checkpointing on, for the parts that --gradient-checkpointing names."""
+    if config.gradient_checkpointing == "none":
+        return
+    enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer releases
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    for name, part in (("vision", model.vision_model), ("llm", model.language_model)):
+        for module in part.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = config.checkpoints_gradients(name)
 
 
 def set_drop_path(model: VideoChatOnline, rate: float) -> None:
@@ -134,17 +159,35 @@ def is_llama_norm(module: nn.Module) -> bool:
 def part_rows(model: VideoChatOnline, config: TrainingConfig) -> list[PartRow]:
     """The parts and how much of each trains."""
     settings = {"vision_model": config.vision, "mlp1": config.connector, "language_model": config.llm}
-    rows = []
+    rows, small = [], {id(linear.weight) for _, _, linear in frozen_linears(model, config)}
     for name, setting in settings.items():
         weights = list(getattr(model, name).parameters())
         trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-        rows.append(PartRow(name, setting, sum(weight.numel() for weight in weights), trained))
+        num_quantized = sum(weight.numel() for weight in weights if id(weight) in small)
+        rows.append(PartRow(name, setting, sum(map(num_values, weights)), trained, num_quantized))
     return rows
+
+
+def num_values(weight: Any) -> int:
+    """Of a weight, packed or not: in 4 bits two share a byte."""
+    state = getattr(weight, "quant_state", None)
+    return int(weight.numel() if state is None else math.prod(state.shape))
+
+
+def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
+    """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
+    from ..model.videochat import VideoChatOnline
+
+    with torch.device("meta"):
+        model = VideoChatOnline(model_config)
+        choose_parts(model, config)
+    return part_rows(model, config)
 
 
 def total(rows: list[PartRow]) -> PartRow:
     """The whole model's."""
-    return PartRow("total", "", sum(row.num_parameters for row in rows), sum(row.num_trained for row in rows))
+    names = ("num_parameters", "num_trained", "num_quantized")
+    return PartRow("total", "", *(sum(getattr(row, name) for row in rows) for name in names))
 
 
 def parts_table(rows: list[PartRow]) -> str:

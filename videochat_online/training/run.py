@@ -19,6 +19,8 @@ from .checkpoints import Checkpoint, choose_checkpoint
 from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
 from .evaluating import HeldOut, chosen_of, hold_out
+from .fitting import memory_problem
+from .hub import check_hub, push
 from .page import write_page
 from .parts import part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
@@ -45,6 +47,7 @@ def run(config: TrainingConfig) -> int:
     with locked(config.run_folder) if is_main_process() else nullcontext():
         # 1. the record of the run into its folder; a run that is refused changes nothing
         if is_main_process():
+            check_hub(config, create=True)
             write_record(config, choose_checkpoint(config.resume, config.run_folder))
         # 2. model, data and the plan; what takes seconds to import comes after the refusals
         from .export import export
@@ -52,6 +55,7 @@ def run(config: TrainingConfig) -> int:
 
         model, processor = start_model(config)
         dataset, collator, plan, held_out = make_data(config, processor, model.config, world_size())
+        check_memory(plan, model.config)
         loop = TrainingLoop(model, dataset, collator, plan, processor=processor)
         say(parts := parts_table(part_rows(model, config)))
         check_plan(plan, held_out)
@@ -67,6 +71,8 @@ def run(config: TrainingConfig) -> int:
         if is_main_process():
             say(write_page(plan, parts, evaluations, dataset, held_out))
         say(f"the trained model is in {folder}")
+        if config.push_to_hub and is_main_process():
+            say(f"and at {push(folder, config, describe_data(config))}")
     return 0
 
 
@@ -78,7 +84,8 @@ def start_model(config: TrainingConfig) -> tuple[VideoChatOnline, Processor]:
     from ..processing import load_model
 
     options: dict[str, Any] = {"dtype": "float32", "attn_implementation": config.attention}
-    return load_model(config.model, device="cpu", read=is_main_process(), **options)
+    reads = is_main_process() or config.quantize != "none"  # each process makes its own 4 or 8 bits
+    return load_model(config.model, device="cpu", read=reads, **options)
 
 
 def make_data(
@@ -125,6 +132,15 @@ def check_plan(plan: TrainingPlan, held_out: HeldOut | None = None) -> None:
         say(f"WARNING: {warning}")
     if problems:
         raise SettingError("; ".join(problems))
+
+
+def check_memory(plan: TrainingPlan, model_config: VideoChatOnlineConfig) -> None:
+    """Say whether the run fits --memory-limit, where there is one; SettingError where it does not."""
+    if plan.config.memory_limit:
+        told, problem = memory_problem(model_config, plan.config, plan.shape.world_size, plan.lengths)
+        say(told)
+        if problem:
+            raise SettingError(f"{problem}; the table above has settings that fit")
 
 
 def write_record(config: TrainingConfig, checkpoint: Checkpoint | None) -> None:

@@ -1,8 +1,9 @@
 """Everything a run continues from, in one object: weights, optimizer, step, loss so far, random state.
 
 The step stands for the learning rate and the place in the data, which the plan knows. Weights are written under the
-model's own keys, LoRA pairs included, so that a checkpoint is a model folder that loads; with DeepSpeed, whose shards
-the run continues from, they are for other programs. The random state is torch's: samples have seeds of their own.
+model's own keys, LoRA pairs included: all of them, so that a checkpoint is a model folder that loads, or where most is
+frozen those that train. With DeepSpeed, whose shards the run continues from, they are for other programs. The random
+state is torch's: samples have seeds of their own.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..files import write_json
+from .adapters import TRAINED_FILE, check_base, fingerprint, holds_trained_only, write_trained
+from .configuration import TrainingConfig
 from .distributed import share_out_zero3
-from .parts import PAIR_A
+from .parts import PAIR_A, part_rows, total
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,7 +40,14 @@ SAMPLED = 1024
 class TrainState:
     """`model` is the bare model; `wrapped` is what computes: the same until `prepare`, then DDP, FSDP or DeepSpeed."""
 
-    def __init__(self, accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, processor: Any) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        processor: Any,
+        config: TrainingConfig,
+    ) -> None:
         self.accelerator = accelerator
         self.model: Any = model
         self.wrapped: Any = model
@@ -45,10 +55,18 @@ class TrainState:
         self.processor = processor
         several, rank = accelerator.num_processes > 1, accelerator.process_index
         self.random_file = f"rng_state_{rank}.pth" if several else "rng_state.pth"
-        weights = dict(model.named_parameters()) if accelerator.is_main_process else {}
-        self.begun = sampled({key: one for key, one in weights.items() if one.requires_grad and PAIR_A not in key})
-        """Some values of each weight before the first step, on the main process, which alone has them; of LoRA only B,
-        which starts at 0: A alone is nothing."""
+        weights = dict(model.named_parameters())
+        self.trained = [name for name, one in weights.items() if one.requires_grad]
+        """Names of the weights that train."""
+        self.trained_only = holds_trained_only(config, total(part_rows(model, config)))
+        """Whether checkpoints leave out the others."""
+        weights = weights if accelerator.is_main_process else {}  # which alone has read them
+        frozen = sampled({name: one for name, one in weights.items() if not one.requires_grad})
+        self.base = {"model": config.model, "fingerprint": fingerprint(frozen)}
+        """What the others are; on the main process."""
+        self.begun = sampled({name: weights[name] for name in self.trained if name in weights and PAIR_A not in name})
+        """Some values of each weight before the first step, on the main process; of LoRA only B, which starts at 0: A
+        alone is nothing."""
         self.strategy, self.is_prepared = "ddp", False
         self.step = 0
         """Finished ones."""
@@ -70,6 +88,11 @@ class TrainState:
         """All weights under the model's own keys, wherever they are; whole on the main process. For all together."""
         return self.model.state_dict() if self.strategy == "ddp" else self.accelerator.get_state_dict(self.wrapped)
 
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """Those of `weights` that train."""
+        weights = self.weights() or {}  # ZeRO-3 gives the other processes nothing
+        return {name: weights[name] for name in self.trained if name in weights}
+
     def files(self, folder: Path, *, copied: bool) -> list[Callable[[], object]]:
         """What writes this process's files of a checkpoint into an existing folder. For all processes together.
 
@@ -77,18 +100,21 @@ class TrainState:
             copied: training may go on before they are written; all tensors are copied into the host's memory.
         """
         keep, is_main = on_host if copied else lambda value: value, self.accelerator.is_main_process
-        weights = keep(self.weights())
+        weights = keep(self.trained_weights() if self.trained_only else self.weights())
         files: list[Callable[[], object]] = []
-        if is_main:
+        if is_main and self.trained_only:
+            files.append(partial(write_trained, folder, self.base, weights))
+        elif is_main:
             files.append(partial(self.model.save_pretrained, folder, state_dict=weights, save_original_format=False))
             if self.processor is not None:
                 files.append(partial(self.processor.save_pretrained, folder))
+        if is_main:
             state = {"step": self.step, "total_loss": self.total_loss, "evaluations": list(self.evaluations)}
             files.append(partial(write_json, folder / STEP_FILE, state))
         if self.strategy == "zero":
             engine = self.wrapped.checkpoint_engine
             engine.save = lambda state_dict, path: files.append(partial(torch.save, keep(state_dict), path))
-            self.wrapped.save_checkpoint(str(folder))
+            self.wrapped.save_checkpoint(str(folder), exclude_frozen_parameters=self.trained_only)
             del engine.save
         elif self.strategy == "fsdp":
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -104,13 +130,13 @@ class TrainState:
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint whose weights are there. For all processes together, after `prepare`.
 
-        Raises ValueError for a checkpoint of an earlier version.
+        Raises ValueError for a checkpoint of an earlier version, and where its shards belong to another model.
         """
         state = json.loads((folder / STEP_FILE).read_text("utf-8"))
         if "total_loss" not in state:
             raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
         if self.strategy == "zero":
-            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
+            self._load_shards(folder)
         else:
             self._load_optimizer(folder / OPTIMIZER_FILE)
         self.step, self.total_loss, self.evaluations = state["step"], state["total_loss"], state.get("evaluations", [])
@@ -126,24 +152,34 @@ class TrainState:
         Before `prepare` only those of the main process count, which are shared out then. Raises ValueError where a
         weight is missing, unknown or of another shape.
         """
-        if self.strategy == "zero":  # its shards hold the optimizer too
-            self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False)
+        if self.strategy == "zero":
+            self._load_shards(folder)
             return
         if not self.is_prepared and not self.accelerator.is_main_process:
             return
         from safetensors.torch import load_file
 
-        files = sorted(folder.glob("model*.safetensors"))
+        trained_only = (folder / TRAINED_FILE).is_file()
+        files = [folder / TRAINED_FILE] if trained_only else sorted(folder.glob("model*.safetensors"))
         weights: dict[str, Any] = {key: one for file in files for key, one in load_file(file).items()}
-        if problems := misfits(weights, self.model):
+        if problems := misfits(weights, self.model, self.trained if trained_only else None):
             raise ValueError(
                 f"{folder} does not fit this model ({len(problems)} weights: {'; '.join(problems[:5])}): "
                 "--model, --vision, --connector and --llm must be those of the run that wrote it"
             )
+        if self.accelerator.is_main_process:
+            check_base(folder, self.base)
         if self.strategy == "fsdp":
             set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
         else:
             self.model.load_state_dict(weights, strict=False)
+
+    def _load_shards(self, folder: Path) -> None:
+        """Weights and optimizer of DeepSpeed."""
+        if self.accelerator.is_main_process:
+            check_base(folder, self.base)
+        whole = not (folder / TRAINED_FILE).is_file()
+        self.wrapped.load_checkpoint(str(folder), load_lr_scheduler_states=False, load_module_strict=whole)
 
     def _load_optimizer(self, path: Path) -> None:
         whole = self.strategy != "fsdp" or self.accelerator.is_main_process  # with FSDP the others get their shares
@@ -160,9 +196,10 @@ def evaluations_of(folder: Path) -> list[dict[str, float]]:
     return list(json.loads((folder / STEP_FILE).read_text("utf-8")).get("evaluations", []))
 
 
-def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> list[str]:
-    """How `weights` differ from those of the model, by name. Of weights that are tied one name is enough."""
+def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module, names: list[str] | None = None) -> list[str]:
+    """How `weights` differ from those of the model, or those `names` of it. Of weights that are tied one is enough."""
     ours, places = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
+    ours = ours if names is None else {name: places[name] for name in names}
     there = {id(places[key]) for key in weights if key in places}
     missing = [key for key in ours if key not in weights and id(places.get(key)) not in there]
     problems = [f"{key} is missing" for key in missing]
