@@ -27,7 +27,7 @@ PARTS = {
 
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
-     "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype"}
+     "frame_cache", "decoder", "attention", "loss_chunks", "gradient_checkpointing", "cpu", "export_dtype"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
 it, see run.py: a list may lie elsewhere.)"""
@@ -76,8 +76,11 @@ class TrainingConfig(DataSettings):
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     loss_reduction: Literal["batch", "sample", "square", "token"] = "batch"
-    """what counts alike in a step: batch (published: what a process takes at once), sample (the same with --batch-size
-    1, and right where packed), token (long answers weigh more, batching plays no part) or square (between the two)"""
+    """what counts alike in a step: batch (published: what a process takes at once; packed: each sample), sample (the
+    same with --batch-size 1), token (long answers weigh more, batching plays no part) or square (between the two)"""
+    loss_chunks: int = 1
+    """parts in which logits and loss are made, one after another and again in the backward pass: a fraction of their
+    memory (see --check) for a second pass through the last layer; loss and gradients are the same"""
     max_grad_norm: float = 1.0
     """gradients are scaled down to this norm; 0: never"""
     epochs: float = 1.0
@@ -98,7 +101,8 @@ class TrainingConfig(DataSettings):
     gradient_checkpointing: bool = True
     """recompute activations in the backward pass instead of keeping them"""
     attention: str = "auto"
-    """auto (torch's sdpa), sdpa, eager or flash_attention_2"""
+    """auto (torch's sdpa; packed: each sample by itself, without a mask of the whole sequence), sdpa, eager or
+    flash_attention_2"""
     cpu: bool = False
     """train on the CPU although there is a GPU"""
 
@@ -115,7 +119,7 @@ class TrainingConfig(DataSettings):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints"):
+        for name in ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "loss_chunks"):
             yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
         for name in ("learning_rate", "epochs"):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from .configuration import TrainingConfig
 
 FEW_STEPS = 10
 """Fewer steps that change weights are taken for a mistake, and said."""
+NEARLY_EQUAL = 0.1
+"""Share by which the samples of a packed step may differ from what was asked, in the mean."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def make_plan(
         raise SettingError("--data holds no samples")
     lengths, batch_size, wanted, packed = np.asarray(lengths), config.batch_size, config.global_batch_size, None
     if config.batching == "packed":
-        packed = packing_plan(lengths, config.max_length, batch_size=batch_size, seed=config.seed, boundary=boundary)
+        room = packing_room(config, float(np.minimum(lengths, config.max_length).mean()), world_size)
+        packed = packing_plan(lengths, room, batch_size=batch_size, seed=config.seed, boundary=boundary)
         accumulation = max(1, round(wanted * len(packed) / (len(lengths) * world_size)))
     elif wanted % (world_size * batch_size):
         raise SettingError(
@@ -145,6 +148,15 @@ def make_plan(
     else:
         accumulation = wanted // (world_size * batch_size)
     return TrainingPlan(lengths, config, RunShape(world_size, config.strategy, batch_size, accumulation), packed)
+
+
+def packing_room(config: TrainingConfig, mean_length: float, world_size: int) -> int:
+    """Tokens of a packed sequence at most: --max-length, less where whole such sequences, so many on each process,
+    would give a step another number of samples than --global-batch-size."""
+    sequences = config.global_batch_size * mean_length / (config.max_length * config.batch_size * world_size)
+    if abs(sequences / max(1, round(sequences)) - 1) <= NEARLY_EQUAL:
+        return config.max_length
+    return math.ceil(config.max_length * sequences / math.ceil(sequences))
 
 
 def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
@@ -172,23 +184,32 @@ def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
             f"(--warmup {config.warmup:g}), most of the run, with less than the learning rate of "
             f"{config.learning_rate:g}; lower --warmup"
         )
-    if config.batching == "packed" and config.loss_reduction == "batch":
+    if abs(plan.samples_per_step / config.global_batch_size - 1) > NEARLY_EQUAL:
         warnings.append(
-            "--loss-reduction batch: each packed sequence counts alike, however many samples it holds; "
-            "with sample each sample does, as in the published recipe, which does not pack"
+            f"a step holds {plan.samples_per_step:,.0f} samples in the mean, --global-batch-size is "
+            f"{config.global_batch_size:,}: packed on {counted(plan.shape.world_size, 'process')} it comes no nearer"
         )
     return problems, warnings
 
 
 def steps_text(plan: TrainingPlan) -> str:
-    """Samples, the make-up of a step and the number of steps, a line each."""
+    """Samples, the make-up of a step and the number of steps, a line each; and what packing saves."""
     shape, config = plan.shape, plan.config
-    unit = "sequence" if config.batching == "packed" else "sample"
+    unit, packing = "sample", ""
+    if plan.packed is not None:
+        unit, num_sequences = "sequence", len(plan.packed.sequences) - 1
+        alone = replace(plan, config=replace(config, batching="grouped"), packed=None)
+        packing = (
+            f"\npacking          {num_sequences:,} sequences of {len(plan.lengths) / num_sequences:.1f} samples and "
+            f"{np.sum(plan.lengths) / num_sequences:,.0f} tokens in the mean; grouped they would be "
+            f"{alone.num_batches:,} batches with {alone.padding_share:.1%} padding"
+        )
+    mean_tokens = np.mean(plan.lengths) * plan.samples_per_step
     return (
         f"samples          {len(plan.lengths):,} an epoch, {int(np.sum(plan.lengths)):,} tokens (estimated), "
-        f"{plan.padding_share:.1%} padding ({config.batching})\n"
-        f"a step           {plan.samples_per_step:,.0f} samples: {counted(shape.world_size, 'process')} x "
-        f"{shape.accumulation} times x {counted(config.batch_size, unit)}\n"
+        f"{plan.padding_share:.1%} padding ({config.batching}){packing}\n"
+        f"a step           {plan.samples_per_step:,.0f} samples, {mean_tokens:,.0f} tokens: "
+        f"{counted(shape.world_size, 'process')} x {shape.accumulation} times x {counted(config.batch_size, unit)}\n"
         f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
         f"warm-up; a checkpoint every {config.save_every:,}"
     )
