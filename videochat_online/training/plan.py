@@ -22,6 +22,7 @@ FEW_STEPS = 10
 """Fewer steps that change weights are taken for a mistake, and said."""
 NEARLY_EQUAL = 0.1
 """Share by which the samples of a packed step may differ from what was asked, in the mean."""
+PACKING_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,7 @@ def make_plan(
         raise SettingError("--data holds no samples")
     lengths, batch_size, wanted, packed = np.asarray(lengths), config.batch_size, config.global_batch_size, None
     if config.batching == "packed":
-        room = packing_room(config, float(np.minimum(lengths, config.max_length).mean()), world_size)
-        packed = packing_plan(lengths, room, batch_size=batch_size, seed=config.seed, boundary=boundary)
+        packed = packed_batches(config, lengths, world_size, boundary)
         accumulation = max(1, round(wanted * len(packed) / (len(lengths) * world_size)))
     elif wanted % (world_size * batch_size):
         raise SettingError(
@@ -150,13 +150,22 @@ def make_plan(
     return TrainingPlan(lengths, config, RunShape(world_size, config.strategy, batch_size, accumulation), packed)
 
 
-def packing_room(config: TrainingConfig, mean_length: float, world_size: int) -> int:
-    """Tokens of a packed sequence at most: --max-length, less where whole such sequences, so many on each process,
-    would give a step another number of samples than --global-batch-size."""
-    sequences = config.global_batch_size * mean_length / (config.max_length * config.batch_size * world_size)
-    if abs(sequences / max(1, round(sequences)) - 1) <= NEARLY_EQUAL:
-        return config.max_length
-    return math.ceil(config.max_length * sequences / math.ceil(sequences))
+def packed_batches(config: TrainingConfig, lengths: np.ndarray, world_size: int, boundary: int | None) -> Batches:
+    """Sequences of --max-length tokens at most; of fewer where a whole number of such batches on every process would
+    miss --global-batch-size: on many processes full ones hold more samples than a step may."""
+    room, found = config.max_length, dict[float, Batches]()
+    for _ in range(PACKING_TRIES):
+        packed = packing_plan(lengths, room, batch_size=config.batch_size, seed=config.seed, boundary=boundary)
+        times = config.global_batch_size * len(packed) / (len(lengths) * world_size)
+        nearest = max(1, round(times))
+        miss = abs(nearest / times - 1)
+        found.setdefault(miss, packed)
+        if miss <= NEARLY_EQUAL:
+            break
+        if room * times > nearest * config.max_length:
+            nearest = math.ceil(times)
+        room = math.ceil(room * times / nearest)
+    return found[min(found)]
 
 
 def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
