@@ -22,6 +22,10 @@ EXPECTED = (
     "neither, or 'query_template' with 'image_bboxes'"
 )
 
+FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}
+"""Of files in a list that are the frames of one video."""
+OF_ONE_VIDEO = ("clip", "start", "end", "all_image_files")
+
 Row = Mapping[str, Any]
 
 
@@ -133,7 +137,7 @@ def _tracking(row: Row, settings: DataSettings) -> Sample:
     values: Any = row.get("image_bboxes")
     _need(isinstance(query, Mapping) and isinstance(query.get("value"), str), "query_template", "{from, value}", query)
     _need(isinstance(values, list), "image_bboxes", "a list of {timestamp, bbox}", values)
-    video, boxes = _video(row), []
+    (video, *more_videos), boxes = _videos(row) or (None,), []
     if video is None:
         raise SampleError("a tracking row needs 'all_image_files' or 'video', got neither")
     for value in values:
@@ -144,7 +148,8 @@ def _tracking(row: Row, settings: DataSettings) -> Sample:
             box = "[" + ", ".join(f"{number:g}" if short else str(number) for number in box) + "]"
         _need(isinstance(box, str), "image_bboxes: bbox", "a text or four numbers", box)
         boxes.append(Box(_seconds(value.get("timestamp"), "image_bboxes: timestamp"), box))
-    return Sample("tracking", (Turn(query["value"], ""),), video=video, boxes=tuple(boxes))
+    turns = (Turn(query["value"], ""),)
+    return Sample("tracking", turns, video=video, boxes=tuple(boxes), more_videos=tuple(more_videos))
 
 
 def _conversation_turns(values: Any) -> tuple[str | None, tuple[Turn, ...]]:
@@ -194,16 +199,16 @@ def _turn(question: str, answer: str, row: Row) -> Turn:
 
 
 def _videos(row: Row) -> tuple[Video, ...]:
-    """The videos of a row: a list whose names are no pictures names several, each a file or a folder of frames."""
-    names = row.get("video")
-    if not isinstance(names, list) or not names:
-        return () if (video := _video(row)) is None else (video,)
-    names = _names(names, "video")
-    pictures = [name for name in names if PurePath(name).suffix.lower() in IMAGE_SUFFIXES - {".gif"}]
+    """The videos of a row: a list of names that are no pictures names several, each a file or a folder of frames."""
+    value = row.get("video")
+    names = _names(value, "video") if isinstance(value, list) else ()
+    pictures = [name for name in names if PurePath(name).suffix.lower() in FRAME_SUFFIXES]
     if len(pictures) == len(names):
         return () if (video := _video(row)) is None else (video,)
-    _need(not pictures, "video", "a path, a list of frame files or a list of videos, not both", list(names))
-    _need(not row.get("all_image_files"), "all_image_files", "of one video", row.get("all_image_files"))
+    _need(not pictures, "video", "a path, a list of frame files, or a list of videos", value)
+    if len(names) > 1 and (given := [name for name in OF_ONE_VIDEO if row.get(name) is not None]):
+        expected = ", ".join(OF_ONE_VIDEO)
+        raise SampleError(f"{len(names)} videos are shown whole: expected no {expected}, got {given[0]!r}")
     return tuple(video for name in names if (video := _video({**row, "video": name})) is not None)
 
 
