@@ -1,7 +1,7 @@
 """One process of a run that several share, for test_distributed.py, under torchrun.
 
     torchrun --nproc-per-node 2 -m tests.training.together FOLDER STRATEGY [STOP]
-With STOP every process kills itself in that step. A run that finds a checkpoint resumes it.
+They make the loss in parts, as a run alone does not. With STOP every process kills itself in that step. A run that finds a checkpoint resumes it.
 FSDP shards over the CPUs of gloo as it does over GPUs; only accelerate has to be told that this is wanted.
 """
 
@@ -31,8 +31,8 @@ def accelerator_for_fsdp(*values: Any) -> Any:
     return make_accelerator(*values)
 
 
-def share(folder: Path, strategy: str, stop: int | None = None) -> None:
-    changes = {**RUN, "strategy": strategy, "resume": "auto"}
+def share(folder: Path, strategy: str, stop: int | None = None, **changes: Any) -> None:
+    changes = {**RUN, "strategy": strategy, "resume": "auto", **changes}
     one = make_loop(folder, dataset=Examples(24, **SAMPLES), **changes)
     if stop is not None:
         kill_at_step(stop)(one)
@@ -43,4 +43,4 @@ def share(folder: Path, strategy: str, stop: int | None = None) -> None:
 if __name__ == "__main__":
     if sys.argv[2] == "fsdp":
         loop.make_accelerator = accelerator_for_fsdp
-    share(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    share(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None, loss_chunks=3)

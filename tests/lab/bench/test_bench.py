@@ -182,8 +182,9 @@ def test_train_bench_batches_the_same_samples_three_ways(tmp_path, monkeypatch):
     (attention,) = train.bench_attention([512], sample=128)
     assert (attention["samples"], attention["mask MiB"]) == (4, 0.25)
     assert attention["peak by sample/mask"] < 0.8
-    whole, *parts = train.bench_loss(num_tokens=64, vocabulary=997)
-    assert [row["chunks"] for row in parts] == [4, 16] and parts[1]["peak MiB"] < parts[0]["peak MiB"] < whole["peak MiB"]
+    whole, *parts = train.bench_loss(num_tokens=512, width=4, vocabulary=997)
+    assert [row["chunks"] for row in parts] == [4, 16]
+    assert parts[1]["peak MiB"] < parts[0]["peak MiB"] < whole["peak MiB"]
     pipeline = train.bench_pipeline(tmp_path, dataset, num_samples=3)[0]
     assert pipeline["samples"] == 3 and pipeline["pipeline/decoder"] > 0 and 0 < pipeline["cache/pipeline"] < 1
 

@@ -43,7 +43,7 @@ WORLD = WorldConfig(videos=6, seed=0, seconds=(15.0, 30.0, 60.0), level=(2,), fp
 MAX_LENGTH = 2048
 SMALL_LLM = Qwen2Config(
     vocab_size=97, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-    num_key_value_heads=1, max_position_embeddings=65536, attn_implementation="sdpa",
+    num_key_value_heads=1, max_position_embeddings=65536,
 )  # fmt: skip
 
 
