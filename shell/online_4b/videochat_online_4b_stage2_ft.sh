@@ -8,8 +8,9 @@
 #   MODEL       start from this folder or hub id                            runs/online_4b_stage1/model
 #               (the published script: OpenGVLab/InternVL2-4B again; the paper: stage 1's model)
 #   OUTPUT_DIR  folder of the run; the trained model comes to $OUTPUT_DIR/model      runs/online_4b_stage2
-#   BATCH_SIZE  samples of a step, over all GPUs                                                  1024
-#   PER_DEVICE_BATCH_SIZE  samples a GPU takes at once                                               1
+#   BATCH_SIZE  samples of a step, over all GPUs; packed: in the mean                             1024
+#   BATCHING    packed: several samples fill a sequence; grouped: one each, as published        packed
+#   PER_DEVICE_BATCH_SIZE  sequences a GPU takes at once                                             1
 #   NUM_GPUS, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT  see shell/launch_training.sh           8, 1
 #   STRATEGY    ddp, zero1, zero2, zero3 or fsdp                                                 zero1
 #   DATA        data-set lists, several with spaces between                 anno_data/stage2_online.json
@@ -30,6 +31,7 @@ launch_training --preset stage2 \
   --output-dir "${OUTPUT_DIR:-runs/online_4b_stage2}" \
   --global-batch-size "${BATCH_SIZE:-1024}" \
   --batch-size "${PER_DEVICE_BATCH_SIZE:-1}" \
+  --batching "${BATCHING:-packed}" \
   --strategy "${STRATEGY:-zero1}" \
   --precision bf16 \
   --async-checkpoints \

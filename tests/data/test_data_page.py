@@ -23,7 +23,7 @@ KINDS = {
     "Text": ["text"],
     "Image, several images": ["image", "image"],
     "Video": ["video", "video", "video"],
-    "Several videos": ["video"],
+    "Several videos": ["video", "video"],
     "Clip": ["video"],
     "Dialogue in time": ["online"],
     "Tracking": ["tracking"],

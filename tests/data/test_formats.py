@@ -46,6 +46,22 @@ GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
         {"video": ["1.jpg", "2.jpg"], "fps": 2, "conversations": talk("Q", "A")},
         Sample("video", (Turn("Q", "A"),), video=Video(files=("1.jpg", "2.jpg"), fps=2)),
     ),
+    "several videos": (
+        {"video": ["a.mp4", "b"], "fps": 2, "QA": [{"q": "Q", "a": "A"}]},
+        Sample(
+            "video", (Turn("Q", "A"),), video=Video("a.mp4", fps=2), more_videos=(Video("b", fps=2),), any_order=True
+        ),
+    ),
+    "one video in a list": (
+        {"video": ["a.gif"], "QA": [{"q": "Q", "a": "A"}]},
+        Sample("video", (Turn("Q", "A"),), video=Video("a.gif"), any_order=True),
+    ),
+    "video parts": (
+        {"messages": said([
+            {"type": "video_url", "video_url": {"url": "a.mp4"}}, {"type": "video", "video": "b.mp4"},
+            {"type": "text", "text": "Q"}], "A")},
+        Sample("video", (Turn("<video>\n<video>\nQ", "A"),), video=Video("a.mp4"), more_videos=(Video("b.mp4"),)),
+    ),
     "videochat2": (
         {
             "video": "v.mp4",
@@ -178,7 +194,19 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "messages: 0: video_url must be a path below data_root",
     ),
     "media twice": ({"messages": said([PICTURE], "A"), "image": "b.jpg"}, "images of a row stand in one place"),
-    "two videos": ({"messages": said("Q", "A"), "videos": ["a.mp4", "b.mp4"]}, "one video, got 2: a.mp4, b.mp4"),
+    "videos and frames": ({"video": ["a.mp4", "1.jpg"], "QA": [{"q": "Q", "a": "A"}]}, "frame files, or a list of vid"),
+    "videos with a clip": (
+        {"video": ["a.mp4", "b.mp4"], "start": [0, 1], "end": [2, 3], "QA": [{"q": "Q", "a": "A"}]},
+        "2 videos are shown whole: expected no clip, start, end, all_image_files, got 'start'",
+    ),
+    "videos in time": (
+        {"video": ["a.mp4", "b.mp4"], "conversations": at(3, "Q", "A")},
+        r"2 videos \(a.mp4, b.mp4\) with times or boxes, which are of one: make a row of each",
+    ),
+    "videos with boxes": (
+        {"video": ["a.mp4", "b.mp4"], "image_bboxes": BOXES, "query_template": QUERY}, "with times or boxes, which",
+    ),
+    "a video without a name": ({"video": ["a.mp4", 7], "QA": [{"q": "Q", "a": "A"}]}, "video must be a file name or a"),
     "no boxes": ({**TRACKING, "image_bboxes": []}, "needs image_bboxes, got none"),
     "box": ({**TRACKING, "image_bboxes": [{"timestamp": 0, "bbox": [1, 2]}]}, "bbox must be a text or four numbers"),
     "boxes back": ({**TRACKING, "image_bboxes": BOXES[::-1]}, "timestamps of image_bboxes must ascend"),

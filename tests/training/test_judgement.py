@@ -39,8 +39,13 @@ VERDICTS = {
     "half warm-up": (48, {"max_steps": 20, "warmup": 0.5}, 0, []),
     "two steps": (8, {}, 0, ["only 1 of 2 steps"]),
     "a data set just as large as a step": (4, {"epochs": 20}, 0, []),
-    "packed sequences alike": (48, {"epochs": 20, "batching": "packed"}, 0, ["with sample each sample does"]),
-    "packed samples alike": (48, {"epochs": 20, "batching": "packed", "loss_reduction": "sample"}, 0, []),
+    "packed": (48, {"epochs": 20, "batching": "packed"}, 0, []),
+    "packed, fewer samples than processes": (
+        48,
+        {"epochs": 20, "batching": "packed", "global_batch_size": 1},
+        0,
+        ["a step holds 2 samples in the mean, --global-batch-size is 1"],
+    ),
     "one sample less": (3, {"epochs": 20, "batch_size": 1}, 0, ["1.3 times over"]),
 }
 

@@ -43,6 +43,16 @@ def test_packed_equals_unpacked(tmp_path: Path, reduction: str):
     assert_same(step_gradients(loop, [packed(examples[:2]), packed(examples[2:])]), one_row)
 
 
+def test_packed_samples_weigh_as_published(tmp_path: Path):
+    """`batch` is the mean of the micro-batches' means: of one sample each, however many lie in a sequence."""
+    loop = make_loop(tmp_path, vision="full", loss_reduction="batch", batching="packed", batch_size=1)
+    examples = [loop.dataset[i] for i in range(6)]
+    assert len({sum(label != -100 for label in example.labels) for example in examples}) > 3  # so that it matters
+    published = step_gradients(loop, [padded([example]) for example in examples])
+    assert_same(step_gradients(loop, [packed(examples)]), published)
+    assert_same(step_gradients(loop, [packed(examples[:1]), packed(examples[1:])]), published)
+
+
 def test_a_packed_sample_does_not_see_its_neighbour(tmp_path: Path):
     """Other words in the first sample leave the second one's logits alone, to the bit of the same shape."""
     model = make_loop(tmp_path).state.model.eval()
@@ -87,9 +97,10 @@ def test_weights_of_a_packed_batch():
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4], [0, 1, 0, 0, 0, 0, 0, 0]])
     bears = torch.tensor([[0, 1, 1, 0, 1, 1, 1, 1], [0, 1, 0, 0, 0, 0, 0, 0]])
     assert torch.equal(token_weights(labels, "token", positions), bears.float())
-    assert torch.equal(token_weights(labels, "batch", positions), bears / 7)
+    assert torch.equal(token_weights(labels, "batch"), bears / 7)
     of_samples = torch.tensor([[0, 2, 2, 0, 4, 4, 4, 4], [0, 1, 0, 0, 0, 0, 0, 0]]).clamp(min=1)
-    assert torch.equal(token_weights(labels, "sample", positions), bears / of_samples)
+    for reduction in ("sample", "batch"):  # packed, a sample is a published micro-batch of one
+        assert torch.equal(token_weights(labels, reduction, positions), bears / of_samples)
     assert torch.allclose(token_weights(labels, "square", positions), bears / of_samples.sqrt())
     assert torch.equal(token_weights(labels, "sample"), bears / torch.tensor([[6], [1]]))
     assert not token_weights(torch.full((2, 3), -100), "batch").any()

@@ -16,7 +16,7 @@ import torch
 from tests.training.tiny import settings
 from videochat_online.data.sampler import PACKED_TOGETHER
 from videochat_online.data.settings import SettingError
-from videochat_online.training.plan import make_plan
+from videochat_online.training.plan import PACKING_TRIES, judge, make_plan
 
 BATCHINGS = ("shuffled", "grouped", "packed")
 LENGTHS = random.Random(7).choices(range(5, 61), k=101)
@@ -99,7 +99,8 @@ CALLS = {"shuffled": 300, "grouped": 300, "packed": 20 * PACKED_TOGETHER}
 def test_the_first_batch_needs_no_loop_over_samples_or_processes(batching: str):
     """A budget of operations and memory: two million samples on 64 processes must not take minutes or gigabytes.
 
-    Packing takes a few calls for each place among the samples that are packed together, however many samples there are.
+    Packing takes a few calls for each place among the samples that are packed together, however many samples there are;
+    on many processes it tries a few lengths of sequences.
     """
     first, bytes_a_sample, more = to_the_first_batch(batching, 20_000, 64)
     assert first < CALLS[batching]
@@ -107,8 +108,9 @@ def test_the_first_batch_needs_no_loop_over_samples_or_processes(batching: str):
     assert more < 100 * 10
     for num_samples, world_size in ((80_000, 64), (20_000, 1), (20_000, 512)):
         calls, size, _ = to_the_first_batch(batching, num_samples, world_size)
-        assert calls < first * 1.1 + 20, (num_samples, world_size)
-        assert size < bytes_a_sample * 1.1, (num_samples, world_size)
+        tries = PACKING_TRIES if (batching, world_size) == ("packed", 512) else 1
+        assert calls < tries * first * 1.1 + 20, (num_samples, world_size)
+        assert size < bytes_a_sample * (1.1 if tries == 1 else 1.2), (num_samples, world_size)
 
 
 def test_grouped_batches_pad_less():
@@ -164,3 +166,16 @@ def test_the_learning_rate_is_that_of_transformers(schedule: str, warmup: float)
         assert plan.learning_rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-18)
         optimizer.step()
         reference.step()
+
+
+@pytest.mark.parametrize("world_size", [8, 64, 512])
+def test_packed_steps_of_the_published_size_on_any_number_of_gpus(world_size: int):
+    """1,024 samples of the published mix: sequences are made shorter where full ones would hold too many samples."""
+    rng = np.random.RandomState(0)
+    lengths = rng.permutation(np.concatenate([rng.randint(200, 3900, 38_000), rng.randint(4200, 20_000, 2000)]))
+    config = settings("run", batching="packed", batch_size=1, global_batch_size=1024, max_length=32768)
+    plan = make_plan(config, lengths, world_size, boundary=4096)
+    assert plan.samples_per_step == pytest.approx(1024, rel=0.1)
+    assert plan.padding_share < 0.05 and not judge(plan)[1]
+    fullest = max(int(lengths[pack].sum()) for pack in plan.batches(0))
+    assert fullest < 20_000 if world_size == 512 else 32768 >= fullest > 20_000

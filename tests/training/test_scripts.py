@@ -52,7 +52,8 @@ def test_the_4b_scripts(stage: int, tmp_path: Path, golden: Path):
     need_training_packages()
     shutil.copytree(golden / "tokenizers" / "phi3_fast", tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps(FULL_SIZE))
-    told = check_4b(stage, tmp_path, "--check", "--batching", "packed" if stage == 2 else "grouped")
+    told = check_4b(stage, tmp_path, "--check", *([] if stage == 2 else ["--batching", "grouped"]))
+    assert ("packing          " in told and " x 1 sequence\n" in told) == (stage == 2)  # unless told otherwise
     assert re.search(r"vision_model +frozen +304,", told)
     assert re.search(r"total +4,1\d\d,\d{3},\d{3} ", told)
     sizes = {name: float(size) for name, size in re.findall(r"^  (\w+) +([\d.]+)", told, re.MULTILINE)}

@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 -m tests.training.together FOLDER STRATEGY [--stop N] [--sequence-parallel N] ...
 With --stop every process kills itself in that step, once its checkpoints are written. A run that finds a checkpoint
-resumes it. FSDP and ZeRO-2 write theirs while they train.
+resumes it. FSDP and ZeRO-2 write theirs while they train. They make the loss in parts, as a run alone does not.
 FSDP shards over the CPUs of gloo as it does over GPUs; only accelerate has to be told that this is wanted.
 """
 
@@ -67,4 +67,4 @@ if __name__ == "__main__":
     options = vars(parser.parse_args())
     if options["strategy"].startswith("fsdp"):
         loop.make_accelerator = accelerator_for_fsdp
-    share(**options)
+    share(**options, loss_chunks=3)

@@ -198,8 +198,7 @@ def _media_of_set(data_set: DataSet, rows: Annotations) -> Iterator[tuple[int, M
 
 def _media_of(sample: Sample, root: Path) -> Iterator[MediaKey]:
     """The media of a sample, each under one name whatever part of it is used."""
-    if sample.video is not None:
-        yield root, replace(sample.video, clip=None, reset_timestamps=False)
+    yield from ((root, replace(one, clip=None, reset_timestamps=False)) for one in dict.fromkeys(sample.videos))
     yield from ((root, name) for name in dict.fromkeys(sample.images))
 
 

@@ -138,8 +138,10 @@ def frames_of_turns(
     """The turns of a sample with the frames that each shows: at the settings' rate, at most `max_frames` in all.
 
     A plain video is shown whole before its first question, a dialogue frame by frame up to each question; tracking
-    begins at a random box. SampleError where a time has no frame.
+    begins at a random box. Of several videos, `clip` being one, each may show an equal share of `max_frames`, one at
+    least. SampleError where a time has no frame.
     """
+    max_frames = frame_share(sample, max_frames)
     if sample.kind == "tracking":
         return _frames_of_tracking(sample, clip, settings, max_frames=max_frames, rng=rng)
     # 1. the frames of the whole clip, and the clock that may start with them
@@ -163,6 +165,11 @@ def frames_of_turns(
     groups = assign_frames([frame.timestamp for frame in frames], turn_times)
     shown = [(turn, [frames[n] for n in group]) for turn, group in zip(sample.turns, groups, strict=True)]
     return [(turn, new) for turn, new in shown if new or turn.question.replace(VIDEO_MARK, "").strip()]
+
+
+def frame_share(sample: Sample, max_frames: int) -> int:
+    """How many frames each video of a sample may show."""
+    return max(1, max_frames // max(1, len(sample.videos)))
 
 
 def _chosen(sample: Sample, clip: VideoClip, settings: DataSettings, stop: int, max_frames: int) -> list[int]:

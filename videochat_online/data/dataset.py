@@ -28,7 +28,7 @@ from ..prompt.render import Rendered
 from .clip import OpenFile, open_clip
 from .formats import read_row
 from .frame_cache import FrameCache
-from .layout import Layout, lay_out_clip, lay_out_images, tile_limit
+from .layout import Layout, lay_out_clip, lay_out_clips, lay_out_images, tile_limit
 from .lengths import estimate_lengths
 from .registry import Annotations, DataSet
 from .sample import SampleError
@@ -139,10 +139,15 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
             # 2. its media
             lay_out: Callable[[int], Layout]
             if sample.video is not None:
-                clip = open_clip(sample, data_set.data_root, self._open_file(data_set), settings)
-                opened.enter_context(clip.reader)
-                limit = settings.num_frames
-                lay_out = partial(lay_out_clip, sample, clip, settings, memory=config.memory_config, seed=seed)
+                clips = []
+                for video in sample.videos:
+                    alone = replace(sample, video=video, more_videos=())
+                    clips.append(open_clip(alone, data_set.data_root, self._open_file(data_set), settings))
+                    opened.enter_context(clips[-1].reader)
+                limit, memory = settings.num_frames, config.memory_config
+                lay_out = partial(lay_out_clip, sample, clips[0], settings, memory=memory, seed=seed)
+                if sample.more_videos:
+                    lay_out = partial(lay_out_clips, sample, clips, settings, memory=memory)
             else:
                 images = [open_image(data_set.data_root / name) for name in sample.images]
                 limit = tile_limit(data_set, settings, config)

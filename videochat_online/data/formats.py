@@ -8,8 +8,10 @@ put into LLaVA's fields first. docs/data.md shows each. Knows no files: media ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
+from ..media.image_source import IMAGE_SUFFIXES
 from .sample import IMAGE_MARK, VIDEO_MARK, Box, Kind, Sample, SampleError, Turn, Video, is_number
 from .settings import PUBLISHED, DataSettings
 
@@ -19,6 +21,10 @@ EXPECTED = (
     "'conversations' ({from, value} turns), 'messages' ({role, content}) or 'QA' ({i, q, a}) with 'image', 'video' or "
     "neither, or 'query_template' with 'image_bboxes'"
 )
+
+FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}
+"""Of files in a list that are the frames of one video."""
+OF_ONE_VIDEO = ("clip", "start", "end", "all_image_files")
 
 Row = Mapping[str, Any]
 
@@ -37,7 +43,7 @@ def read_row(row: Row, settings: DataSettings = PUBLISHED) -> Sample:
         raise SampleError(f"unknown format: a row with {', '.join(map(repr, row)) or 'no fields'}; expected {EXPECTED}")
     # 2. the media
     images = _names(row["image"], "image") if row.get("image") not in (None, "", []) else ()
-    video = _video(row)
+    video, *more_videos = _videos(row) or (None,)
     if images and video:
         raise SampleError("a row is about images or about a video, got 'image' and 'video'")
     # 3. the kind
@@ -49,7 +55,7 @@ def read_row(row: Row, settings: DataSettings = PUBLISHED) -> Sample:
     # 4. pairs may be shuffled, where no time and no place of a picture says which comes first
     placed = any(mark in turn.question for turn in turns for mark in (IMAGE_MARK, VIDEO_MARK))
     any_order = row.get("QA") is not None and row.get("conversations") is None and kind != "online" and not placed
-    return Sample(kind, turns, images, video, system, any_order=any_order)
+    return Sample(kind, turns, images, video, system, any_order=any_order, more_videos=tuple(more_videos))
 
 
 def format_of(row: Row) -> str:
@@ -90,10 +96,8 @@ def with_own_fields(row: Row) -> Row:
         found.pop(f"{medium}s", None)
         if names and row.get(medium):
             raise SampleError(f"the {medium}s of a row stand in one place, got '{medium}' and {', '.join(names)}")
-        if len(names) > 1 and medium == "video":
-            raise SampleError(f"a row is about one video, got {len(names)}: {', '.join(names)}; make a row of each")
         if names:
-            found[medium] = names if medium == "image" else names[0]
+            found[medium] = names
     return found
 
 
@@ -133,7 +137,7 @@ def _tracking(row: Row, settings: DataSettings) -> Sample:
     values: Any = row.get("image_bboxes")
     _need(isinstance(query, Mapping) and isinstance(query.get("value"), str), "query_template", "{from, value}", query)
     _need(isinstance(values, list), "image_bboxes", "a list of {timestamp, bbox}", values)
-    video, boxes = _video(row), []
+    (video, *more_videos), boxes = _videos(row) or (None,), []
     if video is None:
         raise SampleError("a tracking row needs 'all_image_files' or 'video', got neither")
     for value in values:
@@ -144,7 +148,8 @@ def _tracking(row: Row, settings: DataSettings) -> Sample:
             box = "[" + ", ".join(f"{number:g}" if short else str(number) for number in box) + "]"
         _need(isinstance(box, str), "image_bboxes: bbox", "a text or four numbers", box)
         boxes.append(Box(_seconds(value.get("timestamp"), "image_bboxes: timestamp"), box))
-    return Sample("tracking", (Turn(query["value"], ""),), video=video, boxes=tuple(boxes))
+    turns = (Turn(query["value"], ""),)
+    return Sample("tracking", turns, video=video, boxes=tuple(boxes), more_videos=tuple(more_videos))
 
 
 def _conversation_turns(values: Any) -> tuple[str | None, tuple[Turn, ...]]:
@@ -191,6 +196,20 @@ def _turn(question: str, answer: str, row: Row) -> Turn:
     timestamp, image_file = row.get("timestamps"), row.get("image_file")
     _need(image_file is None or isinstance(image_file, str), "image_file", "a file name", image_file)
     return Turn(question, answer, None if timestamp is None else _seconds(timestamp, "timestamps"), image_file)
+
+
+def _videos(row: Row) -> tuple[Video, ...]:
+    """The videos of a row: a list of names that are no pictures names several, each a file or a folder of frames."""
+    value = row.get("video")
+    names = _names(value, "video") if isinstance(value, list) else ()
+    pictures = [name for name in names if PurePath(name).suffix.lower() in FRAME_SUFFIXES]
+    if len(pictures) == len(names):
+        return () if (video := _video(row)) is None else (video,)
+    _need(not pictures, "video", "a path, a list of frame files, or a list of videos", value)
+    if len(names) > 1 and (given := [name for name in OF_ONE_VIDEO if row.get(name) is not None]):
+        expected = ", ".join(OF_ONE_VIDEO)
+        raise SampleError(f"{len(names)} videos are shown whole: expected no {expected}, got {given[0]!r}")
+    return tuple(video for name in names if (video := _video({**row, "video": name})) is not None)
 
 
 def _video(row: Row) -> Video | None:

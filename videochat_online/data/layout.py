@@ -73,19 +73,24 @@ def image_messages(sample: Sample, num_tokens: Sequence[int]) -> list[Message]:
 
     SampleError where placeholders and images differ in number.
     """
+    return _at_marks(sample, IMAGE_MARK, [(Image(one),) for one in num_tokens], "images")
+
+
+def _at_marks(sample: Sample, mark: str, shown: Sequence[Parts], what: str) -> list[Message]:
+    """The dialogue with what is `shown` in place of each mark, in order; all before the first question without any."""
     questions = [turn.question for turn in sample.turns]
-    num_marks = sum(question.count(IMAGE_MARK) for question in questions)
+    num_marks = sum(question.count(mark) for question in questions)
     if num_marks == 0:
-        questions[0] = (IMAGE_MARK + "\n") * len(num_tokens) + questions[0]
-    elif num_marks != len(num_tokens):
-        raise SampleError(f"{num_marks} {IMAGE_MARK} placeholders for {len(num_tokens)} images; expected one for each")
-    images = map(Image, num_tokens)
+        questions[0] = (mark + "\n") * len(shown) + questions[0]
+    elif num_marks != len(shown):
+        raise SampleError(f"{num_marks} {mark} placeholders for {len(shown)} {what}; expected one for each")
+    left = iter(shown)
     dialogue: list[tuple[Turn, Parts]] = []
     for turn, question in zip(sample.turns, questions, strict=True):
-        first, *others = question.split(IMAGE_MARK)
+        first, *others = question.split(mark)
         parts: list[str | Image] = [first]
-        for text in others:
-            parts += [next(images), text]
+        for text in others:  # frames end with a newline of their own
+            parts += [*next(left), text.removeprefix("\n") if mark == VIDEO_MARK else text]
         dialogue.append((turn, tuple(parts)))
     return _messages(sample, dialogue)
 
@@ -115,6 +120,38 @@ def lay_out_clip(
     return Layout(messages, grids, captions, pictures)
 
 
+def lay_out_clips(
+    sample: Sample, clips: Sequence[VideoClip], settings: DataSettings, max_frames: int, *, memory: MemoryConfig
+) -> Layout:
+    """Several videos, each whole where its placeholder is. Frames are counted over all of them; seconds and the pyramid
+    begin anew with each, as in a stream of its own. SampleError where placeholders do not fit."""
+    lines: list[Parts] = []
+    grids: list[int] = []
+    captions: list[str] = []
+    pictures: list[Iterator[Picture]] = []
+    for clip in clips:
+        _, frames = frames_of_turns(sample, clip, settings, max_frames=max_frames, rng=random.Random(0))[0]
+        first, of_clip = len(grids), scheduled_grids(len(frames), memory.every, memory.grids)
+        times = [frame.timestamp for frame in frames]
+        captions += [
+            f"{frame_line(first + number, time).rstrip(': ')}, {grid}x{grid}"
+            for number, (time, grid) in enumerate(zip(times, of_clip, strict=True))
+        ]
+        shown = times if settings.frame_times == "always" else [None] * len(times)
+        numbers = range(first, first + len(frames))
+        lines.append(tuple(frame_parts(zip(numbers, shown, map(tokens_of_grid, of_clip), strict=True))))
+        grids += of_clip
+        pictures.append(frame.image for frame in clip.reader.read([frame.index for frame in frames]))
+    return Layout(several_messages(sample, lines), grids, captions, chain.from_iterable(pictures))
+
+
+def several_messages(sample: Sample, lines: Sequence[Parts]) -> list[Message]:
+    """The dialogue with the frames of each video at its <video>. SampleError where there is not one for each."""
+    if any(IMAGE_MARK in turn.question for turn in sample.turns):
+        raise SampleError(f"{IMAGE_MARK} in a row of {len(lines)} videos; expected one {VIDEO_MARK} for each")
+    return _at_marks(sample, VIDEO_MARK, lines, "videos")
+
+
 def frame_messages(
     sample: Sample, turns: Sequence[TurnFrames], grids: Sequence[int], *, with_times: bool
 ) -> list[Message]:
@@ -138,6 +175,8 @@ def check_placeholders(sample: Sample) -> None:
     """SampleError where the placeholders in a sample's questions do not fit its pictures."""
     if sample.video is None:
         image_messages(sample, [1] * len(sample.images))
+    elif sample.more_videos:
+        several_messages(sample, [()] * len(sample.videos))
     else:
         frame_messages(sample, [(turn, ()) for turn in sample.turns], (), with_times=False)
 

@@ -16,7 +16,7 @@ from ..config import scheduled_grids, tokens_of_grid
 from ..model_config import VideoChatOnlineConfig
 from ..processing import Processor
 from ..prompt.messages import Image, Message, frame_parts
-from .clip import boxes_shown, tracking_turns
+from .clip import boxes_shown, frame_share, tracking_turns
 from .formats import read_row
 from .layout import Parts, tile_limit
 from .registry import Annotations, DataSet
@@ -92,7 +92,8 @@ class LengthEstimator:
         if sample.video is None:
             return words + self._of_images(len(sample.images))
         num_frames = len(turns) if sample.boxes else self._num_frames(sample)
-        return words + self._frames[min(max(1, num_frames), self.settings.num_frames)]
+        most = frame_share(sample, self.settings.num_frames)
+        return words + len(sample.videos) * self._frames[min(max(1, num_frames), most)]
 
     def _said(self, sample: Sample) -> Sequence[Turn]:
         """What is said; tracking says most where it begins at its first box: one turn a frame."""

@@ -65,7 +65,7 @@ def import_rows(source: Path, path: Path, media: Path | None = None) -> tuple[Pa
     for number, row in placed:
         try:
             sample = read_row(row)
-            for name in (*sample.images, *([sample.video.path] if sample.video else [])):
+            for name in (*sample.images, *(video.path for video in sample.videos)):
                 find_video(root / name)
             rows.append(with_own_fields(row))
         except (SampleError, MediaError) as error:

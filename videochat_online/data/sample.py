@@ -104,6 +104,8 @@ class Sample:
     """Of tracking, in order of time."""
     any_order: bool = False
     """The turns are pairs of VideoChat2-IT that do not build on each other."""
+    more_videos: tuple[Video, ...] = ()
+    """Further videos, of a row that shows several, each whole."""
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -114,6 +116,9 @@ class Sample:
             raise SampleError(f"a sample of kind {self.kind!r} with {len(self.images)} still images")
         if (self.video is not None) != (self.kind in ("video", "online", "tracking")):
             raise SampleError(f"a sample of kind {self.kind!r} and video {self.video}")
+        if self.more_videos and self.kind != "video":
+            what = f"{len(self.videos)} videos ({self.name}) with times or boxes"
+            raise SampleError(f"{what}, which are of one: make a row of each video")
         if self.kind == "online":
             self._check_times()
         boxed = [box.timestamp for box in self.boxes]
@@ -138,9 +143,15 @@ class Sample:
                 raise SampleError(f"timestamps must not go back, got {later} s after {earlier} s")
 
     @property
+    def videos(self) -> tuple[Video, ...]:
+        """All its videos, in order."""
+        return (self.video, *self.more_videos) if self.video else ()
+
+    @property
     def name(self) -> str:
         """The media it is about, for messages."""
-        return self.video.name if self.video else ", ".join(self.images) or f"text {self.turns[0].question!r:.60}"
+        names = [video.name for video in self.videos] or self.images
+        return ", ".join(names) or f"text {self.turns[0].question!r:.60}"
 
 
 def is_number(value: Any) -> bool:

@@ -118,7 +118,7 @@ def packing_plan(
     """
     clipped = np.minimum(np.asarray(lengths), max_length)
     order = shuffled(len(clipped), f"{seed}/packing")
-    above = np.zeros(len(order), dtype=bool) if boundary is None else clipped[order] > boundary
+    above = np.zeros(len(order), dtype=bool) if boundary is None else np.asarray(lengths)[order] > boundary
     parts = [_packed(part, clipped, max_length) for part in (order[~above], order[above]) if len(part)]
     numbers, counts = zip(*parts, strict=True)
     in_batches = [np.diff(_borders(len(some), batch_size)) for some in counts]

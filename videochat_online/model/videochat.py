@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -165,6 +165,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         cache: Cache | None = None,
+        readout: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (B, N, vocabulary) and, with `labels` (B, N; -100 = not counted), the mean loss of the next token.
@@ -173,6 +174,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         pooled to. `attention_mask` is 1 where there is no padding; a 4D mask (packed sequences) and `position_ids` go
         to the language model as they are. Exactly one of `input_ids` and `inputs_embeds` is given. `cache` and
         `past_key_values` are one argument: both names work with every transformers, as in `generate`.
+        `readout` makes the loss itself, of the layer that gives logits and its input (B, N, D); there are none then.
 
         Raises TypeError for an argument that the language model does not know.
         """
@@ -189,14 +191,11 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
             raise ValueError("pixel_values need input_ids, whose <IMG_CONTEXT> positions they fill")
         if labels is not None:
             kwargs.setdefault("use_cache", False)  # a cache would hold a second copy of every key and value
-        return self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            labels=labels,
-            logits_to_keep=logits_to_keep,
-            **kwargs,
-        )
+        kwargs |= {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids}
+        if readout is not None:
+            hidden = self.language_model.model(**kwargs).last_hidden_state
+            return CausalLMOutputWithPast(loss=readout(self.get_output_embeddings(), hidden))
+        return self.language_model(labels=labels, logits_to_keep=logits_to_keep, **kwargs)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]

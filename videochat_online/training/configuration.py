@@ -29,7 +29,7 @@ PARTS = {
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
      "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype", "export_step",
-     "eval_every", "eval_answers", "early_stop", "async_checkpoints", "timeout", "sequence_parallel",
+     "eval_every", "eval_answers", "early_stop", "async_checkpoints", "timeout", "sequence_parallel", "loss_chunks",
      "frozen_dtype", "memory_limit", "checkpoint_weights", "export", "push_to_hub", "private"}
 )  # fmt: skip
 """Settings that a resumed run may have changed: none of them changes what is learned. (Data is compared by what is in
@@ -86,8 +86,11 @@ class TrainingConfig(DataSettings):
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     loss_reduction: Literal["batch", "sample", "square", "token"] = "batch"
-    """what counts alike in a step: batch (published: what a process takes at once), sample (the same with --batch-size
-    1, and right where packed), token (long answers weigh more, batching plays no part) or square (between the two)"""
+    """what counts alike in a step: batch (published: what a process takes at once; packed: each sample), sample (the
+    same with --batch-size 1), token (long answers weigh more, batching plays no part) or square (between the two)"""
+    loss_chunks: int = 1
+    """parts in which logits and loss are made, one after another and again in the backward pass: a fraction of their
+    memory (see --check) for a second pass through the last layer; loss and gradients are the same"""
     max_grad_norm: float = 1.0
     """gradients are scaled down to this norm; 0: never"""
     epochs: float = 1.0
@@ -114,7 +117,8 @@ class TrainingConfig(DataSettings):
     memory_limit: str = ""
     """memory of each GPU, such as 24GiB: a run that is estimated to want more is refused, and told settings that fit"""
     attention: str = "auto"
-    """auto (torch's sdpa), sdpa, eager or flash_attention_2"""
+    """auto (torch's sdpa; packed: each sample by itself, without a mask of the whole sequence), sdpa, eager or
+    flash_attention_2"""
     timeout: float = 30.0
     """minutes without progress (in reading data, computing or saving) after which a run of several processes ends and
     names the one that is missing"""
@@ -163,7 +167,7 @@ class TrainingConfig(DataSettings):
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         counts = ["global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "eval_rows"]
-        for name in [*counts, "sequence_parallel"]:
+        for name in [*counts, "sequence_parallel", "loss_chunks"]:
             yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
         for name in ("learning_rate", "epochs", "timeout"):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")

@@ -50,7 +50,7 @@ def frozen_linears(model: Any, config: TrainingConfig) -> Iterator[tuple[nn.Modu
 
 def quantized(linear: nn.Linear, config: TrainingConfig) -> nn.Module:
     """The layer with its weight in 4 or 8 bits, on the device of the run, where it is made small."""
-    import bitsandbytes as bnb  # type: ignore[import-not-found]
+    import bitsandbytes as bnb
 
     compute = torch.bfloat16 if uses_bf16(config) else torch.float32
     weight, shape = linear.weight.data.to(compute), (linear.in_features, linear.out_features, linear.bias is not None)

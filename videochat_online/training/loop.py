@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+from ..model.varlen import border_arguments, use_varlen
 from ..prompt.render import IGNORE_INDEX
 from .checkpoints import check_shape, choose_checkpoint, skipped
 from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
 from .evaluating import HeldOut, best_of, evaluate, stops_early
 from .frozen import hold_frozen
 from .log import Interval, RunLog, summary
-from .loss import next_tokens, token_weights
+from .loss import next_tokens, token_weights, weighted_loss
 from .parts import checkpoint_gradients, choose_parts, make_optimizer, set_drop_path
 from .plan import TrainingPlan
 from .saving import Saver
@@ -49,6 +49,8 @@ class TrainingLoop:
         set_seed(config.seed)  # of new LoRA pairs
         choose_parts(model, config)
         set_drop_path(model, config.drop_path)
+        if config.batching == "packed" and config.attention == "auto":
+            use_varlen(model.language_model)
         if config.strategy != "fsdp":  # there accelerate switches it on
             checkpoint_gradients(model, config)
         self.accelerator = make_accelerator(config, shape.accumulation)
@@ -218,21 +220,25 @@ class TrainingLoop:
     def loss_sum(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         """The sum of a batch's losses, each times its weight, (B, N).
 
-        Logits (B, K, vocabulary) are made at the K positions that bear loss.
-        The cache stays off: with one, transformers does not see where a packed sample begins. Padding stands at the
-        end, where no word looks at it and no loss is: without a mask of it the kernels skip half of the attention.
+        Logits are made at the K positions that bear loss, inside the model: there its weights are at hand, however they
+        are shared out. The cache stays off: with one, transformers does not see where a packed sample begins. Padding
+        stands at the end, where no word looks at it and no loss is: without a mask of it the kernels skip half of the
+        attention.
         """
+        config, device = self.config, self.accelerator.device
         inputs = {
-            name: value.to(self.accelerator.device, self.dtype if value.is_floating_point() else None)
+            name: value.to(device, self.dtype if value.is_floating_point() else None)
             for name, value in batch.items()
             if name != "attention_mask"
         }
+        inputs |= border_arguments(
+            batch.get("position_ids"), flash=config.attention == "flash_attention_2", device=device
+        )
         labels = self.parts.part(inputs.pop("labels"), IGNORE_INDEX, 1)  # the next part's first is a target here
-        targets, weights, positions = next_tokens(labels, self.parts.part(weights.to(self.accelerator.device), 0, 1))
-        outputs = self.state.wrapped(**inputs, use_cache=False, logits_to_keep=positions)
-        logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
-        losses = cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
-        return (losses * weights.flatten()).sum()
+        targets, weights, positions = next_tokens(labels, self.parts.part(weights.to(device), 0, 1))
+        of_batch = partial(weighted_loss, targets=targets, weights=weights, positions=positions)
+        readout = partial(of_batch, num_chunks=config.loss_chunks)
+        return self.state.wrapped(**inputs, use_cache=False, readout=readout).loss
 
     # The log
 

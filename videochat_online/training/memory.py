@@ -18,7 +18,7 @@ activations  what the backward pass reads again (arXiv 2205.05198, without the L
              With gradient checkpointing each layer keeps its input, b h, and one layer at a time is computed again.
              The norm behind the last layer of the language model keeps 16 h.
 logits       10 bytes a word of the vocabulary for each loss-bearing token (LOSS_SHARE of the sequence): the logits,
-             their float32 copy and its gradient
+             their float32 copy and its gradient; of one of --loss-chunks at a time
 reserve      the CUDA context, and a tenth of the rest for what the allocator cannot use
 """
 
@@ -96,7 +96,7 @@ def estimate(
         "optimizer": (12 if stage else 8) * num_trained * optimizer,
         "casts": 2 * in_float32 if bf16 and not stage and not fsdp else 0,
         "activations": activations(model_config, config, load)[1],
-        "logits": 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size,
+        "logits": 10 * load.num_tokens * LOSS_SHARE * model_config.llm_config.vocab_size / config.loss_chunks,
     }
     return {**found, "reserve": CONTEXT * (not config.cpu) + 0.1 * sum(found.values())}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .configuration import TrainingConfig
 
 FEW_STEPS = 10
 """Fewer steps that change weights are taken for a mistake, and said."""
+NEARLY_EQUAL = 0.1
+"""Share by which the samples of a packed step may differ from what was asked, in the mean."""
+PACKING_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def make_plan(
     world_size //= size  # those that share a sequence count as one
     lengths, batch_size, wanted, packed = np.asarray(lengths), config.batch_size, config.global_batch_size, None
     if config.batching == "packed":
-        packed = packing_plan(lengths, config.max_length, batch_size=batch_size, seed=config.seed, boundary=boundary)
+        packed = packed_batches(config, lengths, world_size, boundary)
         accumulation = max(1, round(wanted * len(packed) / (len(lengths) * world_size)))
     elif wanted % (world_size * batch_size):
         raise SettingError(
@@ -148,6 +151,24 @@ def make_plan(
     else:
         accumulation = wanted // (world_size * batch_size)
     return TrainingPlan(lengths, config, RunShape(world_size, config.strategy, batch_size, accumulation), packed)
+
+
+def packed_batches(config: TrainingConfig, lengths: np.ndarray, world_size: int, boundary: int | None) -> Batches:
+    """Sequences of --max-length tokens at most; of fewer where a whole number of such batches on every process would
+    miss --global-batch-size: on many processes full ones hold more samples than a step may."""
+    room, found = config.max_length, dict[float, Batches]()
+    for _ in range(PACKING_TRIES):
+        packed = packing_plan(lengths, room, batch_size=config.batch_size, seed=config.seed, boundary=boundary)
+        times = config.global_batch_size * len(packed) / (len(lengths) * world_size)
+        nearest = max(1, round(times))
+        miss = abs(nearest / times - 1)
+        found.setdefault(miss, packed)
+        if miss <= NEARLY_EQUAL:
+            break
+        if room * times > nearest * config.max_length:
+            nearest = math.ceil(times)
+        room = math.ceil(room * times / nearest)
+    return found[min(found)]
 
 
 def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
@@ -175,23 +196,32 @@ def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
             f"(--warmup {config.warmup:g}), most of the run, with less than the learning rate of "
             f"{config.learning_rate:g}; lower --warmup"
         )
-    if config.batching == "packed" and config.loss_reduction == "batch":
+    if abs(plan.samples_per_step / config.global_batch_size - 1) > NEARLY_EQUAL:
         warnings.append(
-            "--loss-reduction batch: each packed sequence counts alike, however many samples it holds; "
-            "with sample each sample does, as in the published recipe, which does not pack"
+            f"a step holds {plan.samples_per_step:,.0f} samples in the mean, --global-batch-size is "
+            f"{config.global_batch_size:,}: packed on {counted(plan.shape.world_size, 'process')} it comes no nearer"
         )
     return problems, warnings
 
 
 def steps_text(plan: TrainingPlan) -> str:
-    """Samples, the make-up of a step and the number of steps, a line each."""
+    """Samples, the make-up of a step and the number of steps, a line each; and what packing saves."""
     shape, config = plan.shape, plan.config
-    unit = "sequence" if config.batching == "packed" else "sample"
+    unit, packing = "sample", ""
+    if plan.packed is not None:
+        unit, num_sequences = "sequence", len(plan.packed.sequences) - 1
+        alone = replace(plan, config=replace(config, batching="grouped"), packed=None)
+        packing = (
+            f"\npacking          {num_sequences:,} sequences of {len(plan.lengths) / num_sequences:.1f} samples and "
+            f"{np.sum(plan.lengths) / num_sequences:,.0f} tokens in the mean; grouped they would be "
+            f"{alone.num_batches:,} batches with {alone.padding_share:.1%} padding"
+        )
+    mean_tokens = np.mean(plan.lengths) * plan.samples_per_step
     return (
         f"samples          {len(plan.lengths):,} an epoch, {int(np.sum(plan.lengths)):,} tokens (estimated), "
-        f"{plan.padding_share:.1%} padding ({config.batching})\n"
-        f"a step           {plan.samples_per_step:,.0f} samples: {counted(shape.world_size, 'process')} x "
-        f"{shape.accumulation} times x {counted(config.batch_size, unit)}\n"
+        f"{plan.padding_share:.1%} padding ({config.batching}){packing}\n"
+        f"a step           {plan.samples_per_step:,.0f} samples, {mean_tokens:,.0f} tokens: "
+        f"{counted(shape.world_size, 'process')} x {shape.accumulation} times x {counted(config.batch_size, unit)}\n"
         f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
         f"warm-up; a checkpoint every {config.save_every:,}"
     )

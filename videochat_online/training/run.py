@@ -99,8 +99,7 @@ def make_data(
 
     `dataset`: the samples, where they have been read already.
 
-    Batches are padded, or packed with borders that the language model reads off the positions. Flash attention reads
-    them in a single sequence only, which may then be longer than --max-length.
+    Batches are padded, or packed with borders that the language model reads off the positions.
 
     Raises ValueError for whatever is wrong with the lists, for numbers that do not divide, and for a tokenizer that
     has no token to pad with.
@@ -112,8 +111,7 @@ def make_data(
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if pad is None:
         raise SettingError(f"--model {config.model}: its tokenizer has neither a padding token nor an end of text")
-    longest = 2**31 if config.attention == "flash_attention_2" else config.max_length
-    collator = PackingCollator(pad, longest) if config.batching == "packed" else PaddingCollator(pad)
+    collator = PackingCollator(pad, config.max_length) if config.batching == "packed" else PaddingCollator(pad)
     dataset = dataset or ConversationDataset(read_lists(config.data), processor, model_config, config)
     dataset, held_out = hold_out(dataset, config)
     rope = model_config.llm_config.rope_parameters  # LongRoPE takes other factors past a length, for a whole batch

@@ -54,7 +54,7 @@ class SequenceParts:
         ALL_ATTENTION_FUNCTIONS[name] = lambda module, *values, **named: (shared if id(module) in ours else alone)(
             module, *values, **named
         )  # the encoder's pictures stay whole
-        llm.register_forward_pre_hook(self._cut, with_kwargs=True)
+        llm.model.register_forward_pre_hook(self._cut, with_kwargs=True)
         if has_length_dependent_rope(model.config.llm_config):
             rope: Any = llm.model.rotary_emb
             rope.register_forward_pre_hook(self._with_longest, with_kwargs=True)

@@ -179,6 +179,12 @@ def test_train_bench_batches_the_same_samples_three_ways(tmp_path, monkeypatch):
     assert [row["samples"] for row in rows] == [6, 6, 6]
     assert rows[2]["padding share"] < rows[0]["padding share"] and rows[0]["speed/shuffled"] == 1
     assert all(parameter.requires_grad for parameter in model.parameters()) and not model.training
+    (attention,) = train.bench_attention([512], sample=128)
+    assert (attention["samples"], attention["mask MiB"]) == (4, 0.25)
+    assert attention["peak by sample/mask"] < 0.8
+    whole, *parts = train.bench_loss(num_tokens=512, width=4, vocabulary=997)
+    assert [row["chunks"] for row in parts] == [4, 16]
+    assert parts[1]["peak MiB"] < parts[0]["peak MiB"] < whole["peak MiB"]
     pipeline = train.bench_pipeline(tmp_path, dataset, num_samples=3)[0]
     assert pipeline["samples"] == 3 and pipeline["pipeline/decoder"] > 0 and 0 < pipeline["cache/pipeline"] < 1
 

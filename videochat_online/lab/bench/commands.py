@@ -18,7 +18,7 @@ BENCHMARKS = {
     "stream": "where a frame's time goes; is it constant; what re-encoding costs",
     "encoder": "torch.compile, bfloat16, int8; sessions together, decoding ahead, unchanged frames",
     "ask": "time to the first token with and without KV reuse; what the order of the prompt buys",
-    "train": "batches padded, grouped and packed; the data pipeline against decoding alone",
+    "train": "batches padded, grouped and packed; attention over packed ones; the data pipeline against decoding alone",
     "eval": "scoring a benchmark in one pass, against encoding the stream again for each question",
     "decode": "reading clips as training does, through PyAV and through decord",
     "e2e": "a ten-minute stream with twenty questions against re-encoding at each question",
@@ -68,6 +68,8 @@ def _common_flags() -> CommandParser:
         help="stream: frames through a 300M encoder; 0: none",
     )
     flags.add_argument("--samples", type=int, default=96, help="train: how many")
+    what = "train: lengths of packed sequences to attend over; the mask route takes gigabytes from 16384 on"
+    flags.add_argument("--tokens", nargs="+", type=int, default=[4096, 8192], metavar="N", help=what)
     flags.add_argument("--seconds", type=float, default=600.0, help="e2e: length of the stream")
     flags.add_argument("--long-frames", type=int, default=10_000, help="endurance: length in frames")
     flags.add_argument(

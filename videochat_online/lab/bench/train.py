@@ -1,4 +1,5 @@
-"""`bench train`: batches padded, grouped and packed on one mix of lengths; and the data pipeline against the decoder.
+"""`bench train`: batches padded, grouped and packed on one mix of lengths; the data pipeline against the decoder; what
+attention over a packed sequence, and the loss in chunks, save.
 
 The mix is a small ShapeWorld: images, short and long videos, offline questions and online dialogues, read by the
 ordinary loaders. Times are of forward and backward; the optimizer is left out, it costs the same per step.
@@ -10,10 +11,18 @@ import argparse
 import random
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import Qwen2Config
 
 from ...data.collator import PackingCollator, PaddingCollator
 from ...data.dataset import ConversationDataset
@@ -22,13 +31,20 @@ from ...data.sampler import grouping_plan, packing_plan
 from ...data.settings import DataSettings
 from ...media.readers import Decoder, open_video
 from ...media.sampling import sample_pass
+from ...model.language_model import build_language_model
+from ...model.varlen import border_arguments, use_varlen
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor, load_model
+from ...training.loss import weighted_loss
 from ..shapeworld.build import WorldConfig, build_world
 from .measure import Tables
 
 WORLD = WorldConfig(videos=6, seed=0, seconds=(15.0, 30.0, 60.0), level=(2,), fps=4, size=64)
 MAX_LENGTH = 2048
+SMALL_LLM = Qwen2Config(
+    vocab_size=97, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, max_position_embeddings=65536,
+)  # fmt: skip
 
 
 def measure(options: argparse.Namespace) -> Tables:
@@ -39,6 +55,8 @@ def measure(options: argparse.Namespace) -> Tables:
         return {
             "forward and backward": bench_batches(dataset, model, processor, num_samples=options.samples),
             "data pipeline": bench_pipeline(folder, dataset, num_samples=options.samples),
+            "packed attention": bench_attention(options.tokens),
+            "loss in chunks": bench_loss(),
         }
 
 
@@ -124,6 +142,91 @@ def bench_pipeline(folder: Path, dataset: ConversationDataset, *, num_samples: i
             "cache/pipeline": from_cache / pipeline,
         }
     ]
+
+
+def bench_attention(lengths: Sequence[int], *, sample: int = 1024) -> list[dict[str, Any]]:
+    """Forward and backward of a small language model over packed samples: by sample, against a mask of L x L.
+
+    MiB are the most that the tensors of a pass take at once, without the weights.
+    """
+    rows = []
+    for length in lengths:
+        positions = torch.arange(length)[None] % sample
+        inputs: dict[str, Any] = {"input_ids": positions % 97, "position_ids": positions, "logits_to_keep": 1}
+        found = {}
+        for way in ("mask", "varlen"):
+            model = build_language_model(deepcopy(SMALL_LLM))
+            if way == "varlen":
+                use_varlen(model)
+                inputs |= border_arguments(positions, flash=False, device=torch.device("cpu"))
+            found[way] = _cost(model, partial(_forward_backward_of, model, inputs))
+        (slow, most), (fast, least) = found["mask"], found["varlen"]
+        rows.append(
+            {
+                "tokens": length,
+                "samples": -(-length // sample),
+                "mask MiB": length**2 / 2**20,
+                "with mask, peak MiB": most,
+                "by sample, peak MiB": least,
+                "peak by sample/mask": least / most,
+                "time by sample/mask": fast / slow,
+            }
+        )
+    return rows
+
+
+def bench_loss(*, num_tokens: int = 3277, width: int = 64, vocabulary: int = 32020) -> list[dict[str, Any]]:
+    """The last layer and the loss of the tokens that bear it in 32,768, at the 4B model's vocabulary; --loss-chunks."""
+    head, targets = torch.nn.Linear(width, vocabulary, bias=False), torch.arange(num_tokens)[None]
+    hidden, weights = torch.randn(1, num_tokens, width, requires_grad=True), torch.ones(1, num_tokens)
+    found = {}
+    for chunks in (1, 4, 16):
+        of_batch = partial(weighted_loss, head, hidden, targets=targets, weights=weights, positions=targets[0])
+        found[chunks] = _cost(head, lambda: of_batch(num_chunks=chunks).backward())  # noqa: B023
+    slow, most = found[1]
+    return [
+        {"chunks": chunks, "peak MiB": peak, "peak/whole": peak / most, "seconds/whole": seconds / slow}
+        for chunks, (seconds, peak) in found.items()
+    ]
+
+
+def _forward_backward_of(model: Any, inputs: dict[str, Any]) -> None:
+    model(**inputs, use_cache=False).logits.sum().backward()
+
+
+def _cost(module: torch.nn.Module, once: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of a pass, the second; and the MiB that the tensors of the first take at once."""
+    with Peak() as found:
+        once()
+    module.zero_grad()
+    started = time.perf_counter()
+    once()
+    seconds = time.perf_counter() - started
+    module.zero_grad()
+    return seconds, found.most / 2**20
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors that live at once within the context; without what a kernel takes inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            if isinstance(one, torch.Tensor) and (storage := one.untyped_storage())._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.held += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.held)
+        return result
+
+    def _free(self, key: int, num_bytes: int) -> None:
+        self.known.discard(key)
+        self.held -= num_bytes
 
 
 def _milliseconds_a_frame(dataset: ConversationDataset, numbers: Sequence[int]) -> float:
