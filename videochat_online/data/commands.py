@@ -18,9 +18,6 @@ from .fetch import LIST, REPOSITORIES
 from .settings import DataSettings, FrameTimes
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..media.transforms import FrameTransform
     from .dataset import ConversationDataset
     from .registry import DataSet
 
@@ -220,7 +217,7 @@ def run_show(options: argparse.Namespace) -> int:
     print("\n" + describe(rendered, dataset.processor.tokenizer, mark_loss=True))
     # 4. as pictures
     if options.picture:
-        pictures = _as_images(example.pixel_values, dataset.processor.transform)
+        pictures = [Image.fromarray(picture) for picture in example.pixel_values.permute(0, 2, 3, 1).numpy()]
         try:
             contact_sheet(pictures, layout.captions).save(options.picture)
         except (ValueError, OSError) as error:  # ValueError: PIL knows no such suffix
@@ -245,13 +242,6 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
     config = load_config(options.model)
     settings = DataSettings(fps=options.fps, num_frames=options.num_frames, frame_times=options.frame_times)
     return ConversationDataset(data_sets, Processor.from_pretrained(options.model, config), config, settings)
-
-
-def _as_images(pixel_values: torch.Tensor, transform: FrameTransform) -> list[Image.Image]:
-    """The normalised (T, 3, S, S) as PIL images."""
-    mean, std = (pixel_values.new_tensor(numbers).view(3, 1, 1) for numbers in (transform.mean, transform.std))
-    values = ((pixel_values * std + mean) * 255).round().clamp(0, 255).byte()
-    return [Image.fromarray(picture) for picture in values.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
 def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

@@ -29,7 +29,7 @@ from ..data.settings import flag
 from ..media.source import MediaWarning
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
-from .distributed import check_packages, say, uses_bf16, zero_stage
+from .distributed import check_packages, data_workers, say, uses_bf16, zero_stage
 from .memory import GIB, largest_load, memory_text
 from .parts import PartRow, choose_parts, part_rows, parts_table, total
 from .plan import counted, judge, steps_text
@@ -63,7 +63,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
     with noted(problems, f"--model {config.model}: "):
         model_config = load_config(config.model)
     # 3. the data lists and every file they name
-    report = report_data(config.data, config.num_workers, problems)
+    report = report_data(config.data, data_workers(config), problems)
     # 4. samples and steps, of the sets that can be read
     if model_config is not None and report is not None and report.sets:
         with noted(problems):
@@ -93,7 +93,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
 
 def check_data(lists: Sequence[str], problems: list[str]) -> int:
     """Print what is wrong with the data where the settings are wrong too, as `problems` say; 1."""
-    report_data(lists, TrainingConfig.num_workers, problems)
+    report_data(lists, data_workers(TrainingConfig()), problems)
     return say_all(problems, [])
 
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+MOST_WORKERS = 16
+"""Data workers of a training process, unless --num-workers says more: their batches wait in shared memory."""
+
+
 def world_size() -> int:
     """Processes of this run, as torchrun has it; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -32,6 +36,18 @@ def world_size() -> int:
 
 def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def data_workers(config: TrainingConfig, num_local: int | None = None) -> int:
+    """Processes that read data for each training process: as --num-workers says, else by the cores this one may use.
+
+    `num_local`: training processes on this machine; None: as many as torchrun has started here.
+    """
+    if config.num_workers is not None:
+        return config.num_workers
+    num_local = num_local or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    return min(MOST_WORKERS, max(1, cores // num_local - 1))
 
 
 def say(text: str) -> None:

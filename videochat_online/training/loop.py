@@ -22,7 +22,15 @@ from torch.utils.data import DataLoader
 
 from ..prompt.render import IGNORE_INDEX
 from .checkpoints import STAGING, check_shape, choose_checkpoint, drop_old, finish, full_disk_named, skipped
-from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
+from .distributed import (
+    data_workers,
+    leave_sigterm_to_the_parent,
+    make_accelerator,
+    say,
+    sigterm_noted,
+    uses_bf16,
+    uses_deepspeed,
+)
 from .log import Interval, RunLog, summary
 from .loss import next_tokens, token_weights
 from .parts import choose_parts, make_optimizer, set_drop_path
@@ -129,7 +137,7 @@ class TrainingLoop:
                 self.dataset,
                 batch_sampler=plan.batches(epoch, rank=rank, first=first, stop=stop),
                 collate_fn=self.collate,
-                num_workers=self.config.num_workers,
+                num_workers=data_workers(self.config),
                 pin_memory=self.accelerator.device.type == "cuda",
                 worker_init_fn=leave_sigterm_to_the_parent,
                 generator=torch.Generator().manual_seed(self.config.seed),  # workers' seeds: not of the global state
@@ -182,12 +190,13 @@ class TrainingLoop:
         The cache stays off: with one, transformers does not see where a packed sample begins. Padding stands at the
         end, where no word looks at it and no loss is: without a mask of it the kernels skip half of the attention.
         """
+        device = self.accelerator.device
         inputs = {
-            name: value.to(self.accelerator.device, self.dtype if value.is_floating_point() else None)
+            name: value.to(device, self.dtype if value.is_floating_point() else None, non_blocking=True)
             for name, value in batch.items()
             if name != "attention_mask"
         }
-        targets, weights, positions = next_tokens(inputs.pop("labels"), weights.to(self.accelerator.device))
+        targets, weights, positions = next_tokens(inputs.pop("labels"), weights.to(device))
         outputs = self.state.wrapped(**inputs, use_cache=False, logits_to_keep=positions)
         logits = outputs.logits.float().flatten(0, 1)  # (B * K, vocabulary)
         losses = cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
@@ -261,7 +270,7 @@ def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: i
     extra |= {"input_ids": column.clone(), "labels": column + IGNORE_INDEX}
     extra["input_ids"][0] = image_token_id
     longer = {key: torch.cat([batch[key], extra[key]], dim=1) for key in extra if batch.get(key) is not None}
-    pixel_values = torch.zeros(1, 3, image_size, image_size)
+    pixel_values = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
     return {**batch, **longer, "pixel_values": pixel_values, "image_grids": torch.ones(1, dtype=torch.long)}
 
 
