@@ -9,6 +9,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -340,3 +341,18 @@ def test_examples_are_equal_whatever_decodes(cached: bool, make_dataset: Callabl
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(ImportError, match="the package decord is missing"):
         make_dataset(rows, decoder="decord")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere one process estimates the lengths")
+def test_several_processes_estimate_the_same_lengths(make_dataset: Any, monkeypatch: pytest.MonkeyPatch):
+    rows = [{"conversations": talk("Q" * number, "A")} for number in range(20)] + [{"nothing": 1}]
+    alone = make_dataset(rows).lengths
+    monkeypatch.setattr("videochat_online.data.lengths.ROWS_OF_A_PROCESS", 5)
+    monkeypatch.setattr("videochat_online.data.lengths.own_cores", lambda: 3)
+    started = []
+    monkeypatch.setattr(
+        "videochat_online.data.lengths.ProcessPoolExecutor",
+        lambda count, context: started.append(count) or ProcessPoolExecutor(count, context),
+    )
+    assert make_dataset(rows).lengths.tolist() == alone.tolist()
+    assert started == [3]

@@ -186,10 +186,9 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         MediaError for one that cannot be decoded.
         """
         size = self.processor.transform.size
-        pixels = np.empty((len(layout.grids), size, size, 3), np.uint8)
-        for place, picture in zip(pixels, layout.pictures, strict=True):
-            place[:] = self.processor.transform.resize(picture)
-        pixel_values = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        pixel_values = torch.empty(len(layout.grids), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        for place, picture in zip(pixel_values, layout.pictures, strict=True):
+            place.copy_(self.processor.transform.bytes_of(picture))
         return TrainingExample(rendered.ids, rendered.labels, pixel_values, layout.grids, source)
 
     @cached_property

@@ -77,8 +77,10 @@ class CachedReader(VideoReader):
         num_bytes = side * side * 3
         if os.pread(self._held.fileno(), 1, index) == b"\1":
             with _caching("read", self._path, (OSError, ValueError)):
-                pixels = os.pread(self._frames.fileno(), num_bytes, index * num_bytes)
-                return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
+                pixels = np.empty((side, side, 3), np.uint8)
+                if os.preadv(self._frames.fileno(), [pixels.data], index * num_bytes) < num_bytes:
+                    raise ValueError(f"frame {index} is cut off")
+                return pixels
         # 2. decoded, and held from now on
         if self._video is None:
             self._video = self._cache.open_video(self._path)

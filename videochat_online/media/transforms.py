@@ -53,7 +53,7 @@ class FrameTransform:
         scale, shift = self._scale_and_shift
         out = torch.empty(len(frames), 3, self.size, self.size)
         for row, frame in zip(out, frames, strict=True):  # frame by frame: each stays in the processor's cache
-            row.copy_(_resized(_pixels(frame), self.size)).mul_(scale).add_(shift)
+            row.copy_(self.bytes_of(frame)).mul_(scale).add_(shift)
         return out
 
     def resize(self, frame: Picture) -> np.ndarray:
@@ -61,7 +61,11 @@ class FrameTransform:
 
         The encoder takes the bytes as well: training sends a quarter as much to the device, which normalises them.
         """
-        return np.ascontiguousarray(_resized(_pixels(frame), self.size).permute(1, 2, 0).numpy())
+        return np.ascontiguousarray(self.bytes_of(frame).permute(1, 2, 0).numpy())
+
+    def bytes_of(self, frame: Picture) -> torch.Tensor:
+        """The same as uint8 (3, size, size), over the frame's own bytes where it has this size."""
+        return _resized(_pixels(frame), self.size)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:

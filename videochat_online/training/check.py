@@ -42,6 +42,10 @@ NEARLY = 0.9
 """Samples whose estimate reaches this share of --max-length are laid out: words may be denser than estimated."""
 
 
+MOST_ROWS = 5_000
+"""Of all sets, whose words and files are looked at: a report before a run takes a minute, not a night."""
+
+
 def check_run(config: TrainingConfig, num_processes: int) -> int:
     """Print the plan and all problems; 1 where there are any."""
     from ..model.weights import load_config
@@ -101,7 +105,7 @@ def report_data(lists: Sequence[str], num_workers: int, problems: list[str]) -> 
     """Print what is in the lists, and note how many problems they have; None without lists."""
     if not lists:
         return None
-    report = check_lists(lists, num_workers=num_workers)
+    report = check_lists(lists, num_workers=num_workers, most_rows=MOST_ROWS)
     say(report.as_table())
     problems += [f"--data: {counted(len(report.problems), 'problem')}, listed above"] if report.problems else []
     return report

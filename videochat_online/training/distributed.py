@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.settings import SettingError
+from ..data.settings import SettingError, own_cores
 from ..extras import lacks
 from ..files import shipped
 from .configuration import STRATEGIES, TrainingConfig
@@ -38,16 +38,9 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def data_workers(config: TrainingConfig, num_local: int | None = None) -> int:
-    """Processes that read data for each training process: as --num-workers says, else by the cores this one may use.
-
-    `num_local`: training processes on this machine; None: as many as torchrun has started here.
-    """
-    if config.num_workers is not None:
-        return config.num_workers
-    num_local = num_local or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
-    return min(MOST_WORKERS, max(1, cores // num_local - 1))
+def data_workers(config: TrainingConfig) -> int:
+    """Processes that read data for each training process: as --num-workers says, else by the cores it may use."""
+    return min(MOST_WORKERS, max(1, own_cores() - 1)) if config.num_workers is None else config.num_workers
 
 
 def say(text: str) -> None:

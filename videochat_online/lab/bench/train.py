@@ -25,7 +25,9 @@ from ...media.sampling import sample_pass
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor, load_model
 from ..shapeworld.build import WorldConfig, build_world
+from .decode import SHIPPED_CLIP
 from .measure import Tables
+from .pipeline import bench_real_clips
 
 WORLD = WorldConfig(videos=6, seed=0, seconds=(15.0, 30.0, 60.0), level=(2,), fps=4, size=64)
 MAX_LENGTH = 2048
@@ -39,6 +41,13 @@ def measure(options: argparse.Namespace) -> Tables:
         return {
             "forward and backward": bench_batches(dataset, model, processor, num_samples=options.samples),
             "data pipeline": bench_pipeline(folder, dataset, num_samples=options.samples),
+            "input pipeline of real clips, milliseconds a sample": bench_real_clips(
+                options.clips or [SHIPPED_CLIP],
+                folder / "real",
+                options.model,
+                samples=max(8, options.samples // 4),
+                repeats=min(3, options.repeats),
+            ),
         }
 
 
