@@ -40,6 +40,7 @@ def add_data_command(commands: Any) -> None:
     _add_check(inner)
     _add_show(inner)
     _add_import(inner)
+    _add_index(inner)
     _add_fetch(inner)
 
 
@@ -111,6 +112,20 @@ def _add_import(commands: Any) -> None:
     parser.set_defaults(run=run_import)
 
 
+def _add_index(commands: Any) -> None:
+    parser = commands.add_parser(
+        "index",
+        help="make rows and a list of tar shards (webdataset)",
+        description="Make a data-set list, and its rows beside it, of tar shards: a sample is KEY.json, its row in any "
+        "form of docs/data.md, and the files of the same KEY. Media stay in the shards. Nothing is written where "
+        "something is wrong, and no file is replaced.",
+        epilog="example: videochat-online data index 'data/part-{000..127}.tar' my.json",
+    )
+    parser.add_argument("shards", nargs="+", metavar="SHARDS", help="tars, or patterns with {000..127} or *")
+    parser.add_argument("list", type=Path, metavar="LIST", help="the list to write: NAME.json; rows: NAME_rows.jsonl")
+    parser.set_defaults(run=run_index)
+
+
 def _add_fetch(commands: Any) -> None:
     parser = commands.add_parser(
         "fetch",
@@ -177,6 +192,15 @@ def run_import(options: argparse.Namespace) -> int:
 
     rows_path, num_rows = import_rows(options.source, options.list, options.media)
     print(f"wrote {num_rows} rows to {rows_path}, their list to {options.list}")
+    print(f"next: videochat-online data check {shlex.quote(str(options.list))}")
+    return 0
+
+
+def run_index(options: argparse.Namespace) -> int:
+    from .shards import index_shards
+
+    rows_path, num_rows, num_shards = index_shards(options.shards, options.list)
+    print(f"wrote {num_rows} rows of {num_shards} shards to {rows_path}, their list to {options.list}")
     print(f"next: videochat-online data check {shlex.quote(str(options.list))}")
     return 0
 

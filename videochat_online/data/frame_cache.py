@@ -20,6 +20,7 @@ from uuid import uuid4
 import numpy as np
 
 from ..media.readers import VideoReader
+from ..media.shards import shard_of
 from ..media.transforms import FrameTransform
 from .clip import OpenFile
 
@@ -43,7 +44,8 @@ class FrameCache:
 
         MediaError: what is wrong with the video; FrameCacheError: what is wrong with the folder.
         """
-        status = path.stat()  # another entry where the file, the size of its pictures or the way to them has changed
+        # another entry where the file, the size of its pictures or the way to them has changed
+        status = (shard_of(path) or path).stat()
         key = f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{self.transform.size}"
         entry = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
         if not (entry / ABOUT).is_file():
