@@ -40,8 +40,7 @@ def at(seconds: float, question: str, answer: str) -> list[dict[str, Any]]:
 
 def greys(example: TrainingExample) -> list[int]:
     """Which frame each picture of an example is, read off its grey."""
-    unit = example.pixel_values.mean(dim=(2, 3))[:, 0] * 0.229 + 0.485
-    return [round(float(value) * 255 / GREY_STEP) for value in unit]
+    return [round(float(value) / GREY_STEP) for value in example.pixel_values[:, 0].float().mean(dim=(1, 2))]
 
 
 @pytest.fixture(scope="session")

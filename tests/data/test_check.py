@@ -49,6 +49,16 @@ def test_good_data_has_no_problems(write_list: Any):
     assert one.shown_seconds == pytest.approx(8 + 4 + 6 + 6 + 6 + 6)
 
 
+def test_of_more_rows_than_asked_as_many_of_each_set_are_looked_at(write_list: Any):
+    path = write_list({"good": GOOD * 3, "few": GOOD[:2]})
+    report = check_lists([path], num_workers=1, most_rows=8)
+    assert [one.rows for one in report.sets] == [24, 2]
+    assert [sum(one.kinds.values()) for one in report.sets] == [4, 2]
+    assert "6 of 26 rows were looked at, evenly spread (`videochat-online data check`" in report.as_table()
+    whole = check_lists([path], num_workers=1, most_rows=26)
+    assert whole == check_lists([path], num_workers=1) and "looked at" not in whole.as_table()
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown format": ({"caption": "a"}, "unknown format: a row with 'caption'"),
     "missing video": ({"video": "gone", "QA": [{"q": "Q", "a": "A"}]}, "gone: does not exist"),

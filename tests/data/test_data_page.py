@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,21 @@ def test_six_clips_end_in_a_model_that_answers(
     assert Path("sample.webp").is_file()
 
 
+def test_shards_are_indexed_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    row = json.dumps({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}).encode()
+    for number in range(128):
+        with tarfile.open(f"data/part-{number:03}.tar", "w") as tar:
+            head = tarfile.TarInfo(f"{number}.json")
+            head.size = len(row)
+            tar.addfile(head, io.BytesIO(row))
+    for line in blocks_in("Tar shards", "bash")[0].splitlines():
+        assert main(shlex.split(line, comments=True)[1:]) == 0
+    assert len((tmp_path / "my_rows.jsonl").read_text().splitlines()) == 128
+
+
 def test_the_fenced_blocks_are_the_ones_above():
     """So that no block of the page goes untested."""
     counts = {language: len(blocks_of(PAGE, language)) for language in ("json", "python", "csv", "bash")}
-    assert counts == {"json": sum(map(len, KINDS.values())) + 1, "python": 1, "csv": 1, "bash": 2}
+    assert counts == {"json": sum(map(len, KINDS.values())) + 1, "python": 1, "csv": 1, "bash": 3}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from videochat_online.data.registry import collect_lists, read_lists
+from videochat_online.data.registry import Annotations, ChangedError, collect_lists, read_lists
 
 ROOT = Path(__file__).parents[2]
 ENTRY = {
@@ -128,3 +129,41 @@ def test_the_lists_that_ship_are_found_from_any_folder(
     (tmp_path / "anno_data/stage2_online.json").write_text("[]")
     with pytest.raises(ValueError, match="a data-set list is an object"):
         read_lists(["anno_data/stage2_online.json"], ENVIRONMENT)
+
+
+ROWS = [{"text": "one"}, {"text": "zwölf Zöpfe"}, {"text": "三"}]
+LAYOUTS = {
+    "a list": json.dumps(ROWS),
+    "a list of words as they are": json.dumps(ROWS, ensure_ascii=False, indent=1),
+    "a row a line": "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS),
+    "lines of Windows": "\r\n".join(["", *(json.dumps(row, ensure_ascii=False) for row in ROWS), ""]),
+}
+
+
+@pytest.mark.parametrize("most", [0, 2**20])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_held_and_rows_of_a_large_file_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, mark: bytes, most: int
+):
+    monkeypatch.setattr("videochat_online.data.registry.LARGEST_HELD", most)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(mark + LAYOUTS[layout].encode())
+    rows = Annotations(path)
+    for one in (rows, pickle.loads(pickle.dumps(rows))):
+        assert [one[number] for number in range(len(one))] == ROWS
+
+
+def test_a_large_file_that_is_written_over_is_an_error_a_small_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "rows.json"
+    path.write_text(LAYOUTS["a list"])
+    held = Annotations(path)
+    monkeypatch.setattr("videochat_online.data.registry.LARGEST_HELD", 0)
+    read = Annotations(path)
+    assert held[2] == read[2] == ROWS[2]
+    path.write_text(json.dumps([{"text": "another"}]))
+    assert held[2] == ROWS[2]
+    with pytest.raises(ChangedError, match=r"rows.json has changed since its rows were counted"):
+        read[2]

@@ -7,12 +7,14 @@ import sys
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import cpu_offload
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 
+from videochat_online.media.transforms import FrameTransform
 from videochat_online.model.memory_bank import average_pool
 from videochat_online.model.videochat import CACHE_NAMES, VideoChatOnline
 
@@ -42,6 +44,16 @@ def test_every_language_model_takes_pictures_and_learns(make_model: Any, kind: s
     for name, parameter in model.named_parameters():
         if "vision_model" in name or "mlp1" in name:
             assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
+
+
+@torch.no_grad()
+def test_the_encoder_takes_bytes_as_it_takes_what_a_processor_makes_of_them(make_model: Any):
+    model, frame = make_model(), np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
+    want = model.encode_frames(FrameTransform(16).batch([frame]))
+    assert torch.equal(model.encode_frames(pixels), want)
+    in_bf16 = model.to(torch.bfloat16)
+    assert torch.equal(in_bf16.encode_frames(pixels), in_bf16.encode_frames(FrameTransform(16)(frame)[None]))
 
 
 @torch.no_grad()

@@ -23,12 +23,13 @@ from videochat_online.data.settings import SettingError
 from videochat_online.training.distributed import (
     check_launcher,
     check_packages,
+    data_workers,
     deepspeed_settings,
     filled_in,
     zero_stage,
 )
 from videochat_online.training.log import read_log
-from videochat_online.training.plan import RunShape, make_plan
+from videochat_online.training.plan import RunShape, make_plan, steps_text
 from videochat_online.training.sequence import SequenceParts
 from videochat_online.training.watch import standstill
 
@@ -268,3 +269,18 @@ def test_a_deepspeed_file_that_contradicts_the_flags(tmp_path: Path):
     path.write_text(json.dumps({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW"}}))
     with pytest.raises(SettingError, match="must set no optimizer: the flags do"):
         zero_stage(settings("run", strategy=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "expected"), [(1, 1, 1), (2, 1, 1), (16, 1, 15), (256, 1, 16), (96, 8, 11)]
+)
+def test_data_workers_are_chosen_from_the_cores_unless_a_number_is_given(
+    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, expected: int
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert data_workers(settings("run", num_workers=None)) == expected
+    assert data_workers(settings("run", num_workers=0)) == 0
+    assert data_workers(settings("run", num_workers=40)) == 40
+    plan = make_plan(settings("run", num_workers=None), [5] * 8, 1)
+    assert f"reading          {expected} data worker" in steps_text(plan)

@@ -77,6 +77,8 @@ class Report:
     """What is damaged, while the rest can be read; said once a file, of the first row that names it."""
     num_decoded: int | None = None
     """Still images, and frames that training shows; None where frames were not decoded."""
+    num_looked_at: int | None = None
+    """Rows that all counts but `rows` and `samples` are of; None: all."""
 
     def to_dict(self) -> dict[str, Any]:
         return {"ok": not self.problems, **asdict(self)}
@@ -98,7 +100,11 @@ class Report:
         if not self.problems:
             counted.insert(0, "no problems")
         decoded = "" if self.num_decoded is None else f"{self.num_decoded:,} frames and images decoded: "
-        return "\n".join([*lines, "", decoded + ", ".join(counted)])
+        looked = ""
+        if self.num_looked_at is not None:
+            of_all = f"{self.num_looked_at:,} of {sum(one.rows for one in self.sets):,} rows"
+            looked = f"{of_all} were looked at, evenly spread (`videochat-online data check` looks at all): "
+        return "\n".join([*lines, "", looked + decoded + ", ".join(counted)])
 
 
 def check_lists(
@@ -108,12 +114,14 @@ def check_lists(
     strict: bool = False,
     decode: DataSettings | None = None,
     unlisted: Sequence[DataSet] = (),
+    most_rows: int | None = None,
 ) -> Report:
     """Everything that is wrong with the data of some lists; `num_workers` processes read the files.
 
     `unlisted`: further sets, which stand in no list.
     `strict`: what is damaged or cut off is a problem, not a warning; training reads what can be decoded of it.
     `decode`: decode the frames that training with these settings shows.
+    `most_rows`: look at so many rows at most and at their files, as many of each set, evenly spread; None: at all.
     """
     # 1. the lists and their annotations
     data_sets, list_problems = collect_lists(paths) if paths else ([], [])
@@ -125,9 +133,10 @@ def check_lists(
         except ValueError as error:
             problems.append(DataProblem(data_set.name, None, str(data_set.annotation), str(error)))
     # 2. every file that they name, once
+    chosen = _spread([len(rows) for _, rows in loaded], most_rows)
     users: dict[MediaKey, list[Row]] = {}
     for number, (data_set, rows) in enumerate(loaded):
-        for row, key in _media_of_set(data_set, rows):
+        for row, key in _media_of_set(data_set, rows, chosen[number]):
             users.setdefault(key, []).append((number, row))
 
     def samples_of(key: MediaKey) -> dict[Row, Sample]:
@@ -141,20 +150,33 @@ def check_lists(
         for message in found.warnings
     ]
     # 3. every row against its files
-    reports = [_check_set(number, *one, facts, problems) for number, one in enumerate(loaded)]
+    reports = [_check_set(number, *one, chosen[number], facts, problems) for number, one in enumerate(loaded)]
     warnings += [DataProblem(one.name, None, "", text) for one in reports if (text := _blanks_text(one))]
     num_decoded = sum(found.num_decoded for found in facts.values()) if decode else None
-    return Report(reports, problems, warnings, num_decoded)
+    num_looked_at = sum(map(len, chosen))
+    is_all = num_looked_at == sum(len(rows) for _, rows in loaded)
+    return Report(reports, problems, warnings, num_decoded, None if is_all else num_looked_at)
+
+
+def _spread(sizes: Sequence[int], most: int | None) -> list[range]:
+    """The rows of each set that are looked at: all, or about an equal number of each, `most` together."""
+    share = max(1, most // len(sizes)) if most is not None and sum(sizes) > most else None
+    return [range(0, size, 1 if share is None else -(-size // share)) for size in sizes]
 
 
 def _check_set(
-    place: int, data_set: DataSet, rows: Annotations, facts: dict[MediaKey, MediaFacts], problems: list[DataProblem]
+    place: int,
+    data_set: DataSet,
+    rows: Annotations,
+    chosen: range,
+    facts: dict[MediaKey, MediaFacts],
+    problems: list[DataProblem],
 ) -> SetReport:
     """The counts of the set number `place`; what is wrong with its rows goes to `problems`."""
     report = SetReport(_writable(data_set.name), len(rows), samples_of_set(len(rows), data_set.repeat_time))
     media: dict[MediaKey, MediaFacts] = {}
     before = len(problems)
-    for number in with_bar(range(len(rows)), len(rows), f"rows of {data_set.name}"):
+    for number in with_bar(chosen, len(chosen), f"rows of {data_set.name}"):
         try:
             sample = read_row(rows[number])
         except SampleError as error:
@@ -187,9 +209,9 @@ def _blanks_text(report: SetReport) -> str:
     return f"{report.blank_answers} of {report.questions} answers are blank, in rows {rows}"
 
 
-def _media_of_set(data_set: DataSet, rows: Annotations) -> Iterator[tuple[int, MediaKey]]:
+def _media_of_set(data_set: DataSet, rows: Annotations, chosen: range) -> Iterator[tuple[int, MediaKey]]:
     """(row, what it is about)"""
-    for number in range(len(rows)):
+    for number in chosen:
         try:
             yield from ((number, key) for key in _media_of(read_row(rows[number]), data_set.data_root))
         except SampleError:

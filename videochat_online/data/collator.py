@@ -68,7 +68,8 @@ def _batch(rows: Sequence[Sequence[TrainingExample]], pad_token_id: int) -> Batc
     batch = {"input_ids": _padded(ids, pad_token_id), "labels": _padded(labels, IGNORE_INDEX)}
     examples = [example for row in rows for example in row]
     if grids := [grid for example in examples for grid in example.image_grids]:
-        batch["pixel_values"] = torch.cat([example.pixel_values for example in examples])
+        pixels = [example.pixel_values for example in examples]
+        batch["pixel_values"] = torch.cat(pixels) if len(pixels) > 1 else pixels[0]
         batch["image_grids"] = torch.tensor(grids)
     return batch
 

@@ -18,9 +18,6 @@ from .fetch import LIST, REPOSITORIES
 from .settings import DataSettings, FrameTimes
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..media.transforms import FrameTransform
     from .dataset import ConversationDataset
     from .registry import DataSet
 
@@ -43,6 +40,7 @@ def add_data_command(commands: Any) -> None:
     _add_check(inner)
     _add_show(inner)
     _add_import(inner)
+    _add_index(inner)
     _add_fetch(inner)
 
 
@@ -112,6 +110,20 @@ def _add_import(commands: Any) -> None:
     what = "folder that the files it names start at (default: that of SOURCE)"
     parser.add_argument("--media", type=Path, metavar="DIR", help=what)
     parser.set_defaults(run=run_import)
+
+
+def _add_index(commands: Any) -> None:
+    parser = commands.add_parser(
+        "index",
+        help="make rows and a list of tar shards (webdataset)",
+        description="Make a data-set list, and its rows beside it, of tar shards: a sample is KEY.json, its row in any "
+        "form of docs/data.md, and the files of the same KEY. Media stay in the shards. Nothing is written where "
+        "something is wrong, and no file is replaced.",
+        epilog="example: videochat-online data index 'data/part-{000..127}.tar' my.json",
+    )
+    parser.add_argument("shards", nargs="+", metavar="SHARDS", help="tars, or patterns with {000..127} or *")
+    parser.add_argument("list", type=Path, metavar="LIST", help="the list to write: NAME.json; rows: NAME_rows.jsonl")
+    parser.set_defaults(run=run_index)
 
 
 def _add_fetch(commands: Any) -> None:
@@ -210,6 +222,15 @@ def _fetch_benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_index(options: argparse.Namespace) -> int:
+    from .shards import index_shards
+
+    rows_path, num_rows, num_shards = index_shards(options.shards, options.list)
+    print(f"wrote {num_rows} rows of {num_shards} shards to {rows_path}, their list to {options.list}")
+    print(f"next: videochat-online data check {shlex.quote(str(options.list))}")
+    return 0
+
+
 def run_fetch(options: argparse.Namespace) -> int:
     from .fetch import annotations_below, fetch_annotations
 
@@ -250,7 +271,7 @@ def run_show(options: argparse.Namespace) -> int:
     print("\n" + describe(rendered, dataset.processor.tokenizer, mark_loss=True))
     # 4. as pictures
     if options.picture:
-        pictures = _as_images(example.pixel_values, dataset.processor.transform)
+        pictures = [Image.fromarray(picture) for picture in example.pixel_values.permute(0, 2, 3, 1).numpy()]
         try:
             contact_sheet(pictures, layout.captions).save(options.picture)
         except (ValueError, OSError) as error:  # ValueError: PIL knows no such suffix
@@ -275,13 +296,6 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
     config = load_config(options.model)
     settings = DataSettings(fps=options.fps, num_frames=options.num_frames, frame_times=options.frame_times)
     return ConversationDataset(data_sets, Processor.from_pretrained(options.model, config), config, settings)
-
-
-def _as_images(pixel_values: torch.Tensor, transform: FrameTransform) -> list[Image.Image]:
-    """The normalised (T, 3, S, S) as PIL images."""
-    mean, std = (pixel_values.new_tensor(numbers).view(3, 1, 1) for numbers in (transform.mean, transform.std))
-    values = ((pixel_values * std + mean) * 255).round().clamp(0, 255).byte()
-    return [Image.fromarray(picture) for picture in values.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
 def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

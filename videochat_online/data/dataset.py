@@ -61,7 +61,7 @@ class TrainingExample:
     labels: list[int]
     """(N,): the ids where there is loss, -100 elsewhere."""
     pixel_values: torch.Tensor
-    """float32 (T, 3, S, S): frames and tiles in order."""
+    """uint8 (T, 3, S, S), channels last in memory: frames and tiles in order. The model normalises them."""
     image_grids: list[int]
     """(T,): side of the map each picture is average-pooled to."""
     source: Source
@@ -193,9 +193,9 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         MediaError for one that cannot be decoded.
         """
         size = self.processor.transform.size
-        pixel_values = torch.empty(len(layout.grids), 3, size, size)
+        pixel_values = torch.empty(len(layout.grids), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
         for place, picture in zip(pixel_values, layout.pictures, strict=True):
-            place.copy_(self.processor.frames([picture])[0])
+            place.copy_(self.processor.transform.bytes_of(picture))
         return TrainingExample(rendered.ids, rendered.labels, pixel_values, layout.grids, source)
 
     @cached_property

@@ -16,6 +16,7 @@ from .sample import IMAGE_MARK, VIDEO_MARK, Box, Kind, Sample, SampleError, Turn
 from .settings import PUBLISHED, DataSettings
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLE_NAMES = f"one of {', '.join(ROLES)}"
 MEDIA = ("image", "video")
 EXPECTED = (
     "'conversations' ({from, value} turns), 'messages' ({role, content}) or 'QA' ({i, q, a}) with 'image', 'video' or "
@@ -79,6 +80,8 @@ def with_own_fields(row: Row) -> Row:
     `videos` become `image` and `video`, the field `system` the first turn.
     """
     found = dict(row)
+    if not found.keys() & {"messages", "system", *(f"{medium}s" for medium in MEDIA)}:
+        return found
     # 1. the media of the row
     media: dict[str, list[str]] = {medium: list(_names(row.get(f"{medium}s") or (), f"{medium}s")) for medium in MEDIA}
     # 2. the messages, with the media of their parts
@@ -105,7 +108,7 @@ def _own_turn(message: Any, media: dict[str, list[str]], where: str) -> dict[str
     """A message as a turn {from, value}; files that its parts show go to `media`."""
     _need(isinstance(message, Mapping), where, "an object {role, content}", message)
     role, content = message.get("role"), message.get("content")
-    _need(str(role) in ROLES, f"{where}: role", f"one of {', '.join(ROLES)}", role)
+    _need(str(role) in ROLES, f"{where}: role", ROLE_NAMES, role)
     _need(message.get("loss") in (None, True), f"{where}: loss", "true: every answer is learned", message.get("loss"))
     if isinstance(content, list):
         content = "\n".join(_part_text(part, media, where, may_show=ROLES[str(role)] == "user") for part in content)
@@ -158,11 +161,12 @@ def _conversation_turns(values: Any) -> tuple[str | None, tuple[Turn, ...]]:
     # 1. who says what
     roles = []
     for number, value in enumerate(values):
-        _need(isinstance(value, Mapping), f"conversations: turn {number}", "an object {from, value}", value)
+        _need(isinstance(value, dict), "conversations: turn", "an object {from, value}", value, number)
         speaker, text = value.get("from"), value.get("value")
-        _need(str(speaker) in ROLES, f"conversations: 'from' of turn {number}", f"one of {', '.join(ROLES)}", speaker)
-        _need(isinstance(text, str), f"conversations: 'value' of turn {number}", "a text", text)
-        roles.append(ROLES[str(speaker)])
+        is_known = isinstance(speaker, str) and speaker in ROLES
+        _need(is_known, "conversations: 'from' of turn", ROLE_NAMES, speaker, number)
+        _need(isinstance(text, str), "conversations: 'value' of turn", "a text", text, number)
+        roles.append(ROLES[speaker])
     # 2. the system, then user and assistant in turn
     has_system = roles[:1] == ["system"]
     system = values[0]["value"] if has_system else None
@@ -180,10 +184,11 @@ def _qa_turns(values: Any, settings: DataSettings) -> tuple[Turn, ...]:
     _need(isinstance(values, list), "QA", "a list of {i, q, a}", values)
     turns = []
     for number, value in enumerate(values):
-        _need(isinstance(value, Mapping), f"QA: pair {number}", "an object {i, q, a}", value)
+        _need(isinstance(value, dict), "QA: pair", "an object {i, q, a}", value, number)
         texts = {"i": value.get("i", ""), "q": value.get("q", ""), "a": value.get("a")}
         for key, text in texts.items():
-            _need(isinstance(text, str), f"QA: {key!r} of pair {number}", "a text", text)
+            if not isinstance(text, str):
+                _need(False, f"QA: {key!r} of pair", "a text", text, number)
         if settings.pair_joint == "space":
             question = f"{texts['i']} {texts['q']}".strip()
         else:
@@ -247,6 +252,7 @@ def _seconds(value: Any, field: str) -> float:
     return float(value)
 
 
-def _need(is_right: bool, field: str, expected: str, value: Any) -> None:
+def _need(is_right: bool, field: str, expected: str, value: Any, number: int | None = None) -> None:
+    """SampleError unless it is; texts are put together only then: millions of rows are read before a run starts."""
     if not is_right:
-        raise SampleError(f"{field} must be {expected}, got {value!r:.80}")
+        raise SampleError(f"{field}{'' if number is None else f' {number}'} must be {expected}, got {value!r:.80}")

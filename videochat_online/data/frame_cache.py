@@ -20,6 +20,7 @@ from uuid import uuid4
 import numpy as np
 
 from ..media.readers import VideoReader
+from ..media.shards import shard_of
 from ..media.transforms import FrameTransform
 from .clip import OpenFile
 
@@ -43,7 +44,8 @@ class FrameCache:
 
         MediaError: what is wrong with the video; FrameCacheError: what is wrong with the folder.
         """
-        status = path.stat()  # another entry where the file, the size of its pictures or the way to them has changed
+        # another entry where the file, the size of its pictures or the way to them has changed
+        status = (shard_of(path) or path).stat()
         key = f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{self.transform.size}"
         entry = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
         if not (entry / ABOUT).is_file():
@@ -77,8 +79,10 @@ class CachedReader(VideoReader):
         num_bytes = side * side * 3
         if os.pread(self._held.fileno(), 1, index) == b"\1":
             with _caching("read", self._path, (OSError, ValueError)):
-                pixels = os.pread(self._frames.fileno(), num_bytes, index * num_bytes)
-                return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
+                pixels = np.empty((side, side, 3), np.uint8)
+                if os.preadv(self._frames.fileno(), [pixels.data], index * num_bytes) < num_bytes:
+                    raise ValueError(f"frame {index} is cut off")
+                return pixels
         # 2. decoded, and held from now on
         if self._video is None:
             self._video = self._cache.open_video(self._path)

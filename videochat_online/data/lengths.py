@@ -7,8 +7,11 @@ costs a second sequence. Nothing else depends on its being exact.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from itertools import accumulate
+from concurrent.futures import ProcessPoolExecutor
+from itertools import accumulate, repeat
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -21,10 +24,12 @@ from .formats import read_row
 from .layout import Parts, tile_limit
 from .registry import Annotations, DataSet
 from .sample import Sample, SampleError, Turn
-from .settings import DataSettings
+from .settings import DataSettings, own_cores
 
 CALIBRATED_ON = 32
 """Rows of a set whose text is tokenised to learn how many tokens a byte takes at most."""
+ROWS_OF_A_PROCESS = 20_000
+"""Fewer are read sooner than a process starts."""
 
 
 def estimate_lengths(
@@ -39,9 +44,16 @@ def estimate_lengths(
     chosen = sorted({len(rows) * number // CALIBRATED_ON for number in range(CALIBRATED_ON)})
     samples = (_sample(rows, number, settings) for number in chosen)
     estimator.per_byte = max((estimator.tokens_of_a_byte(one) for one in samples if one is not None), default=1.0)
-    # 2. every row, read once
-    lengths = (estimator.length(_sample(rows, number, settings)) for number in range(len(rows)))
-    return np.fromiter((min(length, settings.max_length) for length in lengths), np.int32, len(rows))
+    # 2. every row, read once; of a large set by several processes
+    num_processes = max(1, min(own_cores(), len(rows) // ROWS_OF_A_PROCESS))
+    shares = [range(number, len(rows), num_processes) for number in range(num_processes)]
+    if num_processes == 1 or sys.platform != "linux":  # elsewhere a process takes seconds to start
+        return estimator.lengths(rows, range(len(rows)))
+    found = np.empty(len(rows), np.int32)
+    with ProcessPoolExecutor(num_processes, get_context("fork")) as pool:
+        for share, lengths in zip(shares, pool.map(estimator.lengths, repeat(rows), shares), strict=True):
+            found[share.start :: share.step] = lengths
+    return found
 
 
 def _sample(rows: Annotations, number: int, settings: DataSettings) -> Sample | None:
@@ -57,7 +69,8 @@ class LengthEstimator:
     def __init__(
         self, processor: Processor, config: VideoChatOnlineConfig, settings: DataSettings, max_tiles: int
     ) -> None:
-        self.config, self.settings, self.max_tiles = config, settings, max_tiles
+        self.settings, self.max_tiles, self.has_thumbnail = settings, max_tiles, config.use_thumbnail
+        self.tokens_of_a_tile = tokens_of_grid(config.grid)
         self.per_byte = 1.0
         """Tokens of a byte of words, at most."""
         self._render = processor.render
@@ -82,6 +95,11 @@ class LengthEstimator:
         turns = self._said(sample)
         num_tokens = self._rendered([((turn.question,), turn.answer) for turn in turns])
         return (num_tokens - self._start - self._turn * len(turns)) / max(1, _num_bytes(turns))
+
+    def lengths(self, rows: Annotations, numbers: range) -> np.ndarray:
+        """int32 (len(numbers),): of these rows."""
+        each = (self.length(_sample(rows, number, self.settings)) for number in numbers)
+        return np.fromiter((min(length, self.settings.max_length) for length in each), np.int32, len(numbers))
 
     def length(self, sample: Sample | None) -> int:
         """Tokens of a sample; None: of an empty dialogue."""
@@ -128,8 +146,8 @@ class LengthEstimator:
     def _of_images(self, num_images: int) -> int:
         """Every image in as many tiles as it may have, because its size is not known."""
         tiles = max(1, self.max_tiles // max(1, num_images))
-        tiles += self.config.use_thumbnail and tiles > 1
-        return num_images * (tiles * tokens_of_grid(self.config.grid) + self._image)
+        tiles += self.has_thumbnail and tiles > 1
+        return num_images * (tiles * self.tokens_of_a_tile + self._image)
 
 
 def _num_bytes(turns: Sequence[Turn]) -> int:

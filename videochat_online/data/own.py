@@ -119,6 +119,7 @@ def _rows_of_table(path: Path, problems: dict[int, str]) -> list[PlacedRow]:
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(number, values) of each line behind the head; a column that is not there is blank everywhere."""
     text = read_utf8(path, f"a csv with the columns {', '.join(COLUMNS)}")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     head = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
     names = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]

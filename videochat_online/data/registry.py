@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
@@ -185,36 +186,74 @@ def _data_set(name: str, values: Any, folder: Path, environment: Mapping[str, st
     return DataSet(name, **{**values, **paths})
 
 
-class Annotations:
-    """The rows of a json or jsonl file, kept as bytes and parsed one by one. ValueError for what is wrong with it.
+LARGEST_HELD = 2**26
+"""Bytes of annotations that each process holds in memory."""
 
-    A row is a fresh object each time, so the raw data cannot be changed. And a million rows are two arrays, which
-    worker processes share instead of copying (Python objects would be copied page by page as they are counted).
+
+class Annotations:
+    """The rows of a json or jsonl file: where each lies, and parsed when it is asked for. ValueError for what is wrong.
+
+    A row is a fresh object each time, so the raw data cannot be changed. And a million rows are one array, which
+    worker processes share instead of copying (Python objects would be copied page by page as they are counted). The
+    words of a large file are read from it row by row: they stay in the system's cache, once for all training processes
+    of a machine. What is smaller is held, and may be edited meanwhile.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._state = path, _state_of(path)
+        self._file: int | None = None
         text = read_utf8(path, "a json list or jsonl of rows")
+        self._held = b"" if self._state[0] > LARGEST_HELD else path.read_bytes()
         start = _skip_blanks(text, 0)
         spans = _list_spans(path, text, start + 1) if text[start : start + 1] == "[" else _line_spans(path, text)
-        rows, ends = bytearray(), array("q")  # one object each, not one a row
+        places, position, place = array("q"), 0, self._state[0] - _num_bytes(text)  # behind a byte order mark
         for first, last in spans:
-            rows += text[first:last].encode("utf-8")
-            ends.append(len(rows))
-        if not ends:
+            place += _num_bytes(text[position:first])
+            places.append(place)
+            place += _num_bytes(text[first:last])
+            places.append(place)
+            position = last
+        if not places:
             raise ValueError(f"{path}: holds no rows; expected a json list or jsonl with at least one")
-        self._bytes = np.frombuffer(rows, dtype=np.uint8)
-        self._ends = np.frombuffer(ends, dtype=np.int64)
+        self._places = np.frombuffer(places, dtype=np.int64).reshape(-1, 2)
+        """int64 (num_rows, 2): the first byte of each row, and the one behind its last."""
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._places)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """Row `number`, from 0; a new object each time. IndexError where there is none."""
         if not 0 <= number < len(self):
             raise IndexError(f"{self.path}: row {number} is out of range, expected 0 <= row < {len(self)}")
-        start = self._ends[number - 1] if number else 0
-        return json.loads(self._bytes[start : self._ends[number]].tobytes())
+        first, last = self._places[number].tolist()
+        if self._held:
+            return json.loads(self._held[first:last].decode("utf-8"))
+        if self._file is None:
+            self._file = os.open(self.path, os.O_RDONLY)
+            finalize(self, os.close, self._file)
+        if _state_of(self._file) != self._state:
+            raise ChangedError(f"{self.path} has changed since its rows were counted: leave it alone while it is read")
+        return json.loads(os.pread(self._file, last - first, first).decode("utf-8"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_file": None}  # another process opens it for itself
+
+
+class ChangedError(ValueError):
+    """Annotations are not what they were. Not a sample's fault: training ends with it."""
+
+
+def _state_of(file: Path | int) -> tuple[int, int]:
+    """(bytes, nanoseconds of its last change); ValueError where there is no such file."""
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror}); expected a json list or jsonl of rows") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def _list_spans(path: Path, text: str, start: int) -> Iterator[tuple[int, int]]:
@@ -234,7 +273,7 @@ def _list_spans(path: Path, text: str, start: int) -> Iterator[tuple[int, int]]:
 
 def _line_spans(path: Path, text: str) -> Iterator[tuple[int, int]]:
     """The same for one row a line; blank lines are left out."""
-    lines = (line for line in re.finditer(r"[^\n]+", text) if line.group().strip())
+    lines = (line for line in re.finditer(r"[^\r\n]+", text) if line.group().strip())
     for number, line in enumerate(lines):
         first = _skip_blanks(text, line.start())
         after = _row_end(path, text, first, number)
@@ -265,7 +304,7 @@ def _skip_blanks(text: str, position: int) -> int:
 def read_utf8(path: Path, expected: str) -> str:
     """The text of a file. ValueError, which says what was `expected`, where it cannot be read."""
     try:
-        return path.read_text("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # line ends as they are: rows are found again by their bytes
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from error
     except UnicodeDecodeError as error:

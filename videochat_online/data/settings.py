@@ -6,6 +6,7 @@ A text under a field is the help of its flag.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -14,6 +15,12 @@ from ..media.readers import Decoder
 
 FrameTimes = Literal["online", "always", "never"]
 Mixing = Literal["proportional", "sqrt"]
+
+
+def own_cores() -> int:
+    """Cores for each of the training processes that torchrun has started on this machine, of those that may be used."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class SettingError(ValueError):

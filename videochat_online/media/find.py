@@ -14,6 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from .image_source import IMAGE_SUFFIXES
 from .readers import Decoder, check_decoder
+from .shards import shard_of
 from .source import MediaError, reading
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif")
@@ -21,7 +22,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif
 
 def find_video(path: Path) -> Path:
     """The file or folder `path`, or the video file of this name with its suffix. MediaError if there is none."""
-    if found := _present(path):
+    if found := path if shard_of(path) else _present(path):
         return found
     what = f"does not exist, nor with {', '.join(VIDEO_SUFFIXES)}"
     raise MediaError.about(path, what, "a video or a folder of frames")

@@ -5,6 +5,7 @@ Nothing here is video; PIL reads everything, one picture at a time.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from .picture import MAX_PIXELS, begin_image, upright_rgb
+from .shards import read_member, shard_of
 from .source import A_WHOLE_IMAGE, MediaError, VideoReader, check_file, check_fps, reading
 
 IMAGE_SUFFIXES = frozenset(
@@ -51,8 +53,10 @@ ImageSource = str | os.PathLike[str] | Image.Image
 def open_image(path: str | os.PathLike[str], *, strict: bool = False) -> Image.Image:
     """The image of a file as RGB: see `picture.upright_rgb`. MediaError also where it is missing or empty."""
     path = Path(path)
-    check_file(path, AN_IMAGE)
-    with begin_image(path, path) as image:
+    in_shard = shard_of(path) is not None
+    if not in_shard:
+        check_file(path, AN_IMAGE)
+    with begin_image(io.BytesIO(read_member(path)) if in_shard else path, path) as image:
         return upright_rgb(image, path, strict=strict)
 
 

@@ -6,14 +6,16 @@ Picks the kind of the source and its decoder. Streams that have no end are in li
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..extras import require
 from .decoding import DecordReader, PyavReader
 from .image_source import ImageListReader, ImageSource, images_of_folder, open_image, open_image_file
-from .source import Frame, MediaError, VideoReader, check_size, reading
+from .shards import copied, goes_with, shard_of
+from .source import Frame, MediaError, MediaWarning, VideoReader, check_size, reading
 from .video_index import index_video
 
 __all__ = ["Decoder", "Frame", "MediaError", "VideoReader", "check_decoder", "open_image", "open_video"]
@@ -41,6 +43,8 @@ def open_video(
     """
     check_decoder(decoder)
     check_size(size)
+    if isinstance(source, str | os.PathLike) and shard_of(Path(source)) is not None:
+        return _open_member(Path(source), decoder=decoder, size=size, num_threads=num_threads, strict=strict)
     if not isinstance(source, str | os.PathLike):
         return ImageListReader("list of images", source, fps=fps, size=size, strict=strict)
     with reading(source, "cannot be looked at", "a video, or a folder of images", errors=(OSError, RuntimeError)):
@@ -56,6 +60,23 @@ def open_video(
     if decoder == "decord":
         return DecordReader(index, size=size, num_threads=num_threads)
     return PyavReader(index, size=size, num_threads=num_threads, strict=strict)
+
+
+def _open_member(path: Path, **how: Any) -> VideoReader:
+    """A video in a shard, by a copy that goes with the reader; errors and the reader name its place in the shard."""
+    place, video = copied(path), None
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", MediaWarning)
+            video = open_video(place, **how)
+        video.name = str(path)
+    except MediaError as error:
+        raise MediaError(str(error).replace(str(place), str(path))) from error
+    finally:
+        goes_with(place, video)
+    for one in said:
+        warnings.warn(str(one.message).replace(str(place), str(path)), one.category, stacklevel=3)
+    return video
 
 
 def check_decoder(name: str) -> None:

@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ..pixels import IMAGENET_MEAN, IMAGENET_STD, Channels, scale_and_shift
 from .picture import rgb_array
 
 Picture = Image.Image | np.ndarray
 """A PIL image of any mode, or uint8 (H, W, 3) RGB."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class FrameTransform:
 
     size: int
     """Side of the square output, pixels."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -55,18 +53,23 @@ class FrameTransform:
         scale, shift = self._scale_and_shift
         out = torch.empty(len(frames), 3, self.size, self.size)
         for row, frame in zip(out, frames, strict=True):  # frame by frame: each stays in the processor's cache
-            row.copy_(_resized(_pixels(frame), self.size)).mul_(scale).add_(shift)
+            row.copy_(self.bytes_of(frame)).mul_(scale).add_(shift)
         return out
 
     def resize(self, frame: Picture) -> np.ndarray:
-        """The first step alone: uint8 (size, size, 3). Transforming it gives what transforming the frame does."""
-        return np.ascontiguousarray(_resized(_pixels(frame), self.size).permute(1, 2, 0).numpy())
+        """The first step alone: uint8 (size, size, 3). Transforming it gives what transforming the frame does.
+
+        The encoder takes the bytes as well: training sends a quarter as much to the device, which normalises them.
+        """
+        return np.ascontiguousarray(self.bytes_of(frame).permute(1, 2, 0).numpy())
+
+    def bytes_of(self, frame: Picture) -> torch.Tensor:
+        """The same as uint8 (3, size, size), over the frame's own bytes where it has this size."""
+        return _resized(_pixels(frame), self.size)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(3, 1, 1) each: normalised = byte * scale + shift."""
-        mean, std = torch.tensor([self.mean, self.std], dtype=torch.float64).view(2, 3, 1, 1)
-        return (1 / (255 * std)).float(), (-mean / std).float()
+        return scale_and_shift(self.mean, self.std)
 
 
 def tile_grid(width: int, height: int, *, size: int, min_num: int = 1, max_num: int = 12) -> tuple[int, int]:

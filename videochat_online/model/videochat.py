@@ -27,6 +27,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, is_flash_attn_2_available
 
 from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope
+from ..pixels import normalised
 from .language_model import build_language_model
 from .memory_bank import average_pool
 from .vision_encoder import InternVisionModel, pixel_shuffle
@@ -106,7 +107,12 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
         return self.language_model.resize_token_embeddings(*args, **kwargs)
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(T, 3, H, W) normalised pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size."""
+        """(T, 3, H, W) pictures -> maps (T, C, h, w), h = w = config.grid at the model's own image size.
+
+        Pictures are normalised, or bytes (uint8), which are normalised here, on their device.
+        """
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = normalised(pixel_values)
         pixel_values = as_weights_of(self.vision_model, pixel_values)
         features = self.vision_model(pixel_values, select_layer=self.config.select_layer)[:, 1:]
         num, _, height, width = pixel_values.shape

@@ -29,7 +29,7 @@ from ..media.source import MediaWarning
 from .adapters import holds_trained_only
 from .checkpoints import choose_checkpoint, skipped
 from .configuration import TrainingConfig
-from .distributed import check_packages, say, uses_bf16, zero_stage
+from .distributed import check_packages, data_workers, say, uses_bf16, zero_stage
 from .evaluating import HeldOut
 from .fitting import memory_problem
 from .frozen import frozen_dtype
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 NEARLY = 0.9
 """Samples whose estimate reaches this share of --max-length are laid out: words may be denser than estimated."""
+
+
+MOST_ROWS = 5_000
+"""Of all sets, whose words and files are looked at: a report before a run takes a minute, not a night."""
 
 
 def check_run(config: TrainingConfig, num_processes: int) -> int:
@@ -67,7 +71,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
     with noted(problems, f"--model {config.model}: "):
         model_config = load_config(config.model)
     # 3. the data lists and every file they name
-    report = report_data(config.data, config.num_workers, problems)
+    report = report_data(config.data, data_workers(config), problems)
     # 4. samples and steps, of the sets that can be read
     if model_config is not None and report is not None and report.sets:
         with noted(problems):
@@ -99,7 +103,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
 
 def check_data(lists: Sequence[str], problems: list[str]) -> int:
     """Print what is wrong with the data where the settings are wrong too, as `problems` say; 1."""
-    report_data(lists, TrainingConfig.num_workers, problems)
+    report_data(lists, data_workers(TrainingConfig()), problems)
     return say_all(problems, [])
 
 
@@ -107,7 +111,7 @@ def report_data(lists: Sequence[str], num_workers: int, problems: list[str]) -> 
     """Print what is in the lists, and note how many problems they have; None without lists."""
     if not lists:
         return None
-    report = check_lists(lists, num_workers=num_workers)
+    report = check_lists(lists, num_workers=num_workers, most_rows=MOST_ROWS)
     say(report.as_table())
     problems += [f"--data: {counted(len(report.problems), 'problem')}, listed above"] if report.problems else []
     return report

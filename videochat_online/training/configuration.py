@@ -69,8 +69,9 @@ class TrainingConfig(DataSettings):
 
     batching: Literal["shuffled", "grouped", "packed"] = "grouped"
     """shuffled, grouped (samples of like length together) or packed (several samples fill one sequence)"""
-    num_workers: int = 4
-    """processes that read data, for each training process"""
+    num_workers: int | None = None
+    """processes that read data, for each training process, one thread each (default: all cores but one for each
+    training process on the machine, 16 at most)"""
 
     learning_rate: float = 1e-4
     """its highest value"""
@@ -173,9 +174,10 @@ class TrainingConfig(DataSettings):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")
         for name in ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2"):
             yield from self._unless(0 <= getattr(self, name) < 1, name, "from 0 to below 1")
-        at_least_0 = ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "num_workers", "min_steps")
+        at_least_0 = ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "min_steps")
         for name in (*at_least_0, "eval_every", "eval_answers", "early_stop"):
             yield from self._unless(getattr(self, name) >= 0, name, "at least 0")
+        yield from self._unless((self.num_workers or 0) >= 0, "num_workers", "at least 0")
         yield from self._unless(self.max_steps == -1 or self.max_steps >= 1, "max_steps", "-1 or at least 1")
         yield from self._unless(0 <= self.eval_share <= 0.5, "eval_share", "from 0 to 0.5")
         for name in ("eval_every", "early_stop"):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.settings import SettingError
+from ..data.settings import SettingError, own_cores
 from ..extras import lacks
 from ..files import shipped
 from .configuration import STRATEGIES, TrainingConfig
@@ -25,6 +25,10 @@ from .configuration import STRATEGIES, TrainingConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch.distributed import Store
+
+
+MOST_WORKERS = 16
+"""Data workers of a training process, unless --num-workers says more: their batches wait in shared memory."""
 
 
 def world_size() -> int:
@@ -51,6 +55,11 @@ def shared_store(name: str, minutes: float) -> Store:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, timeout=timedelta(minutes=minutes), wait_for_workers=False)
     return PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def data_workers(config: TrainingConfig) -> int:
+    """Processes that read data for each training process: as --num-workers says, else by the cores it may use."""
+    return min(MOST_WORKERS, max(1, own_cores() - 1)) if config.num_workers is None else config.num_workers
 
 
 def say(text: str) -> None:

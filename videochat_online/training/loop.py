@@ -21,7 +21,15 @@ from torch.utils.data import DataLoader
 from ..model.varlen import border_arguments, use_varlen
 from ..prompt.render import IGNORE_INDEX
 from .checkpoints import check_shape, choose_checkpoint, skipped
-from .distributed import leave_sigterm_to_the_parent, make_accelerator, say, sigterm_noted, uses_bf16, uses_deepspeed
+from .distributed import (
+    data_workers,
+    leave_sigterm_to_the_parent,
+    make_accelerator,
+    say,
+    sigterm_noted,
+    uses_bf16,
+    uses_deepspeed,
+)
 from .evaluating import HeldOut, best_of, evaluate, stops_early
 from .frozen import hold_frozen
 from .log import Interval, RunLog, summary
@@ -163,7 +171,7 @@ class TrainingLoop:
             dataset,
             batch_sampler=batches,
             collate_fn=self.collate,
-            num_workers=self.config.num_workers,
+            num_workers=data_workers(self.config),
             pin_memory=self.accelerator.device.type == "cuda",
             worker_init_fn=leave_sigterm_to_the_parent,
             generator=torch.Generator().manual_seed(self.config.seed),  # workers' seeds: not of the global state
@@ -227,7 +235,7 @@ class TrainingLoop:
         """
         config, device = self.config, self.accelerator.device
         inputs = {
-            name: value.to(device, self.dtype if value.is_floating_point() else None)
+            name: value.to(device, self.dtype if value.is_floating_point() else None, non_blocking=True)
             for name, value in batch.items()
             if name != "attention_mask"
         }
@@ -293,7 +301,7 @@ def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: i
     extra |= {"input_ids": column.clone(), "labels": column + IGNORE_INDEX}
     extra["input_ids"][0] = image_token_id
     longer = {key: torch.cat([batch[key], extra[key]], dim=1) for key in extra if batch.get(key) is not None}
-    pixel_values = torch.zeros(1, 3, image_size, image_size)
+    pixel_values = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
     return {**batch, **longer, "pixel_values": pixel_values, "image_grids": torch.ones(1, dtype=torch.long)}
 
 

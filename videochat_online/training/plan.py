@@ -17,6 +17,7 @@ from ..data.sampler import Lengths, fill_share, grouping_plan, packing_plan, pad
 from ..data.sampler import Plan as Batches
 from ..data.settings import SettingError
 from .configuration import TrainingConfig
+from .distributed import data_workers
 
 FEW_STEPS = 10
 """Fewer steps that change weights are taken for a mistake, and said."""
@@ -205,7 +206,7 @@ def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
 
 
 def steps_text(plan: TrainingPlan) -> str:
-    """Samples, the make-up of a step and the number of steps, a line each; and what packing saves."""
+    """Samples, the make-up of a step, the number of steps and who reads the data, a line each; what packing saves."""
     shape, config = plan.shape, plan.config
     unit, packing = "sample", ""
     if plan.packed is not None:
@@ -223,7 +224,8 @@ def steps_text(plan: TrainingPlan) -> str:
         f"a step           {plan.samples_per_step:,.0f} samples, {mean_tokens:,.0f} tokens: "
         f"{counted(shape.world_size, 'process')} x {shape.accumulation} times x {counted(config.batch_size, unit)}\n"
         f"steps            {plan.num_steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them "
-        f"warm-up; a checkpoint every {config.save_every:,}"
+        f"warm-up; a checkpoint every {config.save_every:,}\n"
+        f"reading          {counted(data_workers(config), 'data worker')} for each process, if started on this machine"
     )
 
 

@@ -17,8 +17,10 @@ from videochat_online.lab.bench import ask, decode, encoder, paper, train
 from videochat_online.lab.bench import eval as eval_bench
 from videochat_online.lab.bench.e2e import bench_e2e
 from videochat_online.lab.bench.endurance import bench_endurance
+from videochat_online.lab.bench.lists import time_a_start, write_lists
 from videochat_online.lab.bench.measure import alternate, seconds_per_call, table, write_clip
 from videochat_online.lab.bench.memory import bench_memory
+from videochat_online.lab.bench.pipeline import bench_real_clips
 from videochat_online.lab.bench.stream import against_reencoding, flatness, transform_speed, where_time_goes
 from videochat_online.streaming.cache import PromptCache
 
@@ -187,6 +189,21 @@ def test_train_bench_batches_the_same_samples_three_ways(tmp_path, monkeypatch):
     assert parts[1]["peak MiB"] < parts[0]["peak MiB"] < whole["peak MiB"]
     pipeline = train.bench_pipeline(tmp_path, dataset, num_samples=3)[0]
     assert pipeline["samples"] == 3 and pipeline["pipeline/decoder"] > 0 and 0 < pipeline["cache/pipeline"] < 1
+
+
+def test_the_input_pipeline_is_measured_on_the_same_frames(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", width=64, height=48, num_frames=60)
+    (row,) = bench_real_clips([clip], tmp_path / "real", "pocket", samples=5, repeats=1)
+    assert row["frames"] == "2 of 60" and row["alone/ours"] > 0
+    assert (row["decord way/ours"] is None) == (find_spec("decord") is None)
+
+
+def test_a_start_is_timed_on_lists_of_every_published_set(tmp_path):
+    path, count = write_lists(tmp_path, 200)
+    assert 180 < count < 260 and len(json.loads(path.read_text())) == 33
+    rows = {row["step"]: row for row in time_a_start(path, "pocket")}
+    assert {"read the rows", "estimate the lengths", "plan for 512 processes"} <= rows.keys()
+    assert all(row["held MB"] > 0 for row in rows.values() if sys.platform == "linux")
 
 
 def test_encoder_bench_reports_each_way(pocket, monkeypatch):

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "encoder": "torch.compile, bfloat16, int8; sessions together, decoding ahead, unchanged frames",
     "ask": "time to the first token with and without KV reuse; what the order of the prompt buys",
     "train": "batches padded, grouped and packed; attention over packed ones; the data pipeline against decoding alone",
+    "lists": "a start on lists of published size (--samples 2000000): seconds and memory of each step",
     "eval": "scoring a benchmark in one pass, against encoding the stream again for each question",
     "decode": "reading clips as training does, through PyAV and through decord",
     "e2e": "a ten-minute stream with twenty questions against re-encoding at each question",
@@ -67,7 +68,7 @@ def _common_flags() -> CommandParser:
         default=3,
         help="stream: frames through a 300M encoder; 0: none",
     )
-    flags.add_argument("--samples", type=int, default=96, help="train: how many")
+    flags.add_argument("--samples", type=int, default=96, help="train: how many; lists: rows")
     what = "train: lengths of packed sequences to attend over; the mask route takes gigabytes from 16384 on"
     flags.add_argument("--tokens", nargs="+", type=int, default=[4096, 8192], metavar="N", help=what)
     flags.add_argument("--seconds", type=float, default=600.0, help="e2e: length of the stream")

@@ -20,10 +20,11 @@ from PIL import Image
 
 from ...config import MemoryConfig
 from ...media.readers import Decoder, open_video
-from ...media.transforms import IMAGENET_MEAN, IMAGENET_STD, FrameTransform, Picture
+from ...media.transforms import FrameTransform, Picture
 from ...model.memory_bank import PyramidMemoryBank
 from ...model.videochat import VideoChatOnline
 from ...model_config import VideoChatOnlineConfig
+from ...pixels import IMAGENET_MEAN, IMAGENET_STD
 from ...processing import Processor, load_model
 from ...streaming.session import StreamingSession
 from .measure import Tables, alternate, write_clip

@@ -37,7 +37,9 @@ from ...model.videochat import VideoChatOnline
 from ...processing import Processor, load_model
 from ...training.loss import weighted_loss
 from ..shapeworld.build import WorldConfig, build_world
+from .decode import SHIPPED_CLIP
 from .measure import Tables
+from .pipeline import bench_real_clips
 
 WORLD = WorldConfig(videos=6, seed=0, seconds=(15.0, 30.0, 60.0), level=(2,), fps=4, size=64)
 MAX_LENGTH = 2048
@@ -57,6 +59,13 @@ def measure(options: argparse.Namespace) -> Tables:
             "data pipeline": bench_pipeline(folder, dataset, num_samples=options.samples),
             "packed attention": bench_attention(options.tokens),
             "loss in chunks": bench_loss(),
+            "input pipeline of real clips, milliseconds a sample": bench_real_clips(
+                options.clips or [SHIPPED_CLIP],
+                folder / "real",
+                options.model,
+                samples=max(8, options.samples // 4),
+                repeats=min(3, options.repeats),
+            ),
         }
 
 
