@@ -28,7 +28,7 @@ def printed_times(video: OpenVideo, indices: Sequence[int]) -> list[float]:
     times = known_times(video)[list(indices)]
     if isinstance(video.reader, ImageListReader):
         return [round(second, 1) for second in times.tolist()]
-    return [float(str(second)) for second in times.astype(np.float32).round(1)]
+    return times.astype(np.float32).round(1).astype(np.float64).round(1).tolist()  # 2.1, not 2.0999999
 
 
 def published_window(
