@@ -236,7 +236,7 @@ def compare(
 
 
 def test_causal_shows_no_later_frame_where_published_does(everything: Path):
-    film, later = StandIn(RATES["25"], 100 * 25), 0
+    film, later = StandIn(RATES["10"], 1000), 0
     for protocol in ("published", "causal"):
         examiner = examiner_of("sliding", benchmark_of("sliding", protocol))
         for task in benchmark_of("sliding", protocol).load(everything, splits=("coin",)):
@@ -245,7 +245,7 @@ def test_causal_shows_no_later_frame_where_published_does(everything: Path):
                 last = examiner.times(video, examiner.frames(task, video, question, moment))[-1]
                 later += last > moment
                 assert protocol == "published" or last <= moment
-    assert later > 0
+    assert later > 500  # nearly all: the frame on screen ends a tenth later
 
 
 # ---- the last question of a clip ------------------------------------------------------------------------------------
@@ -298,8 +298,8 @@ PUBLISHED_LETTERS = {
 
 
 @pytest.mark.parametrize("reply", PUBLISHED_LETTERS)
-def test_the_published_letter_is_the_first_that_stands_alone(reply: str, everything: Path):
-    question = OVBench().load(everything, splits=("coin",))[0].questions[0]
+def test_the_published_letter_is_the_first_that_stands_alone(reply: str, tasks: list[VideoTask]):
+    question = tasks[0].questions[0]
     verdict = OVBench(protocol="published").judge(question, Reply(reply))
     assert verdict.extracted == PUBLISHED_LETTERS[reply]
     assert verdict.correct == (verdict.extracted == question.answer)
@@ -321,7 +321,7 @@ def test_yes_and_no_are_read_as_options_by_our_rule(everything: Path):
             assert sum(found) == right, (protocol, form)
 
 
-def test_the_notes_say_what_the_other_rule_finds(everything: Path):
+def test_each_rule_has_a_name():
     assert "article" not in OVBench().letter_rule and OVBench().letter_rule.startswith("our rule")
     for benchmark in (OVBench, OVOBench, StreamingBench):
         rule = benchmark(protocol="published").letter_rule

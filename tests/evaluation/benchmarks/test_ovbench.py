@@ -167,8 +167,7 @@ def test_the_streaming_layout_gives_the_same_questions(tmp_path: Path):
     assert (question.task, question.category, question.source) == ("MP Movement Prediction", "Future Prediction", "TAO")
     assert (question.answer, question.options, question.timestamp) == ("B", ("stationary", "right"), 7.0)
     assert (
-        question.prompt
-        == "Question at 7s: Which way will the horse go?\nOptions:\n(A) stationary\n(B) right\nAnswer:"
+        question.prompt == "Question at 7s: Which way will the horse go?\nOptions:\n(A) stationary\n(B) right\nAnswer:"
     )
 
 
