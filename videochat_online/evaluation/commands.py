@@ -17,7 +17,7 @@ from ..extras import lacks
 from ..files import digest, write_json
 from ..media.find import VideoLibrary
 from .benchmarks import BENCHMARKS, Benchmark, Protocol, Settings
-from .modes import MODES, Examiner, Nobody
+from .modes import MODES, Examiner
 from .predictions import read_predictions
 from .questions import VideoTask
 from .report import cautions_of, comparison_of, markdown_of, write_report
@@ -120,7 +120,7 @@ def run_benchmark(options: argparse.Namespace) -> int:
     # 2. The settings, and the model
     if options.dry_run:
         settings = settings_from_flags(options, benchmark, "generate")
-        plan = Run(benchmark, tasks, Examiner(Nobody(), options.mode, settings), library, options.output)
+        plan = Run(benchmark, tasks, Examiner(None, options.mode, settings), library, options.output)
         return write_plan(options.dry_run, plan)
     answer, because = answer_from_flags(options)
     settings = settings_from_flags(options, benchmark, answer)

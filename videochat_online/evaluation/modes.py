@@ -49,13 +49,6 @@ class Responder(Protocol):
         """A fresh conversation that has seen nothing."""
 
 
-class Nobody:
-    """In the place of a model where nothing is asked."""
-
-    def open(self, system_prompt: str | None) -> Conversation:
-        raise ValueError("nobody is there to be asked: only the plan can be written")
-
-
 Outcomes = Iterator[tuple[Question, Reply | MediaError]]
 """Each question with its reply, or with what kept it from being asked."""
 
@@ -64,7 +57,8 @@ Outcomes = Iterator[tuple[Question, Reply | MediaError]]
 class Examiner:
     """Shows videos to one model in one mode and asks it: the same for all videos of a run."""
 
-    responder: Responder
+    responder: Responder | None
+    """None: only `frames`, `times` and `queries` are of use."""
     mode: ModeName
     settings: Settings
 
@@ -77,6 +71,10 @@ class Examiner:
             return self._one_pass(task, video, done)
         return self._one_by_one(task, video, done)
 
+    def _open(self) -> Conversation:
+        assert self.responder is not None, "nobody is there to be asked"
+        return self.responder.open(self.settings.system_prompt)
+
     def _one_by_one(self, task: VideoTask, video: OpenVideo | None, done: Collection[str]) -> Outcomes:
         """Each question in conversations of its own, which begin with the frames that its mode shows."""
         for question in task.questions:
@@ -86,7 +84,7 @@ class Examiner:
             error: MediaError | None = None
             try:
                 for moment in question.moments:
-                    conversation = self.responder.open(self.settings.system_prompt)
+                    conversation = self._open()
                     shown = Reply()
                     if video is not None:
                         frames = self.frames(task, video, question, moment)
@@ -103,26 +101,17 @@ class Examiner:
         if self.mode != "sliding_window":
             stream = self._stream(task, video, moment)
             return stream[: self._num_seen(task, video, question, moment, stream)]
+        fps, seconds, most = self.settings.fps, self.settings.window or np.inf, self.settings.frames
         if self.settings.script_frames:
-            return self._script_window(task, video, moment)
+            start = task.segment_start or task.start
+            return published_window(video, moment, start=start, seconds=seconds, fps=fps, max_frames=most)
         polling = question.poll is not None  # all that came after such a question is shown
         first = video.first_index(max(task.start, question.timestamp) if polling else task.start, moment)
         times = video.timestamps[first:]
-        fps, seconds, most = self.settings.fps, self.settings.window, self.settings.frames
-        if seconds is None or polling:
+        if np.isinf(seconds) or polling:
             seconds = float(times[-1] - times[0])
         window = sample_window(times, moment, seconds, fps, most, video_fps=video.reader.fps)
         return [first + index for index in window]
-
-    def _script_window(self, task: VideoTask, video: OpenVideo, moment: float) -> list[int]:
-        return published_window(
-            video,
-            moment,
-            start=task.segment_start or task.start,
-            seconds=self.settings.window or np.inf,
-            fps=self.settings.fps,
-            max_frames=self.settings.frames,
-        )
 
     def times(self, video: OpenVideo, indices: Sequence[int]) -> list[float]:
         """Seconds that the model is told of these frames."""
@@ -166,7 +155,7 @@ class Examiner:
         if not queries:
             return
         indices = self._stream(task, video, queries[-1][0])
-        conversation = self.responder.open(self.settings.system_prompt)
+        conversation = self._open()
         finished = set() if self.settings.multi_turn else set(done)
         spent: dict[str, Reply] = {}
         seen, shown = 0, Reply()

@@ -112,6 +112,8 @@ class Benchmark(ABC):
     """As published, for the modes streaming and prefix."""
     window: ClassVar[Settings]
     """As published, for the mode sliding_window."""
+    has_scripts: ClassVar[bool] = False
+    """Whether the published protocol has frames and times of its own: those of OVBench's scripts."""
     published_rule: ClassVar[str] = OUR_RULE
     """How the published scorer finds a letter, in words that follow "by"; see `published_letter`."""
     splits: ClassVar[tuple[str, ...]]
@@ -124,11 +126,7 @@ class Benchmark(ABC):
         if protocol not in get_args(Protocol):
             raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(get_args(Protocol))}")
         self.protocol, self.mode, self.multi_turn = protocol, mode, multi_turn
-
-    @property
-    def script_frames(self) -> bool:
-        """Whether frames and times are those of OVBench's published scripts."""
-        return False
+        self.script_frames = self.has_scripts and protocol == "published"
 
     @property
     def letter_rule(self) -> str:

@@ -94,6 +94,7 @@ class OVBench(Benchmark):
     layouts = (("ovbench.json",), tuple(f"{source}.json" for source in SOURCES), ("ovbench_*.json",))
     stream = Settings(fps=8.0, max_new_tokens=128)
     window = Settings(fps=2.0, window=32.0, frames=64, max_new_tokens=16)
+    has_scripts = True
     published_rule = "the published rule, the first stand-alone letter a to e of the reply in small letters"
     splits = SOURCES
 
@@ -106,10 +107,6 @@ class OVBench(Benchmark):
         if prompt == "official":
             is_pass = self.mode != "sliding_window" and not self.multi_turn
             self.system_prompt, self.tail = SYSTEM_PROMPT, TAILS["pass" if is_pass else "others"]
-
-    @property
-    def script_frames(self) -> bool:
-        return self.protocol == "published"
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """Either layout; `splits` keeps questions of these sources only."""
