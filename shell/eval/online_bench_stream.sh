@@ -4,7 +4,8 @@
 #   OVBENCH_ROOT=/data/ovbench bash shell/eval/online_bench_stream.sh [--check] [flags]
 # --check verifies environment, model, annotations and videos, prints the plan, and stops. Other flags: those of
 # `videochat-online eval ovbench --help`, such as --memory 4/4/8, --policy fifo, --multi-turn.
-# Run again after an interruption, it resumes.
+# As the published script, which sees later frames too: --protocol published (docs/evaluate.md). Run again after an
+# interruption, it resumes.
 #
 #   ANNOTATIONS    folder of the json files, in the flat or the streaming layout          $OVBENCH_ROOT/annotations
 #   VIDEOS         folder of the videos, as the hub's archives unpack                          $OVBENCH_ROOT/videos

@@ -73,7 +73,38 @@ NAMED = [
     ("a red or a blue ball", ("red", "blue"), None),
     ("Nobody knows", ("Yes", "No"), None),
     ("B", ("A dog", "C"), "B"),
+    ("Yes, there is no dog left", ("Yes", "No"), "A"),
+    ("No, he isn't. A man walks.", ("Yes", "No"), "B"),
+    ("Yes or no", ("Yes", "No"), None),
+    ("Yes/No", ("No", "Yes"), None),
+    ("B. No", ("Yes", "No"), "B"),
+    ("I can not say", ("Yes", "No"), None),
+    ("\\boxed{\\text{a dog}}", ("a cat", "a dog"), "B"),
+    ("A) a cat B) a dog", ("a cat", "a dog"), None),
+    ("A. a cat\nB. a dog\nAnswer: B", ("a cat", "a dog"), "B"),
+    ("D. Both A and B", ("a cat", "a dog", "a cow", "Both A and B"), "D"),
 ]
+NO_SINGLE_ANSWER = (
+    *("Both A and B", "A and B", "A, B", "(A) and (B)", "A or B", "Either A or B", "A/B", "A & B", "answer: a and b"),
+    *("The answer is both A and B.", "Answers: A, C", "options A and B", "\\boxed{A, B}", "<answer>A and B</answer>"),
+    *("A和B", "答案是A和B", "答案是A、B", "ＡとＢ", "A와 B", "neither A nor B", "A.\nB.", "A y B", "A, B and C"),
+)
+BESIDES = {
+    "A and B are wrong, so C": "C",
+    "Between A and B, B": "B",
+    "A, B and C are wrong. The answer is D.": "D",
+    "I rule out A and B. C": "C",
+    "Not B, C": "C",
+    "B, and a dog": "B",
+    "◁think▷A◁/think▷B": "B",
+    "thinking of A </think> B": "B",
+    "「B」": "B",
+    "『C』は正しい": "C",
+    "Ⓑ": "B",
+    "$$\\boxed{\\mathrm{D}}$$": "D",
+    "\\boxed{A} no wait \\boxed{B}": "B",
+    "B\nB": "B",
+}
 
 
 @pytest.mark.parametrize("reply", REPLIES)
@@ -86,8 +117,19 @@ def test_the_words_of_one_option_stand_for_its_letter(reply: str, options: tuple
     assert read_letter(reply, "ABCDE"[: len(options)], options) == letter
 
 
+@pytest.mark.parametrize("reply", NO_SINGLE_ANSWER)
+def test_several_letters_are_no_answer(reply: str):
+    assert read_letter(reply, "ABCD") is None
+
+
+@pytest.mark.parametrize("reply", BESIDES)
+def test_a_letter_beside_several(reply: str):
+    assert read_letter(reply, "ABCD") == BESIDES[reply]
+
+
 def test_letters_that_the_question_does_not_have_are_none():
     assert read_letter("F", "ABCDEF") == "F"
+    assert [read_letter(text, "ABCDEFGH") for text in ("(G)", "The answer is H", "g")] == ["G", "H", "G"]
     assert read_letter("D", "ABC") is None
     assert read_letter("A") == read_letter("A", "AB") == "A"
 

@@ -16,14 +16,14 @@ from ..config import AnswerMode
 from ..extras import lacks
 from ..files import digest, write_json
 from ..media.find import VideoLibrary
-from .benchmarks import BENCHMARKS, Benchmark, Settings
+from .benchmarks import BENCHMARKS, Benchmark, Protocol, Settings
 from .endpoint import EndpointResponder
 from .modes import MODES, Examiner
 from .predictions import read_predictions
 from .questions import VideoTask
 from .report import cautions_of, comparison_of, markdown_of, write_report
 from .responders import responder_from_flags
-from .runner import Run, benchmark_of, check_questions, completed, execute, first_questions, refuse_equal_ids
+from .runner import Run, check_questions, completed, execute, first_questions, read_config, refuse_equal_ids, write_plan
 from .scoring import compare
 from .videos import refuse_where_none_is_found
 
@@ -36,6 +36,12 @@ ANSWER_HELP = (
     "generate: a letter is looked for in what the model says; likelihood: the option that it finds most probable "
     "(default: as the model's config says, else generate)"
 )
+PROTOCOL_HELP = (
+    "published: words, number of new tokens, frames, printed times, last question and letters as in the published "
+    "scripts, also where a question sees a later frame; causal: the same words, true times, never a later frame, and "
+    "letters as a careful reader takes them (default: causal)"
+)
+DRY_HELP = "load no model; write what it would be asked as lines of json: id, prompt, frames, times, max_new_tokens"
 ADAPTER_HELP = "transformers: --model is any image-text-to-text model of transformers"
 
 
@@ -63,10 +69,12 @@ def _add_benchmark(names: Any, benchmark: type[Benchmark]) -> None:
     add("--videos", type=Path, required=True, help="folder below which the videos lie, as the archives unpack")
     add("--output", type=Path, required=True, help="folder for predictions and report")
     add("--mode", default="streaming", choices=(*MODES, "blind"), help=MODE_HELP)
+    add("--protocol", default="causal", choices=get_args(Protocol), help=PROTOCOL_HELP)
     add("--split", nargs="+", choices=benchmark.splits, help="only these parts (default: all)")
     add("--limit", type=int, metavar="N", help="only N questions, taken from all sources in turn")
     add("--resume", action="store_true", help="continue the run that --output holds")
     add("--check", action="store_true", help="look at annotations and videos, print every problem, ask nothing")
+    add("--dry-run", type=Path, metavar="FILE", help=DRY_HELP)
     add("--answer", choices=get_args(AnswerMode), help=ANSWER_HELP)
     add("--max-new-tokens", type=int, metavar="N", help="length of an answer at most (default: as published)")
     add("--fps", type=float, help="frames shown per second of video (default: as published)")
@@ -108,7 +116,9 @@ def run_benchmark(options: argparse.Namespace) -> int:
             raise ValueError(f"--endpoint is a model of its own: it goes without --adapter {options.adapter}")
         options.adapter = "endpoint"
     variant = {name: getattr(options, name) for name in options.benchmark.flags}
-    benchmark: Benchmark = options.benchmark(**variant)
+    benchmark: Benchmark = options.benchmark(
+        **variant, protocol=options.protocol, mode=options.mode, multi_turn=options.multi_turn
+    )
     examples = benchmark.read(options.annotations, splits=options.split)
     tasks, left_out = first_questions(examples.tasks, options.limit), examples.left_out
     library = VideoLibrary(options.videos, decoder=options.decoder)
@@ -126,6 +136,10 @@ def run_benchmark(options: argparse.Namespace) -> int:
     if options.mode != "blind":
         refuse_where_none_is_found(tasks, library)
     # 2. The settings, and the model
+    if options.dry_run:
+        settings = settings_from_flags(options, benchmark, "generate")
+        plan = Run(benchmark, tasks, Examiner(None, options.mode, settings), library, options.output)
+        return write_plan(options.dry_run, plan)
     answer, because = answer_from_flags(options)
     settings = settings_from_flags(options, benchmark, answer)
     responder, about_model = responder_from_flags(options, settings)
@@ -155,9 +169,11 @@ def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
 
     if options.answer is not None:
         return options.answer, "as the flag says"
+    if options.protocol == "published":
+        return "generate", "as the protocol says"
     if options.adapter == "videochat" and (mode := load_config(options.model).answer_mode):
         return mode, "as the model's config says"
-    return "generate", "as published; the model says nothing else"
+    return "generate", "the default; the model's config says nothing else"
 
 
 def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark, answer: AnswerMode) -> Settings:
@@ -172,12 +188,16 @@ def settings_from_flags(options: argparse.Namespace, benchmark: Benchmark, answe
     if options.multi_turn and answer != "generate":
         what = "the flag's" if options.answer else "what the model is made for"
         raise ValueError(f"--multi-turn belongs to --answer generate, got --answer {answer} ({what})")
+    if benchmark.script_frames and (answer != "generate" or options.mode == "prefix" or not benchmark.system_prompt):
+        wrong = "--mode prefix" if options.mode == "prefix" else "--answer likelihood or the words of lmms-eval"
+        raise ValueError(f"--protocol published is for the published scripts: none of them has {wrong}")
     preset = benchmark.window if windowed else benchmark.stream
     flags = {name: getattr(options, name) for name in ("fps", "window", "frames", "max_new_tokens", "multi_turn")}
     if options.mode == "blind" and options.fps is None:
         flags["fps"] = 1.0
     given = {name: value for name, value in flags.items() if value is not None}
-    return replace(preset, answer=answer, system_prompt=benchmark.system_prompt, **given)
+    given |= {"system_prompt": benchmark.system_prompt, "script_frames": benchmark.script_frames}
+    return replace(preset, answer=answer, **given)
 
 
 def about_questions(options: argparse.Namespace, benchmark: Benchmark, variant: dict[str, Any]) -> dict[str, Any]:
@@ -189,6 +209,7 @@ def about_questions(options: argparse.Namespace, benchmark: Benchmark, variant: 
         "split": options.split,
         "limit": options.limit,
         "mode": options.mode,
+        "protocol": options.protocol,
     }
 
 
@@ -211,13 +232,18 @@ def _report_problems(tasks: list[VideoTask], left_out: list[str], problems: list
 
 def compare_runs(options: argparse.Namespace) -> int:
     """Print the paired differences of two output folders. ValueError where they do not hold the same questions."""
-    names = [benchmark_of(folder) for folder in (options.a, options.b)]
+    configs = [read_config(folder) for folder in (options.a, options.b)]
+    names, protocols = ([str(config.get(name)) for config in configs] for name in ("benchmark", "protocol"))
     if names[0] != names[1]:
         raise ValueError(f"not the same benchmark: {options.a} holds {names[0]}, {options.b} holds {names[1]}")
     a, b = (list(read_predictions(folder).values()) for folder in (options.a, options.b))
     differences = compare(a, b, BENCHMARKS[names[0]].headline)
     print(comparison_of(differences, a, b))
+    print("protocol: A {}, B {}".format(*protocols))
+    if protocols[0] != protocols[1]:
+        print("caution: not one protocol, so what differs may be the words, frames and rules", file=sys.stderr)
     if options.output:
         rows = list(map(asdict, differences))
-        write_json(options.output, {"a": str(options.a), "b": str(options.b), "differences": rows})
+        about = {"a": str(options.a), "b": str(options.b), "protocols": protocols}
+        write_json(options.output, {**about, "differences": rows})
     return 0

@@ -1,7 +1,8 @@
 """How a video is shown and when its questions are asked: a window before each, or one pass over the stream.
 
 An examiner turns a video's questions into replies; it knows no benchmark, and of a model the `Responder` protocol only.
-No mode ever shows a frame later than the time of its question. In one pass each frame is read and encoded once.
+No mode ever shows a frame later than the time of its question, unless the settings ask for the frames of the published
+scripts (published.py). In one pass each frame is read and encoded once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from ..media.readers import MediaError
 from ..media.sampling import sample_pass, sample_window
 from .benchmarks.base import Settings
+from .published import known_times, printed_times, published_pass, published_window
 from .questions import Question, Reply, VideoTask
 from .videos import OpenVideo
 
@@ -55,7 +57,8 @@ Outcomes = Iterator[tuple[Question, Reply | MediaError]]
 class Examiner:
     """Shows videos to one model in one mode and asks it: the same for all videos of a run."""
 
-    responder: Responder
+    responder: Responder | None
+    """None: only `frames`, `times` and `queries` are of use."""
     mode: ModeName
     settings: Settings
 
@@ -68,6 +71,10 @@ class Examiner:
             return self._one_pass(task, video, done)
         return self._one_by_one(task, video, done)
 
+    def _open(self) -> Conversation:
+        assert self.responder is not None, "nobody is there to be asked"
+        return self.responder.open(self.settings.system_prompt)
+
     def _one_by_one(self, task: VideoTask, video: OpenVideo | None, done: Collection[str]) -> Outcomes:
         """Each question in conversations of its own, which begin with the frames that its mode shows."""
         for question in task.questions:
@@ -77,10 +84,11 @@ class Examiner:
             error: MediaError | None = None
             try:
                 for moment in question.moments:
-                    conversation = self.responder.open(self.settings.system_prompt)
+                    conversation = self._open()
                     shown = Reply()
                     if video is not None:
-                        shown = _show(conversation, video, self._frames(task, video, question, moment), moment)
+                        frames = self.frames(task, video, question, moment)
+                        shown = self._show(conversation, video, frames, moment)
                     reply = self._ask(conversation, question, moment, _with_costs(shown, reply))
                     if reply.answered_at is not None:
                         break
@@ -88,21 +96,49 @@ class Examiner:
                 error = found
             yield question, error or reply
 
-    def _frames(self, task: VideoTask, video: OpenVideo, question: Question, moment: float) -> list[int]:
-        """What one question is shown: the stream up to it (`prefix`: encoded for each), or the window before it."""
-        if self.mode == "prefix":
-            return self._stream(task, video, moment)
+    def frames(self, task: VideoTask, video: OpenVideo, question: Question, moment: float) -> list[int]:
+        """What one question is shown at `moment`: the stream up to it, or the window before it. Reads no frame."""
+        if self.mode != "sliding_window":
+            stream = self._stream(task, video, moment)
+            return stream[: self._num_seen(task, video, question, moment, stream)]
+        fps, seconds, most = self.settings.fps, self.settings.window or np.inf, self.settings.frames
+        if self.settings.script_frames:
+            start = task.segment_start or task.start
+            return published_window(video, moment, start=start, seconds=seconds, fps=fps, max_frames=most)
         polling = question.poll is not None  # all that came after such a question is shown
         first = video.first_index(max(task.start, question.timestamp) if polling else task.start, moment)
         times = video.timestamps[first:]
-        fps, seconds, most = self.settings.fps, self.settings.window, self.settings.frames
-        if seconds is None or polling:
+        if np.isinf(seconds) or polling:
             seconds = float(times[-1] - times[0])
         window = sample_window(times, moment, seconds, fps, most, video_fps=video.reader.fps)
         return [first + index for index in window]
 
+    def times(self, video: OpenVideo, indices: Sequence[int]) -> list[float]:
+        """Seconds that the model is told of these frames."""
+        if self.settings.script_frames:
+            return printed_times(video, indices)
+        return [float(second) for second in video.timestamps[list(indices)]]
+
+    def queries(self, task: VideoTask) -> list[tuple[float, Question]]:
+        """All moments of all questions in the order of asking; whom the published scripts show the whole clip: last."""
+        script = self.settings.script_frames
+        moments = ((moment, question) for question in task.questions for moment in question.moments)
+        return sorted(moments, key=lambda query: (script and query[1].id == task.last, query[0], query[1].id))
+
+    def _num_seen(
+        self, task: VideoTask, video: OpenVideo, question: Question, moment: float, stream: Sequence[int]
+    ) -> int:
+        """How many frames of a pass have been shown when a question is asked."""
+        if not self.settings.script_frames:
+            return int(np.searchsorted(video.timestamps[stream], moment, side="right"))
+        whole = question.id == task.last
+        return len(stream) if whole else int(np.searchsorted(known_times(video)[stream], moment, side="right"))
+
     def _stream(self, task: VideoTask, video: OpenVideo, end: float) -> list[int]:
-        """Frames of a pass: from the task's start on, at the mode's rate, up to `end`."""
+        """Frames of a pass: from the task's start on, at the mode's rate, up to `end` (of the scripts: of the clip)."""
+        if self.settings.script_frames:
+            fps, dialogue = self.settings.fps, self.settings.multi_turn
+            return published_pass(video, start=task.start, end=task.clip_end, fps=fps, multi_turn=dialogue)
         start = float(video.timestamps[video.first_index(task.start, task.questions[0].timestamp)])
         return sample_pass(video.timestamps, self.settings.fps, start, end, video_fps=video.reader.fps)
 
@@ -113,23 +149,21 @@ class Examiner:
         in the same batches whatever is in `done`, so that a run that was cut off gives the very same answers.
         """
         # 1. The frames of the pass, up to the last question that is open
-        moments = ((moment, question) for question in task.questions for moment in question.moments)
-        queries = sorted(moments, key=lambda query: (query[0], query[1].id))
+        queries = self.queries(task)
         while queries and queries[-1][1].id in done:
             queries.pop()
         if not queries:
             return
         indices = self._stream(task, video, queries[-1][0])
-        times = video.timestamps[indices]
-        conversation = self.responder.open(self.settings.system_prompt)
+        conversation = self._open()
         finished = set() if self.settings.multi_turn else set(done)
         spent: dict[str, Reply] = {}
         seen, shown = 0, Reply()
         for moment, question in queries:
-            upto = int(np.searchsorted(times, moment, side="right"))
+            upto = self._num_seen(task, video, question, moment, indices)
             outcome: Reply | MediaError = _nothing_to_show(video, moment)
             if upto > 0:  # 2. Show the frames up to this query
-                shown = _with_costs(_show(conversation, video, indices[:upto], moment, already=seen), shown)
+                shown = _with_costs(self._show(conversation, video, indices[:upto], moment, already=seen), shown)
                 seen = upto
             if question.id in finished:
                 continue
@@ -161,24 +195,30 @@ class Examiner:
         spent = shown.answer_seconds + time.perf_counter() - began
         return replace(shown, text=text, scores=scores, answered_at=answered_at, answer_seconds=spent)
 
+    def _show(
+        self,
+        conversation: Conversation,
+        video: OpenVideo,
+        indices: Sequence[int],
+        moment: float,
+        *,
+        already: int = 0,
+    ) -> Reply:
+        """Read and show `indices` but the first `already`, which have been shown, in batches.
 
-def _show(
-    conversation: Conversation, video: OpenVideo, indices: Sequence[int], moment: float, *, already: int = 0
-) -> Reply:
-    """Read and show `indices` but the first `already`, which have been shown, in batches.
-
-    Returns a reply without words that says what has been shown so far, and the cost of the new frames.
-    """
-    if len(indices) == 0:
-        raise _nothing_to_show(video, moment)
-    times = [float(second) for second in video.timestamps[list(indices)]]
-    assert times[-1] <= moment, f"frame at {times[-1]} s shown for a question at {moment} s"
-    began = time.perf_counter()
-    frames = zip(video.reader.read(indices[already:]), times[already:], strict=True)
-    while batch := list(islice(frames, BATCH)):
-        conversation.see([frame.image for frame, _ in batch], [second for _, second in batch])
-    cost = time.perf_counter() - began
-    return Reply("", len(indices), len(indices) - already, times[0], times[-1], cost)
+        Returns a reply without words that says what has been shown so far, and the cost of the new frames.
+        """
+        if len(indices) == 0:
+            raise _nothing_to_show(video, moment)
+        times = self.times(video, indices)
+        late = times[-1] > moment and not self.settings.script_frames
+        assert not late, f"frame at {times[-1]} s shown for a question at {moment} s"
+        began = time.perf_counter()
+        frames = zip(video.reader.read(indices[already:]), times[already:], strict=True)
+        while batch := list(islice(frames, BATCH)):
+            conversation.see([frame.image for frame, _ in batch], [second for _, second in batch])
+        cost = time.perf_counter() - began
+        return Reply("", len(indices), len(indices) - already, times[0], times[-1], cost)
 
 
 def _nothing_to_show(video: OpenVideo, moment: float) -> MediaError:

@@ -122,6 +122,10 @@ class VideoTask:
     """Frames per second of a folder of frames."""
     segment_start: float = 0.0
     """Seconds at which the video begins where only its annotated part is stored (AVA: 900); 0: always whole."""
+    clip_end: float = math.inf
+    """Seconds: the published streaming scripts show no later frame."""
+    last: str | None = None
+    """Id of the question that is listed last: these scripts show it the whole clip."""
     anchor: tuple[str, float] | None = None
     """(file name of a frame, its seconds): puts a folder that holds more frames than the clip on the clip's clock."""
 
@@ -132,8 +136,8 @@ class VideoTask:
             raise ValueError(f"a video needs a text as name, got {self.video!r}")
         if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
             raise ValueError(f"video {self.id!r}: fps must be > 0, got {self.fps!r}")
-        if not math.isfinite(self.start):
-            raise ValueError(f"video {self.id!r}: it must start at a second, got {self.start!r}")
+        if not math.isfinite(self.start) or math.isnan(self.clip_end):
+            raise ValueError(f"video {self.id!r}: it must start at a second, got {self.start!r} to {self.clip_end!r}")
         ordered = tuple(sorted(self.questions, key=attrgetter("timestamp", "id")))
         object.__setattr__(self, "questions", ordered)
 

@@ -114,7 +114,8 @@ def write_report(
     answer = config.get("answer")
     cautions = [*_unanswered(scores, answer), *cautions_of(tasks, left_out)]
     first = {"cautions": cautions, "benchmark": benchmark.title}
-    about = {"answer": answer, "answer_because": answer_because, "left_out": len(left_out)}
+    about: dict[str, Any] = {"protocol": benchmark.protocol, "letter_rule": benchmark.letter_rule}
+    about |= {"answer": answer, "answer_because": answer_because, "left_out": len(left_out)}
     about |= {"left_out_records": list(left_out), "config": dict(config)}
     report = {**first, **about, "scores": scores, "cost": cost_of(list(predictions.values()))}
     result = {**first, **_in_short(scores, config), **about, **provenance(sys.argv if command is None else command)}
@@ -163,6 +164,8 @@ def markdown_of(report: Mapping[str, Any]) -> str:
         f"{head['what'].capitalize()}, 95 % interval {_percent(head['low'])} to {_percent(head['high'])} "
         f"(videos resampled). {scores['questions']} questions on {scores['videos']} videos; no answer found for "
         f"{_percent(scores['unanswered'])} %, all of them counted as wrong.{way}",
+        "",
+        f"Protocol: {report['protocol']} (--protocol). Letters are read by {report['letter_rule']}.",
         "",
         *_headline_table(scores),
         "",

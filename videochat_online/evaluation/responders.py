@@ -40,6 +40,10 @@ def memory_of_all(num_frames: int, like: MemoryConfig) -> MemoryConfig:
     return replace(like, levels=levels, policy="pyramid")
 
 
+FRAMES_OF_A_DIALOGUE = 16_384
+"""No clip of OVBench has more at the rates of the published script that keeps the dialogue, which has no memory."""
+
+
 @dataclass
 class SessionResponder:
     """Our model."""
@@ -208,12 +212,14 @@ def weights_digest(folder: Path) -> str | None:
 
 
 def _memory(options: argparse.Namespace, settings: Settings, model: VideoChatOnline) -> MemoryConfig:
-    """What the flags ask for; a sliding window without such flags forgets nothing, as published."""
+    """What the flags ask for; without such flags, what has no memory in the published scripts forgets nothing."""
     if options.recent is not None:
         if _asks_for_memory(options):
             raise ValueError("--recent N keeps no memory, so it cannot be used with --memory, --policy or --cascade")
         return MemoryConfig.recent(options.recent)
     memory = memory_from_flags(options, model)
+    if settings.script_frames and settings.multi_turn and not _asks_for_memory(options):
+        return memory_of_all(FRAMES_OF_A_DIALOGUE, memory)
     if options.mode != "sliding_window" or _asks_for_memory(options):
         return memory
     if settings.frames is None:

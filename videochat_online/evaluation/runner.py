@@ -16,7 +16,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
+from ..files import whole, write_json
 from ..media.find import VideoLibrary
 from ..media.readers import MediaError
 from .benchmarks.base import Benchmark
@@ -156,12 +156,45 @@ def _claim(run: Run, resume: bool) -> None:
         )
 
 
-def benchmark_of(folder: Path) -> str:
-    """Name of the benchmark whose predictions are in `folder`."""
+def write_plan(path: Path, run: Run) -> int:
+    """What a model would be asked, one line of json a question (of a poll: one each moment). Decodes no frame.
+
+    Returns the exit status: 1 where a question cannot be asked; its line says why.
+    """
+    failed = 0
+    with whole(path) as beside, open(beside, "w", encoding="utf-8") as file:
+        for task in run.tasks:
+            for line in _plan_of(run, task):
+                failed += "error" in line
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return 1 if failed else 0
+
+
+def _plan_of(run: Run, task: VideoTask) -> Iterator[dict[str, Any]]:
+    examiner = run.examiner
+    protocol, settings = run.benchmark.protocol, examiner.settings
+    about: dict[str, Any] = {"video": task.video, "protocol": protocol, "mode": examiner.mode}
+    about |= {"system_prompt": settings.system_prompt, "max_new_tokens": settings.max_new_tokens}
+    try:
+        video = None if examiner.mode == "blind" else open_task_video(task, run.library)
+    except MediaError as error:
+        yield from ({"id": question.id, **about, "error": str(error)} for question in task.questions)
+        return
+    with video.reader if video else nullcontext():
+        for moment, question in examiner.queries(task):
+            frames = [] if video is None else examiner.frames(task, video, question, moment)
+            times = [] if video is None else examiner.times(video, frames)
+            prompt = question.poll.prompt if question.poll else question.prompt
+            line = {"id": question.id, **about, "moment": moment, "prompt": prompt, "frames": frames, "times": times}
+            yield line if frames or video is None else {**line, "error": f"no frame to show at {moment:.1f} s"}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of the run whose predictions are in `folder`. ValueError where there are none."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{folder} is not the --output of an evaluation: no {CONFIG_FILE} in it")
-    return str(_read_config(path)["benchmark"])
+    return _read_config(path)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

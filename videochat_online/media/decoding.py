@@ -45,6 +45,10 @@ class _FileReader(VideoReader):
         super().__init__(str(index.path), index.timestamps, size=size or index.size, **facts)
         self._index = index
 
+    @property
+    def ends(self) -> np.ndarray:
+        return self._index.ends
+
 
 @dataclass
 class _Target:

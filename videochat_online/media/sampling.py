@@ -32,7 +32,7 @@ def sample_fps(num_frames: int, video_fps: float, fps: float, max_frames: int | 
     period = 1 / fps
     middles = np.arange(period / 2, num_frames / video_fps + period / 2, period)
     indices = np.around(middles * video_fps).astype(int)
-    return _thin(indices[indices < num_frames].tolist(), max_frames)
+    return thin(indices[indices < num_frames].tolist(), max_frames)
 
 
 def sample_uniform(num_frames: int, n: int) -> list[int]:
@@ -75,7 +75,7 @@ def sample_window(
         return [last] if last >= 0 else []
     first = max(0, _on_screen(times, float(times[last]) - seconds + BOUNDARY_SECONDS))
     backwards = range(last, first - 1, -_step(fps, video_fps))
-    return _thin(list(reversed(backwards)), max_frames)
+    return thin(list(reversed(backwards)), max_frames)
 
 
 def sample_pass(
@@ -107,7 +107,8 @@ def _step(fps: float, video_fps: float) -> int:
     return max(1, round(round(video_fps / fps, 6)))
 
 
-def _thin(indices: list[int], max_frames: int | None) -> list[int]:
+def thin(indices: list[int], max_frames: int | None) -> list[int]:
+    """`max_frames` of these, evenly spread, the first and the last among them; all where they are no more."""
     if max_frames is None or len(indices) <= max_frames:
         return indices
     return [indices[i] for i in np.linspace(0, len(indices) - 1, max_frames).astype(int)]

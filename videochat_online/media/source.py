@@ -128,6 +128,11 @@ class VideoReader(ABC):
     def num_frames(self) -> int:
         return len(self.timestamps)
 
+    @property
+    def ends(self) -> np.ndarray:
+        """float64 (num_frames,), seconds, end of display."""
+        return np.append(self.timestamps[1:], self.duration)
+
     def __len__(self) -> int:
         return self.num_frames
 

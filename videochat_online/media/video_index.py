@@ -49,8 +49,8 @@ class Timeline:
     """int64 (num_frames,): the same as the file has it, where time may leap."""
     time_base: Fraction
     """Seconds a tick."""
-    last_ticks: int
-    """How long the last frame is shown, in ticks; 0 if the file does not say."""
+    spans: np.ndarray
+    """int64 (num_frames,): for how many ticks the file says that each frame is shown; 0 where it does not say."""
     keyframes: np.ndarray
     """int64: numbers of the frames at which decoding can start, ascending; the first is 0."""
     has_times: bool
@@ -88,8 +88,17 @@ class VideoIndex:
     def timestamps(self) -> np.ndarray:
         """float64 (num_frames,), seconds from the first frame's start to each frame's."""
         # One product and one quotient of exact numbers give the nearest double: 4.4, not 4.4000001.
-        ticks = (self.times.ticks - self.times.ticks[0]).astype(np.float64)
-        return ticks * self.times.time_base.numerator / self.times.time_base.denominator
+        return self._seconds(self.times.ticks)
+
+    @property
+    def ends(self) -> np.ndarray:
+        """float64 (num_frames,), seconds likewise: when the display of each frame ends, by what the file says of it."""
+        said = self._seconds(self.times.ticks + self.times.spans)
+        return np.where(self.times.spans > 0, said, np.append(self.timestamps[1:], self.duration))
+
+    def _seconds(self, ticks: np.ndarray) -> np.ndarray:
+        since = (ticks - self.times.ticks[0]).astype(np.float64)
+        return since * self.times.time_base.numerator / self.times.time_base.denominator
 
 
 def index_video(path: Path, *, strict: bool = False) -> VideoIndex:
@@ -190,8 +199,8 @@ def _in_display_order(
     has_pts, has_dts = ((times != NO_TIME).all() for times in (pts, dts))
     if stream.time_base is None or not (has_pts or has_dts):  # a raw stream: only the rate it names
         period = 1 / (stream.guessed_rate or USUAL_RATE)
-        numbers = np.arange(len(packets))
-        return Timeline(numbers, numbers, period, 1, numbers[:1], False, False), np.flatnonzero(is_suspect)
+        numbers, spans = np.arange(len(packets)), np.ones(len(packets), dtype=np.int64)
+        return Timeline(numbers, numbers, period, spans, numbers[:1], False, False), np.flatnonzero(is_suspect)
     if container.format.name == "avi" and stream.codec_context.has_b_frames and has_dts:
         has_pts = False  # AVI stores no display times, and what FFmpeg makes up for them can be out of order
     jumps = _jumps(dts, durations, stream.time_base, may_leap=bool(container.format.flags & TIME_MAY_LEAP))
@@ -203,8 +212,10 @@ def _in_display_order(
     decodable = np.flatnonzero((ticks >= ticks[is_key].min()) | starts_hidden)
     order = decodable[np.argsort(ticks[decodable], kind="stable")]
     has_times = bool(has_pts and (np.diff(stamps[order]) > 0).all())
-    last_ticks, keyframes = int(durations[order[-1]]), np.union1d([0], np.flatnonzero(is_key[order]))
-    times = Timeline(ticks[order], stamps[order], stream.time_base, last_ticks, keyframes, has_times, has_open_groups)
+    keyframes = np.union1d([0], np.flatnonzero(is_key[order]))
+    times = Timeline(
+        ticks[order], stamps[order], stream.time_base, durations[order], keyframes, has_times, has_open_groups
+    )
     return times, np.flatnonzero(is_suspect[order])
 
 
@@ -241,7 +252,8 @@ def _without_lost(path: Path, times: Timeline, suspects: np.ndarray) -> tuple[Ti
     if len(kept) == 0:
         raise MediaError.about(path, "no frame can be decoded", A_VIDEO)
     keyframes = np.union1d([0], np.flatnonzero(np.isin(kept, times.keyframes)))
-    return replace(times, ticks=times.ticks[kept], stamps=times.stamps[kept], keyframes=keyframes), lost
+    spans = np.append(times.spans[kept[:-1]], times.spans[-1])
+    return replace(times, ticks=times.ticks[kept], stamps=times.stamps[kept], spans=spans, keyframes=keyframes), lost
 
 
 def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list[int]:
@@ -265,7 +277,7 @@ def _decoded_numbers(path: Path, times: Timeline, first: int, stop: int) -> list
 def _duration_and_fps(times: Timeline, rate: Fraction | None) -> tuple[float, float]:
     """Seconds, and frames a second: the container's exact rate where it fits the times, else measured."""
     num_frames, span = len(times.ticks), int(times.ticks[-1] - times.ticks[0])
-    last = Fraction(times.last_ticks)
+    last = Fraction(int(times.spans[-1]))
     if last == 0 and num_frames > 1:
         last = Fraction(span, num_frames - 1)
     duration = (span + last) * times.time_base or 1 / (rate or USUAL_RATE)

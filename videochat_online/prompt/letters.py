@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-THOUGHTS = re.compile(r"^.*</think(?:ing)?>|<think(?:ing)?>.*$", re.DOTALL | re.IGNORECASE)
+THOUGHTS = re.compile(r"^.*[<◁]/think(?:ing)?[>▷]|[<◁]think(?:ing)?[>▷].*$", re.DOTALL | re.IGNORECASE)
 """What is not the answer: all up to the end of the thinking, or thinking that was cut off."""
 MARKS = re.compile(r"<\|[^|>]*\|>|\bassistant\s*:|[*`$\"“”‘’]|(?<!\w)'|'(?!\w)", re.IGNORECASE)
 """Marks of a chat template and of markdown, quotes; an apostrophe stays."""
@@ -29,6 +29,8 @@ WRONG = r"(?!\W*(?:is|are|was|seems)\s+(?:wrong|incorrect|false|not\b))"
 NOUN_FOLLOWS = re.compile(
     r"\s+(?!(?:is|was|and|or|because|since|as|seems|would|in|on|at|from|for|to|with|that|which|here|so|but|not|it|he|she|they)\b)[a-z]"
 )
+JOINED = r"(?:[/&+和与與跟及或とや및와과]|\b(?:and|or|nor|und|oder|et|ou|y)\b)"
+COMMA = "[,;、，]"
 DENIED = re.compile(r"(?:\b(?:not|nor|never|neither)|n[’']t(?:\s+be)?)\s+$", re.IGNORECASE)
 
 
@@ -39,11 +41,17 @@ def read_letter(reply: str, letters: str = "ABCDE", options: Sequence[str] = ())
     an A before a noun (`A man walks`) does not count. `options`: their texts, in the order of
     `letters`; one of them counts where no letter stands and no other option is named.
 
-    >>> [read_letter(text) for text in ("(B) a dog", "A is wrong; the answer is C.", "A man with a hat", "Not A but B")]
-    ['B', 'C', None, 'B']
+    Several letters in one breath (`both A and B`), and options that are repeated one after the other, choose none.
+
+    >>> [read_letter(text) for text in ("(B) a dog", "A is wrong; the answer is C.", "A man walks", "Both A and B")]
+    ['B', 'C', None, None]
     """
     # 1. what was answered, without thoughts and marks, in plain letters
     text = MARKS.sub(" ", unicodedata.normalize("NFKC", THOUGHTS.sub("", reply))).strip()
+    text = _without_lists(text, letters, options)
+    said = set(re.findall(r"\w+", text.upper()))
+    if len(said) > 1 and said <= set(letters):
+        return None  # nothing but several letters
     # 2. a letter
     for found in _letters(text, f"[{letters}{letters.lower()}]", f"[{letters}]"):
         return found.upper()
@@ -59,8 +67,8 @@ def _letters(text: str, letter: str, capital: str) -> Iterator[str]:
     yield from re.findall(rf"^({letter})(?:\s*[.):\]】]|\s+[-–—]\s)", text)
     yield from re.findall(rf"^({capital})(?:[,;_\t\n]|[-–—](?!\w))", text)
     # 2. in a box or a tag: the last one
-    yield from reversed(re.findall(rf"\\boxed\{{\W*(?:\\text\{{)?\W*({letter})\b", text))
-    yield from reversed(re.findall(rf"(?i:<answer>)\W*({letter}){NEXT}", text))
+    marked = rf"(?:\\boxed\{{\W*(?:\\text\w*\{{)?|(?i:<answer>))\W*({letter}){NEXT}"
+    yield from reversed([m[1] for m in re.finditer(marked, text) if not _is_article(text, m)])
     # 3. announced: the last one; a small letter where no noun can follow it
     announced = rf"(?i:{ANNOUNCED}{LINKS})({letter}){NEXT}{WRONG}"
     yield from reversed([m[1] for m in re.finditer(announced, text) if not _is_article(text, m)])
@@ -79,6 +87,18 @@ def _letters(text: str, letter: str, capital: str) -> Iterator[str]:
             yield match[match.lastindex or 0]
 
 
+def _without_lists(text: str, letters: str, options: Sequence[str]) -> str:
+    """`text` without letters that are named together, and without options repeated one after the other."""
+    small, named = letters.lower(), r"(?:(?i:options?|choices?)\s+)?"
+    one = rf"[(\[]?(?<![^\W_\u3040-\u9fff\uac00-\ud7a3])[{letters}{small[1:]}]{NEXT}[)\]]?"  # "and a dog" names no A
+    first = rf"(?:\b[{small}]\b|{one})(?:\s*{COMMA}\s*{one}){{0,25}}"
+    text = re.sub(rf"{first}{COMMA}?(?:\s*{JOINED}\s*{named}{one})+", " ", text)
+    text = re.sub(rf"(?<=[:{{>是为])\s*{one}(?:\s*{COMMA}\s*{one})+", " ", text)
+    texts = zip(letters, map(str.strip, options), strict=False)
+    entries = [rf"[(\[]?(?<!\w){letter}\W*{re.escape(option)}" for letter, option in texts if option]
+    return re.sub(rf"(?:(?:{'|'.join(entries)})[\s,;.]*){{2,}}", " ", text) if entries else text
+
+
 def _is_article(text: str, match: re.Match[str]) -> bool:
     """Whether the letter that was found may be the word "a" before a noun."""
     start, end = match.span(match.lastindex or 0)
@@ -88,6 +108,8 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
 def _option_named(text: str, letters: str, options: Sequence[str]) -> str | None:
     """The letter of the only option whose words stand in the text; of options within one another, the longest."""
     words, said = words_of(text), [words_of(option) for option in options]
+    if sorted(said) == ["no", "yes"] and (first := re.match(r"(yes|no)\b(?! (?:(?:and|or) )?(?:yes|no)\b)", words)):
+        return letters[said.index(first[0])]  # what follows explains: Yes, there is no dog left
     named = [option for option in said if option and f" {option} " in f" {words} "]
     longest = [one for one in named if not any(one != other and f" {one} " in f" {other} " for other in named)]
     return letters[said.index(longest[0])] if len(longest) == 1 else None

@@ -167,8 +167,7 @@ def test_the_streaming_layout_gives_the_same_questions(tmp_path: Path):
     assert (question.task, question.category, question.source) == ("MP Movement Prediction", "Future Prediction", "TAO")
     assert (question.answer, question.options, question.timestamp) == ("B", ("stationary", "right"), 7.0)
     assert (
-        question.prompt
-        == "Question at 7.0s: Which way will the horse go?\nOptions:\n(A) stationary\n(B) right\nAnswer:"
+        question.prompt == "Question at 7s: Which way will the horse go?\nOptions:\n(A) stationary\n(B) right\nAnswer:"
     )
 
 
@@ -300,4 +299,5 @@ def test_where_the_published_rule_differs_it_is_said(tasks: list[VideoTask]):
 
     assert OVBench().notes(tasks, [predicted("(A)"), predicted("B"), predicted("no idea")]) == []
     [note] = OVBench().notes(tasks, [predicted("A man walks"), predicted("B")])
-    assert "1 instead of 0 questions" in note
+    assert note.startswith("Letters are read by our rule, the letter that a careful reader takes; by the published")
+    assert note.endswith(", 1 instead of 0 are right.")

@@ -182,12 +182,14 @@ VERDICTS = {
 def test_the_authors_rules(case: tuple[str, str], tasks: list[VideoTask]):
     question_id, text = case
     reply = Reply(text, 1, 1, 0.0, 0.0, 0.0, 0.0)
-    assert OVOBench().judge(questions_of(tasks)[question_id], reply) == VERDICTS[case]
+    assert OVOBench(protocol="published").judge(questions_of(tasks)[question_id], reply) == VERDICTS[case]
+    ours = OVOBench().judge(questions_of(tasks)[question_id], reply)
+    assert ours == (Verdict("A", False) if text.startswith("Because") else VERDICTS[case])
 
 
 def predictions_of(tasks: list[VideoTask], text: str) -> list[Prediction]:
     reply = Reply(text, 1, 1, 0.0, 0.0, 0.0, 0.0)
-    judge = OVOBench().judge
+    judge = OVOBench(protocol="published").judge
     return [Prediction.of(task, q, reply, judge(q, reply)) for task in tasks for q in task.questions]
 
 
@@ -199,9 +201,9 @@ def test_the_total_is_the_mean_of_three_regimes(tasks: list[VideoTask]):
 
 def test_blind_baselines_stand_in_the_notes(tasks: list[VideoTask]):
     rows = predictions_of(tasks, "Because of A it is B")
-    notes = "\n".join(OVOBench().notes(tasks, rows))
+    notes = "\n".join(OVOBench(protocol="published").notes(tasks, rows))
     assert "HLD: 1 of 1 right answers are a refusal (Unable to answer): always refusing scores 100.0." in notes
-    assert "by the letter that a careful reader takes, 1 of 3 choice questions are right" in notes  # theirs: all 3
+    assert "by our rule, the letter that a careful reader takes, 1 instead of 3 are right." in notes
     assert "CRR No, REC 1, SSR No" in notes
     assert headline_of(commonest_tally([row for row in rows if row.category == "forward"]), "tasks") == 0.5
 

@@ -139,8 +139,9 @@ def reply(text: str, answered_at: float | None = None) -> Reply:
 
 def test_the_first_character_decides_a_choice(tasks: list[VideoTask]):
     question = by_id(tasks)["real/sample_1_real#q0"]
-    judge = StreamingBench().judge
+    judge = StreamingBench(protocol="published").judge
     found = [judge(question, reply(text)) for text in ("B", "B. A map.", "A", "(B)", "")]
+    assert StreamingBench().judge(question, reply("(B)")).correct  # by our rule
     assert [verdict.correct for verdict in found] == [True, True, False, False, False]
     assert [verdict.extracted for verdict in found] == ["B", "B", "A", None, None]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .base import Benchmark, Settings
+from .base import Benchmark, Protocol, Settings
 from .ovbench import OVBench
 from .ovo_bench import OVOBench
 from .streaming_bench import StreamingBench
 
-__all__ = ["BENCHMARKS", "Benchmark", "OVBench", "OVOBench", "Settings", "StreamingBench"]
+__all__ = ["BENCHMARKS", "Benchmark", "OVBench", "OVOBench", "Protocol", "Settings", "StreamingBench"]
 
 BENCHMARKS: dict[str, type[Benchmark]] = {kind.name: kind for kind in (OVBench, OVOBench, StreamingBench)}
 """By the names that `videochat-online eval` takes. A benchmark that stands here has its command."""

@@ -9,14 +9,20 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from ...config import AnswerMode
+from ...prompt.letters import read_letter
 from ..predictions import Prediction
-from ..questions import Question, Reply, Verdict, VideoTask
+from ..questions import Question, Reply, Verdict, VideoTask, letters
 from ..scoring import Headline
+
+Protocol = Literal["causal", "published"]
+"""`published`: frames, times and letters as the published scripts take them; `causal`: true times, no later frame."""
+OUR_RULE = "our rule, the letter that a careful reader takes"
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Settings:
     """Earlier questions and answers about a video stay in the dialogue (one-pass mode only)."""
     system_prompt: str | None = None
     """Replaces the template's own system text."""
+    script_frames: bool = False
+    """Frames and times as OVBench's published scripts take them (see `published`), later ones than the question too."""
 
     def __post_init__(self) -> None:
         for name in ("fps", "window", "frames"):
@@ -104,10 +112,30 @@ class Benchmark(ABC):
     """As published, for the modes streaming and prefix."""
     window: ClassVar[Settings]
     """As published, for the mode sliding_window."""
+    has_scripts: ClassVar[bool] = False
+    """Whether the published protocol has frames and times of its own: those of OVBench's scripts."""
+    published_rule: ClassVar[str] = OUR_RULE
+    """How the published scorer finds a letter, in words that follow "by"; see `published_letter`."""
     splits: ClassVar[tuple[str, ...]]
     """Parts of the benchmark that may be chosen."""
     system_prompt: str | None = None
     """Of its published settings, in every mode."""
+
+    def __init__(self, *, protocol: Protocol = "causal", mode: str = "streaming", multi_turn: bool = False) -> None:
+        """`mode`, `multi_turn`: what is run, since a published script for each may have words of its own."""
+        if protocol not in get_args(Protocol):
+            raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(get_args(Protocol))}")
+        self.protocol, self.mode, self.multi_turn = protocol, mode, multi_turn
+        self.script_frames = self.has_scripts and protocol == "published"
+
+    @property
+    def letter_rule(self) -> str:
+        """How a letter is found in a reply, for the report."""
+        return self.published_rule if self.protocol == "published" else OUR_RULE
+
+    def published_letter(self, question: Question, text: str) -> str | None:
+        """The option that a reply chooses by the published rule; ours where a benchmark publishes none."""
+        return read_letter(text, letters(question.labels), question.options)
 
     def files(self, annotations: Path) -> list[Path]:
         """The annotation files that are read, of a folder or the one file that was named. ValueError for none."""
@@ -140,10 +168,24 @@ class Benchmark(ABC):
             raise ValueError("\n".join(examples.left_out))
         return examples.tasks
 
-    @abstractmethod
     def judge(self, question: Question, reply: Reply) -> Verdict:
-        """The answer found in a reply, and whether it is right."""
+        """The answer found in a reply by the protocol's rule, and whether it is right. For questions with options."""
+        if self.protocol == "published":
+            letter = self.published_letter(question, reply.text)
+        else:
+            letter = read_letter(reply.text, letters(question.labels), question.options)
+        return Verdict(letter, letter == question.answer)
 
     def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
-        """What a reader of the scores must know, one sentence each."""
-        return []
+        """What a reader of the scores must know, one sentence each; first, what the other protocol's rule finds."""
+        questions = {question.id: question for task in tasks for question in task.questions}
+        other = copy(self)
+        other.protocol = "published" if self.protocol == "causal" else "causal"
+        said = [(p, Reply(p.response, answered_at=p.answered_at)) for p in predictions if p.response is not None]
+        right = [other.judge(questions[p.id], reply).correct for p, reply in said]
+        if right == [p.correct for p, _ in said]:
+            return []
+        own = sum(p.correct for p, _ in said)
+        return [
+            f"Letters are read by {self.letter_rule}; by {other.letter_rule}, {sum(right)} instead of {own} are right."
+        ]

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-from ...prompt.letters import read_letter
-from ..predictions import Prediction
-from ..questions import Question, Reply, Verdict, VideoTask, letters
+from ..questions import Question, VideoTask, letters
 from .base import Benchmark, Examples, Settings, texts
 
 SOURCES = ("ava", "coin", "hirest", "tao")
@@ -74,12 +71,15 @@ _BY_SOURCE = {(sub.category, source): sub for sub in SUB_TASKS for source in sub
 _BY_NAME = {sub.name: sub for sub in SUB_TASKS}
 
 PROMPTS = {
-    "official": ("({})", "{} {}", "Question at {time:.1f}s: {question}\nOptions:\n{options}\nAnswer:"),
+    "official": ("({})", "{} {}", "Question at {time}s: {question}\nOptions:\n{options}"),
     "lmms-eval": (
         "{}", "{}. {}", "{question}\n{options}\nAnswer with the option's letter from the given choices directly."
     ),
 }  # fmt: skip
 """The words of the published evaluation, and of the published lmms-eval tasks: label, option, and all together."""
+TAILS = {"pass": "\nAnswer:", "others": "\nOnly give the best option."}
+"""What the official words end in, behind the options, of which white space at the end is taken off: in the streaming
+script, and in those of the sliding window and of the dialogue that is kept."""
 
 
 class OVBench(Benchmark):
@@ -93,35 +93,34 @@ class OVBench(Benchmark):
     headline_name = "mean of the sub-task accuracies"
     layouts = (("ovbench.json",), tuple(f"{source}.json" for source in SOURCES), ("ovbench_*.json",))
     stream = Settings(fps=8.0, max_new_tokens=128)
-    window = Settings(fps=2.0, window=32.0, frames=64, max_new_tokens=128)
+    window = Settings(fps=2.0, window=32.0, frames=64, max_new_tokens=16)
+    has_scripts = True
+    published_rule = "the published rule, the first stand-alone letter a to e of the reply in small letters"
     splits = SOURCES
 
-    def __init__(self, prompt: str = "official") -> None:
+    def __init__(self, prompt: str = "official", **run: Any) -> None:
+        super().__init__(**run)
         if prompt not in PROMPTS:
             raise ValueError(f"unknown prompt {prompt!r} for OVBench, expected one of {', '.join(PROMPTS)}")
         self.label, self.option, self.prompt = PROMPTS[prompt]
-        self.system_prompt = SYSTEM_PROMPT if prompt == "official" else None
+        self.system_prompt, self.tail = None, ""
+        if prompt == "official":
+            is_pass = self.mode != "sliding_window" and not self.multi_turn
+            self.system_prompt, self.tail = SYSTEM_PROMPT, TAILS["pass" if is_pass else "others"]
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
         """Either layout; `splits` keeps questions of these sources only."""
         read = self._videos if is_streaming_layout(records, path) else self._single_questions
         for task in read(path, records, examples):
             if kept := tuple(question for question in task.questions if question.source.lower() in splits):
-                examples.tasks.append(replace(task, questions=kept))
+                # The scripts know no anchor: to them the first frame of a folder is second 0.
+                anchor = None if self.script_frames else task.anchor
+                examples.tasks.append(replace(task, questions=kept, anchor=anchor))
 
-    def judge(self, question: Question, reply: Reply) -> Verdict:
-        letter = read_letter(reply.text, letters(question.labels), question.options)
-        return Verdict(letter, letter == question.answer)
-
-    def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
-        """Where the published rule (the first stand-alone letter a to e in small letters) would judge differently."""
-        theirs = [re.findall(r"\b[a-e]\b", (p.response or "").lower())[:1] == [p.answer.lower()] for p in predictions]
-        if theirs == [prediction.correct for prediction in predictions]:
-            return []
-        return [
-            "Letters are read as a careful reader does; by the published rule, the first stand-alone letter (the "
-            f"article too), {sum(theirs)} instead of {sum(p.correct for p in predictions)} questions are right."
-        ]
+    def published_letter(self, question: Question, text: str) -> str | None:
+        """The article too is option A."""
+        found = re.search(r"\b[a-e]\b", text.lower())
+        return found[0].upper() if found else None
 
     def _single_questions(self, path: Path, records: list[Any], examples: Examples) -> list[VideoTask]:
         """The flat layout: a record is a question, and says where its video lies."""
@@ -165,6 +164,8 @@ class OVBench(Benchmark):
                         start=float(record["clip"][0]),
                         fps=float(record["fps"]) if record.get("fps") else None,
                         segment_start=_segment_start(source, questions),
+                        clip_end=float(record["clip"][1]),
+                        last=questions[-1].id,
                     )
                     tasks.append(task)
         return tasks
@@ -183,10 +184,12 @@ class OVBench(Benchmark):
         timestamp = float(row["middle_frame_timestamp"])
         labels = tuple(map(self.label.format, letters(options)))
         lines = "\n".join(map(self.option.format, labels, options))
+        time = row["middle_frame_timestamp"]  # printed as it stands in the file: 7 or 7.0 or 2.05
+        text = self.prompt.format(time=time, question=row["question"], options=lines)
         return Question(
             id=question_id,
             timestamp=timestamp,
-            prompt=self.prompt.format(time=timestamp, question=row["question"], options=lines),
+            prompt=text.rstrip() + self.tail if self.tail else text,
             answer=answer,
             task=f"{sub_task.code} {sub_task.name}",
             category=sub_task.category,
@@ -208,6 +211,8 @@ def _video_of(source: str, record: dict[str, Any], questions: list[Question]) ->
         start=begins or float(record["start"]),
         fps=float(record["fps"]) if "fps" in record else None,
         segment_start=begins,
+        clip_end=max(question.timestamp for question in questions),  # each record's `end` is its own moment
+        last=questions[-1].id,
         anchor=(frame.name, float(record["middle_frame_timestamp"])) if frame else None,
     )
 

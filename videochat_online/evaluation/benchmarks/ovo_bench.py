@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ...prompt.letters import read_letter
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
 from ..scoring import commonest_answers
@@ -76,9 +76,11 @@ class OVOBench(Benchmark):
     layouts = (("ovo_bench_new.json",),)
     stream = Settings(fps=1.0, max_new_tokens=32)
     window = Settings(fps=1.0, frames=64, max_new_tokens=32)
+    published_rule = "the authors' rule, the right letter anywhere in the reply"
     splits = (*REGIMES, *_REGIME_OF)
 
-    def __init__(self, *, chunked: bool = False) -> None:
+    def __init__(self, *, chunked: bool = False, **run: Any) -> None:
+        super().__init__(**run)
         self.chunked = chunked
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
@@ -99,10 +101,11 @@ class OVOBench(Benchmark):
                 examples.tasks.append(VideoTask(id=file, video=video, names=names, questions=tuple(found)))
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
-        """The authors' rules: a substring for letters and Yes / No, all digits together for counts."""
+        """The authors' rules: a substring for Yes / No, and for letters where published; all digits of a count."""
         text = reply.text
         if question.kind == "choice":
-            return Verdict(read_letter(text, letters(question.labels)), question.answer in text)
+            verdict = super().judge(question, reply)
+            return replace(verdict, correct=question.answer in text) if self.protocol == "published" else verdict
         if question.kind == "count":
             digits = "".join(re.findall(r"\d+", text))
             return Verdict(digits or None, digits == question.answer)
@@ -110,12 +113,7 @@ class OVOBench(Benchmark):
         return Verdict(" and ".join(found) or None, question.answer in found)
 
     def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
-        notes = []
-        if strict := [p.extracted == p.answer for p in predictions if _REGIME_OF[p.task] != "forward"]:
-            notes.append(
-                "The authors count a letter found anywhere in the reply; by the letter that a careful reader takes, "
-                f"{sum(strict)} of {len(strict)} choice questions are right."
-            )
+        notes = super().notes(tasks, predictions)
         refusals: dict[str, list[bool]] = defaultdict(list)
         for question in (question for task in tasks for question in task.questions if question.kind == "choice"):
             refusals[question.task].append(REFUSAL in question.options[ord(question.answer) - ord("A")].lower())

@@ -1,7 +1,7 @@
 """StreamingBench (arXiv 2411.03628): real-time, omni-source, sequential and proactive questions, as published.
 
-Multiple choice is right when the first character is the letter. Sequential questions carry the earlier ones with
-their right answers as text. Proactive questions are polled each second; the poll reveals the words to say.
+By the authors a choice is right when the reply's first character is the letter. Sequential questions carry the earlier
+ones with their right answers as text. Proactive questions are polled each second; the poll reveals the words to say.
 Sound is not given to the model, so the omni-source questions are answered from frames alone.
 """
 
@@ -61,6 +61,7 @@ class StreamingBench(Benchmark):
     """questions_proactive_50.json, a part of another, is read only where it is named."""
     stream = Settings(fps=1.0, max_new_tokens=32)
     window = Settings(fps=1.0, window=60.0, frames=64, max_new_tokens=32)
+    published_rule = "the authors' rule, the first character of the reply"
     splits = PARTS
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
@@ -73,17 +74,19 @@ class StreamingBench(Benchmark):
 
     def judge(self, question: Question, reply: Reply) -> Verdict:
         if question.kind == "choice":
-            first = reply.text[:1]
-            return Verdict(first if first and first in "ABCD" else None, first == question.answer)
+            return super().judge(question, reply)
         if reply.answered_at is None or question.poll is None:
             return Verdict(None, False)
         in_time = abs(reply.answered_at - question.poll.due) <= TIME_TOLERANCE
         return Verdict(f"at {reply.answered_at:.0f}s: {reply.text}", in_time and question.answer in reply.text)
 
+    def published_letter(self, question: Question, text: str) -> str | None:
+        return text[:1] if text[:1] in tuple("ABCD") else None
+
     def notes(self, tasks: Sequence[VideoTask], predictions: Sequence[Prediction]) -> list[str]:
         polls = {q.id: q.poll for task in tasks for q in task.questions if q.poll is not None}
         asked = [(p.answered_at, polls[p.id]) for p in predictions if p.id in polls]
-        notes = []
+        notes = super().notes(tasks, predictions)
         if asked:
             in_time = sum(at is not None and abs(at - poll.due) <= TIME_TOLERANCE for at, poll in asked)
             notes.append(
