@@ -156,12 +156,12 @@ def _claim(run: Run, resume: bool) -> None:
         )
 
 
-def benchmark_of(folder: Path) -> str:
-    """Name of the benchmark whose predictions are in `folder`."""
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """What a run's answers depend on, its benchmark's name at least. ValueError for a folder of something else."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{folder} is not the --output of an evaluation: no {CONFIG_FILE} in it")
-    return str(_read_config(path)["benchmark"])
+    return _read_config(path)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
