@@ -74,7 +74,7 @@ def _unanswered(scores: Mapping[str, Any], answer: str | None) -> list[str]:
 def _incomplete(scores: Mapping[str, Any], of_all: int, left_out: int) -> list[str]:
     """That fewer questions were asked than there are, and why; nothing where all were."""
     missing = {
-        "were not in this run (--limit)": of_all - scores["questions"],
+        "were not in this run": of_all - scores["questions"],
         "could not be asked and count as wrong": scores["not_asked"],
         "stand in records that cannot be read": left_out,
     }
@@ -320,7 +320,8 @@ def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:
     for name, marker, color in marks:
         if name in rows[0]:
             baseline = [100 * row[name] for row in rows]
-            axes.plot(baseline, places, marker, color=color, label=NAMES[name], linestyle="none", markersize=5)
+            look = {"color": color, "markerfacecolor": "none", "linestyle": "none", "clip_on": False}
+            axes.plot(baseline, places, marker, label=NAMES[name], **look)
     axes.set_yticks(places, [row["task"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
