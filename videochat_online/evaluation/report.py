@@ -259,7 +259,7 @@ def blind_report(benchmark: Benchmark, tasks: Sequence[VideoTask]) -> tuple[str,
     found = [{key: row[key] for key in ("task", "questions", *names)} for row in scores["tasks"]]
     rows = [[row["task"], row["questions"], *(_percent(row[name]) for name in names)] for row in found]
     text = [f"# {title_of(benchmark, tasks)}: players that never look", "", f"{benchmark.headline_name}:", ""]
-    text += [*blind_table(scores["players"]), "", *_table(("sub-task", "questions", *map(NAMES.get, names)), rows)]
+    text += [*blind_table(scores["players"]), "", *_table(("sub-task", "questions", *(NAMES[name] for name in names)), rows)]
     values = {"benchmark": benchmark.name, "questions": len(nobody), "players": scores["players"], "tasks": found}
     return "\n".join(text), values
 
@@ -320,7 +320,7 @@ def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:
     for name, marker, color in marks:
         if name in rows[0]:
             baseline = [100 * row[name] for row in rows]
-            look = {"color": color, "markerfacecolor": "none", "linestyle": "none", "clip_on": False}
+            look: dict[str, Any] = {"color": color, "markerfacecolor": "none", "linestyle": "none", "clip_on": False}
             axes.plot(baseline, places, marker, label=NAMES[name], **look)
     axes.set_yticks(places, [row["task"] for row in rows])
     axes.invert_yaxis()

@@ -119,7 +119,7 @@ def plot_ratios(path: Path, values: dict[str, float]) -> None:
         "gained: more is better (1 = nothing)": [name for name in values if name not in lost],
         "lost: less is better (1 = nothing)": lost,
     }
-    parts = {title: names[::-1] for title, names in parts.items() if names}
+    parts = {title: names[::-1] for title, names in parts.items() if names} or {"": []}
     heights = [len(names) + 3 for names in parts.values()]
     figure = _figure(11, 0.22 * sum(heights) + 0.5)
     for axes, (title, names) in zip(

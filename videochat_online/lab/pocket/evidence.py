@@ -90,7 +90,8 @@ def plot_curves(path: Path, logs: Mapping[str, Path]) -> None:
             rows = [row for row in rows if "loss" in row]
             steps, losses = ([row[key] for row in rows] for key in ("step", "loss"))
             every = max(len(rows) // 8, 1)
-            axes.plot(steps, losses, label=name, linewidth=0.9, markersize=4, markevery=(number % every, every), **look_of(number))
+            look = {"linewidth": 0.9, "markersize": 4, "markevery": (number % every, every), **look_of(number)}
+            axes.plot(steps, losses, label=name, **look)
         axes.set(xlabel="step", ylabel="training loss", yscale="log")
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
 
