@@ -259,7 +259,8 @@ def blind_report(benchmark: Benchmark, tasks: Sequence[VideoTask]) -> tuple[str,
     found = [{key: row[key] for key in ("task", "questions", *names)} for row in scores["tasks"]]
     rows = [[row["task"], row["questions"], *(_percent(row[name]) for name in names)] for row in found]
     text = [f"# {title_of(benchmark, tasks)}: players that never look", "", f"{benchmark.headline_name}:", ""]
-    text += [*blind_table(scores["players"]), "", *_table(("sub-task", "questions", *(NAMES[name] for name in names)), rows)]
+    heads = ("sub-task", "questions", *(NAMES[name] for name in names))
+    text += [*blind_table(scores["players"]), "", *_table(heads, rows)]
     values = {"benchmark": benchmark.name, "questions": len(nobody), "players": scores["players"], "tasks": found}
     return "\n".join(text), values
 
