@@ -181,6 +181,11 @@ def test_a_report_is_remade_without_a_model(annotations: Path, questions: list[Q
     with pytest.raises(ValueError, match="holds other annotations than"):
         run("report", out, "--annotations", other)
 
+    config = {key: value for key, value in load(out, "config.json").items() if key != "annotations"}
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="holds replies to questions that were not of its run: 'ava/"):
+        run("report", out, "--annotations", other)
+
 
 def test_two_runs_are_compared_with_what_differs(
     annotations: Path, questions: list[Question], tmp_path: Path, capsys: pytest.CaptureFixture[str]

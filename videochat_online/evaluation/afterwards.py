@@ -85,10 +85,12 @@ def report_again(options: argparse.Namespace) -> int:
         raise ValueError(f"{annotations} holds other annotations than {folder} was made with; expected --annotations")
     examples = benchmark.read(annotations, splits=config.get("split"))
     tasks = first_questions(examples.tasks, config.get("limit"))
-    blind = read_predictions(folder / "blind")
+    predictions, blind = read_predictions(folder), read_predictions(folder / "blind")
+    if strangers := sorted(predictions.keys() - {question.id for task in tasks for question in task.questions}):
+        raise ValueError(f"{folder} holds replies to questions that were not of its run: {named(strangers)}")
     report = write_report(
-        folder, benchmark, tasks, config, _filled(tasks, read_predictions(folder)),
-        _filled(tasks, blind) if blind else None, left_out=examples.left_out, of_all=_number(examples.tasks),
+        folder, benchmark, tasks, config, _filled(tasks, predictions), _filled(tasks, blind) if blind else None,
+        left_out=examples.left_out, of_all=sum(len(task.questions) for task in examples.tasks),
         answer_because=before.get("answer_because", ""), made={key: before[key] for key in MADE_BY if key in before},
     )  # fmt: skip
     return shown(report)
@@ -203,10 +205,6 @@ def _judged(benchmark: Benchmark, tasks: Sequence[VideoTask], replies: Mapping[s
             else:
                 reply = Reply(given.text, answered_at=given.answered_at)
                 yield Prediction.of(task, question, reply, benchmark.judge(question, reply))
-
-
-def _number(tasks: Sequence[VideoTask]) -> int:
-    return sum(len(task.questions) for task in tasks)
 
 
 def _json_of(path: Path) -> dict[str, Any]:

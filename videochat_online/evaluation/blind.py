@@ -1,7 +1,7 @@
 """Players that never look: what a benchmark's annotations give away. A score is what lies above the best of them.
 
 Each is computed from the very questions that are scored, its constant chosen on them, so it is the best such player.
-Its words go through the benchmark's own judge. Knows questions only, no benchmark and no model.
+Its words go through the benchmark's own judge. Knows questions, no benchmark and no model.
 """
 
 from __future__ import annotations
@@ -11,21 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from textwrap import shorten
-from typing import Protocol
 
+from .predictions import Prediction
 from .questions import Question, Reply, Verdict, VideoTask
 
 CHANCE, COMMONEST, BEST = "chance", "commonest_answer", "best_blind"
 Judge = Callable[[Question, Reply], Verdict]
-
-
-class Scored(Protocol):
-    """What is known of a question when it is scored."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def task(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ def players_of(judge: Judge, tasks: Sequence[VideoTask]) -> list[Player]:
     return found
 
 
-def with_best(players: Sequence[Player], rows: Sequence[Scored]) -> list[Player]:
+def with_best(players: Sequence[Player], rows: Sequence[Prediction] | Sequence[Question]) -> list[Player]:
     """The players, and one that plays as the best of them in each sub-task."""
     ids: dict[str, list[str]] = defaultdict(list)
     for row in rows:
