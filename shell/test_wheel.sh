@@ -122,7 +122,7 @@ try_all() {
   try "world" "$run" world build "world-$end" --videos 2 --seconds 12 --fps 2 --size 64
   for kind in generate likelihood; do
     try "eval --answer $kind" "$run" eval ovbench --model pocket --annotations "world-$end/ovbench" \
-      --videos "world-$end/videos" --output "eval-$end-$kind" --answer "$kind" --limit 4
+      --videos "world-$end/videos" --output "eval-$end-$kind" --answer "$kind"
   done
   export DATA_ROOT=$work/world-$end ANNO_ROOT=$work/anno
   try "train, one step" "$run" train --preset stage2 --model pocket --data "world-$end/train/stage2.json" --cpu \

@@ -13,7 +13,7 @@ import pytest
 from tests.evaluation.test_commands import run
 from tests.evaluation.test_report import BENCHMARK, predictions_of
 from videochat_online.evaluation.questions import VideoTask
-from videochat_online.evaluation.report import cautions_of, markdown_of, write_report
+from videochat_online.evaluation.report import GENERATED_TITLE, cautions_of, markdown_of, write_report
 from videochat_online.files import SHIPPED_MODELS
 from videochat_online.lab.shapeworld.build import WorldConfig, build_world
 from videochat_online.model_config import VideoChatOnlineConfig
@@ -44,7 +44,8 @@ def test_the_model_says_how_it_answers_and_the_flag_wins(test_split: list[object
     assert "(--answer likelihood, as the model's config says)" in (tmp_path / "model/report.md").read_text()
     assert "answer_because" not in load(tmp_path / "model", "config.json")  # a run resumes with the flag said, too
     assert run(*test_split, "--output", tmp_path / "model", "--answer", "likelihood", "--resume") == 0
-    assert load(tmp_path / "model", "report.json")["cautions"] == []
+    [caution] = load(tmp_path / "model", "report.json")["cautions"]  # four questions about one video
+    assert "too few videos for an interval) is not above what is reached without looking" in caution
 
 
 def test_a_dialogue_needs_a_model_that_says_its_answers(test_split: list[object], tmp_path: Path):
@@ -81,7 +82,8 @@ def test_a_fifth_without_an_answer_is_the_limit(tasks: list[VideoTask], tmp_path
     assert len(predictions) == 60
     for number, said in ((12, False), (13, True)):
         silent = {p.id: without_answer(p) if i < number else p for i, p in enumerate(predictions)}
-        assert bool(write_report(tmp_path, BENCHMARK, tasks, {}, silent)["cautions"]) is said
+        found = write_report(tmp_path, BENCHMARK, tasks, {}, silent)["cautions"]
+        assert any(caution.startswith("no answer was found") for caution in found) is said
 
 
 def without_answer(prediction: Any) -> Any:
@@ -97,6 +99,19 @@ def test_a_train_split_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFix
     assert "caution: 1 of these videos are from the train split" in printed.err
     assert printed.out.startswith("**Caution**: 1 of these videos are from the train split")
     assert "train split" in load(tmp_path / "out", "result.json")["cautions"][0]
+
+
+def test_a_generated_world_is_never_titled_as_the_benchmark(
+    test_split: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    titles: list[str] = []
+    monkeypatch.setattr("videochat_online.evaluation.report.draw_bars", lambda _, title, scores: titles.append(title))
+    run(*test_split, "--output", tmp_path, "--no-blind")
+    assert run("blind", *test_split[:3]) == 0
+    printed = capsys.readouterr().out
+    assert titles == [GENERATED_TITLE] and f"# {GENERATED_TITLE}: players that never look" in printed
+    assert f"# {GENERATED_TITLE}: " in (tmp_path / "report.md").read_text() and "# OVBench" not in printed
+    assert load(tmp_path, "result.json")["benchmark"] == GENERATED_TITLE
 
 
 def test_other_videos_are_not_taken_for_a_train_split(test_split: list[object], tasks: list[VideoTask]):
@@ -119,7 +134,7 @@ def test_records_that_cannot_be_asked_are_named_and_counted(
     assert len(lines) == 3 and "question 1: answer 'Z' is none of" in lines[0] and "has no 'options'" in lines[1]
     assert lines[2] == "2 questions; 2 records cannot be asked; all 1 videos are fine"
 
-    assert run(*flags, "--no-blind") == 0
+    assert run(*flags, "--no-blind") == 3
     for name in ("report.json", "result.json"):
         values = load(tmp_path / "out", name)
         assert (values["left_out"], values["left_out_records"]) == (2, lines[:2])

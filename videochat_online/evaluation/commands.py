@@ -1,4 +1,4 @@
-"""`videochat-online eval BENCHMARK` and `eval compare A B`: flags, what they set, and the order of the steps.
+"""`videochat-online eval BENCHMARK`: flags, what they set, and the order of the steps.
 
 Questions, model, run and report are put together here; each does its part elsewhere.
 """
@@ -14,17 +14,16 @@ from typing import Any, get_args
 from ..command_line import add_decoder_flag, add_memory_flags, add_model_flags
 from ..config import AnswerMode
 from ..extras import lacks
-from ..files import digest, write_json
+from ..files import digest
 from ..media.find import VideoLibrary
+from .afterwards import add_commands_afterwards, shown
 from .benchmarks import BENCHMARKS, Benchmark, Protocol, Settings
 from .endpoint import EndpointResponder
 from .modes import MODES, Examiner
-from .predictions import read_predictions
 from .questions import VideoTask
-from .report import cautions_of, comparison_of, markdown_of, write_report
+from .report import cautions_of, write_report
 from .responders import responder_from_flags
-from .runner import Run, check_questions, completed, execute, first_questions, read_config, refuse_equal_ids, write_plan
-from .scoring import compare
+from .runner import Run, check_questions, completed, execute, first_questions, refuse_equal_ids, write_plan
 from .videos import refuse_where_none_is_found
 
 MODE_HELP = (
@@ -51,15 +50,11 @@ def add_eval_commands(commands: Any) -> None:
 
 
 def add_benchmarks(parser: argparse.ArgumentParser) -> None:
-    """A command for each benchmark, and `compare`."""
+    """A command for each benchmark, and those that need no model."""
     names = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for benchmark in BENCHMARKS.values():
         _add_benchmark(names, benchmark)
-    comparison = names.add_parser("compare", help="paired difference of two runs on the same questions: B minus A")
-    comparison.add_argument("a", type=Path, metavar="A", help="--output folder of a finished run")
-    comparison.add_argument("b", type=Path, metavar="B", help="another, on the same questions")
-    comparison.add_argument("--output", type=Path, metavar="FILE", help="write the differences there as json too")
-    comparison.set_defaults(run=compare_runs)
+    add_commands_afterwards(names)
 
 
 def _add_benchmark(names: Any, benchmark: type[Benchmark]) -> None:
@@ -107,6 +102,8 @@ def _add_endpoint_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_benchmark(options: argparse.Namespace) -> int:
     """Score one model on one benchmark. All problems are said first, since answers may take hours.
+
+    Exit status 3 (INCOMPLETE) where fewer questions were asked than there are.
 
     Raises ValueError for flags, annotations and folders that cannot be used.
     """
@@ -158,9 +155,12 @@ def run_benchmark(options: argparse.Namespace) -> int:
     if len(found) < len(runs):
         print(f"this process is done; the report is written by the last one to finish ({run.output})", file=sys.stderr)
         return 0
-    report = write_report(run.output, benchmark, tasks, config, *found, left_out=left_out, answer_because=because)
-    print(markdown_of(report))
-    return 0
+    of_all = sum(len(task.questions) for task in examples.tasks)
+    return shown(
+        write_report(
+            run.output, benchmark, tasks, config, *found, left_out=left_out, answer_because=because, of_all=of_all
+        )
+    )
 
 
 def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
@@ -228,22 +228,3 @@ def _report_problems(tasks: list[VideoTask], left_out: list[str], problems: list
     counts += [f"{len(problems)} problems in {len(tasks)} videos" if problems else f"all {len(tasks)} videos are fine"]
     print("; ".join(counts))
     return 1 if left_out or problems else 0
-
-
-def compare_runs(options: argparse.Namespace) -> int:
-    """Print the paired differences of two output folders. ValueError where they do not hold the same questions."""
-    configs = [read_config(folder) for folder in (options.a, options.b)]
-    names, protocols = ([str(config.get(name)) for config in configs] for name in ("benchmark", "protocol"))
-    if names[0] != names[1]:
-        raise ValueError(f"not the same benchmark: {options.a} holds {names[0]}, {options.b} holds {names[1]}")
-    a, b = (list(read_predictions(folder).values()) for folder in (options.a, options.b))
-    differences = compare(a, b, BENCHMARKS[names[0]].headline)
-    print(comparison_of(differences, a, b))
-    print("protocol: A {}, B {}".format(*protocols))
-    if protocols[0] != protocols[1]:
-        print("caution: not one protocol, so what differs may be the words, frames and rules", file=sys.stderr)
-    if options.output:
-        rows = list(map(asdict, differences))
-        about = {"a": str(options.a), "b": str(options.b), "protocols": protocols}
-        write_json(options.output, {**about, "differences": rows})
-    return 0

@@ -21,23 +21,27 @@ import numpy as np
 from ..extras import lacks
 from ..files import whole, write_json, write_text
 from .benchmarks import Benchmark
+from .blind import BEST, CHANCE, COMMONEST, players_of
 from .predictions import Prediction
 from .questions import VideoTask
-from .scoring import BLIND, CHANCE, COMMONEST, Difference, cost_of, scores_of
+from .scoring import BLIND, Difference, cost_of, scores_of
 
-COLUMNS = ("task", "category", "questions", "accuracy", "low", "high", "unanswered", CHANCE, COMMONEST, BLIND)
+COLUMNS = ("task", "category", "questions", "accuracy", "low", "high", "unanswered", CHANCE, COMMONEST, BEST, BLIND)
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "decord", "av")
 MANY_UNANSWERED = 0.2
 """Share of questions without an answer above which the score says little about what a model knows."""
-_TRAINED_ON = re.compile(r"(?:^|/)train-\d{8}-l\d+-")
-"""A video of the train split of a generated world begins so (shapeworld/scenes.py names it)."""
+_GENERATED = re.compile(r"(?:^|/)(train|test)-\d{8}-l\d+-")
+"""A video of a generated world begins so, with its split (shapeworld/scenes.py names it)."""
+GENERATED_TITLE = "ShapeWorld (a generated world)"
+NAMES = {CHANCE: "chance", COMMONEST: "commonest answer", BEST: "best without looking", BLIND: "model without frames"}
 _WAYS = {"likelihood": "The likeliest option is the answer", "generate": "The answer is what is found in the reply"}
 
 
 def cautions_of(tasks: Sequence[VideoTask], left_out: Sequence[str]) -> list[str]:
     """What a reader must know before anything is asked. `left_out`: the records that cannot be asked."""
     cautions = []
-    if trained_on := sum(_TRAINED_ON.search(task.video) is not None for task in tasks):
+    worlds = [found[1] for task in tasks if (found := _GENERATED.search(task.video))]
+    if trained_on := worlds.count("train"):
         cautions.append(
             f"{trained_on} of these videos are from the train split of a generated world: a model that was "
             "trained on it is asked about what it was shown. `videochat-online world build DIR --split test` "
@@ -65,6 +69,37 @@ def _unanswered(scores: Mapping[str, Any], answer: str | None) -> list[str]:
     if answer == "generate" and scores["unanswered"] > not_asked:
         text += ". It may answer in words where a letter is looked for: see predictions.jsonl, or --answer likelihood"
     return [text]
+
+
+def _incomplete(scores: Mapping[str, Any], of_all: int, left_out: int) -> list[str]:
+    """That fewer questions were asked than there are, and why; nothing where all were."""
+    missing = {
+        "were not in this run": of_all - scores["questions"],
+        "could not be asked and count as wrong": scores["not_asked"],
+        "stand in records that cannot be read": left_out,
+    }
+    why = ", ".join(f"{number} {reason}" for reason, number in missing.items() if number)
+    asked = scores["questions"] - scores["not_asked"]
+    return [f"{asked} of {of_all + left_out} questions were asked: {why}"] if why else []
+
+
+def _not_above_blind(scores: Mapping[str, Any]) -> list[str]:
+    """That the score may be had without looking: its interval reaches down to what a blind player gets."""
+    head, names = scores["headline"], {player["name"]: player["accuracy"] for player in scores["players"]}
+    rivals = {**names, "the model itself without frames": head.get(BLIND, -1.0)}
+    best = max(rivals, key=lambda name: rivals[name])
+    if head["low"] is not None and head["low"] > rivals[best]:
+        return []
+    span = "too few videos for an interval" if head["low"] is None else f"95 % from {_percent(head['low'])}"
+    return [
+        f"the score {_percent(head['accuracy'])} ({span}) is not above what is reached without looking: "
+        f"{best.replace('_', ' ')} gets {_percent(rivals[best])}"
+    ]
+
+
+def title_of(benchmark: Benchmark, tasks: Sequence[VideoTask]) -> str:
+    """The benchmark's title; of a generated world, which has the benchmark's form and not its videos, that."""
+    return GENERATED_TITLE if any(_GENERATED.search(task.video) for task in tasks) else benchmark.title
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
@@ -98,6 +133,8 @@ def write_report(
     *,
     left_out: Sequence[str] = (),
     answer_because: str = "",
+    of_all: int | None = None,
+    made: Mapping[str, Any] | None = None,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """report.json, .csv, .md, .png and result.json in `folder`; returns the report. No picture without matplotlib.
@@ -106,25 +143,33 @@ def write_report(
         predictions, blind: by question id; `blind` those without frames, where there are any.
         left_out: a line for each record of the annotations that cannot be asked.
         answer_because: why options are answered as they are: the flag, the model, the default.
+        of_all: how many questions there are, where `tasks` may be a part of them.
+        made: `provenance` of the answers, where another process gave them; by default of `command`.
         command: what was started, by default this process.
     """
-    scores = scores_of(benchmark.headline, tasks, predictions, blind or {})
+    players = players_of(benchmark.judge, tasks)
+    scores = scores_of(benchmark.headline, tasks, predictions, blind or {}, players)
     scores["headline"] = {"what": benchmark.headline_name, **scores["headline"]}
     scores["notes"] = benchmark.notes(tasks, [predictions[q.id] for task in tasks for q in task.questions])
     answer = config.get("answer")
-    cautions = [*_unanswered(scores, answer), *cautions_of(tasks, left_out)]
-    first = {"cautions": cautions, "benchmark": benchmark.title}
+    incomplete = _incomplete(scores, of_all or scores["questions"], len(left_out))
+    cautions = [*_unanswered(scores, answer), *cautions_of(tasks, left_out), *incomplete, *_not_above_blind(scores)]
+    first: dict[str, Any] = {
+        "cautions": cautions,
+        "benchmark": title_of(benchmark, tasks),
+        "incomplete": bool(incomplete),
+    }
     about: dict[str, Any] = {"protocol": benchmark.protocol, "letter_rule": benchmark.letter_rule}
     about |= {"answer": answer, "answer_because": answer_because, "left_out": len(left_out)}
     about |= {"left_out_records": list(left_out), "config": dict(config)}
     report = {**first, **about, "scores": scores, "cost": cost_of(list(predictions.values()))}
-    result = {**first, **_in_short(scores, config), **about, **provenance(sys.argv if command is None else command)}
+    result = {**first, **_in_short(scores, config), **about, **(made or provenance(command or sys.argv))}
     write_json(folder / "report.json", report)
     write_text(folder / "report.csv", csv_of(scores))
     write_text(folder / "report.md", markdown_of(report))
     write_json(folder / "result.json", result)
     if lacks("matplotlib") is None:
-        draw_bars(folder / "report.png", benchmark.title, scores)
+        draw_bars(folder / "report.png", first["benchmark"], scores)
     return report
 
 
@@ -135,7 +180,9 @@ def _in_short(scores: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str,
         "mode": config.get("mode"),
         "score": round(100 * scores["headline"]["accuracy"], 2),
         "tasks": {row["task"]: round(100 * row["accuracy"], 2) for row in scores["tasks"]},
+        "blind_players": {player["name"]: round(100 * player["accuracy"], 2) for player in scores["players"]},
         "questions": scores["questions"],
+        "not_asked": scores["not_asked"],
         "unanswered": scores["unanswered"],
     }
 
@@ -161,8 +208,8 @@ def markdown_of(report: Mapping[str, Any]) -> str:
     lines += [
         f"# {report['benchmark']}: {_percent(head['accuracy'])}",
         "",
-        f"{head['what'].capitalize()}, 95 % interval {_percent(head['low'])} to {_percent(head['high'])} "
-        f"(videos resampled). {scores['questions']} questions on {scores['videos']} videos; no answer found for "
+        f"{head['what'].capitalize()}, 95 % interval: {_span(head, 'to')} "
+        f"(a video is one draw). {scores['questions']} questions on {scores['videos']} videos; no answer found for "
         f"{_percent(scores['unanswered'])} %, all of them counted as wrong.{way}",
         "",
         f"Protocol: {report['protocol']} (--protocol). Letters are read by {report['letter_rule']}.",
@@ -170,6 +217,8 @@ def markdown_of(report: Mapping[str, Any]) -> str:
         *_headline_table(scores),
         "",
         f"All questions pooled: {_percent(scores['pooled']['accuracy'])}.",
+        "",
+        *blind_table(scores["players"]),
     ]
     for name, groups in (("category", scores["categories"]), ("source", scores["sources"])):
         rows = ([key, value["questions"], _percent(value["accuracy"])] for key, value in groups.items())
@@ -190,11 +239,39 @@ def _headline_table(scores: Mapping[str, Any]) -> list[str]:
     total = {"task": "**headline**", "questions": scores["questions"], "unanswered": scores["unanswered"]}
     rows = []
     for row in [*scores["tasks"], {**total, **scores["headline"]}]:
-        span = f"{_percent(row['low'])} - {_percent(row['high'])}"
-        others = [_percent(row.get(name)) for name in ("unanswered", CHANCE, COMMONEST, BLIND)]
-        rows.append([row["task"], row["questions"], _percent(row["accuracy"]), span, *others])
-    heads = ("sub-task", "questions", "accuracy", "95 %", "no answer", "chance", "commonest answer", "blind")
-    return _table(heads, rows)
+        others = [_percent(row.get(name)) for name in ("unanswered", CHANCE, COMMONEST, BEST, BLIND)]
+        above = row["low"] is not None and row["low"] > row[BEST]
+        rows.append([row["task"], row["questions"], _percent(row["accuracy"]), _span(row, "-"), *others])
+        rows[-1][-2] += "" if above else " !"
+    named = ("no answer", "chance", "commonest answer", "best without looking", "blind")
+    legend = "!: the interval reaches down to the best player that never looks, in this sub-task (see below)."
+    return [*_table(("sub-task", "questions", "accuracy", "95 %", *named), rows), "", legend]
+
+
+def blind_table(players: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each player that never looks gets, and its rule."""
+    rows = ([one["name"].replace("_", " "), _percent(one["accuracy"]), one["says"]] for one in players)
+    return _table(("never looks", "headline", "says"), rows)
+
+
+def blind_report(benchmark: Benchmark, tasks: Sequence[VideoTask]) -> tuple[str, dict[str, Any]]:
+    """Markdown and values of what players get that never look, in the headline and in each sub-task."""
+    nobody = {q.id: Prediction.unanswered(task, q, "") for task in tasks for q in task.questions}
+    scores = scores_of(benchmark.headline, tasks, nobody, {}, players_of(benchmark.judge, tasks))
+    names = (CHANCE, COMMONEST, BEST)
+    found = [{key: row[key] for key in ("task", "questions", *names)} for row in scores["tasks"]]
+    rows = [[row["task"], row["questions"], *(_percent(row[name]) for name in names)] for row in found]
+    text = [f"# {title_of(benchmark, tasks)}: players that never look", "", f"{benchmark.headline_name}:", ""]
+    heads = ("sub-task", "questions", *(NAMES[name] for name in names))
+    text += [*blind_table(scores["players"]), "", *_table(heads, rows)]
+    values = {"benchmark": benchmark.name, "questions": len(nobody), "players": scores["players"], "tasks": found}
+    return "\n".join(text), values
+
+
+def _span(row: Mapping[str, Any], between: str) -> str:
+    if row["low"] is None:
+        return "too few videos"
+    return f"{_percent(row['low'])} {between} {_percent(row['high'])}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -214,14 +291,18 @@ def comparison_of(differences: Sequence[Difference], a: Sequence[Prediction], b:
     rows = []
     for one in differences:
         points = [f"{100 * one.accuracy_a:.1f}", f"{100 * one.accuracy_b:.1f}", f"{100 * one.difference:+.1f}"]
-        span = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
-        rows.append([one.name, one.num_questions, *points, span, one.only_a, one.only_b])
-    heads = ("", "questions", "A", "B", "B - A", "95 %", "only A right", "only B right")
+        span = "too few videos"
+        if one.low is not None and one.high is not None:
+            span = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
+        tests = [f"{one.p:.4f}", "" if one.p_corrected is None else f"{one.p_corrected:.4f}"]
+        rows.append([one.name, one.num_questions, *points, span, one.only_a, one.only_b, *tests])
+    heads = ("", "questions", "A", "B", "B - A", "95 %", "only A right", "only B right", "p", "p, Holm")
     cost_a, cost_b = cost_of(a), cost_of(b)
     ratio = f", B is {cost_b['seconds'] / cost_a['seconds']:.2f} times A" if cost_a["seconds"] else ""
     frames = f"frames encoded: A {cost_a['frames']}, B {cost_b['frames']}"
     cost = f"{frames}; seconds: A {cost_a['seconds']:.1f}, B {cost_b['seconds']:.1f}{ratio}"
-    return "\n".join([*_table(heads, rows), cost])
+    how = "p: A and B swapped in whole videos at random (paired); Holm: corrected for the number of sub-tasks"
+    return "\n".join([*_table(heads, rows), how, cost])
 
 
 def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:
@@ -231,21 +312,25 @@ def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:
 
     rows = [*scores["tasks"], {**scores["headline"], "task": "headline"}]
     places = range(len(rows))
-    figure = Figure(figsize=(8, 0.32 * len(rows) + 1.6), layout="constrained")
+    figure = Figure(figsize=(8, 0.32 * len(rows) + 2.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    accuracy, low, high = 100 * np.array([[row[name] for row in rows] for name in ("accuracy", "low", "high")])
-    spread = np.maximum([accuracy - low, high - accuracy], 0)
-    axes.barh(places, accuracy, xerr=spread, color="#4477aa", ecolor="#222222", label="accuracy, 95 %")
-    for name, marker, color in ((CHANCE, "|", "#bb5566"), (COMMONEST, "x", "#ddaa33"), (BLIND, "o", "#222222")):
+    accuracy, low, high = (np.array([row[name] for row in rows], float) * 100 for name in ("accuracy", "low", "high"))
+    axes.barh(places, accuracy, color="#88aacc", label="accuracy")
+    known = ~np.isnan(low)
+    spread = np.maximum([accuracy - low, high - accuracy], 0)[:, known]
+    axes.errorbar(accuracy[known], np.flatnonzero(known), xerr=spread, fmt="none", ecolor="#222222", label="95 %")
+    marks = ((CHANCE, "|", "#bb5566"), (COMMONEST, "x", "#997700"), (BEST, "D", "#ddaa33"), (BLIND, "o", "#222222"))
+    for name, marker, color in marks:
         if name in rows[0]:
             baseline = [100 * row[name] for row in rows]
-            axes.plot(baseline, places, marker, color=color, label=name.replace("_", " "), linestyle="none")
+            look: dict[str, Any] = {"color": color, "markerfacecolor": "none", "linestyle": "none", "clip_on": False}
+            axes.plot(baseline, places, marker, label=NAMES[name], **look)
     axes.set_yticks(places, [row["task"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("% right")
     axes.set_title(title)
-    axes.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     with whole(path) as beside:
         figure.savefig(beside, format="png", dpi=120, metadata={"Software": None})

@@ -189,8 +189,8 @@ def _plan_of(run: Run, task: VideoTask) -> Iterator[dict[str, Any]]:
             yield line if frames or video is None else {**line, "error": f"no frame to show at {moment:.1f} s"}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The settings of the run whose predictions are in `folder`. ValueError where there are none."""
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """What a run's answers depend on, its benchmark's name at least. ValueError for a folder of something else."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{folder} is not the --output of an evaluation: no {CONFIG_FILE} in it")

@@ -1,29 +1,30 @@
-"""From predictions to numbers: accuracies, baselines, intervals, paired differences of two runs, and the cost.
+"""From predictions to numbers: accuracies beside what blind players reach, paired differences of two runs, the cost.
 
 Knows predictions and questions only. No answer found is wrong and counted; no question is ever left out of a
-denominator. Intervals resample whole videos, since questions about one video are not independent. Scores depend on the
-answers alone, so a run that was killed or shared out gives the same ones; what was measured with a clock stands apart.
+denominator. Intervals take a video as one draw, since questions about one video are not independent. Scores depend on
+the answers alone: a run that was killed or shared out gives the same. What was measured with a clock stands apart.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
+from .blind import BEST, CHANCE, COMMONEST, Player, commonest, with_best
+from .intervals import accuracy_interval, difference_interval, flip_test, holm
 from .predictions import Prediction
-from .questions import Question, VideoTask
+from .questions import VideoTask
 
 Headline = Literal["tasks", "categories", "pooled"]
 """How sub-task accuracies become one number: mean of sub-tasks, mean of category means, or all questions pooled."""
-CHANCE, COMMONEST, BLIND = "chance", "commonest_answer", "blind"
-NUM_RESAMPLES = 2000
-SEED = 0
+BLIND = "blind"
+"""The model under test, asked without frames."""
 
 
 @dataclass(frozen=True)
@@ -56,63 +57,29 @@ class Tally:
         """(tasks,) accuracy of each sub-task."""
         return self.correct.sum(0) / self.count.sum(0)
 
-    def resampled(self) -> tuple[np.ndarray, np.ndarray]:
-        """(resamples, tasks) right answers and questions, drawing whole videos with replacement."""
-        num_videos = len(self.count)
-        equal = np.full(num_videos, 1 / num_videos)
-        weights = np.random.default_rng(SEED).multinomial(num_videos, equal, NUM_RESAMPLES)
-        return weights @ self.correct, weights @ self.count
+    def weights(self, kind: str | int) -> np.ndarray:
+        """(tasks,) what each sub-task counts in a headline, 1 together; or all for the sub-task at that place.
 
-
-def headline(kind: str | int, correct: np.ndarray, count: np.ndarray, categories: Sequence[str]) -> np.ndarray:
-    """The one number from (..., tasks) sums: mean of `tasks`, mean of `categories` (means of tasks), or `pooled`.
-
-    A sub-task without questions (a resample, a part of the benchmark) is left out of the mean. `kind` may also be the
-    place of one sub-task; it is nan where that has no questions. Raises ValueError for an unknown kind.
-    """
-    if isinstance(kind, int):
-        with np.errstate(invalid="ignore"):
-            return correct[..., kind] / count[..., kind]
-    if kind == "pooled":
-        return correct.sum(-1) / np.maximum(count.sum(-1), 1)
-    if kind not in ("tasks", "categories"):
-        raise ValueError(f"unknown headline {kind!r}, expected tasks, categories or pooled")
-    group_of = np.array(categories) if kind == "categories" else np.arange(len(categories))
-    groups = [np.flatnonzero(group_of == group) for group in np.unique(group_of)]
-    present = count > 0
-    accuracy = np.where(present, correct / np.maximum(count, 1), 0.0)
-    means = np.stack([accuracy[..., g].sum(-1) / np.maximum(present[..., g].sum(-1), 1) for g in groups], -1)
-    some = np.stack([present[..., g].any(-1) for g in groups], -1)
-    return means.sum(-1) / np.maximum(some.sum(-1), 1)
+        Raises ValueError for an unknown kind.
+        """
+        if isinstance(kind, int):
+            return np.eye(len(self.tasks))[kind]
+        questions, equal = self.count.sum(0), np.ones(len(self.tasks))
+        members = np.array([self.categories.count(category) for category in self.categories])
+        found = {"tasks": equal, "categories": 1 / members, "pooled": questions}.get(kind)
+        if found is None:
+            raise ValueError(f"unknown headline {kind!r}, expected tasks, categories or pooled")
+        return found / found.sum()
 
 
 def headline_of(tally: Tally, kind: str | int) -> float:
-    return float(headline(kind, tally.correct.sum(0), tally.count.sum(0), tally.categories))
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of resampled values, without those that are nan."""
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def chance_tally(predictions: Sequence[Prediction], questions: Mapping[str, Question]) -> Tally:
-    """Guessing among the options. An open answer (a count) cannot be guessed: 0."""
-    return Tally.of(predictions, [questions[p.id].chance for p in predictions])
-
-
-def commonest_tally(predictions: Sequence[Prediction]) -> Tally:
-    """Always giving the answer that is most often right in its sub-task: what a model without eyes can learn."""
-    favourite = commonest_answers(predictions)
-    return Tally.of(predictions, [p.answer == favourite[p.task] for p in predictions])
+    """Mean of the sub-tasks, of the categories (means of their sub-tasks), of all questions, or one sub-task."""
+    return float(tally.weights(kind) @ tally.accuracies())
 
 
 def commonest_answers(predictions: Iterable[Prediction]) -> dict[str, str]:
     """Sub-task -> its most frequent right answer (the first in alphabetical order of equals)."""
-    answers: dict[str, list[str]] = defaultdict(list)
-    for prediction in predictions:
-        answers[prediction.task].append(prediction.answer)
-    return {task: Counter(sorted(given)).most_common(1)[0][0] for task, given in answers.items()}
+    return commonest((prediction.task, prediction.answer) for prediction in predictions)
 
 
 def scores_of(
@@ -120,20 +87,27 @@ def scores_of(
     tasks: Sequence[VideoTask],
     predictions: Mapping[str, Prediction],
     blind: Mapping[str, Prediction],
+    players: Sequence[Player] = (),
 ) -> dict[str, Any]:
-    """Everything that follows from the answers. `blind` may be empty. All questions of `tasks` count."""
-    questions = {question.id: question for task in tasks for question in task.questions}
-    rows = [predictions[question_id] for question_id in sorted(questions)]
+    """Everything that follows from the answers. `blind` may be empty. All questions of `tasks` count.
+
+    `low` and `high` are None where there are too few videos for an interval.
+    """
+    rows = [predictions[question_id] for question_id in sorted(q.id for task in tasks for q in task.questions)]
     model = Tally.of(rows)
-    baselines = {CHANCE: chance_tally(rows, questions), COMMONEST: commonest_tally(rows)}
+    tallies = {
+        player.name: Tally.of(rows, [player.right[row.id] for row in rows]) for player in with_best(players, rows)
+    }
+    baselines = {name: tallies[name] for name in (CHANCE, COMMONEST, BEST) if name in tallies}
     if blind:
-        baselines[BLIND] = Tally.of([blind[question_id] for question_id in sorted(questions)])
-    drawn = model.resampled()
+        baselines[BLIND] = Tally.of([blind[row.id] for row in rows])
     no_answer = [row.extracted is None for row in rows]
     broken = Counter((row.task_id, row.error) for row in rows if row.error is not None)
 
-    def figures(kind: str | int, others: Mapping[str, Tally]) -> dict[str, float]:
-        low, high = interval(headline(kind, *drawn, model.categories))
+    def figures(kind: str | int, others: Mapping[str, Tally]) -> dict[str, float | None]:
+        weight = model.weights(kind)
+        used = weight > 0  # a sub-task's interval knows its own videos only
+        low, high = accuracy_interval(model.correct[:, used], model.count[:, used], weight[used]) or (None, None)
         shares = {name: headline_of(tally, kind) for name, tally in others.items()}
         return {"accuracy": headline_of(model, kind), "low": low, "high": high, **shares}
 
@@ -148,6 +122,10 @@ def scores_of(
         "not_asked": broken.total(),
         "categories": _categories(model),
         "sources": _sources(rows),
+        "players": [
+            {"name": player.name, "says": player.says, "accuracy": headline_of(tallies[player.name], kind)}
+            for player in players
+        ],
         "tasks": [
             {"task": task, "category": category, "questions": int(n), **figures(i, beside)}
             for i, (task, category, n) in enumerate(about_tasks)
@@ -199,38 +177,44 @@ class Difference:
     num_questions: int
     accuracy_a: float
     accuracy_b: float
-    low: float
-    """95 % interval of the difference, videos resampled together for A and B."""
-    high: float
+    low: float | None
+    """95 % interval of the difference; None where there are too few videos."""
+    high: float | None
     only_a: int
     """Questions only A got right."""
     only_b: int
     difference: float
     """B minus A."""
+    p: float
+    """Two-sided, of `flip_test`: A and B swapped in whole videos, which no model behind the videos must fit."""
+    p_corrected: float | None
+    """Sub-tasks: by Holm for all of them. The headline is one test, and needs none."""
 
 
 def compare(a: Sequence[Prediction], b: Sequence[Prediction], kind: Headline) -> list[Difference]:
     """Paired differences: the headline first, then each sub-task. ValueError where the questions are not the same.
 
-    Pairing and resampling whole videos for both at once takes out what is hard about a video for either model.
+    Pairing takes out what is hard about a video for either model.
     """
     by_id = {prediction.id: prediction for prediction in b}
     if {prediction.id for prediction in a} != set(by_id):
         common = len({prediction.id for prediction in a} & set(by_id))
         raise ValueError(f"not the same questions: {len(a)} in A, {len(b)} in B, {common} in both")
     pairs = [(first, by_id[first.id]) for first in sorted(a, key=attrgetter("id"))]
-    tally_a = Tally.of([x for x, _ in pairs])
-    tally_b = Tally.of([x for x, _ in pairs], [y.correct for _, y in pairs])
-    (drawn_a, count), (drawn_b, _) = tally_a.resampled(), tally_b.resampled()
-    categories = tally_a.categories
-    spread = headline(kind, drawn_b, count, categories) - headline(kind, drawn_a, count, categories)
-    lines: list[tuple[str, str | int, np.ndarray]] = [("headline", kind, spread)]
-    for i, task in enumerate(tally_a.tasks):
-        lines.append((task, i, headline(i, drawn_b - drawn_a, count, categories)))
+    firsts = [first for first, _ in pairs]
+    tally_a, tally_b = Tally.of(firsts), Tally.of(firsts, [second.correct for _, second in pairs])
+    gained = Tally.of(firsts, [second.correct and not first.correct for first, second in pairs]).correct
+    lost = Tally.of(firsts, [first.correct and not second.correct for first, second in pairs]).correct
+    count = tally_a.count
+    places: list[tuple[str, str | int]] = [("headline", kind), *((task, i) for i, task in enumerate(tally_a.tasks))]
     found = []
-    for name, of, spread in lines:
-        right = [(x.correct, y.correct) for x, y in pairs if of == kind or x.task == name]
-        only_a, only_b = right.count((True, False)), right.count((False, True))
+    for name, of in places:
+        weight = tally_a.weights(of)
+        used = weight > 0
+        low, high = difference_interval(gained[:, used], lost[:, used], count[:, used], weight[used]) or (None, None)
+        p = flip_test(((gained - lost) / count.sum(0)) @ weight)
         one, other = headline_of(tally_a, of), headline_of(tally_b, of)
-        found.append(Difference(name, len(right), one, other, *interval(spread), only_a, only_b, other - one))
-    return found
+        total, only_a, only_b = (int(table[:, used].sum()) for table in (count, lost, gained))
+        found.append(Difference(name, total, one, other, low, high, only_a, only_b, other - one, p, None))
+    corrected = holm([line.p for line in found[1:]])
+    return [found[0], *(replace(line, p_corrected=p) for line, p in zip(found[1:], corrected, strict=True))]

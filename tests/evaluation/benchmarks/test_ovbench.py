@@ -11,9 +11,10 @@ import pytest
 
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.benchmarks.ovbench import SUB_TASKS, SYSTEM_PROMPT
+from videochat_online.evaluation.blind import players_of
 from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.questions import Reply, VideoTask
-from videochat_online.evaluation.scoring import chance_tally, commonest_tally, headline_of
+from videochat_online.evaluation.scoring import Tally, headline_of
 
 COUNTS = {
     "AA Action Anticipation": 78,
@@ -55,10 +56,14 @@ def test_every_real_question_finds_its_sub_task(real: list[VideoTask]):
 
 
 def test_real_chance_and_commonest_letter(real: list[VideoTask]):
-    questions = {question.id: question for task in real for question in task.questions}
     rows = unanswered(real)
-    assert round(100 * headline_of(chance_tally(rows, questions), "tasks"), 1) == 29.5
-    assert round(100 * headline_of(commonest_tally(rows), "tasks"), 1) == 33.1
+    shares = {
+        player.name: round(100 * headline_of(Tally.of(rows, [player.right[row.id] for row in rows]), "tasks"), 1)
+        for player in players_of(OVBench().judge, real)
+    }
+    assert shares == {
+        "chance": 29.5, "commonest_answer": 33.1, "one_answer": 28.1, "commonest_text": 35.9, "always_yes": 30.0,
+    }  # fmt: skip
 
 
 def test_real_films_run_on_absolute_time(real: list[VideoTask]):

@@ -10,9 +10,10 @@ import pytest
 
 from videochat_online.evaluation.benchmarks import OVOBench
 from videochat_online.evaluation.benchmarks.ovo_bench import REGIMES
+from videochat_online.evaluation.blind import players_of
 from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.questions import Reply, Verdict, VideoTask
-from videochat_online.evaluation.scoring import Tally, commonest_tally, headline_of
+from videochat_online.evaluation.scoring import Tally, headline_of
 
 ITEMS: list[dict[str, Any]] = [
     {
@@ -205,7 +206,9 @@ def test_blind_baselines_stand_in_the_notes(tasks: list[VideoTask]):
     assert "HLD: 1 of 1 right answers are a refusal (Unable to answer): always refusing scores 100.0." in notes
     assert "by our rule, the letter that a careful reader takes, 1 instead of 3 are right." in notes
     assert "CRR No, REC 1, SSR No" in notes
-    assert headline_of(commonest_tally([row for row in rows if row.category == "forward"]), "tasks") == 0.5
+    player = {player.name: player for player in players_of(OVOBench().judge, tasks)}["commonest_answer"]
+    forward = [row for row in rows if row.category == "forward"]
+    assert headline_of(Tally.of(forward, [player.right[row.id] for row in forward]), "tasks") == 0.5
 
 
 def test_annotations_that_do_not_fit_are_named(tmp_path: Path):

@@ -41,8 +41,8 @@ def test_predictions_find_their_questions(outcome):
 
 
 def test_shares_resample_whole_videos(outcome):
-    assert outcome.share(outcome.level == 1) == "50.0 (50 to 50)"  # one video: nothing to resample
-    assert outcome.share(np.ones(3, bool)) == "66.7 (50 to 100)"
+    assert outcome.share(outcome.level == 1) == "50.0 (0 to 100)"  # one video says nothing about others
+    assert outcome.share(np.ones(3, bool)) == "66.7 (0 to 100)"  # two say hardly more
     assert outcome.share(outcome.level == 2) == "-"
 
 

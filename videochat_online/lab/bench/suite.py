@@ -7,6 +7,7 @@ benchmark at a time, so a run that was cut off, or made with `--only`, is comple
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from .measure import Tables, machine, table
 
 RATIO_HINTS = ("/", "ratio")
 """A column named so is a ratio of two times of one run: the numbers that may be compared between machines."""
+LESS_IS_BETTER = (
+    "warm/alone", "last/first quarter", "encoder alone", "frames alone", "longer side", "first row", "/floor",
+    "last/second",
+)  # fmt: skip
+"""What a column ends with that says how much more than the least possible is taken; others say what is gained."""
 Report = dict[str, dict[str, Any]]
 """Benchmark -> {"machine": ..., "tables": ...}."""
 COSTS = {
@@ -107,17 +113,26 @@ def both_ratios(old: Path, new: Path) -> list[dict[str, Any]]:
 
 
 def plot_ratios(path: Path, values: dict[str, float]) -> None:
-    """A bar for each ratio, on a logarithmic scale."""
-    figure = _figure(11, 0.22 * len(values) + 1.5)
-    axes = figure.subplots()
-    names = list(values)[::-1]
-    axes.barh(range(len(names)), [values[name] for name in names], color="#4477aa")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(-0.8, len(names) - 0.2)
-    axes.set_xscale("log")
-    axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set_xlabel("ratio of two times of one run (1 = equal)")
-    axes.tick_params(axis="y", labelsize=6)
+    """Bars on one logarithmic scale: what is gained, then what is lost, apart, so that each plot has one direction."""
+    lost = [name for name in values if re.sub(r" \(\d+\)$", "", name).endswith(LESS_IS_BETTER)]
+    parts = {
+        "gained: more is better (1 = nothing)": [name for name in values if name not in lost],
+        "lost: less is better (1 = nothing)": lost,
+    }
+    parts = {title: names[::-1] for title, names in parts.items() if names} or {"": []}
+    heights = [len(names) + 3 for names in parts.values()]
+    figure = _figure(11, 0.22 * sum(heights) + 0.5)
+    for axes, (title, names) in zip(
+        figure.subplots(len(parts), sharex=True, squeeze=False, height_ratios=heights)[:, 0], parts.items(), strict=True
+    ):
+        axes.barh(range(len(names)), [values[name] for name in names], color="#4477aa")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(-0.8, len(names) - 0.2)
+        axes.set_xscale("log")
+        axes.axvline(1.0, color="black", linewidth=0.8)
+        axes.set_title(title, fontsize="medium")
+        axes.tick_params(axis="y", labelsize=6)
+    axes.set_xlabel("ratio of two times of one run")
     figure.savefig(path, dpi=120)
 
 
@@ -130,12 +145,13 @@ def plot_costs(folder: Path, report: dict[str, dict[str, Any]]) -> list[str]:
             continue
         figure = _figure(6, 4)
         axes = figure.subplots()
-        for cost in costs:
-            axes.plot([row[length] for row in rows], [row[cost] for row in rows], marker="o", label=cost)
+        for cost, line, marker in zip(costs, ("-", "--"), "os", strict=True):
+            where, values = ([row[key] for row in rows] for key in (length, cost))
+            axes.plot(where, values, linestyle=line, marker=marker, label=cost)
         axes.set_yscale("log")
         axes.set_xlabel(label)
         axes.set_ylabel("milliseconds")
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=2)
         figure.savefig(folder / f"{name}.png", dpi=120)
         written.append(f"{name}.png")
     return written

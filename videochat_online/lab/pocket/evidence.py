@@ -21,6 +21,9 @@ from ...evaluation.report import provenance
 from ...extras import lacks
 from .evidence_runs import SEEDS, Laboratory, World, half_minute, pooled
 
+Measured = tuple[float, float, float]
+"""A value and the ends of its interval."""
+
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
@@ -39,22 +42,41 @@ def draw(path: Path, paint: Callable[[Any], None]) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def plot_bars(path: Path, names: Sequence[str], values: Sequence[float], across: str, up: str) -> None:
+def plot_bars(path: Path, names: Sequence[str], values: Sequence[Measured], across: str, up: str) -> None:
     def paint(axes: Any) -> None:
-        axes.bar(range(len(names)), values, color="#4477aa")
+        value, low, high = np.array(values).T
+        spread = np.maximum([value - low, high - value], 0)
+        axes.bar(range(len(names)), value, yerr=spread, color="#88aacc", ecolor="#222222", capsize=3)
         axes.set_xticks(range(len(names)), names)
         axes.set(xlabel=across, ylabel=up, ylim=(0, 100))
 
     draw(path, paint)
 
 
-def plot_lines(path: Path, places: Sequence[str], lines: Mapping[str, Sequence[float]], across: str, up: str) -> None:
+COLORS = ("#4477aa", "#ee6677", "#228833", "#aa8822", "#66ccee", "#aa3377", "#222222")
+STYLES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX"
+
+
+def look_of(number: int) -> dict[str, Any]:
+    """How curve `number` is told from the others, also where it lies on another and without colours."""
+    ways = (COLORS, STYLES, MARKERS)
+    return dict(zip(("color", "linestyle", "marker"), (way[number % len(way)] for way in ways), strict=True))
+
+
+def plot_lines(
+    path: Path, places: Sequence[str], lines: Mapping[str, Sequence[Measured]], across: str, up: str
+) -> None:
+    """Percentages with their intervals, side by side at each place; the scale is all of 0 to 100."""
+
     def paint(axes: Any) -> None:
-        for name, values in lines.items():
-            axes.plot(range(len(places)), values, marker="o", label=name)
+        for number, (name, values) in enumerate(lines.items()):
+            value, low, high = np.array(values).T
+            beside = np.arange(len(places)) + 0.06 * (number - (len(lines) - 1) / 2)
+            spread = np.maximum([value - low, high - value], 0)
+            axes.errorbar(beside, value, spread, label=name, capsize=2, elinewidth=0.8, **look_of(number))
         axes.set_xticks(range(len(places)), places)
-        axes.set(xlabel=across, ylabel=up)
-        axes.legend(fontsize="small")
+        axes.set(xlabel=across, ylabel=up, ylim=(0, 100))
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
 
     draw(path, paint)
 
@@ -63,13 +85,13 @@ def plot_curves(path: Path, logs: Mapping[str, Path]) -> None:
     """Loss over steps of several runs' log.jsonl."""
 
     def paint(axes: Any) -> None:
-        from matplotlib import colormaps
-
-        axes.set_prop_cycle(color=colormaps["tab20"](range(20)))
-        for name, log in logs.items():
+        for number, (name, log) in enumerate(logs.items()):
             rows = [json.loads(line) for line in log.read_text().splitlines()]
             rows = [row for row in rows if "loss" in row]
-            axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], label=name, linewidth=0.9)
+            steps, losses = ([row[key] for row in rows] for key in ("step", "loss"))
+            every = max(len(rows) // 8, 1)
+            look = {"linewidth": 0.9, "markersize": 4, "markevery": (number % every, every), **look_of(number)}
+            axes.plot(steps, losses, label=name, **look)
         axes.set(xlabel="step", ylabel="training loss", yscale="log")
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
 
@@ -139,7 +161,7 @@ def memory(lab: Laboratory, folder: Path, videos: int) -> str:
         half_minute(0, videos), World("2min", 120, 0.5, videos // 2), World("10min", 600, 0.25, videos // 4)
     ]  # fmt: skip
     sections: list[str] = []
-    lines: dict[str, list[float]] = {name: [] for name in (*POLICIES, "no limit")}
+    lines: dict[str, list[Measured]] = {name: [] for name in (*POLICIES, "no limit")}
     for world in worlds:
         frames = int(world.seconds * world.fps)
         everything = ("--memory", f"{frames}/{frames}/{frames}")
@@ -148,15 +170,15 @@ def memory(lab: Laboratory, folder: Path, videos: int) -> str:
             run = lab.evaluate(f"memory-{world.name}-{name.replace(' ', '-')}", world, "--no-blind", *flags)
             now = run.visible_now
             rows.append([name, run.share(now), run.share(~now), run.share(now | ~now)])
-            lines[name].append(100 * float(run.correct[~now].mean()))
+            lines[name].append(run.with_interval(~now))
         heads = ("memory", f"visible now ({now.sum()})", f"only in the past ({(~now).sum()})", f"all ({len(now)})")
         sections += [f"### {world.seconds:g} s at {world.fps:g} frames a second", markdown_table(heads, rows)]
     labels = [f"{world.seconds:g} s" for world in worlds]
     plot_lines(folder / "memory.png", labels, lines, "length of the stream", "% right, answer only in the past")
     text = (
         "Every memory but the last may hold 52 visual tokens: the pyramid 2 frames of 16 tokens, 2 of 4 and 12 of 1; "
-        "fifo, uniform and merge 52 frames of 1; recent n 3 frames of 16. Percent right with 95 % interval (videos "
-        "resampled); in brackets how many questions."
+        "fifo, uniform and merge 52 frames of 1; recent n 3 frames of 16. Percent right with 95 % interval (a video "
+        "is one draw); in brackets how many questions."
     )
     return "\n\n".join([text, *sections, "![past questions by length of stream](memory.png)"])
 
@@ -165,7 +187,8 @@ def size(lab: Laboratory, folder: Path, videos: int) -> str:
     """Size of the pyramid against accuracy and cost, on streams of two minutes."""
     world = World("2min", 120, 0.5, videos // 2)
     capacities = ("1/1/2", "1/1/6", "2/2/12", "4/4/24", "8/8/48")
-    rows, values = [], []
+    rows: list[list[str]] = []
+    values: list[Measured] = []
     for capacity in capacities:
         run = lab.evaluate(f"size-{capacity.replace('/', '-')}", world, "--no-blind", "--memory", capacity)
         first, second, third = map(int, capacity.split("/"))
@@ -173,7 +196,7 @@ def size(lab: Laboratory, folder: Path, videos: int) -> str:
         cost = [f"{1000 * run.cost[name]:.1f}" for name in ("seconds_per_frame", "seconds_per_question")]
         tokens = 16 * first + 4 * second + third
         rows.append([capacity, str(tokens), run.share(everything), run.share(~run.visible_now), *cost])
-        values.append(100 * float(run.correct.mean()))
+        values.append(run.with_interval(everything))
     plot_bars(folder / "size.png", capacities, values, "frames held a level", "% right")
     heads = ("frames a level", "visual tokens", "all", "only in the past", "ms a frame", "ms a question")
     return "\n\n".join(

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ...evaluation.intervals import accuracy_interval
+
 SEEDS = (0, 1, 2)
-NUM_DRAWS = 1000
-"""Resamplings of the videos behind every interval."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,18 @@ class Outcome:
     """int (Q,): how hard the video is."""
 
     def share(self, chosen: np.ndarray) -> str:
-        """Accuracy of the chosen questions in percent with its 95 % interval, whole videos resampled."""
+        """Accuracy of the chosen questions in percent with its 95 % interval, a video as one draw."""
         if not chosen.any():
             return "-"
-        low, high = self._interval(chosen)
-        return f"{100 * self.correct[chosen].mean():.1f} ({low:.0f} to {high:.0f})"
+        share, low, high = self.with_interval(chosen)
+        return f"{share:.1f} ({low:.0f} to {high:.0f})"
 
-    def _interval(self, chosen: np.ndarray) -> tuple[float, float]:
+    def with_interval(self, chosen: np.ndarray) -> tuple[float, float, float]:
+        """Accuracy of the chosen questions in percent, and the ends of its interval; 0 and 100 for a single video."""
         right = np.bincount(self.video[chosen], self.correct[chosen], self.video.max() + 1)
         count = np.bincount(self.video[chosen], minlength=self.video.max() + 1)
-        right, count = right[count > 0], count[count > 0]
-        drawn = np.random.default_rng(0).integers(len(count), size=(NUM_DRAWS, len(count)))
-        low, high = np.percentile(right[drawn].sum(1) / count[drawn].sum(1), [2.5, 97.5])
-        return 100 * low, 100 * high
+        low, high = accuracy_interval(right[:, None], count[:, None].astype(float), np.ones(1)) or (0.0, 1.0)
+        return 100 * float(self.correct[chosen].mean()), 100 * low, 100 * high
 
 
 def read_outcome(output: Path, annotations: Path) -> Outcome:
