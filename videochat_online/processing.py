@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
-from .prompt.messages import IMG_CONTEXT, Message, Template, get_template
+from .prompt.messages import Message, Template, get_template
 from .prompt.render import Rendered, end_token_ids, render
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .media.transforms import Picture
-    from .model.videochat import VideoChatOnline
+    from .model.backbone import Facts
 
 
 SPACE = "\u2581"
@@ -56,20 +56,20 @@ class Processor:
 
     @property
     def image_token_id(self) -> int:
-        """Id of <IMG_CONTEXT>."""
-        return int(self.tokenizer.convert_tokens_to_ids(IMG_CONTEXT))  # type: ignore[arg-type]
+        """Id of the mark that stands for one visual token."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.template.image))  # type: ignore[arg-type]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids -> text, without marks."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, config: VideoChatOnlineConfig, **hub: Any) -> Processor:
-        """The processor of a model folder or hub id; image size, template and system message come from `config`."""
+    def from_pretrained(cls, name: str | Path, config: Facts, **hub: Any) -> Processor:
+        """The processor of a model folder or hub id; pictures, template and system message come from `config`."""
         template = get_template(config.template)
         if config.system_message is not None:
             template = replace(template, system_message=config.system_message)
-        return cls(load_tokenizer(name, **hub), template, FrameTransform(config.image_size))
+        return cls(load_tokenizer(name, **hub), template, FrameTransform(**config.picture))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer; everything else stands in the model's config.json."""
@@ -136,8 +136,9 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     attn_implementation: str = "auto",
     **options: Any,
-) -> tuple[VideoChatOnline, Processor]:
-    """Load a model and its processor, ready to answer.
+) -> tuple[Any, Processor]:
+    """Load a model and its processor, ready to answer. The model is a `VideoChatOnline`, or for the other families of
+    docs/models.md another `Backbone`.
 
     Args:
         name: "pocket" (ships with the package), a folder, or a hub id such as "MCG-NJU/VideoChatOnline-4B".
@@ -154,6 +155,6 @@ def load_model(
     model = load_pretrained(name, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
     processor = Processor.from_pretrained(name, model.config, **hub)
-    if model.config.img_context_token_id is None:  # published configs leave it to the tokenizer
-        model.config.img_context_token_id = processor.image_token_id
+    if isinstance(model.config, VideoChatOnlineConfig) and model.config.img_context_token_id is None:
+        model.config.img_context_token_id = processor.image_token_id  # published configs leave it to the tokenizer
     return model, processor

@@ -22,8 +22,7 @@ from .benchmarks import Settings
 from .modes import Responder
 
 if TYPE_CHECKING:
-
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
     from ..processing import Processor
     from ..streaming.session import StreamingSession
 
@@ -44,7 +43,7 @@ def memory_of_all(num_frames: int, like: MemoryConfig) -> MemoryConfig:
 class SessionResponder:
     """Our model."""
 
-    model: VideoChatOnline
+    model: Backbone
     processor: Processor
     memory: MemoryConfig | None = None
     """None: what the model was made for."""
@@ -225,7 +224,7 @@ def weights_digest(folder: Path) -> str | None:
     return digest(*files) if files else None
 
 
-def _memory(options: argparse.Namespace, settings: Settings, model: VideoChatOnline) -> MemoryConfig:
+def _memory(options: argparse.Namespace, settings: Settings, model: Backbone) -> MemoryConfig:
     """What the flags ask for; a sliding window without such flags forgets nothing, as published."""
     if options.recent is not None:
         if _asks_for_memory(options):

@@ -23,10 +23,12 @@ Picture = Image.Image | np.ndarray
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+FILTERS = ("bicubic", "bilinear", "lanczos")
+
 
 @dataclass(frozen=True)
 class FrameTransform:
-    """Resize to (size, size) as PIL's bicubic does, scale to 0..1, subtract `mean`, divide by `std`.
+    """Resize to (size, size) as PIL's filter does, scale to 0..1, subtract `mean`, divide by `std`.
 
     The resize runs on the bytes as they come from the decoder, channels last, where torch has a vectorised
     antialiasing kernel with PIL's arithmetic: 99 bytes of 100 are PIL's, the others differ by 1, rarely by 2.
@@ -37,6 +39,8 @@ class FrameTransform:
     """Side of the square output, pixels."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    filter: str = "bicubic"
+    """bicubic, bilinear or lanczos; the last is PIL's own, for which torch has no kernel."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -45,6 +49,8 @@ class FrameTransform:
             raise ValueError(f"FrameTransform.size must be a number of pixels >= 1, got {self.size!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need 3 numbers, std > 0, got mean={self.mean}, std={self.std}")
+        if self.filter not in FILTERS:
+            raise ValueError(f"FrameTransform.filter must be one of {', '.join(FILTERS)}, got {self.filter!r}")
 
     def __call__(self, frame: Picture) -> torch.Tensor:
         """float32 (3, size, size). ValueError for anything but a picture."""
@@ -55,12 +61,12 @@ class FrameTransform:
         scale, shift = self._scale_and_shift
         out = torch.empty(len(frames), 3, self.size, self.size)
         for row, frame in zip(out, frames, strict=True):  # frame by frame: each stays in the processor's cache
-            row.copy_(_resized(_pixels(frame), self.size)).mul_(scale).add_(shift)
+            row.copy_(_resized(_pixels(frame), self.size, self.filter)).mul_(scale).add_(shift)
         return out
 
     def resize(self, frame: Picture) -> np.ndarray:
         """The first step alone: uint8 (size, size, 3). Transforming it gives what transforming the frame does."""
-        return np.ascontiguousarray(_resized(_pixels(frame), self.size).permute(1, 2, 0).numpy())
+        return np.ascontiguousarray(_resized(_pixels(frame), self.size, self.filter).permute(1, 2, 0).numpy())
 
     @cached_property
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,8 +119,11 @@ def _pixels(frame: Picture) -> torch.Tensor:
     return torch.from_numpy(writable).permute(2, 0, 1)
 
 
-def _resized(pixels: torch.Tensor, size: int) -> torch.Tensor:
+def _resized(pixels: torch.Tensor, size: int, filter: str) -> torch.Tensor:
     """(3, H, W) -> (3, size, size), uint8."""
     if pixels.shape[1:] == (size, size):
         return pixels
-    return F.interpolate(pixels[None], size=(size, size), mode="bicubic", antialias=True)[0]
+    if filter == "lanczos":
+        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        return _pixels(picture.resize((size, size), Image.Resampling.LANCZOS))
+    return F.interpolate(pixels[None], size=(size, size), mode=filter, antialias=True)[0]

@@ -19,6 +19,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     Cache,
+    DynamicCache,
     GenerationMixin,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -26,7 +27,8 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, is_flash_attn_2_available
 
-from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope
+from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope, max_positions
+from .backbone import map_rows, put_image_tokens
 from .language_model import build_language_model
 from .memory_bank import average_pool
 from .vision_encoder import InternVisionModel, pixel_shuffle
@@ -117,7 +119,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
     def project(self, features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Maps (T, C, h, w), or a list of (C, h, w) of any grids -> (num_tokens, D): map after map, row by row."""
-        rows = [frame.flatten(1).transpose(0, 1) for frame in features]
+        rows = map_rows(features)
         if not rows:
             return as_weights_of(self.mlp1, torch.zeros(0, self.config.llm_config.hidden_size))
         return self.mlp1(as_weights_of(self.mlp1, torch.cat(rows)))
@@ -139,19 +141,29 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
         Raises ValueError with both numbers where tokens and positions differ.
         """
-        embeds, image_id = self.get_input_embeddings()(input_ids), self.config.img_context_token_id
-        if image_id is None and image_tokens is not None:
-            raise ValueError("config.img_context_token_id is not set: take the id of <IMG_CONTEXT> from the tokenizer")
-        places = input_ids == (-1 if image_id is None else image_id)  # no id is below 0
-        num_places, num_tokens = int(places.sum()), 0 if image_tokens is None else len(image_tokens)
-        if num_places != num_tokens:
-            raise ValueError(
-                f"{num_tokens} image tokens for {num_places} <IMG_CONTEXT> positions (id {image_id}): inserting them "
-                "anyway would shift every picture. The prompt must hold one position for each token of each picture"
-            )
-        if image_tokens is None:
-            return embeds
-        return embeds.masked_scatter(places[..., None], image_tokens.to(embeds.device, embeds.dtype))
+        embeds = self.get_input_embeddings()(input_ids)
+        return put_image_tokens(embeds, input_ids, self.config.img_context_token_id, image_tokens)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """All of the network, by the checkpoint's names."""
+        return dict(self.named_children())
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of a sequence at most."""
+        return max_positions(self.config.llm_config)
+
+    def positions(self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]) -> None:
+        """None: positions are counted, whatever stands there."""
+
+    def new_cache(self) -> Cache:
+        """An empty cache, which may be cut back anywhere."""
+        return DynamicCache()
+
+    def may_cut(self, *, inside_picture: bool) -> bool:
+        """Always: no position depends on one behind it."""
+        return True
 
     def forward(
         self,

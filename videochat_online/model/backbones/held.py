@@ -1,0 +1,266 @@
+"""What all held models share: facts from a folder's files, embeddings, forward and generate on transformers' object.
+
+The object is held, never subclassed: transformers renames a checkpoint's tensors by class, and a subclass would lose
+some of them with no more than a warning. T pictures, C channels, (h, w) a grid, N positions, D the text model's width.
+E = D * (1 + L) is an embedding as it travels: behind its D channels stand the addends for L first layers (deepstack,
+arXiv 2406.04334), 0 for text, so that cutting and joining need not know of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ...config import AnswerMode, MemoryConfig
+from ...model_config import has_length_dependent_rope, max_positions
+from ..backbone import map_rows, put_image_tokens
+from ..videochat import CheckpointError, as_weights_of, rename_cache
+
+FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""`resample` of an image processor (PIL's numbers) -> the filter of `FrameTransform`."""
+UNTRAINED_POOLING = (
+    "{0} was trained on whole frames ({1} tokens); the averaged frames of coarser levels are new to it, and no "
+    "accuracy was measured with them (--recent N of `eval` shows the last N frames whole)"
+)
+
+
+@dataclass(frozen=True)
+class HeldFacts:
+    """See `Facts`. Made from config.json and the image processor's settings."""
+
+    own: PreTrainedConfig
+    """transformers' config of the whole model."""
+    template: str
+    grid: int
+    feature_size: int
+    picture: dict[str, Any]
+    system_message: str | None = None
+    answer_mode: AnswerMode | None = None
+
+    @property
+    def model_type(self) -> str:
+        return str(self.own.model_type)
+
+    @property
+    def llm_config(self) -> PreTrainedConfig:
+        return self.own.get_text_config()
+
+    @property
+    def vision_config(self) -> PreTrainedConfig:
+        return self.own.vision_config
+
+    @property
+    def image_size(self) -> int:
+        return int(self.picture["size"])
+
+    @property
+    def img_context_token_id(self) -> int:
+        return int(self.own.image_token_id)
+
+    @property
+    def memory_config(self) -> MemoryConfig:
+        """The published proportions on this encoder's grid."""
+        return MemoryConfig.pyramid().for_encoder(self.grid)
+
+    @property
+    def note(self) -> str:
+        return UNTRAINED_POOLING.format(self.model_type, self.grid**2)
+
+
+class HeldModel:
+    """A family's adapter: `Backbone` on transformers' object. A subclass says how its pictures become maps and rows."""
+
+    TEMPLATE: ClassVar[str]
+    """Its name in prompt/messages.py."""
+
+    def __init__(self, held: PreTrainedModel, facts: HeldFacts) -> None:
+        self.held, self.config = held.eval(), facts
+        held.generation_config = GenerationConfig()  # greedy, as our own model: a checkpoint's sampling is asked for
+
+    # ---- what a family says of itself ------------------------------------------------------------------------------
+
+    @classmethod
+    def read_facts(cls, config: PreTrainedConfig, settings: dict[str, Any]) -> HeldFacts:
+        """Facts from config.json and the image processor's `settings`. Raises CheckpointError."""
+        size, grid, channels = cls.shape(config)
+        return HeldFacts(config, cls.TEMPLATE, grid, channels, {"size": size, **picture_recipe(settings)})
+
+    @classmethod
+    def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:
+        """Side of a picture in pixels, side of its map, and the map's channels C."""
+        raise NotImplementedError
+
+    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pixels (T, 3, H, W) -> maps (T, C, h, w), channels last in memory."""
+        raise NotImplementedError
+
+    def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Maps of any grids -> (num_tokens, E)."""
+        raise NotImplementedError
+
+    @property
+    def vision_model(self) -> nn.Module:
+        raise NotImplementedError
+
+    @property
+    def connector(self) -> nn.Module | None:
+        """The network between map and text model; None where the encoder holds it."""
+        return None
+
+    @property
+    def text_model(self) -> nn.Module:
+        return self.held.model.language_model
+
+    def positions(
+        self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]
+    ) -> torch.Tensor | None:
+        """See `Backbone`; None: counted one by one."""
+        return None
+
+    # ---- the same for all ------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.held.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.held.dtype
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        found = {"encoder": self.vision_model, "connector": self.connector, "language model": self.text_model}
+        if not self.config.own.tie_word_embeddings:
+            found["head"] = self.held.get_output_embeddings()
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def max_positions(self) -> int:
+        """Up to where rotary factors stay as they are: transformers' own module keeps those of the last length."""
+        config = self.config.llm_config
+        if not has_length_dependent_rope(config):
+            return max_positions(config)
+        return int(config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
+
+    def new_cache(self) -> Cache:
+        """An empty cache. Plain: one made from the config cannot be cut back past a sliding window."""
+        return DynamicCache()
+
+    def may_cut(self, *, inside_picture: bool) -> bool:
+        """Always: no position depends on one behind it."""
+        return True
+
+    def embed(self, input_ids: torch.Tensor, image_tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, N) ids -> (B, N, E), with `image_tokens` (num_tokens, E) at the places of pictures."""
+        embeds = self.held.get_input_embeddings()(input_ids)
+        embeds = F.pad(embeds, (0, self._width - embeds.shape[-1]))
+        return put_image_tokens(embeds, input_ids, self.config.img_context_token_id, image_tokens)
+
+    @cached_property
+    def _width(self) -> int:
+        """E"""
+        cell = torch.zeros(self.config.feature_size, 1, 1, device=self.device, dtype=self.dtype)
+        with torch.no_grad():
+            return self.project([cell]).shape[-1]
+
+    def __call__(
+        self,
+        *,
+        inputs_embeds: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool = False,
+        logits_to_keep: int = 0,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, N or `logits_to_keep`, vocabulary) of embeddings (B, N, E) behind what `cache` holds."""
+        width = self.config.llm_config.hidden_size
+        embeds, *deep = inputs_embeds.split(width, dim=-1)
+        options: dict[str, Any] = {"cache": cache, "attention_mask": attention_mask, "position_ids": position_ids}
+        if deep:
+            everywhere = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+            options["visual_pos_masks"] = everywhere
+            options["deepstack_visual_embeds"] = [addend.flatten(0, 1) for addend in deep]
+        hidden = self.text_model(inputs_embeds=embeds, use_cache=use_cache, **rename_cache(options))[0]
+        head = self.held.get_output_embeddings()
+        return CausalLMOutputWithPast(logits=head(hidden[:, -logits_to_keep:]))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        *,
+        inputs_embeds: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        **options: Any,
+    ) -> Any:
+        """See `Backbone`. Greedy unless options ask for sampling.
+
+        All positions but the last are computed here; the last, which is text, and the words behind it go through the
+        class's own generate, which thus meets no picture and keeps none of its own counts.
+        """
+        cache = self.new_cache() if cache is None else cache
+        num, done = inputs_embeds.shape[1], cache.get_seq_length()
+        if position_ids is None:
+            position_ids = torch.arange(num, device=inputs_embeds.device)[None]
+        if done < num - 1:
+            rest = {"inputs_embeds": inputs_embeds[:, done:-1], "position_ids": position_ids[..., done:-1]}
+            self(**rest, cache=cache, use_cache=True, logits_to_keep=1)
+        copies = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
+        if copies > 1:
+            cache.batch_repeat_interleave(copies)
+        text = inputs_embeds[..., : self.config.llm_config.hidden_size]
+        seen = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
+        options = rename_cache({"do_sample": False, **options, "cache": cache})
+        return self.held.generate(inputs_embeds=text, position_ids=position_ids, attention_mask=seen, **options)
+
+
+class ProjectedRows(HeldModel):
+    """A family whose encoder gives maps of the text model's width: there is nothing left to project."""
+
+    def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Maps (E, h, w) of any grids -> (num_tokens, E)."""
+        rows = map_rows(features)
+        return torch.cat(rows) if rows else torch.zeros(0, self.config.feature_size, device=self.device)
+
+
+def as_maps(rows: torch.Tensor, grid: int) -> torch.Tensor:
+    """(T, g * g, C) -> (T, C, g, g), channels last in memory."""
+    return rows.reshape(len(rows), grid, grid, -1).permute(0, 3, 1, 2)
+
+
+def pixels_of(model: HeldModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """In the dtype and on the device of the encoder's weights."""
+    return as_weights_of(model.vision_model, pixel_values)
+
+
+def square(config: PreTrainedConfig, name: str) -> int:
+    """One side of a size that config.json gives as a number or a pair. Raises CheckpointError where it has two."""
+    value = getattr(config, name)
+    sides = set(value) if isinstance(value, (list, tuple)) else {value}
+    if len(sides) != 1:
+        raise CheckpointError(f"vision_config.{name} is {value}: only square pictures can be shown")
+    return int(sides.pop())
+
+
+def picture_recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """Mean, deviation and filter of an image processor's settings. Raises CheckpointError for what we cannot do."""
+    resample, scale = settings.get("resample", 3), settings.get("rescale_factor", 1 / 255)
+    if resample not in FILTERS or abs(scale - 1 / 255) > 1e-6:
+        raise CheckpointError(
+            f"the image processor's settings have resample {resample!r} and rescale_factor {scale!r}, expected one of "
+            f"{', '.join(map(str, FILTERS))}, and 1/255"
+        )
+    if settings.get("do_normalize", True) is False:
+        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "filter": FILTERS[resample]}
+    if missing := [name for name in ("image_mean", "image_std") if not settings.get(name)]:
+        raise CheckpointError(f"the image processor's settings lack {', '.join(missing)}")
+    return {"mean": settings["image_mean"], "std": settings["image_std"], "filter": FILTERS[resample]}
