@@ -6,6 +6,7 @@ The one place where pictures, words and model settings meet; streaming/ and data
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
-from .prompt.messages import Message, Template, get_template
+from .prompt.messages import Message, Template, get_template, lay_out
 from .prompt.render import Rendered, end_token_ids, render
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .model.backbone import Facts
 
 
+log = logging.getLogger(__name__)
 SPACE = "\u2581"
 """How sentencepiece writes a space."""
 
@@ -69,11 +71,30 @@ class Processor:
         template = get_template(config.template)
         if config.system_message is not None:
             template = replace(template, system_message=config.system_message)
-        return cls(load_tokenizer(name, **hub), template, FrameTransform(**config.picture))
+        tokenizer = load_tokenizer(name, **hub)
+        if not isinstance(config, VideoChatOnlineConfig):
+            compare_with_chat_template(tokenizer, template)
+        return cls(tokenizer, template, FrameTransform(**config.picture))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer; everything else stands in the model's config.json."""
         self.tokenizer.save_pretrained(folder)
+
+
+def compare_with_chat_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+    """Warn where the chat template that came with a tokenizer writes a dialogue in another way than ours does."""
+    from jinja2 import TemplateError
+
+    turns = (("user", "Where?"), ("assistant", "There."), ("user", "Why?"))
+    messages: Any = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    try:
+        theirs = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError):  # none there, or one that takes no lists of parts
+        return
+    pieces = lay_out([Message(role, (text,)) for role, text in turns], template, generate=True)  # type: ignore[arg-type]
+    ours = "".join(piece.text for piece in pieces)
+    if theirs != ours:
+        log.warning("the checkpoint's chat template writes %r, template %s writes %r", theirs, template.name, ours)
 
 
 def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:

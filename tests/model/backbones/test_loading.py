@@ -82,6 +82,21 @@ def test_settings_may_stand_in_either_file(copy):
     assert load_facts(copy).picture == before == {"size": 128, "mean": [0.5] * 3, "std": [0.5] * 3, "filter": "bicubic"}
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content[0].text }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("before, warned", [("", False), ("<|im_start|>system\nBe good.<|im_end|>\n", True)])
+def test_another_chat_template_is_shown_in_a_warning(copy, caplog, before, warned):
+    (copy / "chat_template.jinja").write_text(before + CHATML)
+    load_model(copy, device="cpu")
+    assert (
+        "writes '<|im_start|>system" in caplog.text and "qwen3-vl writes '<|im_start|>user" in caplog.text
+    ) is warned
+
+
 def test_what_needs_our_own_layout_says_so(copy):
     with pytest.raises(CheckpointError, match="can be asked, not trained: expected 'internvl_chat'"):
         load_config(copy)

@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from videochat_online import StreamingSession
+from videochat_online.lab.tiny_models import FAMILIES
 
 from .watched import pictures, watching
+
+
+@pytest.fixture(params=[name for name in sorted(FAMILIES) if not name.endswith("_moe")])
+def family(request):
+    """Experts are within transformers' own layers: test_equality.py covers them."""
+    return request.param
 
 
 @pytest.fixture

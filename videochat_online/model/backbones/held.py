@@ -9,7 +9,7 @@ arXiv 2406.04334), 0 for text, so that cutting and joining need not know of them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -82,7 +82,7 @@ class HeldModel:
     """Its name in prompt/messages.py."""
 
     def __init__(self, held: PreTrainedModel, facts: HeldFacts) -> None:
-        self.held, self.config = held.eval(), facts
+        self.held, self.config = held.eval(), replace(facts, own=held.config)  # which knows the attention in use
         held.generation_config = GenerationConfig()  # greedy, as our own model: a checkpoint's sampling is asked for
 
     # ---- what a family says of itself ------------------------------------------------------------------------------
