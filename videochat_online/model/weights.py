@@ -6,8 +6,10 @@ Finds the folder (or fetches it from the hub), refuses what could run code, leav
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -64,11 +66,28 @@ def load_pretrained(
         "use_safetensors": None if allow_pickle else True,
     }
     try:
-        if isinstance(facts, HeldFacts):
-            return load_held(folder, facts, **options)
-        return VideoChatOnline.from_pretrained(folder, **options)
+        with _without_report():
+            if isinstance(facts, HeldFacts):
+                return load_held(folder, facts, **options)
+            return VideoChatOnline.from_pretrained(folder, **options)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' table of missing and unexpected tensors: our error names them."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "LOAD REPORT" not in text or "CONVERSION" in text
+
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 def without_weights(facts: Facts) -> Backbone:
