@@ -8,63 +8,84 @@ of an embedding as it travels: D, or more where a family puts features into late
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import Cache, PreTrainedConfig
+from transformers import Cache, DynamicCache, PreTrainedConfig
 
 from ..config import AnswerMode, MemoryConfig
+from ..model_config import VideoChatOnlineConfig
+
+UNTRAINED_POOLING = (
+    "{0} was trained on whole frames ({1} tokens); the averaged frames of coarser levels are new to it, and no "
+    "accuracy was measured with them (--recent N of `eval` shows the last N frames whole)"
+)
 
 
-class Facts(Protocol):
-    """What is known of a model from its files alone, before any weight is read."""
+@dataclass(frozen=True)
+class HeldFacts:
+    """What is known of another family's model from its files alone; names and meanings as in our own config."""
+
+    own: PreTrainedConfig
+    """transformers' config of the whole model."""
+    template: str
+    grid: int
+    feature_size: int
+    picture: dict[str, Any]
+    system_message: str | None = None
+    answer_mode: AnswerMode | None = None
+
+    @property
+    def model_type(self) -> str:
+        return str(self.own.model_type)
 
     @property
     def llm_config(self) -> PreTrainedConfig:
-        """Of the language model."""
+        return self.own.get_text_config()
 
     @property
     def vision_config(self) -> PreTrainedConfig:
-        """Of the encoder."""
-
-    @property
-    def grid(self) -> int:
-        """Side of a frame's map."""
-
-    @property
-    def feature_size(self) -> int:
-        """Channels of a frame's map, C."""
+        return self.own.vision_config
 
     @property
     def image_size(self) -> int:
-        """Side of a picture in pixels."""
+        return int(self.picture["size"])
 
     @property
-    def picture(self) -> dict[str, Any]:
-        """How a frame becomes pixels: the arguments of `FrameTransform`."""
+    def img_context_token_id(self) -> int:
+        return int(self.own.image_token_id)
 
     @property
-    def memory_config(self) -> MemoryConfig: ...
+    def memory_config(self) -> MemoryConfig:
+        """The published proportions on this encoder's grid."""
+        return MemoryConfig.pyramid().for_encoder(self.grid)
 
     @property
-    def template(self) -> str:
-        """Name of the prompt template."""
+    def note(self) -> str:
+        return UNTRAINED_POOLING.format(self.model_type, self.grid**2)
 
-    @property
-    def system_message(self) -> str | None:
-        """Instead of the template's own."""
 
-    @property
-    def img_context_token_id(self) -> int | None:
-        """Id of the mark that stands for one visual token."""
+Facts = VideoChatOnlineConfig | HeldFacts
 
-    @property
-    def answer_mode(self) -> AnswerMode | None: ...
 
-    @property
-    def note(self) -> str | None:
-        """What a user of this model must know."""
+class PlainPositions:
+    """Of a network that counts positions one by one and whose cache may end anywhere."""
+
+    def positions(
+        self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]
+    ) -> torch.Tensor | None:
+        """None: 0, 1, 2, ..., whatever stands there."""
+        return None
+
+    def new_cache(self) -> Cache:
+        """An empty cache. Plain: one made from a config cannot be cut back past a sliding window."""
+        return DynamicCache()
+
+    def may_cut(self, *, inside_picture: bool) -> bool:
+        """Always: no position depends on one behind it."""
+        return True
 
 
 class Backbone(Protocol):

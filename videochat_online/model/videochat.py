@@ -19,7 +19,6 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     Cache,
-    DynamicCache,
     GenerationMixin,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -28,7 +27,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, is_flash_attn_2_available
 
 from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope, max_positions
-from .backbone import map_rows, put_image_tokens
+from .backbone import PlainPositions, map_rows, put_image_tokens
 from .language_model import build_language_model
 from .memory_bank import average_pool
 from .vision_encoder import InternVisionModel, pixel_shuffle
@@ -45,7 +44,7 @@ class CheckpointError(ValueError):
     misshapen: tuple[str, ...] = ()
 
 
-class VideoChatOnline(PreTrainedModel, GenerationMixin):
+class VideoChatOnline(PlainPositions, PreTrainedModel, GenerationMixin):
     """InternVL-style model. State-dict keys: `vision_model.*`, `mlp1.*`, `language_model.*`."""
 
     config_class = VideoChatOnlineConfig
@@ -153,17 +152,6 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
     def max_positions(self) -> int:
         """Tokens of a sequence at most."""
         return max_positions(self.config.llm_config)
-
-    def positions(self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]) -> None:
-        """None: positions are counted, whatever stands there."""
-
-    def new_cache(self) -> Cache:
-        """An empty cache, which may be cut back anywhere."""
-        return DynamicCache()
-
-    def may_cut(self, *, inside_picture: bool) -> bool:
-        """Always: no position depends on one behind it."""
-        return True
 
     def forward(
         self,

@@ -21,9 +21,8 @@ from safetensors import SafetensorError
 
 from ..files import SHIPPED_MODELS
 from ..model_config import VideoChatOnlineConfig
-from .backbone import Backbone, Facts
+from .backbone import Backbone, Facts, HeldFacts
 from .backbones.families import FAMILIES, PICTURE_SETTINGS, empty_held, held_facts, load_held
-from .backbones.held import HeldFacts
 from .videochat import CheckpointError, VideoChatOnline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,7 +94,6 @@ def without_weights(facts: Facts) -> Backbone:
     with torch.device("meta"):
         if isinstance(facts, HeldFacts):
             return empty_held(facts)
-        assert isinstance(facts, VideoChatOnlineConfig), f"facts of an unknown kind: {type(facts).__name__}"
         return VideoChatOnline(facts)
 
 

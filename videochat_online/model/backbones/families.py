@@ -9,8 +9,9 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from ..backbone import HeldFacts
 from ..videochat import CheckpointError, check_keys
-from .held import HeldFacts, HeldModel
+from .held import HeldModel
 from .internvl_hf import InternVLHF
 from .llava_onevision import LlavaOneVision
 from .qwen_vl import Qwen3VL, Qwen25VL

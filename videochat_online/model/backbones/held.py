@@ -9,77 +9,31 @@ arXiv 2406.04334), 0 for text, so that cutting and joining need not know of them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ...config import AnswerMode, MemoryConfig
 from ...model_config import has_length_dependent_rope, max_positions
-from ..backbone import map_rows, put_image_tokens
+from ..backbone import HeldFacts, PlainPositions, map_rows, put_image_tokens
 from ..videochat import CheckpointError, as_weights_of, rename_cache
 
 FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """`resample` of an image processor (PIL's numbers) -> the filter of `FrameTransform`."""
-UNTRAINED_POOLING = (
-    "{0} was trained on whole frames ({1} tokens); the averaged frames of coarser levels are new to it, and no "
-    "accuracy was measured with them (--recent N of `eval` shows the last N frames whole)"
-)
 
 
-@dataclass(frozen=True)
-class HeldFacts:
-    """See `Facts`. Made from config.json and the image processor's settings."""
-
-    own: PreTrainedConfig
-    """transformers' config of the whole model."""
-    template: str
-    grid: int
-    feature_size: int
-    picture: dict[str, Any]
-    system_message: str | None = None
-    answer_mode: AnswerMode | None = None
-
-    @property
-    def model_type(self) -> str:
-        return str(self.own.model_type)
-
-    @property
-    def llm_config(self) -> PreTrainedConfig:
-        return self.own.get_text_config()
-
-    @property
-    def vision_config(self) -> PreTrainedConfig:
-        return self.own.vision_config
-
-    @property
-    def image_size(self) -> int:
-        return int(self.picture["size"])
-
-    @property
-    def img_context_token_id(self) -> int:
-        return int(self.own.image_token_id)
-
-    @property
-    def memory_config(self) -> MemoryConfig:
-        """The published proportions on this encoder's grid."""
-        return MemoryConfig.pyramid().for_encoder(self.grid)
-
-    @property
-    def note(self) -> str:
-        return UNTRAINED_POOLING.format(self.model_type, self.grid**2)
-
-
-class HeldModel:
+class HeldModel(PlainPositions):
     """A family's adapter: `Backbone` on transformers' object. A subclass says how its pictures become maps and rows."""
 
     TEMPLATE: ClassVar[str]
     """Its name in prompt/messages.py."""
+    PARTS: ClassVar[tuple[str, str, str]] = ("vision_tower", "multi_modal_projector", "language_model")
+    """Attributes of transformers' inner model: encoder, connector ("": the encoder holds it), text model."""
 
     def __init__(self, held: PreTrainedModel, facts: HeldFacts) -> None:
         self.held, self.config = held.eval(), replace(facts, own=held.config)  # which knows the attention in use
@@ -102,28 +56,9 @@ class HeldModel:
         """Pixels (T, 3, H, W) -> maps (T, C, h, w), channels last in memory."""
         raise NotImplementedError
 
-    def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Maps of any grids -> (num_tokens, E)."""
-        raise NotImplementedError
-
-    @property
-    def vision_model(self) -> nn.Module:
-        raise NotImplementedError
-
-    @property
-    def connector(self) -> nn.Module | None:
-        """The network between map and text model; None where the encoder holds it."""
-        return None
-
-    @property
-    def text_model(self) -> nn.Module:
-        return self.held.model.language_model
-
-    def positions(
-        self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]
-    ) -> torch.Tensor | None:
-        """See `Backbone`; None: counted one by one."""
-        return None
+    def to_text(self, rows: torch.Tensor) -> torch.Tensor:
+        """Cells of maps (n, C) -> (n, E). As they are, where maps have the text model's width already."""
+        return rows
 
     # ---- the same for all ------------------------------------------------------------------------------------------
 
@@ -136,11 +71,22 @@ class HeldModel:
         return self.held.dtype
 
     @property
+    def vision_model(self) -> nn.Module:
+        return getattr(self.held.model, self.PARTS[0])
+
+    @property
+    def connector(self) -> nn.Module:
+        return getattr(self.held.model, self.PARTS[1])
+
+    @property
+    def text_model(self) -> nn.Module:
+        return getattr(self.held.model, self.PARTS[2])
+
+    @property
     def parts(self) -> dict[str, nn.Module]:
-        found = {"encoder": self.vision_model, "connector": self.connector, "language model": self.text_model}
-        if not self.config.own.tie_word_embeddings:
-            found["head"] = self.held.get_output_embeddings()
-        return {name: part for name, part in found.items() if part is not None}
+        roles = zip(("encoder", "connector", "language model"), self.PARTS, strict=True)
+        found = {role: getattr(self.held.model, name) for role, name in roles if name}
+        return found if self.config.own.tie_word_embeddings else {**found, "head": self.held.get_output_embeddings()}
 
     @property
     def max_positions(self) -> int:
@@ -150,13 +96,9 @@ class HeldModel:
             return max_positions(config)
         return int(config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
 
-    def new_cache(self) -> Cache:
-        """An empty cache. Plain: one made from the config cannot be cut back past a sliding window."""
-        return DynamicCache()
-
-    def may_cut(self, *, inside_picture: bool) -> bool:
-        """Always: no position depends on one behind it."""
-        return True
+    def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Maps (C, h, w) of any grids -> (num_tokens, E)."""
+        return self.to_text(torch.cat(map_rows(features)))
 
     def embed(self, input_ids: torch.Tensor, image_tokens: torch.Tensor | None = None) -> torch.Tensor:
         """(B, N) ids -> (B, N, E), with `image_tokens` (num_tokens, E) at the places of pictures."""
@@ -221,15 +163,6 @@ class HeldModel:
         seen = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
         options = rename_cache({"do_sample": False, **options, "cache": cache})
         return self.held.generate(inputs_embeds=text, position_ids=position_ids, attention_mask=seen, **options)
-
-
-class ProjectedRows(HeldModel):
-    """A family whose encoder gives maps of the text model's width: there is nothing left to project."""
-
-    def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Maps (E, h, w) of any grids -> (num_tokens, E)."""
-        rows = map_rows(features)
-        return torch.cat(rows) if rows else torch.zeros(0, self.config.feature_size, device=self.device)
 
 
 def as_maps(rows: torch.Tensor, grid: int) -> torch.Tensor:

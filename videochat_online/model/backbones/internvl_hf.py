@@ -5,13 +5,9 @@ The same network as ours by other names: pooling stands before the connector, as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
-from ..backbone import map_rows
 from ..videochat import as_weights_of
 from .held import HeldModel, as_maps, pixels_of, square
 
@@ -27,14 +23,6 @@ class InternVLHF(HeldModel):
         size, ratio = square(vision, "image_size"), config.downsample_ratio
         return size, int(size // square(vision, "patch_size") * ratio), int(vision.hidden_size / ratio**2)
 
-    @property
-    def vision_model(self) -> nn.Module:
-        return self.held.model.vision_tower
-
-    @property
-    def connector(self) -> nn.Module:
-        return self.held.model.multi_modal_projector
-
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         config, pixels = self.config.own, pixels_of(self, pixel_values)
         layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
@@ -45,6 +33,5 @@ class InternVLHF(HeldModel):
         whole = features.reshape(len(features), side, side, -1)
         return as_maps(self.held.model.pixel_shuffle(whole, scale_factor=config.downsample_ratio), self.config.grid)
 
-    def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        rows = map_rows(features) or [torch.zeros(0, self.config.feature_size)]
-        return self.connector(as_weights_of(self.connector, torch.cat(rows)))
+    def to_text(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.connector(as_weights_of(self.connector, rows))

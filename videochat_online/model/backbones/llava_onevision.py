@@ -6,13 +6,12 @@ Its own video ends with one newline token behind the last frame; a stream has no
 from __future__ import annotations
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
-from .held import ProjectedRows, as_maps, pixels_of, square
+from .held import HeldModel, as_maps, pixels_of, square
 
 
-class LlavaOneVision(ProjectedRows):
+class LlavaOneVision(HeldModel):
     """`LlavaOnevisionForConditionalGeneration`."""
 
     TEMPLATE = "llava-onevision"
@@ -23,14 +22,6 @@ class LlavaOneVision(ProjectedRows):
         size = square(vision, "image_size")
         side = size // square(vision, "patch_size")
         return size, -(-side // 2), config.get_text_config().hidden_size
-
-    @property
-    def vision_model(self) -> nn.Module:
-        return self.held.model.vision_tower
-
-    @property
-    def connector(self) -> nn.Module:
-        return self.held.model.multi_modal_projector
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         config = self.config.own

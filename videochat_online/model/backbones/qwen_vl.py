@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
 from ...config import PUBLISHED_GRID
-from .held import ProjectedRows, pixels_of, square
+from .held import HeldModel, pixels_of, square
 
 
-class Qwen3VL(ProjectedRows):
+class Qwen3VL(HeldModel):
     """`Qwen3VLForConditionalGeneration`, `Qwen3VLMoeForConditionalGeneration`."""
 
     TEMPLATE = "qwen3-vl"
+    PARTS = ("visual", "", "language_model")
 
     @classmethod
     def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:
@@ -28,10 +28,6 @@ class Qwen3VL(ProjectedRows):
         size = square(vision, "patch_size") * vision.spatial_merge_size * PUBLISHED_GRID
         num_deep = len(getattr(vision, "deepstack_visual_indexes", None) or ())
         return size, PUBLISHED_GRID, config.get_text_config().hidden_size * (1 + num_deep)
-
-    @property
-    def vision_model(self) -> nn.Module:
-        return self.held.model.visual
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         vision = self.config.own.vision_config
