@@ -37,13 +37,14 @@ def model_facts(config: Facts) -> dict[str, Any]:
     parts = without_weights(config).parts
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     vision, llm, memory = config.vision_config, config.llm_config, config.memory_config
+    layers = getattr(vision, "num_hidden_layers", None) or vision.depth
     patch = vision.patch_size  # some families give one for each direction
     heads = getattr(llm, "num_key_value_heads", None) or llm.num_attention_heads
     head_size = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
     return {
         "parameters": {**parameters, "total": sum(parameters.values())},
         "vision": {
-            "layers": vision.num_hidden_layers, "width": vision.hidden_size, "image_size": config.image_size,
+            "layers": layers, "width": vision.hidden_size, "image_size": config.image_size,
             "patch_size": patch if isinstance(patch, int) else max(patch), "grid": config.grid,
             "channels": config.feature_size,
         },

@@ -152,18 +152,17 @@ class LanguageSide:
     ) -> Answer:
         """Answer on top of what the cache holds of the prompt; greedy unless `generation` says otherwise.
 
-        `emit` receives the text piece by piece; setting `stop` ends the answer at the next token. Raises ValueError for
-        an option of transformers' generate that is the session's to set.
+        `emit` receives the text piece by piece; setting `stop` ends it at the next token. ValueError for one of OURS.
         """
-        for name in OURS:
-            if name in generation:
-                raise ValueError(f"{name!r} is the session's to set, not an option of a question")
+        if taken := next((name for name in OURS if name in generation), None):
+            raise ValueError(f"{taken!r} is the session's to set, not an option of a question")
         is_search = generation.get("num_beams", 1) != 1  # it knows its words only at the end
         reuses = self.reuse_cache and not is_search and generation.get("num_return_sequences", 1) == 1
-        # 1. the prompt as embeddings, and what identifies each position
-        keys = position_keys(question.rendered, question.frames)
-        embeds = self.embed(question.rendered, question.frames)
-        positions = self.positions(question.rendered, question.frames)
+        # 1. the prompt as embeddings, what identifies each position, and its ids where the model has its own
+        rendered, frames = question.rendered, question.frames
+        keys, embeds = position_keys(rendered, frames), self.embed(rendered, frames)
+        if (positions := self.positions(rendered, frames)) is not None:
+            generation["position_ids"] = positions
         answer = Answer(prompt_tokens=len(keys))
         # 2. keep what the last prompt has in common with this one, generate the rest behind it
         if reuses:
@@ -174,8 +173,6 @@ class LanguageSide:
             generation["streamer"] = stream
         if stop is not None:
             generation["stopping_criteria"] = StoppingCriteriaList([_Stop(stop)])
-        if positions is not None:
-            generation["position_ids"] = positions
         ends = self.processor.end_token_ids
         try:
             ids = self.model.generate(inputs_embeds=embeds, eos_token_id=ends, pad_token_id=ends[0], **generation)
