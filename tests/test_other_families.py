@@ -63,10 +63,16 @@ def test_ovbench_scores_it(folder: Path, mode: list[str], tmp_path: Path):
 
 
 def test_training_says_that_it_cannot(folder: Path, tmp_path: Path, capsys):
-    (tmp_path / "rows.json").write_text("[]")
-    (tmp_path / "list.json").write_text(json.dumps({"x": {"annotation": "rows.json", "data_root": "."}}))
-    assert main(["data", "show", str(tmp_path / "list.json"), "0", "--model", str(folder)]) == 2
-    assert "can be asked, not trained" in capsys.readouterr().err
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "It."}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"video": CLIP.name, "conversations": turns}]))
+    listed = {"x": {"annotation": str(tmp_path / "rows.json"), "data_root": str(CLIP.parent)}}
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    lists, run = str(tmp_path / "list.json"), str(tmp_path / "run")
+    settings = ["--preset", "finetune", "--data", lists, "--output-dir", run, "--cpu"]
+    for command in (["data", "show", lists, "0"], ["train", *settings], ["train", "--check", *settings]):
+        assert main([*command, "--model", str(folder)]) != 0
+        said = capsys.readouterr()
+        assert "can be asked, not trained: expected" in said.err + said.out
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(folder: Path, capsys):
