@@ -63,6 +63,8 @@ def test_ovbench_scores_it(folder: Path, mode: list[str], tmp_path: Path):
 
 
 def test_training_says_that_it_cannot(folder: Path, tmp_path: Path, capsys):
+    for package in ("peft", "tensorboard"):
+        pytest.importorskip(package, reason="needs the packages of training: pip install 'videochat-online[train]'")
     turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "It."}]
     (tmp_path / "rows.json").write_text(json.dumps([{"video": CLIP.name, "conversations": turns}]))
     listed = {"x": {"annotation": str(tmp_path / "rows.json"), "data_root": str(CLIP.parent)}}
