@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": "evaluation.commands:add_eval_commands",
     "world": "lab.shapeworld.commands:add_world_commands",
     "bench": "lab.bench.commands:add_bench_command",
+    "tiny-model": "lab.tiny_models:add_tiny_model_command",
     "demo": "demo.commands:add_demo_command",
     "serve": "serve.commands:add_serve_command",
 }

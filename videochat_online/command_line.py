@@ -17,7 +17,7 @@ from .config import MEMORY_POLICIES, MemoryConfig
 from .extras import did_you_mean
 
 if TYPE_CHECKING:
-    from .model.videochat import VideoChatOnline
+    from .model.backbone import Backbone
     from .processing import Processor
 
 
@@ -134,7 +134,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--compile", action="store_true", help=gain)
 
 
-def load_from_flags(options: argparse.Namespace) -> tuple[VideoChatOnline, Processor]:
+def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:
     """The model of `add_model_flags`, and its processor. Raises what `load_model` raises."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -174,6 +174,6 @@ def parse_capacities(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"expected numbers of frames such as 2/2/12, got {text!r}") from error
 
 
-def memory_from_flags(options: argparse.Namespace, model: VideoChatOnline) -> MemoryConfig:
+def memory_from_flags(options: argparse.Namespace, model: Backbone) -> MemoryConfig:
     """The memory of `add_memory_flags`, on the grids of this model."""
     return model.config.memory_config.adapted(capacities=options.memory, policy=options.policy, cascade=options.cascade)

@@ -8,9 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model_config import VideoChatOnlineConfig
-
-PARTS = ("vision_model", "mlp1", "language_model")
+    from .model.backbone import Facts
 
 
 def add_info_command(commands: Any) -> None:
@@ -25,30 +23,30 @@ def add_info_command(commands: Any) -> None:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    from .model.weights import load_config
+    from .model.weights import load_facts
 
-    facts = model_facts(load_config(options.model))
+    facts = model_facts(load_facts(options.model))
     print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else facts_as_text(options.model, facts))
     return 0
 
 
-def model_facts(config: VideoChatOnlineConfig) -> dict[str, Any]:
+def model_facts(config: Facts) -> dict[str, Any]:
     """Counts of a model built on the meta device: no memory is used, whatever its size."""
-    import torch
+    from .model.weights import without_weights
 
-    from .model.videochat import VideoChatOnline
-
-    with torch.device("meta"):
-        model = VideoChatOnline(config)
-    parameters = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in PARTS}
+    parts = without_weights(config).parts
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     vision, llm, memory = config.vision_config, config.llm_config, config.memory_config
+    layers = getattr(vision, "num_hidden_layers", None) or vision.depth
+    patch = vision.patch_size  # some families give one for each direction
     heads = getattr(llm, "num_key_value_heads", None) or llm.num_attention_heads
     head_size = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
     return {
         "parameters": {**parameters, "total": sum(parameters.values())},
         "vision": {
-            "layers": vision.num_hidden_layers, "width": vision.hidden_size, "image_size": config.image_size,
-            "patch_size": vision.patch_size, "grid": config.grid, "channels": config.feature_size,
+            "layers": layers, "width": vision.hidden_size, "image_size": config.image_size,
+            "patch_size": patch if isinstance(patch, int) else max(patch), "grid": config.grid,
+            "channels": config.feature_size,
         },
         "language": {
             "type": llm.model_type, "layers": llm.num_hidden_layers, "width": llm.hidden_size,
@@ -70,9 +68,11 @@ def facts_as_text(name: str, facts: dict[str, Any]) -> str:
     vision, language = facts["vision"], facts["language"]
     lines = [name, "", "part             parameters"]
     lines += [f"{part:16} {count:>13,}" for part, count in facts["parameters"].items()]
+    weights = facts["parameters"]["total"] / 1e9
     lines += [
+        f"weights: {weights * 2:.3f} GB in bfloat16, {weights * 4:.3f} GB in float32",
         "",
-        f"vision    {vision['layers']} layers of {vision['width']}; {vision['image_size']} px in patches of "
+        f"vision    {vision['layers']} layers of {vision['width']}; squares of {vision['image_size']} px in patches of "
         f"{vision['patch_size']}; gives {vision['grid']}x{vision['grid']} maps of {vision['channels']} channels",
         f"language  {language['type']}, {language['layers']} layers of {language['width']}, {language['vocabulary']:,} "
         f"words; template {facts['template']}",

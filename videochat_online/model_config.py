@@ -190,6 +190,11 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         return self.force_image_size or self.vision_config.image_size
 
     @property
+    def picture(self) -> dict[str, Any]:
+        """How a frame becomes pixels; bicubic, ImageNet's mean and deviation are `FrameTransform`'s defaults."""
+        return {"size": self.image_size}
+
+    @property
     def grid(self) -> int:
         """Side of a frame's map after the pixel shuffle: grid * grid tokens at full size."""
         return int(self.image_size // self.vision_config.patch_size * self.downsample_ratio)

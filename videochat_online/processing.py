@@ -6,6 +6,7 @@ The one place where pictures, words and model settings meet; streaming/ and data
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
-from .prompt.messages import IMG_CONTEXT, Message, Template, get_template
+from .prompt.messages import Message, Template, get_template, lay_out
 from .prompt.render import Rendered, end_token_ids, render
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .media.transforms import Picture
-    from .model.videochat import VideoChatOnline
+    from .model.backbone import Facts
 
 
+log = logging.getLogger(__name__)
 SPACE = "\u2581"
 """How sentencepiece writes a space."""
 
@@ -56,24 +58,43 @@ class Processor:
 
     @property
     def image_token_id(self) -> int:
-        """Id of <IMG_CONTEXT>."""
-        return int(self.tokenizer.convert_tokens_to_ids(IMG_CONTEXT))  # type: ignore[arg-type]
+        """Id of the mark that stands for one visual token."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.template.image))  # type: ignore[arg-type]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids -> text, without marks."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, config: VideoChatOnlineConfig, **hub: Any) -> Processor:
-        """The processor of a model folder or hub id; image size, template and system message come from `config`."""
+    def from_pretrained(cls, name: str | Path, config: Facts, **hub: Any) -> Processor:
+        """The processor of a model folder or hub id; pictures, template and system message come from `config`."""
         template = get_template(config.template)
         if config.system_message is not None:
             template = replace(template, system_message=config.system_message)
-        return cls(load_tokenizer(name, **hub), template, FrameTransform(config.image_size))
+        tokenizer = load_tokenizer(name, **hub)
+        if not isinstance(config, VideoChatOnlineConfig):
+            compare_with_chat_template(tokenizer, template)
+        return cls(tokenizer, template, FrameTransform(**config.picture))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer; everything else stands in the model's config.json."""
         self.tokenizer.save_pretrained(folder)
+
+
+def compare_with_chat_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+    """Warn where the chat template that came with a tokenizer writes a dialogue in another way than ours does."""
+    from jinja2 import TemplateError
+
+    turns = (("user", "Where?"), ("assistant", "There."), ("user", "Why?"))
+    messages: Any = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    try:
+        theirs = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError):  # none there, or one that takes no lists of parts
+        return
+    pieces = lay_out([Message(role, (text,)) for role, text in turns], template, generate=True)  # type: ignore[arg-type]
+    ours = "".join(piece.text for piece in pieces)
+    if theirs != ours:
+        log.warning("the checkpoint's chat template writes %r, template %s writes %r", theirs, template.name, ours)
 
 
 def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
@@ -136,8 +157,9 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     attn_implementation: str = "auto",
     **options: Any,
-) -> tuple[VideoChatOnline, Processor]:
-    """Load a model and its processor, ready to answer.
+) -> tuple[Any, Processor]:
+    """Load a model and its processor, ready to answer. The model is a `VideoChatOnline`, or for the other families of
+    docs/models.md another `Backbone`.
 
     Args:
         name: "pocket" (ships with the package), a folder, or a hub id such as "MCG-NJU/VideoChatOnline-4B".
@@ -154,6 +176,6 @@ def load_model(
     model = load_pretrained(name, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
     processor = Processor.from_pretrained(name, model.config, **hub)
-    if model.config.img_context_token_id is None:  # published configs leave it to the tokenizer
-        model.config.img_context_token_id = processor.image_token_id
+    if isinstance(model.config, VideoChatOnlineConfig) and model.config.img_context_token_id is None:
+        model.config.img_context_token_id = processor.image_token_id  # published configs leave it to the tokenizer
     return model, processor

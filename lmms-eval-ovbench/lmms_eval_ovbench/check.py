@@ -26,7 +26,7 @@ from videochat_online.command_line import CommandParser
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.runner import check_questions
 from videochat_online.media.find import VideoLibrary, videos_below
-from videochat_online.model.weights import load_config
+from videochat_online.model.weights import load_facts
 
 from .documents import data_root
 from .manifest import MODEL_NAME
@@ -104,7 +104,7 @@ def check_model(name: str, arguments: dict[str, Any]) -> Findings:
     pretrained = str(arguments.get("pretrained", "pocket" if name == MODEL_NAME else ""))
     if name == MODEL_NAME and (pretrained == "pocket" or Path(pretrained).is_dir()):
         try:
-            config = load_config(pretrained)
+            config = load_facts(pretrained)
             yield True, f"{pretrained}: {config.llm_config.model_type}, images of {config.image_size} px"
         except ValueError as error:
             yield False, str(error)

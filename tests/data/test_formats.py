@@ -57,9 +57,16 @@ GOOD: dict[str, tuple[dict[str, Any], Sample]] = {
         Sample("video", (Turn("Q", "A"),), video=Video("a.gif"), any_order=True),
     ),
     "video parts": (
-        {"messages": said([
-            {"type": "video_url", "video_url": {"url": "a.mp4"}}, {"type": "video", "video": "b.mp4"},
-            {"type": "text", "text": "Q"}], "A")},
+        {
+            "messages": said(
+                [
+                    {"type": "video_url", "video_url": {"url": "a.mp4"}},
+                    {"type": "video", "video": "b.mp4"},
+                    {"type": "text", "text": "Q"},
+                ],
+                "A",
+            )
+        },
         Sample("video", (Turn("<video>\n<video>\nQ", "A"),), video=Video("a.mp4"), more_videos=(Video("b.mp4"),)),
     ),
     "videochat2": (
@@ -204,7 +211,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"2 videos \(a.mp4, b.mp4\) with times or boxes, which are of one: make a row of each",
     ),
     "videos with boxes": (
-        {"video": ["a.mp4", "b.mp4"], "image_bboxes": BOXES, "query_template": QUERY}, "with times or boxes, which",
+        {"video": ["a.mp4", "b.mp4"], "image_bboxes": BOXES, "query_template": QUERY},
+        "with times or boxes, which",
     ),
     "a video without a name": ({"video": ["a.mp4", 7], "QA": [{"q": "Q", "a": "A"}]}, "video must be a file name or a"),
     "no boxes": ({**TRACKING, "image_bboxes": []}, "needs image_bboxes, got none"),

@@ -122,7 +122,8 @@ def test_a_report_written_again_is_the_same(folder: Path, tasks: list[VideoTask]
 def test_without_a_blind_run_its_column_is_empty(tasks: list[VideoTask], tmp_path: Path):
     scores = write_report(tmp_path, BENCHMARK, tasks, {}, predictions_of(tasks, 2))["scores"]
     assert "blind" not in scores["headline"]
-    assert (tmp_path / "report.md").read_text().splitlines()[10].endswith("|  |")
+    rows = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows[0].endswith("| blind |") and rows[1].endswith("|  |")
 
 
 def test_a_run_in_which_nothing_could_be_asked_is_all_wrong(tasks: list[VideoTask], tmp_path: Path):

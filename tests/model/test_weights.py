@@ -188,7 +188,7 @@ def test_a_name_that_leads_nowhere(tmp_path: Path):
         (lambda at: (at / "config.json").unlink(), "holds no config.json"),
         (lambda at: (at / "config.json").write_text("{"), "config.json is not valid JSON"),
         (lambda at: (at / "config.json").write_text("[]"), "config.json holds a list, expected a JSON object"),
-        (lambda at: (at / "config.json").write_text('{"model_type": "llava"}'), "type 'llava', expected 'internvl"),
+        (lambda at: (at / "config.json").write_text('{"model_type": "llava"}'), "'llava', expected one of 'internvl"),
         (lambda at: (at / "model.safetensors").unlink(), "holds no weights"),
         (lambda at: (at / "model.safetensors").write_bytes(b"12345678"), "cannot read the checkpoint"),
     ],
@@ -221,7 +221,7 @@ def test_a_hub_repository_is_fetched_once_and_read_like_a_folder(checkpoint: Pat
 
     monkeypatch.setattr("videochat_online.model.weights.snapshot_download", fetch)
     assert load_config("owner/name").grid == 2
-    assert asked.pop() == ("owner/name", ["config.json"], {})
+    assert asked.pop() == ("owner/name", ["config.json", "processor_config.json", "preprocessor_config.json"], {})
     assert load_pretrained("owner/name", device="cpu", revision="main").config.name_or_path == str(checkpoint)
     (name, patterns, hub), pickle = asked.pop(), "pytorch_model*.bin"
     assert (name, hub) == ("owner/name", {"revision": "main"}) and pickle not in patterns

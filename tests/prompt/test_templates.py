@@ -35,7 +35,7 @@ def prompt(messages: list[Message], name: str, *, generate: bool = False) -> str
 
 
 def test_the_templates_are_the_published_ones(published: dict[str, Any]):
-    assert set(TEMPLATES) == set(published) - LEFT_OUT == set(OURS)
+    assert set(published) - LEFT_OUT == set(OURS) <= set(TEMPLATES)
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -63,7 +63,7 @@ def test_a_question_waits_for_one_step_of_prefill_only(pocket, monkeypatch):
     """It comes in the middle of a step; the next step must not begin."""
     session, compute, steps, thread = watching(pocket), PromptCache._compute, [], []
 
-    def slow_step(self, embeds, begin, num_positions):
+    def slow_step(self, embeds, *place):
         steps.append(embeds.shape[1])
         if len(steps) == 2:
             thread.append(threading.Thread(target=session.ask, args=("What?",), kwargs={"max_new_tokens": 2}))
@@ -71,7 +71,7 @@ def test_a_question_waits_for_one_step_of_prefill_only(pocket, monkeypatch):
             until = time.monotonic() + 10
             while not session._turn.is_wanted and time.monotonic() < until:
                 time.sleep(0.001)
-        compute(self, embeds, begin, num_positions)
+        compute(self, embeds, *place)
 
     monkeypatch.setattr(PromptCache, "_compute", slow_step)
     monkeypatch.setattr(PromptCache, "_pace", lambda *args: None)
@@ -98,7 +98,7 @@ def test_two_waiting_questions_both_go_before_prefill(pocket):
 
 
 def test_a_prompt_that_is_too_long_is_left_to_the_next_question(pocket, monkeypatch):
-    monkeypatch.setattr("videochat_online.streaming.language.max_positions", lambda config: 100)
+    monkeypatch.setattr("videochat_online.model.videochat.max_positions", lambda config: 100)
     session = watching(pocket)
     assert session.prefill() == 0 and not session.needs_prefill
     with pytest.raises(ValueError, match="100 are taken in all"):

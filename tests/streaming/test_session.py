@@ -219,7 +219,7 @@ def test_a_session_of_another_model(pocket, published, tmp_path):
 
 def test_a_long_dialogue_forgets_its_oldest_turns(pocket, caplog, monkeypatch):
     """The prompt stays within the model, the newest turns stay in it; a question too long in itself forgets nothing."""
-    monkeypatch.setattr("videochat_online.streaming.language.max_positions", lambda config: 700)
+    monkeypatch.setattr("videochat_online.model.videochat.max_positions", lambda config: 700)
     session, cold = watching(pocket, 20), watching(pocket, 20, reuse_cache=False)
     for k in range(25):
         question = f"Question number {k}, and what did the red circle do before the blue square came?"

@@ -83,6 +83,9 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         self, data_sets: Sequence[DataSet], processor: Processor, config: VideoChatOnlineConfig, settings: DataSettings
     ) -> None:
         """Reads the annotations. ValueError for one that cannot be read, ImportError for a missing decoder."""
+        if not isinstance(config, VideoChatOnlineConfig):  # a held model's samples would have other marks and sizes
+            own = VideoChatOnlineConfig.model_type
+            raise ValueError(f"a model of another family can be asked, not trained: expected one of type {own!r}")
         check_decoder(settings.decoder)  # before a worker finds it missing
         self.data_sets, self.processor, self.config, self.settings = list(data_sets), processor, config, settings
         self.annotations = [Annotations(data_set.annotation) for data_set in self.data_sets]

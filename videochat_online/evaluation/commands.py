@@ -165,13 +165,13 @@ def run_benchmark(options: argparse.Namespace) -> int:
 
 def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:
     """How a question with options is answered, and why so: by the flag, else as the model's config has it."""
-    from ..model.weights import load_config
+    from ..model.weights import load_facts
 
     if options.answer is not None:
         return options.answer, "as the flag says"
     if options.protocol == "published":
         return "generate", "as the protocol says"
-    if options.adapter == "videochat" and (mode := load_config(options.model).answer_mode):
+    if options.adapter == "videochat" and (mode := load_facts(options.model).answer_mode):
         return mode, "as the model's config says"
     return "generate", "the default; the model's config says nothing else"
 

@@ -23,7 +23,7 @@ from .endpoint import RecentFrames, endpoint_from_flags
 from .modes import Responder
 
 if TYPE_CHECKING:
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
     from ..processing import Processor
     from ..streaming.session import StreamingSession
 
@@ -48,7 +48,7 @@ FRAMES_OF_A_DIALOGUE = 16_384
 class SessionResponder:
     """Our model."""
 
-    model: VideoChatOnline
+    model: Backbone
     processor: Processor
     memory: MemoryConfig | None = None
     """None: what the model was made for."""
@@ -211,7 +211,7 @@ def weights_digest(folder: Path) -> str | None:
     return digest(*files) if files else None
 
 
-def _memory(options: argparse.Namespace, settings: Settings, model: VideoChatOnline) -> MemoryConfig:
+def _memory(options: argparse.Namespace, settings: Settings, model: Backbone) -> MemoryConfig:
     """What the flags ask for; without such flags, what has no memory in the published scripts forgets nothing."""
     if options.recent is not None:
         if _asks_for_memory(options):

@@ -21,10 +21,12 @@ from .picture import rgb_array
 Picture = Image.Image | np.ndarray
 """A PIL image of any mode, or uint8 (H, W, 3) RGB."""
 
+FILTERS = ("bicubic", "bilinear", "lanczos")
+
 
 @dataclass(frozen=True)
 class FrameTransform:
-    """Resize to (size, size) as PIL's bicubic does, scale to 0..1, subtract `mean`, divide by `std`.
+    """Resize to (size, size) as PIL's filter does, scale to 0..1, subtract `mean`, divide by `std`.
 
     The resize runs on the bytes as they come from the decoder, channels last, where torch has a vectorised
     antialiasing kernel with PIL's arithmetic: 99 bytes of 100 are PIL's, the others differ by 1, rarely by 2.
@@ -35,6 +37,8 @@ class FrameTransform:
     """Side of the square output, pixels."""
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    filter: str = "bicubic"
+    """bicubic, bilinear or lanczos; the last is PIL's own, for which torch has no kernel."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -43,6 +47,8 @@ class FrameTransform:
             raise ValueError(f"FrameTransform.size must be a number of pixels >= 1, got {self.size!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need 3 numbers, std > 0, got mean={self.mean}, std={self.std}")
+        if self.filter not in FILTERS:
+            raise ValueError(f"FrameTransform.filter must be one of {', '.join(FILTERS)}, got {self.filter!r}")
 
     def __call__(self, frame: Picture) -> torch.Tensor:
         """float32 (3, size, size). ValueError for anything but a picture."""
@@ -65,7 +71,7 @@ class FrameTransform:
 
     def bytes_of(self, frame: Picture) -> torch.Tensor:
         """The same as uint8 (3, size, size), over the frame's own bytes where it has this size."""
-        return _resized(_pixels(frame), self.size)
+        return _resized(_pixels(frame), self.size, self.filter)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,8 +122,11 @@ def _pixels(frame: Picture) -> torch.Tensor:
     return torch.from_numpy(writable).permute(2, 0, 1)
 
 
-def _resized(pixels: torch.Tensor, size: int) -> torch.Tensor:
+def _resized(pixels: torch.Tensor, size: int, filter: str) -> torch.Tensor:
     """(3, H, W) -> (3, size, size), uint8."""
     if pixels.shape[1:] == (size, size):
         return pixels
-    return F.interpolate(pixels[None], size=(size, size), mode="bicubic", antialias=True)[0]
+    if filter == "lanczos":
+        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        return _pixels(picture.resize((size, size), Image.Resampling.LANCZOS))
+    return F.interpolate(pixels[None], size=(size, size), mode=filter, antialias=True)[0]

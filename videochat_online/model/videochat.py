@@ -26,8 +26,9 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs, is_flash_attn_2_available
 
-from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope
+from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope, max_positions
 from ..pixels import normalised
+from .backbone import PlainPositions, map_rows, put_image_tokens
 from .language_model import build_language_model
 from .memory_bank import average_pool
 from .vision_encoder import InternVisionModel, pixel_shuffle
@@ -44,7 +45,7 @@ class CheckpointError(ValueError):
     misshapen: tuple[str, ...] = ()
 
 
-class VideoChatOnline(PreTrainedModel, GenerationMixin):
+class VideoChatOnline(PlainPositions, PreTrainedModel, GenerationMixin):
     """InternVL-style model. State-dict keys: `vision_model.*`, `mlp1.*`, `language_model.*`."""
 
     config_class = VideoChatOnlineConfig
@@ -123,7 +124,7 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
     def project(self, features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Maps (T, C, h, w), or a list of (C, h, w) of any grids -> (num_tokens, D): map after map, row by row."""
-        rows = [frame.flatten(1).transpose(0, 1) for frame in features]
+        rows = map_rows(features)
         if not rows:
             return as_weights_of(self.mlp1, torch.zeros(0, self.config.llm_config.hidden_size))
         return self.mlp1(as_weights_of(self.mlp1, torch.cat(rows)))
@@ -145,19 +146,18 @@ class VideoChatOnline(PreTrainedModel, GenerationMixin):
 
         Raises ValueError with both numbers where tokens and positions differ.
         """
-        embeds, image_id = self.get_input_embeddings()(input_ids), self.config.img_context_token_id
-        if image_id is None and image_tokens is not None:
-            raise ValueError("config.img_context_token_id is not set: take the id of <IMG_CONTEXT> from the tokenizer")
-        places = input_ids == (-1 if image_id is None else image_id)  # no id is below 0
-        num_places, num_tokens = int(places.sum()), 0 if image_tokens is None else len(image_tokens)
-        if num_places != num_tokens:
-            raise ValueError(
-                f"{num_tokens} image tokens for {num_places} <IMG_CONTEXT> positions (id {image_id}): inserting them "
-                "anyway would shift every picture. The prompt must hold one position for each token of each picture"
-            )
-        if image_tokens is None:
-            return embeds
-        return embeds.masked_scatter(places[..., None], image_tokens.to(embeds.device, embeds.dtype))
+        embeds = self.get_input_embeddings()(input_ids)
+        return put_image_tokens(embeds, input_ids, self.config.img_context_token_id, image_tokens)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """All of the network, by the checkpoint's names."""
+        return dict(self.named_children())
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of a sequence at most."""
+        return max_positions(self.config.llm_config)
 
     def forward(
         self,

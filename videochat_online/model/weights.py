@@ -6,8 +6,10 @@ Finds the folder (or fetches it from the hub), refuses what could run code, leav
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from transformers.initialization import no_init_weights
 
 from ..files import SHIPPED_MODELS
 from ..model_config import VideoChatOnlineConfig
+from .backbone import Backbone, Facts, HeldFacts
+from .backbones.families import FAMILIES, PICTURE_SETTINGS, empty_held, held_facts, load_held
 from .videochat import CheckpointError, VideoChatOnline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,7 +46,7 @@ def load_pretrained(
     allow_pickle: bool = False,
     read: bool = True,
     **hub: Any,
-) -> VideoChatOnline:
+) -> Backbone:
     """The network of `load_model`, in evaluation mode; the arguments are explained there. `hub` holds HUB_OPTIONS.
 
     Without `read`, and without quantization: see `set_aside`. A device map takes the place of `device`. Raises
@@ -54,19 +58,22 @@ def load_pretrained(
     if not read and quantization_config is None:
         return set_aside(load_config(name, **hub), choose_dtype(dtype, on_cpu=True), attn_implementation)
     folder = find_checkpoint(name, allow_pickle=allow_pickle, **hub)
+    facts = _facts(folder)
     target = choose_device(device)
     if device_map is None and target.type != "cpu":
         device_map = {"": target}
     options: dict[str, Any] = {} if quantization_config is None else {"quantization_config": quantization_config}
+    options |= {
+        "dtype": choose_dtype(dtype, on_cpu=device_map is None),
+        "attn_implementation": None if attn_implementation == "auto" else attn_implementation,
+        "device_map": device_map,
+        "use_safetensors": None if allow_pickle else True,
+    }
     try:
-        return VideoChatOnline.from_pretrained(
-            folder,
-            dtype=choose_dtype(dtype, on_cpu=device_map is None),
-            attn_implementation=None if attn_implementation == "auto" else attn_implementation,
-            device_map=device_map,
-            use_safetensors=None if allow_pickle else True,
-            **options,
-        )
+        with _without_report():
+            if isinstance(facts, HeldFacts):
+                return load_held(folder, facts, **options)
+            return VideoChatOnline.from_pretrained(folder, **options)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
 
@@ -80,6 +87,30 @@ def set_aside(
         model = VideoChatOnline._from_config(config, dtype=dtype, **attention)
     model.tie_weights()
     return model.eval()
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' table of missing and unexpected tensors: our error names them."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "LOAD REPORT" not in text or "CONVERSION" in text
+
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
+
+
+def without_weights(facts: Facts) -> Backbone:
+    """The network on the meta device: its shapes, whatever its size, and no memory."""
+    with torch.device("meta"):
+        if isinstance(facts, HeldFacts):
+            return empty_held(facts)
+        return VideoChatOnline(facts)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -114,11 +145,29 @@ def choose_dtype(dtype: str | torch.dtype, *, on_cpu: bool) -> torch.dtype | str
     return DTYPES[dtype]
 
 
+def load_facts(name: str | Path, **hub: Any) -> Facts:
+    """What config.json of a folder or hub id says; of a repository no weights are fetched. Raises CheckpointError."""
+    return _facts(find_folder(name, ["config.json", *PICTURE_SETTINGS], hub))
+
+
 def load_config(name: str | Path, **hub: Any) -> VideoChatOnlineConfig:
-    """The config.json of a folder or hub id; of a repository nothing else is fetched. Raises CheckpointError."""
-    folder = find_folder(name, ["config.json"], hub)
-    _check_config(folder)
-    return VideoChatOnlineConfig.from_pretrained(folder)
+    """As `load_facts`, for what needs a model of our own layout, such as training."""
+    facts = load_facts(name, **hub)
+    if not isinstance(facts, VideoChatOnlineConfig):
+        own = VideoChatOnlineConfig.model_type
+        raise CheckpointError(f"{name} is a model of another family, which can be asked, not trained: expected {own!r}")
+    return facts
+
+
+def _facts(folder: Path) -> Facts:
+    model_type = _model_type(folder)
+    if model_type not in FAMILIES:
+        return VideoChatOnlineConfig.from_pretrained(folder)
+    found = [_read_json(folder / name) for name in PICTURE_SETTINGS if (folder / name).is_file()]
+    settings = [values.get("image_processor", values) for values in found]
+    if not settings:
+        raise CheckpointError(f"{folder} does not say how pictures are prepared: expected {PICTURE_SETTINGS[-1]}")
+    return held_facts(folder, model_type, next((each for each in settings if "image_mean" in each), settings[0]))
 
 
 def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any) -> Path:
@@ -127,7 +176,7 @@ def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any)
     Raises CheckpointError, saying what was tried, unless it holds a config.json of ours and weights.
     """
     folder = find_folder(name, [*FETCHED, PICKLED] if allow_pickle else FETCHED, hub)
-    _check_config(folder)
+    _model_type(folder)
     _check_weight_files(folder, allow_pickle)
     return folder
 
@@ -158,13 +207,16 @@ def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) 
         raise CheckpointError(f"{tried}, and the hub (or its local copy) gave no such repository: {why}") from error
 
 
-def _check_config(folder: Path) -> None:
-    file, expected = folder / "config.json", VideoChatOnlineConfig.model_type
+def _model_type(folder: Path) -> str:
+    """Of config.json. Raises CheckpointError, which names the types that there are, for any other."""
+    file, known = folder / "config.json", (VideoChatOnlineConfig.model_type, *FAMILIES)
     if not file.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it holds no config.json")
     model_type = _read_json(file).get("model_type")
-    if model_type != expected:
-        raise CheckpointError(f"{file} describes a model of type {model_type!r}, expected {expected!r}")
+    if model_type not in known:
+        expected = ", ".join(map(repr, known))
+        raise CheckpointError(f"{file} describes a model of type {model_type!r}, expected one of {expected}")
+    return str(model_type)
 
 
 def _check_weight_files(folder: Path, allow_pickle: bool) -> None:

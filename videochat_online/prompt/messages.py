@@ -77,7 +77,20 @@ def check_dialogue(messages: Sequence[Message], *, generate: bool = False) -> No
         raise ValueError(f"to generate an answer the last message must be the user's, got {last!r}")
 
 
-def frame_line(frame_index: int, timestamp: float | None = None) -> str:
+@dataclass(frozen=True)
+class FrameStyle:
+    """The words around a frame. {number} counts from 1, {seconds} is its time, {clock} the same as 01:05."""
+
+    timed: str = "Frame{number} at {seconds:.1f}s: "
+    """Before a frame whose time is given."""
+    untimed: str = "Frame{number}: "
+    """Before one whose time is not."""
+    after: str = "\n"
+    after_all: str = ""
+    """Between the last frame and what is said of it."""
+
+
+def frame_line(frame_index: int, timestamp: float | None = None, style: FrameStyle = FrameStyle()) -> str:
     """What stands before a frame: its number in the stream and, where given, its time.
 
     Args:
@@ -87,13 +100,17 @@ def frame_line(frame_index: int, timestamp: float | None = None) -> str:
     if frame_index < 0:
         raise ValueError(f"frame_index must be >= 0, got {frame_index}")
     if timestamp is None:
-        return f"Frame{frame_index + 1}: "
+        return style.untimed.format(number=frame_index + 1)
     if not math.isfinite(timestamp):
         raise ValueError(f"the timestamp of frame {frame_index} must be finite seconds, got {timestamp}")
-    return f"Frame{frame_index + 1} at {timestamp:.1f}s: "
+    clock = f"{int(timestamp) // 60:02d}:{int(timestamp) % 60:02d}"
+    return style.timed.format(number=frame_index + 1, seconds=timestamp, clock=clock)
 
 
-def frame_parts(frames: Iterable[tuple[int, float | None, int]]) -> tuple[str | Image, ...]:
+def frame_parts(
+    frames: Iterable[tuple[int, float | None, int]],
+    style: FrameStyle = FrameStyle(),
+) -> tuple[str | Image, ...]:
     """The lines of several frames, each closed by a newline: what stands before the question in a user's message.
 
     Args:
@@ -101,7 +118,9 @@ def frame_parts(frames: Iterable[tuple[int, float | None, int]]) -> tuple[str | 
     """
     parts: list[str | Image] = []
     for frame_index, timestamp, num_tokens in frames:
-        parts += [frame_line(frame_index, timestamp), Image(num_tokens), "\n"]
+        parts += [frame_line(frame_index, timestamp, style), Image(num_tokens), style.after]
+    if parts and style.after_all:
+        parts.append(style.after_all)
     return tuple(parts)
 
 
@@ -123,6 +142,7 @@ def stream_dialogue(
     frames: Sequence[tuple[int, float | None, int]],
     *,
     system_prompt: str | None,
+    style: FrameStyle = FrameStyle(),
 ) -> list[Message]:
     """The prompt of a new question: each frame stands in front of the first question asked after it.
 
@@ -134,9 +154,9 @@ def stream_dialogue(
     for turn in turns:
         shown = [frame for frame in frames if frame[0] < turn.num_seen]
         frames = frames[len(shown) :]
-        messages.append(Message("user", (*frame_parts(shown), turn.question)))
+        messages.append(Message("user", (*frame_parts(shown, style), turn.question)))
         messages.append(Message("assistant", (turn.answer,)))
-    return [*messages, Message("user", (*frame_parts(frames), question))]
+    return [*messages, Message("user", (*frame_parts(frames, style), question))]
 
 
 # ---- templates ------------------------------------------------------------------------------------------------------
@@ -159,16 +179,28 @@ class Template:
     """The mark that ends every message; the model writes it itself at the end of an answer."""
     after_end: str
     """Text after the end mark, not the model's."""
-    system_message: str
-    """Used where a dialogue brings no system message of its own."""
+    system_message: str | None
+    """Used where a dialogue brings no system message of its own; None: such a dialogue has none."""
+    begin: str = ""
+    """A mark that opens the whole dialogue."""
+    before_image: tuple[str, ...] = (IMG_START,)
+    """Marks before the visual tokens of a picture."""
+    image: str = IMG_CONTEXT
+    """The mark that stands for one visual token."""
+    after_image: tuple[str, ...] = (IMG_END,)
+    before_answer: str = ""
+    """What the model says before the first word of an answer, and nobody is shown: a space, say."""
     stop_marks: tuple[str, ...] = ()
     """Further marks that end an answer, where the tokenizer has them."""
+    frame: FrameStyle = FrameStyle()
+    """The words around a frame of a stream."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """Every mark a prompt may hold, each once; a tokenizer must have them all as single tokens."""
-        openers = (self.system[0], self.user[0], self.assistant[0])
-        return tuple(dict.fromkeys((*openers, self.end, IMG_START, IMG_CONTEXT, IMG_END)))
+        openers = (self.begin, self.system[0], self.user[0], self.assistant[0])
+        used = (*openers, self.end, *self.before_image, self.image, *self.after_image)
+        return tuple(mark for mark in dict.fromkeys(used) if mark)
 
 
 @dataclass(frozen=True)
@@ -187,25 +219,33 @@ def lay_out(messages: Sequence[Message], template: Template, *, generate: bool =
 
     The template's system message stands first unless the dialogue brings its own; `generate` opens an answer.
     """
-    if not messages or messages[0].role != "system":
+    if template.system_message is not None and (not messages or messages[0].role != "system"):
         messages = [Message("system", (template.system_message,)), *messages]
-    pieces: list[Piece] = []
+    pieces = _mark(template.begin)
     for message in messages:
         mark, text = getattr(template, message.role)
-        pieces += [Piece(mark, is_mark=True), Piece(text)]
+        if isinstance(next((part for part in message.parts if part), None), Image):
+            text = text.rstrip(" ")  # "User:<image>", but "User: Hello"
+        pieces += [*_mark(mark), Piece(text)]
         spoken = message.role == "assistant"
+        if spoken and template.before_answer:
+            pieces.append(Piece(template.before_answer, loss=True))
         for part in message.parts:
             if isinstance(part, Image):
-                pieces.append(Piece(IMG_START, is_mark=True))
-                pieces.append(Piece(IMG_CONTEXT, is_mark=True, count=part.num_tokens))
-                pieces.append(Piece(IMG_END, is_mark=True))
+                pieces += _mark(*template.before_image)
+                pieces.append(Piece(template.image, is_mark=True, count=part.num_tokens))
+                pieces += _mark(*template.after_image)
             else:
                 pieces.append(Piece(part, loss=spoken))
         pieces += [Piece(template.end, is_mark=True, loss=spoken), Piece(template.after_end)]
     if generate:
         mark, text = template.assistant
-        pieces += [Piece(mark, is_mark=True), Piece(text)]
+        pieces += [*_mark(mark), Piece(text)]
     return pieces
+
+
+def _mark(*texts: str) -> list[Piece]:
+    return [Piece(text, is_mark=True) for text in texts if text]
 
 
 _INTERNVL2_SYSTEM = (
@@ -234,11 +274,36 @@ _CHATML = Template(
     after_end="",
     system_message=_INTERNVL2_SYSTEM,
 )
+# Of transformers' own families: as the chat templates of their checkpoints write a dialogue.
+_PLAIN = replace(_CHATML, name="internvl-hf", after_end="\n", system_message=None, stop_marks=("<|endoftext|>",))
+_QWEN = replace(_PLAIN, before_image=("<|vision_start|>",), image="<|image_pad|>", after_image=("<|vision_end|>",))
+_QUIET = FrameStyle(untimed="")
 TEMPLATES: dict[str, Template] = {
     "phi3-chat": _PHI3,
     "Hermes-2": replace(_CHATML, name="Hermes-2", stop_marks=("<|endoftext|>",)),
     "internlm2-chat": _CHATML,
     "internvl2_5": replace(_CHATML, name="internvl2_5", after_end="\n", system_message=_INTERNVL2_5_SYSTEM),
+    "internvl-hf": _PLAIN,
+    "qwen3-vl": replace(_QWEN, name="qwen3-vl", frame=FrameStyle("<{seconds:.1f} seconds>", "", "")),
+    "qwen2.5-vl": replace(_QWEN, name="qwen2.5-vl", system_message="You are a helpful assistant."),
+    "smolvlm": Template(
+        name="smolvlm",
+        begin="<|im_start|>",
+        system=("", "System: "),
+        user=("", "User: "),
+        assistant=("", "Assistant:"),
+        before_answer=" ",
+        end="<end_of_utterance>",
+        after_end="\n",
+        system_message=None,
+        before_image=("<fake_token_around_image>", "<global-img>"),
+        image="<image>",
+        after_image=("<fake_token_around_image>",),
+        frame=FrameStyle("\nFrame from {clock}:", "", "", after_all="\n\n"),
+    ),
+    "llava-onevision": replace(
+        _PLAIN, name="llava-onevision", before_image=(), image="<image>", after_image=(), frame=_QUIET
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from .messages import IMG_CONTEXT, Message, Piece, Template, check_dialogue, lay_out
+from .messages import Message, Piece, Template, check_dialogue, lay_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,9 +35,9 @@ class Rendered:
     loss_mask: list[bool]
     """One a token: True where the assistant speaks (its words and the end mark)."""
     image_spans: list[tuple[int, int]]
-    """(start, num_tokens) of each image's run of <IMG_CONTEXT>, in order."""
+    """(start, num_tokens) of each image's run of image tokens, in order."""
     image_token_id: int
-    """Id of <IMG_CONTEXT>; it stands in the spans and nowhere else."""
+    """Id of the template's image mark; it stands in the spans and nowhere else."""
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.loss_mask):
@@ -94,13 +94,13 @@ def render(
         mark = encoder.marks[piece.text]
         encoder.write(texts, last_mark, mark, ids, loss_mask)
         # 3. a mark is its id; the places of images are noted
-        if piece.text == IMG_CONTEXT:
+        if piece.text == template.image:
             image_spans.append((len(ids), piece.count))
         ids += [mark.id] * piece.count
         loss_mask += [piece.loss] * piece.count
         texts, last_mark = [], mark
     encoder.write(texts, last_mark, None, ids, loss_mask)
-    return Rendered(ids, loss_mask, image_spans, encoder.marks[IMG_CONTEXT].id)
+    return Rendered(ids, loss_mask, image_spans, encoder.marks[template.image].id)
 
 
 def end_token_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ..config import MEMORY_POLICIES, MemoryConfig
 
 if TYPE_CHECKING:
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
 
 
 NO_OTHER_FIELDS = {"extra": "forbid"}
@@ -108,7 +108,7 @@ class SessionSettings:
     timestamps: bool = True
     """Tell the model each frame's time."""
 
-    def memory(self, model: VideoChatOnline) -> MemoryConfig:
+    def memory(self, model: Backbone) -> MemoryConfig:
         """The memory that is asked for, on the grids of this model."""
         return model.config.memory_config.adapted(
             capacities=self.capacities,
@@ -116,7 +116,7 @@ class SessionSettings:
             cascade=self.cascade,
         )
 
-    def check(self, limits: Limits, model: VideoChatOnline) -> None:
+    def check(self, limits: Limits, model: Backbone) -> None:
         """ValueError for a setting that means nothing; RequestError for more than the operator allows."""
         if not math.isfinite(self.fps) or self.fps <= 0:
             raise ValueError(f"fps must be a number > 0, got {self.fps!r}")

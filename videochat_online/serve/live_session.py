@@ -27,7 +27,7 @@ from .sources import WatchedStream, open_file
 from .track import DialogueTurn, HeldPicture, MemoryTrack
 
 if TYPE_CHECKING:
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
     from ..processing import Processor
 
 FIRST_FRAME_SECONDS = 15.0
@@ -40,7 +40,7 @@ class LiveSession:
     def __init__(
         self,
         key: str,
-        model: VideoChatOnline,
+        model: Backbone,
         processor: Processor,
         settings: SessionSettings,
         *,

@@ -17,7 +17,7 @@ from .live_session import LiveSession
 from .uploads import ServerFolder
 
 if TYPE_CHECKING:
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
     from ..processing import Processor
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -31,7 +31,7 @@ class Sessions:
     """One model, many sessions. A context manager: leaving it ends them all and removes their files."""
 
     def __init__(
-        self, model: VideoChatOnline, processor: Processor, *, limits: Limits | None = None, model_name: str = "pocket"
+        self, model: Backbone, processor: Processor, *, limits: Limits | None = None, model_name: str = "pocket"
     ) -> None:
         self.model, self.processor, self.model_name = model, processor, model_name
         self.limits = limits or Limits()

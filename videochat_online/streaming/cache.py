@@ -5,7 +5,7 @@ shows at which level. The keys and values of the longest common beginning stay, 
 equals one from an empty cache. Behind it several possible answers can be scored in one pass. Knows no text and no
 stream; one session owns it, under that session's lock.
 
-N positions of a prompt, M of what is put behind it, D the language model's width.
+N positions of a prompt, M of what is put behind it, E an embedding's width.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from ..model.memory_bank import MemoryFrame
 from ..model_config import factor_set
 
 if TYPE_CHECKING:
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
     from ..prompt.render import Rendered
 
 STEP_SECONDS = 0.03
@@ -48,7 +48,7 @@ def num_common(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
     return min(len(one), len(other))
 
 
-def position_bytes(model: VideoChatOnline) -> int:
+def position_bytes(model: Backbone) -> int:
     """Bytes of one position's keys and values."""
     llm = model.config.llm_config
     head = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
@@ -117,7 +117,7 @@ def takes_mask(config: PreTrainedConfig, num_positions: int) -> bool:
 class PromptCache:
     """Keys and values of the last prompt, and which positions they stand for."""
 
-    def __init__(self, model: VideoChatOnline, *, max_positions: int, max_bytes: int | None = None) -> None:
+    def __init__(self, model: Backbone, *, max_positions: int, max_bytes: int | None = None) -> None:
         """`max_positions` of the longest prompt; `max_bytes`: kept from one question to the next at most; None: all."""
         if max_bytes is not None and max_bytes < 0:
             raise ValueError(f"max_cache_bytes must be >= 0, got {max_bytes}")
@@ -129,7 +129,7 @@ class PromptCache:
         self.reset()
 
     def reset(self) -> None:
-        self.kv = DynamicCache()
+        self.kv = self.model.new_cache()
         self.keys: list[Hashable] = []
         self._factors: int | None = None  # rotary factor set the cached keys were made with
 
@@ -151,7 +151,7 @@ class PromptCache:
         """
         if self.keys and self._factors != self._factors_of(num_positions or len(keys)):
             self.reset()
-        common = num_common(self.keys, keys[:-1])
+        common = self._border(keys, num_common(self.keys, keys[:-1]), -1)
         if not common:
             self.reset()
         elif common < len(self.keys):
@@ -159,15 +159,24 @@ class PromptCache:
             self.keys = self.keys[:common]
         return common
 
-    def prepare(self, keys: Sequence[Hashable], embeds: torch.Tensor) -> int:
-        """`keep_common`, for a prompt (1, N, D) that `generate` will continue.
+    def _border(self, keys: Sequence[Hashable], position: int, step: int) -> int:
+        """The next place from `position` on (step 1), or back (-1), where this model's cache may end."""
+        while 0 < position < len(keys):
+            inside = isinstance(keys[position], tuple) and keys[position - 1] == keys[position]
+            if self.model.may_cut(inside_picture=inside):
+                break
+            position += step
+        return position
+
+    def prepare(self, keys: Sequence[Hashable], embeds: torch.Tensor, positions: torch.Tensor | None = None) -> int:
+        """`keep_common`, for a prompt (1, N, E) that `generate` will continue.
 
         `generate` derives the factors of cached keys from their number. Where that would mislead it (a longer prompt's
         keys, cropped to before LongRoPE's line), all positions but the last are computed here.
         """
         common = self.keep_common(keys)
         if common and self._factors_of(common) != self._factors:
-            self.fill(keys[:-1], embeds[:, :-1], num_positions=len(keys))
+            self.fill(keys[:-1], embeds[:, :-1], positions, num_positions=len(keys))
         return common
 
     def extended(self, keys: Sequence[Hashable], num_positions: int | None = None) -> None:
@@ -204,24 +213,26 @@ class PromptCache:
         self,
         keys: Sequence[Hashable],
         embeds: torch.Tensor,
+        positions: torch.Tensor | None = None,
         *,
         num_positions: int | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> int:
-        """Bring the cache up to `keys` (N), given their embeddings (1, N, D); returns the positions computed.
+        """Bring the cache up to `keys` (N), given their embeddings (1, N, E); returns the positions computed.
 
-        `num_positions`: of the whole prompt, where these are its beginning only. With `stop` it works in short steps
-        and ends early when that says so; what is done by then counts.
+        `positions`: as the model's own `positions` gave them. `num_positions`: of the whole prompt, where these are its
+        beginning only. With `stop` it works in short steps and ends early when that says so; what is done by then
+        counts.
         """
         num_positions = num_positions or len(keys)
         if len(keys) == len(self.keys) and self.holds(keys, num_positions):
             return 0
         begin = done = self.keep_common(keys, num_positions)
         while done < len(keys) and not (stop and stop()):
-            until = min(done + self._step, len(keys)) if stop else len(keys)
+            until = self._border(keys, min(done + self._step, len(keys)), 1) if stop else len(keys)
             started = time.perf_counter()
             try:
-                self._compute(embeds[:, done:until], done, num_positions)
+                self._compute(embeds[:, done:until], positions, done, num_positions)
             except BaseException:
                 self.reset()  # how far it got is not known
                 raise
@@ -231,19 +242,20 @@ class PromptCache:
             done = until
         return done - begin
 
-    def _compute(self, embeds: torch.Tensor, begin: int, num_positions: int) -> None:
-        """Append positions (1, M, D) from `begin` on, with the factors of a prompt of `num_positions`.
+    def _compute(self, embeds: torch.Tensor, positions: torch.Tensor | None, begin: int, num_positions: int) -> None:
+        """Append positions (1, M, E) from `begin` on, with the factors of a prompt of `num_positions`.
 
         The model takes its factors from the last position it is shown. Where the whole prompt takes others, a position
         from its end is shown behind these and taken away again: nothing looks ahead, so it changes only the factors.
         """
         end = begin + embeds.shape[1]
-        positions = torch.arange(begin, end, device=embeds.device)[None]
+        whole = torch.arange(end, device=embeds.device)[None] if positions is None else positions
+        now = whole[..., begin:end]
         borrows = self._factors_of(end) != self._factors_of(num_positions)
         if borrows:
             embeds = torch.cat([embeds, embeds[:, -1:]], dim=1)
-            positions = torch.cat([positions, positions.new_tensor([[num_positions - 1]])], dim=1)
-        self.model(inputs_embeds=embeds, position_ids=positions, cache=self.kv, use_cache=True, logits_to_keep=1)
+            now = torch.cat([now, torch.full_like(now[..., :1], num_positions - 1)], dim=-1)
+        self.model(inputs_embeds=embeds, position_ids=now, cache=self.kv, use_cache=True, logits_to_keep=1)
         if borrows:
             self.kv.crop(-1)
 
@@ -269,20 +281,23 @@ class PromptCache:
         return self._factors == self._factors_of(len(self.keys) + more)
 
     @torch.no_grad()
-    def peek(self, embeds: torch.Tensor, tree: OptionTree | None = None) -> torch.Tensor:
-        """Logits (M, vocabulary) of (1, M, D) put behind what is cached; the cache stays as it is.
+    def peek(
+        self, embeds: torch.Tensor, tree: OptionTree | None = None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits (M, vocabulary) of (1, M, E) put behind what is cached; the cache stays as it is.
 
-        `tree`: the M positions are not one text but several that share beginnings.
+        `tree`: the M positions are not one text but several that share beginnings. `positions`: of the whole prompt,
+        whose last is the first of these; what follows it is text.
         """
         num_cached, num_new = len(self.keys), embeds.shape[1]
-        mask = None
-        positions = torch.arange(num_cached, num_cached + num_new)[None]
+        mask, after = None, torch.arange(num_new)[None]
         if tree is not None:
-            positions, mask = tree.positions(num_cached), tree.mask(num_cached, embeds.dtype).to(embeds.device)
+            after, mask = tree.positions(0), tree.mask(num_cached, embeds.dtype).to(embeds.device)
+        first = num_cached if positions is None else positions[..., num_cached : num_cached + 1]
         try:
             done = self.model(
                 inputs_embeds=embeds,
-                position_ids=positions.to(embeds.device),
+                position_ids=after.to(embeds.device) + first,
                 attention_mask=mask,
                 cache=self.kv,
                 use_cache=True,

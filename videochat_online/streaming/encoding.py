@@ -20,14 +20,14 @@ import torch
 
 if TYPE_CHECKING:
     from ..media.transforms import Picture
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
     from ..processing import Processor
 
 
 class FrameEncoder:
     """The model's encoder behind the processor's transform."""
 
-    def __init__(self, model: VideoChatOnline, processor: Processor) -> None:
+    def __init__(self, model: Backbone, processor: Processor) -> None:
         self.model, self.processor = model, processor
         self._uploads = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
@@ -62,9 +62,7 @@ class SharedEncoder(FrameEncoder):
     Give it to each session as `encoder=`; close it, or use it as a context manager, when the last has ended.
     """
 
-    def __init__(
-        self, model: VideoChatOnline, processor: Processor, *, max_batch: int = 32, wait: float = 0.005
-    ) -> None:
+    def __init__(self, model: Backbone, processor: Processor, *, max_batch: int = 32, wait: float = 0.005) -> None:
         super().__init__(model, processor)
         self.max_batch, self.wait = max_batch, wait
         self._queue: queue.Queue[tuple[torch.Tensor, Future[torch.Tensor]] | None] = queue.Queue()

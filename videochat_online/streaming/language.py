@@ -3,7 +3,7 @@
 It works on top of what is cached, and measures what a question costs. Knows no stream and takes no lock; the session
 calls it under `QuestionsFirst`, which lets one at a time use it and questions before anything done in idle time.
 
-N positions of a prompt, D the language model's width.
+N positions of a prompt, E an embedding's width.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from transformers.generation import BaseStreamer, TemperatureLogitsWarper, TopPLogitsWarper
 
 from ..model.memory_bank import MemoryFrame
-from ..model_config import max_positions
 from .cache import OptionTree, PromptCache, position_bytes, position_keys, takes_mask
 
 if TYPE_CHECKING:
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
     from ..processing import Processor
     from ..prompt.render import Rendered
 
@@ -35,6 +34,7 @@ OURS = (
     "inputs_embeds",
     "pad_token_id",
     "past_key_values",
+    "position_ids",
     "return_dict_in_generate",
     "stopping_criteria",
     "streamer",
@@ -92,7 +92,7 @@ class LanguageSide:
 
     def __init__(
         self,
-        model: VideoChatOnline,
+        model: Backbone,
         processor: Processor,
         *,
         reuse_cache: bool,
@@ -102,7 +102,7 @@ class LanguageSide:
         if max_prompt_tokens is not None and max_prompt_tokens < 1:
             raise ValueError(f"max_prompt_tokens must be >= 1, got {max_prompt_tokens}")
         self.model, self.processor, self.reuse_cache = model, processor, reuse_cache
-        taken = max_positions(model.config.llm_config)
+        taken = model.max_positions
         self.max_positions = min(taken, max_prompt_tokens or taken)
         """Of a prompt with its answer, at most."""
         self.cache = PromptCache(model, max_positions=self.max_positions, max_bytes=max_cache_bytes)
@@ -124,7 +124,7 @@ class LanguageSide:
 
     @torch.no_grad()
     def embed(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor:
-        """Prompt and its frames -> input embeddings (1, N, D). Frames of the last prompt are not projected again."""
+        """Prompt and its frames -> input embeddings (1, N, E). Frames of the last prompt are not projected again."""
         ids = torch.tensor([rendered.ids], device=self.model.device)
         known = dict(self._tokens)
         new = [frame for frame in frames if frame.identity not in known]
@@ -136,6 +136,12 @@ class LanguageSide:
         self._tokens = shown if self.reuse_cache else {}  # replaced, never changed: another thread may be counting it
         return self.model.embed(ids, torch.cat(list(shown.values())) if frames else None)
 
+    def positions(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor | None:
+        """Position ids (..., 1, N) where the model counts pictures in its own way; None: counted one by one."""
+        grids = [(frame.features.shape[-2], frame.features.shape[-1]) for frame in frames]
+        found = self.model.positions(len(rendered.ids), rendered.image_spans, grids)
+        return None if found is None else found.to(self.model.device)
+
     def answer(
         self,
         question: PreparedQuestion,
@@ -146,21 +152,21 @@ class LanguageSide:
     ) -> Answer:
         """Answer on top of what the cache holds of the prompt; greedy unless `generation` says otherwise.
 
-        `emit` receives the text piece by piece; setting `stop` ends the answer at the next token. Raises ValueError for
-        an option of transformers' generate that is the session's to set.
+        `emit` receives the text piece by piece; setting `stop` ends it at the next token. ValueError for one of OURS.
         """
-        for name in OURS:
-            if name in generation:
-                raise ValueError(f"{name!r} is the session's to set, not an option of a question")
+        if taken := next((name for name in OURS if name in generation), None):
+            raise ValueError(f"{taken!r} is the session's to set, not an option of a question")
         is_search = generation.get("num_beams", 1) != 1  # it knows its words only at the end
         reuses = self.reuse_cache and not is_search and generation.get("num_return_sequences", 1) == 1
-        # 1. the prompt as embeddings, and what identifies each position
-        keys = position_keys(question.rendered, question.frames)
-        embeds = self.embed(question.rendered, question.frames)
+        # 1. the prompt as embeddings, what identifies each position, and its ids where the model has its own
+        rendered, frames = question.rendered, question.frames
+        keys, embeds = position_keys(rendered, frames), self.embed(rendered, frames)
+        if (positions := self.positions(rendered, frames)) is not None:
+            generation["position_ids"] = positions
         answer = Answer(prompt_tokens=len(keys))
         # 2. keep what the last prompt has in common with this one, generate the rest behind it
         if reuses:
-            answer.cached_tokens = self.cache.prepare(keys, embeds)
+            answer.cached_tokens = self.cache.prepare(keys, embeds, positions)
             generation["cache"] = self.cache.kv
         stream = _TextStream(answer, question.started, self.processor.decode, emit)
         if not is_search:
@@ -199,42 +205,50 @@ class LanguageSide:
         if self.cache.holds(keys, num_positions) or not self.cache.would_serve(num_positions):
             return 0
         embeds = self.embed(rendered, frames)[:, :until]
-        computed = self.cache.fill(keys, embeds, num_positions=num_positions, stop=stop)
+        positions = self.positions(rendered, frames)
+        computed = self.cache.fill(keys, embeds, positions, num_positions=num_positions, stop=stop)
         return computed if len(self.cache) == until else None
 
     @torch.no_grad()
     def score(self, rendered: Rendered, frames: Sequence[MemoryFrame], options: Sequence[str]) -> list[float]:
         """Log-probability of each option as the whole answer, end mark included."""
         keys, embeds = position_keys(rendered, frames), self.embed(rendered, frames)
+        positions = self.positions(rendered, frames)
         answers = [self.processor.answer_ids(option) for option in options]
         longest = max(map(len, answers))
         try:
             # 1. the prompt into the cache, but for its last position, whose logits are wanted
             if self.reuse_cache:
-                self.cache.fill(keys[:-1], embeds[:, :-1])
+                self.cache.fill(keys[:-1], embeds[:, :-1], positions)
             # 2. all answers behind it together, where the model takes a mask for it
             fits = self.reuse_cache and self.cache.can_continue(longest)
             if fits and takes_mask(self.model.config.llm_config, len(keys) + longest):
                 tree = OptionTree.of(answers)
-                return tree.scores(self.cache.peek(self._continued(embeds[:, -1:], tree), tree))
+                return tree.scores(self.cache.peek(self._continued(embeds[:, -1:], tree), tree, positions))
             # 3. else one by one: behind the cached prompt, or where that cannot be, from an empty cache
             scores = []
             for ids in answers:
                 tree = OptionTree.of([ids])
                 if self.reuse_cache and self.cache.can_continue(len(ids)):
-                    logits = self.cache.peek(self._continued(embeds[:, -1:], tree))
+                    logits = self.cache.peek(self._continued(embeds[:, -1:], tree), positions=positions)
                 else:
                     whole = self._continued(embeds, tree)
-                    logits = self.model(inputs_embeds=whole, logits_to_keep=len(ids)).logits[0]
+                    more = {} if positions is None else {"position_ids": _lengthened(positions, len(tree.spoken))}
+                    logits = self.model(inputs_embeds=whole, logits_to_keep=len(ids), **more).logits[0]
                 scores += tree.scores(logits)
             return scores
         finally:
             self.cache.trim()
 
     def _continued(self, prompt: torch.Tensor, tree: OptionTree) -> torch.Tensor:
-        """Embeddings (1, N, D) with those of the tree's ids behind them."""
+        """Embeddings (1, N, E) with those of the tree's ids behind them."""
         ids = torch.tensor([tree.spoken], dtype=torch.long, device=self.model.device)
         return torch.cat([prompt, self.model.embed(ids)], dim=1)
+
+
+def _lengthened(positions: torch.Tensor, num: int) -> torch.Tensor:
+    """Position ids with `num` of text behind them."""
+    return torch.cat([positions, positions[..., -1:] + torch.arange(1, num + 1, device=positions.device)], dim=-1)
 
 
 @dataclass

@@ -33,7 +33,7 @@ from .threads import stream_pieces
 
 if TYPE_CHECKING:
     from ..media.transforms import Picture
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbone import Backbone
     from ..processing import Processor
     from ..prompt.render import Rendered
 
@@ -65,7 +65,7 @@ class StreamingSession:
 
     def __init__(
         self,
-        model: VideoChatOnline,
+        model: Backbone,
         processor: Processor,
         *,
         memory: MemoryConfig | None = None,
@@ -304,7 +304,8 @@ class StreamingSession:
 
     def _rendered(self, turns: Sequence[AnsweredQuestion], question: str, frames: Sequence[MemoryFrame]) -> Rendered:
         shown = [(f.index, f.timestamp if self.timestamps else None, f.num_tokens) for f in frames]
-        messages = stream_dialogue(turns, question, shown, system_prompt=self.system_prompt)
+        style = self.processor.template.frame
+        messages = stream_dialogue(turns, question, shown, system_prompt=self.system_prompt, style=style)
         return self.processor.render(messages, generate=True)
 
     def score_options(self, question: str, options: Sequence[str], *, without_frames: bool = False) -> list[float]:
@@ -371,7 +372,7 @@ class StreamingSession:
         write_session(path, tensors, about)
 
     @classmethod
-    def restore(cls, model: VideoChatOnline, processor: Processor, path: str | Path) -> StreamingSession:
+    def restore(cls, model: Backbone, processor: Processor, path: str | Path) -> StreamingSession:
         """A session that continues where `save` left it.
 
         Raises ValueError where the file is not a session, or is one of a model of another shape.
@@ -394,7 +395,7 @@ class StreamingSession:
         return [name for name in signature(cls).parameters if name not in ("model", "processor", "memory", "encoder")]
 
     @staticmethod
-    def _fingerprint(model: VideoChatOnline) -> dict[str, Any]:
+    def _fingerprint(model: Backbone) -> dict[str, Any]:
         """What must be equal for one model's memory to mean anything to another."""
         config = model.config
         return {"channels": config.feature_size, "grid": config.grid, "template": config.template}

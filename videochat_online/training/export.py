@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -73,7 +73,8 @@ def merged_model(
     from ..model.weights import load_pretrained
 
     if config.quantize != "none":
-        weights = {**load_pretrained(config.model, device="cpu", dtype="float32").state_dict(), **trained}
+        base: Any = load_pretrained(config.model, device="cpu", dtype="float32")
+        weights = {**base.state_dict(), **trained}
     weights = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
     model_config = copy.deepcopy(model_config)
     model_config.note = None

@@ -1,0 +1,98 @@
+"""Models of other families through the doors that users have: every command with `--model FOLDER`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from videochat_online.cli import main
+from videochat_online.files import SHIPPED_MODELS
+from videochat_online.processing import load_model
+
+CLIP = SHIPPED_MODELS["pocket"] / "sample.mp4"
+
+
+@pytest.fixture(scope="module", params=["internvl", "qwen3_vl"])
+def folder(request, tmp_path_factory) -> Path:
+    """Written by the command that users have."""
+    folder = tmp_path_factory.mktemp("models") / request.param
+    assert main(["tiny-model", request.param, str(folder)]) == 0
+    return folder
+
+
+def test_info_reads_no_weights(folder: Path, capsys):
+    weights = folder / "model.safetensors"
+    weights.rename(folder / "elsewhere")
+    try:
+        assert main(["info", str(folder), "--json"]) == 0
+    finally:
+        (folder / "elsewhere").rename(weights)
+    facts = json.loads(capsys.readouterr().out)
+    model, _ = load_model(folder, device="cpu")
+    assert facts["parameters"]["total"] == sum(p.numel() for p in model.held.parameters())
+    assert facts["memory_tokens"] == model.config.memory_config.max_tokens
+    assert "trained on whole frames" in facts["note"] and facts["template"] == model.config.template
+
+
+def test_chat_answers_about_a_clip(folder: Path, capsys):
+    asked = ["-q", "What is happening now?", "--at", "4", "-q", "And before?", "--max-new-tokens", "4"]
+    assert main(["chat", str(CLIP), *asked, "--model", str(folder), "--device", "cpu", "--json"]) == 0
+    out = capsys.readouterr()
+    answers = json.loads(out.out)["answers"]
+    assert [answer["question"] for answer in answers] == ["What is happening now?", "And before?"]
+    assert answers[1]["stats"]["cached_tokens"] > 0 and answers[1]["stats"]["frames_held"] == [2, 2, 12]
+    assert "note: " in out.err
+
+
+@pytest.mark.parametrize("mode", [["streaming"], ["streaming", "--recent", "2"], ["sliding_window", "--frames", "4"]])
+def test_ovbench_scores_it(folder: Path, mode: list[str], tmp_path: Path):
+    record = {
+        "id": "1", "video": CLIP.name, "source": "coin", "start": 0.0, "end": 9.0, "middle_frame_timestamp": 9.0,
+        "question": "Where is it?", "candidates": ["top", "bottom"], "answer": "top",
+        "answer_type": "FuturePrediction", "sub_answer_type": "FuturePrediction-2",
+    }  # fmt: skip
+    (tmp_path / "coin.json").write_text(json.dumps([record]))
+    where = ["--annotations", str(tmp_path), "--videos", str(CLIP.parent), "--output", str(tmp_path / "run")]
+    command = ["eval", "ovbench", *where, "--model", str(folder), "--device", "cpu", "--max-new-tokens", "2"]
+    assert main([*command, "--fps", "1", "--mode", *mode]) == 0
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["scores"]["questions"] == 1
+
+
+def test_training_says_that_it_cannot(folder: Path, tmp_path: Path, capsys):
+    for package in ("peft", "tensorboard"):
+        pytest.importorskip(package, reason="needs the packages of training: pip install 'videochat-online[train]'")
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "It."}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"video": CLIP.name, "conversations": turns}]))
+    listed = {"x": {"annotation": str(tmp_path / "rows.json"), "data_root": str(CLIP.parent)}}
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    lists, run = str(tmp_path / "list.json"), str(tmp_path / "run")
+    settings = ["--preset", "finetune", "--data", lists, "--output-dir", run, "--cpu"]
+    for command in (["data", "show", lists, "0"], ["train", *settings], ["train", "--check", *settings]):
+        assert main([*command, "--model", str(folder)]) != 0
+        said = capsys.readouterr()
+        assert "can be asked, not trained: expected" in said.err + said.out
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(folder: Path, capsys):
+    assert main(["tiny-model", "qwen3_vl", str(folder)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_visitor_of_the_server_is_answered(folder: Path):
+    from videochat_online.serve.limits import Limits
+    from videochat_online.serve.sessions import Sessions
+
+    sessions = Sessions(*load_model(folder, device="cpu"), limits=Limits(), model_name=folder.name)
+    try:
+        live = sessions.create()
+        for second in range(3):
+            live.see(np.full((48, 64, 3), 40 * second, np.uint8), float(second))
+        turn, pieces = live.ask("What is it?", max_new_tokens=4)
+        assert "".join(pieces) == turn.answer and turn.prompt_tokens > 0
+        assert live.state()["stats"]["frames_seen"] == 3
+    finally:
+        sessions.close()

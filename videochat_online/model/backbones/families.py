@@ -1,0 +1,69 @@
+"""Which families there are: the `model_type` of config.json -> the adapter, and how transformers' object is loaded."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from ..backbone import HeldFacts
+from ..videochat import CheckpointError, check_keys
+from .held import HeldModel
+from .internvl_hf import InternVLHF
+from .llava_onevision import LlavaOneVision
+from .qwen_vl import Qwen3VL, Qwen25VL
+from .smolvlm import SmolVLM
+
+log = logging.getLogger(__name__)
+
+FAMILIES: dict[str, type[HeldModel]] = {
+    "internvl": InternVLHF,
+    "qwen3_vl": Qwen3VL,
+    "qwen3_vl_moe": Qwen3VL,
+    "qwen2_5_vl": Qwen25VL,
+    "smolvlm": SmolVLM,
+    "llava_onevision": LlavaOneVision,
+}
+PICTURE_SETTINGS = ("processor_config.json", "preprocessor_config.json")
+"""Where an image processor's settings may stand: transformers 5 nests them in the first."""
+
+
+def held_facts(folder: Path, model_type: str, settings: dict[str, Any]) -> HeldFacts:
+    """The facts of a checkpoint's folder, whose image processor has `settings`. Raises CheckpointError."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return FAMILIES[model_type].read_facts(config, settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:  # transformers' own checks
+        why = " ".join(str(error).split())
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a {model_type} model: {why}") from error
+
+
+def load_held(folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
+    """transformers' object of `folder`, in its adapter. `options` are those of from_pretrained.
+
+    Raises CheckpointError where a tensor of the model is missing or has another shape. Tensors that it has no place for
+    are named in a warning.
+    """
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        config=facts.own,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
+    held, info = loaded
+    check_keys(str(folder), {**info, "unexpected_keys": ()})
+    if unused := sorted(info["unexpected_keys"]):
+        log.warning("%s holds %d tensors that its model does not use: %s", folder, len(unused), ", ".join(unused[:3]))
+    return FAMILIES[facts.model_type](held, facts)
+
+
+def empty_held(facts: HeldFacts) -> HeldModel:
+    """The model without weights: to be called under torch's meta device."""
+    return FAMILIES[facts.model_type](AutoModelForImageTextToText.from_config(facts.own), facts)

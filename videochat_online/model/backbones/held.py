@@ -1,0 +1,199 @@
+"""What all held models share: facts from a folder's files, embeddings, forward and generate on transformers' object.
+
+The object is held, never subclassed: transformers renames a checkpoint's tensors by class, and a subclass would lose
+some of them with no more than a warning. T pictures, C channels, (h, w) a grid, N positions, D the text model's width.
+E = D * (1 + L) is an embedding as it travels: behind its D channels stand the addends for L first layers (deepstack,
+arXiv 2406.04334), 0 for text, so that cutting and joining need not know of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Cache, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ...model_config import has_length_dependent_rope, max_positions
+from ..backbone import HeldFacts, PlainPositions, map_rows, put_image_tokens
+from ..videochat import CheckpointError, as_weights_of, rename_cache
+
+FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""`resample` of an image processor (PIL's numbers) -> the filter of `FrameTransform`."""
+
+
+class HeldModel(PlainPositions):
+    """A family's adapter: `Backbone` on transformers' object. A subclass says how its pictures become maps and rows."""
+
+    TEMPLATE: ClassVar[str]
+    """Its name in prompt/messages.py."""
+    PARTS: ClassVar[tuple[str, str, str]] = ("vision_tower", "multi_modal_projector", "language_model")
+    """Attributes of transformers' inner model: encoder, connector ("": the encoder holds it), text model."""
+
+    def __init__(self, held: PreTrainedModel, facts: HeldFacts) -> None:
+        self.held, self.config = held.eval(), replace(facts, own=held.config)  # which knows the attention in use
+        held.generation_config = GenerationConfig()  # greedy, as our own model: a checkpoint's sampling is asked for
+
+    # ---- what a family says of itself ------------------------------------------------------------------------------
+
+    @classmethod
+    def read_facts(cls, config: PreTrainedConfig, settings: dict[str, Any]) -> HeldFacts:
+        """Facts from config.json and the image processor's `settings`. Raises CheckpointError."""
+        size, grid, channels = cls.shape(config)
+        return HeldFacts(config, cls.TEMPLATE, grid, channels, {"size": size, **picture_recipe(settings)})
+
+    @classmethod
+    def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:
+        """Side of a picture in pixels, side of its map, and the map's channels C."""
+        raise NotImplementedError
+
+    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pixels (T, 3, H, W) -> maps (T, C, h, w), channels last in memory."""
+        raise NotImplementedError
+
+    def to_text(self, rows: torch.Tensor) -> torch.Tensor:
+        """Cells of maps (n, C) -> (n, E). As they are, where maps have the text model's width already."""
+        return rows
+
+    # ---- the same for all ------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.held.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.held.dtype
+
+    @property
+    def vision_model(self) -> nn.Module:
+        return getattr(self.held.model, self.PARTS[0])
+
+    @property
+    def connector(self) -> nn.Module:
+        return getattr(self.held.model, self.PARTS[1])
+
+    @property
+    def text_model(self) -> nn.Module:
+        return getattr(self.held.model, self.PARTS[2])
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        roles = zip(("encoder", "connector", "language model"), self.PARTS, strict=True)
+        found = {role: getattr(self.held.model, name) for role, name in roles if name}
+        return found if self.config.own.tie_word_embeddings else {**found, "head": self.held.get_output_embeddings()}
+
+    @property
+    def max_positions(self) -> int:
+        """Up to where rotary factors stay as they are: transformers' own module keeps those of the last length."""
+        config = self.config.llm_config
+        if not has_length_dependent_rope(config):
+            return max_positions(config)
+        return int(config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
+
+    def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Maps (C, h, w) of any grids -> (num_tokens, E)."""
+        return self.to_text(torch.cat(map_rows(features)))
+
+    def embed(self, input_ids: torch.Tensor, image_tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, N) ids -> (B, N, E), with `image_tokens` (num_tokens, E) at the places of pictures."""
+        embeds = self.held.get_input_embeddings()(input_ids)
+        embeds = F.pad(embeds, (0, self._width - embeds.shape[-1]))
+        return put_image_tokens(embeds, input_ids, self.config.img_context_token_id, image_tokens)
+
+    @cached_property
+    def _width(self) -> int:
+        """E"""
+        cell = torch.zeros(self.config.feature_size, 1, 1, device=self.device, dtype=self.dtype)
+        with torch.no_grad():
+            return self.project([cell]).shape[-1]
+
+    def __call__(
+        self,
+        *,
+        inputs_embeds: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool = False,
+        logits_to_keep: int = 0,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, N or `logits_to_keep`, vocabulary) of embeddings (B, N, E) behind what `cache` holds."""
+        width = self.config.llm_config.hidden_size
+        embeds, *deep = inputs_embeds.split(width, dim=-1)
+        options: dict[str, Any] = {"cache": cache, "attention_mask": attention_mask, "position_ids": position_ids}
+        if deep:
+            everywhere = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+            options["visual_pos_masks"] = everywhere
+            options["deepstack_visual_embeds"] = [addend.flatten(0, 1) for addend in deep]
+        hidden = self.text_model(inputs_embeds=embeds, use_cache=use_cache, **rename_cache(options))[0]
+        head = self.held.get_output_embeddings()
+        return CausalLMOutputWithPast(logits=head(hidden[:, -logits_to_keep:]))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        *,
+        inputs_embeds: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        **options: Any,
+    ) -> Any:
+        """See `Backbone`. Greedy unless options ask for sampling.
+
+        All positions but the last are computed here; the last, which is text, and the words behind it go through the
+        class's own generate, which thus meets no picture and keeps none of its own counts.
+        """
+        cache = self.new_cache() if cache is None else cache
+        num, done = inputs_embeds.shape[1], cache.get_seq_length()
+        if position_ids is None:
+            position_ids = torch.arange(num, device=inputs_embeds.device)[None]
+        if done < num - 1:
+            rest = {"inputs_embeds": inputs_embeds[:, done:-1], "position_ids": position_ids[..., done:-1]}
+            self(**rest, cache=cache, use_cache=True, logits_to_keep=1)
+        copies = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
+        if copies > 1:
+            cache.batch_repeat_interleave(copies)
+        text = inputs_embeds[..., : self.config.llm_config.hidden_size]
+        seen = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
+        options = rename_cache({"do_sample": False, **options, "cache": cache})
+        return self.held.generate(inputs_embeds=text, position_ids=position_ids, attention_mask=seen, **options)
+
+
+def as_maps(rows: torch.Tensor, grid: int) -> torch.Tensor:
+    """(T, g * g, C) -> (T, C, g, g), channels last in memory."""
+    return rows.reshape(len(rows), grid, grid, -1).permute(0, 3, 1, 2)
+
+
+def pixels_of(model: HeldModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """In the dtype and on the device of the encoder's weights."""
+    return as_weights_of(model.vision_model, pixel_values)
+
+
+def square(config: PreTrainedConfig, name: str) -> int:
+    """One side of a size that config.json gives as a number or a pair. Raises CheckpointError where it has two."""
+    value = getattr(config, name)
+    sides = set(value) if isinstance(value, (list, tuple)) else {value}
+    if len(sides) != 1:
+        raise CheckpointError(f"vision_config.{name} is {value}: only square pictures can be shown")
+    return int(sides.pop())
+
+
+def picture_recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """Mean, deviation and filter of an image processor's settings. Raises CheckpointError for what we cannot do."""
+    resample, scale = settings.get("resample", 3), settings.get("rescale_factor", 1 / 255)
+    if resample not in FILTERS or abs(scale - 1 / 255) > 1e-6:
+        raise CheckpointError(
+            f"the image processor's settings have resample {resample!r} and rescale_factor {scale!r}, expected one of "
+            f"{', '.join(map(str, FILTERS))}, and 1/255"
+        )
+    if settings.get("do_normalize", True) is False:
+        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "filter": FILTERS[resample]}
+    if missing := [name for name in ("image_mean", "image_std") if not settings.get(name)]:
+        raise CheckpointError(f"the image processor's settings lack {', '.join(missing)}")
+    return {"mean": settings["image_mean"], "std": settings["image_std"], "filter": FILTERS[resample]}
