@@ -7,8 +7,10 @@ scripts (published.py). In one pass each frame is read and encoded once.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, Protocol
@@ -17,6 +19,8 @@ import numpy as np
 
 from ..media.readers import MediaError
 from ..media.sampling import sample_pass, sample_window
+from ..media.source import Frame
+from ..streaming.threads import stream_pieces
 from .benchmarks.base import Settings
 from .published import known_times, printed_times, published_pass, published_window
 from .questions import Question, Reply, VideoTask
@@ -215,8 +219,14 @@ class Examiner:
         assert not late, f"frame at {times[-1]} s shown for a question at {moment} s"
         began = time.perf_counter()
         frames = zip(video.reader.read(indices[already:]), times[already:], strict=True)
-        while batch := list(islice(frames, BATCH)):
-            conversation.see([frame.image for frame, _ in batch], [second for _, second in batch])
+
+        def read(emit: Callable[[list[tuple[Frame, float]]], None], stop: threading.Event) -> None:
+            while not stop.is_set() and (batch := list(islice(frames, BATCH))):
+                emit(batch)
+
+        with closing(stream_pieces(read, depth=1)) as batches:  # one is decoded while another is encoded
+            for batch in batches:
+                conversation.see([frame.image for frame, _ in batch], [second for _, second in batch])
         cost = time.perf_counter() - began
         return Reply("", len(indices), len(indices) - already, times[0], times[-1], cost)
 
