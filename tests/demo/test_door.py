@@ -71,7 +71,7 @@ def test_no_event_opens_a_foreign_file(demo, secret):
                 for place in range(len(event["inputs"])):
                     values = [*rest[:place], data, *rest[place:]]
                     status, answer = visitor.join(event, values)
-                    assert (status, json.loads(answer)["error"]) == (403, REFUSED), (event["targets"], name)
+                    assert (status, json.loads(answer)["error"]["message"]) == (403, REFUSED), (event["targets"], name)
                 if name not in ("outside", "url"):
                     break  # how deep it is makes no difference, shown by these two
     assert held(demo) == before and len(demo.sessions) == 0

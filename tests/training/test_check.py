@@ -33,7 +33,7 @@ def test_the_plan(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().out
     assert re.search(r"^online +10 +10 +20 ", told, re.MULTILINE)  # rows, samples, questions
     assert re.search(r"samples +10 an epoch, [\d,]+ tokens \(estimated\), [\d.]+% padding \(grouped\)", told)
-    assert "4 samples: 2 processes x 2 times x 1 sample" in told
+    assert re.search(r"4 samples, [\d,]+ tokens: 2 processes x 2 times x 1 sample", told)
     assert "12 (3 an epoch), 1 of them warm-up" in told
     assert "language_model   full" in told and "memory of each process" in told and told.endswith("no problems\n")
     assert not (tmp_path / "run").exists()
