@@ -67,6 +67,8 @@ BAD_REPLIES = {
     "no reply": ([{"id": "x", "words": "A"}], r"row 1: no reply: expected one of reply, response"),
     "no rows": ([], "no replies in"),
     "a number": ([3], "row 1: expected a row with an id and a reply, got 3"),
+    "half a character": ([{"id": "x", "reply": "a\ud800"}], r"r\.jsonl, row 1: reply holds text that is not Unicode"),
+    "an object": ([{"id": "x", "reply": {"a": 1}}], "row 1: reply: expected the words of a reply, got {'a': 1}"),
 }
 
 
@@ -76,6 +78,56 @@ def test_replies_that_cannot_be_used_are_named(name: str, annotations: Path, tmp
     with pytest.raises(ValueError, match=message):
         score(annotations, tmp_path / "out", write_lines(tmp_path / "r.jsonl", rows))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("r.jsonl", "[" * 100_000), ("r.json", "[" * 100_000), ("r.json", "9" * 5000),
+        ("r.jsonl", '{"id": ' + "9" * 5000 + "}"), ("r.csv", 'id,reply\nx,"(A'), ("r.tsv", 'id\treply\n"x'),
+    ],
+)  # fmt: skip
+def test_files_that_no_reader_takes_are_named(name: str, text: str, annotations: Path, tmp_path: Path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        score(annotations, tmp_path / "out", tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "JSON", "csv"])
+def test_files_that_say_they_are_utf8_are_read(
+    ending: str, annotations: Path, questions: list[Question], tmp_path: Path
+):
+    """As editors and tables write them on Windows; annotations, too."""
+    rows = [{"id": q.id, "reply": f"({q.answer})"} for q in questions]
+    text = {
+        "jsonl": "\r\n".join(map(json.dumps, rows)),
+        "JSON": json.dumps(rows),
+        "csv": "id,reply\r\n" + "\r\n".join(f"{row['id']},{row['reply']}" for row in rows),
+    }[ending]
+    (tmp_path / f"r.{ending}").write_text(text, encoding="utf-8-sig")
+    marked = tmp_path / "marked"
+    marked.mkdir()
+    for path in annotations.glob("*.json"):
+        (marked / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert score(marked, tmp_path / "out", tmp_path / f"r.{ending}") == 0
+    assert load(tmp_path / "out", "report.json")["scores"]["pooled"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"benchmark": ["x"]}',
+        '{"benchmark": "ovbench", "limit": "x"}',
+        '{"benchmark": "ovbench", "split": 5}',
+        "[" * 9999,
+    ],
+)
+def test_a_folder_whose_settings_are_of_something_else(text: str, annotations: Path, tmp_path: Path):
+    (tmp_path / "config.json").write_text(text)
+    for words in (("report", tmp_path, "--annotations", annotations), ("compare", tmp_path, tmp_path)):
+        with pytest.raises(ValueError, match=r"config\.json.*expected the settings of an evaluation"):
+            run(*words)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "xlsx", "tsv", "parquet"])

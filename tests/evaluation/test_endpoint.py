@@ -59,6 +59,9 @@ def test_our_own_endpoint_gives_the_answers_of_the_direct_run(own_server, flags,
     assert "endpoint: 24 requests" in capsys.readouterr().err
     assert run(*remote, "--resume") == INCOMPLETE  # nothing is asked or counted again
     assert json.loads((tmp_path / "remote/endpoint.json").read_text())["requests"] == 24
+    (tmp_path / "remote/endpoint.json").write_text('{"requests": ')
+    assert run(*remote, "--resume") == INCOMPLETE
+    assert "what was spent before is not counted" in capsys.readouterr().err
 
 
 # ---- a server of which nothing is to be expected ---------------------------------------------------------------------

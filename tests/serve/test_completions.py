@@ -18,6 +18,7 @@ from videochat_online.serve.client import Client
 from videochat_online.serve.completions import StopText
 
 CHAT = "/v1/chat/completions"
+RETRY = "X-Stainless-Retry-Count"
 
 
 @pytest.fixture
@@ -81,6 +82,22 @@ def test_frame_lines_of_our_own_prompts_are_kept(serve, pocket, picture, data_ur
     assert document["usage"]["prompt_tokens"] == session.stats()["prompt_tokens"]
 
 
+def test_pictures_of_one_request_take_no_more_memory_than_a_video(serve, monkeypatch, data_uri):
+    server = serve()
+    monkeypatch.setattr("videochat_online.serve.content.MOST_PIXELS", 3 * 48 * 64)
+    assert said(server, user(*map(data_uri, range(3)), "What?"))
+    bad = post(server, {"model": "pocket", "messages": [user(*map(data_uri, range(4)), "What?")]})
+    assert bad.status == 413 and "pixels together" in bad.text
+
+
+def test_what_an_answer_holds_can_be_sent_back(serve):
+    """Clients send the message they got as they hold it, with its nulls."""
+    server, nothing = serve(), {"refusal": None, "tool_calls": None, "function_call": None, "audio": None}
+    said(server, user("A"), {"role": "assistant", "content": "B", **nothing}, user("C"), reasoning_effort=None)
+    bad = post(server, {"model": "pocket", "messages": [{**user("A"), "tool_calls": []}]})
+    assert bad.status == 400 and "tool_calls" in bad.text
+
+
 def test_words_without_a_picture_and_all_roles(serve, pocket):
     server = serve()
     alone = said(server, {"role": "user", "content": "Hello"})
@@ -120,6 +137,108 @@ def test_a_repeated_request_shows_its_picture_once(serve, data_uri):
     assert server.sessions.named("door").session.stats()["frames_seen"] == 2
 
 
+def test_a_repeat_that_comes_while_its_first_try_is_seen_shows_nothing_twice(serve, data_uri, monkeypatch, wait_until):
+    server, path, statuses = serve(), "/s/door/v1/chat/completions", []
+    session, goes_on, seen = server.sessions.named("door"), threading.Event(), []
+    see = session.see
+
+    def slow(image, timestamp=None):
+        seen.append(image)
+        assert goes_on.wait(60)
+        return see(image, timestamp)
+
+    monkeypatch.setattr(session, "see", slow)
+    body = {"model": "pocket", "messages": [user(data_uri(1), data_uri(2), "What?")], "max_tokens": 1}
+    tries = [
+        threading.Thread(target=lambda n=n: statuses.append(post(server, body, path, **{RETRY: n}).status))
+        for n in "01"
+    ]
+    tries[0].start()
+    wait_until(lambda: seen)
+    tries[1].start()
+    assert post(server, body, "/v1/nothing").status == 404, "others are answered"
+    goes_on.set()
+    for one in tries:
+        one.join(60)
+    assert statuses == [200, 200] and len(seen) == session.session.stats()["frames_seen"] == 2
+
+
+def test_a_refused_request_begins_and_changes_no_session(serve, data_uri):
+    server, path = serve(max_sessions=2, max_question_chars=100), "/s/door/v1/chat/completions"
+    system = lambda text: {"role": "system", "content": text}  # noqa: E731
+    for change in ({"model": "gpt"}, {"n": 2}, {"messages": []}, {"max_tokens": 99}, {"messages": [user("\ud800")]}):
+        body = {"model": "pocket", "messages": [user("What?")], **change}
+        assert post(server, body, "/s/other/v1/chat/completions").status in (400, 404)
+    assert len(server.sessions) == 0
+    said(server, system("Be brief."), user(data_uri(1), "What?"), path=path)
+    for messages in (
+        [system("\ud800"), user(data_uri(2), "What?")],
+        [system("x" * 101), user(data_uri(2), "What?")],
+        [system("Be long."), user(data_uri(2), "What?" * 30)],
+    ):
+        assert post(server, {"model": "pocket", "messages": messages}, path).status == 400
+    session = server.sessions.named("door").session
+    assert session.system_prompt == "Be brief." and session.stats()["frames_seen"] == 1
+    assert said(server, user("And now?"), path=path)
+    for text in ("\ud800", "x" * 101):
+        bad = post(server, {"system_prompt": text}, "/v1/sessions")
+        assert bad.status == 400 and "system prompt" in bad.text
+
+
+def test_models_are_told_while_more_questions_wait_than_there_are_threads(serve, monkeypatch):
+    """A health check of a proxy must not fail because people ask."""
+    server, goes_on, waiting = serve(token="open"), threading.Event(), threading.Semaphore(0)
+    key = {"Authorization": "Bearer open"}
+    session = server.sessions.named("door")
+    ask = session.ask
+
+    def slow(*arguments, **named):
+        waiting.release()
+        assert goes_on.wait(60)
+        return ask(*arguments, **named)
+
+    monkeypatch.setattr(session, "ask", slow)
+    body, statuses = {"model": "pocket", "messages": [user("What?")], "max_tokens": 1}, []
+    path = "/s/door/v1/chat/completions"
+    asking = [
+        threading.Thread(target=lambda: statuses.append(post(server, body, path, **key).status)) for _ in range(45)
+    ]
+    for one in asking:
+        one.start()
+    for _ in range(45):
+        assert waiting.acquire(timeout=60)
+    client = Client(server.address, token="open")
+    assert client.call("GET", "/v1/models")["data"] and client.call("GET", "/v1/models/pocket")
+    assert client.call("GET", f"/v1/sessions/{session.key}")["questions"] == 0
+    goes_on.set()
+    for one in asking:
+        one.join(60)
+    assert statuses == [200] * 45
+
+
+def test_a_client_that_leaves_ends_an_answer_that_is_not_streamed(serve, monkeypatch, wait_until):
+    server, left, saying = serve(), [], []
+
+    def endless(run):
+        try:
+            while True:
+                saying.append(True)
+                yield "and so on "
+        finally:
+            left.append(True)
+
+    for path in (CHAT, "/s/door/v1/chat/completions"):
+        module = "serve.completions" if path == CHAT else "streaming.session"
+        monkeypatch.setattr(f"videochat_online.{module}.stream_pieces", endless)
+        connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=60)
+        body = json.dumps({"model": "pocket", "messages": [user("What?")]}).encode()
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        wait_until(lambda: saying)
+        connection.close()
+        wait_until(lambda: left)
+        del left[:], saying[:]
+
+
 def test_a_system_message_changes_a_session_and_keeps_its_memory(serve, data_uri):
     server, path = serve(), "/s/door/v1/chat/completions"
     said(server, user(data_uri(1), "What?"), path=path)
@@ -150,6 +269,7 @@ def test_answers_are_drawn_where_a_temperature_is_given(serve, data_uri):
     server = serve()
     ask = lambda **options: said(server, user(data_uri(1), "What is happening?"), max_tokens=16, **options)  # noqa: E731
     greedy = ask()
+    assert ask(temperature=1e-300) == ask(temperature=1e-40) == greedy
     assert ask(temperature=0, seed=7) == greedy and ask(temperature=2, top_p=1e-9) == greedy
     drawn = [ask(temperature=2, seed=seed) for seed in range(6)]
     assert len(set(drawn)) > 3 and drawn == [ask(temperature=2.0, seed=seed) for seed in range(6)]
@@ -164,7 +284,15 @@ def test_a_stop_text_ends_the_answer_before_it(serve, data_uri):
         choice = json.loads(post(server, body | {"stop": ["never said", stop]}, path).text)["choices"][0]
         if path == CHAT:
             assert choice["message"]["content"] == whole[: whole.index(stop)]
-        assert stop not in choice["message"]["content"]
+        assert stop not in choice["message"]["content"] and choice["finish_reason"] == "stop"
+    # in a session, what was heard is what was said; it has cost what it cost
+    session = server.sessions.named("door")
+    (turn,), (shown,) = session.session.turns, session.track.turns
+    assert turn.answer == shown.answer == choice["message"]["content"]
+    for more in ({}, {"stream": True, "stream_options": {"include_usage": True}}):
+        text = post(server, body | more | {"stop": stop}, path).text
+        usage = json.loads(text.split("data: ")[-2] if more else text)["usage"]
+        assert usage["prompt_tokens"] > 20 and 0 < usage["completion_tokens"] <= 16
 
 
 @pytest.mark.parametrize("pieces", [["a", "bc", "de"], ["abcde"], list("abcde")])
@@ -229,7 +357,10 @@ ANSWERED = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant",
 BAD = [
     ({"model": "gpt-4o"}, 404, "model", "model_not_found", "this server runs 'pocket', not 'gpt-4o'"),
     ({"messages": []}, 400, "messages.[0]", INVALID, "must be the user's"),
-    ({"messages": None}, 400, "messages", None, "valid list"),
+    ({"messages": None}, 400, "messages.[0]", INVALID, "must be the user's"),
+    ({"messages": {}}, 400, "messages", None, "valid list"),
+    (chat("\ud800"), 400, "messages.[0].content", INVALID, "not Unicode"),
+    (chat({"type": "text", "text": "a\udc00"}), 400, PART, INVALID, "not Unicode, at character 1"),
     (ANSWERED, 400, "messages.[1]", INVALID, "must be the user's, with a text"),
     (chat("x", role="tool"), 400, "messages.[0].role", None, "Input should be"),
     ({"messages": [{"role": "user", "content": 5}]}, 400, "messages.[0].content.str", None, "valid string"),

@@ -230,6 +230,12 @@ BAD = [
     ({"type": "conversation.item.create", "item": {"role": "user", "content": [{"type": "video"}]}}, "a part is"),
     ({"type": "conversation.item.create", "item": {"role": "user", "id": 7}}, "an item's id"),
     ({"type": "response.create", "response": []}, "response must be an object"),
+    ({"type": "response.create", "response": {"metadata": {"a": float("nan")}}}, "not JSON"),
+    ({"type": "session.update", "session": {"instructions": "\ud800"}}, "not Unicode"),
+    (
+        {"type": "conversation.item.create", "item": {"role": "user", "content": [{"type": "text", "text": "\ud800"}]}},
+        "not Unicode",
+    ),
 ]
 
 
@@ -241,13 +247,13 @@ def test_what_is_wrong_with_one_event_is_told_and_the_connection_stays(serve, da
             talk.socket.send(text)
             error = error_of(talk)
             assert words in error["message"] and error["type"] and error["code"], message
-            assert error["event_id"] == ("e" if isinstance(message, dict) else None)
+            is_json = isinstance(message, dict) and "NaN" not in text
+            assert error["event_id"] == ("e" if is_json else None)
         for address in ("data:image/png;base64,AAAA", "data:image/png;base64,!!", "http://a/b.png", "x"):
             content = [{"type": "input_image", "image_url": address}]
             talk.send("conversation.item.create", item={"type": "message", "role": "user", "content": content})
             assert error_of(talk)["message"]
-        talk.say("half a character: \ud800", id="\ud800")
-        assert talk.answer()[1][-1]["response"]["status"] == "failed"
+        talk.say("a strange id", id="\ud800")
         talk.say("Hello")
         talk.send("conversation.item.create", item={"type": "message", "role": "user", "id": "x", "content": []})
         assert error_of(talk)["code"] == "item_create_duplicate_item_id"
@@ -278,6 +284,56 @@ def test_who_may_come_in(serve):
     own = server.address
     with connected(server, subprotocols=names, origin=own) as talk:
         assert talk.socket.subprotocol == "realtime"
+
+
+def test_what_is_told_back_is_small(serve):
+    """Some clients close a socket that says more than 1 MiB at once."""
+    with connected(serve(), max_size=2**16) as talk:
+        parts = [{"type": "input_text", "text": "Hello", "detail": "auto", "more": "x" * 2**20}]
+        talk.send("conversation.item.create", item={"type": "message", "role": "user", "content": parts})
+        item = talk.until("conversation.item.done")[-1]["item"]
+        assert item["content"] == [{"type": "input_text", "text": "Hello", "detail": "auto"}]
+        talk.send("nothing.known", event_id=["x" * 2**20])
+        assert error_of(talk)["event_id"] is None
+
+
+def test_an_answer_that_was_cancelled_tells_what_it_cost(serve, data_uri, monkeypatch):
+    server = serve()
+    with connected(server, "/s/door/v1/realtime") as talk:
+        session = server.sessions.named("door").session
+        original = session.language.answer
+
+        def cancelled(question, *, emit, **named):
+            while not named["stop"].wait(0.01):
+                emit("and ")
+            return original(question, emit=lambda piece: None, **named)
+
+        monkeypatch.setattr(session.language, "answer", cancelled)
+        talk.show(data_uri(1))
+        talk.say("What?")
+        talk.send("response.create")
+        talk.until("response.output_text.delta")
+        talk.send("response.cancel")
+        usage = talk.until("response.done")[-1]["response"]["usage"]
+        assert usage["input_token_details"]["image_tokens"] > 0 and usage["output_tokens"] == 1
+
+
+def test_a_session_that_has_ended_closes_its_connection(serve):
+    server = serve()
+    with connected(server, "/s/door/v1/realtime") as talk:
+        session = server.sessions.named("door")
+        session.last_used = 0.0
+        talk.send("input_audio_buffer.clear")
+        assert talk.next()["type"] == "input_audio_buffer.cleared"
+        assert session.last_used > 0, "who speaks is there, also one who asks nothing"
+        server.sessions.end(session.key)
+        talk.send("session.update", session={})
+        with pytest.raises(exceptions.ConnectionClosed) as caught:
+            talk.next()
+        assert caught.value.rcvd.code == 1001
+    with connected(server, "/s/door/v1/realtime") as talk:
+        talk.say("Hello")
+        assert talk.answer()[1][-1]["response"]["status"] == "completed"
 
 
 def test_a_client_that_vanishes_in_the_middle(serve, data_uri, monkeypatch, wait_until):

@@ -208,7 +208,11 @@ class EndpointResponder:
     def write_usage(self, folder: Path) -> None:
         """Add what was spent to what earlier parts of the run have spent, in a file of its folder; say it."""
         path = folder / USAGE_FILE
-        before = Usage(**json.loads(path.read_text("utf-8"))) if path.is_file() else Usage()
+        try:
+            before = Usage(**json.loads(path.read_text("utf-8"))) if path.is_file() else Usage()
+        except (ValueError, TypeError, RecursionError) as error:  # the run's answers are worth more than its costs
+            print(f"caution: {path} cannot be read, what was spent before is not counted ({error})", file=sys.stderr)
+            before = Usage()
         for name, value in asdict(before).items():
             if value is not None:
                 setattr(self.usage, name, (getattr(self.usage, name) or 0) + value)

@@ -114,7 +114,7 @@ def read_predictions(folder: Path) -> dict[str, Prediction]:
         for number, line in enumerate(content[: _end_of_last_line(content)].splitlines(), 1):
             try:
                 prediction = Prediction.from_dict(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: {error}; expected a prediction, remove the line") from error
             if prediction.id not in found or found[prediction.id].error is not None:
                 found[prediction.id] = prediction

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import require
+from ..prompt.messages import check_text
 
 ID_FIELDS = ("id", "sample_id", "question_id", "index")
 REPLY_FIELDS = ("reply", "response", "prediction", "filtered_resps", "resps")
@@ -79,23 +80,35 @@ def _rows(path: Path) -> Iterator[Any]:
     readers: dict[str, Callable[[Path], Iterator[Any]]] = {
         ".jsonl": _json_lines, ".json": _json, ".csv": _separated, ".tsv": _separated, ".xlsx": _sheet,
     }  # fmt: skip
-    if path.suffix not in readers:
+    kind = path.suffix.lower()
+    if kind not in readers:
         raise ValueError(f"{path}: replies are read from {', '.join(readers)}; got {path.suffix or 'no ending'}")
     try:
-        yield from readers[path.suffix](path)
-    except (csv.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
+        yield from readers[kind](path)
+    except (csv.Error, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read as {path.suffix} (cut off, or another kind of file?): {error}"
         ) from error
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
-    yield from (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):  # some tools mark UTF-8
+        if line.strip():
+            yield _loaded(line, f"{path}, line {number}")
+
+
+def _loaded(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _json(path: Path) -> Iterator[Any]:
     """A list of rows, or lists of rows by name, as OVO-Bench's authors keep their three regimes."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = _loaded(path.read_text(encoding="utf-8-sig"), str(path))
     parts = list(content.values()) if isinstance(content, dict) else [content]
     if not all(isinstance(part, list) for part in parts):
         raise ValueError(f"{path}: expected a list of rows, or lists of rows by name")
@@ -105,7 +118,8 @@ def _json(path: Path) -> Iterator[Any]:
 def _separated(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         csv.field_size_limit(1 << 27)  # VLMEvalKit keeps pictures beside the words
-        yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        # strict: else what stands behind a quote that is not closed, as in a file cut off, is quietly one reply
+        yield from csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
 
 
 def _sheet(path: Path) -> Iterator[Any]:
@@ -149,6 +163,9 @@ def _reply(row: Mapping[str, Any], names: Sequence[str]) -> Given:
         value = value[0] if value else None
     if value is None or (isinstance(value, str) and value.startswith(NOT_ANSWERED)):
         return Given(None, error=str(row.get("error") or "the file holds no reply"))
+    if isinstance(value, dict):
+        raise ValueError(f"{name}: expected the words of a reply, got {value!r:.80}")
+    check_text(str(value), name)
     at = row.get("answered_at")
     return Given(_plain(value), None if at in (None, "") else float(at))
 

@@ -201,10 +201,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     """ValueError for what no evaluation wrote: text that is no JSON, or the config of something else."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); expected the settings of an evaluation") from error
-    if not isinstance(config, dict) or "benchmark" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("benchmark"), str):
         raise ValueError(f"{path} names no benchmark; expected the settings of an evaluation")
+    for name, kind in (("split", list), ("limit", int)):
+        if not isinstance(config.get(name), (kind, type(None))):
+            raise ValueError(f"{path}: {name} is {config[name]!r:.80}; expected the settings of an evaluation")
     return config
 
 

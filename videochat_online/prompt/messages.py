@@ -43,19 +43,19 @@ class Message:
             raise ValueError(f"Message.parts must be a tuple of texts and images, got {type(self.parts).__name__}")
         for part in self.parts:
             if isinstance(part, str):
-                _check_text(part)
+                check_text(part)
             elif not isinstance(part, Image):
                 raise ValueError(f"a part of a message is a str or an Image, got {type(part).__name__}")
             elif self.role != "user":
                 raise ValueError(f"only the user shows images, got one in a message of role {self.role!r}")
 
 
-def _check_text(text: str) -> None:
-    """A command line or a broken file can carry lone surrogates, which no tokenizer can encode."""
+def check_text(text: str, what: str = "a message") -> None:
+    """ValueError for lone surrogates, which a command line or a broken file can carry and no tokenizer can encode."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"a message holds text that is not Unicode, at character {error.start}: {text!r}") from error
+        raise ValueError(f"{what} holds text that is not Unicode, at character {error.start}: {text!r:.80}") from error
 
 
 def check_dialogue(messages: Sequence[Message], *, generate: bool = False) -> None:

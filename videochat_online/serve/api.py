@@ -168,7 +168,7 @@ def _meaning(error: Any) -> str:
 def _token_check(token: str) -> Any:
     bearer = HTTPBearer(auto_error=False, description="The server's token, where it has one")
 
-    def check(given: HTTPAuthorizationCredentials | None = Security(bearer)) -> None:  # noqa: B008 - FastAPI's way
+    async def check(given: HTTPAuthorizationCredentials | None = Security(bearer)) -> None:  # noqa: B008 - FastAPI's way
         if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
             problem = "this server wants its token: Authorization: Bearer TOKEN"
             raise HTTPException(401, problem, {"WWW-Authenticate": "Bearer"})

@@ -13,12 +13,14 @@ import re
 import secrets
 import time
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import Annotated, Any, ClassVar, Literal
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
+from pydantic import BeforeValidator
 
 from ..config import MemoryConfig
 from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
@@ -28,7 +30,7 @@ from ..streaming.threads import stream_pieces
 from .content import Content, Picture, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
 from .live_session import LiveSession
-from .questions import EVENTS, data_line, error_body, event_response
+from .questions import EVENTS, answering, data_line, error_body, event_response, heard
 from .routes import AllSessions
 from .sessions import Sessions
 
@@ -165,24 +167,52 @@ class Said:
 # ---- what can be asked for ------------------------------------------------------------------------------------------
 
 
+def _given(value: Any) -> Any:
+    """What clients say without saying anything, such as `"tool_calls": null`, is absent."""
+    if not isinstance(value, dict):
+        return value
+    found = {name: one for name, one in value.items() if one is not None}
+    if isinstance(messages := found.get("messages"), list):
+        found["messages"] = [_given(message) for message in messages]
+    return found
+
+
+Asked = Annotated[ChatRequest, BeforeValidator(_given)]
+
+
 @chat_routes.post("/chat/completions", responses=RESPONSES)
-def complete(request: ChatRequest, sessions: AllSessions, x_session: Annotated[str | None, Header()] = None,
-             x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
+async def complete(request: Asked, connection: Request, sessions: AllSessions,
+                   x_session: Annotated[str | None, Header()] = None,
+                   x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
     """Answer the last message: from this request alone or, where a session is named, from what it has seen so far."""
     key = request.session or x_session
-    session = sessions.get(key) if key else None
-    return _complete(request, sessions, session, is_repeat=x_stainless_retry_count not in (None, "0"))
+    find = partial(sessions.get, key) if key else None
+    is_repeat = x_stainless_retry_count not in (None, "0")
+    return await _complete(request, connection, sessions, find, is_repeat=is_repeat)
 
 
 @named_routes.post("/chat/completions", responses=RESPONSES)
-def complete_in(name: str, request: ChatRequest, sessions: AllSessions,
-                x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
+async def complete_in(name: str, request: Asked, connection: Request, sessions: AllSessions,
+                      x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
     """Answer the last message in the session NAME, which begins where there is none: it remembers what it was shown."""
     is_repeat = x_stainless_retry_count not in (None, "0")
-    return _complete(request, sessions, sessions.named(name), is_repeat=is_repeat)
+    return await _complete(request, connection, sessions, partial(sessions.named, name), is_repeat=is_repeat)
 
 
-def _complete(request: ChatRequest, sessions: Sessions, session: LiveSession | None, *, is_repeat: bool) -> Any:
+async def _complete(
+    request: ChatRequest, connection: Request, sessions: Sessions, find: Callable[[], LiveSession] | None, **named: Any
+) -> Any:
+    """Piece by piece, or whole."""
+    completion = await answering(begun, request, sessions, find, **named)
+    if request.stream:
+        return event_response(completion.chunks(with_usage=request.with_usage))
+    return completion.whole(await heard(completion.pieces, connection))
+
+
+def begun(
+    request: ChatRequest, sessions: Sessions, find: Callable[[], LiveSession] | None, *, is_repeat: bool
+) -> Completion:
+    """The answer, on its way. A session is looked for, or begins, once the request is known to be one."""
     # 1. what is asked for, whole, before anything is changed
     if request.model != sessions.model_name:
         what = f"this server runs {sessions.model_name!r}, not {request.model!r:.80}"
@@ -193,7 +223,7 @@ def _complete(request: ChatRequest, sessions: Sessions, session: LiveSession | N
     # 2. the answer begins
     head: dict[str, Any] = {"created": int(time.time()), "model": request.model}
     head["id"] = f"chatcmpl-{secrets.token_hex(12)}"
-    if session is None:
+    if find is None:
         place = sessions.place_alone()
         try:
             running = answer_alone(sessions, system, turns, max_new_tokens=most, **request.generation())
@@ -202,17 +232,10 @@ def _complete(request: ChatRequest, sessions: Sessions, session: LiveSession | N
             raise
         weakref.finalize(running, place.release)  # also where nobody takes the first piece
         ends = sessions.processor.end_token_ids
-        completion = Completion(head, StopText(running, request.stops), running.question, ends)
-    else:
-        if system is not None:
-            session.instruct(system)
-        turn, answer = ask_in(session, turns, request, most, is_repeat=is_repeat)
-        head |= {"picture_age": turn.age, "stream_time": {"timestamp": turn.timestamp}}
-        completion = Completion(head, StopText(answer, request.stops), turn, ())
-    # 3. piece by piece, or whole
-    if request.stream:
-        return event_response(completion.chunks(with_usage=request.with_usage))
-    return completion.whole()
+        return Completion(head, StopText(running, request.stops), running.question, ends)
+    turn, answer = ask_in(find(), system, turns, request, most, is_repeat=is_repeat)
+    head |= {"picture_age": turn.age, "stream_time": {"timestamp": turn.timestamp}}
+    return Completion(head, StopText(answer, request.stops), turn, ())
 
 
 def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple[str | None, list[Said]]:
@@ -242,19 +265,27 @@ def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 
-def ask_in(session: LiveSession, turns: Sequence[Said], request: ChatRequest, most: int, *, is_repeat: bool) -> Any:
+def ask_in(
+    session: LiveSession, system: str | None, turns: Sequence[Said], request: ChatRequest, most: int, *, is_repeat: bool
+) -> Any:
     """Show what is new in a session and ask it; as `LiveSession.ask`.
 
     A client that repeats a request because of an error does not show its pictures twice.
     """
     new = turns[-1]
-    digest = hashlib.sha256(b"".join(picture.image.tobytes() for picture in new.pictures)).digest()
-    if not (is_repeat and digest == session.last_shown):
-        began = session.session.stats()["last_timestamp"] or 0.0
+    session.check_question(new.text, most)
+    if system is not None:
+        session.instruct(system)
+    with session.showing:  # a repeat may come while its first try is still being seen
+        began, before = session.session.stats()["last_timestamp"] or 0.0, set(session.shown)
         for picture in new.pictures:
-            session.see(picture.image, None if picture.seconds is None else began + picture.seconds)
-        session.last_shown = digest
-    return session.ask(new.text, max_new_tokens=most, without_frames=True, **request.generation())
+            digest = hashlib.sha256(b"%r" % (picture.image.shape,) + picture.image.tobytes()).digest()
+            if not (is_repeat and digest in before):
+                session.see(picture.image, None if picture.seconds is None else began + picture.seconds)
+                session.shown.append(digest)
+    return session.ask(
+        new.text, max_new_tokens=most, without_frames=True, stops=request.stops, **request.generation()
+    )  # fmt: skip
 
 
 def answer_alone(
@@ -376,8 +407,7 @@ class Completion:
         usage["prompt_tokens_details"] = {"cached_tokens": cached}
         return "length" if is_cut and not self.pieces.was_met else "stop", usage
 
-    def whole(self) -> dict[str, Any]:
-        text = "".join(self.pieces)
+    def whole(self, text: str) -> dict[str, Any]:
         finish, usage = self._ended()
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
         return {**self.head, "object": "chat.completion", "choices": [choice | {"logprobs": None}], "usage": usage}

@@ -22,6 +22,7 @@ from ..media.addresses import Address
 from ..media.fetching import Sockets, fetch
 from ..media.readers import open_video
 from ..media.sampling import sample_pass
+from ..prompt.messages import check_text
 from .addresses import checked_place
 from .limits import Limits, NotAllowed, RequestError, TooLarge
 from .uploads import picture_of
@@ -31,6 +32,8 @@ MOST_FRAMES = 64
 """Of one video in a message; a longer one is shown in fewer frames a second."""
 SILENCE_SECONDS, FETCH_SECONDS = 10.0, 30.0
 CHUNK = 2**16
+MOST_PIXELS = MOST_FRAMES * 3840 * 2160
+"""Of all pictures that one message, or one that waits, holds: compressed they may be very small."""
 CHARACTERS_A_TOKEN = 8
 """More than any text has on average: what is longer cannot fit a prompt."""
 
@@ -44,15 +47,20 @@ class Picture:
     seconds: float | None = None
     """Of its video, where it is a frame of one."""
 
+    @property
+    def num_pixels(self) -> int:
+        return self.image.shape[0] * self.image.shape[1]
+
 
 Content = list["str | Picture"]
 
 
 class RequestReader:
-    """Reads the content of messages, within limits. `folder`: for a video while it is read."""
+    """Reads the content of one request, within limits. `folder`: for a video while it is read."""
 
     def __init__(self, limits: Limits, folder: Path) -> None:
         self.limits, self.folder = limits, folder
+        self.num_pixels = 0
 
     def content(self, value: str | list[dict[str, Any]] | None, where: str) -> Content:
         """Texts and pictures in order."""
@@ -78,12 +86,21 @@ class RequestReader:
             most = self.limits.max_image_bytes if name == "image_url" else self.limits.max_upload_bytes
             data = self._bytes(address, most)
             if name == "image_url":
-                return [Picture(picture_of(data, "the picture"))]
+                return [self._counted(Picture(picture_of(data, "the picture")))]
             return self._frames(data)
+
+    def _counted(self, picture: Picture) -> Picture:
+        """A picture; TooLarge where it is one too many."""
+        self.num_pixels += picture.num_pixels
+        if self.num_pixels > MOST_PIXELS:
+            raise TooLarge(f"the pictures of a request may have {MOST_PIXELS:,} pixels together")
+        return picture
 
     def _text(self, text: Any, where: str) -> str:
         if not isinstance(text, str):
             raise RequestError(f"{where}: the text must be a string", where)
+        with self._named(where):
+            check_text(text, "the text")
         most = CHARACTERS_A_TOKEN * self.limits.max_prompt_tokens
         if len(text) > most:  # before it is tokenised
             raise RequestError(f"{where}: a text may have {most} characters, got {len(text)}", where)
@@ -148,7 +165,8 @@ class RequestReader:
                 fps = min(VIDEO_FPS, MOST_FRAMES / max(reader.duration, 1e-3))
                 first, last = float(reader.timestamps[0]), float(reader.timestamps[-1])
                 chosen = sample_pass(reader.timestamps, fps, first, last, video_fps=reader.fps)[:MOST_FRAMES]
-                return [Picture(frame.image, float(frame.timestamp)) for frame in reader.read(chosen)]
+                frames = reader.read(chosen)
+                return [self._counted(Picture(frame.image, float(frame.timestamp))) for frame in frames]
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), "the video")) from error
         finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from ..config import MEMORY_POLICIES, MemoryConfig
+from ..prompt.messages import check_text
 
 if TYPE_CHECKING:
     from ..model.backbone import Backbone
@@ -124,6 +125,7 @@ class SessionSettings:
             raise ValueError(f"unknown policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        check_text(self.system_prompt or "", "the system prompt")
         for name, wanted, most in (
             ("fps", self.fps, limits.max_fps),
             ("max_new_tokens", self.max_new_tokens or 1, limits.max_new_tokens),

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,6 +54,8 @@ class LiveSession:
         self._model, self._processor, self._encoder = model, processor, encoder
         self._lock = threading.RLock()  # starting and stopping
         self._seeing = threading.Lock()  # frames that come through the API, one after another
+        self.showing = threading.Lock()
+        """Held while the pictures of one chat completion are seen, in their order."""
         self.receiving = threading.Lock()
         """Held while a file is being sent to the session's folder: one at a time."""
         self._watcher: LiveWatcher | None = None
@@ -76,8 +79,8 @@ class LiveSession:
         )
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
-        self.last_shown = b""
-        """What a chat completion showed last: a client that repeats it does not show it twice."""
+        self.shown: deque[bytes] = deque(maxlen=256)
+        """Digests of what chat completions showed last: a client that repeats one does not show it twice."""
         self._first_seen: float | None = None  # real time of the first frame that came through the API
         self._last_seen: float | None = None
 
@@ -245,15 +248,8 @@ class LiveSession:
         Options as `StreamingSession.ask_stream`. ValueError for an empty question, before the first frame, or after the
         stream failed; RequestError for more than the operator allows.
         """
-        # 1. what the operator allows
-        self._use()
-        usual = self.settings.max_new_tokens or min(USUAL_NEW_TOKENS, self.limits.max_new_tokens)
-        most = usual if max_new_tokens is None else max_new_tokens
-        if not 1 <= most <= self.limits.max_new_tokens:
-            raise RequestError(f"max_new_tokens must lie between 1 and {self.limits.max_new_tokens}, got {most}")
-        if len(question) > self.limits.max_question_chars:
-            raise RequestError(f"a question may have {self.limits.max_question_chars} characters, got {len(question)}")
-        # 2. the model begins to answer 3. what it is asked about is kept for the page
+        most = self.check_question(question, max_new_tokens)
+        # 1. the model begins to answer 2. what it is asked about is kept for the page
         self._await_first_frame()
         pieces = self.session.ask_stream(
             question, max_new_tokens=most, without_frames=without_frames, **generation
@@ -262,17 +258,30 @@ class LiveSession:
         turn = self.track.ask(question, pieces.question.timestamp or 0.0, held, age=self.age)
         return turn, self._answer(turn, pieces)
 
+    def check_question(self, question: str, max_new_tokens: int | None = None) -> int:
+        """Tokens of its answer at most. RequestError for more than the operator allows."""
+        self._use()
+        usual = self.settings.max_new_tokens or min(USUAL_NEW_TOKENS, self.limits.max_new_tokens)
+        most = usual if max_new_tokens is None else max_new_tokens
+        if not 1 <= most <= self.limits.max_new_tokens:
+            raise RequestError(f"max_new_tokens must lie between 1 and {self.limits.max_new_tokens}, got {most}")
+        if len(question) > self.limits.max_question_chars:
+            raise RequestError(f"a question may have {self.limits.max_question_chars} characters, got {len(question)}")
+        return most
+
     def _answer(self, turn: DialogueTurn, pieces: StreamedAnswer) -> Iterator[str]:
         try:
             for piece in pieces:
                 turn.answer += piece
                 yield piece
+        finally:
+            pieces.close()  # an answer that is left early is kept, and has cost something, too
             if (answer := pieces.question.answer) is not None:
+                turn.answer = answer.text
                 turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
                 turn.cached_tokens = answer.cached_tokens
                 turn.visual_tokens = sum(frame.num_tokens for frame in pieces.question.frames)
                 turn.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
-        finally:
             turn.is_done = True
             self.last_used = time.monotonic()
 
@@ -335,11 +344,15 @@ class LiveSession:
         turns = [asdict(turn) for turn in self.track.turns]
         return {"source": self.source.name if self.source else None, "model": model_name, "dialogue": turns}
 
+    def keep(self) -> None:
+        """It is in use, though not asked."""
+        self.last_used = time.monotonic()
+
     def _use(self) -> None:
         """It is not idle; NotAllowed where it has ended."""
         if self.is_closed:
             raise NotAllowed("this session has ended; start another one")
-        self.last_used = time.monotonic()
+        self.keep()
 
     def close(self) -> None:
         """End the stream and remove the session's files. May be called again."""

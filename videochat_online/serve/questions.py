@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import anyio
-from fastapi import APIRouter
-from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
+import anyio.to_thread
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from .limits import NO_OTHER_FIELDS
@@ -20,6 +21,8 @@ from .routes import Found
 
 EVENTS: dict[str, Any] = {"text/event-stream": {}}
 """What OpenAPI says of a streamed answer."""
+ANSWERING = anyio.CapacityLimiter(64)
+"""Threads that wait for answers: no request of another kind waits behind them."""
 question_routes = APIRouter(tags=["questions"])
 
 
@@ -45,9 +48,9 @@ class AnswerDocument:
 
 
 @question_routes.post("/sessions/{session}/questions", responses={200: {"model": AnswerDocument, "content": EVENTS}})
-def ask(found: Found, request: QuestionRequest) -> Any:
+async def ask(found: Found, request: QuestionRequest, connection: Request) -> Any:
     """Ask about what was seen so far. Streams `piece` events, then `done` with the whole answer."""
-    turn, pieces = found.ask(request.question, max_new_tokens=request.max_new_tokens)
+    turn, pieces = await answering(found.ask, request.question, max_new_tokens=request.max_new_tokens)
 
     def document() -> dict[str, Any]:
         stats = dict(found.session.stats())
@@ -55,8 +58,7 @@ def ask(found: Found, request: QuestionRequest) -> Any:
 
     if request.stream:
         return event_response(answer_events(pieces, document))
-    for _ in pieces:
-        pass
+    await heard(pieces, connection)
     return document()
 
 
@@ -89,8 +91,25 @@ def event_response(lines: Generator[str, None, None]) -> StreamingResponse:
 
 async def _closing(lines: Generator[str, None, None]) -> AsyncIterator[str]:
     try:
-        async for line in iterate_in_threadpool(lines):
+        while (line := await answering(next, lines, None)) is not None:
             yield line
     finally:
         with anyio.CancelScope(shield=True):  # the client's leaving cancels this task; the answer has to end first
-            await run_in_threadpool(lines.close)
+            await answering(lines.close)
+
+
+async def answering(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """What a call returns that may wait for an answer."""
+    return await anyio.to_thread.run_sync(partial(call, *arguments, **named), limiter=ANSWERING)
+
+
+async def heard(pieces: Any, connection: Request) -> str:
+    """All of an answer that is not streamed; it, too, ends as soon as nobody waits for it."""
+    text = ""
+    try:
+        while (piece := await answering(next, pieces, None)) is not None and not await connection.is_disconnected():
+            text += piece
+    finally:
+        with anyio.CancelScope(shield=True):
+            await answering(pieces.close)
+    return text

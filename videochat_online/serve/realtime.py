@@ -24,7 +24,7 @@ from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from .content import Content, Picture, RequestReader
+from .content import MOST_PIXELS, Content, Picture, RequestReader
 from .limits import RequestError
 from .live_session import LiveSession
 from .questions import error_body
@@ -96,10 +96,13 @@ async def _serve(socket: WebSocket, name: str | None) -> None:
     connection = RealtimeClient(socket, sessions, session)
     try:
         await connection.run()
-    finally:
         await connection.close()
+    except asyncio.CancelledError:  # the server is being stopped, and ends all sessions: no fault of anybody
+        return
+    finally:
         if name is None:
-            await in_thread(sessions.end_if_there, session.key)
+            with anyio.CancelScope(shield=True):
+                await in_thread(sessions.end_if_there, session.key)
 
 
 @dataclass
@@ -117,7 +120,7 @@ class RealtimeClient:
 
     def __init__(self, socket: WebSocket, sessions: Sessions, session: LiveSession) -> None:
         self.socket, self.session, self.model_name = socket, session, sessions.model_name
-        self.reader = RequestReader(session.limits, sessions.files.path)
+        self.folder = sessions.files.path
         self.most_tokens: int | str = "inf"
         self.items: dict[str, Event] = {}
         """Announced on this connection, oldest first."""
@@ -139,6 +142,10 @@ class RealtimeClient:
                 message = await self.socket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
+                if self.session.is_closed:  # clients that connect again begin another one
+                    await self.socket.close(1001, "the session has ended")
+                    return
+                self.session.keep()
                 await self._receive(message)
         except WebSocketDisconnect:
             return
@@ -168,6 +175,7 @@ class RealtimeClient:
         status = getattr(error, "status", 400)
         body = error_body(str(error), status, param=getattr(error, "param", None), code=getattr(error, "code", None))
         about = event.get("event_id") if isinstance(event, dict) else None
+        about = about if isinstance(about, str) else None
         await self.send("error", error={**body, "code": body["code"] or "invalid_value", "event_id": about})
 
     def about(self) -> Event:
@@ -208,7 +216,7 @@ class RealtimeClient:
             if message.get("text") is None:
                 raise RequestError("expected a text frame with one JSON object")
             try:
-                event = json.loads(message["text"])
+                event = json.loads(message["text"], parse_constant=_no_number)
             except (ValueError, RecursionError) as error:
                 raise RequestError("the message is not JSON") from error
             if not isinstance(event, dict):
@@ -257,7 +265,8 @@ class RealtimeClient:
             raise RequestError("the content is a list of parts", "item.content")
         spoken = [part for part in parts if part.get("type") not in ("input_audio", "output_audio")]
         spoken += [{"type": "text", "text": part["transcript"]} for part in parts if part.get("transcript")]
-        content = await in_thread(self.reader.content, spoken, "item.content")
+        reader = RequestReader(self.session.limits, self.folder)
+        content = await in_thread(reader.content, spoken, "item.content")
         is_known = key in self.session.known_items  # replayed after a break
         shown = [_shown_part(part) for part in parts]
         about = {"id": key, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
@@ -276,8 +285,9 @@ class RealtimeClient:
         if is_known:
             return
         self._pictures.extend(part for part in content if isinstance(part, Picture))
-        while len(self._pictures) > MOST_WAITING:
-            self._pictures.popleft()
+        waiting = sum(picture.num_pixels for picture in self._pictures)
+        while len(self._pictures) > MOST_WAITING or waiting > MOST_PIXELS:
+            waiting -= self._pictures.popleft().num_pixels
             self.num_dropped += 1
         self._jobs.put_nowait(self._see)
 
@@ -432,6 +442,11 @@ def new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(10)}"
 
 
+def _no_number(text: str) -> Any:
+    """NaN and Infinity, which Python reads and no JSON has."""
+    raise ValueError(f"{text} is no JSON")
+
+
 def _object(value: Any, where: str) -> Event:
     if not isinstance(value, dict):
         raise RequestError(f"{where} must be an object", where)
@@ -439,8 +454,8 @@ def _object(value: Any, where: str) -> Event:
 
 
 def _shown_part(part: Event) -> Event:
-    """A part as it is told back: never the picture, which would close sockets that take small messages only."""
-    return {name: value for name, value in part.items() if name not in ("image_url", "audio")}
+    """A part as it is told back: its words, no picture, which would close sockets that take small messages only."""
+    return {name: part[name] for name in ("type", "text", "transcript", "detail") if isinstance(part.get(name), str)}
 
 
 async def _next(pieces: Any, cancelled: asyncio.Event) -> str | None:

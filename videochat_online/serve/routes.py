@@ -72,13 +72,13 @@ live_routes = APIRouter(prefix="/live/{session}", include_in_schema=False)
 
 
 @model_routes.get("/models")
-def models(sessions: AllSessions) -> dict[str, Any]:
+async def models(sessions: AllSessions) -> dict[str, Any]:
     """The model this server runs, and what it says about itself."""
     return {"object": "list", "data": [_about_model(sessions)]}
 
 
 @model_routes.get("/models/{model:path}")
-def model(model: str, sessions: AllSessions) -> dict[str, Any]:
+async def model(model: str, sessions: AllSessions) -> dict[str, Any]:
     """The same of the one model."""
     if model != sessions.model_name:
         what = f"this server runs {sessions.model_name!r}, not {model!r:.80}"

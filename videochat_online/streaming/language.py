@@ -317,7 +317,8 @@ def sampling(temperature: float, *, top_p: float | None = None, seed: int | None
     """
     if temperature == 0:
         return {"do_sample": False}
-    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(float(temperature))]
+    # smaller ones draw the same, until logits divided by them overflow
+    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(max(float(temperature), 1e-4))]
     if top_p is not None and top_p < 1:
         warpers.append(TopPLogitsWarper(max(top_p, 1e-6)))
     return {"do_sample": False, "logits_processor": LogitsProcessorList([*warpers, _Noise(seed)])}

@@ -197,7 +197,7 @@ class StreamingSession:
 
         The question is about what the memory holds at the call, however late the first piece is taken; after a `reset`
         in between there is no answer. Leaving the iterator early ends the answer there; what was said until then is
-        kept.
+        kept, but for what stands behind the first of `stops` (texts at which whoever listens leaves).
         """
         prepared = self._prepare(question, without_frames, max_new_tokens, time.perf_counter())
 
@@ -239,8 +239,11 @@ class StreamingSession:
             turns = turns[max(1, len(turns) // 4) :]
         return rendered, frames, len(self._turns) - len(turns)
 
-    def _answer(self, question: PreparedQuestion, keep: bool, **generation: Any) -> Answer:
+    def _answer(
+        self, question: PreparedQuestion, keep: bool, *, stops: Sequence[str] = (), **generation: Any
+    ) -> Answer:
         question.answer = answer = self.language.answer(question, **generation)
+        answer.text = answer.text[: min((at for stop in stops if (at := answer.text.find(stop)) >= 0), default=None)]
         with self._state:
             self._last_answer = answer
             if keep:

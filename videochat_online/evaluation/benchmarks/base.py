@@ -78,7 +78,7 @@ class Examples:
 def read_records(path: Path) -> list[Any]:
     """The records of an annotation file. Raises ValueError, naming it, where it holds no list in JSON."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = json.loads(path.read_text(encoding="utf-8-sig"))  # some tools mark UTF-8
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
         raise ValueError(f"{path} cannot be read as JSON (cut off, or another kind of file?): {error}") from error
     except OSError as error:
