@@ -1,4 +1,4 @@
-"""`protocol=published` of our model in lmms-eval: the offline scripts' frames, words, memory: the rules written once more."""
+"""`protocol=published` of our model in lmms-eval: frames, words, memory of the scripts, their rules written twice."""
 
 from __future__ import annotations
 
