@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests of the plug-in (lmms-eval-ovbench) with lmms-eval itself, which .venv does not have: without it they skip.
-# It gets an environment of its own, .venv-lmms (COST the first time; the quick tests take another).
+# Runs the tests of the plug-in (lmms-eval-ovbench) with lmms-eval, which .venv does not have: there they skip.
+# They get an environment of their own, .venv-lmms (1.9 GB, minutes the first time; the quick tests one).
 #   bash shell/test_lmms.sh                the quick ones; arguments go to pytest
 #   bash shell/test_lmms.sh -m slow        those that start lmms-eval, on its own tasks too, over made-up data: minutes
 set -euo pipefail
@@ -16,8 +16,8 @@ export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   make_venv
   say "installing lmms-eval and the plug-in"
-  pip_install --quiet -e "${project_root}[eval]" -e "$plug_in" "$(grep -o 'pytest==[0-9.]*' "$project_root/setup.py")"
-  pip_install --quiet --no-deps -r "$plug_in/requirements.txt"
+  pip_install -qq --progress-bar off -e "${project_root}[eval]" -e "$plug_in" "$(grep -o 'pytest==[0-9.]*' "$project_root/setup.py")"
+  pip_install -qq --no-deps -r "$plug_in/requirements.txt"
   echo "$wanted" >"$stamp"
 fi
 
