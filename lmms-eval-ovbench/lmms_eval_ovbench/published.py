@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.evaluation.benchmarks.ovbench import SYSTEM_PROMPT
+from videochat_online.media.readers import MediaError
 
 from .inputs import Request
 from .visuals import Stream
@@ -74,7 +75,10 @@ def part_of(stream: Stream, row: Mapping[str, Any]) -> Stream:
     start, end = map(float, bounds)
     if not 0 <= start < end:
         raise ValueError(f"{stream.path}: start and end must be seconds in this order, got {start} and {end}")
-    video = stream.open()
+    try:
+        video = stream.open()
+    except MediaError:
+        return stream  # said, and counted, when it is to be watched
     with video.reader:
         is_segment = video.end <= end - start + SEGMENT_SLACK
     return stream if is_segment else replace(stream, start=start, clip_end=end)

@@ -16,7 +16,7 @@ from tests.lmms_eval.conftest import INSTALL
 pytest.importorskip("lmms_eval", reason=INSTALL)
 
 from lmms_eval_ovbench import model as module
-from lmms_eval_ovbench.model import VideoChatOnlineModel
+from lmms_eval_ovbench.model import NO_ANSWER, VideoChatOnlineModel
 from lmms_eval_ovbench.published import words
 
 from tests.evaluation.conftest import FakeResponder, picture, write_frames
@@ -94,6 +94,14 @@ def test_mvbench_is_cut_where_its_video_is_whole(model: VideoChatOnlineModel, sh
     num_frames = write(tmp_path / "segment.mp4", Fraction(10), 3.2)  # cut already, as lmms-eval keeps it
     ask(model, "mvbench_action_sequence", tmp_path / "segment.mp4", bounds[0])
     assert shown.conversations[-1].shown == rule(Fraction(10), range(num_frames), 1800)
+
+
+def test_a_video_that_is_missing_costs_its_own_answer_only(
+    model: VideoChatOnlineModel, shown: FakeResponder, tmp_path: Path
+):
+    row = {**CLIP, "start": 2.0, "end": 5.0}
+    assert ask(model, "mvbench_action_sequence", tmp_path / "nowhere.mp4", row) == [NO_ANSWER]
+    assert shown.conversations == []
 
 
 def test_mvbenchs_folders_have_three_frames_a_second(model: VideoChatOnlineModel, shown: FakeResponder, tmp_path: Path):
