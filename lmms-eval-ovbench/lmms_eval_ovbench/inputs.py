@@ -66,6 +66,12 @@ class Request:
     generation: Generation = Generation()
     options: tuple[str, ...] = ()
     """Possible answers, where their probabilities are asked for."""
+    length_line: str = ""
+    """Begins the question, with the seconds of the video in the place of {}."""
+
+    def question(self, seconds: float) -> str:
+        """What is asked about a video of this length."""
+        return self.length_line.format(round(seconds, 1)) + self.prompt
 
     def pictures(self) -> list[Image.Image]:
         """The images, opened. MediaError says what is wrong with one, by name."""

@@ -7,20 +7,22 @@ about one video share a pass over it. The class knows no benchmark.
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import count
+from typing import Any, get_args
 
 import torch
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
 from videochat_online.command_line import CommandParser, add_memory_flags, add_model_flags, parse_capacities
 from videochat_online.config import MemoryConfig
-from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.benchmarks import OVBench, Protocol
 from videochat_online.evaluation.commands import settings_from_flags
 from videochat_online.evaluation.modes import MODES, Examiner
 from videochat_online.evaluation.questions import Reply
@@ -29,6 +31,7 @@ from videochat_online.media.picture import upright_rgb
 from videochat_online.media.readers import MediaError
 from videochat_online.streaming.session import StreamingSession
 
+from . import published
 from .inputs import Generation, Request, request_of
 from .visuals import one_pass
 
@@ -48,6 +51,9 @@ class VideoChatOnlineModel(lmms):
         memory, policy, cascade, recent: the memory, such as memory=2/2/12, policy=fifo, or recent=16.
         device, dtype, attention, compile: as in `videochat-online eval`.
         system_prompt: a text, or a file with one; tasks may bring their own.
+        protocol: published, for Video-MME and MVBench as the published scripts show and ask them (see published.py):
+            one pass at 4 fps, at most `frames` (1,800) spread evenly, memory 24/24/144, their words and system text.
+        batch_size: any; questions are asked one at a time, about frames that are encoded in batches of 16.
     """
 
     is_simple = True
@@ -69,14 +75,17 @@ class VideoChatOnlineModel(lmms):
         attention: str = "auto",
         compile: bool = False,
         system_prompt: str | None = None,
+        protocol: Protocol = "causal",
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        if int(batch_size) != 1:
-            raise ValueError(f"questions are asked one at a time: batch_size must be 1, got {batch_size!r}")
+        _check_batch_size(batch_size)
+        script = _is_published(protocol, mode, system_prompt)
+        if script:
+            memory, fps, frames, limit = memory or published.MEMORY, fps or published.FPS, None, frames
         flags = _flags(
             model=pretrained, device=device, dtype=dtype, attention=attention, compile=compile,
             memory=None if memory is None else parse_capacities(str(memory)), policy=policy, cascade=cascade,
@@ -84,9 +93,12 @@ class VideoChatOnlineModel(lmms):
             max_new_tokens=None, multi_turn=False,
         )  # fmt: skip
         self.mode, self.settings = mode, settings_from_flags(flags, OVBench(), "generate")
+        if script:
+            self.settings = replace(self.settings, script_frames=True, frames=limit or published.FRAMES)
         self.responder, _ = responder_from_flags(flags, self.settings)
         assert isinstance(self.responder, SessionResponder)
         self.system_prompt = self._resolve_system_prompt(system_prompt) if system_prompt else None
+        self._named: set[str] = set()
         self._rank, self._world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
     @property
@@ -105,18 +117,46 @@ class VideoChatOnlineModel(lmms):
         def wanted() -> Iterator[Request]:
             for instance in requests:
                 prompt, settings, doc_to_visual, doc_id, task, split = instance.args
-                generation = Generation.of(settings)
-                if generation.system_prompt is None:
-                    generation = replace(generation, system_prompt=self.system_prompt)
-                yield request_of(prompt, doc_to_visual(self.task_dict[task][split][doc_id]), generation)
+                row = self.task_dict[task][split][doc_id]
+                yield self._request(prompt, doc_to_visual(row), settings, task, row)
 
-        return [NO_ANSWER if reply is None else reply.text for reply in self._replies(wanted(), len(requests))]
+        return self._texts(wanted(), len(requests))
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
+        """The answers to all rounds of each request, in their order.
+
+        A round is a question of its own: the task says what is shown and asked next, from the answers so far. Questions
+        of one round about one video share a pass. ValueError where a task says anything else than lmms-eval's five.
+        """
+        answers: list[list[str]] = [[] for _ in requests]
+        notes: list[Any] = [None] * len(requests)
+        running = list(range(len(requests)))
+        for number in count():
+            asked: list[tuple[int, Request]] = []
+            for one in running:
+                prompt, settings, doc_to_visual, doc_to_text, doc_id, task, split = requests[one].args
+                row = self.task_dict[task][split][doc_id]
+                if number == 0:
+                    visuals = doc_to_visual(row)
+                else:
+                    about = {"previous_output": answers[one], "round_idx": number, "previous_round_info": notes[one]}
+                    visuals, prompt, ended, answers[one], notes[one] = _next_round(task, doc_to_text(row, **about))
+                    if ended:
+                        continue
+                asked.append((one, self._request(prompt, visuals, settings, task, row)))
+            if not asked:
+                return answers
+            running = [one for one, _ in asked]
+            texts = self._texts((request for _, request in asked), len(asked))
+            for one, text in zip(running, texts, strict=True):
+                answers[one] = [*answers[one], text]
+        raise AssertionError("the rounds are counted without end")
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """(minus the log-probability of the continuation, False) a request.
 
         Minus, since lmms-eval takes the smallest for the best. Whether greedy decoding would give the continuation is
-        not looked at.
+        not looked at. Wrapped, since lmms-eval 0.7.3 makes a text of any other pair.
         """
         groups: dict[tuple[Any, ...], list[int]] = {}
         for number, instance in enumerate(requests):
@@ -136,12 +176,26 @@ class VideoChatOnlineModel(lmms):
             if reply is not None:
                 for number, score in zip(numbers, reply.scores, strict=True):
                     losses[number] = -score
-        return [(loss, False) for loss in losses]
-
-    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        raise NotImplementedError("videochat_online does not run tasks of several rounds")
+        return [GenerationResult((loss, False)) for loss in losses]  # type: ignore[arg-type]  # see above
 
     # ---- answering ------------------------------------------------------------------------------------------------
+
+    def _request(self, prompt: str, visuals: Any, settings: dict[str, Any], task: str, row: Any) -> Request:
+        generation = Generation.of(settings)
+        if generation.system_prompt is None:
+            generation = replace(generation, system_prompt=self.system_prompt)
+        request = request_of(prompt, visuals, generation)
+        if not self.settings.script_frames:
+            return request
+        request = published.as_published(request, task, row)
+        if task not in self._named:
+            self._named.add(task)
+            whose = "the published scripts'" if published.has_words(task) else "lmms-eval's, the scripts have none"
+            logger.info(f"{task}: words are {whose}, such as {request.length_line + request.prompt!r}")
+        return request
+
+    def _texts(self, requests: Iterable[Request], total: int) -> list[str]:
+        return [NO_ANSWER if reply is None else reply.text for reply in self._replies(requests, total)]
 
     def _replies(self, requests: Iterable[Request], total: int) -> list[Reply | None]:
         """A reply a request, in their order; None where a video or an image cannot be read.
@@ -202,8 +256,11 @@ class VideoChatOnlineModel(lmms):
         try:
             video = streams[0].open()
             with video.reader:
-                prompts, options = zip(*((request.prompt, request.options) for request in requests), strict=True)
-                task, unasked = one_pass(video, streams, prompts, options)
+                seconds = min(video.end, streams[0].clip_end or video.end) - streams[0].start
+                prompts = [request.question(seconds) for request in requests]
+                options = [request.options for request in requests]
+                script = settings.script_frames
+                task, unasked = one_pass(video, streams, prompts, options, script_frames=script)
                 examiner = Examiner(_Responder(self.responder, generation), self.mode, settings)
                 for question, outcome in examiner.examine(task, video, unasked):
                     if isinstance(outcome, MediaError):
@@ -213,6 +270,30 @@ class VideoChatOnlineModel(lmms):
         except MediaError as error:
             logger.error(f"{error}; {replies.count(None)} questions about {streams[0].path} are left without an answer")
         return replies
+
+
+def _check_batch_size(batch_size: int | str) -> None:
+    """ValueError for what lmms-eval's --batch_size does not have."""
+    if not re.fullmatch(r"auto(:\d+)?|[1-9]\d*", str(batch_size)):
+        raise ValueError(f"batch_size must be a number >= 1 or auto, got {batch_size!r}")
+    if str(batch_size) != "1":
+        logger.info(f"batch_size {batch_size}: questions are asked one at a time, frames are encoded 16 at a time")
+
+
+def _is_published(protocol: str, mode: str, system_prompt: str | None) -> bool:
+    if protocol not in get_args(Protocol):
+        raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
+    if protocol == "published" and (mode != "streaming" or system_prompt):
+        raise ValueError("protocol=published has its own mode (streaming) and system_prompt: leave these out")
+    return protocol == "published"
+
+
+def _next_round(task: str, told: Any) -> tuple[Any, str, bool, list[str], Any]:
+    """What a task says about its next round: visuals, words, whether it has ended, the answers so far, notes."""
+    if not isinstance(told, tuple) or len(told) != 5:
+        raise ValueError(f"{task}: expected five things about the next round, got {told!r:.80}")
+    visuals, prompt, ended, answers, notes = told
+    return visuals, prompt, bool(ended), list(answers or ()), notes
 
 
 def _flags(**given: Any) -> Namespace:

@@ -31,6 +31,8 @@ from .task_files import OVBENCH_PREFIX, task_files
 
 REPORT_FOLDER = "ovbench"
 ENDING = "_results.json"
+STAMP = "[0-9]" * 8 + "_" + "[0-9]" * 6
+"""What lmms-eval's own file begins with; tasks may leave others of that ending."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def show_results(options: argparse.Namespace) -> None:
 
 def newest_results(folder: Path, *, since: float = 0.0) -> Path:
     """lmms-eval's newest results file below `folder`. ValueError where there is none written after `since`."""
-    found = [path for path in folder.rglob(f"*{ENDING}") if path.stat().st_mtime >= since]
+    found = [path for path in folder.rglob(f"*{STAMP}{ENDING}") if path.stat().st_mtime >= since]
     if not found:
         raise ValueError(f"lmms-eval left no results in {folder}: what it printed above says why")
     return max(found, key=lambda path: path.stat().st_mtime)

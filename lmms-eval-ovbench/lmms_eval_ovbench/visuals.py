@@ -17,6 +17,7 @@ from PIL import Image
 
 from videochat_online.evaluation.benchmarks import Settings
 from videochat_online.evaluation.modes import Examiner
+from videochat_online.evaluation.published import known_times
 from videochat_online.evaluation.questions import Question, VideoTask
 from videochat_online.evaluation.videos import OpenVideo
 from videochat_online.media.readers import MediaError, open_video
@@ -37,6 +38,8 @@ class Stream:
     """When the first stored frame is shown (AVA's segments begin at 900 s)."""
     moments: tuple[float, ...] = ()
     """All moments at which this video is asked about, so that one pass over it can serve every question."""
+    clip_end: float | None = None
+    """No later frame is part of the clip that is asked about as a whole; None: the video's end."""
 
     def to_visual(self) -> dict[str, Any]:
         """What a task hands to a model: plain values, under the names that lmms-eval uses for parts of videos."""
@@ -48,6 +51,7 @@ class Stream:
             "fps": self.fps,
             "first_frame_at": self.first_frame_at,
             "moments": list(self.moments),
+            "clip_end": self.clip_end,
         }
 
     @classmethod
@@ -63,6 +67,7 @@ class Stream:
             fps=visual.get("fps"),
             first_frame_at=float(visual.get("first_frame_at") or 0.0),
             moments=tuple(visual.get("moments") or ()),
+            clip_end=visual.get("clip_end"),
         )
 
     def open(self) -> OpenVideo:
@@ -74,7 +79,12 @@ class Stream:
 
 
 def one_pass(
-    video: OpenVideo, streams: Sequence[Stream], prompts: Sequence[str], options: Sequence[tuple[str, ...]] = ()
+    video: OpenVideo,
+    streams: Sequence[Stream],
+    prompts: Sequence[str],
+    options: Sequence[tuple[str, ...]] = (),
+    *,
+    script_frames: bool = False,
 ) -> tuple[VideoTask, set[str]]:
     """Questions about one video as our evaluation modes take them, and the ids of those that are not to be asked.
 
@@ -82,16 +92,19 @@ def one_pass(
         video: the streams' video, opened.
         streams: one a question; they differ in their ends only. The questions' ids are `0`, `1`, ...
         options: the possible answers of each question, where the likeliest is looked for.
+        script_frames: a frame is known by the end of its display, as in the published scripts.
 
     Moments without a question this time stay in, so that frames are always shown in the same batches.
     """
-    last = float(video.timestamps[-1])
+    last = float(known_times(video)[-1] if script_frames else video.timestamps[-1])
+    clip_end = np.inf if streams[0].clip_end is None else streams[0].clip_end
+    last = min(last, clip_end)
     ends = [last if stream.end is None else stream.end for stream in streams]
     choices = options or [()] * len(prompts)
     asked = [_question(str(number), *words) for number, words in enumerate(zip(ends, prompts, choices, strict=True))]
     others = [_question(f"at {moment}", moment, "?", ()) for moment in set(streams[0].moments) - set(ends)]
     path = streams[0].path
-    task = VideoTask(path, path, (path,), (*asked, *others), start=streams[0].start)
+    task = VideoTask(path, path, (path,), (*asked, *others), start=streams[0].start, clip_end=clip_end)
     return task, {question.id for question in others}
 
 

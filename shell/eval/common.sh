@@ -118,17 +118,16 @@ print(f"{torch.cuda.device_count()} CUDA devices")'
 }
 
 offline_bench() {
-  local mode=${MODE:-sliding_window} frames=${FRAMES:-64} memory=${MEMORY:-} args
-  case ${PROTOCOL:-causal} in
-    causal) ;;
-    published) # the published offline scripts: every frame of the rate, thinned evenly, into a large memory
-      [ "$mode" = sliding_window ] || fail "PROTOCOL=published shows the whole video: MODE must be sliding_window, got $mode"
-      frames=${FRAMES:-1800} memory=${MEMORY:-24/24/144} ;;
+  local mode=${MODE:-sliding_window} args=pretrained=${MODEL:-$PUBLISHED_MODEL},fps=${FPS:-4}
+  case ${PROTOCOL:-causal}/$mode in
+    causal/sliding_window) args+=,mode=$mode,frames=${FRAMES:-64} ;;
+    causal/*) args+=,mode=$mode ;;
+    published/*) # the plug-in knows its frames and its memory: lmms_eval_ovbench/published.py
+      [ -z "${MODE:-}" ] || fail "PROTOCOL=published has a mode of its own: leave out MODE, got $mode"
+      args+=,protocol=published${FRAMES:+,frames=$FRAMES} ;;
     *) fail "PROTOCOL must be published or causal, got $PROTOCOL" ;;
   esac
-  args=pretrained=${MODEL:-$PUBLISHED_MODEL},mode=$mode,fps=${FPS:-4}
-  [ "$mode" != sliding_window ] || args+=,frames=$frames
-  args+=${memory:+,memory=$memory}${POLICY:+,policy=$POLICY}${DEVICE:+,device=$DEVICE}${DTYPE:+,dtype=$DTYPE}
+  args+=${MEMORY:+,memory=$MEMORY}${POLICY:+,policy=$POLICY}${DEVICE:+,device=$DEVICE}${DTYPE:+,dtype=$DTYPE}
   lmms_bench "$1" "$2" videochat_online "$args" "${@:3}"
 }
 

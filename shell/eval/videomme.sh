@@ -9,7 +9,7 @@
 #   ANNOTATIONS    a folder with a copy of lmms-eval/Video-MME                                         from the hub
 #   VIDEOS         a folder with what its archives hold                                           $HF_HOME/videomme
 #   MODE           sliding_window: frames of the whole video; streaming: one pass                    sliding_window
-#   PROTOCOL       published: at most 1,800 frames, MEMORY 24/24/144                                         causal
+#   PROTOCOL       published: frames, memory, words of the published script                                  causal
 #   FPS            frames shown per second of video                                                               4
 #   FRAMES         sliding_window: so many at most, spread evenly                                                64
 #   MEMORY         frames of each level, such as 2/2/12                  sliding_window keeps all, streaming 2/2/12

@@ -14,6 +14,7 @@ from tests.lmms_eval.conftest import INSTALL
 
 pytest.importorskip("lmms_eval", reason=INSTALL)
 
+from lmms_eval.api.instance import unwrap_generation_output
 from lmms_eval_ovbench.documents import rows_of_source, stream_of
 from lmms_eval_ovbench.model import NO_ANSWER, VideoChatOnlineModel
 from PIL import Image, ImageFile
@@ -96,7 +97,8 @@ def test_the_likeliest_continuation_has_the_smallest_loss(model: VideoChatOnline
     requests = [
         SimpleNamespace(args=("Which?", option, lambda row: [row["path"]], 0, "t", "test")) for option in options
     ]
-    losses = [loss for loss, _ in model.loglikelihood(requests)]
+    unwrapped = [unwrap_generation_output(outcome)[0] for outcome in model.loglikelihood(requests)]
+    losses = [loss for loss, _ in unwrapped]  # a text here, and lmms-eval's tasks of this kind never finish
     assert len(set(losses)) == 2 and min(losses) > 0
 
 
@@ -104,10 +106,52 @@ def test_the_likeliest_continuation_has_the_smallest_loss(model: VideoChatOnline
     ("arguments", "message"),
     [
         ({"mode": "offline"}, "mode must be one of"),
-        ({"batch_size": 4}, "batch_size must be 1"),
+        ({"batch_size": 0}, "batch_size must be a number >= 1 or auto"),
+        ({"batch_size": "many"}, "batch_size must be a number >= 1 or auto"),
         ({"window": 3}, "--window belongs to"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(arguments: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         VideoChatOnlineModel("pocket", device="cpu", **arguments)
+
+
+def rounds(model: VideoChatOnlineModel, rows: list[dict[str, Any]], say: Any) -> list[list[str]]:
+    """As lmms-eval asks for them: the first round's words, and a function for the next."""
+    model.task_dict["t"] = {"test": rows}
+    show = lambda row: row["visuals"]  # noqa: E731
+    about = {"max_new_tokens": 4}
+    requests = [SimpleNamespace(args=("first?", about, show, say, number, "t", "test")) for number in range(len(rows))]
+    return model.generate_until_multi_round(requests)
+
+
+def test_rounds_are_questions_of_their_own_about_what_the_task_shows(model: VideoChatOnlineModel):
+    images = [Image.fromarray(picture(number)) for number in (5, 9)]
+    rows = [{"visuals": [images[0]], "rounds": 3}, {"visuals": [images[1]], "rounds": 1}, {"visuals": [], "rounds": 2}]
+    told: list[tuple[int, list[str], Any]] = []
+
+    def say(row: dict[str, Any], *, previous_output: list[str], round_idx: int, previous_round_info: Any) -> Any:
+        told.append((round_idx, list(previous_output), previous_round_info))
+        ended = round_idx == row["rounds"]
+        return images[1:], f"and {round_idx}?", ended, previous_output, (previous_round_info or 0) + 1
+
+    answers = rounds(model, rows, say)
+    assert [len(said) for said in answers] == [3, 1, 2]
+    shown = (("first?", images[:1]), ("and 1?", images[1:]), ("and 2?", images[1:]))
+    questions = [{"prompt": words, "visuals": visuals} for words, visuals in shown]
+    assert answers[0] == model.generate_until(asked(model, questions, lambda row: row["visuals"]))
+    assert (2, answers[0][:2], 1) in told
+    assert [unwrap_generation_output(said)[0] for said in answers] == answers  # lists, also of two texts
+
+
+def test_a_task_that_says_something_else_about_its_rounds_is_named(model: VideoChatOnlineModel):
+    with pytest.raises(ValueError, match="t: expected five things about the next round, got 'more'"):
+        rounds(model, [{"visuals": []}], lambda row, **about: "more")
+
+
+@pytest.mark.parametrize("batch_size", ["1", 16, "auto", "auto:4"])
+def test_a_batch_size_changes_no_answer(model: VideoChatOnlineModel, batch_size: Any):
+    other = VideoChatOnlineModel("pocket", device="cpu", batch_size=batch_size)
+    rows = [{"prompt": "what?", "visuals": [Image.fromarray(picture(number))]} for number in (5, 9)]
+    replies = [one.generate_until(asked(one, rows, lambda row: row["visuals"])) for one in (model, other)]
+    assert replies[0] == replies[1]

@@ -49,7 +49,7 @@ def test_scores_are_those_of_our_runner(mode: str, root: Path, tmp_path: Path):
     assert write_results([str(tmp_path / "lmms"), "--tasks", "ovbench"]) == 0
     [report] = (tmp_path / "lmms").rglob("ovbench/report.json")
     folders = ["--annotations", root / "annotations", "--videos", root / "videos", "--output", tmp_path / "ours"]
-    settings = ["--mode", mode, "--max-new-tokens", TOKENS, "--device", "cpu", "--no-blind"]
+    settings = ["--mode", mode, "--max-new-tokens", TOKENS, "--device", "cpu", "--no-blind", "--answer", "generate"]
     assert run("ovbench", *folders, *settings) == 0
     theirs, ours = report.parent, tmp_path / "ours"
     assert without_clock(theirs / "predictions.jsonl") == without_clock(ours / "predictions.jsonl")

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from ..media.readers import MediaError
-from ..media.sampling import sample_pass, sample_window
+from ..media.sampling import sample_pass, sample_window, thin
 from ..media.source import Frame
 from ..streaming.threads import stream_pieces
 from .benchmarks.base import Settings
@@ -142,7 +142,8 @@ class Examiner:
         """Frames of a pass: from the task's start on, at the mode's rate, up to `end` (of the scripts: of the clip)."""
         if self.settings.script_frames:
             fps, dialogue = self.settings.fps, self.settings.multi_turn
-            return published_pass(video, start=task.start, end=task.clip_end, fps=fps, multi_turn=dialogue)
+            frames = published_pass(video, start=task.start, end=task.clip_end, fps=fps, multi_turn=dialogue)
+            return thin(frames, self.settings.frames)
         start = float(video.timestamps[video.first_index(task.start, task.questions[0].timestamp)])
         return sample_pass(video.timestamps, self.settings.fps, start, end, video_fps=video.reader.fps)
 
