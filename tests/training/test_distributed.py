@@ -175,10 +175,12 @@ def test_two_processes_share_each_sequence(tmp_path: Path, strategy: str, longro
     assert once.returncode == 0, once.stderr
     done = together(str(tmp_path / "shared"), strategy, "--sequence-parallel", "2", *flags)
     assert done.returncode == 0, done.stderr
-    shared, alone = (read_log(tmp_path / name / "log.jsonl")[:6] for name in ("shared", "alone"))
-    assert [line["step"] for line in alone] == [1, 2, 3, 4, 5, 6]
-    for name in ("loss", "grad_norm", "padding_share"):
+    shared, alone = (
+        [line for line in read_log(tmp_path / name / "log.jsonl") if "loss" in line] for name in ("shared", "alone")
+    )
+    for name in ("grad_norm", "padding_share"):
         assert [line[name] for line in shared] == pytest.approx([line[name] for line in alone], abs=TOLERANCE), name
+    assert losses(tmp_path / "shared") == pytest.approx(losses(tmp_path / "alone"), abs=TOLERANCE)
     theirs, ours = weights(tmp_path / "shared"), weights(tmp_path / "alone")
     for key, weight in ours.items():
         torch.testing.assert_close(theirs[key], weight, atol=TOLERANCE, rtol=0, msg=key)

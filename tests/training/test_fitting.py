@@ -50,6 +50,16 @@ def test_what_loses_least_comes_first():
     assert problem and "nothing of this: a smaller model, or more GPUs" in told
 
 
+def test_several_gpus_share_before_less_is_trained():
+    pytest.importorskip("deepspeed", reason="needs deepspeed: pip install 'videochat-online[train]'")
+    told, problem = memory_problem(FULL, finetune(memory_limit="80GiB", llm="full", global_batch_size=8), 8, [8192])
+    assert problem and [flags for _, flags in rows_of(told)] == ["--strategy zero1", "--llm lora:64"]
+    told, _ = memory_problem(FULL, finetune(memory_limit="24GiB", llm="full", global_batch_size=8), 8, [8192])
+    assert rows_of(told)[0][1] == "--strategy zero2"
+    told, _ = memory_problem(FULL, finetune(memory_limit="80GiB", llm="full"), 1, [8192])
+    assert "--strategy" not in told, "a process alone has nobody to share with"
+
+
 SIZES = {"24GiB": 24 * 2**30, "24": 24 * 2**30, "24 GB": 24e9, "1.5tib": 1.5 * 2**40, "512M": 512e6, "80G": 80e9}
 
 

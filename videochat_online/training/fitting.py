@@ -1,8 +1,8 @@
 """--memory-limit: whether a run fits the memory of a GPU, by the estimate, and which other settings would.
 
-Settings are tried in every combination, those first that lose least: the first three only take time (--batch-size
-changes the result where --loss-reduction is batch), then comes what the weights and pairs lose, then what trains, then
-how much of a sample is seen.
+Settings are tried in every combination, those first that lose least: the first four only take time (--batch-size
+changes the result where --loss-reduction is batch; --strategy shares out what several processes hold alike), then comes
+what the weights and pairs lose, then what trains, then how much of a sample is seen.
 """
 
 from __future__ import annotations
@@ -27,16 +27,21 @@ if TYPE_CHECKING:
 SHOWN = 5
 """Combinations that are listed."""
 FEWEST_TOKENS, SMALL_RANK = 1024, 8
+SHARES = ("ddp", "zero1", "zero2", "zero3")
+"""Strategies, from the one that shares nothing on."""
 Changes = dict[str, Any]
 
 
-def steps_down(config: TrainingConfig) -> list[list[Changes]]:
+def steps_down(config: TrainingConfig, num_processes: int) -> list[list[Changes]]:
     """What may be changed of each setting, from nothing to what loses most; the settings in the same order."""
     quantize: list[Changes] = [{"quantize": "int8"}, {"quantize": "nf4"}, {"quantize": "nf4", "quantize_vision": True}]
+    known = config.strategy in SHARES and num_processes > 1 and not lacks("deepspeed")
+    sharing = SHARES[SHARES.index(config.strategy) + 1 :] if known else ()
     steps: list[list[Changes]] = [
         [{"frozen_dtype": "auto"}] if config.frozen_dtype != "auto" else [],
         [{"gradient_checkpointing": "all"}] if config.gradient_checkpointing != "all" else [],
         [{"batch_size": config.batch_size >> power} for power in range(1, config.batch_size.bit_length())],
+        [{"strategy": more} for more in sharing],
         [{"llm": f"lora:{SMALL_RANK}"}] if config.part("llm")[1][:1] > [SMALL_RANK] else [],
         [] if config.quantize != "none" else quantize,
         [{"llm": "lora:64"}, {"llm": "lora:8"}] if config.llm == "full" and not lacks("peft") else [],
@@ -64,7 +69,7 @@ def memory_problem(
     head = f"memory limit     {limit / GIB:.1f} GiB, "
     if needs <= limit:
         return f"{head}and {needs / GIB:.1f} GiB are estimated: the run fits", None
-    steps, found, lines = steps_down(config)[::-1], list[tuple[int, ...]](), []
+    steps, found, lines = steps_down(config, num_processes)[::-1], list[tuple[int, ...]](), []
     for choice in product(*(range(len(one)) for one in steps)):  # the first ones lose most, and change slowest
         if len(found) == SHOWN:
             break

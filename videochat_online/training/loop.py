@@ -242,8 +242,9 @@ class TrainingLoop:
         inputs |= border_arguments(
             batch.get("position_ids"), flash=config.attention == "flash_attention_2", device=device
         )
-        labels = self.parts.part(inputs.pop("labels"), IGNORE_INDEX, 1)  # the next part's first is a target here
-        targets, weights, positions = next_tokens(labels, self.parts.part(weights.to(device), 0, 1))
+        parts = self.parts if self.state.model.training else SequenceParts(1)  # evaluated, sequences stay whole
+        labels = parts.part(inputs.pop("labels"), IGNORE_INDEX, 1)  # the next part's first is a target here
+        targets, weights, positions = next_tokens(labels, parts.part(weights.to(device), 0, 1))
         of_batch = partial(weighted_loss, targets=targets, weights=weights, positions=positions)
         readout = partial(of_batch, num_chunks=config.loss_chunks)
         return self.state.wrapped(**inputs, use_cache=False, readout=readout).loss

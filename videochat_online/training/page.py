@@ -19,11 +19,11 @@ from .log import ANSWERS_FILE, LOG_FILE, SHOWN, read_log
 from .plan import TrainingPlan
 
 FILE = "report.html"
-WIDTH, HEIGHT, EDGE = 400, 170, 48
+WIDTH, HEIGHT, EDGE = 400, 170, 66
 """Of a chart, and of the margin for its numbers, in pixels."""
 COLOURS = ("#2563eb", "#dc2626")
 STYLE = """body{font:15px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.2em .8em}
-pre,p{background:#f3f4f6;padding:.8em;overflow:auto}.yes{background:#dcfce7}.no{background:#fee2e2}text{font-size:11px}"""
+pre,p{background:#f3f4f6;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere}.yes{background:#dcfce7}.no{background:#fee2e2}text{font-size:11px}"""
 
 
 def write_page(
@@ -75,7 +75,7 @@ def facts_of(
     waited = sum(line.get("seconds", 0.0) * line["data_wait_share"] for line in steps) / max(seconds, 1e-9)
     lines = [
         f"trained          {last:,} of {plan.num_steps:,} steps, {last * plan.samples_per_step:,.0f} samples, "
-        f"{sum(line.get('tokens', 0) for line in steps):,} tokens in {seconds / 60:.1f} min, {waited:.0%} of them "
+        f"{sum(line.get('tokens', 0) for line in steps):,} tokens in {seconds / 60:.1f} min, {waited:.0%} of it "
         "waiting for data",
         f"training loss    {steps[0]['loss']:.4g} -> {steps[-1]['loss']:.4g}",
     ]
@@ -113,6 +113,7 @@ def chart(title: str, log: Iterable[Mapping[str, float]], names: Mapping[str, st
     across, up = (WIDTH - EDGE - 8) / max(right - left, 1), (HEIGHT - 48) / max(high - low, 1e-12)
     drawn = f'<text x="{EDGE}" y="14">{title}, steps {left:,.0f} to {right:,.0f}</text>'
     drawn += f'<text y="30">{high:.3g}</text><text y="{HEIGHT - 18}">{low:.3g}</text>'
+    drawn += f'<path d="M{EDGE} 26V{HEIGHT - 22}H{WIDTH - 8}" fill="none" stroke="#9ca3af"/>'
     for number, (label, line) in enumerate(lines.items()):
         places = [f"{EDGE + (x - left) * across:.1f},{HEIGHT - 22 - (y - low) * up:.1f}" for x, y in line]
         drawn += f'<polyline points="{" ".join(places)}" fill="none" stroke="{COLOURS[number]}"/>'

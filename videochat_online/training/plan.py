@@ -175,7 +175,8 @@ def packed_batches(config: TrainingConfig, lengths: np.ndarray, world_size: int,
 def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
     """Why the run could not change any weight, and why it would hardly do what was meant. For `train` and `--check`."""
     problems, warnings, config = [], [], plan.config
-    advice = "lower --global-batch-size, raise --epochs, or take --preset finetune"
+    finetune = "" if config.min_steps else ", or take --preset finetune"  # which sets --min-steps
+    advice = f"lower --global-batch-size, or raise --epochs{finetune}"
     if config.max_steps > 0:
         advice = f"raise --max-steps {config.max_steps}"
     if plan.changing_steps < 1:
@@ -189,7 +190,7 @@ def judge(plan: TrainingPlan) -> tuple[list[str], list[str]]:
         times = plan.samples_per_step / len(plan.lengths)
         warnings.append(
             f"one step holds the {len(plan.lengths):,} samples of the data {times:.1f} times over: "
-            f"lower --global-batch-size {config.global_batch_size}, or take --preset finetune"
+            f"lower --global-batch-size {config.global_batch_size}{finetune}"
         )
     if 2 * plan.warmup_steps > plan.num_steps > 1:
         warnings.append(
@@ -213,8 +214,8 @@ def steps_text(plan: TrainingPlan) -> str:
         unit, num_sequences = "sequence", len(plan.packed.sequences) - 1
         alone = replace(plan, config=replace(config, batching="grouped"), packed=None)
         packing = (
-            f"\npacking          {num_sequences:,} sequences of {len(plan.lengths) / num_sequences:.1f} samples and "
-            f"{np.sum(plan.lengths) / num_sequences:,.0f} tokens in the mean; grouped they would be "
+            f"\npacking          {counted(num_sequences, 'sequence')} of {len(plan.lengths) / num_sequences:.1f} "
+            f"samples and {np.sum(plan.lengths) / num_sequences:,.0f} tokens in the mean; grouped they would be "
             f"{alone.num_batches:,} batches with {alone.padding_share:.1%} padding"
         )
     mean_tokens = np.mean(plan.lengths) * plan.samples_per_step
