@@ -175,9 +175,10 @@ def test_two_processes_share_each_sequence(tmp_path: Path, strategy: str, longro
     assert once.returncode == 0, once.stderr
     done = together(str(tmp_path / "shared"), strategy, "--sequence-parallel", "2", *flags)
     assert done.returncode == 0, done.stderr
-    shared, alone = (read_log(tmp_path / name / "log.jsonl")[:6] for name in ("shared", "alone"))
-    assert [line["step"] for line in alone] == [1, 2, 3, 4, 5, 6]
-    for name in ("loss", "grad_norm", "padding_share"):
+    assert losses(tmp_path / "shared") == pytest.approx(losses(tmp_path / "alone"), abs=TOLERANCE)  # held-out rows too
+    lines = [read_log(tmp_path / name / "log.jsonl") for name in ("shared", "alone")]
+    shared, alone = ([line for line in log if "loss" in line] for log in lines)
+    for name in ("grad_norm", "padding_share"):
         assert [line[name] for line in shared] == pytest.approx([line[name] for line in alone], abs=TOLERANCE), name
     theirs, ours = weights(tmp_path / "shared"), weights(tmp_path / "alone")
     for key, weight in ours.items():

@@ -38,7 +38,7 @@ from .parts import checkpoint_gradients, choose_parts, make_optimizer, set_drop_
 from .plan import TrainingPlan
 from .saving import Saver
 from .sequence import SequenceParts
-from .state import TrainState, evaluations_of
+from .state import TrainState
 from .watch import Watch
 
 Batch = dict[str, Any]
@@ -88,7 +88,7 @@ class TrainingLoop:
         if checkpoint is not None:
             check_shape(checkpoint, self.plan.shape)
             say(f"resuming from {checkpoint.folder}")
-            state.evaluations = evaluations_of(checkpoint.folder)
+            state.read_progress(checkpoint.folder)
             has_ended = checkpoint.step >= self.plan.num_steps or stops_early(state.evaluations, config.early_stop)
             if has_ended or not uses_deepspeed(config):
                 state.load_weights(checkpoint.folder)
@@ -242,8 +242,11 @@ class TrainingLoop:
         inputs |= border_arguments(
             batch.get("position_ids"), flash=config.attention == "flash_attention_2", device=device
         )
-        labels = self.parts.part(inputs.pop("labels"), IGNORE_INDEX, 1)  # the next part's first is a target here
-        targets, weights, positions = next_tokens(labels, self.parts.part(weights.to(device), 0, 1))
+        labels, weights = inputs.pop("labels"), weights.to(device)
+        if self.state.model.training:  # else each process evaluates a row of its own, whole
+            labels = self.parts.part(labels, IGNORE_INDEX, 1)  # the next part's first is a target here
+            weights = self.parts.part(weights, 0, 1)
+        targets, weights, positions = next_tokens(labels, weights)
         of_batch = partial(weighted_loss, targets=targets, weights=weights, positions=positions)
         readout = partial(of_batch, num_chunks=config.loss_chunks)
         return self.state.wrapped(**inputs, use_cache=False, readout=readout).loss
