@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
+import signal
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -153,3 +155,61 @@ def test_what_cannot_be_indexed_is_named_and_nothing_written(tmp_path: Path, med
         said = capsys.readouterr().err
         assert all(text in said for text in expected), said
         assert not list(tmp_path.glob("my*"))
+
+
+def write_members(path: Path, *members: tuple[str, bytes]) -> None:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in members:
+            head = tarfile.TarInfo(name)
+            head.size = len(data)
+            tar.addfile(head, io.BytesIO(data))
+
+
+def test_odd_names_of_members(tmp_path: Path, media: Path, read: Any, capsys: pytest.CaptureFixture):
+    """What macOS adds is passed over, another json is not the row; each name is right or said to be wrong."""
+    row, picture = json.dumps({"conversations": talk("Q", "A")}).encode(), (media / "small.png").read_bytes()
+    dots = [("._a.png", b"no picture"), (".DS_Store", b""), ("._a.json", b"\0\5"), ("a.meta.json", b"{}")]
+    more = [(f"{key}{end}", data) for key in ("./b", "x.tar/@1+2/c", "d" * 120, "e e\n") for end, data in
+            ((".json", row), (".png", picture))]  # fmt: skip
+    write_members(tmp_path / "[1].tar", ("a.json", row), ("a.png", picture), *dots, *more)
+    assert main(["data", "index", str(tmp_path / "[1].tar"), str(tmp_path / "my.json")]) == 0
+    samples = read(tmp_path / "my.json")
+    assert len([sample for sample in samples if len(sample.pixel_values) == 1]) == 5 and not samples.failures.num_failed
+    capsys.readouterr()
+    for name, members, problem in (
+        ("twice", [("a.json", row), ("a.json", row)], "'a.json': two files have this name"),
+        ("bytes", [("a\udcff.json", row)], "its name is not UTF-8"),
+        ("json", [("b.json", row), ("a.json", b"{no")], "'a.json': is no json (Expecting"),
+        ("deep", [("a.json", b"[" * 200_000)], "'a.json': is no json (maximum recursion"),
+    ):
+        write_members(tmp_path / f"{name}.tar", *members)
+        assert main(["data", "index", str(tmp_path / f"{name}.tar"), str(tmp_path / f"{name}.json")]) == 2
+        assert problem in capsys.readouterr().err and not (tmp_path / f"{name}.json").exists()
+    for shards, problem in ((["b-{5..3}.tar"], "expected numbers that rise"), (["twice.tar"] * 2, "named twice")):
+        assert main(["data", "index", *(str(tmp_path / one) for one in shards), str(tmp_path / "my2.json")]) == 2
+        assert problem in capsys.readouterr().err
+
+
+def test_another_file_of_the_same_size_in_the_same_place_is_none_of_the_row(tmp_path: Path, media: Path):
+    row, picture = json.dumps({"conversations": talk("Q", "A")}).encode(), (media / "small.png").read_bytes()
+    write_members(tmp_path / "a.tar", ("1.json", row), ("1.png", picture))
+    assert main(["data", "index", str(tmp_path / "a.tar"), str(tmp_path / "my.json")]) == 0
+    image = tmp_path / json.loads((tmp_path / "my_rows.jsonl").read_text())["image"]
+    assert open_image(image).size
+    write_members(tmp_path / "a.tar", ("2.json", row), ("2.png", picture))
+    with pytest.raises(MediaError, match="the shard has changed"):
+        open_image(image)
+
+
+def test_no_half_copy_of_a_video_is_left_on_a_full_disk(indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It would take the room that is left, once for each sample."""
+    rows = [json.loads(line) for line in (tmp_path / "my_rows.jsonl").read_text().splitlines()]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(MediaError, match="expected room for temporary files"):
+            open_video(tmp_path / "shards" / rows[0]["video"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path / "temporary") == []

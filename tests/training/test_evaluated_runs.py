@@ -86,6 +86,32 @@ def test_a_share_is_held_out_and_the_page_is_written(model: Path, tmp_path: Path
     assert (run / "report.html").read_text("utf-8") == page and evaluations(tmp_path) == found
 
 
+def test_a_run_whose_best_checkpoint_lies_elsewhere(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Beside the checkpoint that is resumed it is found; if it is gone, that is said before training."""
+    flags = flags_of(model, tmp_path, "--eval-share", "0.25", "--save-every", "2", "--max-steps", "6")
+    flags[flags.index("3e-3")] = "2"  # so the loss rises
+    assert main(flags) == 0
+    run, other = tmp_path / "run", tmp_path / "other"
+    best = json.loads((run / "best.json").read_text())["step"]
+    assert best < 6
+    ended = [*flags, "--output-dir", str(other), "--resume", str(run / "checkpoint-6")]
+    assert main([*ended, "--check"]) == 0 and main(ended) == 0
+    model_file = Path("model") / "model.safetensors"
+    assert (other / model_file).read_bytes() == (run / model_file).read_bytes()
+    assert "whose log is not in this folder" in capsys.readouterr().out
+    (run / f"checkpoint-{best}").rename(tmp_path / "away")
+    problem = f"the held-out loss was lowest at step {best}, and {run}/checkpoint-{best} is not there"
+    assert main([*flags, "--resume", "auto"]) == 2 and problem in capsys.readouterr().err
+    assert main([*flags, "--resume", "auto", "--check"]) == 1 and problem in capsys.readouterr().out
+    assert main([*flags, "--resume", "auto", "--export-step", "last"]) == 0
+
+
+def test_what_one_loss_alone_cannot_tell_is_not_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(flags_of(model, tmp_path, "--max-steps", "3", "--log-every", "10")) == 0
+    told = capsys.readouterr().out
+    assert "Whether the model has learnt is not known" in told and "The loss has fallen" not in told
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero3"])
 @pytest.mark.parametrize("batching", ["grouped", "packed"])

@@ -137,6 +137,8 @@ WRONG_VALUES = {
     "no folder": ({"data": ("a",)}, "--output-dir is missing"),
     "negative": ({"learning_rate": -1.0}, "--learning-rate must be above 0, got -1.0"),
     "endless": ({"epochs": math.inf}, "--epochs must be a finite number, got inf"),
+    "ages": ({"timeout": 1e12}, "--timeout must be a year at most (525600), got 1000000000000.0"),
+    "seed": ({"seed": -1}, "--seed must be from 0 to 2**32 - 1, got -1"),
     "endless warm-up": ({"warmup": math.inf}, "--warmup must be a finite number, got inf"),
     "endless rate": ({"learning_rate": math.inf}, "--learning-rate must be a finite number, got inf"),
     "endless epsilon": ({"adam_epsilon": math.inf}, "--adam-epsilon must be a finite number, got inf"),

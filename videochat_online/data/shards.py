@@ -11,9 +11,10 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from ..files import write_text
 from ..media.find import VIDEO_SUFFIXES
@@ -41,6 +42,8 @@ def index_shards(patterns: Sequence[str], path: Path) -> tuple[Path, int, int]:
         if place.exists():
             raise ValueError(f"{place} is there already and is not replaced; expected a new file")
     root = Path(os.path.commonpath([shard.absolute().parent for shard in shards]))
+    if twice := [str(shard) for shard, times in Counter(map(Path.absolute, shards)).items() if times > 1]:
+        raise ValueError(f"{twice[0]} is named twice, and its rows would be learnt twice; expected each shard once")
     # 2. their rows, with their media's places
     lines: list[str] = []
     problems: list[str] = []
@@ -67,9 +70,11 @@ def expanded(pattern: str) -> list[Path]:
     """part-{000..127}.tar as 128 files, and * as what is there, by name. ValueError where a shard is missing."""
     if match := BRACES.search(pattern):
         first, last = match.groups()
-        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        if int(first) > int(last):
+            raise ValueError(f"{pattern}: expected numbers that rise, such as {{{last}..{first}}}")
+        numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
         return [one for n in numbers for one in expanded(pattern[: match.start()] + n + pattern[match.end() :])]
-    found = [Path(one) for one in sorted(glob.glob(pattern))]
+    found = [Path(one) for one in ([pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)))]
     if wrong := [one for one in found if one.suffix != ".tar"]:
         hint = "parquet and compressed tars cannot be read at any place: repack them as tar" if wrong else ""
         raise ValueError(f"{wrong[0]} is no tar shard; expected NAME.tar ({hint})")
@@ -83,20 +88,25 @@ def _rows_of(shard: Path, called: str, problems: list[str]) -> Iterator[tuple[st
     members: dict[str, str] = {}
     of_keys: dict[str, list[str]] = {}
     rows: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                if not member.isfile():
+                if not member.isfile() or PurePosixPath(member.name).name.startswith("."):  # as webdataset passes over
                     continue
                 key = _key(member.name)
-                if member.name.endswith(".json"):
-                    row = json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
-                    rows[key] = row if isinstance(row, dict) else {}
-                else:
-                    members[member.name] = member_name(called, member.offset_data, member.size, member.name)
-                    of_keys.setdefault(key, []).append(member.name)
+                try:
+                    _check_name(member.name, seen)
+                    if PurePosixPath(member.name) == PurePosixPath(f"{key}.json"):
+                        rows[key] = _row(tar.extractfile(member))
+                    else:
+                        members[member.name] = member_name(called, member.offset_data, member.size, member.name)
+                        of_keys.setdefault(key, []).append(member.name)
+                except SampleError as error:
+                    problems.append(f"{shard}, {member.name!r}: {error}")
+                seen.add(member.name)
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
         problems.append(f"{shard}: cannot be read as a tar of samples ({error})")
         return
     for key, row in rows.items():
@@ -104,6 +114,23 @@ def _rows_of(shard: Path, called: str, problems: list[str]) -> Iterator[tuple[st
             yield key, _placed(with_own_fields(row), key, members, of_keys.get(key, ()))
         except SampleError as error:
             problems.append(f"{shard}, {key}: {error}")
+
+
+def _row(file: IO[bytes] | None) -> dict[str, Any]:
+    """What a json file holds, {} where that is no row. SampleError where it is no json."""
+    try:
+        row = json.loads(file.read()) if file else {}
+    except (ValueError, RecursionError) as error:
+        raise SampleError(f"is no json ({error})") from error
+    return row if isinstance(row, dict) else {}
+
+
+def _check_name(name: str, others: Container[str]) -> None:
+    """SampleError for a name that a list cannot hold, and for one that another file of the shard has."""
+    if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise SampleError("its name is not UTF-8")
+    if name in others:
+        raise SampleError("two files have this name, and only one of them would be read")
 
 
 def _key(name: str) -> str:

@@ -16,7 +16,7 @@ from weakref import finalize
 
 from .source import MediaError, VideoReader, reading
 
-MEMBER = re.compile(r"(?P<shard>.+\.tar)/@(?P<start>\d+)\+(?P<size>\d+)/(?P<name>.+)", re.DOTALL)
+MEMBER = re.compile(r"(?P<shard>.+?\.tar)/@(?P<start>\d+)\+(?P<size>\d+)/(?P<name>.+)", re.DOTALL)
 A_SHARD = "the tar shard that `videochat-online data index` read"
 
 
@@ -42,7 +42,8 @@ def read_member(path: Path) -> bytes:
         while data and len(data) < size and (more := os.pread(file.fileno(), size - len(data), start + len(data))):
             data += more
     try:
-        is_the_same = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape").size == size == len(data)
+        member = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+        is_the_same = member.size == size == len(data) and _is_named(member.name, match["name"])
     except tarfile.HeaderError:
         is_the_same = False
     if not is_the_same:
@@ -50,13 +51,22 @@ def read_member(path: Path) -> bytes:
     return data
 
 
+def _is_named(header: str, name: str) -> bool:
+    """Whether a member's header may belong to this name: one of 100 bytes or not in ASCII stands before the header."""
+    return len(name) >= tarfile.LENGTH_NAME or not name.isascii() or str(Path("/", header)) == str(Path("/", name))
+
+
 def copied(path: Path) -> Path:
     """A temporary file with what a path into a shard names, and with its suffix. `goes_with` removes it."""
     data = read_member(path)
     with reading(path, "cannot be copied out of its shard", "room for temporary files", errors=OSError):
         descriptor, place = tempfile.mkstemp(suffix=path.suffix, prefix="videochat-")
-        with open(descriptor, "wb") as file:
-            file.write(data)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+        except OSError:
+            os.unlink(place)  # of a full disk it would take the rest
+            raise
     return Path(place)
 
 

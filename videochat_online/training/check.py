@@ -27,7 +27,7 @@ from ..data.sampler import Lengths
 from ..data.settings import flag
 from ..media.source import MediaWarning
 from .adapters import holds_trained_only
-from .checkpoints import choose_checkpoint, skipped
+from .checkpoints import Checkpoint, check_shape, choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, data_workers, say, uses_bf16, zero_stage
 from .evaluating import HeldOut
@@ -59,6 +59,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
     warnings: list[str] = []
     model_config: VideoChatOnlineConfig | None = None
     lengths: Lengths = ()
+    checkpoint: Checkpoint | None = None
     # 1. settings, packages, the checkpoint to resume
     for step in (TrainingConfig.check_complete, check_packages, zero_stage, check_hub):
         with noted(problems):
@@ -83,7 +84,10 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             lengths = dataset.lengths
             with noted(problems):
                 *_, plan, held_out = make_data(uncached, processor, model_config, num_processes, dataset)
+                lengths = plan.lengths  # without what is held out
                 report_plan(plan, held_out, problems, warnings)
+                if checkpoint is not None:
+                    check_shape(checkpoint, plan.shape)
             report_lengths(dataset, problems, warnings)
     # 5. what trains, memory, disk
     rows: list[PartRow] = []

@@ -21,6 +21,7 @@ from .plan import RunShape
 
 MARKER = "complete.json"
 STAGING = ".saving"
+STEP_FILE = "trainer_state.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 WRITE_ERRORS = (
     "No space left on device", "File too large", "Disk quota exceeded",  # safetensors passes the system's words on
@@ -116,6 +117,12 @@ def skipped(resume: str, run_folder: Path) -> list[str]:
     found = [f"skipping {one.folder}: {one.problem}" for one in find_checkpoints(run_folder) if one.problem]
     left = sorted(run_folder.glob(f"{STAGING}/checkpoint-*"))
     return found + [f"skipping {one.name}, which was being written when the run ended ({one})" for one in left]
+
+
+def evaluations_of(folder: Path) -> list[dict[str, float]]:
+    """Those that the run had when it wrote a checkpoint; none before there were any."""
+    path = folder / STEP_FILE
+    return list(json.loads(path.read_text("utf-8")).get("evaluations", [])) if path.is_file() else []
 
 
 def check_shape(checkpoint: Checkpoint, shape: RunShape) -> None:

@@ -26,6 +26,8 @@ PARTS = {
 }
 """What may train of each part of the model."""
 
+A_YEAR = 60 * 24 * 365
+"""Minutes."""
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
      "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype", "export_step",
@@ -170,6 +172,8 @@ class TrainingConfig(DataSettings):
         counts = ["global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "eval_rows"]
         for name in [*counts, "sequence_parallel", "loss_chunks"]:
             yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
+        yield from self._unless(0 <= self.seed < 2**32, "seed", "from 0 to 2**32 - 1")
+        yield from self._unless(self.timeout <= A_YEAR, "timeout", "a year at most (525600)")
         for name in ("learning_rate", "epochs", "timeout"):
             yield from self._unless(getattr(self, name) > 0, name, "above 0")
         for name in ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2"):

@@ -14,7 +14,6 @@ from typing import Any
 from .. import __version__
 from ..data.settings import SettingError
 from .configuration import TrainingConfig
-from .log import LOG_FILE, read_log
 
 LOCAL = ("output_dir", "data", "frame_cache", "model", "resume")
 """Settings that would tell others the folders of this machine."""
@@ -43,11 +42,13 @@ def check_hub(config: TrainingConfig, *, create: bool = False) -> None:
             HfApi().auth_check(config.push_to_hub, write=True)  # the call above passes where it is there already
 
 
-def push(folder: Path, config: TrainingConfig, sets: dict[str, dict[str, Any]]) -> str:
+def push(
+    folder: Path, config: TrainingConfig, sets: dict[str, dict[str, Any]], num_steps: int, mean_loss: float
+) -> str:
     """Write the card of the model in `folder` and upload all of it; gives its address. Raises SettingError."""
     from huggingface_hub import HfApi, ModelCard, ModelCardData
 
-    last, usual = read_log(config.run_folder / LOG_FILE)[-1], TrainingConfig().to_dict()
+    usual = TrainingConfig().to_dict()
     settings = {name: one for name, one in config.to_dict().items() if one != usual[name] and name not in LOCAL}
     is_on_hub = "/" in config.model and not Path(config.model).exists()
     base = config.model if is_on_hub else Path(config.model).name
@@ -60,8 +61,8 @@ def push(folder: Path, config: TrainingConfig, sets: dict[str, dict[str, Any]]) 
         version=__version__,
         kind="An adapter" if config.export == "adapter" else "A model",
         sets=", ".join(f"{name} (x {one['repeat_time']})" for name, one in sets.items()),
-        steps=last["step"],
-        loss=last["train_loss"],
+        steps=num_steps,
+        loss=mean_loss,
         settings=json.dumps(settings, indent=1, ensure_ascii=False),
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")

@@ -38,7 +38,7 @@ from .parts import checkpoint_gradients, choose_parts, make_optimizer, set_drop_
 from .plan import TrainingPlan
 from .saving import Saver
 from .sequence import SequenceParts
-from .state import TrainState, evaluations_of
+from .state import TrainState
 from .watch import Watch
 
 Batch = dict[str, Any]
@@ -88,7 +88,7 @@ class TrainingLoop:
         if checkpoint is not None:
             check_shape(checkpoint, self.plan.shape)
             say(f"resuming from {checkpoint.folder}")
-            state.evaluations = evaluations_of(checkpoint.folder)
+            state.read_progress(checkpoint.folder)
             has_ended = checkpoint.step >= self.plan.num_steps or stops_early(state.evaluations, config.early_stop)
             if has_ended or not uses_deepspeed(config):
                 state.load_weights(checkpoint.folder)

@@ -36,6 +36,8 @@ def write_page(
     # 1. did it learn
     problems = verdict(evaluations, chosen, [line["loss"] for line in steps])
     title = f"The model has not learnt: {'; '.join(problems)}." if problems else "The loss has fallen."
+    if chosen is None and len(steps) < 2:
+        title = "Whether the model has learnt is not known: nothing was evaluated, and the log has not two losses."
     if held_out is not None and held_out.is_trained:
         title += " It was asked what it was trained on: whether it understands other rows is not known."
     facts = facts_of(plan, steps, evaluations, chosen)
@@ -71,6 +73,8 @@ def facts_of(
     chosen: Evaluation | None,
 ) -> str:
     """What the run did, a line each; `steps` are training's lines of the log."""
+    if not steps:
+        return "trained          in an earlier life, whose log is not in this folder"
     last, seconds = int(steps[-1]["step"]), sum(line.get("seconds", 0.0) for line in steps)
     waited = sum(line.get("seconds", 0.0) * line["data_wait_share"] for line in steps) / max(seconds, 1e-9)
     lines = [

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.registry import read_lists
 from ..data.settings import SettingError, flag
 from ..files import digest, locked, write_json
-from .checkpoints import Checkpoint, choose_checkpoint
+from .checkpoints import Checkpoint, choose_checkpoint, evaluations_of, problem_of
 from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
 from .evaluating import HeldOut, chosen_of, hold_out
@@ -65,14 +65,15 @@ def run(config: TrainingConfig) -> int:
             return INTERRUPTED
         # 4. the trained model, of the best step or the last, and whether it has learnt
         evaluations = loop.state.evaluations
+        num_steps, mean_loss = loop.state.step, loop.state.total_loss / loop.state.step
         if (chosen := chosen_of(evaluations, config)) and chosen is not evaluations[-1]:
-            loop.state.load_weights(config.run_folder / f"checkpoint-{chosen['step']}")
+            loop.state.load_weights(best_folder(config, int(chosen["step"])))
         folder = export(loop.state, config)
         if is_main_process():
             say(write_page(plan, parts, evaluations, dataset, held_out))
         say(f"the trained model is in {folder}")
         if config.push_to_hub and is_main_process():
-            say(f"and at {push(folder, config, describe_data(config))}")
+            say(f"and at {push(folder, config, describe_data(config), num_steps, mean_loss)}")
     return 0
 
 
@@ -135,7 +136,7 @@ def check_plan(plan: TrainingPlan, held_out: HeldOut | None = None) -> None:
 def check_memory(plan: TrainingPlan, model_config: VideoChatOnlineConfig) -> None:
     """Say whether the run fits --memory-limit, where there is one; SettingError where it does not."""
     if plan.config.memory_limit:
-        told, problem = memory_problem(model_config, plan.config, plan.shape.world_size, plan.lengths)
+        told, problem = memory_problem(model_config, plan.config, world_size(), plan.lengths)
         say(told)
         if problem:
             raise SettingError(f"{problem}; the table above has settings that fit")
@@ -183,12 +184,30 @@ def check_record(config: TrainingConfig, checkpoint: Checkpoint, data: dict[str,
         )
     if not (folder / DATA_FILE).is_file():
         return [f"{folder} has no {DATA_FILE}: it cannot be said whether the annotations are those it began with"]
+    best = chosen_of(evaluations_of(checkpoint.folder), config)
+    if best is not None and best["step"] != checkpoint.step:
+        best_folder(config, int(best["step"]))
     if changed := _other_data(json.loads((folder / DATA_FILE).read_text("utf-8")), data):
         raise SettingError(
             f"--resume {config.resume}: the data is not what {checkpoint.folder} learned from ({'; '.join(changed)}); "
             "give the run its data back, or begin a new one with --resume never and another --output-dir"
         )
     return []
+
+
+def best_folder(config: TrainingConfig, step: int) -> Path:
+    """The checkpoint of the best step: in the run's folder, or beside the one that --resume names.
+
+    Raises SettingError where it is in neither: its weights could not become the trained model.
+    """
+    beside = [] if config.resume in ("auto", "never") else [Path(config.resume).parent]
+    folders = [folder / f"checkpoint-{step}" for folder in (config.run_folder, *beside)]
+    if whole := [folder for folder in folders if folder.is_dir() and problem_of(folder) is None]:
+        return whole[0]
+    raise SettingError(
+        f"--resume {config.resume}: the held-out loss was lowest at step {step}, and {folders[0]} is not there, or not "
+        "whole: put it back, or take --export-step last"
+    )
 
 
 def _other_settings(path: Path, config: TrainingConfig) -> list[str]:

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ..files import write_json
 from .adapters import TRAINED_FILE, check_base, fingerprint, holds_trained_only, write_trained
+from .checkpoints import STEP_FILE
 from .configuration import TrainingConfig
 from .distributed import share_out_zero3
 from .parts import PAIR_A, part_rows, total
@@ -31,7 +32,6 @@ from .parts import PAIR_A, part_rows, total
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-STEP_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
 SAMPLED = 1024
 """Values of each weight that are kept from before training, to tell whether it changed."""
@@ -132,19 +132,23 @@ class TrainState:
 
         Raises ValueError for a checkpoint of an earlier version, and where its shards belong to another model.
         """
-        state = json.loads((folder / STEP_FILE).read_text("utf-8"))
-        if "total_loss" not in state:
-            raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
+        self.read_progress(folder)
         if self.strategy == "zero":
             self._load_shards(folder)
         else:
             self._load_optimizer(folder / OPTIMIZER_FILE)
-        self.step, self.total_loss, self.evaluations = state["step"], state["total_loss"], state.get("evaluations", [])
         if (random_file := folder / self.random_file).exists():  # ddp may continue on another number of processes
             random_state = torch.load(random_file, weights_only=True)
             torch.set_rng_state(random_state["cpu"])
             if random_state["cuda"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(random_state["cuda"])
+
+    def read_progress(self, folder: Path) -> None:
+        """Take step, loss and evaluations of a checkpoint. Raises ValueError for one of an earlier version."""
+        state = json.loads((folder / STEP_FILE).read_text("utf-8"))
+        if "total_loss" not in state:
+            raise ValueError(f"{folder} was written by an earlier version, which kept other things in {STEP_FILE}")
+        self.step, self.total_loss, self.evaluations = state["step"], state["total_loss"], state.get("evaluations", [])
 
     def load_weights(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model, whole or not at all. For all processes together.
@@ -189,11 +193,6 @@ class TrainState:
             set_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, state, options=options)
         else:
             self.optimizer.load_state_dict(state)
-
-
-def evaluations_of(folder: Path) -> list[dict[str, float]]:
-    """Those that the run had when it wrote a checkpoint; none before there were any."""
-    return list(json.loads((folder / STEP_FILE).read_text("utf-8")).get("evaluations", []))
 
 
 def misfits(weights: dict[str, torch.Tensor], model: torch.nn.Module, names: list[str] | None = None) -> list[str]:
