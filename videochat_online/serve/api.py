@@ -127,12 +127,13 @@ def _param(place: Sequence[Any]) -> str | None:
     return ".".join(f"[{step}]" if isinstance(step, int) else str(step) for step in place[1:]) or None
 
 
+@dataclass
 class BoundedJson:
     """Ends a request whose JSON body is larger than the server takes, before it is whole. Other bodies have their own
     bounds, where they are read."""
 
-    def __init__(self, app: Any, *, most: int) -> None:
-        self.app, self.most = app, most
+    app: Any
+    most: int
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = dict(scope.get("headers", ())).get(b"content-type", b"").split(b";")[0].strip().lower()

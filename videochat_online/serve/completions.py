@@ -27,7 +27,7 @@ from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer,
 from ..streaming.threads import stream_pieces
 from .content import Content, Picture, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
-from .live_session import LiveSession
+from .live_session import USUAL_NEW_TOKENS, LiveSession
 from .questions import EVENTS, data_line, error_body, event_response
 from .routes import AllSessions
 from .sessions import Sessions
@@ -36,7 +36,6 @@ chat_routes = APIRouter(tags=["chat completions"])
 named_routes = APIRouter(tags=["chat completions"])
 
 RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}} | EVENTS}}
-USUAL_NEW_TOKENS = 128
 BATCH = 16
 """Pictures encoded together."""
 ITS_LINE = re.compile(r"(?:^|\n)Frame\d+(?: at \d+(?:\.\d+)?s)?: $")
