@@ -18,8 +18,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from uuid import uuid4
+
+T = TypeVar("T")
 
 PACKAGE = Path(__file__).parent
 SHIPPED_MODELS = {"pocket": PACKAGE / "pocket"}
@@ -131,6 +133,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """As `write_text`; the same value gives the same bytes."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, kind: type[T], expected: str) -> T:
+    """What a JSON file holds. ValueError, naming it, where it cannot be read or holds another `kind` of value."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))  # some tools mark UTF-8
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
+        problem = f"{path} cannot be read as JSON (cut off, or another kind of file?): {error}"
+        raise ValueError(f"{problem}; expected {expected}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path}: expected {expected}, got {type(found).__name__}")
+    return found
 
 
 def replace_folder(staged: Path, folder: Path) -> None:

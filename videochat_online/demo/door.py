@@ -17,6 +17,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..serve.api import at_most
 from ..serve.limits import NotAllowed
 
 ROUTES = re.compile(
@@ -92,21 +93,6 @@ async def read_event(receive: Receive) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise ValueError("an event is a json object")
     return event
-
-
-def at_most(receive: Receive, most: int, what: str) -> Receive:
-    """`receive` that ends the request with status 413 when it has given more than `most` bytes."""
-    size = 0
-
-    async def give() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > most:  # of the kind that gradio answers, too
-            raise HTTPException(413, f"{what} may have {most:,} bytes")
-        return message
-
-    return give
 
 
 def again(body: bytes, receive: Receive) -> Receive:

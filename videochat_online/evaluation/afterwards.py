@@ -7,18 +7,17 @@ and a benchmark says what it gives away to players that never look.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from ..files import digest, write_json
+from ..files import digest, read_json, write_json
 from .benchmarks import BENCHMARKS, Benchmark, Protocol
 from .predictions import Prediction, read_predictions, write_merged
-from .questions import Reply, VideoTask
-from .replies import Given, matched, named, read_replies
+from .questions import Reply, VideoTask, named
+from .replies import Given, matched, read_replies
 from .report import blind_report, comparison_of, markdown_of, write_report
 from .runner import CONFIG_FILE, first_questions, read_run_config, refuse_equal_ids
 from .scoring import compare
@@ -216,15 +215,7 @@ def _judged(benchmark: Benchmark, tasks: Sequence[VideoTask], replies: Mapping[s
 
 def _json_of(path: Path) -> dict[str, Any]:
     """Nothing where the file is not there yet. ValueError where it holds something else than an object."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected the result of an evaluation")
-    return found
+    return read_json(path, dict, "the result of an evaluation") if path.is_file() else {}
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

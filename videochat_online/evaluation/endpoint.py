@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,9 +34,10 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 OTHER_NAMES: dict[str, dict[str, Any]] = {"max_tokens": {"max_completion_tokens": "max_tokens"}, "temperature": {}}
 """Options that some servers know otherwise, or not at all: what stands for each (name -> of the option)."""
 USAGE_FILE = "endpoint.json"
+NO_LIKELIHOOD = "--answer likelihood needs a model's probabilities, which an endpoint does not give"
 
 
-class RecentFrames:
+class RecentFrames(ABC):
     """What a model without memory is shown: the newest frames, then the dialogue, as chat messages."""
 
     def __init__(self, max_frames: int, system_prompt: str | None) -> None:
@@ -49,6 +51,16 @@ class RecentFrames:
         self.num_seen += len(frames)
         self.frames += zip(numbers, timestamps, frames, strict=True)
         del self.frames[: -self.max_frames]
+
+    def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
+        text = self.answer(prompt, max_new_tokens)
+        if keep:
+            self.turns.append((prompt, text))
+        return text
+
+    @abstractmethod
+    def answer(self, prompt: str, max_new_tokens: int) -> str:
+        """The model's words; the dialogue stays as it is."""
 
     def messages(self, prompt: str, part_of: Callable[[np.ndarray], dict[str, Any]]) -> list[dict[str, Any]]:
         """Frames in the order of time, each behind its line, the dialogue so far, the question."""
@@ -123,7 +135,7 @@ class EndpointResponder:
         return without_secrets(self.address, self.address)
 
     def open(self, system_prompt: str | None) -> EndpointConversation:
-        return EndpointConversation(self, RecentFrames(self.max_frames, system_prompt))
+        return EndpointConversation(self, system_prompt)
 
     def picture(self, image: np.ndarray) -> dict[str, Any]:
         """A frame, uint8 (H, W, 3), as a part of a message."""
@@ -220,22 +232,16 @@ class EndpointResponder:
         print(self.usage.said(), file=sys.stderr)
 
 
-@dataclass
-class EndpointConversation:
-    responder: EndpointResponder
-    shown: RecentFrames
+class EndpointConversation(RecentFrames):
+    def __init__(self, responder: EndpointResponder, system_prompt: str | None) -> None:
+        super().__init__(responder.max_frames, system_prompt)
+        self.responder = responder
 
-    def see(self, frames: Sequence[np.ndarray], timestamps: Sequence[float]) -> None:
-        self.shown.see(frames, timestamps)
-
-    def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
-        text = self.responder.complete(self.shown.messages(prompt, self.responder.picture), max_new_tokens)
-        if keep:
-            self.shown.turns.append((prompt, text))
-        return text
+    def answer(self, prompt: str, max_new_tokens: int) -> str:
+        return self.responder.complete(self.messages(prompt, self.responder.picture), max_new_tokens)
 
     def score_options(self, prompt: str, options: Sequence[str]) -> list[float]:
-        raise ValueError("--answer likelihood needs a model's probabilities, which an endpoint does not give")
+        raise ValueError(NO_LIKELIHOOD)
 
 
 def _document(response: Any) -> Any:
@@ -287,7 +293,7 @@ def endpoint_from_flags(options: Any, frames: int) -> tuple[EndpointResponder, d
     if wrong := [f"--{name}" for name, value in local.items() if getattr(options, name) != value]:
         raise ValueError(f"{', '.join(wrong)}: for a model that runs here, not behind --endpoint")
     if options.answer == "likelihood":
-        raise ValueError("--answer likelihood needs a model's probabilities, which an endpoint does not give")
+        raise ValueError(NO_LIKELIHOOD)
     responder = EndpointResponder(
         options.endpoint,
         options.model,

@@ -7,8 +7,9 @@ the video's own clock; a question is never shown a frame later than its timestam
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 from typing import Literal, get_args
 
@@ -18,6 +19,11 @@ Kind = Literal["choice", "yes_no", "count", "proactive"]
 def letters(options: Sequence[object]) -> str:
     """A letter for each option: `ABCD` for four."""
     return "".join(map(chr, range(ord("A"), ord("A") + len(options))))
+
+
+def named(ids: Collection[str]) -> str:
+    """The first ten of them, for an error."""
+    return ", ".join([*map(repr, islice(ids, 10)), *(["..."] if len(ids) > 10 else [])])
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..extras import require
 from ..prompt.messages import check_text
+from .questions import named
 
 ID_FIELDS = ("id", "sample_id", "question_id", "index")
 REPLY_FIELDS = ("reply", "response", "prediction", "filtered_resps", "resps")
@@ -68,11 +68,6 @@ def matched(replies: Mapping[str, Given], known: Collection[str]) -> dict[str, G
             f"{named(sorted(known)[:3])} (--id-field names the column they stand in)"
         )
     return under
-
-
-def named(ids: Collection[str]) -> str:
-    """The first ten of them, for an error."""
-    return ", ".join([*map(repr, islice(ids, 10)), *(["..."] if len(ids) > 10 else [])])
 
 
 def _rows(path: Path) -> Iterator[Any]:

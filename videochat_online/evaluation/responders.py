@@ -126,17 +126,14 @@ class TransformersConversation(RecentFrames):
         super().__init__(responder.max_frames, system_prompt)
         self.responder = responder
 
-    def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
+    def answer(self, prompt: str, max_new_tokens: int) -> str:
         import torch
 
         inputs = self._inputs(prompt)
         with torch.inference_mode():
             ids = self.responder.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         new = ids[0, inputs["input_ids"].shape[1] :]
-        text = self.responder.processor.decode(new, skip_special_tokens=True).strip()
-        if keep:
-            self.turns.append((prompt, text))
-        return text
+        return self.responder.processor.decode(new, skip_special_tokens=True).strip()
 
     def score_options(self, prompt: str, options: Sequence[str]) -> list[float]:
         """Log-likelihood of each option as the whole reply, its end mark included."""

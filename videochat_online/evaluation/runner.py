@@ -16,13 +16,13 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from ..files import whole, write_json
+from ..files import read_json, whole, write_json
 from ..media.find import VideoLibrary
 from ..media.readers import MediaError
 from .benchmarks.base import Benchmark
 from .modes import Examiner
 from .predictions import MERGED, Prediction, appending, read_predictions, write_merged
-from .questions import Question, VideoTask
+from .questions import Question, VideoTask, named
 from .videos import check_video, open_task_video
 
 CONFIG_FILE = "config.json"
@@ -199,11 +199,8 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """ValueError for what no evaluation wrote: text that is no JSON, or the config of something else."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); expected the settings of an evaluation") from error
-    if not isinstance(config, dict) or not isinstance(config.get("benchmark"), str):
+    config = read_json(path, dict, "the settings of an evaluation")
+    if not isinstance(config.get("benchmark"), str):
         raise ValueError(f"{path} names no benchmark; expected the settings of an evaluation")
     for name, kind in (("split", list), ("limit", int)):
         if not isinstance(config.get(name), (kind, type(None))):
@@ -219,8 +216,7 @@ def equal_ids(tasks: Sequence[VideoTask]) -> dict[str, int]:
 
 def refuse_equal_ids(tasks: Sequence[VideoTask]) -> None:
     if twice := equal_ids(tasks):
-        named = ", ".join([*map(repr, islice(twice, 10)), *(["..."] if len(twice) > 10 else [])])
-        raise ValueError(f"{len(twice)} ids stand for several questions each: {named}; --check names them all")
+        raise ValueError(f"{len(twice)} ids stand for several questions each: {named(twice)}; --check names them all")
 
 
 def check_questions(tasks: Sequence[VideoTask], library: VideoLibrary) -> list[str]:

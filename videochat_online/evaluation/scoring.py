@@ -8,7 +8,7 @@ the answers alone: a run that was killed or shared out gives the same. What was 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from statistics import fmean
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .blind import BEST, CHANCE, COMMONEST, Player, commonest, with_best
+from .blind import BEST, CHANCE, COMMONEST, Player, with_best
 from .intervals import accuracy_interval, difference_interval, flip_test, holm
 from .predictions import Prediction
 from .questions import VideoTask
@@ -75,11 +75,6 @@ class Tally:
 def headline_of(tally: Tally, kind: str | int) -> float:
     """Mean of the sub-tasks, of the categories (means of their sub-tasks), of all questions, or one sub-task."""
     return float(tally.weights(kind) @ tally.accuracies())
-
-
-def commonest_answers(predictions: Iterable[Prediction]) -> dict[str, str]:
-    """Sub-task -> its most frequent right answer (the first in alphabetical order of equals)."""
-    return commonest((prediction.task, prediction.answer) for prediction in predictions)
 
 
 def scores_of(

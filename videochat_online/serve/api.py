@@ -19,10 +19,11 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import Message, Receive
 
 from .. import __version__
 from .completions import chat_routes, named_routes
-from .questions import error_body, question_routes
+from .questions import error_body, question_routes, refusal
 from .realtime import realtime_routes
 from .routes import live_routes, model_routes, session_routes, stream_routes
 from .sessions import Sessions
@@ -73,9 +74,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
         hosts: names under which the server may be addressed (against DNS rebinding); None allows any.
     """
     # 1. the application and its description: FastAPI's own pages load their programs from other hosts
-    app = FastAPI(
-        title="videochat-online", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None
-    )  # fmt: skip
+    app = FastAPI(title="videochat-online", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     app.state.sessions, app.state.token = sessions, token
     _add_docs_page(app)
     # 2. what errors look like, and who may come in
@@ -110,17 +109,17 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:
     """The one shape of an error, wherever it comes from. The text of a bug stays in the log."""
-    status, text, headers, param, code = 500, "Internal Server Error", None, None, None
+    status, headers, body = 500, None, error_body("Internal Server Error", 500)
     if isinstance(error, StarletteHTTPException):
-        status, text, headers = error.status_code, str(error.detail), error.headers
+        status, headers, body = error.status_code, error.headers, error_body(str(error.detail), error.status_code)
     elif isinstance(error, RequestValidationError):
-        status, text, param = 400, validation_text(error.errors()), _param(error.errors()[0]["loc"])
+        status = 400
+        body = error_body(validation_text(error.errors()), status, param=_param(error.errors()[0]["loc"]))
     elif isinstance(error, ValueError):
-        status, text = getattr(error, "status", 400), str(error)
-        param, code = getattr(error, "param", None), getattr(error, "code", None)
+        status, body = refusal(error)
     if status == 429:
         headers = {"Retry-After": str(RETRY_SECONDS)}
-    return JSONResponse({"error": error_body(text, status, param=param, code=code)}, status, headers)
+    return JSONResponse({"error": body}, status, headers)
 
 
 def _param(place: Sequence[Any]) -> str | None:
@@ -128,29 +127,35 @@ def _param(place: Sequence[Any]) -> str | None:
     return ".".join(f"[{step}]" if isinstance(step, int) else str(step) for step in place[1:]) or None
 
 
+@dataclass
 class BoundedJson:
     """Ends a request whose JSON body is larger than the server takes, before it is whole. Other bodies have their own
     bounds, where they are read."""
 
-    def __init__(self, app: Any, *, most: int) -> None:
-        self.app, self.most = app, most
+    app: Any
+    most: int
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = dict(scope.get("headers", ())).get(b"content-type", b"").split(b";")[0].strip().lower()
         if scope["type"] != "http" or not (kind == b"application/json" or kind.endswith(b"+json")):
             await self.app(scope, receive, send)
             return
-        size = 0
+        await self.app(scope, at_most(receive, self.most, "a JSON body"), send)
 
-        async def bounded() -> Any:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.most:
-                raise HTTPException(413, f"a JSON body may have {self.most:,} bytes, which is all this server takes")
-            return message
 
-        await self.app(scope, bounded, send)
+def at_most(receive: Receive, most: int, what: str) -> Receive:
+    """`receive` that ends the request with status 413 when it has given more than `most` bytes."""
+    size = 0
+
+    async def give() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > most:  # of the kind that gradio answers, too
+            raise HTTPException(413, f"{what} may have {most:,} bytes")
+        return message
+
+    return give
 
 
 def validation_text(errors: Sequence[Any]) -> str:

@@ -29,7 +29,7 @@ from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer,
 from ..streaming.threads import stream_pieces
 from .content import Content, Picture, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
-from .live_session import LiveSession
+from .live_session import USUAL_NEW_TOKENS, LiveSession
 from .questions import EVENTS, answering, data_line, error_body, event_response, heard
 from .routes import AllSessions
 from .sessions import Sessions
@@ -38,7 +38,6 @@ chat_routes = APIRouter(tags=["chat completions"])
 named_routes = APIRouter(tags=["chat completions"])
 
 RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}} | EVENTS}}
-USUAL_NEW_TOKENS = 128
 BATCH = 16
 """Pictures encoded together."""
 ITS_LINE = re.compile(r"(?:^|\n)Frame\d+(?: at \d+(?:\.\d+)?s)?: $")
@@ -68,10 +67,19 @@ class ChatMessage:
     name: str | None = None
 
 
-@dataclass
-class ChatOptions:
-    """How a completion is made; null means not given."""
+@dataclass(kw_only=True)
+class ChatRequest:
+    """OpenAI's chat completion. `session`, or the X-Session header, names a session; without one it is complete.
 
+    Null means not given.
+    """
+
+    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
+
+    model: str
+    messages: list[ChatMessage] = field(default_factory=list)
+    session: str | None = None
+    stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -93,18 +101,6 @@ class ChatOptions:
     store: bool | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
-
-
-@dataclass(kw_only=True)
-class ChatRequest(ChatOptions):
-    """OpenAI's chat completion. `session`, or the X-Session header, names a session; without one it is complete."""
-
-    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
-
-    model: str
-    messages: list[ChatMessage] = field(default_factory=list)
-    session: str | None = None
-    stream: bool | None = None
 
     def check(self) -> None:
         """RequestError for an option that cannot be honoured."""
@@ -214,9 +210,7 @@ def begun(
 ) -> Completion:
     """The answer, on its way. A session is looked for, or begins, once the request is known to be one."""
     # 1. what is asked for, whole, before anything is changed
-    if request.model != sessions.model_name:
-        what = f"this server runs {sessions.model_name!r}, not {request.model!r:.80}"
-        raise RequestError(what, "model", "model_not_found", status=404)
+    sessions.check_model(request.model)
     request.check()
     most = request.new_tokens(sessions.limits.max_new_tokens)
     system, turns = dialogue_of(request.messages, RequestReader(sessions.limits, sessions.files.path))
@@ -244,17 +238,15 @@ def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple
     turns = [Said("user")]
     for number, message in enumerate(messages):
         content = reader.content(message.content, f"messages.[{number}].content")
+        if message.role != "user" and any(isinstance(part, Picture) for part in content):
+            raise RequestError("only the user shows pictures", f"messages.[{number}].content")
         if message.role in ("system", "developer"):
-            if any(isinstance(part, Picture) for part in content):
-                raise RequestError("only the user shows pictures", f"messages.[{number}].content")
             system.append("\n".join(part for part in content if isinstance(part, str)))
             continue
         if message.role != turns[-1].role:
             turns.append(Said(message.role))  # type: ignore[arg-type]
         elif turns[-1].content and content and isinstance(turns[-1].content[-1], str):
             turns[-1].content.append("\n")  # one message after another
-        if message.role == "assistant" and any(isinstance(part, Picture) for part in content):
-            raise RequestError("only the user shows pictures", f"messages.[{number}].content")
         turns[-1].content += content
     if turns[-1].role != "user" or not turns[-1].text.strip():
         what = "the last message must be the user's, with a text: it is the question"
@@ -299,9 +291,7 @@ def answer_alone(
     held = {frame.index: frame for frame in frames}
     messages += [Message(turn.role, _parts(turn, numbers, held)) for turn in turns]
     rendered = processor.render(messages, generate=True)
-    language = LanguageSide(
-        model, processor, reuse_cache=False, max_prompt_tokens=sessions.limits.max_prompt_tokens
-    )  # fmt: skip
+    language = LanguageSide(model, processor, reuse_cache=False, max_prompt_tokens=sessions.limits.max_prompt_tokens)
     if len(rendered.ids) + max_new_tokens > language.max_positions:
         what = f"the prompt has {len(rendered.ids)} tokens and the answer may have {max_new_tokens}, "
         what += f"but {language.max_positions} are taken in all"
@@ -309,9 +299,7 @@ def answer_alone(
     question = PreparedQuestion(turns[-1].text, rendered, frames, len(held), None, time.perf_counter(), 0)
 
     def run(emit: Any, stop: Any) -> None:
-        question.answer = language.answer(
-            question, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation
-        )  # fmt: skip
+        question.answer = language.answer(question, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation)
 
     return StreamedAnswer(question, stream_pieces(run))
 

@@ -5,11 +5,11 @@ An error's `status` is what it is over HTTP; any other ValueError is 400.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from ..config import MEMORY_POLICIES, MemoryConfig
+from ..media.source import check_fps
 from ..prompt.messages import check_text
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ class SessionSettings:
 
     def check(self, limits: Limits, model: Backbone) -> None:
         """ValueError for a setting that means nothing; RequestError for more than the operator allows."""
-        if not math.isfinite(self.fps) or self.fps <= 0:
-            raise ValueError(f"fps must be a number > 0, got {self.fps!r}")
+        check_fps(self.fps)
         if self.policy not in MEMORY_POLICIES:
             raise ValueError(f"unknown policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:

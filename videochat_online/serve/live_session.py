@@ -251,9 +251,7 @@ class LiveSession:
         most = self.check_question(question, max_new_tokens)
         # 1. the model begins to answer 2. what it is asked about is kept for the page
         self._await_first_frame()
-        pieces = self.session.ask_stream(
-            question, max_new_tokens=most, without_frames=without_frames, **generation
-        )  # fmt: skip
+        pieces = self.session.ask_stream(question, max_new_tokens=most, without_frames=without_frames, **generation)
         held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.question.frames]
         turn = self.track.ask(question, pieces.question.timestamp or 0.0, held, age=self.age)
         return turn, self._answer(turn, pieces)

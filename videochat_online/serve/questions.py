@@ -72,6 +72,14 @@ def answer_events(pieces: Iterator[str], document: Callable[[], dict[str, Any]])
         yield "event: error\n" + data_line({"error": error_body(str(error), 500)})
 
 
+def refusal(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body of what a client did wrong: an error of limits.py, any other is 400."""
+    status = getattr(error, "status", 400)
+    return status, error_body(
+        str(error), status, param=getattr(error, "param", None), code=getattr(error, "code", None)
+    )
+
+
 def error_body(message: str, status: int, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """The one shape of an error, as OpenAI's clients read it."""
     kind = {401: "invalid_api_key", 404: "not_found", 413: "too_large", 429: "rate_limit_exceeded"}

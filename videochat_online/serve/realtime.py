@@ -27,7 +27,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from .content import MOST_PIXELS, Content, Picture, RequestReader
 from .limits import RequestError
 from .live_session import LiveSession
-from .questions import error_body
+from .questions import refusal
 from .sessions import Sessions
 
 realtime_routes = APIRouter()
@@ -81,13 +81,11 @@ async def _serve(socket: WebSocket, name: str | None) -> None:
         if token is not None and not secrets.compare_digest((token_of(socket) or "").encode(), token.encode()):
             problem = "this server wants its token: Authorization: Bearer TOKEN"
             raise RequestError(problem, None, "invalid_api_key", status=401)
-        if model not in (None, sessions.model_name):
-            what = f"this server runs {sessions.model_name!r}, not {model!r:.80}"
-            raise RequestError(what, "model", "model_not_found", status=404)
+        if model is not None:
+            sessions.check_model(model)
         session = await in_thread(sessions.create if name is None else lambda: sessions.named(name))
     except ValueError as error:
-        status, code = getattr(error, "status", 400), getattr(error, "code", None)
-        body = error_body(str(error), status, param=getattr(error, "param", None), code=code)
+        status, body = refusal(error)
         await socket.send_denial_response(JSONResponse({"error": body}, status))
         return
     # 2. the conversation; an unnamed session ends with it
@@ -172,8 +170,7 @@ class RealtimeClient:
 
     async def refuse(self, error: Exception, event: Any) -> None:
         """An error of one event; the connection stays open."""
-        status = getattr(error, "status", 400)
-        body = error_body(str(error), status, param=getattr(error, "param", None), code=getattr(error, "code", None))
+        _, body = refusal(error)
         about = event.get("event_id") if isinstance(event, dict) else None
         about = about if isinstance(about, str) else None
         await self.send("error", error={**body, "code": body["code"] or "invalid_value", "event_id": about})

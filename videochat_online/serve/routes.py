@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from .limits import NO_OTHER_FIELDS, RequestError, SessionSettings, UnknownSession
+from .limits import NO_OTHER_FIELDS, SessionSettings, UnknownSession
 from .live_session import LiveSession
 from .sessions import Sessions
 from .sources import SourceRequest, open_source
@@ -80,9 +80,7 @@ async def models(sessions: AllSessions) -> dict[str, Any]:
 @model_routes.get("/models/{model:path}")
 async def model(model: str, sessions: AllSessions) -> dict[str, Any]:
     """The same of the one model."""
-    if model != sessions.model_name:
-        what = f"this server runs {sessions.model_name!r}, not {model!r:.80}"
-        raise RequestError(what, "model", "model_not_found", status=404)
+    sessions.check_model(model)
     return _about_model(sessions)
 
 
@@ -157,11 +155,7 @@ def control(found: Found, request: ControlRequest) -> dict[str, Any]:
 async def see(found: Found, request: Request, timestamp: float | None = None) -> SeenFrame:
     """See one picture (JPEG, PNG, ...), sent as the request's body, shown at `timestamp` seconds."""
     data = await read_body(request.stream(), found.limits.max_image_bytes)
-
-    def seen() -> SeenFrame:
-        return SeenFrame(**found.see(picture_of(data, "the frame sent"), timestamp))
-
-    return await run_in_threadpool(seen)
+    return await run_in_threadpool(lambda: SeenFrame(**found.see(picture_of(data, "the frame sent"), timestamp)))
 
 
 # ---- what it looks like ---------------------------------------------------------------------------------------------

@@ -87,6 +87,12 @@ class Sessions:
                 self._names[name] = session.key
             return session
 
+    def check_model(self, name: str) -> None:
+        """RequestError for another model than the one that runs here."""
+        if name != self.model_name:
+            what = f"this server runs {self.model_name!r}, not {name!r:.80}"
+            raise RequestError(what, "model", "model_not_found", status=404)
+
     def place_alone(self) -> threading.BoundedSemaphore:
         """A place, to be released, for a question without a session; LimitReached where all are taken."""
         if not self._alone.acquire(blocking=False):

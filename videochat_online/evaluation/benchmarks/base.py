@@ -5,7 +5,6 @@ Running, resuming, sharding, scoring and reporting exist once, outside; a benchm
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from ...config import AnswerMode
+from ...files import read_json
 from ...prompt.letters import read_letter
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
@@ -73,19 +73,6 @@ class Examples:
             self.left_out.append(f"{where} is not as expected: {error}")
         except ValueError as error:
             self.left_out.append(f"{where}: {error}")
-
-
-def read_records(path: Path) -> list[Any]:
-    """The records of an annotation file. Raises ValueError, naming it, where it holds no list in JSON."""
-    try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"))  # some tools mark UTF-8
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
-        raise ValueError(f"{path} cannot be read as JSON (cut off, or another kind of file?): {error}") from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(records, list):
-        raise ValueError(f"{path}: expected a list of records, got {type(records).__name__}")
-    return records
 
 
 def texts(value: Any) -> list[str]:
@@ -158,7 +145,7 @@ class Benchmark(ABC):
             raise ValueError(f"unknown split {sorted(unknown)}, expected some of {', '.join(self.splits)}")
         examples = Examples()
         for path in self.files(annotations):
-            self.parse(path, read_records(path), chosen, examples)
+            self.parse(path, read_json(path, list, "a list of records"), chosen, examples)
         return examples
 
     def load(self, annotations: Path, *, splits: Sequence[str] | None = None) -> list[VideoTask]:

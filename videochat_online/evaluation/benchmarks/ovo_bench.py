@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from ..blind import commonest
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
-from ..scoring import commonest_answers
 from .base import Benchmark, Examples, Settings, texts
 
 REGIMES = {
@@ -123,7 +123,7 @@ class OVOBench(Benchmark):
             for task, share in sorted(refusals.items())
             if any(share)
         ]
-        if always := commonest_answers(p for p in predictions if _REGIME_OF[p.task] == "forward"):
+        if always := commonest((p.task, p.answer) for p in predictions if _REGIME_OF[p.task] == "forward"):
             said = ", ".join(f"{task} {answer}" for task, answer in sorted(always.items()))
             notes.append(f"The commonest-answer baseline of the forward tasks sees no video and says: {said}.")
         return notes
