@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from videochat_online.cli import main
 from videochat_online.files import SHIPPED_MODELS
@@ -96,3 +99,31 @@ def test_a_visitor_of_the_server_is_answered(folder: Path):
         assert live.state()["stats"]["frames_seen"] == 3
     finally:
         sessions.close()
+
+
+def test_a_chat_completion_is_what_a_session_answers(folder: Path):
+    """Frames are told in the family's own words, also where a client brings our line ("Frame2 at 1.0s: ")."""
+    from videochat_online import MemoryConfig, StreamingSession, load_model
+    from videochat_online.prompt.messages import frame_line
+    from videochat_online.serve.completions import ChatMessage, ChatRequest, begun
+    from videochat_online.serve.sessions import Sessions
+
+    model, processor = load_model(folder)
+    pictures = [np.random.default_rng(k).integers(0, 256, (48, 64, 3), np.uint8) for k in range(2)]
+    with Sessions(model, processor, model_name="tiny") as sessions:
+        for timestamps in (False, True):
+            content: list[dict] = []
+            for k, picture in enumerate(pictures):
+                out = io.BytesIO()
+                Image.fromarray(picture).save(out, "PNG")
+                uri = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+                line = [{"type": "text", "text": frame_line(k, float(k))}] if timestamps else []
+                content += [*line, {"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "\n"}]
+            content.append({"type": "text", "text": "What?"})
+            request = ChatRequest(model="tiny", messages=[ChatMessage("user", content)], max_tokens=8)
+            completion = begun(request, sessions, None, is_repeat=False)
+            text = "".join(completion.pieces)
+            session = StreamingSession(model, processor, memory=MemoryConfig.recent(2), timestamps=timestamps)
+            session.see_many(pictures, [0.0, 1.0])
+            assert completion.asked.rendered.ids == session.prompt("What?")[0].ids
+            assert text == session.ask("What?", max_new_tokens=8)

@@ -24,7 +24,7 @@ from pydantic import BeforeValidator
 
 from ..config import MemoryConfig
 from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
-from ..prompt.messages import Image, Message, frame_line
+from ..prompt.messages import FrameStyle, Image, Message, frame_line
 from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer, sampling
 from ..streaming.threads import stream_pieces
 from .content import Content, Picture, RequestReader
@@ -40,7 +40,7 @@ named_routes = APIRouter(tags=["chat completions"])
 RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}} | EVENTS}}
 BATCH = 16
 """Pictures encoded together."""
-ITS_LINE = re.compile(r"(?:^|\n)Frame\d+(?: at \d+(?:\.\d+)?s)?: $")
+ITS_LINE = re.compile(r"(?:^|\n)(Frame(\d+)(?: at (\d+(?:\.\d+)?)s)?: )$")
 """How the text before a picture ends where the picture has its line already."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -289,7 +289,8 @@ def answer_alone(
     messages = [] if system is None else [Message("system", (system,))]
     numbers = iter(range(sum(len(turn.pictures) for turn in turns)))
     held = {frame.index: frame for frame in frames}
-    messages += [Message(turn.role, _parts(turn, numbers, held)) for turn in turns]
+    style = processor.template.frame
+    messages += [Message(turn.role, _parts(turn, numbers, held, style)) for turn in turns]
     rendered = processor.render(messages, generate=True)
     language = LanguageSide(model, processor, reuse_cache=False, max_prompt_tokens=sessions.limits.max_prompt_tokens)
     if len(rendered.ids) + max_new_tokens > language.max_positions:
@@ -319,10 +320,12 @@ def _memory_of(sessions: Sessions, pictures: Sequence[Picture]) -> list[MemoryFr
     return bank.read()
 
 
-def _parts(turn: Said, numbers: Iterator[int], held: dict[int, MemoryFrame]) -> tuple[str | Image, ...]:
-    """A turn as our prompts write it: each picture behind its line and before a line's end."""
+def _parts(
+    turn: Said, numbers: Iterator[int], held: dict[int, MemoryFrame], style: FrameStyle
+) -> tuple[str | Image, ...]:
+    """A turn as a session writes it to this model: each picture behind its line, in the words of the model's family."""
     parts: list[str | Image] = []
-    is_behind_picture = False
+    is_behind_picture, num_shown = False, 0
     for part in turn.content:
         if isinstance(part, str):
             parts.append(part.removeprefix("\n") if is_behind_picture else part)
@@ -336,8 +339,14 @@ def _parts(turn: Said, numbers: Iterator[int], held: dict[int, MemoryFrame]) -> 
                 parts[-1] = before[: has_line.start()]
             continue
         if not has_line:
-            parts.append(frame_line(number, part.seconds))
-        parts += [Image(held[number].num_tokens), "\n"]
+            parts.append(frame_line(number, part.seconds, style))
+        elif style != FrameStyle():
+            seconds = None if has_line[3] is None else float(has_line[3])
+            parts[-1] = before[: has_line.start(1)] + frame_line(max(0, int(has_line[2]) - 1), seconds, style)
+        parts += [Image(held[number].num_tokens), style.after]
+        num_shown = len(parts)
+    if num_shown:
+        parts.insert(num_shown, style.after_all)
     return tuple(part for part in parts if part)
 
 
