@@ -32,6 +32,8 @@ class Hub(BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         if self.headers["Authorization"] != "Bearer right":
             return self.answer({"error": "Invalid user token."}, 401)
+        if self.path == "/api/repos/create" and self.server.is_strange:
+            return self.answer({})
         if self.path == "/api/repos/create":
             self.server.made = json.loads(raw)
             return self.answer({"url": f"{self.server.address}/mine/model", "name": "mine/model"})
@@ -71,6 +73,7 @@ def hub() -> Iterator[Any]:
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.address = f"http://127.0.0.1:{server.server_port}"
     server.files, server.asked, server.made, server.is_full = {}, [], None, False
+    server.is_strange = False
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -101,6 +104,13 @@ def test_a_token_that_is_not_taken_is_an_error_before_training(hub: Any, tmp_pat
     if not token:
         checked = train(hub, tmp_path, token, "--check")
         assert checked.returncode == 1 and message in checked.stdout and not hub.asked
+
+
+def test_an_answer_that_is_not_the_hubs_is_an_error_before_training(hub: Any, tmp_path: Path):
+    hub.is_strange = True
+    done = train(hub, tmp_path, "right")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "--push-to-hub mine/model: the hub answered without 'url'" in done.stderr
 
 
 def test_the_model_and_its_card_come_to_the_hub(hub: Any, tmp_path: Path):

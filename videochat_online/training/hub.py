@@ -78,6 +78,8 @@ def hub_errors_named(config: TrainingConfig, more: str = "") -> Iterator[None]:
 
     try:
         yield
-    except (HfHubHTTPError, httpx.HTTPError) as error:
+    except (KeyError, TypeError) as error:  # of an answer that is not the hub's, as a proxy may give
+        raise SettingError(f"--push-to-hub {config.push_to_hub}: the hub answered without {error}{more}") from error
+    except (HfHubHTTPError, httpx.HTTPError, RuntimeError, OSError) as error:  # RuntimeError: of large files
         why = " ".join(str(error).split()).rstrip(".")  # the hub's own errors go over several lines
         raise SettingError(f"--push-to-hub {config.push_to_hub}: the hub refused: {why}{more}") from error
