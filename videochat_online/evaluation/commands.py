@@ -108,30 +108,14 @@ def run_benchmark(options: argparse.Namespace) -> int:
     Raises ValueError for flags, annotations and folders that cannot be used.
     """
     # 1. The questions, and what is wrong with them
-    if options.endpoint:
-        if options.adapter != "videochat":
-            raise ValueError(f"--endpoint is a model of its own: it goes without --adapter {options.adapter}")
-        options.adapter = "endpoint"
-    variant = {name: getattr(options, name) for name in options.benchmark.flags}
-    benchmark: Benchmark = options.benchmark(
-        **variant, protocol=options.protocol, mode=options.mode, multi_turn=options.multi_turn
-    )
+    benchmark, variant = benchmark_from_flags(options)
     examples = benchmark.read(options.annotations, splits=options.split)
     tasks, left_out = first_questions(examples.tasks, options.limit), examples.left_out
     library = VideoLibrary(options.videos, decoder=options.decoder)
-    cautions = cautions_of(tasks, left_out)
-    if problem := lacks("matplotlib"):
-        cautions.append(f"report.png will be left out: {problem}")
-    for caution in cautions:
-        print(f"caution: {caution}", file=sys.stderr)
+    _say_cautions(tasks, left_out)
     if options.check:
         return _report_problems(tasks, left_out, check_questions(tasks, library))
-    if not tasks:
-        why = f"; {len(left_out)} cannot be asked, such as {left_out[0]}" if left_out else ""
-        raise ValueError(f"no questions left of {options.annotations} with --split {options.split or 'all'}{why}")
-    refuse_equal_ids(tasks)
-    if options.mode != "blind":
-        refuse_where_none_is_found(tasks, library)
+    _refuse_unusable(options, tasks, left_out, library)
     # 2. The settings, and the model
     if options.dry_run:
         settings = settings_from_flags(options, benchmark, "generate")
@@ -161,6 +145,37 @@ def run_benchmark(options: argparse.Namespace) -> int:
             run.output, benchmark, tasks, config, *found, left_out=left_out, answer_because=because, of_all=of_all
         )
     )
+
+
+def benchmark_from_flags(options: argparse.Namespace) -> tuple[Benchmark, dict[str, Any]]:
+    """The benchmark, and its own flags. Raises ValueError for two models at once."""
+    if options.endpoint:
+        if options.adapter != "videochat":
+            raise ValueError(f"--endpoint is a model of its own: it goes without --adapter {options.adapter}")
+        options.adapter = "endpoint"
+    variant = {name: getattr(options, name) for name in options.benchmark.flags}
+    shown = {"protocol": options.protocol, "mode": options.mode, "multi_turn": options.multi_turn}
+    return options.benchmark(**variant, **shown), variant
+
+
+def _say_cautions(tasks: list[VideoTask], left_out: list[str]) -> None:
+    cautions = cautions_of(tasks, left_out)
+    if problem := lacks("matplotlib"):
+        cautions.append(f"report.png will be left out: {problem}")
+    for caution in cautions:
+        print(f"caution: {caution}", file=sys.stderr)
+
+
+def _refuse_unusable(
+    options: argparse.Namespace, tasks: list[VideoTask], left_out: list[str], library: VideoLibrary
+) -> None:
+    """ValueError where there are no questions, two of one name, or no video of theirs."""
+    if not tasks:
+        why = f"; {len(left_out)} cannot be asked, such as {left_out[0]}" if left_out else ""
+        raise ValueError(f"no questions left of {options.annotations} with --split {options.split or 'all'}{why}")
+    refuse_equal_ids(tasks)
+    if options.mode != "blind":
+        refuse_where_none_is_found(tasks, library)
 
 
 def answer_from_flags(options: argparse.Namespace) -> tuple[AnswerMode, str]:

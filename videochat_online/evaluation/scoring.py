@@ -98,19 +98,11 @@ def scores_of(
         baselines[BLIND] = Tally.of([blind[row.id] for row in rows])
     no_answer = [row.extracted is None for row in rows]
     broken = Counter((row.task_id, row.error) for row in rows if row.error is not None)
-
-    def figures(kind: str | int, others: Mapping[str, Tally]) -> dict[str, float | None]:
-        weight = model.weights(kind)
-        used = weight > 0  # a sub-task's interval knows its own videos only
-        low, high = accuracy_interval(model.correct[:, used], model.count[:, used], weight[used]) or (None, None)
-        shares = {name: headline_of(tally, kind) for name, tally in others.items()}
-        return {"accuracy": headline_of(model, kind), "low": low, "high": high, **shares}
-
     beside = {"unanswered": Tally.of(rows, no_answer), **baselines}
     about_tasks = zip(model.tasks, model.categories, model.count.sum(0), strict=True)
     return {
-        "headline": figures(kind, baselines),
-        "pooled": figures("pooled", baselines),
+        "headline": _figures(model, kind, baselines),
+        "pooled": _figures(model, "pooled", baselines),
         "questions": len(rows),
         "videos": len({row.task_id for row in rows}),
         "unanswered": fmean(no_answer),
@@ -122,11 +114,20 @@ def scores_of(
             for player in players
         ],
         "tasks": [
-            {"task": task, "category": category, "questions": int(n), **figures(i, beside)}
+            {"task": task, "category": category, "questions": int(n), **_figures(model, i, beside)}
             for i, (task, category, n) in enumerate(about_tasks)
         ],
         "problems": [{"video": video, "questions": n, "error": error} for (video, error), n in sorted(broken.items())],
     }
+
+
+def _figures(model: Tally, kind: str | int, others: Mapping[str, Tally]) -> dict[str, float | None]:
+    """The model's accuracy with its interval, and that of others."""
+    weight = model.weights(kind)
+    used = weight > 0  # a sub-task's interval knows its own videos only
+    low, high = accuracy_interval(model.correct[:, used], model.count[:, used], weight[used]) or (None, None)
+    shares = {name: headline_of(tally, kind) for name, tally in others.items()}
+    return {"accuracy": headline_of(model, kind), "low": low, "high": high, **shares}
 
 
 def _sources(rows: Sequence[Prediction]) -> dict[str, dict[str, float]]:

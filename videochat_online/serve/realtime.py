@@ -400,11 +400,7 @@ class RealtimeClient:
         self.response = None  # from here on the next may be asked for
         whole = self._answer(response, status, [done], details=details)
         if turn is not None:
-            used, said, cached = turn.prompt_tokens, turn.answer_tokens, turn.cached_tokens
-            seen = {"text_tokens": used - turn.visual_tokens, "image_tokens": turn.visual_tokens}
-            tokens_in = {"input_token_details": {**seen, "cached_tokens": cached}}
-            whole["usage"] = {"total_tokens": used + said, "input_tokens": used, "output_tokens": said, **tokens_in}
-            whole["usage"]["output_token_details"] = {"text_tokens": said}
+            whole["usage"] = _usage(turn)
         await self.send("response.done", response=whole)
 
     def _answer(self, response: ActiveResponse, status: str, output: list[Event], *, details: Any = None) -> Event:
@@ -433,6 +429,15 @@ HANDLERS: dict[str, Callable[[RealtimeClient, Event], Awaitable[None]]] = {
     "input_audio_buffer.commit": RealtimeClient.ignore,
     "output_audio_buffer.clear": RealtimeClient.ignore,
 }
+
+
+def _usage(turn: Any) -> Event:
+    """The tokens of an answer and of what it was made from."""
+    used, said, cached = turn.prompt_tokens, turn.answer_tokens, turn.cached_tokens
+    seen = {"text_tokens": used - turn.visual_tokens, "image_tokens": turn.visual_tokens}
+    tokens_in = {"input_token_details": {**seen, "cached_tokens": cached}}
+    whole = {"total_tokens": used + said, "input_tokens": used, "output_tokens": said, **tokens_in}
+    return {**whole, "output_token_details": {"text_tokens": said}}
 
 
 def new_id(kind: str) -> str:
