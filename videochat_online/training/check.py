@@ -90,6 +90,18 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
                     check_shape(checkpoint, plan.shape)
             report_lengths(dataset, problems, warnings)
     # 5. what trains, memory, disk
+    report_costs(model_config, config, num_processes, lengths, problems)
+    return say_all(problems, warnings)
+
+
+def report_costs(
+    model_config: VideoChatOnlineConfig | None,
+    config: TrainingConfig,
+    num_processes: int,
+    lengths: Lengths,
+    problems: list[str],
+) -> None:
+    """Print what trains, and what a run takes of memory and disk."""
     rows: list[PartRow] = []
     if model_config is not None:
         with noted(problems):
@@ -102,7 +114,6 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
                 problems += [problem] if problem else []
     with noted(problems):
         problems += disk_problems(rows, config)
-    return say_all(problems, warnings)
 
 
 def check_data(lists: Sequence[str], problems: list[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,22 @@ PARTS = {
 }
 """What may train of each part of the model."""
 
-A_YEAR = 60 * 24 * 365
-"""Minutes."""
+RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    ("at least 1", lambda value: value >= 1,
+     ("global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "eval_rows",
+      "sequence_parallel", "loss_chunks")),
+    ("above 0", lambda value: value > 0, ("learning_rate", "epochs", "timeout")),
+    ("from 0 to below 1", lambda value: 0 <= value < 1, ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2")),
+    ("at least 0", lambda value: value is None or value >= 0,
+     ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "min_steps", "eval_every", "eval_answers",
+      "early_stop", "num_workers")),
+    ("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, ("seed",)),
+    ("a year at most (525600)", lambda value: value <= 60 * 24 * 365, ("timeout",)),
+    ("-1 or at least 1", lambda value: value == -1 or value >= 1, ("max_steps",)),
+    ("from 0 to 0.5", lambda value: 0 <= value <= 0.5, ("eval_share",)),
+)  # fmt: skip
+"""What a number may be, whether it is, and the settings of which that is asked."""
+
 MAY_CHANGE = frozenset(
     {"resume", "output_dir", "data", "save_every", "keep_checkpoints", "log_every", "tracker", "num_workers",
      "frame_cache", "decoder", "attention", "gradient_checkpointing", "cpu", "export_dtype", "export_step",
@@ -169,21 +183,9 @@ class TrainingConfig(DataSettings):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        counts = ["global_batch_size", "batch_size", "save_every", "log_every", "keep_checkpoints", "eval_rows"]
-        for name in [*counts, "sequence_parallel", "loss_chunks"]:
-            yield from self._unless(getattr(self, name) >= 1, name, "at least 1")
-        yield from self._unless(0 <= self.seed < 2**32, "seed", "from 0 to 2**32 - 1")
-        yield from self._unless(self.timeout <= A_YEAR, "timeout", "a year at most (525600)")
-        for name in ("learning_rate", "epochs", "timeout"):
-            yield from self._unless(getattr(self, name) > 0, name, "above 0")
-        for name in ("drop_path", "lora_dropout", "adam_beta1", "adam_beta2"):
-            yield from self._unless(0 <= getattr(self, name) < 1, name, "from 0 to below 1")
-        at_least_0 = ("warmup", "weight_decay", "adam_epsilon", "max_grad_norm", "min_steps")
-        for name in (*at_least_0, "eval_every", "eval_answers", "early_stop"):
-            yield from self._unless(getattr(self, name) >= 0, name, "at least 0")
-        yield from self._unless((self.num_workers or 0) >= 0, "num_workers", "at least 0")
-        yield from self._unless(self.max_steps == -1 or self.max_steps >= 1, "max_steps", "-1 or at least 1")
-        yield from self._unless(0 <= self.eval_share <= 0.5, "eval_share", "from 0 to 0.5")
+        for expected, holds, names in RANGES:
+            for name in names:
+                yield from self._unless(holds(getattr(self, name)), name, expected)
         for name in ("eval_every", "early_stop"):
             if getattr(self, name) and not self.evaluates:
                 yield f"{flag(name)} {getattr(self, name)} needs held-out rows: give --eval-data LIST or --eval-share X"
@@ -192,18 +194,7 @@ class TrainingConfig(DataSettings):
                 self.part(name)
             except SettingError as error:
                 yield str(error)
-        is_known = self.strategy in STRATEGIES or self.strategy.endswith(".json")
-        yield from self._unless(is_known, "strategy", f"one of {', '.join(STRATEGIES)} or a .json file")
-        if self.sequence_parallel > 1:
-            for name, values in {"batch_size": (1,), "strategy": ("ddp", *STRATEGIES[1:4])}.items():
-                known = getattr(self, name) in values or str(getattr(self, name)).endswith(".json")
-                expected = f"{' or '.join(map(str, values))} with --sequence-parallel"
-                yield from self._unless(known, name, expected)
-            if self.attention == "eager" or (self.batching == "packed" and self.attention != "flash_attention_2"):
-                yield (
-                    "--sequence-parallel needs --attention sdpa, or flash_attention_2, which alone sees where packed "
-                    f"samples begin; got --attention {self.attention}, --batching {self.batching}"
-                )
+        yield from self._problems_of_sharing()
         if {self.vision, self.connector, self.llm} == {"frozen"}:
             yield "--vision, --connector and --llm are all frozen: nothing would train"
         if self.quantize != "none":
@@ -223,6 +214,21 @@ class TrainingConfig(DataSettings):
         if self.push_to_hub:
             is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub)
             yield from self._unless(bool(is_id), "push_to_hub", "of the form ORG/NAME")
+
+    def _problems_of_sharing(self) -> Iterator[str]:
+        """Of the way in which several processes share the work."""
+        is_known = self.strategy in STRATEGIES or self.strategy.endswith(".json")
+        yield from self._unless(is_known, "strategy", f"one of {', '.join(STRATEGIES)} or a .json file")
+        if self.sequence_parallel > 1:
+            for name, values in {"batch_size": (1,), "strategy": ("ddp", *STRATEGIES[1:4])}.items():
+                known = getattr(self, name) in values or str(getattr(self, name)).endswith(".json")
+                expected = f"{' or '.join(map(str, values))} with --sequence-parallel"
+                yield from self._unless(known, name, expected)
+            if self.attention == "eager" or (self.batching == "packed" and self.attention != "flash_attention_2"):
+                yield (
+                    "--sequence-parallel needs --attention sdpa, or flash_attention_2, which alone sees where packed "
+                    f"samples begin; got --attention {self.attention}, --batching {self.batching}"
+                )
 
     def part(self, name: str) -> tuple[str, list[float]]:
         """What trains of vision, connector or llm, and its numbers: `lora:16:32` -> ("lora", [16, 32]).
