@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.training.world import save_small_model, write_online_list
 from videochat_online.files import write_json
 from videochat_online.training.commands import main
 from videochat_online.training.configuration import TrainingConfig
+from videochat_online.training.plan import RunShape
 from videochat_online.training.run import describe_data
 
 
@@ -180,7 +182,7 @@ def test_a_checkpoint_of_other_annotations_is_a_problem(
     data, run = write_online_list(tmp_path, 16), tmp_path / "run"
     flags = ("--global-batch-size", "1", "--num-workers", "0", "--resume", "auto")
     (run / "checkpoint-3").mkdir(parents=True)
-    write_json(run / "checkpoint-3" / "complete.json", {"files": {}})
+    write_json(run / "checkpoint-3" / "complete.json", {"files": {}, "shape": asdict(RunShape(1, "ddp", 1, 1))})
     assert check(model, data, run, *flags) == 1
     assert "run has no data.json" in capsys.readouterr().out
     write_json(run / "data.json", describe_data(TrainingConfig(data=(str(data),))))
