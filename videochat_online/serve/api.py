@@ -7,7 +7,6 @@ they were published (gzip), and their licences (Apache-2.0).
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from starlette.types import Message, Receive
 
 from .. import __version__
 from .completions import chat_routes, named_routes
+from .limits import token_problem
 from .questions import error_body, question_routes, refusal
 from .realtime import realtime_routes
 from .routes import live_routes, model_routes, session_routes, stream_routes
@@ -174,8 +174,7 @@ def _token_check(token: str) -> Any:
     bearer = HTTPBearer(auto_error=False, description="The server's token, where it has one")
 
     async def check(given: HTTPAuthorizationCredentials | None = Security(bearer)) -> None:  # noqa: B008 - FastAPI's way
-        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
-            problem = "this server wants its token: Authorization: Bearer TOKEN"
+        if problem := token_problem(given.credentials if given else None, token):
             raise HTTPException(401, problem, {"WWW-Authenticate": "Bearer"})
 
     return check

@@ -5,6 +5,7 @@ An error's `status` is what it is over HTTP; any other ValueError is 400.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
@@ -28,6 +29,12 @@ class RequestError(ValueError):
     ) -> None:
         super().__init__(message)
         self.param, self.code, self.status = param, code, status
+
+
+def token_problem(given: str | None, token: str) -> str | None:
+    """What is wrong with the token that a client brings, over HTTP or a socket; None where it is the server's."""
+    is_right = given is not None and secrets.compare_digest(given.encode(), token.encode())
+    return None if is_right else "this server wants its token: Authorization: Bearer TOKEN"
 
 
 class UnknownSession(ValueError):

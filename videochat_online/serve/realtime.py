@@ -25,7 +25,7 @@ from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from .content import MOST_PIXELS, Content, Picture, RequestReader
-from .limits import RequestError
+from .limits import RequestError, token_problem
 from .live_session import LiveSession
 from .questions import refusal
 from .sessions import Sessions
@@ -78,8 +78,7 @@ async def _serve(socket: WebSocket, name: str | None) -> None:
     try:
         if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
             raise RequestError("a web page of another host may not connect here", "Origin", "forbidden", status=403)
-        if token is not None and not secrets.compare_digest((token_of(socket) or "").encode(), token.encode()):
-            problem = "this server wants its token: Authorization: Bearer TOKEN"
+        if token is not None and (problem := token_problem(token_of(socket), token)):
             raise RequestError(problem, None, "invalid_api_key", status=401)
         if model is not None:
             sessions.check_model(model)
