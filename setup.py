@@ -40,6 +40,7 @@ EXTRAS = {
 # The tests cover every part, so their environment has every part; a browser for the page's tests is Debian's chromium.
 TOOLS = [
     "pytest==9.2.0",
+    "pytest-xdist>=3.8,<3.9",
     "ruff==0.17.6",
     "mypy==2.4.1",
     "setuptools>=77,<85",

@@ -61,6 +61,7 @@ class Checkout:
 
 CORE = ["venv", "pip -r ROOT/requirements.txt", "pip -e ROOT"]
 DEV = ["venv", "pip -r ROOT/requirements.txt", "pip -e ROOT[dev]"]
+PYTEST = "pytest -n auto --maxprocesses 4 --dist loadfile"
 OFFLINE = "NewConnectionError('Failed to establish a new connection: [Errno 111] Connection refused')\n"
 
 
@@ -95,7 +96,7 @@ def test_arguments_are_passed_on(checkout: Checkout):
     assert called == "videochat-online chat a video.mp4 -q Who?"
     assert shlex.split(said) == ["==", "videochat-online", "chat", "a video.mp4", "-q", "Who?"]  # can be typed again
     tests = checkout.run("shell/test.sh", "tests/media", "-m", "slow")
-    assert tests.stdout.splitlines()[-1] == "python -m pytest tests/media -m slow"
+    assert tests.stdout.splitlines()[-1] == f"python -m {PYTEST} tests/media -m slow"
 
 
 def test_one_environment_serves_both_commands(checkout: Checkout):
@@ -193,7 +194,7 @@ def test_ci_runs_all_five_and_fails_with_any(checkout: Checkout, failing: str):
         (checkout.root / "shell" / f"test_{name}.sh").write_text(stand_in)
     done = checkout.run(".ci/run", FAILING=failing, DEBIAN_PACKAGES="")
     ran = [line for line in done.stdout.splitlines() if line.startswith("python ")]
-    kinds = ["ruff check .", "mypy", "wheel", "clients", "pytest"]
+    kinds = ["ruff check .", "mypy", "wheel", "clients", PYTEST]
     assert ran == [f"python -m {kind}" for kind in kinds]
     assert done.stdout.splitlines()[-1] == ran[-1]
     assert (done.returncode == 0) == (failing == "")
