@@ -42,9 +42,14 @@ def measure(options: argparse.Namespace) -> Tables:
 
 
 def bench_e2e(
-    make: Callable[..., StreamingSession], *, seconds: float = 600.0, fps: float = 2.0, num_questions: int = 20
+    make: Callable[..., StreamingSession],
+    *,
+    seconds: float = 600.0,
+    fps: float = 2.0,
+    num_questions: int = 20,
+    must_agree: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Wall seconds of both ways; answers must be equal. `make(reuse_cache=...)` gives a new session."""
+    """Wall seconds of both ways; answers must be equal if `must_agree`. `make(reuse_cache=...)` gives a new session."""
     num_frames = int(seconds * fps)
     pictures = list(np.random.default_rng(0).integers(0, 255, (PICTURES, 120, 160, 3), dtype=np.uint8))
     moments = [num_frames * (k + 1) // num_questions for k in range(num_questions)]
@@ -55,7 +60,7 @@ def bench_e2e(
 
     ours = _one_pass(make(reuse_cache=True), show, moments)
     theirs = _encoding_again(lambda: make(reuse_cache=False), show, moments)
-    if ours.answers != theirs.answers:
+    if must_agree and ours.answers != theirs.answers:
         raise AssertionError(f"one pass and re-encoding answer differently: {ours.answers} and {theirs.answers}")
     floor = _encoder_alone(make(), pictures) * num_frames
     questions = [

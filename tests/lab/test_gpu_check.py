@@ -1,0 +1,118 @@
+"""What is to run on a GPU, as far as a CPU can show it: the script rehearsed, the 4B shape on the meta device, and no
+wait for a device's value that grows with the number of frames."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from videochat_online.lab.bench.paper import PUBLISHED_4B
+from videochat_online.lab.gpu_check import STEPS, main
+from videochat_online.model.memory_bank import PyramidMemoryBank
+from videochat_online.model.videochat import VideoChatOnline
+from videochat_online.model_config import VideoChatOnlineConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_step_writes_what_it_finds_and_the_report_says_what_is_missing(tmp_path: Path):
+    assert main(["bank", "--output", str(tmp_path), "--device", "cpu", "--tiny"]) == 0
+    (row,) = json.loads((tmp_path / "bank.json").read_text())["tables"]["the memory bank, a frame"]
+    assert row["ms"] > 0 and row["waits_a_batch"] is None  # a CPU has nothing to wait for
+    assert main(["report", "--output", str(tmp_path)]) == 0
+    page = (tmp_path / "gpu.md").read_text()
+    assert page.count("Nothing was measured.") == len(STEPS) - 1 and "the memory bank, a frame" in page
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_it_says_how_to_rehearse(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["ask", "--output", str(tmp_path)]) == 1
+    assert "--device cpu --tiny" in capsys.readouterr().err and not (tmp_path / "ask.json").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_script_rehearsed(tmp_path: Path):
+    steps = [name for name in STEPS if name not in ("equal", "encoder")]  # these two compile: minutes on a CPU
+    settings = {**os.environ, "TINY": "1", "PYTHON": sys.executable, "ONLY": " ".join(steps)}
+    done = subprocess.run(
+        ["bash", str(ROOT / "shell/gpu_check.sh"), str(tmp_path)], env=settings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    for name in steps:
+        assert json.loads((tmp_path / f"{name}.json").read_text())["tables"]
+    assert (tmp_path / "gpu.md").read_text().count("Nothing was measured.") == 2
+
+
+@pytest.fixture(scope="module")
+def whole() -> VideoChatOnline:
+    """The 4B model without weights: every operation checks devices and shapes, none computes."""
+    config = VideoChatOnlineConfig(**copy.deepcopy(PUBLISHED_4B))
+    with torch.device("meta"):
+        return VideoChatOnline(config).to(torch.bfloat16)
+
+
+def test_frames_of_the_4b_model_stay_on_their_device(whole: VideoChatOnline):
+    pixels = torch.empty(8, 3, 448, 448, device="meta", dtype=torch.bfloat16)
+    with torch.no_grad():
+        maps = whole.encode_frames(pixels)
+        tokens = whole.project([maps[0], maps[1][:, :4, :4]])
+        logits = whole(inputs_embeds=torch.empty(1, 12_872, 3072, device="meta", dtype=torch.bfloat16),
+                       logits_to_keep=1).logits  # fmt: skip
+    assert maps.shape == (8, 4096, 16, 16) and tokens.shape == (256 + 16, 3072) and logits.shape[:2] == (1, 1)
+    assert {one.device.type for one in (maps, tokens, logits)} == {"meta"}
+
+
+def test_a_training_step_of_the_4b_model_stays_on_its_device(whole: VideoChatOnline, monkeypatch: pytest.MonkeyPatch):
+    # transformers looks whether a row is packed, which reads a value; there is none here
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda positions: None)
+    embeds = torch.empty(1, 1024, 3072, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    labels = torch.full((1, 1024), 5, device="meta")
+    whole(inputs_embeds=embeds, labels=labels, use_cache=False).loss.backward()
+    assert embeds.grad is not None and embeds.grad.device.type == "meta"
+    weight = whole.language_model.model.layers[0].mlp.down_proj.weight
+    assert weight.grad is not None and weight.grad.shape == weight.shape
+    whole.zero_grad(set_to_none=True)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a CPU wait for a GPU: a value read as a Python number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("number", [1, 40])
+def test_the_bank_waits_once_a_batch(number: int, monkeypatch: pytest.MonkeyPatch):
+    transfers = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: transfers.append(self.shape) or self)
+    with Waits() as waits:
+        PyramidMemoryBank().write(torch.randn(number, 32, 16, 16), list(range(number)))
+    assert waits.count == 0 and transfers == [(number, 32)]  # the summaries of the batch
+
+
+def test_no_tensor_of_the_product_is_moved_to_a_device_by_name():
+    """`"cuda"` may be compared with; whatever is moved goes to the device where the model or the pictures are."""
+    for path in sorted((ROOT / "videochat_online").rglob("*.py")):
+        if "lab" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                where = f"{path.name}:{node.lineno}"
+                assert node.func.attr != "cuda", where
+                if node.func.attr in ("to", "to_empty"):
+                    words = [one.value for one in node.args if isinstance(one, ast.Constant)]
+                    assert not {"cuda", "cuda:0", "mps"} & {one for one in words if isinstance(one, str)}, where
