@@ -1,7 +1,7 @@
 """Reports on lmms-eval's own offline benchmarks: its verdicts, beside what players get that never look.
 
-Read from the samples that lmms-eval logs, so nothing is judged or downloaded again. Rows of data sets are read as by
-the task files of lmms-eval 0.7.3.
+Verdicts are read from the samples that lmms-eval logs; videos, options and right answers from the data set, which it
+has loaded just before (the samples of 0.7.3 leave them out). Rows are read as its task files read them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import json
 import re
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+from lmms_eval.tasks import TaskManager
 
 from videochat_online.evaluation.benchmarks import Benchmark
 from videochat_online.evaluation.benchmarks.base import Examples
@@ -43,8 +45,10 @@ class Offline(Benchmark):
     headline, headline_name = "pooled", "share of right answers"
     letter_rule = "lmms-eval's rule of this task"
 
-    def __init__(self, **run: Any) -> None:
-        super().__init__(**run)
+    def __init__(self, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+        """`rows`: of the data set, by task."""
+        super().__init__()
+        self.rows = rows
         self.found: dict[str, tuple[str, Verdict]] = {}
         """Reply and lmms-eval's verdict, by question id."""
 
@@ -58,8 +62,9 @@ class Offline(Benchmark):
         for sample in records:
             with examples.record(f"{path.name}, doc_id {sample.get('doc_id')}"):
                 question_id = f"{name}/{sample['doc_id']}"
+                doc = self.rows[name][sample["doc_id"]]
                 self.found[question_id] = _verdict_of(sample, self.metric)
-                rows[question_id] = (self.row(name, sample["doc"]), sample["doc"]["question"])
+                rows[question_id] = (_checked(self.row(name, doc), sample["target"]), doc["question"])
         most = max((ord(row.answer) - ord("A") + 1 for row, _ in rows.values()), default=0)
         videos: dict[str, list[Question]] = defaultdict(list)
         for question_id, (row, words) in rows.items():
@@ -133,8 +138,20 @@ class LVBench(Offline):
 KINDS: tuple[type[Offline], ...] = (VideoMME, MVBench, MLVU, LongVideoBench, EgoSchema, LVBench)
 
 
+def rows_of(tasks: Sequence[str]) -> dict[str, Sequence[dict[str, Any]]]:
+    """Rows of their data sets by task, without pictures, as lmms-eval loads them. OSError where it cannot."""
+    try:
+        loaded = TaskManager().load_task_or_group(list(tasks))
+        return {name: task.eval_docs_no_media for name, task in loaded.items()}
+    except (Exception, SystemExit) as error:  # whatever data sets, task files and the network raise
+        raise OSError(str(error).strip().split("\n")[0][:200]) from error
+
+
 def offline_runs(samples: Iterable[Path]) -> Iterator[tuple[dict[str, Path], Offline, Examples]]:
-    """(logged samples by task, benchmark, its questions): one for each task, and one for all tasks of MVBench."""
+    """(logged samples by task, benchmark, its questions): one for each task, and one for all tasks of MVBench.
+
+    OSError where the rows of a task cannot be loaded.
+    """
     groups: dict[tuple[str, type[Offline]], dict[str, Path]] = defaultdict(dict)
     for path in sorted(samples):
         task = path.stem.partition(SAMPLES)[2]
@@ -142,7 +159,7 @@ def offline_runs(samples: Iterable[Path]) -> Iterator[tuple[dict[str, Path], Off
             if re.fullmatch(kind.tasks, task):
                 groups["" if kind is MVBench else task, kind][task] = path
     for (_, kind), paths in groups.items():
-        benchmark, examples = kind(), Examples()
+        benchmark, examples = kind(rows_of(list(paths))), Examples()
         for path in paths.values():
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             benchmark.parse(path, rows, (), examples)
@@ -154,10 +171,18 @@ def _bare(options: list[str]) -> tuple[str, ...]:
     return tuple(re.sub(r"^\s*\(?[A-Z][.)]\s*", "", option) for option in options)
 
 
+def _checked(row: Row, target: str) -> Row:
+    """ValueError where lmms-eval logged another right answer (a letter, its place, its words): another data set."""
+    place = ord(row.answer) - ord("A")
+    if target not in (row.answer, str(place), *row.options[place : place + 1]):
+        raise ValueError(f"the right answer was {target!r} when it was asked, in the data set it is {row.answer!r}")
+    return row
+
+
 def _verdict_of(sample: dict[str, Any], metric: str) -> tuple[str, Verdict]:
     """The reply, and lmms-eval's verdict: a table of answers, or right and wrong alone."""
     value, replies = sample[metric], sample["filtered_resps"]
-    text = replies[0] if replies and isinstance(replies[0], str) else json.dumps(replies)
+    text = replies if isinstance(replies, str) else json.dumps(replies)
     if not isinstance(value, dict):
         return text, Verdict(text or None, bool(value))
     said, right = (value[next((name for name in names if name in value), names[0])] for names in (SAID, RIGHT))

@@ -56,10 +56,13 @@ def show_results(options: argparse.Namespace) -> None:
         print(markdown_of(write_ovbench_report(results.parent / REPORT_FOLDER, predictions, found)))
         print(f"report and result.json: {results.parent / REPORT_FOLDER}")
     stamp = results.name.removesuffix(ENDING)
-    for paths, benchmark, examples in offline_runs(results.parent.glob(f"{stamp}{SAMPLES}*.jsonl")):
-        folder = results.parent / (benchmark.name if len(paths) > 1 else next(iter(paths)))
-        print(markdown_of(write_offline_report(folder, list(paths), benchmark, examples, found)))
-        print(f"report and result.json: {folder}")
+    try:
+        for paths, benchmark, examples in offline_runs(results.parent.glob(f"{stamp}{SAMPLES}*.jsonl")):
+            folder = results.parent / (benchmark.name if len(paths) > 1 else next(iter(paths)))
+            print(markdown_of(write_offline_report(folder, list(paths), benchmark, examples, found)))
+            print(f"report and result.json: {folder}")
+    except OSError as error:
+        print(f"caution: no report with blind players: the data set cannot be loaded ({error})", file=sys.stderr)
 
 
 def newest_results(folder: Path, *, since: float = 0.0) -> Path:

@@ -14,6 +14,7 @@ from tests.lmms_eval.conftest import INSTALL
 
 pytest.importorskip("lmms_eval", reason=INSTALL)
 
+from lmms_eval_ovbench import offline
 from lmms_eval_ovbench.offline import KINDS, SAMPLES
 from lmms_eval_ovbench.results import main
 
@@ -52,6 +53,17 @@ JUDGES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def data_sets(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the data sets by task, filled by `write_run`. test_stock_tasks.py has lmms-eval load some."""
+    monkeypatch.setattr(offline, "rows_of", lambda tasks: {task: DATA[task] for task in tasks})
+    DATA.clear()
+    return DATA
+
+
+DATA: dict[str, list[dict[str, Any]]] = {}
+
+
 def write_run(
     folder: Path, tasks: list[str], rights: list[int], says: int, model_args: str = "pretrained=pocket"
 ) -> Path:
@@ -60,13 +72,13 @@ def write_run(
     for task in tasks:
         module, name = JUDGES[task].rsplit(".", 1)
         judge = getattr(import_module(f"lmms_eval.tasks.{module}"), name)
-        rows = []
-        for number, right in enumerate(rights):
-            row = doc(task, number, right)
+        rows, DATA[task] = [], [doc(task, number, right) for number, right in enumerate(rights)]
+        for number, row in enumerate(DATA[task]):
             losses = [[float(i != says), False] for i in range(5)]
-            said = losses if task.endswith("mcppl") else ["ABCD"[says]]
-            metrics = judge(row, [tuple(one) for one in said] if task.endswith("mcppl") else said)
-            rows.append({"doc_id": number, "doc": row, "filtered_resps": said, **metrics})
+            said: Any = losses if task.endswith("mcppl") else "ABCD"[says]
+            metrics = judge(row, [tuple(one) for one in said] if task.endswith("mcppl") else [said])
+            target = str(row.get("answer", row.get("correct_choice")))
+            rows.append({"doc_id": number, "target": target, "filtered_resps": said, **metrics})
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"20261201_000000{SAMPLES}{task}.jsonl").write_text(text)
     results = folder / "20261201_000000_results.json"
@@ -98,7 +110,7 @@ def test_a_model_that_sees_is_above_them(tmp_path: Path, capsys: pytest.CaptureF
     path = tmp_path / f"20261201_000000{SAMPLES}videomme.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows[:72]:
-        row["videomme_perception_score"] |= {"pred_answer": row["doc"]["answer"], "score": 1.0}
+        row["videomme_perception_score"] |= {"pred_answer": row["target"], "score": 1.0}
     rows[79]["videomme_perception_score"] |= {"pred_answer": "", "score": 0.0}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main([str(results.parent)]) == 0
@@ -118,17 +130,30 @@ def test_the_tasks_of_mvbench_are_one_benchmark(tmp_path: Path):
     assert result["blind_players"]["commonest_answer"] == 62.5
 
 
-def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    write_run(tmp_path, ["lvbench"], [0, 1], says=0)
-    path = tmp_path / f"20261201_000000{SAMPLES}lvbench.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    del rows[0]["doc"]["video_path"]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_a_row_that_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data_sets: dict[str, list[dict[str, Any]]]
+):
+    write_run(tmp_path, ["lvbench"], [0, 1, 2], says=0)
+    del data_sets["lvbench"][0]["video_path"]
+    data_sets["lvbench"][1]["answer"] = "D"
     assert main([str(tmp_path)]) == 0
-    assert "lvbench.jsonl, doc_id 0 has no 'video_path'" in capsys.readouterr().out
-    path.write_text(json.dumps({"doc_id": 0, "doc": {}, "filtered_resps": [], "lvbench_score": True}) + "\n")
+    said = capsys.readouterr().out
+    assert "lvbench.jsonl, doc_id 0 has no 'video_path'" in said
+    assert "doc_id 1: the right answer was 'B' when it was asked, in the data set it is 'D'" in said
+    del data_sets["lvbench"][:]
     assert main([str(tmp_path)]) == 2
     assert "no sample of lvbench can be read" in capsys.readouterr().err
+
+
+def test_where_the_data_set_is_gone_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    write_run(tmp_path, ["lvbench"], [0, 1], says=0)
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    assert main([str(tmp_path)]) == 0
+    assert "no report with blind players: the data set cannot be loaded" in capsys.readouterr().err
 
 
 def test_every_benchmark_has_a_test_here():
