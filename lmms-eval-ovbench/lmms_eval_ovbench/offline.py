@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lmms_eval.tasks import TaskManager
+from loguru import logger
 
 from videochat_online.evaluation.benchmarks import Benchmark
 from videochat_online.evaluation.benchmarks.base import Examples
@@ -140,11 +141,14 @@ KINDS: tuple[type[Offline], ...] = (VideoMME, MVBench, MLVU, LongVideoBench, Ego
 
 def rows_of(tasks: Sequence[str]) -> dict[str, Sequence[dict[str, Any]]]:
     """Rows of their data sets by task, without pictures, as lmms-eval loads them. OSError where it cannot."""
+    logger.disable("lmms_eval")  # it says much about other tasks
     try:
         loaded = TaskManager().load_task_or_group(list(tasks))
         return {name: task.eval_docs_no_media for name, task in loaded.items()}
     except (Exception, SystemExit) as error:  # whatever data sets, task files and the network raise
         raise OSError(str(error).strip().split("\n")[0][:200]) from error
+    finally:
+        logger.enable("lmms_eval")
 
 
 def offline_runs(samples: Iterable[Path]) -> Iterator[tuple[dict[str, Path], Offline, Examples]]:
