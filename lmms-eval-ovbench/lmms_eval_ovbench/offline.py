@@ -30,12 +30,20 @@ SAID, RIGHT = ("pred_answer", "parsed_pred", "pred"), ("answer", "gt_answer", "g
 
 @dataclass(frozen=True)
 class Row:
-    """What a question is, of a row of the data set. `options` empty: they stand in the question's words."""
+    """What a question is, of a row of the data set. `options` empty: they stand in the question's words.
+
+    `part`: what the report's sources are, of benchmarks that report by the length of videos.
+    """
 
     video: str
     answer: str
     options: tuple[str, ...] = ()
     task: str = "all questions"
+    part: str = ""
+
+
+class RowsMissing(Exception):
+    """A data set cannot be loaded (again)."""
 
 
 class Offline(Benchmark):
@@ -72,7 +80,9 @@ class Offline(Benchmark):
             with examples.record(f"{path.name}, {question_id}"):
                 labels = tuple(letters(row.options or range(most)))
                 about = {"id": question_id, "timestamp": 0.0, "prompt": words, "answer": row.answer, "task": row.task}
-                question = Question(**about, category=self.title, source=name, labels=labels, options=row.options)
+                question = Question(
+                    **about, category=self.title, source=row.part or name, labels=labels, options=row.options
+                )
                 videos[row.video].append(question)
         examples.tasks += [VideoTask(f"{name}/{one}", one, (one,), tuple(found)) for one, found in videos.items()]
 
@@ -92,7 +102,7 @@ class VideoMME(Offline):
     tasks = r"videomme(_long)?(_w_subtitle)?"
 
     def row(self, task: str, doc: dict[str, Any]) -> Row:
-        return Row(doc["videoID"], doc["answer"], _bare(doc["options"]), doc["task_type"])
+        return Row(doc["videoID"], doc["answer"], _bare(doc["options"]), doc["task_type"], doc["duration"])
 
 
 class MVBench(Offline):
@@ -119,7 +129,8 @@ class LongVideoBench(Offline):
         options = [doc.get(f"option{number}", "N/A") for number in range(5)]
         options = options[: options.index("N/A")] if "N/A" in options else options
         answer = chr(ord("A") + doc["correct_choice"])
-        return Row(doc["video_path"], answer, tuple(options), doc["question_category"])
+        part = f"up to {doc['duration_group']} s"
+        return Row(doc["video_path"], answer, tuple(options), doc["question_category"], part)
 
 
 class EgoSchema(Offline):
@@ -140,13 +151,13 @@ KINDS: tuple[type[Offline], ...] = (VideoMME, MVBench, MLVU, LongVideoBench, Ego
 
 
 def rows_of(tasks: Sequence[str]) -> dict[str, Sequence[dict[str, Any]]]:
-    """Rows of their data sets by task, without pictures, as lmms-eval loads them. OSError where it cannot."""
+    """Rows of their data sets by task, without pictures, as lmms-eval loads them. RowsMissing where it cannot."""
     logger.disable("lmms_eval")  # it says much about other tasks
     try:
         loaded = TaskManager().load_task_or_group(list(tasks))
         return {name: task.eval_docs_no_media for name, task in loaded.items()}
     except (Exception, SystemExit) as error:  # whatever data sets, task files and the network raise
-        raise OSError(str(error).strip().split("\n")[0][:200]) from error
+        raise RowsMissing(str(error).strip().split("\n")[0][:200]) from error
     finally:
         logger.enable("lmms_eval")
 
@@ -154,7 +165,7 @@ def rows_of(tasks: Sequence[str]) -> dict[str, Sequence[dict[str, Any]]]:
 def offline_runs(samples: Iterable[Path]) -> Iterator[tuple[dict[str, Path], Offline, Examples]]:
     """(logged samples by task, benchmark, its questions): one for each task, and one for all tasks of MVBench.
 
-    OSError where the rows of a task cannot be loaded.
+    RowsMissing where the rows of a task cannot be loaded.
     """
     groups: dict[tuple[str, type[Offline]], dict[str, Path]] = defaultdict(dict)
     for path in sorted(samples):

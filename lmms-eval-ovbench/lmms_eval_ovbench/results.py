@@ -27,7 +27,7 @@ from videochat_online.files import write_json
 
 from .documents import data_root
 from .metrics import MEAN
-from .offline import SAMPLES, Offline, offline_runs
+from .offline import SAMPLES, Offline, RowsMissing, offline_runs
 from .task import VISUAL_VARIABLE
 from .task_files import OVBENCH_PREFIX, task_files
 
@@ -61,7 +61,7 @@ def show_results(options: argparse.Namespace) -> None:
             folder = results.parent / (benchmark.name if len(paths) > 1 else next(iter(paths)))
             print(markdown_of(write_offline_report(folder, list(paths), benchmark, examples, found)))
             print(f"report and result.json: {folder}")
-    except OSError as error:
+    except RowsMissing as error:
         print(f"caution: no report with blind players: the data set cannot be loaded ({error})", file=sys.stderr)
 
 

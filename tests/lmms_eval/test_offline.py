@@ -101,6 +101,8 @@ def test_a_model_that_always_says_one_letter_is_its_own_blind_player(
     assert result["blind_players"]["chance"] == (20.0 if task.startswith("egoschema") else 25.0)
     assert result["config"]["tasks"] == [task] and result["protocol"] == "causal"
     assert (tmp_path / task / "report.md").read_text().startswith("**Caution**: the score 50.0")
+    sources = json.loads((tmp_path / task / "report.json").read_text())["scores"]["sources"]
+    assert list(sources) == [{"videomme": "short", "longvideobench_val_v": "up to 15 s"}.get(task, task)]
 
 
 def test_a_model_that_sees_is_above_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

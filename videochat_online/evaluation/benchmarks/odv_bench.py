@@ -68,7 +68,7 @@ class ODVBench(Benchmark):
             with examples.record(f"{path.name}, record {number}"):
                 question = _question(str(number), record)
                 if question.category in splits:
-                    rate = float(record["fps"]) if "fps" in record else None
+                    rate = None if record.get("fps") is None else float(record["fps"])
                     videos[record["video"], float(record["start"])].append((question, rate))
         for (video, start), rows in videos.items():
             with examples.record(f"{path.name}, video {video!r}"):
