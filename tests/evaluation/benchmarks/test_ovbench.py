@@ -359,6 +359,36 @@ def test_the_split_layout_gives_the_questions_of_the_streaming_one(tmp_path: Pat
     assert OVBench().load(tmp_path / "ovbench.json") == [goat]
 
 
+def test_a_published_row_of_the_split_layout_is_the_question_of_the_flat_one(real: list[VideoTask], tmp_path: Path):
+    """Two rows as they stand in OneStreamer's file; `end` is the moment of asking, printed as there."""
+    about = {"video_id": "COIN/AIAqkAAXnjg.mp4", "start": 0, "video_time": 136.0}
+    rows = [
+        {
+            "id": "COIN/AIAqkAAXnjg.mp4__q0",
+            "question": "How long has the person in the scene been performing the 'make the  detergent'?",
+            "answer": "C",
+            "answer_type": "Temporal Perception",
+            "sub_answer_type": "Step Localization",
+            "options": ["A. 8-9s", "B. 50-51s", "C. 6-7s", "D. 19-20s"],
+            "end": 85.0,
+        },
+        {
+            "id": "COIN/AIAqkAAXnjg.mp4__q1",
+            "question": "Is the person in the current frame still performing the 'wet the mop'?",
+            "answer": "A",
+            "answer_type": "Temporal Hallucination Verification",
+            "sub_answer_type": "Step Verification",
+            "options": ["A. Yes", "B. No"],
+            "end": 112.0,
+        },
+    ]
+    (tmp_path / f"{NAME}_bbox1000.json").write_text(json.dumps([{**row, **about} for row in rows]))
+    [task] = OVBench().load(tmp_path)
+    [flat] = [one for one in real if one.id == "coin/AIAqkAAXnjg.mp4"]
+    asked = {(q.prompt, q.timestamp, q.answer, q.task, q.source, q.options) for q in flat.questions}
+    assert {(q.prompt, q.timestamp, q.answer, q.task, q.source, q.options) for q in task.questions} < asked
+
+
 def test_a_check_finds_the_videos_of_the_split_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Frames of films may lie as whole films: the hub has those, the split's own folder of frames it has not."""
     (tmp_path / f"{NAME}.json").write_text(json.dumps(SPLIT[:1] + SPLIT[2:5]))
