@@ -1,7 +1,7 @@
 """`python -m lmms_eval_ovbench.results FOLDER`: did lmms-eval leave results? And OVBench's report.
 
-lmms-eval ends with exit status 0 also where a task, a model or a video failed it; here it shows. For OVBench the
-report of `videochat-online eval` is written from the logged samples, with result.json to submit.
+lmms-eval ends with exit status 0 also where a task, a model or a video failed it; here it shows. For OVBench and the
+offline benchmarks of offline.py the report of `videochat-online eval` is written from the logged samples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.command_line import CommandParser
-from videochat_online.evaluation.benchmarks import OVBench
+from videochat_online.evaluation.benchmarks import Benchmark, OVBench
+from videochat_online.evaluation.benchmarks.base import Examples
 from videochat_online.evaluation.predictions import Prediction, write_merged
 from videochat_online.evaluation.questions import VideoTask
 from videochat_online.evaluation.report import markdown_of, write_report
@@ -26,6 +27,7 @@ from videochat_online.files import write_json
 
 from .documents import data_root
 from .metrics import MEAN
+from .offline import SAMPLES, Offline, RowsMissing, offline_runs
 from .task import VISUAL_VARIABLE
 from .task_files import OVBENCH_PREFIX, task_files
 
@@ -53,6 +55,14 @@ def show_results(options: argparse.Namespace) -> None:
     if predictions := ovbench_predictions(results):
         print(markdown_of(write_ovbench_report(results.parent / REPORT_FOLDER, predictions, found)))
         print(f"report and result.json: {results.parent / REPORT_FOLDER}")
+    stamp = results.name.removesuffix(ENDING)
+    try:
+        for paths, benchmark, examples in offline_runs(results.parent.glob(f"{stamp}{SAMPLES}*.jsonl")):
+            folder = results.parent / (benchmark.name if len(paths) > 1 else next(iter(paths)))
+            print(markdown_of(write_offline_report(folder, list(paths), benchmark, examples, found)))
+            print(f"report and result.json: {folder}")
+    except RowsMissing as error:
+        print(f"caution: no report with blind players: the data set cannot be loaded ({error})", file=sys.stderr)
 
 
 def newest_results(folder: Path, *, since: float = 0.0) -> Path:
@@ -83,11 +93,36 @@ def ovbench_predictions(results: Path) -> dict[str, Prediction]:
 def write_ovbench_report(folder: Path, predictions: dict[str, Prediction], found: dict[str, Any]) -> dict[str, Any]:
     """The report of our runner about what lmms-eval asked; `found`: lmms-eval's results."""
     examples = OVBench().read(data_root() / "annotations")
-    asked, about = _asked(examples.tasks, predictions), _about(found)
+    tasks = sorted(name for name in found["configs"] if name.startswith(OVBENCH_PREFIX))
+    about = {**_about(found, tasks), VISUAL_VARIABLE: os.environ.get(VISUAL_VARIABLE)}
+    examples.tasks = _asked(examples.tasks, predictions)
+    return _write(folder, OVBench(), examples, about, predictions, found)
+
+
+def write_offline_report(
+    folder: Path, tasks: list[str], benchmark: Offline, examples: Examples, found: dict[str, Any]
+) -> dict[str, Any]:
+    """As for OVBench, with lmms-eval's own verdicts. ValueError where not one of its samples can be read."""
+    if not examples.tasks:
+        raise ValueError(f"no sample of {', '.join(tasks)} can be read: {examples.left_out[:1]}")
+    predictions = benchmark.predictions(examples.tasks)
+    if "protocol=published" in (found["config"].get("model_args") or ""):
+        benchmark.protocol = "published"
+    return _write(folder, benchmark, examples, _about(found, tasks), predictions, found)
+
+
+def _write(
+    folder: Path,
+    benchmark: Benchmark,
+    examples: Examples,
+    about: dict[str, Any],
+    predictions: dict[str, Prediction],
+    found: dict[str, Any],
+) -> dict[str, Any]:
     write_merged(folder, predictions.values())
-    write_json(folder / CONFIG_FILE, {"benchmark": OVBench.name, **about})
+    write_json(folder / CONFIG_FILE, {"benchmark": benchmark.name, **about})
     command, left_out = _command(found["config"]), examples.left_out
-    return write_report(folder, OVBench(), asked, about, predictions, left_out=left_out, command=command)
+    return write_report(folder, benchmark, examples.tasks, about, predictions, left_out=left_out, command=command)
 
 
 def _command(config: dict[str, Any]) -> list[str]:
@@ -96,11 +131,10 @@ def _command(config: dict[str, Any]) -> list[str]:
     return ["lmms_eval", *(part for name, value in given.items() if value for part in (f"--{name}", str(value)))]
 
 
-def _about(found: dict[str, Any]) -> dict[str, Any]:
+def _about(found: dict[str, Any], tasks: list[str]) -> dict[str, Any]:
     """What the answers depend on."""
-    config, tasks = found["config"], sorted(name for name in found["configs"] if name.startswith(OVBENCH_PREFIX))
-    one = found["configs"][tasks[0]]  # what is taken of it is the same for all sources
-    shown = one["lmms_eval_specific_kwargs"]
+    config, one = found["config"], found["configs"][tasks[0]]  # what is taken of it is the same for all of them
+    shown = one.get("lmms_eval_specific_kwargs") or {}
     return {
         "model": " ".join(filter(None, [config["model"], config.get("model_args")])),
         "mode": "lmms-eval",
@@ -108,8 +142,7 @@ def _about(found: dict[str, Any]) -> dict[str, Any]:
         "tasks": tasks,
         "limit": config.get("limit"),
         "generation": one["generation_kwargs"],
-        "shown": shown.get(config["model"], shown["default"]),
-        VISUAL_VARIABLE: os.environ.get(VISUAL_VARIABLE),
+        "shown": shown.get(config["model"], shown.get("default")),
     }
 
 

@@ -15,7 +15,6 @@ from tests.lmms_eval.conftest import INSTALL
 
 pytest.importorskip("lmms_eval", reason=INSTALL)
 
-from lmms_eval_ovbench.results import main as write_results
 from lmms_eval_ovbench.results import newest_results
 from lmms_eval_ovbench.task_files import include_path
 
@@ -64,6 +63,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = {"question": "What next?", "candidates": ["run", "sit"], "answer": "sit", "start": 2.0, "end": 5.0}
     write_dataset(place / "OpenGVLab/MVBench", "action_sequence", "train", [{"video": "m.mp4", **whole}])
     write_video(home / "mvbench_video/star/Charades_segment/m.mp4", seconds=9)
+    inside = "Which?\n" + "\n".join(f"({letter}) colour" for letter in "ABCD")
+    write_dataset(
+        place / "lmms-eval/LVBench", "LVBench", "train", [{"video_path": "w.mp4", "question": inside, "answer": "D"}]
+    )
+    write_video(home / "lvbench/w.mp4", seconds=8)
     return place
 
 
@@ -77,7 +81,9 @@ def evaluate(place: Path, tasks: str, name: str, *more: str, model: str = "mode=
     command += ["--gen_kwargs", "max_new_tokens=4", *more]
     done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False, timeout=600)
     (place / f"{name}.log").write_text(done.stdout + done.stderr)
-    assert write_results([str(place / name), "--tasks", tasks]) == 0, (done.stdout + done.stderr)[-4000:]
+    ask = [sys.executable, "-m", "lmms_eval_ovbench.results", str(place / name), "--tasks", tasks]
+    found = subprocess.run(ask, cwd=place, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 0, (done.stdout + done.stderr + found.stdout + found.stderr)[-4000:]
     return newest_results(place / name)
 
 
@@ -88,7 +94,7 @@ def samples(results: Path, task: str) -> list[dict[str, Any]]:
 
 def test_rounds_and_choices_of_stock_tasks_end_in_results(place: Path):
     """Two rounds as well as three: a pair of texts looks like a text and its costs to lmms-eval."""
-    results = evaluate(place, "ovo_forward,egoschema_subset_mcppl", "causal", "--batch_size", "4")
+    results = evaluate(place, "ovo_forward,egoschema_subset_mcppl,lvbench", "causal", "--batch_size", "4")
     scores = json.loads(results.read_text())["results"]
     assert 0 <= scores["ovo_forward"]["forward_acc,none"] <= 100
     assert 0 <= scores["egoschema_subset_mcppl"]["score,none"] <= 1
@@ -97,10 +103,16 @@ def test_rounds_and_choices_of_stock_tasks_end_in_results(place: Path):
     for row in samples(results, "egoschema_subset_mcppl"):
         losses = [loss for loss, _ in row["filtered_resps"]]
         assert len(set(losses)) == 5 and row["score"]["pred"] == losses.index(min(losses))
+    for task in ("egoschema_subset_mcppl", "lvbench"):  # beside players that never look
+        report = json.loads((results.parent / task / "result.json").read_text())
+        [score] = [value for key, value in scores[task].items() if key.endswith("score,none")]
+        assert report["score"] == 100 * score and "one_answer" in report["blind_players"]
 
 
 def test_the_published_protocol_ends_in_results_and_says_its_words(place: Path):
-    evaluate(place, "videomme,mvbench_action_sequence", "published", model="protocol=published")
+    results = evaluate(place, "videomme,mvbench_action_sequence", "published", model="protocol=published")
+    for name in ("videomme", "mvbench_action_sequence"):
+        assert json.loads((results.parent / name / "result.json").read_text())["protocol"] == "published"
     said = (place / "published.log").read_text()
     assert (
         r"lasts for {} seconds.\nQuestion: Which?\n(A) colour 0\n(B) colour 1\n(C) colour 2\n(D) colour 3\nAnswer:  \n'"

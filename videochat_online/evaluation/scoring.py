@@ -152,7 +152,7 @@ def _categories(tally: Tally) -> dict[str, dict[str, float]]:
 
 
 def cost_of(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """What was measured with a clock, over the questions that were asked. Seconds; None where there is no frame."""
+    """What was measured with a clock, over the questions that were asked. Seconds; None where nothing was measured."""
     asked = [row for row in predictions if row.error is None]
     frames = sum(row.new_frames for row in asked)
     frame_seconds = sum(row.frame_seconds for row in asked)
@@ -160,7 +160,7 @@ def cost_of(predictions: Sequence[Prediction]) -> dict[str, Any]:
     return {
         "frames": frames,
         "seconds_per_frame": frame_seconds / frames if frames else None,
-        "seconds_per_question": answer_seconds / len(asked) if asked else None,
+        "seconds_per_question": answer_seconds / len(asked) if answer_seconds else None,
         "seconds": frame_seconds + answer_seconds,
     }
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.evaluation.benchmarks import Benchmark, OVBench, OVOBench, StreamingBench
+from videochat_online.evaluation.benchmarks import BENCHMARKS, Benchmark, StreamingBench
 
-PARSERS = {benchmark.name: benchmark for benchmark in (OVBench, OVOBench, StreamingBench)}
+PARSERS = BENCHMARKS
 FILES: dict[str, tuple[str, int]] = {
     "ovbench": ("ovbench", 7005),
     "ovbench/ava.json": ("ovbench", 1396),

@@ -95,6 +95,8 @@ class Benchmark(ABC):
     headline_name: ClassVar[str]
     layouts: ClassVar[tuple[tuple[str, ...], ...]]
     """Names of annotation files in a folder (`*` stands for anything); the first of these that it holds are read."""
+    alone: ClassVar[tuple[str, ...]] = ()
+    """One of `layouts` whose files each hold the same questions: where a folder has several, one must be named."""
     stream: ClassVar[Settings]
     """As published, for the modes streaming and prefix."""
     window: ClassVar[Settings]
@@ -130,6 +132,9 @@ class Benchmark(ABC):
             return [annotations]
         for names in self.layouts:
             if found := [path for name in names for path in sorted(annotations.glob(name))]:
+                if names == self.alone and len(found) > 1:
+                    several = ", ".join(path.name for path in found)
+                    raise ValueError(f"{annotations} has the same questions in {several}; expected one of these files")
                 return found
         expected = "; or ".join(map(", ".join, self.layouts))
         raise ValueError(f"no {self.title} annotations in {annotations}: expected {expected}")

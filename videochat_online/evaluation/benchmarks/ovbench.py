@@ -1,7 +1,8 @@
-"""OVBench (arXiv 2501.00584): both annotation layouts, the 16 sub-tasks, the published prompts and presets.
+"""OVBench (arXiv 2501.00584): three annotation layouts, the 16 sub-tasks, the published prompts and presets.
 
-Flat layout: ava.json, coin.json, hirest.json, tao.json, one question a record. Streaming layout (the hub's):
-one video a record with its questions. The headline is the mean of the 16 sub-task accuracies.
+Flat layout (also StreamForest's): ava.json, coin.json, hirest.json, tao.json, one question a record. Streaming layout
+(the hub's): one video a record with its questions. Split layout (VideoChat3's, OneStreamer's): one question of that
+layout a record, asked at its `end`. The headline is the mean of the 16 sub-task accuracies.
 Knows nothing of models, running or reporting.
 """
 
@@ -11,7 +12,7 @@ import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..questions import Question, VideoTask, letters
 from .base import Benchmark, Examples, Settings, texts
@@ -69,6 +70,11 @@ SUB_TASKS = (
 
 _BY_SOURCE = {(sub.category, source): sub for sub in SUB_TASKS for source in sub.sources}
 _BY_NAME = {sub.name: sub for sub in SUB_TASKS}
+_TOLD_BY: dict[str, Literal["flat", "streaming", "split"]] = {
+    "candidates": "flat",
+    "questions": "streaming",
+    "video_time": "split",
+}
 
 PROMPTS = {
     "official": ("({})", "{} {}", "Question at {time}s: {question}\nOptions:\n{options}"),
@@ -91,7 +97,8 @@ class OVBench(Benchmark):
     flags: ClassVar = {"prompt": {"default": "official", "choices": PROMPTS, "help": "wording of the questions"}}
     headline = "tasks"
     headline_name = "mean of the sub-task accuracies"
-    layouts = (("ovbench.json",), tuple(f"{source}.json" for source in SOURCES), ("ovbench_*.json",))
+    alone = ("ovbench_split*.json", "ovbench_ava_raw*.json")
+    layouts = (("ovbench.json",), tuple(f"{source}.json" for source in SOURCES), alone, ("ovbench_*.json",))
     stream = Settings(fps=8.0, max_new_tokens=128)
     window = Settings(fps=2.0, window=32.0, frames=64, max_new_tokens=16)
     has_scripts = True
@@ -109,8 +116,11 @@ class OVBench(Benchmark):
             self.system_prompt, self.tail = SYSTEM_PROMPT, TAILS["pass" if is_pass else "others"]
 
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:
-        """Either layout; `splits` keeps questions of these sources only."""
-        read = self._videos if is_streaming_layout(records, path) else self._single_questions
+        """Any layout; `splits` keeps questions of these sources only."""
+        layout = _layout_of(records, path)
+        if layout == "split":
+            records = _by_video(path, records, examples)
+        read = self._single_questions if layout == "flat" else self._videos
         for task in read(path, records, examples):
             if kept := tuple(question for question in task.questions if question.source.lower() in splits):
                 # The scripts know no anchor: to them the first frame of a folder is second 0.
@@ -223,13 +233,36 @@ def _segment_start(source: str, questions: list[Question]) -> float:
     return AVA_START if is_segment else 0.0
 
 
-def is_streaming_layout(records: list[Any], path: Path) -> bool:
-    """True for a list of videos with questions, False for a list of single questions."""
+def _layout_of(records: list[Any], path: Path) -> Literal["flat", "streaming", "split"]:
+    """Told by what the first record of a known form has: candidates, questions, or options and the video's length."""
     for record in records:
-        if isinstance(record, dict) and ("questions" in record or "candidates" in record):
-            return "questions" in record
+        for field, layout in _TOLD_BY.items() if isinstance(record, dict) else ():
+            if field in record:
+                return layout
     seen = sorted(records[0]) if records and isinstance(records[0], dict) else records[:1]
-    raise ValueError(f"{path}: neither the flat nor the streaming layout of OVBench: its first record has {seen}")
+    raise ValueError(
+        f"{path}: neither the flat nor the streaming nor the split layout of OVBench; its first record has {seen}"
+    )
+
+
+def _by_video(path: Path, records: list[Any], examples: Examples) -> list[dict[str, Any]]:
+    """Records of the split layout as those of the streaming one, their questions under the same ids.
+
+    Each says from where to where its authors show the video (films: the last 128 s); here the mode decides that, and a
+    video begins where the first of its questions does.
+    """
+    videos: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(records):
+        with examples.record(f"{path.name}, record {number}"):
+            start, end, length = float(row["start"]), float(row["end"]), float(row["video_time"])
+            if not start <= end <= length:
+                raise ValueError(f"expected start <= end <= video_time, got {start}, {end} and {length}")
+            about = {"clip": [start, length], "fps": row.get("fps"), "questions": []}
+            video = videos.setdefault(row["video_id"], {"video_id": row["video_id"], **about})
+            video["clip"][0] = min(video["clip"][0], start)
+            question_id = re.sub(r"__q(\d+)$", r"#q\1", row["id"])
+            video["questions"].append({**row, "id": question_id, "middle_frame_timestamp": row["end"]})
+    return list(videos.values())
 
 
 def _places(source: str, video: str, folder: str | None) -> tuple[str, ...]:
@@ -241,9 +274,9 @@ def _places(source: str, video: str, folder: str | None) -> tuple[str, ...]:
 
 
 def _source_of(video_id: str) -> str:
-    """Source of a streaming record. The hub keeps AVA's films in AVA_RAW; AVA holds frames of TAO's sequences."""
+    """Source of a streaming record. AVA_RAW and AVA_frame_* hold AVA's films; AVA has TAO's sequences."""
     top = PurePosixPath(video_id).parts[0].lower()
-    return {"ava_raw": "ava", "coin": "coin", "hirest": "hirest"}.get(top, "tao")
+    return "ava" if top.startswith("ava_") else top if top in ("coin", "hirest") else "tao"
 
 
 def _without_letter(option: str, number: int) -> str:

@@ -113,7 +113,7 @@ def both_ratios(old: Path, new: Path) -> list[dict[str, Any]]:
 
 
 def plot_ratios(path: Path, values: dict[str, float]) -> None:
-    """Bars on one logarithmic scale: what is gained, then what is lost, apart, so that each plot has one direction."""
+    """Bars from 1 on, on one logarithmic scale: gains, then losses, apart, so that each plot has one direction."""
     lost = [name for name in values if re.sub(r" \(\d+\)$", "", name).endswith(LESS_IS_BETTER)]
     parts = {
         "gained: more is better (1 = nothing)": [name for name in values if name not in lost],
@@ -125,7 +125,7 @@ def plot_ratios(path: Path, values: dict[str, float]) -> None:
     for axes, (title, names) in zip(
         figure.subplots(len(parts), sharex=True, squeeze=False, height_ratios=heights)[:, 0], parts.items(), strict=True
     ):
-        axes.barh(range(len(names)), [values[name] for name in names], color="#4477aa")
+        axes.barh(range(len(names)), [values[name] - 1 for name in names], left=1, color="#4477aa")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(-0.8, len(names) - 0.2)
         axes.set_xscale("log")
