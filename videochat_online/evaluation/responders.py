@@ -191,12 +191,13 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         )
         about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
         return responder, {**about, "dtype": str(responder.model.dtype)}
+    from ..model.backbone import memory_on
     from ..model.weights import find_checkpoint
 
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
     about["weights"] = weights_digest(find_checkpoint(options.model))
-    about["memory"] = memory.for_encoder(model.config.grid).to_dict()
+    about["memory"] = memory_on(model.config, memory).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
     return SessionResponder(model, processor, memory, options.skip_below), {**about, "dtype": str(model.dtype)}

@@ -23,9 +23,10 @@ from fastapi import APIRouter, Header, Request
 from pydantic import BeforeValidator
 
 from ..config import MemoryConfig
-from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
+from ..model.memory_bank import MemoryFrame
 from ..prompt.messages import FrameStyle, Image, Message, frame_line
 from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer, sampling
+from ..streaming.session import StreamingSession
 from ..streaming.threads import stream_pieces
 from .content import Content, Picture, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
@@ -311,13 +312,16 @@ def _memory_of(sessions: Sessions, pictures: Sequence[Picture]) -> list[MemoryFr
         return []
     model, memory = sessions.model, sessions.model.config.memory_config
     whole = MemoryConfig.recent(len(pictures)).for_encoder(model.config.grid)
-    memory = memory.for_encoder(model.config.grid)
-    bank = PyramidMemoryBank(whole if whole.max_tokens <= memory.max_tokens else memory)
-    for first in range(0, len(pictures), BATCH):
-        batch = [picture.image for picture in pictures[first : first + BATCH]]
-        features = sessions.encoder.encode(sessions.encoder.prepare(batch))
-        bank.write(features, [float(first + number) for number in range(len(batch))])
-    return bank.read()
+    session = StreamingSession(
+        model,
+        sessions.processor,
+        memory=whole if whole.max_tokens <= memory.max_tokens else memory,
+        encoder=sessions.encoder,
+        encode_batch_size=BATCH,
+        reuse_cache=False,
+    )
+    session.see_many([picture.image for picture in pictures], [float(number) for number in range(len(pictures))])
+    return session.memory.read()
 
 
 def _parts(
