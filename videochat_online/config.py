@@ -50,13 +50,14 @@ def stream_grid(height: int, width: int, side: int) -> Grid:
     ((12, 21), (18, 14), (16, 16))
     """
     least, shape = max(1, side // 4), width / height
+
+    def order(grid: Grid) -> tuple[float, int, float]:
+        wider = grid[1] / grid[0] / shape
+        distance = max(wider, 1 / wider)
+        return 0 if is_same_shape(wider, 1) else distance, -grid[0] * grid[1], distance
+
     rows = range(least, side * side // least + 1)
-    grids = [(h, w) for h in rows for w in range(least, side * side // h + 1)]
-    alike = [grid for grid in grids if is_same_shape(grid[1] / grid[0], shape)]
-    distance = lambda grid: max(grid[1] / grid[0] / shape, shape * grid[0] / grid[1])  # noqa: E731
-    if alike:
-        return min(alike, key=lambda grid: (-grid[0] * grid[1], distance(grid)))
-    return min(grids, key=lambda grid: (distance(grid), -grid[0] * grid[1]))
+    return min(((h, w) for h in rows for w in range(least, side * side // h + 1)), key=order)
 
 
 def scheduled_level(frame_number: int, every: Sequence[int]) -> int:

@@ -14,15 +14,6 @@ if TYPE_CHECKING:
     from .model.backbone import Facts
 
 
-SMALL_FRAMES = {
-    (
-        False,
-        "pooled",
-    ): "pooled: averaged maps, which VideoChat-Online was trained on; this encoder takes pictures of one size",
-    (True, "encoded"): "encoded as smaller pictures, which the family was trained on (or --small-frames pooled)",
-}
-
-
 def add_info_command(commands: Any) -> None:
     parser = commands.add_parser(
         "info",
@@ -44,12 +35,11 @@ def run_info(options: argparse.Namespace) -> int:
 
 def model_facts(config: Facts) -> dict[str, Any]:
     """Counts of a model built on the meta device: no memory is used, whatever its size."""
+    from .model.backbone import memory_on
     from .model.weights import without_weights
 
     parts = without_weights(config).parts
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    from .model.backbone import memory_on
-
     vision, llm, memory = config.vision_config, config.llm_config, memory_on(config)
     layers = getattr(vision, "num_hidden_layers", None) or vision.depth
     patch = vision.patch_size  # some families give one for each direction
@@ -109,11 +99,13 @@ def facts_as_text(name: str, facts: dict[str, Any]) -> str:
         f"{row['tokens_per_frame']:14}"
         for row in facts["memory"]
     ]
+    small = "pooled: averaged maps, which VideoChat-Online was trained on; the encoder takes pictures of one size"
     lines.append("")
-    if (oblong := facts["memory_16_9"]) is not None:
+    if oblong := facts["memory_16_9"]:
         shown = ", ".join(f"{rows}x{columns}" for rows, columns in oblong["grids"])
         lines.append(f"16:9 camera: maps of {shown}, at most {oblong['tokens']} visual tokens; squares cost the most")
-    lines.append(f"small frames: {SMALL_FRAMES[facts['any_shape'], facts['small_frames']]}")
+        small = "encoded as smaller pictures, which the family was trained on (or --small-frames pooled)"
+    lines.append(f"small frames: {small}")
     values, cache = facts["memory_values"], facts["kv_cache_values_per_token"]
     lines += [
         f"memory: at most {facts['memory_tokens']} visual tokens, {values * 4 / 2**20:.2f} MiB in float32, "

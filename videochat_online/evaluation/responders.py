@@ -175,8 +175,9 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     options.device = _device_of_process(options.device)
     about: dict[str, Any] = {"model": options.model, "adapter": options.adapter}
     has_memory = options.adapter == "videochat"
-    if not has_memory and (options.recent or _asks_for_memory(options) or options.skip_below):
-        raise ValueError("--memory, --policy, --cascade, --recent and --skip-below are for our models; see --frames")
+    if not has_memory and (options.recent or _asks_for_memory(options) or options.skip_below or options.small_frames):
+        ours = "--memory, --policy, --cascade, --recent, --skip-below and --small-frames are for our models"
+        raise ValueError(f"{ours}; see --frames")
     if options.adapter == "endpoint":
         remote, endpoint = endpoint_from_flags(options, settings.frames or 64)
         return remote, about | endpoint

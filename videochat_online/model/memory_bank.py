@@ -228,9 +228,8 @@ class PyramidMemoryBank:
         for k in self._active:
             for kept in self._levels_kept(k):
                 shape = (self.config.levels[k].capacity, features.shape[1], *self.grids[kept])
-                self._storage[k, kept] = torch.empty(
-                    shape, dtype=features.dtype, device=features.device, memory_format=layout
-                )
+                empty = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
+                self._storage[k, kept] = empty
 
     def _check(self, maps: Mapping[int, torch.Tensor], timestamps: Sequence[float]) -> list[float]:
         if sorted(maps) != (self._active if self.is_encoded else [INCOMING]):

@@ -39,8 +39,6 @@ chat_routes = APIRouter(tags=["chat completions"])
 named_routes = APIRouter(tags=["chat completions"])
 
 RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}} | EVENTS}}
-BATCH = 16
-"""Pictures encoded together."""
 ITS_LINE = re.compile(r"(?:^|\n)(Frame(\d+)(?: at (\d+(?:\.\d+)?)s)?: )$")
 """How the text before a picture ends where the picture has its line already."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -312,14 +310,8 @@ def _memory_of(sessions: Sessions, pictures: Sequence[Picture]) -> list[MemoryFr
         return []
     model, memory = sessions.model, sessions.model.config.memory_config
     whole = MemoryConfig.recent(len(pictures)).for_encoder(model.config.grid)
-    session = StreamingSession(
-        model,
-        sessions.processor,
-        memory=whole if whole.max_tokens <= memory.max_tokens else memory,
-        encoder=sessions.encoder,
-        encode_batch_size=BATCH,
-        reuse_cache=False,
-    )
+    memory = whole if whole.max_tokens <= memory.max_tokens else memory
+    session = StreamingSession(model, sessions.processor, memory=memory, encoder=sessions.encoder)
     session.see_many([picture.image for picture in pictures], [float(number) for number in range(len(pictures))])
     return session.memory.read()
 

@@ -172,13 +172,14 @@ class StreamingSession:
                         return MemoryEvents()
                     if self.memory.num_written == 0:
                         self.memory.reset(grids)
+                        self._size = (pixels.shape[2], pixels.shape[3]) if self.model.config.any_shape else None
                     events = self.memory.write(features, timestamps)
                     self._last_encoded = last
                     self._num_skipped += num_skipped
                     self._encode_seconds += time.perf_counter() - started
             finally:
-                if self.memory.num_written == 0:  # the stream has not begun: another frame may be its first
-                    self._size = None
+                if self.memory.num_written == 0 and self._num_resets == num_resets:
+                    self._size = None  # the stream has not begun: another frame may be its first
         return events
 
     def _grids_of(self, size: Sequence[int]) -> tuple[Grid, ...]:
@@ -444,8 +445,9 @@ class StreamingSession:
         if about["model"] != cls._fingerprint(model):
             raise ValueError(f"{path} is a session of a model {about['model']}, not of {cls._fingerprint(model)}")
         options = {name: about[name] for name in cls._options() if name in about}  # an older file may know fewer
-        session = cls(model, processor, memory=MemoryConfig.from_dict(about["memory"]), **options)
-        if size := about.get("picture_size"):
+        older = {"small_frames": "pooled"}  # what a file that says nothing of it was made with, and with squares
+        session = cls(model, processor, memory=MemoryConfig.from_dict(older | about["memory"]), **options)
+        if size := about.get("picture_size", [model.config.image_size] * 2 if model.config.any_shape else None):
             session._size = (size[0], size[1])
             session.memory.reset(session._grids_of(size))
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if ".features" in key}

@@ -12,6 +12,7 @@ from PIL import Image
 from videochat_online import MemoryConfig, StreamingSession
 from videochat_online.model.backbone import memory_on
 from videochat_online.streaming.encoding import SharedEncoder
+from videochat_online.streaming.state import read_session, write_session
 
 from .conftest import ANY_SHAPE
 from .watched import qwen_patches
@@ -162,6 +163,28 @@ def test_pixels_of_another_size_are_refused(loaded):
         with pytest.raises(ValueError, match=message):
             session.see_prepared(torch.zeros(1, 3, *size), [1.0])
     assert session.memory.num_written == 1
+
+
+def test_pixels_made_elsewhere_decide_the_shape_as_a_first_frame_does(loaded):
+    session = StreamingSession(*loaded["qwen3_vl"])
+    session.see_prepared(session.encoder.prepare(shots(1)), [0.0])  # squares
+    session.see(shots(1)[0], 1.0)
+    assert session.memory.grids[0] == (16, 16) and session.memory.num_written == 2
+
+
+def test_a_session_saved_without_a_shape_is_of_pooled_squares(loaded, tmp_path):
+    """As they were before sessions knew of shapes."""
+    model, processor = loaded["qwen3_vl"]
+    session = StreamingSession(model, processor, memory=MemoryConfig.pyramid(small_frames="pooled"))
+    session.see_prepared(session.encoder.prepare(shots(9)), list(range(9)))
+    session.save(tmp_path / "session")
+    about, tensors = read_session(tmp_path / "session")
+    del about["picture_size"], about["memory"]["small_frames"]
+    write_session(tmp_path / "older", tensors, about)
+    again = StreamingSession.restore(model, processor, tmp_path / "older")
+    same(session, again)
+    again.see(shots(1)[0], 9.0)
+    assert again.memory.grids[0] == (16, 16) and not again.memory.is_encoded
 
 
 def test_frames_that_hardly_change_are_not_encoded_at_any_scale(loaded):
