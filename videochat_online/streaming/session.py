@@ -192,9 +192,7 @@ class StreamingSession:
             raise ValueError(f"pictures of {height}x{width} px are no whole number of tokens of {pixels} px")
         grids = memory.config.grids_on((height // pixels, width // pixels), facts.grid)
         if memory.num_written and grids != memory.grids:
-            raise ValueError(
-                f"this stream's maps have the grids {memory.grids}, not {grids}: see StreamingSession.prepare"
-            )
+            raise ValueError(f"this stream's maps have the grids {memory.grids}, not {grids}")
         return grids
 
     def _encoded(
