@@ -37,7 +37,31 @@ def test_info_reads_no_weights(folder: Path, capsys):
     model, _ = load_model(folder, device="cpu")
     assert facts["parameters"]["total"] == sum(p.numel() for p in model.held.parameters())
     assert facts["memory_tokens"] == model.config.memory_config.max_tokens
-    assert "trained on whole frames" in facts["note"] and facts["template"] == model.config.template
+    assert facts["template"] == model.config.template
+    if folder.name == "qwen3_vl":
+        assert facts["small_frames"] == "encoded" and "trained on pictures of many sizes" in facts["note"]
+        assert facts["memory_16_9"] == {"grids": [[12, 21], [6, 10], [3, 5]], "tokens": 804}
+        cells = 2 * (256 + 64 + 16) + 2 * (64 + 16) + 12 * 16
+    else:
+        assert facts["small_frames"] == "pooled" and "trained on whole frames" in facts["note"]
+        assert facts["memory_16_9"] is None
+        cells = facts["memory_tokens"]
+    assert facts["memory_values"] == cells * model.config.feature_size
+
+
+def test_small_frames_can_be_chosen_where_the_encoder_can(folder: Path, capsys):
+    command = ["chat", str(CLIP), "-q", "What?", "--max-new-tokens", "2", "--model", str(folder), "--device", "cpu"]
+    if folder.name == "internvl":
+        assert main([*command, "--small-frames", "encoded"]) == 2
+        assert "small frames cannot be encoded by this internvl model" in capsys.readouterr().err
+        return
+    sizes = {}
+    for way in ("pooled", "encoded"):
+        assert main([*command, "--small-frames", way, "--json"]) == 0
+        out = capsys.readouterr()
+        sizes[way] = json.loads(out.out)["answers"][0]["stats"]["bytes"] // (4 * 192)
+        assert ("averaged frames" if way == "pooled" else "smaller pictures") in out.err
+    assert sizes == {"pooled": 832, "encoded": 1024}, "an encoded frame keeps the maps that it may go down to"
 
 
 def test_chat_answers_about_a_clip(folder: Path, capsys):
@@ -86,8 +110,10 @@ def test_a_folder_that_is_not_empty_is_left_alone(folder: Path, capsys):
 
 
 def test_a_visitor_of_the_server_is_answered(folder: Path):
+    from videochat_online.demo.view import memory_html
     from videochat_online.serve.limits import Limits
     from videochat_online.serve.sessions import Sessions
+    from videochat_online.serve.track import mosaic
 
     sessions = Sessions(*load_model(folder, device="cpu"), limits=Limits(), model_name=folder.name)
     try:
@@ -96,7 +122,18 @@ def test_a_visitor_of_the_server_is_answered(folder: Path):
             live.see(np.full((48, 64, 3), 40 * second, np.uint8), float(second))
         turn, pieces = live.ask("What is it?", max_new_tokens=4)
         assert "".join(pieces) == turn.answer and turn.prompt_tokens > 0
-        assert live.state()["stats"]["frames_seen"] == 3
+        state = live.state()
+        assert state["stats"]["frames_seen"] == 3
+        # a 4:3 camera stays one where the encoder takes any shape, on the page as well
+        shape = [(14, 18), (7, 9), (3, 4)] if folder.name == "qwen3_vl" else [(4, 4), (2, 2), (1, 1)]
+        assert [(level["rows"], level["columns"]) for level in state["levels"]] == shape
+        assert state["levels"][0]["tokens"] == shape[0][0] * shape[0][1]
+        page = memory_html(state)
+        rows, columns = shape[0]
+        assert f"{rows}×{columns}: {rows * columns} tokens" in page and f"--rows:{rows};--columns:{columns}" in page
+        assert f"cells={4 * columns}&rows={4 * rows}" in page
+        with Image.open(io.BytesIO(mosaic(live.track.pictures[0], columns, rows))) as coarse:
+            assert coarse.size == (columns, rows)
     finally:
         sessions.close()
 

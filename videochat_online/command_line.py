@@ -11,9 +11,10 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
 
-from .config import MEMORY_POLICIES, MemoryConfig
+from .config import MEMORY_POLICIES, MemoryConfig, SmallFrames
 from .extras import did_you_mean
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     kinds = ("auto", "sdpa", "eager", "flash_attention_2")
     how = "how attention is computed (default: torch's sdpa)"
     group.add_argument("--attention", default="auto", choices=kinds, help=how)
+    way = "frames of coarser levels: averaged, or encoded as smaller pictures (default: as the family was trained)"
+    group.add_argument("--small-frames", choices=get_args(SmallFrames), help=way)
     gain = "torch.compile the encoder: a minute at the start, then see `bench encoder` for what it gains here"
     group.add_argument("--compile", action="store_true", help=gain)
 
@@ -138,6 +141,7 @@ def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:
     """The model of `add_model_flags`, and its processor. Raises what `load_model` raises."""
     from transformers.utils.logging import disable_progress_bar
 
+    from .model.backbone import check_small_frames
     from .processing import load_model
 
     if not sys.stderr.isatty():  # a bar in a log file is noise
@@ -145,6 +149,9 @@ def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:
     model, processor = load_model(
         options.model, device=options.device, dtype=options.dtype, attn_implementation=options.attention
     )
+    if options.small_frames and model.config.any_shape:
+        model.config = replace(model.config, small_frames=options.small_frames)
+    check_small_frames(model.config, options.small_frames)
     if options.compile:
         model.vision_model.compile()
     return model, processor

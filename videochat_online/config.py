@@ -14,6 +14,12 @@ from typing import Any, Literal, get_args
 
 MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
 MEMORY_POLICIES: tuple[str, ...] = get_args(MemoryPolicy)
+SmallFrames = Literal["pooled", "encoded"]
+"""How a frame of a coarser level is made: its whole map averaged, or the encoder's own map of a smaller picture."""
+Grid = tuple[int, int]
+"""Rows and columns of a map."""
+SHAPE_TOLERANCE = 1.05
+"""Two shapes (width / height) count as one where neither is more than this much wider."""
 AnswerMode = Literal["generate", "likelihood"]
 """How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
 PUBLISHED_GRID = 16
@@ -23,6 +29,35 @@ PUBLISHED_GRID = 16
 def tokens_of_grid(grid: int) -> int:
     """Tokens the language model sees for one frame held as a `grid` x `grid` map."""
     return grid * grid
+
+
+def is_same_shape(one: float, other: float) -> bool:
+    """Of two shapes, width / height: whether a picture of one may be stretched to the other.
+
+    >>> is_same_shape(16 / 9, 21 / 12), is_same_shape(4 / 3, 16 / 9)
+    (True, False)
+    """
+    return max(one / other, other / one) <= SHAPE_TOLERANCE
+
+
+def stream_grid(height: int, width: int, side: int) -> Grid:
+    """The map of a height x width picture that costs at most side * side tokens, as a square one does.
+
+    Of the grids that have the picture's shape the one with the most tokens; where none has (a side would be shorter
+    than a quarter of the square's), the nearest.
+
+    >>> stream_grid(1080, 1920, 16), stream_grid(640, 480, 16), stream_grid(512, 512, 16)
+    ((12, 21), (18, 14), (16, 16))
+    """
+    least, shape = max(1, side // 4), width / height
+
+    def order(grid: Grid) -> tuple[float, int, float]:
+        wider = grid[1] / grid[0] / shape
+        distance = max(wider, 1 / wider)
+        return 0 if is_same_shape(wider, 1) else distance, -grid[0] * grid[1], distance
+
+    rows = range(least, side * side // least + 1)
+    return min(((h, w) for h in rows for w in range(least, side * side // h + 1)), key=order)
 
 
 def scheduled_level(frame_number: int, every: Sequence[int]) -> int:
@@ -91,11 +126,16 @@ class MemoryConfig:
     scalable: bool = False
     """Nobody asked for these grids: they are the published proportions for a 16x16 map, and `for_encoder` brings
     them to the map that a model's encoder gives."""
+    small_frames: SmallFrames | None = None
+    """How frames of coarser levels are made; None: as the model's family was trained (`model.backbone.memory_on`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
         if self.policy not in MEMORY_POLICIES:
             raise ValueError(f"unknown memory policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
+        if self.small_frames not in (None, *get_args(SmallFrames)):
+            expected = " or ".join(get_args(SmallFrames))
+            raise ValueError(f"MemoryConfig.small_frames must be {expected}, got {self.small_frames!r}")
         if not self.levels:
             raise ValueError("a memory needs at least one level")
         for finer, coarser in pairwise(self.levels):
@@ -115,6 +155,7 @@ class MemoryConfig:
         every: tuple[int, ...] = (8, 4, 1),
         cascade: bool = False,
         policy: MemoryPolicy = "pyramid",
+        small_frames: SmallFrames | None = None,
     ) -> MemoryConfig:
         """The published bank: 2 frames of 256 tokens, 2 of 64 and 12 of 16, 832 tokens in all.
 
@@ -126,7 +167,7 @@ class MemoryConfig:
         if not len(capacities) == len(grids) == len(every):
             raise ValueError(f"capacities, grids and every need one number a level, got {capacities}, {grids}, {every}")
         levels = tuple(map(MemoryLevel, grids, every, capacities))
-        return cls(levels, policy=policy, cascade=cascade, scalable=scalable)
+        return cls(levels, policy=policy, cascade=cascade, scalable=scalable, small_frames=small_frames)
 
     @classmethod
     def single(cls, policy: MemoryPolicy, *, capacity: int, grid: int, scalable: bool = False) -> MemoryConfig:
@@ -150,7 +191,8 @@ class MemoryConfig:
         capacity = like.max_tokens // tokens_of_grid(grid)
         if capacity == 0:
             raise ValueError(f"{like.max_tokens} tokens do not hold one frame of {tokens_of_grid(grid)} tokens")
-        return cls.single(policy, capacity=capacity, grid=grid, scalable=like.scalable)
+        single = cls.single(policy, capacity=capacity, grid=grid, scalable=like.scalable)
+        return replace(single, small_frames=like.small_frames)
 
     def adapted(
         self, *, capacities: Sequence[int] | None = None, policy: MemoryPolicy = "pyramid", cascade: bool = False
@@ -179,6 +221,20 @@ class MemoryConfig:
             raise ValueError(f"memory grids {self.grids} do not fit an encoder that gives {grid}x{grid} maps")
         return replace(self, levels=levels, scalable=False)
 
+    def grids_on(self, whole: Grid, side: int) -> tuple[Grid, ...]:
+        """The levels' grids where a whole frame's map has the grid `whole`, instead of the square side x side.
+
+        Each keeps its scale, rounded down, so that no level costs more tokens than its square.
+
+        >>> MemoryConfig.pyramid().grids_on((12, 21), 16)
+        ((12, 21), (6, 10), (3, 5))
+        """
+        grids = []
+        for level in self.levels:
+            rows = max(1, min(whole[0] * level.grid // side, level.num_tokens))
+            grids.append((rows, max(1, min(whole[1] * level.grid // side, level.num_tokens // rows))))
+        return tuple(grids)
+
     @property
     def grids(self) -> tuple[int, ...]:
         return tuple(level.grid for level in self.levels)
@@ -201,8 +257,18 @@ class MemoryConfig:
         """Tokens held at most."""
         return sum(level.capacity * level.num_tokens for level in self.levels)
 
+    @property
+    def max_cells(self) -> int:
+        """Cells of maps stored at most: the tokens held, and of encoded frames the maps that they may go down to."""
+        costs = [level.num_tokens if level.capacity else 0 for level in self.levels]
+        if self.small_frames != "encoded":
+            return self.max_tokens
+        return sum(level.capacity * sum(costs[k:]) for k, level in enumerate(self.levels))
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As plain values; `small_frames` only where it was chosen."""
+        values = asdict(self)
+        return values if self.small_frames else {key: values[key] for key in values if key != "small_frames"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:

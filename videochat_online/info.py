@@ -7,7 +7,10 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from .config import stream_grid
+
 if TYPE_CHECKING:
+    from .config import MemoryConfig
     from .model.backbone import Facts
 
 
@@ -32,11 +35,12 @@ def run_info(options: argparse.Namespace) -> int:
 
 def model_facts(config: Facts) -> dict[str, Any]:
     """Counts of a model built on the meta device: no memory is used, whatever its size."""
+    from .model.backbone import memory_on
     from .model.weights import without_weights
 
     parts = without_weights(config).parts
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    vision, llm, memory = config.vision_config, config.llm_config, config.memory_config
+    vision, llm, memory = config.vision_config, config.llm_config, memory_on(config)
     layers = getattr(vision, "num_hidden_layers", None) or vision.depth
     patch = vision.patch_size  # some families give one for each direction
     heads = getattr(llm, "num_key_value_heads", None) or llm.num_attention_heads
@@ -53,15 +57,25 @@ def model_facts(config: Facts) -> dict[str, Any]:
             "vocabulary": llm.vocab_size,
         },
         "template": config.template,
+        "any_shape": config.any_shape,
+        "small_frames": config.small_frames,
         "memory": [
             {"level": k, **asdict(level), "tokens_per_frame": level.num_tokens}
             for k, level in enumerate(memory.levels)
         ],
         "memory_tokens": memory.max_tokens,
-        "memory_values": memory.max_tokens * config.feature_size,
+        "memory_values": memory.max_cells * config.feature_size,
+        "memory_16_9": _oblong(config, memory) if config.any_shape else None,
         "kv_cache_values_per_token": 2 * llm.num_hidden_layers * heads * head_size,
         "note": config.note,
     }  # fmt: skip
+
+
+def _oblong(config: Facts, memory: MemoryConfig) -> dict[str, Any]:
+    """What a camera of 16:9 costs: [rows, columns] of each level's maps, and tokens at most."""
+    grids = memory.grids_on(stream_grid(9, 16, config.grid), config.grid)
+    tokens = sum(level.capacity * h * w for level, (h, w) in zip(memory.levels, grids, strict=True))
+    return {"grids": [list(grid) for grid in grids], "tokens": tokens}
 
 
 def facts_as_text(name: str, facts: dict[str, Any]) -> str:
@@ -72,7 +86,8 @@ def facts_as_text(name: str, facts: dict[str, Any]) -> str:
     lines += [
         f"weights: {weights * 2:.3f} GB in bfloat16, {weights * 4:.3f} GB in float32",
         "",
-        f"vision    {vision['layers']} layers of {vision['width']}; squares of {vision['image_size']} px in patches of "
+        f"vision    {vision['layers']} layers of {vision['width']}; squares of {vision['image_size']} px"
+        f"{', or pictures of another shape and less area,' * facts['any_shape']} in patches of "
         f"{vision['patch_size']}; gives {vision['grid']}x{vision['grid']} maps of {vision['channels']} channels",
         f"language  {language['type']}, {language['layers']} layers of {language['width']}, {language['vocabulary']:,} "
         f"words; template {facts['template']}",
@@ -84,9 +99,15 @@ def facts_as_text(name: str, facts: dict[str, Any]) -> str:
         f"{row['tokens_per_frame']:14}"
         for row in facts["memory"]
     ]
+    small = "pooled: averaged maps, which VideoChat-Online was trained on; the encoder takes pictures of one size"
+    lines.append("")
+    if oblong := facts["memory_16_9"]:
+        shown = ", ".join(f"{rows}x{columns}" for rows, columns in oblong["grids"])
+        lines.append(f"16:9 camera: maps of {shown}, at most {oblong['tokens']} visual tokens; squares cost the most")
+        small = "encoded as smaller pictures, which the family was trained on (or --small-frames pooled)"
+    lines.append(f"small frames: {small}")
     values, cache = facts["memory_values"], facts["kv_cache_values_per_token"]
     lines += [
-        "",
         f"memory: at most {facts['memory_tokens']} visual tokens, {values * 4 / 2**20:.2f} MiB in float32, "
         f"{values * 2 / 2**20:.2f} MiB in bfloat16",
         f"KV cache: {cache * 2 / 1024:.1f} KiB a token in bfloat16, "

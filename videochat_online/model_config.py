@@ -12,7 +12,7 @@ from typing import Any, ClassVar, get_args
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-from .config import AnswerMode, MemoryConfig
+from .config import AnswerMode, MemoryConfig, SmallFrames
 
 LLM_ARCHITECTURES = {
     "phi3": "Phi3ForCausalLM",
@@ -198,6 +198,16 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     def grid(self) -> int:
         """Side of a frame's map after the pixel shuffle: grid * grid tokens at full size."""
         return int(self.image_size // self.vision_config.patch_size * self.downsample_ratio)
+
+    @property
+    def any_shape(self) -> bool:
+        """Frames are squares of one size."""
+        return False
+
+    @property
+    def small_frames(self) -> SmallFrames:
+        """The network was trained on averaged maps."""
+        return "pooled"
 
     @property
     def feature_size(self) -> int:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config import stream_grid
+from .media.picture import rgb_array
 from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
 from .prompt.messages import Message, Template, get_template, lay_out
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from .media.transforms import Picture
+    from .media.transforms import Picture, Size
     from .model.backbone import Facts
 
 
@@ -38,9 +40,19 @@ class Processor:
     template: Template
     transform: FrameTransform
 
-    def frames(self, frames: Sequence[Picture]) -> torch.Tensor:
-        """PIL images or uint8 arrays (H, W, 3) -> pixel values (T, 3, size, size) float32."""
-        return self.transform.batch(frames)
+    def frames(self, frames: Sequence[Picture], size: Size | None = None) -> torch.Tensor:
+        """PIL images or uint8 arrays (H, W, 3) -> pixel values float32, squares (T, 3, S, S) unless a size is given."""
+        return self.transform.batch(frames, size)
+
+    @staticmethod
+    def picture_size(frame: Picture, facts: Facts) -> Size | None:
+        """Height and width of all pictures of a stream whose first is `frame`; None: the encoder's own squares."""
+        if not facts.any_shape:
+            return None
+        height, width = rgb_array(frame).shape[:2]
+        pixels = facts.image_size // facts.grid  # of a token's side
+        rows, columns = stream_grid(height, width, facts.grid)
+        return rows * pixels, columns * pixels
 
     def render(self, messages: Sequence[Message], *, generate: bool = False) -> Rendered:
         """A dialogue as token ids, loss mask and image places; `generate` opens the assistant's next turn."""

@@ -216,6 +216,7 @@ def test_a_rate_is_kept(scripted):
         (["--endpoint", "http://a/v1", "--adapter", "transformers"], "goes without --adapter"),
         (["--endpoint", "http://a/v1", "--answer", "likelihood"], "probabilities"),
         (["--endpoint", "http://a/v1", "--memory", "2/2/12"], "are for our models"),
+        (["--endpoint", "http://a/v1", "--small-frames", "pooled"], "--small-frames are for our models"),
         (["--endpoint", "http://a/v1", "--dtype", "float16"], "--dtype: for a model that runs here"),
         (["--endpoint", "http://a/v1", "--price", "5"], "such as 0.15/0.6"),
     ],

@@ -84,6 +84,59 @@ def test_chunks_are_alike_on_any_grids(grids):
 
 @pytest.mark.parametrize("policy", MEMORY_POLICIES)
 @pytest.mark.parametrize("cascade", [False, True])
+@pytest.mark.parametrize("capacities", [(2, 3, 5), (2, 0, 5), (0, 3, 5), (2, 0, 0)])
+def test_encoded_frames_keep_the_maps_they_came_with(policy, cascade, capacities):
+    """Every map is the one that was given for this frame and level, however many frames come at once."""
+    config = MemoryConfig.pyramid(policy=policy, cascade=cascade, capacities=capacities, small_frames="encoded")
+    grids = ((12, 21), (6, 10), (3, 5))
+    given = [torch.randn(80, 6, *grid, generator=torch.Generator().manual_seed(k)) for k, grid in enumerate(grids)]
+    banks = []
+    for size in (80, 1, 7):
+        bank = PyramidMemoryBank(config)
+        bank.reset(grids)
+        for first in range(0, 80, size):
+            last = min(80, first + size)
+            maps = {k: given[k][first:last][places] for k, places in bank.wanted(last - first).items()}
+            bank.write(maps, range(first, last))
+        banks.append(bank)
+        same_bank(banks[0], bank)
+    for frame in bank.read():
+        if frame.num_merged == 1:
+            assert torch.equal(frame.features, given[frame.level][frame.index])
+    assert bank.num_bytes == 4 * 6 * sum(
+        capacities[k] * sum(h * w for j, (h, w) in enumerate(grids) if j >= k and capacities[j]) for k in range(3)
+    )
+    again = PyramidMemoryBank(config)
+    again.reset(grids)
+    again.load_state_dict(bank.state_dict())
+    for one in (bank, again):
+        one.write({k: given[k][:16][places] for k, places in one.wanted(16).items()}, range(80, 96))
+    same_bank(bank, again)
+
+
+def test_maps_that_an_encoded_memory_did_not_want_change_nothing():
+    bank = PyramidMemoryBank(MemoryConfig.pyramid(small_frames="encoded"))
+    good = {0: torch.ones(1, 6, 16, 16), 1: torch.ones(1, 6, 8, 8), 2: torch.ones(1, 6, 4, 4)}
+    nan = {**good, 1: torch.full((1, 6, 8, 8), torch.nan)}
+    for maps, message in (
+        (torch.ones(1, 6, 16, 16), "takes one map a level, got maps"),
+        ({0: good[0]}, r"one map a level, got levels \[0\]"),
+        ({**good, 1: good[0]}, r"level 1 needs maps \(1, 6, 8, 8\), got \(1, 6, 16, 16\)"),
+        ({**good, 0: torch.ones(2, 6, 16, 16)}, "level 0 needs maps"),
+        (nan, "frame 0 are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bank.write(maps, [0.0])
+    assert bank.num_written == 0
+    bank.write(good, [0.0])
+    with pytest.raises(ValueError, match="maps that it pools itself"):
+        PyramidMemoryBank().write(good, [0.0])
+    with pytest.raises(ValueError, match=r"not the state of this bank: level0\.features1"):
+        PyramidMemoryBank().load_state_dict(bank.state_dict())
+
+
+@pytest.mark.parametrize("policy", MEMORY_POLICIES)
+@pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
 def test_one_by_one_in_chunks_or_at_once(policy, cascade, layout):
     features = random_maps(200)

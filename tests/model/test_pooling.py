@@ -29,6 +29,20 @@ def test_a_map_pools_to_the_same_bits_alone_and_in_a_batch(side, grid, channels)
         assert torch.equal(average_pool(features[k], grid), together[k])
 
 
+@pytest.mark.parametrize("channels", [16, 512])
+@pytest.mark.parametrize("grid", [(6, 7), (3, 7), (6, 10), (3, 5), (1, 3), (12, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_oblong_grids_pool_as_torch_does_alone_and_in_a_batch(grid, channels, layout):
+    features = torch.randn(9, channels, 12, 21).to(memory_format=layout)
+    together = BatchPooling(grid)(features).clone()
+    expected = F.adaptive_avg_pool2d(features, grid)
+    torch.testing.assert_close(together, expected, atol=1e-6, rtol=1e-5)
+    for k in range(len(features)):
+        assert torch.equal(average_pool(features[k], grid), together[k])
+    with pytest.raises(ValueError, match="12x21 map cannot be pooled to a finer 13x5 grid"):
+        average_pool(features[0], (13, 5))
+
+
 @pytest.mark.parametrize(("side", "grid"), [(9, 1), (9, 3), (16, 4)])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_map_has_the_same_bits_wherever_it_lies_in_memory(side, grid, channels_last):

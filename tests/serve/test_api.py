@@ -307,6 +307,8 @@ def test_frames_as_coarse_as_the_memory_holds_them(serve, png):
         session.see(png(1), 0.0)
         with session.client.open("GET", f"/live/{session.key}/frames/0?cells=4") as response:
             assert Image.open(io.BytesIO(response.read())).size == (4, 4)
+        with session.client.open("GET", f"/live/{session.key}/frames/0?cells=8&rows=5") as response:
+            assert Image.open(io.BytesIO(response.read())).size == (8, 5)
         with refused(400, "query.cells: Input should be less than or equal to 512"):
             session.client.call("GET", f"/live/{session.key}/frames/0?cells=99999")
         with refused(404, "not kept any more"):

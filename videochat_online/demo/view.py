@@ -185,25 +185,29 @@ def _level(state: State, number: int, held: Sequence[State], departures: Sequenc
     level = state["levels"][number]
     frames = [frame for frame in held if frame["level"] == number]
     came_down = [event["number"] for event in departures[-1:]]
-    pictures = [_figure(state, frame, level["grid"], frame["number"] in came_down) for frame in frames]
+    grid = (level["rows"], level["columns"])
+    pictures = [_figure(state, frame, grid, frame["number"] in came_down) for frame in frames]
     empty = '<span class="vco-slot" aria-hidden="true"></span>' * min(SHOWN_EMPTY, level["capacity"] - len(frames))
     every = "every frame" if level["every"] == 1 else f"one frame in {level['every']}"
     tokens = f"{level['tokens']} token{'s' if level['tokens'] > 1 else ''}"
     return (
         f'<div class="vco-level vco-l{number}"><div class="vco-head"><b>Level {number}</b>'
-        f"<span>{level['grid']}×{level['grid']}: {tokens} a frame</span>"
+        f"<span>{level['rows']}×{level['columns']}: {tokens} a frame</span>"
         f"<span>{len(frames)} of {level['capacity']} held, {every}</span></div>"
         f'<div class="vco-frames">{"".join(pictures)}{empty}</div></div>'
     )
 
 
-def _figure(state: State, frame: State, grid: int = 0, came_down: bool = False) -> str:
+def _figure(state: State, frame: State, grid: tuple[int, int] | None = None, came_down: bool = False) -> str:
     """A frame's picture; with a grid, under a coarse one that has PIXELS_A_TOKEN^2 pixels for each token."""
     address = f"live/{state['id']}/frames/{frame['number']}?run={state['run']}"
     mark = ' <em title="came down from the level above">↓</em>' if came_down else ""
-    coarse = f'<img class="vco-coarse" src="{address}&cells={PIXELS_A_TOKEN * grid}" alt="">' if grid else ""
+    rows, columns = grid or (1, 1)
+    cells = f"cells={PIXELS_A_TOKEN * columns}&rows={PIXELS_A_TOKEN * rows}"
+    coarse = f'<img class="vco-coarse" src="{address}&{cells}" alt="">' if grid else ""
+    style = f"--rows:{rows};--columns:{columns}"
     return (
-        f'<figure class="vco-frame{" vco-down" if came_down else ""}"><div class="vco-pic" style="--g:{grid}">'
+        f'<figure class="vco-frame{" vco-down" if came_down else ""}"><div class="vco-pic" style="{style}">'
         f'<img src="{address}" alt="frame {frame["number"] + 1}, seen at {frame["timestamp"]:.1f} s">{coarse}'
         f"</div><figcaption>{stamp(frame['timestamp'])}{mark}</figcaption></figure>"
     )

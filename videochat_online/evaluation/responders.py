@@ -175,8 +175,9 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     options.device = _device_of_process(options.device)
     about: dict[str, Any] = {"model": options.model, "adapter": options.adapter}
     has_memory = options.adapter == "videochat"
-    if not has_memory and (options.recent or _asks_for_memory(options) or options.skip_below):
-        raise ValueError("--memory, --policy, --cascade, --recent and --skip-below are for our models; see --frames")
+    if not has_memory and (options.recent or _asks_for_memory(options) or options.skip_below or options.small_frames):
+        ours = "--memory, --policy, --cascade, --recent, --skip-below and --small-frames are for our models"
+        raise ValueError(f"{ours}; see --frames")
     if options.adapter == "endpoint":
         remote, endpoint = endpoint_from_flags(options, settings.frames or 64)
         return remote, about | endpoint
@@ -191,12 +192,13 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         )
         about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
         return responder, {**about, "dtype": str(responder.model.dtype)}
+    from ..model.backbone import memory_on
     from ..model.weights import find_checkpoint
 
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
     about["weights"] = weights_digest(find_checkpoint(options.model))
-    about["memory"] = memory.for_encoder(model.config.grid).to_dict()
+    about["memory"] = memory_on(model.config, memory).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
     return SessionResponder(model, processor, memory, options.skip_below), {**about, "dtype": str(model.dtype)}

@@ -15,18 +15,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ..config import is_same_shape
 from ..pixels import IMAGENET_MEAN, IMAGENET_STD, Channels, scale_and_shift
 from .picture import rgb_array
 
 Picture = Image.Image | np.ndarray
 """A PIL image of any mode, or uint8 (H, W, 3) RGB."""
 
+Size = tuple[int, int]
+"""Height and width, pixels."""
 FILTERS = ("bicubic", "bilinear", "lanczos")
 
 
 @dataclass(frozen=True)
 class FrameTransform:
     """Resize to (size, size) as PIL's filter does, scale to 0..1, subtract `mean`, divide by `std`.
+
+    Asked for a `Size` instead, it keeps a picture's shape: one of another shape stands whole between black bars.
 
     The resize runs on the bytes as they come from the decoder, channels last, where torch has a vectorised
     antialiasing kernel with PIL's arithmetic: 99 bytes of 100 are PIL's, the others differ by 1, rarely by 2.
@@ -54,13 +59,26 @@ class FrameTransform:
         """float32 (3, size, size). ValueError for anything but a picture."""
         return self.batch([frame])[0]
 
-    def batch(self, frames: Sequence[Picture]) -> torch.Tensor:
-        """float32 (T, 3, size, size); the frames may differ in size."""
+    def batch(self, frames: Sequence[Picture], size: Size | None = None) -> torch.Tensor:
+        """float32 (T, 3, size, size), or (T, 3, H, W) where a size is given; the frames may differ in size."""
         scale, shift = self._scale_and_shift
-        out = torch.empty(len(frames), 3, self.size, self.size)
+        out = torch.empty(len(frames), 3, *(size or (self.size, self.size)))
         for row, frame in zip(out, frames, strict=True):  # frame by frame: each stays in the processor's cache
-            row.copy_(self.bytes_of(frame)).mul_(scale).add_(shift)
+            shown = _framed(_pixels(frame), size, self.filter) if size else self.bytes_of(frame)
+            row.copy_(shown).mul_(scale).add_(shift)
         return out
+
+    def smaller(self, pixels: torch.Tensor, size: Size) -> torch.Tensor:
+        """Transformed pictures (T, 3, H, W) at another size, as if their bytes had been resized, wherever they are.
+
+        (With bicubic for lanczos, for which torch has no kernel.)
+        """
+        if pixels.shape[2:] == size:
+            return pixels
+        mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
+        filter = "bicubic" if self.filter == "lanczos" else self.filter
+        resized = F.interpolate(pixels * std + mean, size=size, mode=filter, antialias=True)
+        return ((255 * resized).round_().clamp_(0, 255) / 255 - mean) / std
 
     def resize(self, frame: Picture) -> np.ndarray:
         """The first step alone: uint8 (size, size, 3). Transforming it gives what transforming the frame does.
@@ -71,7 +89,7 @@ class FrameTransform:
 
     def bytes_of(self, frame: Picture) -> torch.Tensor:
         """The same as uint8 (3, size, size), over the frame's own bytes where it has this size."""
-        return _resized(_pixels(frame), self.size, self.filter)
+        return _resized(_pixels(frame), (self.size, self.size), self.filter)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,11 +140,23 @@ def _pixels(frame: Picture) -> torch.Tensor:
     return torch.from_numpy(writable).permute(2, 0, 1)
 
 
-def _resized(pixels: torch.Tensor, size: int, filter: str) -> torch.Tensor:
-    """(3, H, W) -> (3, size, size), uint8."""
-    if pixels.shape[1:] == (size, size):
+def _resized(pixels: torch.Tensor, size: Size, filter: str) -> torch.Tensor:
+    """(3, H, W) -> (3, *size), uint8."""
+    if pixels.shape[1:] == size:
         return pixels
     if filter == "lanczos":
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        return _pixels(picture.resize((size, size), Image.Resampling.LANCZOS))
-    return F.interpolate(pixels[None], size=(size, size), mode=filter, antialias=True)[0]
+        return _pixels(picture.resize(size[::-1], Image.Resampling.LANCZOS))
+    return F.interpolate(pixels[None], size=size, mode=filter, antialias=True)[0]
+
+
+def _framed(pixels: torch.Tensor, size: Size, filter: str) -> torch.Tensor:
+    """(3, H, W) -> (3, *size), uint8: stretched where it nearly has this shape, else whole between black bars."""
+    (height, width), (rows, columns) = pixels.shape[1:], size
+    if is_same_shape(width / height, columns / rows):
+        return _resized(pixels, size, filter)
+    scale = min(rows / height, columns / width)
+    inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+    top, left = (rows - inner[0]) // 2, (columns - inner[1]) // 2
+    bars = (left, columns - inner[1] - left, top, rows - inner[0] - top)
+    return F.pad(_resized(pixels, inner, filter), bars)

@@ -8,19 +8,24 @@ of an embedding as it travels: D, or more where a family puts features into late
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from transformers import Cache, DynamicCache, PreTrainedConfig
 
-from ..config import AnswerMode, MemoryConfig
+from ..config import AnswerMode, MemoryConfig, SmallFrames
 from ..model_config import VideoChatOnlineConfig
 
 UNTRAINED_POOLING = (
     "{0} was trained on whole frames ({1} tokens); the averaged frames of coarser levels are new to it, and no "
     "accuracy was measured with them (--recent N of `eval` shows the last N frames whole)"
+)
+
+UNMEASURED_SCALES = (
+    "{0} was trained on pictures of many sizes; the frames of coarser levels are shown to it as smaller pictures "
+    "(--small-frames pooled: as averaged maps, which are new to it), and no accuracy was measured with them"
 )
 
 
@@ -36,6 +41,10 @@ class HeldFacts:
     picture: dict[str, Any]
     system_message: str | None = None
     answer_mode: AnswerMode | None = None
+    any_shape: bool = False
+    """Whether the encoder takes pictures of any shape and size; `grid` is then the map of a square one."""
+    small_frames: SmallFrames = "pooled"
+    """How frames of coarser levels are made unless a memory says so itself: as the family was trained, where it was."""
 
     @property
     def model_type(self) -> str:
@@ -64,10 +73,32 @@ class HeldFacts:
 
     @property
     def note(self) -> str:
-        return UNTRAINED_POOLING.format(self.model_type, self.grid**2)
+        text = UNMEASURED_SCALES if self.small_frames == "encoded" else UNTRAINED_POOLING
+        return text.format(self.model_type, self.grid**2)
 
 
 Facts = VideoChatOnlineConfig | HeldFacts
+
+
+def memory_on(facts: Facts, memory: MemoryConfig | None = None) -> MemoryConfig:
+    """The memory asked for, or the model's own, on the model's grids and with its way to make small frames.
+
+    Raises ValueError where it does not fit the encoder.
+    """
+    memory = (memory or facts.memory_config).for_encoder(facts.grid)
+    if facts.any_shape:
+        return replace(memory, small_frames=memory.small_frames or facts.small_frames)
+    check_small_frames(facts, memory.small_frames)
+    return replace(memory, small_frames=None)  # there is but one way
+
+
+def check_small_frames(facts: Facts, way: SmallFrames | None) -> None:
+    """Raise ValueError where the model cannot make small frames in this way."""
+    if way == "encoded" and not facts.any_shape:
+        raise ValueError(
+            f"small frames cannot be encoded by this {facts.model_type} model: its encoder takes pictures of one size "
+            f"({facts.image_size}x{facts.image_size} px), expected pooled"
+        )
 
 
 class PlainPositions:

@@ -23,9 +23,10 @@ from fastapi import APIRouter, Header, Request
 from pydantic import BeforeValidator
 
 from ..config import MemoryConfig
-from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
+from ..model.memory_bank import MemoryFrame
 from ..prompt.messages import FrameStyle, Image, Message, frame_line
 from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer, sampling
+from ..streaming.session import StreamingSession
 from ..streaming.threads import stream_pieces
 from .content import Content, Picture, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
@@ -38,8 +39,6 @@ chat_routes = APIRouter(tags=["chat completions"])
 named_routes = APIRouter(tags=["chat completions"])
 
 RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}} | EVENTS}}
-BATCH = 16
-"""Pictures encoded together."""
 ITS_LINE = re.compile(r"(?:^|\n)(Frame(\d+)(?: at (\d+(?:\.\d+)?)s)?: )$")
 """How the text before a picture ends where the picture has its line already."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -311,13 +310,10 @@ def _memory_of(sessions: Sessions, pictures: Sequence[Picture]) -> list[MemoryFr
         return []
     model, memory = sessions.model, sessions.model.config.memory_config
     whole = MemoryConfig.recent(len(pictures)).for_encoder(model.config.grid)
-    memory = memory.for_encoder(model.config.grid)
-    bank = PyramidMemoryBank(whole if whole.max_tokens <= memory.max_tokens else memory)
-    for first in range(0, len(pictures), BATCH):
-        batch = [picture.image for picture in pictures[first : first + BATCH]]
-        features = sessions.encoder.encode(sessions.encoder.prepare(batch))
-        bank.write(features, [float(first + number) for number in range(len(batch))])
-    return bank.read()
+    memory = whole if whole.max_tokens <= memory.max_tokens else memory
+    session = StreamingSession(model, sessions.processor, memory=memory, encoder=sessions.encoder)
+    session.see_many([picture.image for picture in pictures], [float(number) for number in range(len(pictures))])
+    return session.memory.read()
 
 
 def _parts(

@@ -302,7 +302,7 @@ class LiveSession:
         latest = None if watcher is None else watcher.stream.latest
         position = 0.0 if latest is None else latest.timestamp
         truth = None if self._watched is None else self._watched.truth
-        stats = self.session.stats()
+        stats, memory = self.session.stats(), self.session.memory
         return {
             "id": self.key,
             "run": self._run,
@@ -319,7 +319,10 @@ class LiveSession:
             "reconnects": source.num_reconnects if source else 0,
             "lag": watcher.lag if watcher else 0.0,
             "truth": truth(position) if truth and latest is not None else None,
-            "levels": [asdict(level) | {"tokens": level.num_tokens} for level in self.session.memory.config.levels],
+            "levels": [
+                asdict(level) | {"rows": rows, "columns": columns, "tokens": rows * columns}
+                for level, (rows, columns) in zip(memory.config.levels, memory.grids, strict=True)
+            ],
             "held": [asdict(frame) for frame in self.track.held.values()],
             "departures": [asdict(event) for event in self.track.departures],
             "questions": len(self.track.turns),

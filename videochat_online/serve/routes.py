@@ -167,11 +167,17 @@ async def screen(found: Found) -> Response:
 
 
 @live_routes.get("/frames/{number}")
-def frame(found: Found, number: int, cells: Annotated[int | None, Query(ge=1, le=MOST_CELLS)] = None) -> Response:
+def frame(
+    found: Found,
+    number: int,
+    cells: Annotated[int | None, Query(ge=1, le=MOST_CELLS)] = None,
+    rows: Annotated[int | None, Query(ge=1, le=MOST_CELLS)] = None,
+) -> Response:
+    """A picture of one frame; with `cells`, coarse: so many cells wide, and as many high unless `rows` is given."""
     data = found.track.pictures.get(number)
     if data is None:
         raise UnknownSession(f"frame {number} is not kept any more")
-    data, kind = (data, "image/jpeg") if cells is None else (mosaic(data, cells), "image/png")
+    data, kind = (data, "image/jpeg") if cells is None else (mosaic(data, cells, rows or cells), "image/png")
     return Response(data, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
 
 

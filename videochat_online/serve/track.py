@@ -132,11 +132,11 @@ def jpeg(image: object, *, side: int = PICTURE_SIDE) -> bytes:
     return out.getvalue()
 
 
-def mosaic(picture: bytes, cells: int) -> bytes:
-    """A picture as PNG of `cells` x `cells` pixels, each the mean of what it stands for."""
+def mosaic(picture: bytes, columns: int, rows: int) -> bytes:
+    """A picture as PNG of `columns` x `rows` pixels, each the mean of what it stands for."""
     out = io.BytesIO()
     with Image.open(io.BytesIO(picture)) as image:
-        image.convert("RGB").resize((cells, cells), Image.Resampling.BOX).save(out, "PNG")
+        image.convert("RGB").resize((columns, rows), Image.Resampling.BOX).save(out, "PNG")
     return out.getvalue()
 
 

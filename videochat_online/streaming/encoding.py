@@ -4,7 +4,7 @@
 through the model in one batch. `encode_changed` leaves out frames that look like the one before. None of them holds
 any state of a stream.
 
-T frames of a batch, S the side of the transformed picture, C channels and (g, g) the grid of a map.
+T frames of a batch, (H, W) the size of the transformed picture, C channels and (h, w) the grid of a map.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
-    from ..media.transforms import Picture
+    from ..config import Grid
+    from ..media.transforms import Picture, Size
     from ..model.backbone import Backbone
     from ..processing import Processor
+
+Encodings = Mapping[int, Callable[[torch.Tensor], torch.Tensor]]
+"""By level of the memory, what makes its maps of pixels; where one map serves all levels, by a number of its own."""
 
 
 class FrameEncoder:
@@ -31,9 +35,9 @@ class FrameEncoder:
         self.model, self.processor = model, processor
         self._uploads = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
-    def prepare(self, frames: Sequence[Picture]) -> torch.Tensor:
-        """Frames -> pixels (T, 3, S, S). On a GPU they are on their way there, while it may be encoding others."""
-        pixels = self.processor.frames(frames)
+    def prepare(self, frames: Sequence[Picture], size: Size | None = None) -> torch.Tensor:
+        """Frames -> pixels (T, 3, H, W). On a GPU they are on their way there, while it may be encoding others."""
+        pixels = self.processor.frames(frames, size)
         if self._uploads is None:
             return pixels
         with torch.cuda.stream(self._uploads):
@@ -51,7 +55,7 @@ class FrameEncoder:
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels -> features (T, C, g, g) as the memory takes them, on the model's device."""
+        """Pixels -> features (T, C, h, w) as the memory takes them, on the model's device."""
         return self.model.encode_frames(self.on_device(pixels))
 
 
@@ -116,7 +120,8 @@ class SharedEncoder(FrameEncoder):
                     break
                 waiting.append(more)
                 size += len(more[0])
-            self._encode_together(waiting)
+            for shape in dict.fromkeys(pixels.shape[1:] for pixels, _ in waiting):  # streams may differ in theirs
+                self._encode_together([one for one in waiting if one[0].shape[1:] == shape])
             self._is_encoding = False
 
     def _encode_together(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
@@ -131,24 +136,38 @@ class SharedEncoder(FrameEncoder):
             done.set_result(part)
 
 
+def encode_wanted(
+    pixels: torch.Tensor, encodings: Encodings, wanted: Mapping[int, list[int]], grids: Sequence[Grid]
+) -> dict[int, torch.Tensor]:
+    """Level -> maps (n, C, h, w) of those of the pixels (T, 3, H, W) that it wants; `grids`: (h, w) of the levels."""
+    coarsest = max(encodings)  # which wants all
+    features = {coarsest: encodings[coarsest](pixels)}
+    for level, places in wanted.items():
+        if level != coarsest:
+            none = features[coarsest].new_empty(0, features[coarsest].shape[1], *grids[level])
+            features[level] = encodings[level](pixels[places]) if places else none
+    return features
+
+
 class EncodedFrame(NamedTuple):
     """The last frame that went through the encoder."""
 
     pixels: torch.Tensor
-    """(3, S, S)"""
-    features: torch.Tensor
-    """(1, C, g, g)"""
+    """(3, H, W)"""
+    features: dict[int, torch.Tensor]
+    """(1, C, h, w) of each encoding."""
 
 
 def encode_changed(
     pixels: torch.Tensor,
     last: EncodedFrame | None,
-    encoder: FrameEncoder,
+    encodings: Encodings,
     *,
     threshold: float,
     std: Sequence[float],
-) -> tuple[torch.Tensor, EncodedFrame | None, int]:
-    """Features (T, C, g, g) of pixels (T, 3, S, S), where frames that hardly differ from the last encoded one take its.
+) -> tuple[dict[int, torch.Tensor], EncodedFrame | None, int]:
+    """Features (T, C, h, w) of pixels (T, 3, H, W), on the model's device, by each encoding; frames that hardly differ
+    from the last encoded one take its.
 
     Gives also the frame to compare the next batch with, and how many frames were not encoded.
 
@@ -157,11 +176,10 @@ def encode_changed(
         threshold: mean absolute difference over all pixels, of 255, from which on a frame is encoded.
         std: of the transform, to undo it.
     """
-    pixels = encoder.on_device(pixels)
     scale = 255 * torch.tensor(std, device=pixels.device).view(3, 1, 1)
     # 1. which frames to encode; and for each frame its place among [last encoded frame, if any] + those
     newest = None if last is None else last.pixels
-    parts = [] if last is None else [last.features]
+    parts = {k: [] if last is None else [last.features[k]] for k in encodings}
     changed: list[int] = []
     sources: list[int] = []
     for number, frame in enumerate(pixels):
@@ -171,8 +189,10 @@ def encode_changed(
         sources.append((last is not None) + len(changed) - 1)
     # 2. encode them, and give the others theirs
     if changed:
-        parts.append(encoder.encode(pixels[changed]))
-    features = torch.cat(parts)[sources]
+        for k, encode in encodings.items():
+            parts[k].append(encode(pixels[changed]))
+    features = {k: torch.cat(of_one)[sources] for k, of_one in parts.items()}
     if changed:
-        last = EncodedFrame(pixels[changed[-1]].clone(), features[changed[-1] : changed[-1] + 1].clone())
+        newest_maps = {k: maps[changed[-1] : changed[-1] + 1].clone() for k, maps in features.items()}
+        last = EncodedFrame(pixels[changed[-1]].clone(), newest_maps)
     return features, last, len(pixels) - len(changed)

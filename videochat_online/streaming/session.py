@@ -4,7 +4,7 @@ A session owns ALL state of its stream (memory, dialogue, counters); model and p
 so any number of sessions run on one model, also from several threads. Within one session `see` may run in one thread
 while another asks: a question is answered from what the memory held when it was asked.
 
-    frame -> processor.frames -> model.encode_frames -> memory.write
+    frame -> processor.frames -> model.encode_frames -> memory.write   (pictures of one size, which the first decides)
     question -> memory.read -> stream_dialogue -> processor.render -> language.answer
 """
 
@@ -22,17 +22,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..config import MemoryConfig
+from ..model.backbone import memory_on
 from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
-from ..model.placement import MemoryEvents
+from ..model.placement import INCOMING, MemoryEvents
 from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
-from .encoding import EncodedFrame, FrameEncoder, encode_changed
+from .encoding import EncodedFrame, Encodings, FrameEncoder, encode_changed, encode_wanted
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
 from .state import SessionStats, read_session, write_session
 from .threads import stream_pieces
 
 if TYPE_CHECKING:
-    from ..media.transforms import Picture
+    from ..config import Grid
+    from ..media.transforms import Picture, Size
     from ..model.backbone import Backbone
     from ..processing import Processor
     from ..prompt.render import Rendered
@@ -86,7 +88,7 @@ class StreamingSession:
         self.timestamps, self.system_prompt = timestamps, system_prompt
         self.encode_batch_size, self.skip_below = encode_batch_size, skip_below
         self.reuse_cache, self.max_cache_bytes, self.max_prompt_tokens = reuse_cache, max_cache_bytes, max_prompt_tokens
-        self.memory = PyramidMemoryBank((memory or model.config.memory_config).for_encoder(model.config.grid))
+        self.memory = PyramidMemoryBank(memory_on(model.config, memory))
         self.encoder = encoder or FrameEncoder(model, processor)
         self.language = LanguageSide(
             model,
@@ -96,6 +98,7 @@ class StreamingSession:
             max_prompt_tokens=max_prompt_tokens,
         )
         self._state = threading.RLock()  # memory, dialogue, counters
+        self._seeing = threading.Lock()  # a batch's numbers in the stream decide at which scales it is encoded
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
         self._num_resets = 0
         self.reset()
@@ -106,6 +109,7 @@ class StreamingSession:
             self._num_resets += 1
             self._prefilled: tuple[int, ...] = ()  # what `_moment` was when the cache last stood at the newest frame
             self.memory.reset()
+            self._size: Size | None = None  # of the stream's pictures, where the encoder takes any
             self.language.reset()
             self._turns: list[AnsweredQuestion] = []
             self._num_forgotten = 0
@@ -133,29 +137,83 @@ class StreamingSession:
         size, events = self.encode_batch_size, MemoryEvents()
         for first in range(0, len(frames), size):
             started = time.perf_counter()
-            pixels = self.encoder.prepare(frames[first : first + size])
+            pixels = self.prepare(frames[first : first + size])
             self._encode_seconds += time.perf_counter() - started
             events.add(self.see_prepared(pixels, timestamps[first : first + size]))
         return events
 
-    def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
-        """As `see_many` for one batch of pixels (T, 3, S, S) that `encoder.prepare` has made, in another thread say."""
-        started, num_resets = time.perf_counter(), self._num_resets
-        # 1. encode, while questions can be answered
-        if self.skip_below is None:
-            features, last, num_skipped = self.encoder.encode(pixels), None, 0
-        else:
-            std, last = self.processor.transform.std, self._last_encoded
-            features, last, num_skipped = encode_changed(pixels, last, self.encoder, threshold=self.skip_below, std=std)
-        # 2. into the memory, whole or not at all
+    def prepare(self, frames: Sequence[Picture]) -> torch.Tensor:
+        """The first step of seeing one batch, which another thread may do ahead: pixels (T, 3, H, W).
+
+        Where the encoder takes pictures of any shape, those of a stream have that of its first frame; a later frame of
+        another shape stands whole between black bars.
+        """
         with self._state:
-            if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
-                return MemoryEvents()
-            events = self.memory.write(features, timestamps)
-            self._last_encoded = last
-            self._num_skipped += num_skipped
-            self._encode_seconds += time.perf_counter() - started
+            size, num_resets = self._size, self._num_resets
+        if size is None and len(frames):
+            size = self.processor.picture_size(frames[0], self.model.config)
+        pixels = self.encoder.prepare(frames, size)
+        with self._state:
+            if self._num_resets == num_resets:
+                self._size = self._size or size
+        return pixels
+
+    def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
+        """As `see_many` for one batch of pixels (T, 3, H, W) that `prepare` has made, in another thread say."""
+        with self._seeing:
+            started, num_resets = time.perf_counter(), self._num_resets
+            try:
+                # 1. encode, while questions can be answered
+                grids = self._grids_of(pixels.shape[2:])
+                features, last, num_skipped = self._encoded(pixels, grids)
+                # 2. into the memory, whole or not at all
+                with self._state:
+                    if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
+                        return MemoryEvents()
+                    if self.memory.num_written == 0:
+                        self.memory.reset(grids)
+                        self._size = (pixels.shape[2], pixels.shape[3]) if self.model.config.any_shape else None
+                    events = self.memory.write(features, timestamps)
+                    self._last_encoded = last
+                    self._num_skipped += num_skipped
+                    self._encode_seconds += time.perf_counter() - started
+            finally:
+                if self.memory.num_written == 0 and self._num_resets == num_resets:
+                    self._size = None  # the stream has not begun: another frame may be its first
         return events
+
+    def _grids_of(self, size: Sequence[int]) -> tuple[Grid, ...]:
+        """The memory's grids for pictures of this size. ValueError for another size than the stream's."""
+        facts, memory = self.model.config, self.memory
+        if not facts.any_shape:
+            return memory.grids
+        pixels, (height, width) = facts.image_size // facts.grid, size
+        if height % pixels or width % pixels:
+            raise ValueError(f"pictures of {height}x{width} px are no whole number of tokens of {pixels} px")
+        grids = memory.config.grids_on((height // pixels, width // pixels), facts.grid)
+        if memory.num_written and grids != memory.grids:
+            raise ValueError(f"this stream's maps have the grids {memory.grids}, not {grids}")
+        return grids
+
+    def _encoded(
+        self, pixels: torch.Tensor, grids: Sequence[Grid]
+    ) -> tuple[dict[int, torch.Tensor], EncodedFrame | None, int]:
+        """What the memory takes of one batch, the frame to compare the next one with, and how many were skipped."""
+        encode, wanted = self.encoder.encode, {INCOMING: list(range(len(pixels)))}
+        encodings: Encodings = {INCOMING: encode}
+        if self.memory.is_encoded:
+            wanted, smaller = self.memory.wanted(len(pixels)), self.processor.transform.smaller
+            side = self.model.config.image_size // self.model.config.grid
+            sizes = {level: (grids[level][0] * side, grids[level][1] * side) for level in wanted}
+            encodings = {k: lambda shown, k=k: encode(smaller(shown, sizes[k])) for k in wanted}  # type: ignore[misc]
+        elif self.skip_below is None:
+            return {INCOMING: encode(pixels)}, None, 0
+        pixels = self.encoder.on_device(pixels)
+        if self.skip_below is None:
+            return encode_wanted(pixels, encodings, wanted, grids), None, 0
+        std, last = self.processor.transform.std, self._last_encoded
+        every, last, num_skipped = encode_changed(pixels, last, encodings, threshold=self.skip_below, std=std)
+        return {k: maps[wanted[k]] for k, maps in every.items()}, last, num_skipped
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
@@ -366,6 +424,7 @@ class StreamingSession:
             about = {
                 **{name: getattr(self, name) for name in self._options()},
                 "memory": self.memory.config.to_dict(),
+                "picture_size": self._size if self.memory.num_written else None,
                 "model": self._fingerprint(self.model),
                 "encode_seconds": self._encode_seconds,
                 "num_skipped": self._num_skipped,
@@ -384,8 +443,12 @@ class StreamingSession:
         if about["model"] != cls._fingerprint(model):
             raise ValueError(f"{path} is a session of a model {about['model']}, not of {cls._fingerprint(model)}")
         options = {name: about[name] for name in cls._options() if name in about}  # an older file may know fewer
-        session = cls(model, processor, memory=MemoryConfig.from_dict(about["memory"]), **options)
-        maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if key.endswith(".features")}
+        older = {"small_frames": "pooled"}  # what a file that says nothing of it was made with, and with squares
+        session = cls(model, processor, memory=MemoryConfig.from_dict(older | about["memory"]), **options)
+        if size := about.get("picture_size", [model.config.image_size] * 2 if model.config.any_shape else None):
+            session._size = (size[0], size[1])
+            session.memory.reset(session._grids_of(size))
+        maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if ".features" in key}
         session.memory.load_state_dict({**tensors, **maps})
         session._turns = [AnsweredQuestion(**turn) for turn in about["turns"]]
         session._encode_seconds, session._num_skipped = about["encode_seconds"], about["num_skipped"]

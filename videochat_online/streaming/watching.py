@@ -44,7 +44,7 @@ def watch(
     def prepare(emit: Callable[[tuple[torch.Tensor, list[float]]], None], stop: threading.Event) -> None:
         frames = video.read(indices)
         while not stop.is_set() and (batch := list(islice(frames, session.encode_batch_size))):
-            emit((session.encoder.prepare([f.image for f in batch]), [f.timestamp for f in batch]))
+            emit((session.prepare([f.image for f in batch]), [f.timestamp for f in batch]))
 
     # an error here ends the other thread before the video is closed
     with closing(stream_pieces(prepare, depth=2)) as ready:

@@ -21,7 +21,14 @@ from videochat_online.lab.bench.lists import time_a_start, write_lists
 from videochat_online.lab.bench.measure import alternate, seconds_per_call, table, write_clip
 from videochat_online.lab.bench.memory import bench_memory
 from videochat_online.lab.bench.pipeline import bench_real_clips
-from videochat_online.lab.bench.stream import against_reencoding, flatness, transform_speed, where_time_goes
+from videochat_online.lab.bench.stream import (
+    against_reencoding,
+    flatness,
+    shapes_and_ways,
+    transform_speed,
+    where_time_goes,
+)
+from videochat_online.lab.tiny_models import write_tiny_model
 from videochat_online.streaming.cache import PromptCache
 
 
@@ -78,6 +85,18 @@ def test_flatness_and_transform(pocket):
     row = flatness(StreamingSession(*pocket), num_frames=30)
     assert row["frames"] == 30 and row["memory bank bytes"] == 52 * 512 * 4
     assert transform_speed(repeats=1)["largest difference of 255"] <= 2
+
+
+def test_cameras_and_small_frames_are_compared(tmp_path):
+    """What one run compares: each way costs the tokens that `info` says, and a way of its own."""
+    write_tiny_model("qwen3_vl", tmp_path / "tiny")
+    rows = shapes_and_ways(*load_model(tmp_path / "tiny", device="cpu"), repeats=1, num_frames=24)
+    tokens = {(row["camera"], row["small frames"]): (row["visual tokens"], row["bank bytes"] // 768) for row in rows}
+    assert tokens == {
+        ("square", "pooled"): (832, 832), ("square", "encoded"): (832, 1024),
+        ("16:9", "pooled"): (804, 804), ("16:9", "encoded"): (804, 984),
+    }  # fmt: skip
+    assert rows[0]["ratio, 16 at once"] == 1 and min(row["ms a frame, one by one"] for row in rows) > 0
 
 
 def test_timing_helpers():

@@ -10,6 +10,7 @@ from PIL import Image
 from videochat_online import MemoryConfig
 from videochat_online.model.backbones.qwen_vl import patches_of
 
+from . import watched
 from .watched import class_inputs, pictures, qwen_patches, watching
 
 QWEN = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
@@ -82,17 +83,18 @@ def test_positions_equal_the_class(loaded, name):
     assert torch.equal(found[1:], expected) and found[0, 0].tolist() == list(range(len(ids)))
 
 
+@pytest.mark.parametrize("shape, grid", [((1, 1), (16, 16)), ((9, 16), (12, 21)), ((16, 9), (21, 12))])
 @pytest.mark.parametrize("name", QWEN)
-def test_patches_equal_the_image_processor(loaded, name):
+def test_patches_equal_the_image_processor(loaded, name, shape, grid, monkeypatch):
+    monkeypatch.setattr(watched, "SHAPE", shape)
     model, processor = loaded[name]
     frames = pictures(model, 2)
     patches, grids = qwen_patches(model, frames)
     vision = model.config.own.vision_config
-    ours = patches_of(
-        processor.frames(frames), vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
-    )
+    pixels = processor.frames(frames, processor.picture_size(frames[0], model.config))
+    ours = patches_of(pixels, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
     torch.testing.assert_close(ours, patches.to(ours.dtype), atol=1e-5, rtol=1e-5)
-    assert grids.tolist() == [[1, 32, 32]] * 2
+    assert grids.tolist() == [[1, 2 * grid[0], 2 * grid[1]]] * 2
 
 
 @pytest.mark.parametrize(

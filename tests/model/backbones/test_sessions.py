@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from videochat_online import StreamingSession
-from videochat_online.lab.tiny_models import FAMILIES
 
+from .conftest import KINDS
 from .watched import pictures, watching
 
 
-@pytest.fixture(params=[name for name in sorted(FAMILIES) if not name.endswith("_moe")])
-def family(request):
+@pytest.fixture(params=[kind for kind in KINDS if "_moe" not in kind])
+def kind(request):
     """Experts are within transformers' own layers: test_equality.py covers them."""
     return request.param
 

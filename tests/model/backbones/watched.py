@@ -4,11 +4,17 @@ import numpy as np
 import torch
 
 from videochat_online import StreamingSession
+from videochat_online.config import stream_grid
+
+SHAPE = [1, 1]
+"""Height and width, in proportion, of the pictures: the fixture `tiny` sets it. Encoders of squares see squares."""
 
 
 def pictures(model, num, seed=0):
-    rng, side = np.random.default_rng(seed), model.config.image_size
-    return list(rng.integers(0, 255, (num, side, side, 3), dtype=np.uint8))
+    rng, facts = np.random.default_rng(seed), model.config
+    rows, columns = stream_grid(*SHAPE, facts.grid) if facts.any_shape else (facts.grid, facts.grid)
+    side = facts.image_size // facts.grid
+    return list(rng.integers(0, 255, (num, rows * side, columns * side, 3), dtype=np.uint8))
 
 
 def watching(tiny, num=20, seed=0, **options):
@@ -20,7 +26,7 @@ def watching(tiny, num=20, seed=0, **options):
 def class_inputs(tiny, rendered, frames):
     """What transformers' own class is called with, for the ids of our prompt and these pictures."""
     model, processor = tiny
-    pixels = processor.frames(frames)
+    pixels = processor.frames(frames, processor.picture_size(frames[0], model.config))
     ids = torch.tensor([rendered.ids])
     kind = model.config.model_type
     if kind.startswith("qwen"):

@@ -10,17 +10,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ...config import MemoryConfig
+from ...config import MemoryConfig, SmallFrames
 from ...media.readers import Decoder, open_video
 from ...media.transforms import FrameTransform, Picture
+from ...model.backbone import Backbone
 from ...model.memory_bank import PyramidMemoryBank
 from ...model.videochat import VideoChatOnline
 from ...model_config import VideoChatOnlineConfig
@@ -73,8 +75,10 @@ def measure(options: argparse.Namespace) -> Tables:
             del large
     for row in rows:
         row["(bank + connector)/encoder"] = (row["bank"] + row["connector"]) / row["encoder"]
-    # 4. the transform
+    # 4. the transform, and where the encoder takes any shape, what pictures and small frames cost
+    ways = {"shapes and small frames": shapes_and_ways(model, processor, repeats=options.repeats)}
     return {
+        **(ways if model.config.any_shape else {}),
         "milliseconds a frame": rows,
         "transform": [transform_speed(repeats=options.repeats)],
         "a long stream": [long_stream],
@@ -111,6 +115,39 @@ def where_time_goes(
             model.project([frame.features for frame in bank.read()])
     per_frame["connector"] = watch.seconds["connector"] / len(bank) * 1e3
     return per_frame
+
+
+def shapes_and_ways(
+    model: Backbone, processor: Processor, *, repeats: int, num_frames: int = 64
+) -> list[dict[str, Any]]:
+    """A square camera and one of 16:9, small frames pooled and encoded: what watching costs, in turn in one run."""
+    cameras = {"square": (720, 720), "16:9": PICTURE_SIZE[::-1]}
+    rng = np.random.default_rng(0)
+    shown = {name: list(rng.integers(0, 255, (num_frames, *size, 3), dtype=np.uint8)) for name, size in cameras.items()}
+
+    def watched(camera: str, way: SmallFrames, batch: int = 16) -> StreamingSession:
+        memory = MemoryConfig.pyramid(small_frames=way)
+        session = StreamingSession(model, processor, memory=memory, encode_batch_size=batch)
+        session.see_many(shown[camera], range(num_frames))
+        return session
+
+    ways: list[tuple[str, SmallFrames]] = [(camera, way) for way in get_args(SmallFrames) for camera in cameras]
+    runs: dict[str, Callable[[], object]] = {
+        f"{camera} {way} {batch}": partial(watched, camera, way, batch) for camera, way in ways for batch in (1, 16)
+    }
+    for camera, frames in shown.items():
+        runs[camera] = partial(processor.frames, frames, processor.picture_size(frames[0], model.config))
+    milliseconds = {name: each / num_frames * 1e3 for name, each in alternate(runs, repeats=repeats).items()}
+    rows = []
+    for camera, way in ways:
+        stats = watched(camera, way).stats()
+        rows.append({
+            "camera": camera, "small frames": way, "ms a frame, one by one": milliseconds[f"{camera} {way} 1"],
+            "ms a frame, 16 at once": milliseconds[f"{camera} {way} 16"], "of them transform": milliseconds[camera],
+            "ratio, 16 at once": milliseconds[f"{camera} {way} 16"] / milliseconds["square pooled 16"],
+            "visual tokens": stats["tokens"], "bank bytes": stats["bytes"],
+        })  # fmt: skip
+    return rows
 
 
 def large_encoder(image_size: int = 448) -> tuple[VideoChatOnline, FrameTransform]:

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import Cache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from ...config import SmallFrames
 from ...model_config import has_length_dependent_rope, max_positions
 from ..backbone import HeldFacts, PlainPositions, map_rows, put_image_tokens
 from ..videochat import CheckpointError, as_weights_of, rename_cache
@@ -34,6 +35,8 @@ class HeldModel(PlainPositions):
     """Its name in prompt/messages.py."""
     PARTS: ClassVar[tuple[str, str, str]] = ("vision_tower", "multi_modal_projector", "language_model")
     """Attributes of transformers' inner model: encoder, connector ("": the encoder holds it), text model."""
+    ANY_SHAPE: ClassVar[bool] = False
+    """Whether the encoder takes, and was trained on, pictures of any shape and size: then small frames are encoded."""
 
     def __init__(self, held: PreTrainedModel, facts: HeldFacts) -> None:
         self.held, self.config = held.eval(), replace(facts, own=held.config)  # which knows the attention in use
@@ -45,7 +48,9 @@ class HeldModel(PlainPositions):
     def read_facts(cls, config: PreTrainedConfig, settings: dict[str, Any]) -> HeldFacts:
         """Facts from config.json and the image processor's `settings`. Raises CheckpointError."""
         size, grid, channels = cls.shape(config)
-        return HeldFacts(config, cls.TEMPLATE, grid, channels, {"size": size, **picture_recipe(settings)})
+        picture = {"size": size, **picture_recipe(settings)}
+        way: SmallFrames = "encoded" if cls.ANY_SHAPE else "pooled"
+        return HeldFacts(config, cls.TEMPLATE, grid, channels, picture, any_shape=cls.ANY_SHAPE, small_frames=way)
 
     @classmethod
     def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:

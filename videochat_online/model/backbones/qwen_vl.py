@@ -19,11 +19,12 @@ class Qwen3VL(HeldModel):
     """`Qwen3VLForConditionalGeneration`, `Qwen3VLMoeForConditionalGeneration`."""
 
     TEMPLATE = "qwen3-vl"
+    ANY_SHAPE = True
     PARTS = ("visual", "", "language_model")
 
     @classmethod
     def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:
-        """These encoders take any size; pictures are made so large that their map has the published grid."""
+        """These encoders take any size; pictures are made so large that a square one's map has the published grid."""
         vision = config.vision_config
         size = square(vision, "patch_size") * vision.spatial_merge_size * PUBLISHED_GRID
         num_deep = len(getattr(vision, "deepstack_visual_indexes", None) or ())
