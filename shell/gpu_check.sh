@@ -26,7 +26,7 @@ step() {
   [ "$status" = 0 ] || { failed="$failed $name"; tail -n 5 "$out/$name.log"; }
 }
 
-check="$python -m videochat_online.lab.gpu_check"
+check="$python -m videochat_online.lab.bench.gpu_check"
 # shellcheck disable=SC2086
 {
   step tests 60 $python -m pytest -q -m gpu -p no:cacheprovider tests/model tests/streaming

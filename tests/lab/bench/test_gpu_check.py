@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from videochat_online.lab.bench.gpu_check import STEPS, main
 from videochat_online.lab.bench.paper import PUBLISHED_4B
-from videochat_online.lab.gpu_check import STEPS, main
 from videochat_online.model.memory_bank import PyramidMemoryBank
 from videochat_online.model.videochat import VideoChatOnline
 from videochat_online.model_config import VideoChatOnlineConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_step_writes_what_it_finds_and_the_report_says_what_is_missing(tmp_path: Path):

@@ -1,7 +1,7 @@
 """What a GPU can tell about this project, a step at a time; `shell/gpu_check.sh` gives each step a time limit.
 
-    python -m videochat_online.lab.gpu_check STEP --output DIR [--device cpu --tiny]
-    python -m videochat_online.lab.gpu_check report --output DIR
+    python -m videochat_online.lab.bench.gpu_check STEP --output DIR [--device cpu --tiny]
+    python -m videochat_online.lab.bench.gpu_check report --output DIR
 
 A step adds each row to DIR/STEP.json as it has it, so that one that is cut off still tells. `report` makes one page of
 all of them. `--tiny` takes small shapes: the rehearsal on a CPU. Weights of the large shapes are random: time and
@@ -28,18 +28,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import MemoryConfig, scheduled_grids, tokens_of_grid
-from ..files import write_json, write_text
-from ..model.memory_bank import PyramidMemoryBank
-from ..model.videochat import VideoChatOnline
-from ..model.vision_encoder import InternVisionModel
-from ..model_config import VideoChatOnlineConfig
-from ..processing import Processor, load_model
-from ..streaming.encoding import SharedEncoder
-from ..streaming.session import StreamingSession
-from .bench.e2e import bench_e2e
-from .bench.measure import Tables, machine, table
-from .bench.paper import PUBLISHED_4B, encoder_flops, language_weights
+from ...config import MemoryConfig, scheduled_grids, tokens_of_grid
+from ...files import write_json, write_text
+from ...model.memory_bank import PyramidMemoryBank
+from ...model.videochat import VideoChatOnline
+from ...model.vision_encoder import InternVisionModel
+from ...model_config import VideoChatOnlineConfig
+from ...processing import Processor, load_model
+from ...streaming.encoding import SharedEncoder
+from ...streaming.session import StreamingSession
+from .e2e import bench_e2e
+from .measure import Tables, machine, table
+from .paper import PUBLISHED_4B, encoder_flops, language_weights
 
 QUESTIONS = ("What is happening now?", "What was there before?", "Where is the red circle?")
 TINY: dict[str, Any] = {
@@ -358,9 +358,9 @@ def _together(step: Step, runs: Sequence[Callable[[], object]]) -> float:
 
 def train(step: Step) -> None:
     """One training step of the 4B shape at 64 frames: memory beside the estimate of `--check`, and FLOPs a second."""
-    from ..training.configuration import TrainingConfig
-    from ..training.memory import Load, estimate
-    from ..training.parts import checkpoint_gradients, choose_parts, make_optimizer, part_rows
+    from ...training.configuration import TrainingConfig
+    from ...training.memory import Load, estimate
+    from ...training.parts import checkpoint_gradients, choose_parts, make_optimizer, part_rows
 
     peak, frames = step.peak(), 4 if step.is_tiny else 64
     for llm in ("lora:16", "full"):
