@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..backbone import HeldFacts
 from ..videochat import CheckpointError, check_keys
@@ -43,16 +45,19 @@ def held_facts(folder: Path, model_type: str, settings: dict[str, Any]) -> HeldF
         raise CheckpointError(f"{folder / 'config.json'} does not describe a {model_type} model: {why}") from error
 
 
-def load_held(folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
+def load_held(source: Path | None, folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
     """transformers' object of `folder`, in its adapter. `options` are those of from_pretrained.
+
+    Tensors come from `source`, the folder, or where it is None from options["state_dict"].
 
     Raises CheckpointError where a tensor of the model is missing or has another shape. Tensors that it has no place for
     are named in a warning.
     """
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        folder,
+    # Its class, not AutoModel: that one looks for an adapter in the folder, and applies it without a word.
+    own_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(facts.own)]
+    loaded: Any = own_class.from_pretrained(
+        source,
         config=facts.own,
-        trust_remote_code=False,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         **options,
@@ -66,4 +71,4 @@ def load_held(folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
 
 def empty_held(facts: HeldFacts) -> HeldModel:
     """The model without weights: to be called under torch's meta device."""
-    return FAMILIES[facts.model_type](AutoModelForImageTextToText.from_config(facts.own), facts)
+    return FAMILIES[facts.model_type](AutoModelForImageTextToText.from_config(copy.deepcopy(facts.own)), facts)
