@@ -16,6 +16,8 @@ MemoryPolicy = Literal["pyramid", "fifo", "uniform", "merge", "recent"]
 MEMORY_POLICIES: tuple[str, ...] = get_args(MemoryPolicy)
 AnswerMode = Literal["generate", "likelihood"]
 """How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
+BYTES_OF = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Of a quantized weight: 4 bits, and the scale of each 64 of them in 8 bits, whose own scale each 256 share."""
 PUBLISHED_GRID = 16
 """Side of the map the published encoder gives for a frame (448 px, pixel shuffle 0.5)."""
 

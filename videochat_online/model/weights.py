@@ -96,7 +96,7 @@ def load_pretrained(
     }
     # 3. the network, with its adapter
     model = _read(folder, facts, tensors, options)
-    network = model if isinstance(model, nn.Module) else model.held
+    network = network_of(model)
     if chosen := adapter_folder(name, adapter, hub):
         apply_adapter(network, chosen, merge=quantization_config is None)
     check_finite(network, chosen or folder)
@@ -177,10 +177,10 @@ def quantization(kind: str, facts: Facts, dtype: torch.dtype | str, *, on_cpu: b
         raise ValueError(f"nf4 on the CPU needs widths that {NF4_BLOCK} divides, this model has {widths}: take int8")
     from transformers import BitsAndBytesConfig
 
-    if isinstance(facts, HeldFacts):
-        kept = [f"model.{name}" for name in FAMILIES[facts.model_type].PARTS[:2] if name]
-    else:
-        kept = ["vision_model", "mlp1", "language_model.lm_head"]
+    outline = without_weights(facts)
+    small = quantized_layers(outline)
+    linear = [name for name, one in network_of(outline).named_modules() if isinstance(one, nn.Linear)]
+    skipped = [name for name in linear if name not in small]
     compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     return BitsAndBytesConfig(
         load_in_8bit=kind == "int8",
@@ -188,8 +188,19 @@ def quantization(kind: str, facts: Facts, dtype: torch.dtype | str, *, on_cpu: b
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=[*kept, "lm_head"],
+        llm_int8_skip_modules=skipped,
     )
+
+
+def network_of(model: Any) -> nn.Module:
+    """The module of a backbone: itself, or what it holds."""
+    return model if isinstance(model, nn.Module) else model.held
+
+
+def quantized_layers(model: Backbone) -> dict[str, nn.Linear]:
+    """The linear layers that --quantize makes small, by name: those inside the language model's layers."""
+    linear = {name: one for name, one in network_of(model).named_modules() if isinstance(one, nn.Linear)}
+    return {name: one for name, one in linear.items() if re.search(r"(language|text)_model\.(.+\.)?layers\.", name)}
 
 
 def set_aside(
