@@ -260,6 +260,36 @@ def test_nothing_for_a_size_is_one_line(folder: Path, part: str, key: str, capfd
     assert f"'{key}' expected int, got NoneType" in refusal(chat_command(folder), capfd)
 
 
+@pytest.mark.parametrize(
+    "kind, part, values",
+    [
+        ("own", "", {"downsample_ratio": 0}),
+        ("own", "", {"downsample_ratio": "half"}),
+        ("own", "vision", {"num_attention_heads": 3}),
+        ("qwen3_vl", "vision", {"spatial_merge_size": 0}),
+        ("qwen3_vl", "vision", {"hidden_act": 3}),
+        ("qwen3_vl", "text", {"num_key_value_heads": 3}),
+        ("qwen3_vl", "text", {"rope_parameters": {"rope_type": "new"}}),
+    ],
+)
+def test_values_that_do_not_go_together_are_one_line(
+    kind: str, part: str, values: dict[str, Any], sources: dict[str, Path], tmp_path: Path, capfd
+):
+    folder = shutil.copytree(sources[kind], tmp_path / "copy", ignore=shutil.ignore_patterns("*.mp4"))
+    configure(folder, part, **values)
+    capfd.readouterr()
+    for command in (chat_command(folder), ["info", str(folder)]):
+        if main(command) == 0:  # some only show in the weights
+            assert command[0] == "info"
+            continue
+        assert "error: " in (said := capfd.readouterr().err) and str(folder) in said
+
+
+def test_a_table_of_positions_among_the_weights_is_no_quantized_checkpoint(own: Path, capfd):
+    edit(own, lambda tensors: {**tensors, "vision_model.embeddings.position_ids": torch.arange(9)})
+    assert "1 unexpected (vision_model.embeddings.position_ids)" in refusal(chat_command(own), capfd)
+
+
 def test_a_million_layers_are_not_built(folder: Path, capfd):
     configure(folder, "text", num_hidden_layers=10**6)
     assert "num_hidden_layers is 1000000, expected a whole number from 1 to 1000" in refusal(
@@ -393,6 +423,13 @@ def test_the_language_model_alone_is_quantized(kind: str, layer: str, adapter: t
     assert len(small) < len(linear)
     capfd.readouterr()
     assert isinstance(chat(base, capfd, "--quantize", kind), str)
+
+
+@pytest.mark.parametrize("flags", [["--lora", "x"], ["--quantize", "int8"], ["--device-map", "auto"]])
+def test_another_programs_model_takes_no_such_flags(flags: list[str], tmp_path: Path, capfd):
+    command = ["eval", "ovbench", "--annotations", str(tmp_path), "--videos", str(tmp_path), "--output", str(tmp_path)]
+    line = refusal([*command, "--adapter", "transformers", "--model", "a/b", *flags], capfd)
+    assert "do not go with --adapter transformers" in line
 
 
 @pytest.mark.gpu

@@ -19,11 +19,11 @@ from .videochat import CheckpointError
 SINGLE, PICKLED = "model.safetensors", "pytorch_model*.bin"
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SIZE = re.compile(
-    r"(?!dynamic_|use_|do_|is_|has_)(.*_)?(size|dim|layers|heads|depth|experts|channels|num\w+embeddings|max\w+embeddings)"
+    r"(?!dynamic_|use_|do_|is_|has_)(.*_)?(size|dim|heads|depth|experts|channels)|(num|max)\w*_(layers|embeddings)"
 )
 """Keys of a config.json that say how large something is."""
 NEEDED = re.compile(
-    r"(hidden|vocab|intermediate|patch|image)_size|num_hidden_layers|depth|num_(\w+_)?heads|\w+_channels"
+    r"(spatial_|temporal_)?(hidden|vocab|intermediate|patch|merge|image)_size|num_hidden_layers|depth|num_(\w+_)?heads|\w+_channels"
 )
 """Those of which there is at least one."""
 MOST_LAYERS, MOST = 1000, 2**24
@@ -131,7 +131,8 @@ class StoredTensors:
 
     def check_types(self, folder: Path) -> None:
         """Raise CheckpointError where weights are no floating-point numbers, as those of a quantized checkpoint."""
-        odd = sorted(name for name, kind in self.types.items() if kind not in FLOATS)
+        held = [name for name in self.types if name.endswith((".weight", ".bias"))]  # not tables of positions
+        odd = sorted(name for name in held if self.types[name] not in FLOATS)
         if odd:
             raise CheckpointError(
                 f"{folder} holds {len(odd)} tensors of type {self.types[odd[0]]} ({odd[0]}, ...), and its config.json "

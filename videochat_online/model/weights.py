@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers.initialization import no_init_weights
@@ -28,7 +27,7 @@ from ..hub import hub_errors_named
 from ..model_config import VideoChatOnlineConfig
 from .adapter import ADAPTER_CONFIG, apply_adapter, base_of
 from .backbone import Backbone, Facts, HeldFacts
-from .backbones.families import FAMILIES, PICTURE_SETTINGS, empty_held, held_facts, load_held
+from .backbones.families import FAMILIES, PICTURE_SETTINGS, UNBUILDABLE, empty_held, held_facts, load_held
 from .backbones.held import HeldModel
 from .stored import PICKLED, StoredTensors, check_config_sizes, read_object, weight_files
 from .videochat import CheckpointError, VideoChatOnline
@@ -44,10 +43,6 @@ NF4_BLOCK = 64
 """Weights of a row that share a scale."""
 ENOUGH = 10**8
 """Values: a model that is larger than its files by more than this, and by a multiple, is not the one in them."""
-UNBUILDABLE = (
-    StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError, LookupError,
-)  # fmt: skip
-"""What transformers and torch raise for a config.json whose values do not go together."""
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 """Options that go to huggingface_hub's snapshot_download."""
 
@@ -139,9 +134,10 @@ def _read(
     try:
         with _without_report():
             if isinstance(facts, HeldFacts):
-                return load_held(source, folder, facts, **options)
-            model = VideoChatOnline.from_pretrained(source, config=facts, **options)
-            model.config.name_or_path = model.name_or_path = str(folder)
+                model: Any = load_held(source, folder, facts, **options)
+            else:
+                model = VideoChatOnline.from_pretrained(source, config=facts, **options)
+            network_of(model).config.name_or_path = network_of(model).name_or_path = str(folder)
             return model
     except (SafetensorError, OSError, pickle.UnpicklingError, EOFError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {_line(error)}") from error
@@ -192,7 +188,7 @@ def quantization(kind: str, facts: Facts, dtype: torch.dtype | str, *, on_cpu: b
     )
 
 
-def network_of(model: Any) -> nn.Module:
+def network_of(model: Any) -> Any:
     """The module of a backbone: itself, or what it holds."""
     return model if isinstance(model, nn.Module) else model.held
 

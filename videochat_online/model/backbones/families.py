@@ -29,6 +29,10 @@ FAMILIES: dict[str, type[HeldModel]] = {
     "smolvlm": SmolVLM,
     "llava_onevision": LlavaOneVision,
 }
+UNBUILDABLE = (
+    StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError, LookupError,
+)  # fmt: skip
+"""What transformers and torch raise for a config.json whose values do not go together."""
 PICTURE_SETTINGS = ("processor_config.json", "preprocessor_config.json")
 """Where an image processor's settings may stand: transformers 5 nests them in the first."""
 
@@ -40,7 +44,7 @@ def held_facts(folder: Path, model_type: str, settings: dict[str, Any]) -> HeldF
         return FAMILIES[model_type].read_facts(config, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:  # transformers' own checks
+    except UNBUILDABLE as error:
         why = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'config.json'} does not describe a {model_type} model: {why}") from error
 
