@@ -147,12 +147,9 @@ def _read(
 
 def check_finite(network: nn.Module, folder: Path) -> None:
     """Raise CheckpointError where a weight is no number or endless: every answer would be empty."""
-    weights = {
-        name: one.data for name, one in network.named_parameters() if one.is_floating_point() and not one.is_meta
-    }
-    sums = {name: weight.sum(dtype=torch.float32) for name, weight in weights.items()}  # carries what is not finite
-    suspected = [name for name, total in sums.items() if not total.isfinite()]
-    if odd := [name for name in suspected if not weights[name].isfinite().all()]:
+    weights = {name: one for name, one in network.named_parameters() if one.is_floating_point() and not one.is_meta}
+    sums = {name: weight.detach().sum(dtype=torch.float32) for name, weight in weights.items()}  # carries such values
+    if odd := [name for name, total in sums.items() if not (total.isfinite() or weights[name].isfinite().all())]:
         raise CheckpointError(
             f"{folder}: {len(odd)} weights hold values that are no finite numbers ({', '.join(odd[:3])}): the "
             "training that made them went wrong, or their numbers do not fit into this --dtype"
@@ -174,17 +171,14 @@ def quantization(kind: str, facts: Facts, dtype: torch.dtype | str, *, on_cpu: b
     from transformers import BitsAndBytesConfig
 
     outline = without_weights(facts)
-    small = quantized_layers(outline)
     linear = [name for name, one in network_of(outline).named_modules() if isinstance(one, nn.Linear)]
-    skipped = [name for name in linear if name not in small]
-    compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     return BitsAndBytesConfig(
         load_in_8bit=kind == "int8",
         load_in_4bit=kind == "nf4",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=skipped,
+        bnb_4bit_compute_dtype=dtype if isinstance(dtype, torch.dtype) else torch.bfloat16,
+        llm_int8_skip_modules=sorted(set(linear) - quantized_layers(outline).keys()),
     )
 
 
