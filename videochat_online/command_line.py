@@ -128,6 +128,12 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     dtypes = ("auto", "float32", "bfloat16", "float16")
     what = "default: the checkpoint's own on cuda, float32 on the cpu"
     group.add_argument("--dtype", default="auto", choices=dtypes, help=what)
+    pairs = "a PEFT adapter for the model, such as LoRA pairs: a folder or hub id (--model may name one itself)"
+    group.add_argument("--lora", metavar="DIR", help=pairs)
+    fewer = "hold the language model's weights in 8 or 4 bits, by bitsandbytes (docs/models.md)"
+    group.add_argument("--quantize", default="none", choices=("none", "int8", "nf4"), help=fewer)
+    spread = "auto: spread the model over all GPUs, then the CPU's memory; not with --device"
+    group.add_argument("--device-map", choices=("auto",), help=spread)
     kinds = ("auto", "sdpa", "eager", "flash_attention_2")
     how = "how attention is computed (default: torch's sdpa)"
     group.add_argument("--attention", default="auto", choices=kinds, help=how)
@@ -147,7 +153,13 @@ def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:
     if not sys.stderr.isatty():  # a bar in a log file is noise
         disable_progress_bar()
     model, processor = load_model(
-        options.model, device=options.device, dtype=options.dtype, attn_implementation=options.attention
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        attn_implementation=options.attention,
+        adapter=options.lora,
+        quantize=options.quantize,
+        device_map=options.device_map,
     )
     if options.small_frames and model.config.any_shape:
         model.config = replace(model.config, small_frames=options.small_frames)

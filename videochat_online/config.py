@@ -22,6 +22,8 @@ SHAPE_TOLERANCE = 1.05
 """Two shapes (width / height) count as one where neither is more than this much wider."""
 AnswerMode = Literal["generate", "likelihood"]
 """How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
+BYTES_OF = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Of a quantized weight: 4 bits, and the scale of each 64 of them in 8 bits, whose own scale each 256 share."""
 PUBLISHED_GRID = 16
 """Side of the map the published encoder gives for a frame (448 px, pixel shuffle 0.5)."""
 

@@ -5,6 +5,7 @@ Plain Python; knows nothing of what the packages and the names are used for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -27,7 +28,12 @@ def lacks(*packages: str) -> str | None:
 
 
 def require(*packages: str) -> None:
-    """Raise ImportError, with the command that installs it, for the first of these that is missing."""
+    """Raise ImportError, with the command that installs it, for the first of these that is missing.
+
+    bitsandbytes is kept from telling, when it (or peft) is imported, that it found no extra kernel for the CPU, and at
+    each product of 8 bits how it computes: neither is for the user to mend.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if problem := lacks(*packages):
         raise ImportError(problem)
 

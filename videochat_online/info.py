@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .config import stream_grid
+from .config import BYTES_OF, stream_grid
 
 if TYPE_CHECKING:
     from .config import MemoryConfig
@@ -36,20 +36,30 @@ def run_info(options: argparse.Namespace) -> int:
 def model_facts(config: Facts) -> dict[str, Any]:
     """Counts of a model built on the meta device: no memory is used, whatever its size."""
     from .model.backbone import memory_on
-    from .model.weights import without_weights
+    from .model.weights import quantized_layers, without_weights
 
-    parts = without_weights(config).parts
+    network = without_weights(config)
+    parts = network.parts
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     vision, llm, memory = config.vision_config, config.llm_config, memory_on(config)
     layers = getattr(vision, "num_hidden_layers", None) or vision.depth
-    patch = vision.patch_size  # some families give one for each direction
+    patch = max(vision.patch_size) if isinstance(vision.patch_size, (list, tuple)) else vision.patch_size
+    num_patches = (config.image_size // patch) ** 2
+    encoder = parameters[next(iter(parts))]
+    total, small = sum(parameters.values()), sum(layer.weight.numel() for layer in quantized_layers(network).values())
     heads = getattr(llm, "num_key_value_heads", None) or llm.num_attention_heads
     head_size = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
     return {
-        "parameters": {**parameters, "total": sum(parameters.values())},
+        "parameters": {**parameters, "total": total},
+        "bytes": {
+            "float32": 4 * total, "bfloat16": 2 * total,
+            **{kind: round(2 * (total - small) + BYTES_OF[kind] * small) for kind in ("int8", "nf4")},
+        },
+        # products of weights and of attention, over all patches of a frame
+        "encoder_flops": 2 * encoder * num_patches + 4 * layers * vision.hidden_size * num_patches**2,
         "vision": {
             "layers": layers, "width": vision.hidden_size, "image_size": config.image_size,
-            "patch_size": patch if isinstance(patch, int) else max(patch), "grid": config.grid,
+            "patch_size": patch, "grid": config.grid,
             "channels": config.feature_size,
         },
         "language": {
@@ -82,9 +92,10 @@ def facts_as_text(name: str, facts: dict[str, Any]) -> str:
     vision, language = facts["vision"], facts["language"]
     lines = [name, "", "part             parameters"]
     lines += [f"{part:16} {count:>13,}" for part, count in facts["parameters"].items()]
-    weights = facts["parameters"]["total"] / 1e9
+    sizes = {kind: size / 1e9 for kind, size in facts["bytes"].items()}
     lines += [
-        f"weights: {weights * 2:.3f} GB in bfloat16, {weights * 4:.3f} GB in float32",
+        f"weights: {sizes['bfloat16']:.3f} GB in bfloat16, {sizes['float32']:.3f} GB in float32; with --quantize int8 "
+        f"{sizes['int8']:.3f}, nf4 {sizes['nf4']:.3f}",
         "",
         f"vision    {vision['layers']} layers of {vision['width']}; squares of {vision['image_size']} px"
         f"{', or pictures of another shape and less area,' * facts['any_shape']} in patches of "
@@ -112,5 +123,8 @@ def facts_as_text(name: str, facts: dict[str, Any]) -> str:
         f"{values * 2 / 2**20:.2f} MiB in bfloat16",
         f"KV cache: {cache * 2 / 1024:.1f} KiB a token in bfloat16, "
         f"{cache * 2 * facts['memory_tokens'] / 2**20:.1f} MiB for a full memory",
+        f"a frame: {facts['vision']['grid'] ** 2} tokens whole, {facts['encoder_flops'] / 1e9:,.1f} GFLOP to encode, "
+        f"so {1e12 / facts['encoder_flops']:,.1f} frames a second for each TFLOP/s that a device reaches",
+        "docs/models.md compares models by what they need",
     ]
     return "\n".join(lines + ([f"note: {facts['note']}"] if facts["note"] else []))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import stream_grid
+from .files import write_json
 from .media.picture import rgb_array
 from .media.transforms import FrameTransform
 from .model_config import VideoChatOnlineConfig
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 SPACE = "\u2581"
 """How sentencepiece writes a space."""
 
@@ -84,13 +86,46 @@ class Processor:
         if config.system_message is not None:
             template = replace(template, system_message=config.system_message)
         tokenizer = load_tokenizer(name, **hub)
+        check_vocabulary(tokenizer, config, str(name))
         if not isinstance(config, VideoChatOnlineConfig):
             compare_with_chat_template(tokenizer, template)
         return cls(tokenizer, template, FrameTransform(**config.picture))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer; everything else stands in the model's config.json."""
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, Path(folder))
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a fast tokenizer so that older programs read it too, down to transformers 4.37 with tokenizers 0.15.
+
+    They know its class by another name, and merges as "a b", which stands for the pair as long as no token has a space.
+    """
+    tokenizer.save_pretrained(folder)
+    settings, file = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    values = json.loads(settings.read_text("utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        new = {"backend", "is_local", "local_files_only"}
+        values = {key: value for key, value in values.items() if key not in new}
+        values |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+        write_json(settings, values)
+    if file.is_file():
+        whole = json.loads(file.read_text("utf-8"))
+        merges = whole["model"].get("merges") or []
+        if merges and not any(isinstance(pair, str) or " " in "".join(pair) for pair in merges):
+            whole["model"]["merges"] = [" ".join(pair) for pair in merges]
+            write_json(file, whole)
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: Facts, name: str) -> None:
+    """Raise ValueError where the tokenizer gives ids for which the model has no embedding."""
+    rows = config.llm_config.vocab_size
+    if beyond := sorted((id_, token) for token, id_ in tokenizer.get_vocab().items() if id_ >= rows):
+        id_, token = beyond[0]
+        raise ValueError(
+            f"{name}: the model has embeddings for {rows:,} tokens, and the tokenizer has {len(beyond):,} beyond them "
+            f"(the first is {token!r}, id {id_}): take the tokenizer that the model was trained with"
+        )
 
 
 def compare_with_chat_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
@@ -127,11 +162,12 @@ def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
             tokenizer = LlamaTokenizer.from_pretrained(folder)
             model_file = folder / "tokenizer.model"
             return as_internlm2(tokenizer, model_file) if model_file.is_file() else tokenizer
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # transformers would make an empty one
+            raise ValueError("none of them is there")
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"no tokenizer found in {name}: expected tokenizer.json or tokenizer.model ({error})"
-        ) from error
+        why = " ".join(str(error).split())
+        raise ValueError(f"no tokenizer found in {name}: expected tokenizer.json or tokenizer.model ({why})") from error
 
 
 def as_internlm2(tokenizer: PreTrainedTokenizerBase, model_file: Path) -> PreTrainedTokenizerBase:
@@ -178,8 +214,10 @@ def load_model(
         device: "auto" takes CUDA where there is one, else MPS, else the CPU.
         dtype: "auto" takes the checkpoint's own on CUDA and float32 on the CPU; or "float32", "bfloat16", "float16".
         attn_implementation: "auto" (torch's SDPA), "sdpa", "eager" or "flash_attention_2".
-        options: passed on: `quantization_config`, `device_map`, `allow_pickle`, `read`, and for the hub `revision`,
-            `token`, `cache_dir`, `local_files_only`, `force_download`.
+        options: passed on: `adapter`, a folder or hub id with a PEFT adapter for the model (`name` may be one itself:
+            it names its model); `quantize`, "int8" or "nf4", or transformers' `quantization_config`; `device_map`,
+            `allow_pickle`, `read`, and for the hub `revision`, `token`, `cache_dir`, `local_files_only`,
+            `force_download`.
 
     Raises ValueError for an unknown name or a checkpoint that does not fit, saying what was tried.
     """

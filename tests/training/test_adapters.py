@@ -135,7 +135,9 @@ def test_the_program_exports_an_adapter(tmp_path: Path):
     flags += ["--tracker", "none", "--output-dir", str(tmp_path / "run"), "--max-length", "2048", "--resume", "auto"]
     assert main([*flags, "--export", "adapter"]) == 0
     model = PeftModel.from_pretrained(load_pretrained(base), str(tmp_path / "run" / "model")).merge_and_unload()
+    named = load_pretrained(tmp_path / "run" / "model").state_dict()  # the adapter, which names its base
     assert main(flags) == 0  # resumed after its end, with the other export
     whole = load_pretrained(tmp_path / "run" / "model").state_dict()
     for key, weight in model.state_dict().items():
         torch.testing.assert_close(weight, whole[key], msg=key)
+        torch.testing.assert_close(named[key], whole[key], msg=key)

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from tests.training.tiny import make_loop, packed, settings, tiny_config, tiny_model
+from videochat_online.config import BYTES_OF
 from videochat_online.data.settings import SettingError
 from videochat_online.model.weights import load_pretrained
 from videochat_online.training.configuration import TrainingConfig
 from videochat_online.training.distributed import check_packages
 from videochat_online.training.export import export
-from videochat_online.training.frozen import BYTES_OF, frozen_dtype, hold_frozen, quantized
+from videochat_online.training.frozen import frozen_dtype, hold_frozen, quantized
 from videochat_online.training.log import read_log
 from videochat_online.training.memory import Load, estimate
 from videochat_online.training.parts import choose_parts, model_rows, num_values

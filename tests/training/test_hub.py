@@ -110,7 +110,7 @@ def test_an_answer_that_is_not_the_hubs_is_an_error_before_training(hub: Any, tm
     hub.is_strange = True
     done = train(hub, tmp_path, "right")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "--push-to-hub mine/model: the hub answered without 'url'" in done.stderr
+    assert "--push-to-hub mine/model: the hub refused: the hub answered without 'url'" in done.stderr
 
 
 def test_the_model_and_its_card_come_to_the_hub(hub: Any, tmp_path: Path):

@@ -1,7 +1,6 @@
 """Published data from the hub: the annotations of training, and OVBench with its videos.
 
-What was fetched before is not fetched again; a download that breaks off is resumed. HF_ENDPOINT and HF_TOKEN are
-huggingface_hub's own.
+What was fetched before is not fetched again; a download that breaks off is resumed.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ import re
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from ..files import locked, shipped, write_json
+from ..hub import hub_errors_named
 
 REPOSITORIES = {"videochatonline-it": "MCG-NJU/VideoChatOnline-IT", "ovbench": "MCG-NJU/OVBench"}
 """Name on the command line -> data set on the hub."""
@@ -31,17 +31,8 @@ ARCHIVE = re.compile(r"(?P<name>.+?)\.(?P<kind>tar|tar\.gz|tgz|zip)(?P<part>[._-
 GIGABYTE = 10**9
 
 
-@contextmanager
-def _from_hub(repository: str) -> Iterator[None]:
-    """Errors of the hub in one line: ValueError."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        yield
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
-        why = " ".join(str(error).split()).rstrip(".")  # the hub's own errors go over several lines
-        raise ValueError(f"{repository} could not be fetched from the hub: {why}; try again to resume") from error
+def _from_hub(repository: str) -> AbstractContextManager[None]:
+    return hub_errors_named(f"{repository} could not be fetched from the hub", more="; try again to resume")
 
 
 def fetch_annotations(name: str, folder: Path) -> None:

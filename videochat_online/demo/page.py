@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import FiniteFloat, ValidationError, validate_call
 
 from ..config import MEMORY_POLICIES
+from ..files import SHIPPED_MODELS
 from ..media.source import MediaError
 from ..serve.api import validation_text
 from ..serve.limits import SessionSettings
@@ -63,6 +64,14 @@ EXAMPLES = (
     "What happened before that?",
     "What may happen next?",
 )
+OF_REAL_VIDEO = (
+    "What is happening now?",
+    "What is the person doing?",
+    "What has changed?",
+    "What happened before that?",
+    "Read the text that you see.",
+)
+"""Of a model that knows more than the coloured shapes of a generated world."""
 Changes = dict[Any, Any]
 """Part -> its new value, or a gr.update."""
 
@@ -312,7 +321,7 @@ class Page:
         self._on([button.click, self.question.submit], self.ask, self.question)
         self.question.change(None, self.question, button, js=ASK_IF_WORDS, **QUIET)
         with gr.Row(elem_id="vco-examples"):
-            for text in EXAMPLES:
+            for text in EXAMPLES if self.sessions.model_name in SHIPPED_MODELS else OF_REAL_VIDEO:
                 filled = gr.Button(text, size="sm").click(lambda text=text: text, None, self.question, **QUIET)
                 self._on(filled.then, self.ask, self.question)
         self.links.render()

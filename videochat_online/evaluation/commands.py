@@ -153,6 +153,8 @@ def benchmark_from_flags(options: argparse.Namespace) -> tuple[Benchmark, dict[s
         if options.adapter != "videochat":
             raise ValueError(f"--endpoint is a model of its own: it goes without --adapter {options.adapter}")
         options.adapter = "endpoint"
+    if options.adapter != "videochat" and (options.lora or options.device_map or options.quantize != "none"):
+        raise ValueError(f"--lora, --quantize and --device-map do not go with --adapter {options.adapter}")
     variant = {name: getattr(options, name) for name in options.benchmark.flags}
     shown = {"protocol": options.protocol, "mode": options.mode, "multi_turn": options.multi_turn}
     return options.benchmark(**variant, **shown), variant

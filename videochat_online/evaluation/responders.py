@@ -193,11 +193,15 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
         return responder, {**about, "dtype": str(responder.model.dtype)}
     from ..model.backbone import memory_on
-    from ..model.weights import find_checkpoint
+    from ..model.weights import adapter_folder, find_checkpoint
 
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
     about["weights"] = weights_digest(find_checkpoint(options.model))
+    if (lora := adapter_folder(options.model, options.lora, {})) is not None:
+        about["lora"] = weights_digest(lora)
+    if options.quantize != "none":
+        about["quantize"] = options.quantize
     about["memory"] = memory_on(model.config, memory).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below

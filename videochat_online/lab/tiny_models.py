@@ -130,7 +130,7 @@ def write_tiny_model(family: str, folder: Path, *, seed: int = 0) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from ..processing import load_tokenizer
+    from ..processing import load_tokenizer, save_tokenizer
     from ..prompt.messages import get_template
 
     # 1. the small tokenizer with this family's marks
@@ -147,7 +147,7 @@ def write_tiny_model(family: str, folder: Path, *, seed: int = 0) -> None:
     torch.manual_seed(seed)
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     # 3. the files beside it
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=1))
 
 

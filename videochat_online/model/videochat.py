@@ -37,6 +37,10 @@ CACHE_NAMES = ("cache", "past_key_values")
 """Of one argument of `forward` and `generate`: since transformers 5.24, and before."""
 
 
+MOST_NAMED = 3
+"""Tensors of a kind that an error names."""
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded as it is. The three lists name tensors by their key in the model."""
 
@@ -83,7 +87,7 @@ class VideoChatOnline(PlainPositions, PreTrainedModel, GenerationMixin):
         kwargs = {"use_safetensors": True, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = loaded
-        check_keys(str(pretrained_model_name_or_path), info)
+        check_keys(str(pretrained_model_name_or_path or model.config.name_or_path), info)
         return loaded if wants_info else model
 
     def get_output_embeddings(self) -> nn.Module:  # those of the input transformers finds by itself
@@ -274,8 +278,14 @@ def check_keys(source: str, loading_info: dict[str, Any]) -> None:
     unexpected = sorted(loading_info["unexpected_keys"])
     misshapen = sorted(shapes)
     listed = {"missing": missing, "unexpected": unexpected, "of the wrong shape": [shapes[key] for key in misshapen]}
-    if parts := [f"{len(keys)} {what}:\n    " + "\n    ".join(keys) for what, keys in listed.items() if keys]:
-        error = CheckpointError(f"{source} does not hold this model's tensors\n  " + "\n  ".join(parts))
+    parts = [
+        f"{len(keys)} {what} ({', '.join(keys[:MOST_NAMED])}{', ...' if len(keys) > MOST_NAMED else ''})"
+        for what, keys in listed.items()
+        if keys
+    ]
+    if parts:
+        why = "weights and config.json are not of one model, or a file is not whole"
+        error = CheckpointError(f"{source} does not hold this model's tensors: {'; '.join(parts)}: {why}")
         error.missing, error.unexpected, error.misshapen = tuple(missing), tuple(unexpected), tuple(misshapen)
         raise error
 

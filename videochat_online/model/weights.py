@@ -5,8 +5,9 @@ Finds the folder (or fetches it from the hub), refuses what could run code, leav
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
+import pickle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,21 +17,32 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from torch import nn
 from transformers.initialization import no_init_weights
 
+from ..extras import require
 from ..files import SHIPPED_MODELS
+from ..hub import hub_errors_named
 from ..model_config import VideoChatOnlineConfig
+from .adapter import ADAPTER_CONFIG, apply_adapter, base_of
 from .backbone import Backbone, Facts, HeldFacts
-from .backbones.families import FAMILIES, PICTURE_SETTINGS, empty_held, held_facts, load_held
+from .backbones.families import FAMILIES, PICTURE_SETTINGS, UNBUILDABLE, empty_held, held_facts, load_held
+from .backbones.held import HeldModel
+from .stored import PICKLED, StoredTensors, check_config_sizes, read_object, weight_files
 from .videochat import CheckpointError, VideoChatOnline
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NO_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Files of a checkpoint beside its weights: configuration and tokenizer."""
 FETCHED = (*NO_WEIGHTS, "*.safetensors")
-PICKLED = "pytorch_model*.bin"
+QUANTIZED = ("none", "int8", "nf4")
+NF4_BLOCK = 64
+"""Weights of a row that share a scale."""
+ENOUGH = 10**8
+"""Values: a model that is larger than its files by more than this, and by a multiple, is not the one in them."""
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 """Options that go to huggingface_hub's snapshot_download."""
 
@@ -42,7 +54,9 @@ def load_pretrained(
     dtype: str | torch.dtype = "auto",
     attn_implementation: str = "auto",
     quantization_config: Any = None,
+    quantize: str = "none",
     device_map: Any = None,
+    adapter: str | Path | None = None,
     allow_pickle: bool = False,
     read: bool = True,
     **hub: Any,
@@ -57,25 +71,126 @@ def load_pretrained(
         raise ValueError(f"give a device or a device_map, not both: device={device!r}, device_map={device_map!r}")
     if not read and quantization_config is None:
         return set_aside(load_config(name, **hub), choose_dtype(dtype, on_cpu=True), attn_implementation)
+    # 1. what is there, and whether it fits together, from headers alone
     folder = find_checkpoint(name, allow_pickle=allow_pickle, **hub)
     facts = _facts(folder)
+    tensors = _stored(folder, facts, allow_pickle)
+    # 2. where it goes, and as what
     target = choose_device(device)
-    if device_map is None and target.type != "cpu":
+    number = choose_dtype(dtype, on_cpu=target.type == "cpu")
+    if quantize != "none":
+        quantization_config = quantization(quantize, facts, number, on_cpu=target.type == "cpu")
+    if device_map is None and (target.type != "cpu" or quantization_config is not None):
         device_map = {"": target}
     options: dict[str, Any] = {} if quantization_config is None else {"quantization_config": quantization_config}
     options |= {
-        "dtype": choose_dtype(dtype, on_cpu=device_map is None),
+        "dtype": number,
         "attn_implementation": None if attn_implementation == "auto" else attn_implementation,
         "device_map": device_map,
         "use_safetensors": None if allow_pickle else True,
     }
+    # 3. the network, with its adapter
+    model = _read(folder, facts, tensors, options)
+    network = network_of(model)
+    if chosen := adapter_folder(name, adapter, hub):
+        apply_adapter(network, chosen, merge=quantization_config is None)
+    check_finite(network, chosen or folder)
+    return model
+
+
+def _stored(folder: Path, facts: Facts, allow_pickle: bool) -> dict[str, torch.Tensor] | None:
+    """Tensors under the model's own names, where transformers would not find them there by itself; else None.
+
+    Raises CheckpointError for files that cannot be this model's.
+    """
+    files = weight_files(folder, allow_pickle)
+    if files[0].suffix != ".safetensors":
+        return None
+    stored, config = StoredTensors(files), read_object(folder / "config.json")
+    if "quantization_config" not in config:
+        stored.check_types(folder)
+    expected = sum(weight.numel() for part in without_weights(facts).parts.values() for weight in part.parameters())
+    if expected > max(4 * stored.num_values, stored.num_values + ENOUGH):
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes a model of {expected:,} parameters, and the weight files hold "
+            f"{stored.num_values:,}: they are not of one model"
+        )
+    has_adapter = (folder / ADAPTER_CONFIG).is_file()
+    if has_adapter:
+        log.warning("%s also holds an adapter, which is not applied: --lora %s applies it", folder, folder)
+    # Not from the folder where an adapter lies in it: transformers would apply it without a word.
+    return stored.plain(config) if stored.are_wrapped or has_adapter else None
+
+
+def _read(
+    folder: Path, facts: Facts, tensors: dict[str, torch.Tensor] | None, options: dict[str, Any]
+) -> VideoChatOnline | HeldModel:
+    """The network with its weights, from the folder or from `tensors`. Raises CheckpointError."""
+    source: Any = folder
+    if tensors is not None:
+        source, options = None, {**options, "state_dict": tensors}
+        if isinstance(facts, VideoChatOnlineConfig):
+            facts.use_llm_lora = facts.use_backbone_lora = 0  # merged: whoever loads what we save adds no pairs
     try:
         with _without_report():
             if isinstance(facts, HeldFacts):
-                return load_held(folder, facts, **options)
-            return VideoChatOnline.from_pretrained(folder, **options)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+                model: Any = load_held(source, folder, facts, **options)
+            else:
+                model = VideoChatOnline.from_pretrained(source, config=facts, **options)
+            network_of(model).config.name_or_path = network_of(model).name_or_path = str(folder)
+            return model
+    except (SafetensorError, OSError, pickle.UnpicklingError, EOFError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {_line(error)}") from error
+    except NotImplementedError as error:  # torch's, of tensors that nothing was read into
+        raise CheckpointError(f"{folder}: its weights are not those of the model in its config.json") from error
+
+
+def check_finite(network: nn.Module, folder: Path) -> None:
+    """Raise CheckpointError where a weight is no number or endless: every answer would be empty."""
+    weights = {name: one for name, one in network.named_parameters() if one.is_floating_point() and not one.is_meta}
+    sums = {name: weight.detach().sum(dtype=torch.float32) for name, weight in weights.items()}  # carries such values
+    if odd := [name for name, total in sums.items() if not (total.isfinite() or weights[name].isfinite().all())]:
+        raise CheckpointError(
+            f"{folder}: {len(odd)} weights hold values that are no finite numbers ({', '.join(odd[:3])}): the "
+            "training that made them went wrong, or their numbers do not fit into this --dtype"
+        )
+
+
+def quantization(kind: str, facts: Facts, dtype: torch.dtype | str, *, on_cpu: bool) -> Any:
+    """How bitsandbytes holds the language model's linear layers: "int8" or "nf4". All else stays as it is.
+
+    Raises ValueError for another kind and for widths that bitsandbytes cannot pack, ImportError with the command that
+    installs it.
+    """
+    if kind not in QUANTIZED:
+        raise ValueError(f"unknown quantization {kind!r}, expected one of {', '.join(QUANTIZED)}")
+    require("bitsandbytes")
+    widths = [facts.llm_config.hidden_size, facts.llm_config.intermediate_size]
+    if kind == "nf4" and on_cpu and any(width % NF4_BLOCK for width in widths):
+        raise ValueError(f"nf4 on the CPU needs widths that {NF4_BLOCK} divides, this model has {widths}: take int8")
+    from transformers import BitsAndBytesConfig
+
+    outline = without_weights(facts)
+    linear = [name for name, one in network_of(outline).named_modules() if isinstance(one, nn.Linear)]
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "int8",
+        load_in_4bit=kind == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype if isinstance(dtype, torch.dtype) else torch.bfloat16,
+        llm_int8_skip_modules=sorted(set(linear) - quantized_layers(outline).keys()),
+    )
+
+
+def network_of(model: Any) -> Any:
+    """The module of a backbone: itself, or what it holds."""
+    return model if isinstance(model, nn.Module) else model.held
+
+
+def quantized_layers(model: Backbone) -> dict[str, nn.Linear]:
+    """The linear layers that --quantize makes small, by name: those inside the language model's layers."""
+    linear = {name: one for name, one in network_of(model).named_modules() if isinstance(one, nn.Linear)}
+    return {name: one for name, one in linear.items() if re.search(r"(language|text)_model\.(.+\.)?layers\.", name)}
 
 
 def set_aside(
@@ -106,11 +221,17 @@ def _without_report() -> Iterator[None]:
 
 
 def without_weights(facts: Facts) -> Backbone:
-    """The network on the meta device: its shapes, whatever its size, and no memory."""
-    with torch.device("meta"):
-        if isinstance(facts, HeldFacts):
-            return empty_held(facts)
-        return VideoChatOnline(facts)
+    """The network on the meta device: its shapes, whatever its size, and no memory. Raises CheckpointError."""
+    try:
+        with torch.device("meta"):
+            if isinstance(facts, HeldFacts):
+                return empty_held(facts)
+            return VideoChatOnline(copy.deepcopy(facts))
+    except UNBUILDABLE as error:
+        folder = facts.own.name_or_path if isinstance(facts, HeldFacts) else facts.name_or_path
+        raise CheckpointError(
+            f"{folder}: config.json describes no network that can be built: {_line(error)}"
+        ) from error
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -147,7 +268,7 @@ def choose_dtype(dtype: str | torch.dtype, *, on_cpu: bool) -> torch.dtype | str
 
 def load_facts(name: str | Path, **hub: Any) -> Facts:
     """What config.json of a folder or hub id says; of a repository no weights are fetched. Raises CheckpointError."""
-    return _facts(find_folder(name, ["config.json", *PICTURE_SETTINGS], hub))
+    return _facts(find_folder(name, ["config.json", ADAPTER_CONFIG, *PICTURE_SETTINGS], hub))
 
 
 def load_config(name: str | Path, **hub: Any) -> VideoChatOnlineConfig:
@@ -161,13 +282,24 @@ def load_config(name: str | Path, **hub: Any) -> VideoChatOnlineConfig:
 
 def _facts(folder: Path) -> Facts:
     model_type = _model_type(folder)
+    check_config_sizes(read_object(folder / "config.json"), folder / "config.json")
     if model_type not in FAMILIES:
-        return VideoChatOnlineConfig.from_pretrained(folder)
-    found = [_read_json(folder / name) for name in PICTURE_SETTINGS if (folder / name).is_file()]
+        try:
+            return VideoChatOnlineConfig.from_pretrained(folder)
+        except UNBUILDABLE as error:
+            raise CheckpointError(
+                f"{folder / 'config.json'} describes no {model_type} model: {_line(error)}"
+            ) from error
+    found = [read_object(folder / name) for name in PICTURE_SETTINGS if (folder / name).is_file()]
     settings = [values.get("image_processor", values) for values in found]
     if not settings:
         raise CheckpointError(f"{folder} does not say how pictures are prepared: expected {PICTURE_SETTINGS[-1]}")
     return held_facts(folder, model_type, next((each for each in settings if "image_mean" in each), settings[0]))
+
+
+def _line(error: Exception) -> str:
+    """What another library's error says, on one line."""
+    return " ".join(str(error).split())
 
 
 def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any) -> Path:
@@ -177,16 +309,44 @@ def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any)
     """
     folder = find_folder(name, [*FETCHED, PICKLED] if allow_pickle else FETCHED, hub)
     _model_type(folder)
-    _check_weight_files(folder, allow_pickle)
+    weight_files(folder, allow_pickle)
     return folder
 
 
 def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) -> Path:
     """A model that ships, else a folder of that name, else a hub repository's files that match `patterns`.
 
-    What was fetched before is used offline. Raises ValueError for a misspelt name, CheckpointError where nothing is
-    found.
+    Of an adapter it is the folder of the model that the adapter names. What was fetched before is used offline. Raises
+    ValueError for a misspelt name, CheckpointError where nothing is found.
     """
+    folder = _named_folder(name, patterns, hub)
+    if (base := base_of(folder)) is None:
+        return folder
+    what = f"{folder} is an adapter of the model {base!r}"
+    hint = "give that model with --model and the adapter with --lora"
+    try:
+        found = _named_folder(base, patterns, {**hub, "revision": None})
+    except ValueError as error:
+        raise CheckpointError(f"{what}, which is not there ({error}); {hint}") from error
+    if base_of(found) is not None:
+        raise CheckpointError(f"{what}, which is an adapter itself; {hint}")
+    return found
+
+
+def adapter_folder(name: str | Path, adapter: str | Path | None, hub: dict[str, Any]) -> Path | None:
+    """The folder of the adapter that is to be applied: `adapter`, else `name` where it is one; None: there is none."""
+    patterns = ["adapter_*"]
+    if adapter is None:
+        folder = _named_folder(name, patterns, hub)
+        return None if base_of(folder) is None else folder
+    folder = _named_folder(adapter, patterns, {**hub, "revision": None})
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(f"--lora {adapter}: there is no {ADAPTER_CONFIG} in {folder}")
+    return folder
+
+
+def _named_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) -> Path:
+    """As `find_folder`, but an adapter is an adapter."""
     if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
         raise TypeError(f"unknown options {', '.join(unknown)}; for the hub there are {', '.join(HUB_OPTIONS)}")
     if str(name) in SHIPPED_MODELS:
@@ -200,11 +360,9 @@ def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) 
     tried = f"no model {str(name)!r}: {folder.absolute()} is not a folder"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise CheckpointError(f"{tried}, and a hub id has the form owner/name")
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=list(patterns), **hub))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        why = " ".join(str(error).split())  # the hub's own errors go over several lines
-        raise CheckpointError(f"{tried}, and the hub (or its local copy) gave no such repository: {why}") from error
+    with hub_errors_named(f"{tried}, and the hub (or its local copy) gave no such repository", CheckpointError):
+        given = {key: value for key, value in hub.items() if value is not None}
+        return Path(snapshot_download(str(name), allow_patterns=list(patterns), **given))
 
 
 def _model_type(folder: Path) -> str:
@@ -212,39 +370,8 @@ def _model_type(folder: Path) -> str:
     file, known = folder / "config.json", (VideoChatOnlineConfig.model_type, *FAMILIES)
     if not file.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it holds no config.json")
-    model_type = _read_json(file).get("model_type")
+    model_type = read_object(file).get("model_type")
     if model_type not in known:
         expected = ", ".join(map(repr, known))
         raise CheckpointError(f"{file} describes a model of type {model_type!r}, expected one of {expected}")
     return str(model_type)
-
-
-def _check_weight_files(folder: Path, allow_pickle: bool) -> None:
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        return
-    if index.is_file():
-        shards = set(_read_json(index).get("weight_map", {}).values())
-        if not shards:
-            raise CheckpointError(f"{index} names no weight files: it has no weight_map")
-        if absent := sorted(shard for shard in shards if not (folder / shard).is_file()):
-            raise CheckpointError(f"{folder} lacks {len(absent)} of {len(shards)} weight files: {', '.join(absent)}")
-        return
-    pickled = sorted(file.name for file in folder.glob(PICKLED))
-    if not pickled:
-        raise CheckpointError(f"{folder} holds no weights (model.safetensors, or its shards with an index)")
-    if not allow_pickle:
-        raise CheckpointError(
-            f"{folder} holds only pickled weights ({', '.join(pickled)}), which can run code when they are read; "
-            "convert them to safetensors, or pass allow_pickle=True (they are then read with weights_only)"
-        )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} holds a {type(values).__name__}, expected a JSON object")
-    return values

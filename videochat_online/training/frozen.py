@@ -16,8 +16,6 @@ from torch import nn
 from .configuration import TrainingConfig
 from .distributed import uses_bf16, uses_cpu
 
-BYTES_OF = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Of a weight: 4 bits, and the scale of each 64 of them in 8 bits, whose own scale each 256 share."""
 OUTLIER = 6.0
 """Inputs from this size on are multiplied in 16 bits with int8 (LLM.int8, arXiv 2208.07339)."""
 

@@ -1,18 +1,15 @@
-"""--push-to-hub: the trained model and its card go to a repository of the Hugging Face hub, when a run has ended.
-
-HF_ENDPOINT, HF_TOKEN and `hf auth login` are huggingface_hub's own.
-"""
+"""--push-to-hub: the trained model and its card go to a repository of the Hugging Face hub, when a run has ended."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..data.settings import SettingError
+from ..hub import hub_errors_named
 from .configuration import TrainingConfig
 
 LOCAL = ("output_dir", "data", "frame_cache", "model", "resume")
@@ -37,7 +34,7 @@ def check_hub(config: TrainingConfig, *, create: bool = False) -> None:
     if config.push_to_hub and get_token() is None:
         raise SettingError(f"--push-to-hub {config.push_to_hub}: there is no token: set HF_TOKEN, or `hf auth login`")
     if config.push_to_hub and create:
-        with hub_errors_named(config):
+        with _errors_named(config):
             HfApi().create_repo(config.push_to_hub, private=config.private, exist_ok=True)
             HfApi().auth_check(config.push_to_hub, write=True)  # the call above passes where it is there already
 
@@ -66,20 +63,9 @@ def push(
         settings=json.dumps(settings, indent=1, ensure_ascii=False),
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
-    with hub_errors_named(config, f"; the model is in {folder}: `hf upload {config.push_to_hub} {folder}` tries again"):
+    with _errors_named(config, f"; the model is in {folder}: `hf upload {config.push_to_hub} {folder}` tries again"):
         return str(HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=folder).repo_url)
 
 
-@contextmanager
-def hub_errors_named(config: TrainingConfig, more: str = "") -> Iterator[None]:
-    """Raise SettingError for what the hub refuses, and where it cannot be reached."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        yield
-    except (KeyError, TypeError) as error:  # of an answer that is not the hub's, as a proxy may give
-        raise SettingError(f"--push-to-hub {config.push_to_hub}: the hub answered without {error}{more}") from error
-    except (HfHubHTTPError, httpx.HTTPError, RuntimeError, OSError) as error:  # RuntimeError: of large files
-        why = " ".join(str(error).split()).rstrip(".")  # the hub's own errors go over several lines
-        raise SettingError(f"--push-to-hub {config.push_to_hub}: the hub refused: {why}{more}") from error
+def _errors_named(config: TrainingConfig, more: str = "") -> AbstractContextManager[None]:
+    return hub_errors_named(f"--push-to-hub {config.push_to_hub}: the hub refused", SettingError, more)

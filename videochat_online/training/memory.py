@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..config import scheduled_grids, tokens_of_grid
+from ..config import BYTES_OF, scheduled_grids, tokens_of_grid
 from ..data.sampler import Lengths
 from .configuration import TrainingConfig
 from .distributed import deepspeed_settings, uses_bf16, zero_stage
-from .frozen import BYTES_OF, frozen_dtype
+from .frozen import frozen_dtype
 from .parts import PartRow, total
 from .plan import counted
 

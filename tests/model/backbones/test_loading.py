@@ -40,7 +40,9 @@ def test_a_missing_tensor_and_a_wrong_shape_are_named(copy, capfd):
     del tensors[lost]
     tensors[odd] = tensors[odd][:5].contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 missing:\n.*layers\.1\.mlp\.up_proj(.|\n)*wrong shape:\n.*\(5, 64\)"):
+    with pytest.raises(
+        CheckpointError, match=r"1 missing \(.*layers\.1\.mlp\.up_proj.*1 of the wrong shape \(.*\(5, 64\)"
+    ):
         load_model(copy, device="cpu")
     assert "LOAD REPORT" not in capfd.readouterr().err  # transformers' own table of the same
 
@@ -64,7 +66,7 @@ def test_a_tensor_without_a_place_is_named_in_a_warning(copy, caplog):
         (lambda folder: edit(folder / "preprocessor_config.json", resample=5), "resample 5"),
         (lambda folder: edit(folder / "config.json", vision_config={"patch_size": [4, 2]}), "only square pictures"),
         (
-            lambda folder: edit(folder / "config.json", text_config={"hidden_size": "wide"}),
+            lambda folder: edit(folder / "config.json", text_config={"hidden_act": 3}),
             "does not describe a qwen3_vl",
         ),
     ],

@@ -16,7 +16,10 @@ from ...model_config import VideoChatOnlineConfig
 
 HERE = Path(__file__).parents[2] / "pocket"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-KNOWS = "the pocket model knows the coloured shapes of `videochat-online world` and nothing else"
+KNOWS = (
+    "the pocket model knows the coloured shapes of `videochat-online world` and nothing else; for real video: --model "
+    "HuggingFaceTB/SmolVLM2-500M-Video-Instruct, or another of docs/models.md"
+)
 UNTRAINED = "the pocket model is untrained: its weights are random and its answers mean nothing"
 
 VISION = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..backbone import HeldFacts
 from ..videochat import CheckpointError, check_keys
@@ -27,6 +29,10 @@ FAMILIES: dict[str, type[HeldModel]] = {
     "smolvlm": SmolVLM,
     "llava_onevision": LlavaOneVision,
 }
+UNBUILDABLE = (
+    StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError, LookupError,
+)  # fmt: skip
+"""What transformers and torch raise for a config.json whose values do not go together."""
 PICTURE_SETTINGS = ("processor_config.json", "preprocessor_config.json")
 """Where an image processor's settings may stand: transformers 5 nests them in the first."""
 
@@ -38,21 +44,24 @@ def held_facts(folder: Path, model_type: str, settings: dict[str, Any]) -> HeldF
         return FAMILIES[model_type].read_facts(config, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:  # transformers' own checks
+    except UNBUILDABLE as error:
         why = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'config.json'} does not describe a {model_type} model: {why}") from error
 
 
-def load_held(folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
+def load_held(source: Path | None, folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
     """transformers' object of `folder`, in its adapter. `options` are those of from_pretrained.
+
+    Tensors come from `source`, the folder, or where it is None from options["state_dict"].
 
     Raises CheckpointError where a tensor of the model is missing or has another shape. Tensors that it has no place for
     are named in a warning.
     """
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        folder,
+    # Its class, not AutoModel: that one looks for an adapter in the folder, and applies it without a word.
+    own_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(facts.own)]
+    loaded: Any = own_class.from_pretrained(
+        source,
         config=facts.own,
-        trust_remote_code=False,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         **options,
@@ -66,4 +75,4 @@ def load_held(folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
 
 def empty_held(facts: HeldFacts) -> HeldModel:
     """The model without weights: to be called under torch's meta device."""
-    return FAMILIES[facts.model_type](AutoModelForImageTextToText.from_config(facts.own), facts)
+    return FAMILIES[facts.model_type](AutoModelForImageTextToText.from_config(copy.deepcopy(facts.own)), facts)

@@ -1,0 +1,475 @@
+"""Checkpoints as people have them, through `chat` and `info`: each loads, or ends in one line that says what it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from videochat_online.cli import main
+from videochat_online.files import SHIPPED_MODELS
+from videochat_online.lab.tiny_models import write_tiny_model
+from videochat_online.processing import load_model, load_tokenizer, save_tokenizer
+
+POCKET = SHIPPED_MODELS["pocket"]
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One model of our own layout, one of another family."""
+    held = tmp_path_factory.mktemp("models") / "qwen3_vl"
+    write_tiny_model("qwen3_vl", held)
+    return {"own": POCKET, "qwen3_vl": held}
+
+
+@pytest.fixture(params=["own", "qwen3_vl"])
+def folder(request: pytest.FixtureRequest, sources: dict[str, Path], tmp_path: Path) -> Path:
+    return shutil.copytree(sources[request.param], tmp_path / request.param, ignore=shutil.ignore_patterns("*.mp4"))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return shutil.copytree(POCKET, tmp_path / "own", ignore=shutil.ignore_patterns("*.mp4"))
+
+
+def chat(folder: Path | str, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """The answer. Fails where there is none."""
+    assert main(chat_command(folder, *flags)) == 0
+    return json.loads(capsys.readouterr().out)["answers"][0]["answer"]
+
+
+def chat_command(folder: Path | str, *flags: str) -> list[str]:
+    video = ["chat", str(POCKET / "sample.mp4"), "--fps", "0.2", "-q", "Where is it?", "--max-new-tokens", "4"]
+    return [*video, "--json", "--model", str(folder), *([] if "--device-map" in flags else ["--device", "cpu"]), *flags]
+
+
+def refusal(command: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a command ends."""
+    assert main(command) == 2
+    said = capfd.readouterr()
+    lines = [line for line in said.err.splitlines() if "it/s]" not in line]  # the bar of transformers
+    assert said.out == "" and len(lines) == 1, said
+    return lines[0]
+
+
+def edit(folder: Path, change: Callable[[Tensors], Tensors | None]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors = change(tensors) or tensors
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+
+
+def a_matrix(tensors: Tensors) -> str:
+    return next(name for name in tensors if "layers.1.mlp.down_proj.weight" in name)
+
+
+def configure(folder: Path, part: str, **values: Any) -> None:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if part == "text" and "llm_config" in config:
+        part = "llm"
+    (config[f"{part}_config"] if part else config).update(values)
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+
+def shard(folder: Path, second: str = "b.safetensors") -> None:
+    """The weights in two files and an index, whose second file has this name."""
+    tensors = load_file(folder / WEIGHTS)
+    names = sorted(tensors)
+    half = len(names) // 2
+    (folder / WEIGHTS).unlink()
+    for file, part in (("a.safetensors", names[:half]), (second, names[half:])):
+        save_file({name: tensors[name] for name in part}, folder / file, {"format": "pt"})
+    files = dict.fromkeys(names[:half], "a.safetensors") | dict.fromkeys(names[half:], second)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+# ---- what loads ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["module.", "base_model.model.", "_orig_mod.", "module.base_model.model."])
+def test_names_with_a_prefix_are_read(folder: Path, prefix: str, capsys):
+    plain = chat(folder, capsys)
+    edit(folder, lambda tensors: {prefix + name: value for name, value in tensors.items()})
+    assert chat(folder, capsys) == plain
+
+
+def test_internvls_unmerged_pairs_are_merged(own: Path, tmp_path: Path, capsys):
+    """W + 2 B A: InternVL's training gives each part to peft, with an alpha of twice the rank."""
+    want: Tensors = {}
+
+    def wrap(tensors: Tensors) -> Tensors:
+        found, generator = {}, torch.Generator().manual_seed(0)
+        for name, weight in tensors.items():
+            part, _, rest = name.partition(".")
+            stem = f"{part}.base_model.model.{rest}" if part != "mlp1" else name
+            want[name] = weight
+            if name.endswith(("self_attn.o_proj.weight", "attn.proj.weight")):
+                down, up = (torch.randn(size, generator=generator) for size in ((3, weight.shape[1]), (len(weight), 3)))
+                inside = stem.removesuffix("weight")
+                found |= {f"{inside}lora_A.default.weight": down, f"{inside}lora_B.default.weight": up}
+                stem, want[name] = f"{inside}base_layer.weight", weight + 2 * up @ down
+            found[stem] = weight
+        return found
+
+    edit(own, wrap)
+    configure(own, "", use_llm_lora=3, use_backbone_lora=3)
+    model, _ = load_model(own, device="cpu")
+    torch.testing.assert_close(dict(model.state_dict()), want)
+    model.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved/config.json").read_text())["use_llm_lora"] == 0
+    configure(own, "", use_llm_lora=4)
+    with pytest.raises(ValueError, match="does not say their rank"):
+        load_model(own, device="cpu")
+
+
+def test_a_hubs_local_copy_is_links_to_one_place(folder: Path, tmp_path: Path, capsys):
+    plain = chat(folder, capsys)
+    shard(folder)
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/1"
+    blobs.mkdir(), snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        shutil.copyfile(file, blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    assert chat(snapshot, capsys) == plain
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def spoil(value: float) -> Callable[[Path], None]:
+    def change(tensors: Tensors) -> None:
+        tensors[a_matrix(tensors)].view(-1)[3] = value
+
+    return lambda folder: edit(folder, change)
+
+
+def cast(dtype: torch.dtype) -> Callable[[Path], None]:
+    return lambda folder: edit(
+        folder, lambda tensors: {**tensors, a_matrix(tensors): tensors[a_matrix(tensors)].to(dtype)}
+    )
+
+
+def shrink(folder: Path, *, told: bool) -> None:
+    ends = ("embed_tokens.weight", "lm_head.weight")
+    edit(folder, lambda tensors: {name: t[:300] if name.endswith(ends) else t for name, t in tensors.items()})
+    if told:
+        configure(folder, "text", vocab_size=300)
+
+
+def cut(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def link(folder: Path) -> None:
+    shard(folder)
+    shutil.move(folder / "b.safetensors", folder.parent / "b.safetensors")
+    (folder / "b.safetensors").symlink_to(folder.parent / "b.safetensors")
+
+
+def lose(folder: Path) -> None:
+    shard(folder)
+    (folder / "b.safetensors").unlink()
+
+
+def lose_one(folder: Path) -> None:
+    """The index names a tensor that no file holds."""
+    shard(folder)
+    tensors = load_file(folder / "b.safetensors")
+    del tensors[min(tensors)]
+    save_file(tensors, folder / "b.safetensors", {"format": "pt"})
+
+
+def double(folder: Path) -> None:
+    shard(folder)
+    first, second = load_file(folder / "a.safetensors"), load_file(folder / "b.safetensors")
+    save_file({**first, min(second): second[min(second)]}, folder / "a.safetensors", {"format": "pt"})
+
+
+def pair(folder: Path) -> None:
+    def change(tensors: Tensors) -> Tensors:
+        stem = a_matrix(tensors).removesuffix("weight")
+        return {
+            **tensors,
+            f"{stem}lora_A.default.weight": torch.zeros(2, 2),
+            f"{stem}lora_B.default.weight": torch.zeros(2, 2),
+        }
+
+    edit(folder, change)
+
+
+def lose_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "nan": (spoil(float("nan")), r"1 weights hold values that are no finite numbers \(.*layers.1.mlp.down_proj"),
+    "inf": (spoil(float("inf")), "no finite numbers"),
+    "integers": (cast(torch.int8), "1 tensors of type I8"),
+    "small embedding": (lambda at: shrink(at, told=True), "embeddings for 300 tokens, and the tokenizer has .* beyond"),
+    "another shape": (lambda at: shrink(at, told=False), r"2 of the wrong shape \(.*\(300, \d+\), expected"),
+    "cut off": (cut, "cannot read .*model.safetensors: .*may be cut off"),
+    "up": (lambda at: shard(at, "../b.safetensors"), "a weight file outside its folder: '../b.safetensors'"),
+    "absolute": (lambda at: shard(at, str(at.parent / "b.safetensors")), "a weight file outside its folder: '/"),
+    "link": (link, "a weight file outside its folder: 'b.safetensors'"),
+    "no shard": (lose, "lacks 1 of 2 weight files: b.safetensors"),
+    "not in the shard": (lose_one, r"does not hold this model's tensors: 1 missing \("),
+    "twice": (double, "stands in .*a.safetensors and in .*b.safetensors"),
+    "a number for a file": (
+        lambda at: (shard(at), (at / INDEX).write_text('{"weight_map": {"a": 5}}')),
+        "lacks 1 of 1",
+    ),
+    "a list for a map": (lambda at: (shard(at), (at / INDEX).write_text('{"weight_map": ["a"]}')), "has no weight_map"),
+    "pairs": (pair, "LoRA pairs that are not merged .*merge them where they were trained"),
+    "no tokenizer": (lose_tokenizer, "no tokenizer found in .*: expected tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_cannot_be_used_is_one_line(folder: Path, name: str, capfd):
+    damage, message = DAMAGE[name]
+    damage(folder)
+    line = refusal(chat_command(folder), capfd)
+    assert line.startswith("videochat-online: error: ")
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("value", [10**9, -4, 0, 64.5, "64", True, [64, -1]])
+@pytest.mark.parametrize(
+    "part, key",
+    [("text", "hidden_size"), ("text", "vocab_size"), ("text", "num_hidden_layers"), ("vision", "hidden_size")],
+)
+def test_absurd_sizes_are_refused_before_anything_is_built(folder: Path, part: str, key: str, value: Any, capfd):
+    configure(folder, part, **{key: value})
+    for command in (chat_command(folder), ["info", str(folder)]):
+        assert f"_config.{key} is {value!r}, expected a whole number from 1 to" in refusal(command, capfd)
+
+
+@pytest.mark.parametrize("part, key", [("text", "hidden_size"), ("text", "num_attention_heads")])
+def test_nothing_for_a_size_is_one_line(folder: Path, part: str, key: str, capfd):
+    configure(folder, part, **{key: None})
+    assert f"'{key}' expected int, got NoneType" in refusal(chat_command(folder), capfd)
+
+
+@pytest.mark.parametrize(
+    "kind, part, values",
+    [
+        ("own", "", {"downsample_ratio": 0}),
+        ("own", "", {"downsample_ratio": "half"}),
+        ("own", "vision", {"num_attention_heads": 3}),
+        ("qwen3_vl", "vision", {"spatial_merge_size": 0}),
+        ("qwen3_vl", "vision", {"hidden_act": 3}),
+        ("qwen3_vl", "text", {"num_key_value_heads": 3}),
+        ("qwen3_vl", "text", {"rope_parameters": {"rope_type": "new"}}),
+    ],
+)
+def test_values_that_do_not_go_together_are_one_line(
+    kind: str, part: str, values: dict[str, Any], sources: dict[str, Path], tmp_path: Path, capfd
+):
+    folder = shutil.copytree(sources[kind], tmp_path / "copy", ignore=shutil.ignore_patterns("*.mp4"))
+    configure(folder, part, **values)
+    capfd.readouterr()
+    for command in (chat_command(folder), ["info", str(folder)]):
+        if main(command) == 0:  # some only show in the weights
+            assert command[0] == "info"
+            continue
+        assert "error: " in (said := capfd.readouterr().err) and str(folder) in said
+
+
+def test_a_table_of_positions_among_the_weights_is_no_quantized_checkpoint(own: Path, capfd):
+    edit(own, lambda tensors: {**tensors, "vision_model.embeddings.position_ids": torch.arange(9)})
+    assert "1 unexpected (vision_model.embeddings.position_ids)" in refusal(chat_command(own), capfd)
+
+
+def test_a_million_layers_are_not_built(folder: Path, capfd):
+    configure(folder, "text", num_hidden_layers=10**6)
+    assert "num_hidden_layers is 1000000, expected a whole number from 1 to 1000" in refusal(
+        ["info", str(folder)], capfd
+    )
+
+
+def test_a_config_of_another_size_takes_no_memory(folder: Path, capfd):
+    configure(folder, "text", hidden_size=2**18, head_dim=16)
+    line = refusal(chat_command(folder), capfd)
+    assert "describes a model of" in line and "they are not of one model" in line
+
+
+def test_a_config_of_another_family_is_one_line(sources: dict[str, Path], tmp_path: Path, capfd):
+    folder = shutil.copytree(sources["qwen3_vl"], tmp_path / "mixed")
+    write_tiny_model("smolvlm", tmp_path / "smolvlm")
+    shutil.copyfile(tmp_path / "smolvlm/config.json", folder / "config.json")
+    capfd.readouterr()
+    assert "weights" in refusal(chat_command(folder), capfd)
+
+
+# ---- adapters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["own", "qwen3_vl"])
+def adapter(request: pytest.FixtureRequest, sources: dict[str, Path], tmp_path: Path) -> tuple[Path, Path, Tensors]:
+    """A model, an adapter of it in a folder of its own, and the weights that peft makes of both."""
+    peft = pytest.importorskip("peft", reason="needs pip install 'videochat-online[train]'")
+    base = sources[request.param]
+    model, _ = load_model(base, device="cpu")
+    torch.manual_seed(0)
+    layers = r".*language_model.*(o_proj|down_proj)"
+    settings = peft.LoraConfig(r=4, lora_alpha=16, target_modules=layers, use_dora=request.param == "own")
+    network = peft.get_peft_model(getattr(model, "held", model), settings)
+    for name, weight in network.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 5)
+    settings.base_model_name_or_path = "pocket" if request.param == "own" else str(base)
+    network.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    return base, tmp_path / "adapter", dict(network.merge_and_unload().state_dict())
+
+
+def weights_of(model: Any) -> Tensors:
+    return dict(getattr(model, "held", model).state_dict())
+
+
+def test_an_adapter_asked_for_is_merged(adapter: tuple[Path, Path, Tensors], tmp_path: Path, capfd):
+    base, folder, want = adapter
+    for name, chosen in ((base, folder), (folder, None)):
+        model, processor = load_model(name, device="cpu", adapter=chosen)
+        torch.testing.assert_close(weights_of(model), want, rtol=0, atol=1e-5)
+        assert len(processor.tokenizer) > 1000
+    capfd.readouterr()
+    plain, merged, named = (
+        chat(*each) for each in ((base, capfd), (base, capfd, "--lora", str(folder)), (folder, capfd))
+    )
+    assert merged == named != plain
+    assert main(["info", str(folder), "--json"]) == 0
+    of_adapter = json.loads(capfd.readouterr().out)
+    assert main(["info", str(base), "--json"]) == 0
+    assert of_adapter["parameters"] == json.loads(capfd.readouterr().out)["parameters"]
+
+
+def test_an_adapter_that_lies_in_a_models_folder_is_not_applied(
+    adapter: tuple[Path, Path, Tensors], tmp_path: Path, capsys, caplog
+):
+    base, folder, want = adapter
+    both = shutil.copytree(base, tmp_path / "both")
+    shutil.copytree(folder, both, dirs_exist_ok=True)
+    assert chat(both, capsys) == chat(base, capsys)
+    assert "also holds an adapter, which is not applied: --lora" in caplog.text
+    model, _ = load_model(both, device="cpu", adapter=both)
+    torch.testing.assert_close(weights_of(model), want, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_that_is_not_whole_is_one_line(adapter: tuple[Path, Path, Tensors], tmp_path: Path, capfd):
+    base, folder, _ = adapter
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    file = folder / "adapter_model.safetensors"
+    capfd.readouterr()
+
+    def told(**values: Any) -> None:
+        (folder / "adapter_config.json").write_text(json.dumps({**settings, **values}))
+
+    def said(*command: str) -> str:
+        return refusal(chat_command(*command), capfd)
+
+    told(target_modules=["no_such_layer"])
+    assert "does not fit this model: Target modules" in said(base, "--lora", str(folder))
+    told(r=3)
+    assert "does not fit this model: " in said(base, "--lora", str(folder))
+    told(peft_type="NEW")
+    assert "does not fit this model: " in said(base, "--lora", str(folder))
+    told(base_model_name_or_path=None)
+    assert "does not name its model: give that with --model" in said(folder)
+    told(base_model_name_or_path=str(tmp_path / "gone"))
+    assert "is an adapter of the model" in (line := said(folder)) and "which is not there" in line
+    told(base_model_name_or_path=str(folder))
+    assert "which is an adapter itself" in said(folder)
+    told()
+    tensors = load_file(file)
+    save_file(dict(list(tensors.items())[1:]), file)
+    assert "1 of its tensors are missing" in said(folder)
+    save_file({name: torch.full_like(one, float("nan")) for name, one in tensors.items()}, file)
+    assert "no finite numbers" in said(folder)
+    file.write_bytes(file.read_bytes()[:500])
+    assert "does not fit this model: " in said(folder)
+    file.unlink()
+    assert "holds no adapter_model.safetensors" in said(folder)
+    assert "there is no adapter_config.json in" in said(base, "--lora", str(base))
+
+
+# ---- fewer bits, several devices -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind, layer", [("int8", "Linear8bitLt"), ("nf4", "Linear4bit")])
+def test_the_language_model_alone_is_quantized(kind: str, layer: str, adapter: tuple[Path, Path, Tensors], capfd):
+    pytest.importorskip("bitsandbytes", reason="needs pip install 'videochat-online[quantize]'")
+    base, _, _ = adapter
+    if kind == "nf4" and base != POCKET:  # its width of 96 is no multiple of 64
+        assert "nf4 on the CPU needs widths that 64 divides" in refusal(chat_command(base, "--quantize", kind), capfd)
+        return
+    model, _ = load_model(base, device="cpu", quantize=kind)
+    linear = {
+        name: type(one).__name__
+        for name, one in getattr(model, "held", model).named_modules()
+        if "Linear" in type(one).__name__
+    }
+    small = {name for name, found in linear.items() if found == layer}
+    assert small == {name for name in linear if "language_model" in name and "layers" in name}
+    assert len(small) < len(linear)
+    capfd.readouterr()
+    assert isinstance(chat(base, capfd, "--quantize", kind), str)
+
+
+@pytest.mark.parametrize("flags", [["--lora", "x"], ["--quantize", "int8"], ["--device-map", "auto"]])
+def test_another_programs_model_takes_no_such_flags(flags: list[str], tmp_path: Path, capfd):
+    command = ["eval", "ovbench", "--annotations", str(tmp_path), "--videos", str(tmp_path), "--output", str(tmp_path)]
+    line = refusal([*command, "--adapter", "transformers", "--model", "a/b", *flags], capfd)
+    assert "do not go with --adapter transformers" in line
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_quantized_on_a_gpu(kind: str, capsys):
+    """Written without one: not measured yet."""
+    model, _ = load_model("pocket", device="cuda", quantize=kind)
+    assert model.device.type == "cuda"
+    assert chat("pocket", capsys, "--device", "cuda", "--quantize", kind)
+
+
+def test_an_adapter_stands_beside_quantized_weights(adapter: tuple[Path, Path, Tensors], capfd):
+    pytest.importorskip("bitsandbytes", reason="needs pip install 'videochat-online[quantize]'")
+    base, folder, _ = adapter
+    if base == POCKET:  # with DoRA
+        assert "DoRA beside weights of 8 bits" in refusal(chat_command(folder, "--quantize", "int8"), capfd)
+        return
+    model, _ = load_model(folder, device="cpu", quantize="int8")
+    assert any("lora_A" in name for name, _ in model.held.named_parameters())
+    assert chat(folder, capfd, "--quantize", "int8")
+
+
+def test_a_map_of_devices(folder: Path, capfd):
+    assert chat(folder, capfd, "--device-map", "auto") == chat(folder, capfd)
+    assert "a device or a device_map, not both" in refusal(
+        chat_command(folder, "--device-map", "auto", "--device", "cpu"), capfd
+    )
+
+
+# ---- what we write ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pocket", "internlm2_dummy_prefix0", "internlm2_dummy_prefix1"])
+def test_a_saved_tokenizer_has_what_transformers_4_37_knows(name: str, shared: Path, tmp_path: Path):
+    """Tried by hand with transformers 4.37.2 and tokenizers 0.15.2: they read it, and give the same ids."""
+    tokenizer = load_tokenizer(name if name == "pocket" else shared / "golden/tokenizers" / name)
+    save_tokenizer(tokenizer, tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and "backend" not in settings
+    merges = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))["model"]["merges"]
+    assert merges and all(isinstance(one, str) and one.count(" ") == 1 for one in merges)
+    text = "<s>Hello, 世界  two  spaces <|im_end|>\nwhere?"
+    assert load_tokenizer(tmp_path)(text).input_ids == tokenizer(text).input_ids
