@@ -166,8 +166,8 @@ def load_model(
         device: "auto" takes CUDA where there is one, else MPS, else the CPU.
         dtype: "auto" takes the checkpoint's own on CUDA and float32 on the CPU; or "float32", "bfloat16", "float16".
         attn_implementation: "auto" (torch's SDPA), "sdpa", "eager" or "flash_attention_2".
-        options: passed on: `quantization_config`, `device_map`, `allow_pickle`, `read`, and for the hub `revision`,
-            `token`, `cache_dir`, `local_files_only`, `force_download`.
+        options: passed on: `quantization_config`, `device_map`, `allow_pickle`, `read`, `engine`, and for the hub
+            `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
     Raises ValueError for an unknown name or a checkpoint that does not fit, saying what was tried.
     """

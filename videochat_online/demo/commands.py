@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..command_line import add_model_flags
+from ..command_line import add_engine_flags, add_model_flags
 from ..extras import require
 from ..serve.commands import add_server_flags, run_server
 
@@ -23,6 +23,7 @@ def add_demo_command(commands: Any) -> None:
     )
     add_server_flags(parser, port=7860)
     add_model_flags(parser)
+    add_engine_flags(parser)
     parser.set_defaults(run=run_demo)
 
 

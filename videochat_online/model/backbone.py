@@ -73,6 +73,8 @@ Facts = VideoChatOnlineConfig | HeldFacts
 class PlainPositions:
     """Of a network that counts positions one by one and whose cache may end anywhere."""
 
+    keeps_keys = True
+
     def positions(
         self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]
     ) -> torch.Tensor | None:
@@ -99,6 +101,9 @@ class Backbone(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...
+
+    keeps_keys: bool
+    """Whether a prompt's keys and values are kept here for the next one: not where the language model is elsewhere."""
 
     @property
     def max_positions(self) -> int:

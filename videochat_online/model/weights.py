@@ -24,6 +24,7 @@ from ..files import SHIPPED_MODELS
 from ..model_config import VideoChatOnlineConfig
 from .backbone import Backbone, Facts, HeldFacts
 from .backbones.families import FAMILIES, PICTURE_SETTINGS, empty_held, held_facts, load_held
+from .engine import Engine, VideoChatAtEngine
 from .videochat import CheckpointError, VideoChatOnline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -45,11 +46,13 @@ def load_pretrained(
     device_map: Any = None,
     allow_pickle: bool = False,
     read: bool = True,
+    engine: Engine | None = None,
     **hub: Any,
 ) -> Backbone:
     """The network of `load_model`, in evaluation mode; the arguments are explained there. `hub` holds HUB_OPTIONS.
 
-    Without `read`, and without quantization: see `set_aside`. A device map takes the place of `device`. Raises
+    Without `read`, and without quantization: see `set_aside`. A device map takes the place of `device`. With `engine`
+    the language model runs there, and its layers are not loaded. Raises EngineError for an engine that cannot be used,
     CheckpointError for anything wrong with the checkpoint, ValueError for a device that is not there, ImportError for
     a package that is not installed.
     """
@@ -71,11 +74,21 @@ def load_pretrained(
     }
     try:
         with _without_report():
+            if engine is not None:
+                return VideoChatAtEngine.at(engine, folder, own_layout(facts, name), **options)
             if isinstance(facts, HeldFacts):
                 return load_held(folder, facts, **options)
             return VideoChatOnline.from_pretrained(folder, **options)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+
+
+def own_layout(facts: Facts, name: str | Path) -> VideoChatOnlineConfig:
+    """`facts` of a model that an engine can run. Raises CheckpointError for one of another family."""
+    if isinstance(facts, HeldFacts):
+        what = f"{name} is of type {facts.model_type!r}, whose positions or pictures are more than embeddings say"
+        raise CheckpointError(f"{what}: an engine runs models of type {VideoChatOnlineConfig.model_type!r}")
+    return facts
 
 
 def set_aside(

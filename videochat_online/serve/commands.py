@@ -19,7 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command_line import add_model_flags, load_from_flags
+from ..command_line import add_engine_flags, add_model_flags, load_from_flags
 from ..extras import require
 from .limits import Limits
 
@@ -43,6 +43,7 @@ def add_serve_command(commands: Any) -> None:
     )
     add_server_flags(parser, port=8000)
     add_model_flags(parser)
+    add_engine_flags(parser)
     parser.set_defaults(run=run_server)
 
 

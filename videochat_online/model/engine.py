@@ -1,0 +1,322 @@
+"""The language model in another process: prompts go to vLLM's server as embeddings, ids come back as they are made.
+
+Encoder, connector and word embeddings stay here; of the language model no layer is loaded. vLLM keeps keys and values
+(its prefix cache) and batches all that is asked at once. `videochat-online export-llm` (llm_export.py) writes what it
+loads, under a name that only this checkpoint's language model has; another one is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import hashlib
+import io
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ..model_config import VideoChatOnlineConfig, has_length_dependent_rope, max_positions
+from .videochat import VideoChatOnline
+
+LANGUAGE = "language_model."
+LOOK_SECONDS = 0.05
+"""How often somebody who waits for an id looks whether anybody still listens."""
+SENT_AS_THEY_ARE = ("max_new_tokens", "top_k", "min_p", "repetition_penalty")
+NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
+"""Options of transformers' generate that change nothing."""
+NO_LOGITS = "an engine gives answers, no probabilities: options cannot be scored there (for eval: --answer generate)"
+
+
+class EngineError(ValueError):
+    """The engine cannot be asked, or did not answer. `status` is what a server's client is told."""
+
+    def __init__(self, message: str, status: int = 502) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Engine:
+    """One vLLM server. Requests of all threads run on one event loop, in a thread that begins with the first.
+
+    `silence`: seconds without a byte after which an answer is given up. VLLM_API_KEY is its key, as for vLLM itself.
+    """
+
+    def __init__(self, address: str, *, silence: float = 60.0) -> None:
+        if not address.startswith(("http://", "https://")):
+            raise ValueError(f"--engine-url: expected an address such as http://127.0.0.1:8000, got {address!r}")
+        if not silence > 0:
+            raise ValueError(f"--engine-timeout must be above 0 seconds, got {silence!r}")
+        self.address, self.silence = address.rstrip("/").removesuffix("/v1"), silence
+        self.model = ""
+        """The name it serves our language model under."""
+
+    def connect(self, name: str, config: Any) -> int:
+        """Positions it takes; EngineError unless it is there and serves the model `name`, whose config this is."""
+        served = dict(self._found(self._run(self._document("/v1/models"))))
+        if name not in served:
+            what = f"the engine at {self.address} serves {', '.join(map(repr, served)) or 'nothing'}, not {name!r}"
+            raise EngineError(f"{what}: export this model with `videochat-online export-llm` and start vLLM as it says")
+        taken, most = served[name], engine_positions(config)
+        if has_length_dependent_rope(config) and taken > most:
+            what = f"the engine at {self.address} takes {taken} positions, and from {most} on all have other factors"
+            raise EngineError(f"{what} (LongRoPE): start it with --max-model-len {most}")
+        self.model = name
+        return min(taken, most)
+
+    def _found(self, document: Any) -> Iterator[tuple[str, int]]:
+        try:
+            for one in document["data"]:
+                yield str(one["id"]), int(one["max_model_len"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise EngineError(f"{self.address} is no vLLM server: it does not say what it serves") from error
+
+    def answer(self, body: dict[str, Any], is_left: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+        """Events of a streamed completion; `is_left` says that nobody listens, which ends the request there, too."""
+        made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        task = asyncio.run_coroutine_threadsafe(self._stream({"model": self.model, **body}, made.put), self._loop)
+        task.add_done_callback(lambda _: made.put(None))
+        try:
+            while not is_left():
+                try:
+                    event = made.get(timeout=LOOK_SECONDS)
+                except queue.Empty:
+                    continue
+                if event is None:
+                    return task.result()
+                yield event
+        finally:
+            task.cancel()
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="videochat-online-engine", daemon=True).start()
+        return loop
+
+    @cached_property
+    def _client(self) -> Any:
+        import httpx
+
+        key = os.environ.get("VLLM_API_KEY")
+        return httpx.AsyncClient(
+            timeout=httpx.Timeout(self.silence, connect=min(10.0, self.silence), pool=None),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,  # prompts hold what cameras saw: to this address, through no proxy
+        )
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _document(self, path: str) -> Any:
+        async with _Named(self):
+            response = await self._client.get(self.address + path)
+            self._check(response.status_code, response.text)
+            return json.loads(response.text)
+
+    async def _stream(self, body: dict[str, Any], put: Callable[[dict[str, Any]], None]) -> None:
+        address = f"{self.address}/v1/completions"
+        async with _Named(self), self._client.stream("POST", address, json=body) as response:
+            if response.status_code != 200:
+                self._check(response.status_code, (await response.aread()).decode("utf-8", "replace"))
+            async for line in response.aiter_lines():
+                if line == "data: [DONE]":
+                    return
+                if line.startswith("data: "):
+                    event = json.loads(line.removeprefix("data: "))
+                    if not isinstance(event, dict) or "error" in event:
+                        raise EngineError(f"the engine at {self.address} failed: {_words(event)}")
+                    put(event)
+        raise EngineError(f"the engine at {self.address} broke its answer off")
+
+    def _check(self, status: int, text: str) -> None:
+        if status == 200:
+            return
+        try:
+            words = _words(json.loads(text))
+        except ValueError:
+            words = text[:300]
+        raise EngineError(f"the engine at {self.address} refuses (HTTP {status}): {words}")
+
+
+class _Named:
+    """Gives what httpx and json raise one name, ours."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import httpx
+
+        address, why = self.engine.address, error or kind
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            what = f"no engine answers at {address} ({str(why) or kind.__name__})"
+            raise EngineError(f"{what}: start vLLM as `videochat-online export-llm` says", 503) from error
+        if isinstance(error, httpx.TimeoutException):
+            raise EngineError(f"the engine at {address} said nothing for {self.engine.silence:g} s", 504) from error
+        if isinstance(error, httpx.HTTPError):
+            raise EngineError(f"the engine at {address} broke its answer off ({str(why) or kind.__name__})") from error
+        if isinstance(error, httpx.InvalidURL | json.JSONDecodeError):
+            raise EngineError(f"{address} cannot be spoken to as vLLM's server ({why})") from error
+
+
+class VideoChatAtEngine(VideoChatOnline):
+    """Our network whose language model runs in `engine`: here it has word embeddings alone, and `generate` asks there.
+
+    `config` is that of the whole model.
+    """
+
+    keeps_keys = False
+    engine: Engine
+    taken: int
+    """Positions, here and there."""
+    _keys_to_ignore_on_load_unexpected = [f"^{LANGUAGE}"]  # noqa: RUF012 (transformers' own form)
+
+    def __init__(self, config: VideoChatOnlineConfig) -> None:
+        super().__init__(without_layers(config))
+        self.language_model.set_output_embeddings(nn.Identity())
+
+    @classmethod
+    def at(cls, engine: Engine, folder: Path, config: VideoChatOnlineConfig, **options: Any) -> VideoChatAtEngine:
+        """The model of a checkpoint's folder. EngineError where the engine does not serve its language model."""
+        taken = engine.connect(served_name(folder), config.llm_config)
+        model: VideoChatAtEngine = cls.from_pretrained(folder, config=copy.deepcopy(config), **options)
+        model.config, model.engine, model.taken = config, engine, taken
+        return model
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of a sequence at most, here and there."""
+        return self.taken
+
+    def forward(self, *arguments: Any, **named: Any) -> CausalLMOutputWithPast:
+        raise EngineError(NO_LOGITS, 400)
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        *,
+        inputs_embeds: torch.Tensor,
+        eos_token_id: list[int],
+        pad_token_id: int | None = None,
+        streamer: Any = None,
+        stopping_criteria: Any = None,
+        **options: Any,
+    ) -> torch.Tensor:
+        """New ids (1, new) behind `inputs_embeds` (1, N, D). As `VideoChatOnline.generate`, with the options that
+        `asked_of_engine` knows; `streamer` is told what the engine had cached, too."""
+        body = asked_of_engine(options) | {
+            "prompt_embeds": packed(inputs_embeds[0]),
+            "stop_token_ids": eos_token_id,
+            "ignore_eos": True,  # of its own tokenizer: ours are named
+            "stream": True,
+            "return_token_ids": True,
+            "stream_options": {"include_usage": True},
+        }
+        ids: list[int] = []
+        seen = torch.empty(1, 0, dtype=torch.long)
+
+        def is_left() -> bool:
+            return stopping_criteria is not None and bool(stopping_criteria(seen, None).any())
+
+        for event in self.engine.answer(body, is_left):
+            new = self._ids(event)
+            ids += new
+            if streamer is not None and new:
+                streamer.put(torch.tensor(new))
+            if streamer is not None and (usage := event.get("usage")):
+                streamer.found_cached((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        if streamer is not None:
+            streamer.end()
+        return torch.tensor([ids], dtype=torch.long)
+
+    def _ids(self, event: dict[str, Any]) -> list[int]:
+        try:
+            return [int(id_) for choice in event["choices"] for id_ in choice["token_ids"]]
+        except (TypeError, KeyError, ValueError) as error:
+            what = f"the engine at {self.engine.address} gives no ids of its words"
+            raise EngineError(f"{what}: expected vLLM 0.10.2 or later") from error
+
+
+def asked_of_engine(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `generate` in vLLM's words; what is not named there is set to change nothing.
+
+    ValueError for one that the engine cannot honour.
+    """
+    options = {name: value for name, value in options.items() if value is not None and NEUTRAL.get(name) != value}
+    asked: dict[str, Any] = {"temperature": 0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    drawn = options.pop("do_sample", False)
+    own: dict[str, Any] = {name: options.pop(name) for name in ("temperature", "top_p") if name in options}
+    if drawn:
+        asked |= {"temperature": 1.0, **own}
+    if (processors := options.pop("logits_processor", None)) is not None:
+        if not hasattr(processors, "asked"):
+            raise ValueError("logits_processor runs where the language model does, not behind --engine")
+        asked |= processors.asked
+    for name in SENT_AS_THEY_ARE:
+        if name in options:
+            asked["max_tokens" if name == "max_new_tokens" else name] = options.pop(name)
+    if options:
+        known = ", ".join(("do_sample", "temperature", "top_p", *SENT_AS_THEY_ARE))
+        raise ValueError(f"the engine cannot honour {', '.join(sorted(options))}; it takes {known}")
+    return asked
+
+
+def packed(embeds: torch.Tensor) -> str:
+    """(N, D) as vLLM's `prompt_embeds`."""
+    data = io.BytesIO()
+    torch.save(embeds.detach().cpu().clone(), data)  # a view would take all of its storage along
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def without_layers(config: VideoChatOnlineConfig) -> VideoChatOnlineConfig:
+    """The config of a network that has this one's word embeddings and no layer behind them."""
+    config = copy.deepcopy(config)
+    config.llm_config.num_hidden_layers, config.llm_config.tie_word_embeddings = 0, False
+    if getattr(config.llm_config, "layer_types", None):
+        config.llm_config.layer_types = []
+    return config
+
+
+def served_name(folder: Path) -> str:
+    """The name of a checkpoint's language model at an engine, made of its config and of a part of every tensor."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    found = hashlib.sha256(json.dumps(config.get("llm_config"), sort_keys=True).encode())
+    parts = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(str(file), framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (not a dict)
+                if key.startswith(LANGUAGE):
+                    rows = tensors.get_slice(key)
+                    first = rows[:1].contiguous().view(torch.uint8).numpy().tobytes()
+                    parts[key] = f"{key} {rows.get_shape()}".encode() + first
+    for key in sorted(parts):
+        found.update(parts[key])
+    return f"videochat-llm-{found.hexdigest()[:16]}"
+
+
+def engine_positions(config: Any) -> int:
+    """Positions up to which vLLM computes as we do: it takes the rotary factors of its own longest sequence for all."""
+    if not has_length_dependent_rope(config):
+        return max_positions(config)
+    return int(config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
+
+
+def _words(document: Any) -> str:
+    """What an error document says, on one line."""
+    error = document.get("error", document) if isinstance(document, dict) else document
+    text = error.get("message", error) if isinstance(error, dict) else error
+    return " ".join(str(text).split())[:300]
