@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.stand_in_engine import StandIn, running
 from videochat_online.cli import main
 from videochat_online.files import SHIPPED_MODELS
-from videochat_online.model.engine import Engine, EngineError, VideoChatAtEngine, served_name, without_layers
+from videochat_online.model.engine import Engine, EngineError, VideoChatAtEngine, served_name
 from videochat_online.model.videochat import VideoChatOnline
 from videochat_online.model_config import VideoChatOnlineConfig
 
@@ -110,13 +111,11 @@ def test_the_name_changes_with_any_weight_and_with_the_config(checkpoint, tmp_pa
 
 def test_factors_that_vllm_would_take_for_all_lengths_are_refused():
     config = VideoChatOnlineConfig(vision_config=VISION, llm_config={"model_type": "phi3", **LLM, **KINDS["phi3"]})
-    engine = Engine("http://127.0.0.1:1")
-    engine._run = lambda work: work.close() or {"data": [{"id": "it", "max_model_len": 64}]}  # type: ignore[method-assign]
-    with pytest.raises(EngineError, match="--max-model-len 32"):
-        engine.connect("it", config.llm_config)
-    plain = VideoChatOnlineConfig(vision_config=VISION, llm_config={"model_type": "qwen2", **LLM}).llm_config
-    assert engine.connect("it", plain) == 64
-    assert without_layers(config).llm_config.num_hidden_layers == 0 and config.llm_config.num_hidden_layers == 2
+    plain = VideoChatOnlineConfig(vision_config=VISION, llm_config={"model_type": "qwen2", **LLM})
+    with running(StandIn(None, name="it", positions=64)) as server:
+        with pytest.raises(EngineError, match="--max-model-len 32"):
+            Engine(server.address).connect("it", config.llm_config)
+        assert Engine(server.address).connect("it", plain.llm_config) == 64
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])

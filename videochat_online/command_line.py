@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .model.backbone import Backbone
     from .processing import Processor
 
-ENGINE_URL, ENGINE_SILENCE = "http://127.0.0.1:8000", 60.0
-
 
 class HelpWithDefaults(argparse.HelpFormatter):
     """Help that ends with the flag's default, where it has one and the text does not name it."""
@@ -139,23 +137,23 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """Where the language model runs; `load_from_flags` reads them."""
     group = parser.add_argument_group("engine", "the language model in another process, for many sessions at once")
-    what = "vllm: prompts go to a vLLM server, which runs what `export-llm` wrote (default: transformers, here)"
+    what = "vllm: a vLLM server runs it, with what `export-llm` wrote (default: transformers, here)"
     group.add_argument("--engine", default="transformers", choices=("transformers", "vllm"), help=what)
-    group.add_argument("--engine-url", metavar="URL", help=f"vLLM's address (default: {ENGINE_URL})")
-    silence = f"give an answer up after so long without a word of it (default: {ENGINE_SILENCE:g})"
+    group.add_argument("--engine-url", metavar="URL", help="vLLM's address (default: http://127.0.0.1:8000)")
+    silence = "give an answer up when no word of it came for so long (default: 60)"
     group.add_argument("--engine-timeout", type=float, metavar="SECONDS", help=silence)
 
 
 def engine_from_flags(options: argparse.Namespace) -> Any:
     """The engine of `add_engine_flags`, not yet spoken to; None: the language model runs here."""
     url, silence = getattr(options, "engine_url", None), getattr(options, "engine_timeout", None)
-    if getattr(options, "engine", "transformers") == "transformers":
-        if url is not None or silence is not None:
-            raise ValueError("--engine-url and --engine-timeout go with --engine vllm")
-        return None
-    from .model.engine import Engine
+    if getattr(options, "engine", "transformers") != "transformers":
+        from .model.engine import Engine
 
-    return Engine(url or ENGINE_URL, silence=ENGINE_SILENCE if silence is None else silence)
+        return Engine(url or "http://127.0.0.1:8000", silence=60.0 if silence is None else silence)
+    if url is not None or silence is not None:
+        raise ValueError("--engine-url and --engine-timeout go with --engine vllm")
+    return None
 
 
 def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:

@@ -14,6 +14,12 @@ from .files import flush_tree, replace_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+COMMAND = """written: {folder}; start vLLM, in an environment of its own, with
+
+python -m vllm.entrypoints.openai.api_server --model {quoted} \\
+  --served-model-name {name} --enable-prompt-embeds --enable-prompt-tokens-details \\
+  --generation-config vllm --max-model-len {most} --host 127.0.0.1 --port 8000"""
+
 
 def add_export_command(commands: Any) -> None:
     parser = commands.add_parser(
@@ -29,19 +35,17 @@ def add_export_command(commands: Any) -> None:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Write the folder, whole or not at all. ValueError for a model that vLLM would compute differently."""
+    """Write the folder, whole or not at all. ValueError for a model that an engine cannot run."""
     from .model.engine import engine_positions, served_name
     from .model.weights import find_checkpoint, load_facts, load_pretrained, own_layout
     from .processing import load_tokenizer
 
-    # 1. what is exported, in the type it is stored in
     if options.folder.exists():
         raise ValueError(f"{options.folder} is there already: name a folder that is not")
     config = own_layout(load_facts(options.model), options.model)
-    model: Any = load_pretrained(options.model, device="cpu", dtype=config.dtype or "auto")
-    # 2. its files
-    options.folder.parent.mkdir(parents=True, exist_ok=True)
+    model: Any = load_pretrained(options.model, device="cpu", dtype=config.dtype or "auto")  # as it is stored
     staged = options.folder.with_name(f".{options.folder.name}.staged")
+    staged.mkdir(parents=True, exist_ok=True)
     try:
         as_others_know_it(model.language_model).save_pretrained(staged)
         load_tokenizer(options.model).save_pretrained(staged)
@@ -49,12 +53,8 @@ def run_export(options: argparse.Namespace) -> int:
         replace_folder(staged, options.folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    # 3. how it is started
-    most, name = engine_positions(config.llm_config), served_name(find_checkpoint(options.model))
-    print(f"written: {options.folder}; start vLLM, in an environment of its own, with\n")
-    print(f"python -m vllm.entrypoints.openai.api_server --model {shlex.quote(str(options.folder))} \\")
-    print(f"  --served-model-name {name} --enable-prompt-embeds --enable-prompt-tokens-details \\")
-    print(f"  --generation-config vllm --max-model-len {most} --host 127.0.0.1 --port 8000")
+    name, most = served_name(find_checkpoint(options.model)), engine_positions(config.llm_config)
+    print(COMMAND.format(folder=options.folder, quoted=shlex.quote(str(options.folder)), name=name, most=most))
     return 0
 
 
@@ -64,17 +64,14 @@ def as_others_know_it(language_model: PreTrainedModel) -> PreTrainedModel:
     import torch
     import transformers
 
-    config = copy.deepcopy(language_model.config)
-    rope = config.rope_parameters
+    config: Any = copy.deepcopy(language_model.config)
     if config.model_type == "internlm2":
-        values = config.to_dict()
-        values.pop("model_type")
+        values = {key: value for key, value in config.to_dict().items() if key != "model_type"}
         config = transformers.LlamaConfig(**values)
-    if rope["rope_type"] == "dynamic":
-        config.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
-    kind: Any = transformers.AutoModelForCausalLM
+    if config.rope_parameters["rope_type"] == "dynamic":
+        config.rope_parameters = {"rope_type": "default", "rope_theta": config.rope_parameters["rope_theta"]}
     with torch.device("meta"):
-        plain = kind.from_config(config)
+        plain = transformers.AutoModelForCausalLM.from_config(config)
     plain.load_state_dict(language_model.state_dict(), strict=True, assign=True)
     plain.tie_weights()
     plain.generation_config = transformers.GenerationConfig.from_model_config(config)

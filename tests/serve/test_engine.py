@@ -23,7 +23,7 @@ def engine(pocket):
 @pytest.fixture
 def there(serve, engine, monkeypatch):
     """A server at the engine."""
-    model, processor = load_model("pocket", device="cpu", engine=Engine(engine.address, silence=0.5))
+    model, processor = load_model("pocket", device="cpu", engine=Engine(engine.address))
     server = serve()
     for name, value in (("model", model), ("processor", processor)):
         monkeypatch.setattr(server.sessions, name, value)
@@ -58,6 +58,7 @@ def test_a_fault_has_its_status_and_the_session_lives(there, engine, pocket, pic
         session.see(png(1), 1.0)
         assert "".join(session.ask("What is it?", max_new_tokens=8)) == here.ask("What is it?", max_new_tokens=8)
         engine.fault = fault
+        there.sessions.model.engine.silence = 0.4 if status == 504 else 60
         answer = asked(there)
         error = json.loads(answer.text)["error"]
         assert answer.status == status and error["type"] == "server_error" and engine.address in error["message"]
@@ -65,6 +66,6 @@ def test_a_fault_has_its_status_and_the_session_lives(there, engine, pocket, pic
         assert streamed.status == 200 and '"server_error"' in streamed.text and "[DONE]" in streamed.text
         with pytest.raises(ServerError, match="the engine at"):
             list(session.ask("And now?"))
-        engine.fault = ""
+        engine.fault, there.sessions.model.engine.silence = "", 60
         assert "".join(session.ask("And now?", max_new_tokens=8)) == here.ask("And now?", max_new_tokens=8)
         assert session.state()["stats"]["questions"] == 2

@@ -126,11 +126,13 @@ def test_options_and_limits_are_honoured(at_vllm):
 def test_what_vllm_refuses_is_one_error(at_vllm, monkeypatch):
     session = StreamingSession(*at_vllm)
     session.see_many(pictures(4), [0.0, 1.0, 2.0, 3.0])
-    monkeypatch.setattr("videochat_online.model.engine.packed", lambda embeds: "AAAA")
+    engine = session.model.engine
+    answer = engine.answer
+    monkeypatch.setattr(engine, "answer", lambda body, is_left: answer({**body, "prompt_embeds": "AAAA"}, is_left))
     with pytest.raises(EngineError, match="refuses"):
         session.ask("What is it?")
     monkeypatch.undo()
-    monkeypatch.setattr(session.model.engine, "model", "another")
+    monkeypatch.setattr(engine, "model", "another")
     with pytest.raises(EngineError, match=r"HTTP 404.*another"):
         session.ask("What is it?")
     monkeypatch.undo()

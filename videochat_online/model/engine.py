@@ -17,10 +17,12 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from safetensors import safe_open
 from torch import nn
@@ -32,7 +34,7 @@ from .videochat import VideoChatOnline
 LANGUAGE = "language_model."
 LOOK_SECONDS = 0.05
 """How often somebody who waits for an id looks whether anybody still listens."""
-SENT_AS_THEY_ARE = ("max_new_tokens", "top_k", "min_p", "repetition_penalty")
+TAKEN = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
 NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
 """Options of transformers' generate that change nothing."""
 NO_LOGITS = "an engine gives answers, no probabilities: options cannot be scored there (for eval: --answer generate)"
@@ -63,7 +65,14 @@ class Engine:
 
     def connect(self, name: str, config: Any) -> int:
         """Positions it takes; EngineError unless it is there and serves the model `name`, whose config this is."""
-        served = dict(self._found(self._run(self._document("/v1/models"))))
+        with self._errors_named() as options:
+            response = httpx.get(f"{self.address}/v1/models", trust_env=False, **options)
+            self._check(response.status_code, response.text)
+            document = json.loads(response.text)
+        try:
+            served = {str(one["id"]): int(one["max_model_len"]) for one in document["data"]}
+        except (TypeError, KeyError, ValueError) as error:
+            raise EngineError(f"{self.address} is no vLLM server: it does not say what it serves") from error
         if name not in served:
             what = f"the engine at {self.address} serves {', '.join(map(repr, served)) or 'nothing'}, not {name!r}"
             raise EngineError(f"{what}: export this model with `videochat-online export-llm` and start vLLM as it says")
@@ -73,13 +82,6 @@ class Engine:
             raise EngineError(f"{what} (LongRoPE): start it with --max-model-len {most}")
         self.model = name
         return min(taken, most)
-
-    def _found(self, document: Any) -> Iterator[tuple[str, int]]:
-        try:
-            for one in document["data"]:
-                yield str(one["id"]), int(one["max_model_len"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise EngineError(f"{self.address} is no vLLM server: it does not say what it serves") from error
 
     def answer(self, body: dict[str, Any], is_left: Callable[[], bool]) -> Iterator[dict[str, Any]]:
         """Events of a streamed completion; `is_left` says that nobody listens, which ends the request there, too."""
@@ -105,72 +107,53 @@ class Engine:
         return loop
 
     @cached_property
-    def _client(self) -> Any:
-        import httpx
-
-        key = os.environ.get("VLLM_API_KEY")
-        return httpx.AsyncClient(
-            timeout=httpx.Timeout(self.silence, connect=min(10.0, self.silence), pool=None),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=None),
-            trust_env=False,  # prompts hold what cameras saw: to this address, through no proxy
-        )
-
-    def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    async def _document(self, path: str) -> Any:
-        async with _Named(self):
-            response = await self._client.get(self.address + path)
-            self._check(response.status_code, response.text)
-            return json.loads(response.text)
+    def _client(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None)
+        return httpx.AsyncClient(limits=limits, trust_env=False)  # what cameras saw goes through no proxy
 
     async def _stream(self, body: dict[str, Any], put: Callable[[dict[str, Any]], None]) -> None:
         address = f"{self.address}/v1/completions"
-        async with _Named(self), self._client.stream("POST", address, json=body) as response:
-            if response.status_code != 200:
-                self._check(response.status_code, (await response.aread()).decode("utf-8", "replace"))
-            async for line in response.aiter_lines():
-                if line == "data: [DONE]":
-                    return
-                if line.startswith("data: "):
-                    event = json.loads(line.removeprefix("data: "))
-                    if not isinstance(event, dict) or "error" in event:
-                        raise EngineError(f"the engine at {self.address} failed: {_words(event)}")
-                    put(event)
+        with self._errors_named() as options:
+            async with self._client.stream("POST", address, json=body, **options) as response:
+                if response.status_code != 200:
+                    self._check(response.status_code, (await response.aread()).decode("utf-8", "replace"))
+                async for line in response.aiter_lines():
+                    if line == "data: [DONE]":
+                        return
+                    if line.startswith("data: "):
+                        event = json.loads(line.removeprefix("data: "))
+                        if not isinstance(event, dict) or "error" in event:
+                            raise EngineError(f"the engine at {self.address} failed: {_words(event)}")
+                        put(event)
         raise EngineError(f"the engine at {self.address} broke its answer off")
 
     def _check(self, status: int, text: str) -> None:
-        if status == 200:
-            return
+        if status != 200:
+            try:
+                text = _words(json.loads(text))
+            except ValueError:
+                text = text[:300]
+            raise EngineError(f"the engine at {self.address} refuses (HTTP {status}): {text}")
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[dict[str, Any]]:
+        """Options of a request; what httpx and json raise in the block becomes an error of ours."""
+        key = os.environ.get("VLLM_API_KEY")
         try:
-            words = _words(json.loads(text))
-        except ValueError:
-            words = text[:300]
-        raise EngineError(f"the engine at {self.address} refuses (HTTP {status}): {words}")
-
-
-class _Named:
-    """Gives what httpx and json raise one name, ours."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    async def __aenter__(self) -> None: ...
-
-    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import httpx
-
-        address, why = self.engine.address, error or kind
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            what = f"no engine answers at {address} ({str(why) or kind.__name__})"
+            yield {
+                "timeout": httpx.Timeout(self.silence, connect=min(10.0, self.silence), pool=None),
+                "headers": {"Authorization": f"Bearer {key}"} if key else {},
+            }
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            what = f"no engine answers at {self.address} ({error or type(error).__name__})"
             raise EngineError(f"{what}: start vLLM as `videochat-online export-llm` says", 503) from error
-        if isinstance(error, httpx.TimeoutException):
-            raise EngineError(f"the engine at {address} said nothing for {self.engine.silence:g} s", 504) from error
-        if isinstance(error, httpx.HTTPError):
-            raise EngineError(f"the engine at {address} broke its answer off ({str(why) or kind.__name__})") from error
-        if isinstance(error, httpx.InvalidURL | json.JSONDecodeError):
-            raise EngineError(f"{address} cannot be spoken to as vLLM's server ({why})") from error
+        except httpx.TimeoutException as error:
+            raise EngineError(f"the engine at {self.address} said nothing for {self.silence:g} s", 504) from error
+        except httpx.HTTPError as error:
+            why = error or type(error).__name__
+            raise EngineError(f"the engine at {self.address} broke its answer off ({why})") from error
+        except (httpx.InvalidURL, json.JSONDecodeError) as error:
+            raise EngineError(f"{self.address} cannot be spoken to as vLLM's server ({error})") from error
 
 
 class VideoChatAtEngine(VideoChatOnline):
@@ -186,7 +169,11 @@ class VideoChatAtEngine(VideoChatOnline):
     _keys_to_ignore_on_load_unexpected = [f"^{LANGUAGE}"]  # noqa: RUF012 (transformers' own form)
 
     def __init__(self, config: VideoChatOnlineConfig) -> None:
-        super().__init__(without_layers(config))
+        config = copy.deepcopy(config)
+        config.llm_config.num_hidden_layers, config.llm_config.tie_word_embeddings = 0, False
+        if getattr(config.llm_config, "layer_types", None):
+            config.llm_config.layer_types = []
+        super().__init__(config)
         self.language_model.set_output_embeddings(nn.Identity())
 
     @classmethod
@@ -211,6 +198,7 @@ class VideoChatAtEngine(VideoChatOnline):
         *,
         inputs_embeds: torch.Tensor,
         eos_token_id: list[int],
+        max_new_tokens: int,
         pad_token_id: int | None = None,
         streamer: Any = None,
         stopping_criteria: Any = None,
@@ -218,37 +206,33 @@ class VideoChatAtEngine(VideoChatOnline):
     ) -> torch.Tensor:
         """New ids (1, new) behind `inputs_embeds` (1, N, D). As `VideoChatOnline.generate`, with the options that
         `asked_of_engine` knows; `streamer` is told what the engine had cached, too."""
+        data = io.BytesIO()
+        torch.save(inputs_embeds[0].cpu().clone(), data)  # a view would take all of its storage along
         body = asked_of_engine(options) | {
-            "prompt_embeds": packed(inputs_embeds[0]),
+            "prompt_embeds": base64.b64encode(data.getvalue()).decode(),
+            "max_tokens": max_new_tokens,
             "stop_token_ids": eos_token_id,
             "ignore_eos": True,  # of its own tokenizer: ours are named
             "stream": True,
             "return_token_ids": True,
             "stream_options": {"include_usage": True},
         }
-        ids: list[int] = []
-        seen = torch.empty(1, 0, dtype=torch.long)
-
-        def is_left() -> bool:
-            return stopping_criteria is not None and bool(stopping_criteria(seen, None).any())
-
+        ids = torch.empty(1, 0, dtype=torch.long)
+        is_left = lambda: bool(stopping_criteria and stopping_criteria(ids[:, :0], None).any())  # noqa: E731
         for event in self.engine.answer(body, is_left):
-            new = self._ids(event)
-            ids += new
-            if streamer is not None and new:
-                streamer.put(torch.tensor(new))
-            if streamer is not None and (usage := event.get("usage")):
-                streamer.found_cached((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+            try:
+                new = [int(id_) for choice in event["choices"] for id_ in choice["token_ids"]]
+                cached = ((event.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
+            except (AttributeError, TypeError, KeyError, ValueError) as error:
+                what = f"the engine at {self.engine.address} gives no ids of its words"
+                raise EngineError(f"{what}: expected vLLM 0.10.2 or later") from error
+            ids = torch.cat([ids, torch.tensor([new], dtype=torch.long)], dim=1)
+            if streamer is not None:
+                streamer.put(ids[:, ids.shape[1] - len(new) :])
+                streamer.found_cached(cached or 0)
         if streamer is not None:
             streamer.end()
-        return torch.tensor([ids], dtype=torch.long)
-
-    def _ids(self, event: dict[str, Any]) -> list[int]:
-        try:
-            return [int(id_) for choice in event["choices"] for id_ in choice["token_ids"]]
-        except (TypeError, KeyError, ValueError) as error:
-            what = f"the engine at {self.engine.address} gives no ids of its words"
-            raise EngineError(f"{what}: expected vLLM 0.10.2 or later") from error
+        return ids
 
 
 def asked_of_engine(options: dict[str, Any]) -> dict[str, Any]:
@@ -256,56 +240,28 @@ def asked_of_engine(options: dict[str, Any]) -> dict[str, Any]:
 
     ValueError for one that the engine cannot honour.
     """
-    options = {name: value for name, value in options.items() if value is not None and NEUTRAL.get(name) != value}
-    asked: dict[str, Any] = {"temperature": 0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-    drawn = options.pop("do_sample", False)
-    own: dict[str, Any] = {name: options.pop(name) for name in ("temperature", "top_p") if name in options}
-    if drawn:
-        asked |= {"temperature": 1.0, **own}
-    if (processors := options.pop("logits_processor", None)) is not None:
-        if not hasattr(processors, "asked"):
-            raise ValueError("logits_processor runs where the language model does, not behind --engine")
-        asked |= processors.asked
-    for name in SENT_AS_THEY_ARE:
-        if name in options:
-            asked["max_tokens" if name == "max_new_tokens" else name] = options.pop(name)
-    if options:
-        known = ", ".join(("do_sample", "temperature", "top_p", *SENT_AS_THEY_ARE))
-        raise ValueError(f"the engine cannot honour {', '.join(sorted(options))}; it takes {known}")
-    return asked
-
-
-def packed(embeds: torch.Tensor) -> str:
-    """(N, D) as vLLM's `prompt_embeds`."""
-    data = io.BytesIO()
-    torch.save(embeds.detach().cpu().clone(), data)  # a view would take all of its storage along
-    return base64.b64encode(data.getvalue()).decode()
-
-
-def without_layers(config: VideoChatOnlineConfig) -> VideoChatOnlineConfig:
-    """The config of a network that has this one's word embeddings and no layer behind them."""
-    config = copy.deepcopy(config)
-    config.llm_config.num_hidden_layers, config.llm_config.tie_word_embeddings = 0, False
-    if getattr(config.llm_config, "layer_types", None):
-        config.llm_config.layer_types = []
-    return config
+    given = {name: value for name, value in options.items() if value is not None and NEUTRAL.get(name) != value}
+    is_drawn, drawn = given.pop("do_sample", False), getattr(given.get("logits_processor"), "asked", None)
+    if drawn is not None:  # what `sampling` of streaming/language.py asks for
+        del given["logits_processor"]
+    if unknown := sorted(given.keys() - TAKEN):
+        known = ", ".join(["do_sample", *sorted(TAKEN)])
+        raise ValueError(f"the engine cannot honour {', '.join(unknown)}; it takes {known}")
+    asked = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "temperature": 1.0, **given}
+    return asked | ({} if is_drawn else {"temperature": 0}) | (drawn or {})
 
 
 def served_name(folder: Path) -> str:
     """The name of a checkpoint's language model at an engine, made of its config and of a part of every tensor."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    found = hashlib.sha256(json.dumps(config.get("llm_config"), sort_keys=True).encode())
-    parts = {}
+    parts = {"": json.dumps(config.get("llm_config"), sort_keys=True).encode()}
     for file in folder.glob("*.safetensors"):
         with safe_open(str(file), framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (not a dict)
-                if key.startswith(LANGUAGE):
-                    rows = tensors.get_slice(key)
-                    first = rows[:1].contiguous().view(torch.uint8).numpy().tobytes()
-                    parts[key] = f"{key} {rows.get_shape()}".encode() + first
-    for key in sorted(parts):
-        found.update(parts[key])
-    return f"videochat-llm-{found.hexdigest()[:16]}"
+            for key in (key for key in tensors.keys() if key.startswith(LANGUAGE)):  # noqa: SIM118 (not a dict)
+                rows = tensors.get_slice(key)
+                first = rows[:1].contiguous().view(torch.uint8).numpy().tobytes()
+                parts[key] = f"{key} {rows.get_shape()}".encode() + first
+    return f"videochat-llm-{hashlib.sha256(b''.join(parts[key] for key in sorted(parts))).hexdigest()[:16]}"
 
 
 def engine_positions(config: Any) -> int:
