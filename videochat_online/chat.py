@@ -10,14 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .command_line import (
-    add_decoder_flag,
-    add_engine_flags,
-    add_memory_flags,
-    add_model_flags,
-    load_from_flags,
-    memory_from_flags,
-)
+from .command_line import add_decoder_flag, add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
 
 if TYPE_CHECKING:
     from .media.live import LiveSource
@@ -58,8 +51,7 @@ def add_chat_command(commands: Any) -> None:
     parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
     parser.add_argument("--json", action="store_true", help="print one json document instead of text")
     add_decoder_flag(parser)
-    add_model_flags(parser)
-    add_engine_flags(parser)
+    add_model_flags(parser, engine=True)
     add_memory_flags(parser)
     parser.set_defaults(run=run_chat)
 

@@ -118,8 +118,8 @@ def _is_flag(word: str) -> bool:
     return False
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which model, where it runs and how; `load_from_flags` reads them."""
+def add_model_flags(parser: argparse.ArgumentParser, *, engine: bool = False) -> None:
+    """Which model, where it runs and how; `load_from_flags` reads them. `engine`: its language model elsewhere, too."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="pocket", help="'pocket' (ships with the package), a folder, or a hub id")
     where = "auto, cpu, cuda, cuda:1, ... (default: cuda, else mps, else cpu)"
@@ -132,20 +132,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--attention", default="auto", choices=kinds, help=how)
     gain = "torch.compile the encoder: a minute at the start, then see `bench encoder` for what it gains here"
     group.add_argument("--compile", action="store_true", help=gain)
-
-
-def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the language model runs; `load_from_flags` reads them."""
-    group = parser.add_argument_group("engine", "the language model in another process, for many sessions at once")
-    what = "vllm: a vLLM server runs it, with what `export-llm` wrote (default: transformers, here)"
-    group.add_argument("--engine", default="transformers", choices=("transformers", "vllm"), help=what)
-    group.add_argument("--engine-url", metavar="URL", help="vLLM's address (default: http://127.0.0.1:8000)")
-    silence = "give an answer up when no word of it came for so long (default: 60)"
-    group.add_argument("--engine-timeout", type=float, metavar="SECONDS", help=silence)
+    if engine:
+        group = parser.add_argument_group("engine", "the language model in another process, for many sessions at once")
+        what = "vllm: a vLLM server runs it, with what `export-llm` wrote (default: transformers, here)"
+        group.add_argument("--engine", default="transformers", choices=("transformers", "vllm"), help=what)
+        group.add_argument("--engine-url", metavar="URL", help="vLLM's address (default: http://127.0.0.1:8000)")
+        silence = "give an answer up when no word of it came for so long (default: 60)"
+        group.add_argument("--engine-timeout", type=float, metavar="SECONDS", help=silence)
 
 
 def engine_from_flags(options: argparse.Namespace) -> Any:
-    """The engine of `add_engine_flags`, not yet spoken to; None: the language model runs here."""
+    """Where the language model runs, not yet spoken to; None: here, with the rest."""
     url, silence = getattr(options, "engine_url", None), getattr(options, "engine_timeout", None)
     if getattr(options, "engine", "transformers") != "transformers":
         from .model.engine import Engine
@@ -157,8 +154,7 @@ def engine_from_flags(options: argparse.Namespace) -> Any:
 
 
 def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:
-    """The model of `add_model_flags`, at the engine of `add_engine_flags`, and its processor. Raises what `load_model`
-    raises."""
+    """The model of `add_model_flags`, and its processor. Raises what `load_model` raises."""
     from transformers.utils.logging import disable_progress_bar
 
     from .processing import load_model

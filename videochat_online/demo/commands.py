@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..command_line import add_engine_flags, add_model_flags
+from ..command_line import add_model_flags
 from ..extras import require
 from ..serve.commands import add_server_flags, run_server
 
@@ -22,8 +22,7 @@ def add_demo_command(commands: Any) -> None:
         epilog="example: videochat-online demo --allow-urls",
     )
     add_server_flags(parser, port=7860)
-    add_model_flags(parser)
-    add_engine_flags(parser)
+    add_model_flags(parser, engine=True)
     parser.set_defaults(run=run_demo)
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ..command_line import add_decoder_flag, add_engine_flags, add_memory_flags, add_model_flags
+from ..command_line import add_decoder_flag, add_memory_flags, add_model_flags
 from ..config import AnswerMode
 from ..extras import lacks
 from ..files import digest
@@ -78,8 +78,7 @@ def _add_benchmark(names: Any, benchmark: type[Benchmark]) -> None:
     add("--multi-turn", action="store_true", help="streaming: keep earlier questions and answers in the dialogue")
     add("--no-blind", action="store_true", help="leave out the baseline that is asked without frames")
     add_decoder_flag(parser)
-    add_model_flags(parser)
-    add_engine_flags(parser)
+    add_model_flags(parser, engine=True)
     add("--adapter", default="videochat", choices=("videochat", "transformers"), help=ADAPTER_HELP)
     _add_endpoint_flags(parser)
     add_memory_flags(parser)

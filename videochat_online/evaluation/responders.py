@@ -178,9 +178,7 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     if engine is not None and not has_memory:
         raise ValueError(f"--engine is for our models, not for --adapter {options.adapter}")
     if engine is not None and settings.answer == "likelihood":
-        from ..model.engine import NO_LOGITS
-
-        raise ValueError(NO_LOGITS)
+        raise ValueError(engine.NO_SCORES)
     if not has_memory and (options.recent or _asks_for_memory(options) or options.skip_below):
         raise ValueError("--memory, --policy, --cascade, --recent and --skip-below are for our models; see --frames")
     if options.adapter == "endpoint":

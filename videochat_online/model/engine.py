@@ -37,7 +37,6 @@ LOOK_SECONDS = 0.05
 TAKEN = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
 NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
 """Options of transformers' generate that change nothing."""
-NO_LOGITS = "an engine gives answers, no probabilities: options cannot be scored there (for eval: --answer generate)"
 
 
 class EngineError(ValueError):
@@ -49,10 +48,12 @@ class EngineError(ValueError):
 
 
 class Engine:
-    """One vLLM server. Requests of all threads run on one event loop, in a thread that begins with the first.
+    """One vLLM server. Requests of all threads run on one event loop, in a thread of its own.
 
     `silence`: seconds without a byte after which an answer is given up. VLLM_API_KEY is its key, as for vLLM itself.
     """
+
+    NO_SCORES = "an engine gives answers, no probabilities: options cannot be scored (for eval: --answer generate)"
 
     def __init__(self, address: str, *, silence: float = 60.0) -> None:
         if not address.startswith(("http://", "https://")):
@@ -62,6 +63,8 @@ class Engine:
         self.address, self.silence = address.rstrip("/").removesuffix("/v1"), silence
         self.model = ""
         """The name it serves our language model under."""
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="videochat-online-engine", daemon=True).start()
 
     def connect(self, name: str, config: Any) -> int:
         """Positions it takes; EngineError unless it is there and serves the model `name`, whose config this is."""
@@ -101,14 +104,8 @@ class Engine:
             task.cancel()
 
     @cached_property
-    def _loop(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="videochat-online-engine", daemon=True).start()
-        return loop
-
-    @cached_property
     def _client(self) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=None)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # one kept may be closed as it is used
         return httpx.AsyncClient(limits=limits, trust_env=False)  # what cameras saw goes through no proxy
 
     async def _stream(self, body: dict[str, Any], put: Callable[[dict[str, Any]], None]) -> None:
@@ -190,7 +187,7 @@ class VideoChatAtEngine(VideoChatOnline):
         return self.taken
 
     def forward(self, *arguments: Any, **named: Any) -> CausalLMOutputWithPast:
-        raise EngineError(NO_LOGITS, 400)
+        raise EngineError(Engine.NO_SCORES, 400)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]

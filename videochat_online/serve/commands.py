@@ -19,7 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command_line import add_engine_flags, add_model_flags, load_from_flags
+from ..command_line import add_model_flags, load_from_flags
 from ..extras import require
 from .limits import Limits
 
@@ -42,8 +42,7 @@ def add_serve_command(commands: Any) -> None:
         epilog="example: videochat-online serve --port 8000 --allow-urls",
     )
     add_server_flags(parser, port=8000)
-    add_model_flags(parser)
-    add_engine_flags(parser)
+    add_model_flags(parser, engine=True)
     parser.set_defaults(run=run_server)
 
 

@@ -60,6 +60,7 @@ def measure(options: argparse.Namespace) -> Tables:
             processor,
             repeats=options.repeats,
             num_new=NEW_TOKENS // 4,
+            counts=SESSIONS[:2],
         ),
     }
 
