@@ -117,10 +117,27 @@ def test_options_and_limits_are_honoured(at_vllm):
     assert draw(1) == draw(1) and len({draw(seed) for seed in range(6)}) > 1
     session.ask("What is it?", keep=False, max_new_tokens=1)
     assert len(session._last_answer.ids) == 1
-    pieces = session.ask_stream("What is it?", max_new_tokens=400, **sampling(2.0, seed=3))
-    next(pieces)
-    pieces.close()
     assert session.ask("What is it?", keep=False)
+
+
+def aborted(address: str) -> float:
+    """Requests that the server gave up so far, by its own count."""
+    with urllib.request.urlopen(f"{address}/metrics", timeout=20) as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if "request_success_total{" in line and '"abort"' in line)
+
+
+def test_leaving_an_answer_ends_it_at_the_server(vllm, at_vllm):
+    session = StreamingSession(*at_vllm)
+    session.see_many(pictures(8), [k / 2 for k in range(8)])
+    before = aborted(vllm)
+    for seed in range(40):  # a drawn answer may end by itself
+        pieces = session.ask_stream("What is it?", max_new_tokens=1500, keep=False, **sampling(2.0, seed=seed))
+        next(pieces)
+        pieces.close()
+        if aborted(vllm) > before:
+            return
+    raise AssertionError("no answer was ended by leaving it")
 
 
 def test_what_vllm_refuses_is_one_error(at_vllm, monkeypatch):
