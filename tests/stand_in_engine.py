@@ -36,6 +36,7 @@ class StandIn(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.left, self.go_on = threading.Event(), threading.Event()
         self.known: set[bytes] = set()
+        self.keys: set[str | None] = set()
         self.connections: list[socket.socket] = []
         self.models: Any = {"data": [{"id": self.name, "max_model_len": positions}]}
 
@@ -74,11 +75,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
     def do_GET(self) -> None:
+        self.server.keys.add(self.headers["Authorization"])
         self._whole(200, self.server.models)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
+        self.server.keys.add(self.headers["Authorization"])
         fault = self.server.fault
         if fault.isdigit():
             return self._whole(int(fault), {"error": {"message": "not like this"}})

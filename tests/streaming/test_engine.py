@@ -174,6 +174,13 @@ def test_another_model_or_server_is_refused_at_the_start(engine, models, words):
         load_model("pocket", device="cpu", engine=Engine(engine.address))
 
 
+def test_the_key_goes_along(engine, at_engine, monkeypatch):
+    assert engine.keys == {None}
+    monkeypatch.setenv("VLLM_API_KEY", "open sesame")
+    watching(at_engine, num_frames=2).ask("What is it?", max_new_tokens=2)
+    assert engine.keys == {None, "Bearer open sesame"}
+
+
 def test_the_shorter_of_both_lengths_counts(pocket):
     with running(StandIn(pocket[0], positions=160)) as server:
         session = watching(load_model("pocket", device="cpu", engine=Engine(server.address)), num_frames=4)
@@ -205,7 +212,12 @@ def test_chat_at_an_engine(engine, capsys):
         (["--engine", "vllm", "--engine-url", "127.0.0.1:8000"], "expected an address such as"),
         (["--engine", "vllm", "--engine-url", "http://127.0.0.1:port"], "cannot be spoken to"),
         (["--engine", "vllm", "--engine-url", "http://127.0.0.1:1"], "no engine answers at http://127.0.0.1:1"),
-        (["--engine", "vllm", "--engine-timeout", "0"], "must be above 0"),
+        (
+            ["--engine", "vllm", "--engine-url", "http://me:secret@127.0.0.1:1"],
+            "key in VLLM_API_KEY, got '127.0.0.1:1'",
+        ),
+        (["--engine", "vllm", "--engine-timeout", "0"], "must lie above 0"),
+        (["--engine", "vllm", "--engine-timeout", "inf"], "must lie above 0"),
         (["--engine", "vlm"], "did you mean vllm"),
     ],
 )
@@ -218,4 +230,4 @@ def test_wrong_flags(flags, words, capsys):
     except SystemExit as end:
         status = end.code
     err = capsys.readouterr().err
-    assert status == 2 and words in err and "Traceback" not in err
+    assert status == 2 and words in err and "Traceback" not in err and "secret" not in err

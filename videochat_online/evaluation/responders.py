@@ -200,8 +200,7 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
     about["weights"] = weights_digest(find_checkpoint(options.model))
-    if engine is not None:
-        about["engine"] = options.engine
+    about |= {} if engine is None else {"engine": options.engine}
     about["memory"] = memory.for_encoder(model.config.grid).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below

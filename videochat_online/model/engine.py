@@ -56,10 +56,11 @@ class Engine:
     NO_SCORES = "an engine gives answers, no probabilities: options cannot be scored (for eval: --answer generate)"
 
     def __init__(self, address: str, *, silence: float = 60.0) -> None:
-        if not address.startswith(("http://", "https://")):
-            raise ValueError(f"--engine-url: expected an address such as http://127.0.0.1:8000, got {address!r}")
-        if not silence > 0:
-            raise ValueError(f"--engine-timeout must be above 0 seconds, got {silence!r}")
+        if not address.startswith(("http://", "https://")) or "@" in address:  # a login would be in every error
+            known = "http://127.0.0.1:8000, and the key in VLLM_API_KEY"
+            raise ValueError(f"--engine-url: expected an address such as {known}, got {address.rpartition('@')[2]!r}")
+        if not 0 < silence <= 86400:
+            raise ValueError(f"--engine-timeout must lie above 0 and up to 86400 seconds, got {silence!r}")
         self.address, self.silence = address.rstrip("/").removesuffix("/v1"), silence
         self.model = ""
         """The name it serves our language model under."""
