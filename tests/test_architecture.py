@@ -24,7 +24,7 @@ LAYERS: tuple[set[str], ...] = (
     {"config", "extras", "files", "hub", "model_config", "pixels"},
     {"media", "prompt", "model"},
     {"processing", "command_line", "data", "streaming"},
-    {"training", "evaluation", "chat", "info"},
+    {"training", "evaluation", "chat", "info", "llm_export"},
     {"serve", "demo"},
     {"shapeworld", "pocket", "bench", "lab"},
     {"cli", "__main__", "gradio_demo", "lmms-eval-ovbench"},

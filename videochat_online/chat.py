@@ -51,7 +51,7 @@ def add_chat_command(commands: Any) -> None:
     parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
     parser.add_argument("--json", action="store_true", help="print one json document instead of text")
     add_decoder_flag(parser)
-    add_model_flags(parser)
+    add_model_flags(parser, engine=True)
     add_memory_flags(parser)
     parser.set_defaults(run=run_chat)
 

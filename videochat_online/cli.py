@@ -19,6 +19,7 @@ COMMANDS = {
     "bench": "lab.bench.commands:add_bench_command",
     "tiny-model": "lab.tiny_models:add_tiny_model_command",
     "demo": "demo.commands:add_demo_command",
+    "export-llm": "llm_export:add_export_command",
     "serve": "serve.commands:add_serve_command",
 }
 """Command -> what adds its flags. By name, so that no command imports another."""

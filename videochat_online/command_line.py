@@ -119,8 +119,8 @@ def _is_flag(word: str) -> bool:
     return False
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which model, where it runs and how; `load_from_flags` reads them."""
+def add_model_flags(parser: argparse.ArgumentParser, *, engine: bool = False) -> None:
+    """Which model, where it runs and how; `load_from_flags` reads them. `engine`: its language model elsewhere, too."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="pocket", help="'pocket' (ships with the package), a folder, or a hub id")
     where = "auto, cpu, cuda, cuda:1, ... (default: cuda, else mps, else cpu)"
@@ -141,6 +141,25 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--small-frames", choices=get_args(SmallFrames), help=way)
     gain = "torch.compile the encoder: a minute at the start, then see `bench encoder` for what it gains here"
     group.add_argument("--compile", action="store_true", help=gain)
+    if engine:
+        group = parser.add_argument_group("engine", "the language model in another process, for many sessions at once")
+        what = "vllm: a vLLM server runs it, with what `export-llm` wrote (default: transformers, here)"
+        group.add_argument("--engine", default="transformers", choices=("transformers", "vllm"), help=what)
+        group.add_argument("--engine-url", metavar="URL", help="vLLM's address (default: http://127.0.0.1:8000)")
+        silence = "give an answer up when no word of it came for so long (default: 60)"
+        group.add_argument("--engine-timeout", type=float, metavar="SECONDS", help=silence)
+
+
+def engine_from_flags(options: argparse.Namespace) -> Any:
+    """Where the language model runs, not yet spoken to; None: here, with the rest."""
+    url, silence = getattr(options, "engine_url", None), getattr(options, "engine_timeout", None)
+    if getattr(options, "engine", "transformers") != "transformers":
+        from .model.engine import Engine
+
+        return Engine(url or "http://127.0.0.1:8000", silence=60.0 if silence is None else silence)
+    if url is not None or silence is not None:
+        raise ValueError("--engine-url and --engine-timeout go with --engine vllm")
+    return None
 
 
 def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:
@@ -152,6 +171,7 @@ def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:
 
     if not sys.stderr.isatty():  # a bar in a log file is noise
         disable_progress_bar()
+    engine = engine_from_flags(options)
     model, processor = load_model(
         options.model,
         device=options.device,
@@ -160,6 +180,7 @@ def load_from_flags(options: argparse.Namespace) -> tuple[Backbone, Processor]:
         adapter=options.lora,
         quantize=options.quantize,
         device_map=options.device_map,
+        **({} if engine is None else {"engine": engine}),
     )
     if options.small_frames and model.config.any_shape:
         model.config = replace(model.config, small_frames=options.small_frames)

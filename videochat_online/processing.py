@@ -216,7 +216,7 @@ def load_model(
         attn_implementation: "auto" (torch's SDPA), "sdpa", "eager" or "flash_attention_2".
         options: passed on: `adapter`, a folder or hub id with a PEFT adapter for the model (`name` may be one itself:
             it names its model); `quantize`, "int8" or "nf4", or transformers' `quantization_config`; `device_map`,
-            `allow_pickle`, `read`, and for the hub `revision`, `token`, `cache_dir`, `local_files_only`,
+            `allow_pickle`, `read`, `engine`, and for the hub `revision`, `token`, `cache_dir`, `local_files_only`,
             `force_download`.
 
     Raises ValueError for an unknown name or a checkpoint that does not fit, saying what was tried.

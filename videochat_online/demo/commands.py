@@ -22,7 +22,7 @@ def add_demo_command(commands: Any) -> None:
         epilog="example: videochat-online demo --allow-urls",
     )
     add_server_flags(parser, port=7860)
-    add_model_flags(parser)
+    add_model_flags(parser, engine=True)
     parser.set_defaults(run=run_demo)
 
 

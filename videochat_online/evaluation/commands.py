@@ -78,7 +78,7 @@ def _add_benchmark(names: Any, benchmark: type[Benchmark]) -> None:
     add("--multi-turn", action="store_true", help="streaming: keep earlier questions and answers in the dialogue")
     add("--no-blind", action="store_true", help="leave out the baseline that is asked without frames")
     add_decoder_flag(parser)
-    add_model_flags(parser)
+    add_model_flags(parser, engine=True)
     add("--adapter", default="videochat", choices=("videochat", "transformers"), help=ADAPTER_HELP)
     _add_endpoint_flags(parser)
     add_memory_flags(parser)

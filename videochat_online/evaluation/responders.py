@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..command_line import load_from_flags, memory_from_flags
+from ..command_line import engine_from_flags, load_from_flags, memory_from_flags
 from ..config import MemoryConfig, scheduled_level
 from ..files import digest
 from .benchmarks import Settings
@@ -174,7 +174,11 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     """The model under test, and what identifies it. ValueError for flags that do not go together."""
     options.device = _device_of_process(options.device)
     about: dict[str, Any] = {"model": options.model, "adapter": options.adapter}
-    has_memory = options.adapter == "videochat"
+    has_memory, engine = options.adapter == "videochat", engine_from_flags(options)
+    if engine is not None and not has_memory:
+        raise ValueError(f"--engine is for our models, not for --adapter {options.adapter}")
+    if engine is not None and settings.answer == "likelihood":
+        raise ValueError(engine.NO_SCORES)
     if not has_memory and (options.recent or _asks_for_memory(options) or options.skip_below or options.small_frames):
         ours = "--memory, --policy, --cascade, --recent, --skip-below and --small-frames are for our models"
         raise ValueError(f"{ours}; see --frames")
@@ -202,6 +206,7 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         about["lora"] = weights_digest(lora)
     if options.quantize != "none":
         about["quantize"] = options.quantize
+    about |= {} if engine is None else {"engine": options.engine}
     about["memory"] = memory_on(model.config, memory).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below

@@ -104,6 +104,8 @@ def check_small_frames(facts: Facts, way: SmallFrames | None) -> None:
 class PlainPositions:
     """Of a network that counts positions one by one and whose cache may end anywhere."""
 
+    keeps_keys = True
+
     def positions(
         self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]
     ) -> torch.Tensor | None:
@@ -130,6 +132,9 @@ class Backbone(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...
+
+    keeps_keys: bool
+    """Whether a prompt's keys and values are kept here for the next one: not where the language model is elsewhere."""
 
     @property
     def max_positions(self) -> int:

@@ -29,6 +29,7 @@ from .adapter import ADAPTER_CONFIG, apply_adapter, base_of
 from .backbone import Backbone, Facts, HeldFacts
 from .backbones.families import FAMILIES, PICTURE_SETTINGS, UNBUILDABLE, empty_held, held_facts, load_held
 from .backbones.held import HeldModel
+from .engine import Engine, VideoChatAtEngine
 from .stored import PICKLED, StoredTensors, check_config_sizes, read_object, weight_files
 from .videochat import CheckpointError, VideoChatOnline
 
@@ -59,11 +60,13 @@ def load_pretrained(
     adapter: str | Path | None = None,
     allow_pickle: bool = False,
     read: bool = True,
+    engine: Engine | None = None,
     **hub: Any,
 ) -> Backbone:
     """The network of `load_model`, in evaluation mode; the arguments are explained there. `hub` holds HUB_OPTIONS.
 
-    Without `read`, and without quantization: see `set_aside`. A device map takes the place of `device`. Raises
+    Without `read`, and without quantization: see `set_aside`. A device map takes the place of `device`. With `engine`
+    the language model runs there, and its layers are not loaded. Raises EngineError for an engine that cannot be used,
     CheckpointError for anything wrong with the checkpoint, ValueError for a device that is not there, ImportError for
     a package that is not installed.
     """
@@ -90,9 +93,15 @@ def load_pretrained(
         "use_safetensors": None if allow_pickle else True,
     }
     # 3. the network, with its adapter
+    chosen = adapter_folder(name, adapter, hub)
+    if engine is not None:
+        if chosen or tensors is not None or quantization_config is not None:
+            what = "an engine runs the model as it lies in its folder"
+            raise CheckpointError(f"{name}: {what}: without an adapter, quantization or another layout of the weights")
+        options["engine"] = engine
     model = _read(folder, facts, tensors, options)
     network = network_of(model)
-    if chosen := adapter_folder(name, adapter, hub):
+    if chosen:
         apply_adapter(network, chosen, merge=quantization_config is None)
     check_finite(network, chosen or folder)
     return model
@@ -133,8 +142,10 @@ def _read(
             facts.use_llm_lora = facts.use_backbone_lora = 0  # merged: whoever loads what we save adds no pairs
     try:
         with _without_report():
-            if isinstance(facts, HeldFacts):
-                model: Any = load_held(source, folder, facts, **options)
+            if (engine := options.pop("engine", None)) is not None:
+                model: Any = VideoChatAtEngine.at(engine, folder, own_layout(facts, folder), **options)
+            elif isinstance(facts, HeldFacts):
+                model = load_held(source, folder, facts, **options)
             else:
                 model = VideoChatOnline.from_pretrained(source, config=facts, **options)
             network_of(model).config.name_or_path = network_of(model).name_or_path = str(folder)
@@ -191,6 +202,14 @@ def quantized_layers(model: Backbone) -> dict[str, nn.Linear]:
     """The linear layers that --quantize makes small, by name: those inside the language model's layers."""
     linear = {name: one for name, one in network_of(model).named_modules() if isinstance(one, nn.Linear)}
     return {name: one for name, one in linear.items() if re.search(r"(language|text)_model\.(.+\.)?layers\.", name)}
+
+
+def own_layout(facts: Facts, name: str | Path) -> VideoChatOnlineConfig:
+    """`facts` of a model that an engine can run. Raises CheckpointError for one of another family."""
+    if isinstance(facts, HeldFacts):
+        what = f"{name} is of type {facts.model_type!r}, whose positions or pictures are more than embeddings say"
+        raise CheckpointError(f"{what}: an engine runs models of type {VideoChatOnlineConfig.model_type!r}")
+    return facts
 
 
 def set_aside(

@@ -47,6 +47,9 @@ MEANING = {
     404: "No such session: it has ended, or never was",
     413: "Too large",
     429: "All places are taken; Retry-After says when to try again",
+    502: "The engine that runs the language model refused, or broke its answer off",
+    503: "That engine is not there",
+    504: "That engine said nothing for too long",
 }
 
 

@@ -42,7 +42,7 @@ def add_serve_command(commands: Any) -> None:
         epilog="example: videochat-online serve --port 8000 --allow-urls",
     )
     add_server_flags(parser, port=8000)
-    add_model_flags(parser)
+    add_model_flags(parser, engine=True)
     parser.set_defaults(run=run_server)
 
 

@@ -101,7 +101,8 @@ class LanguageSide:
     ) -> None:
         if max_prompt_tokens is not None and max_prompt_tokens < 1:
             raise ValueError(f"max_prompt_tokens must be >= 1, got {max_prompt_tokens}")
-        self.model, self.processor, self.reuse_cache = model, processor, reuse_cache
+        self.model, self.processor = model, processor
+        self.reuse_cache, self._keeps_frames = reuse_cache and model.keeps_keys, reuse_cache
         taken = model.max_positions
         self.max_positions = min(taken, max_prompt_tokens or taken)
         """Of a prompt with its answer, at most."""
@@ -133,7 +134,7 @@ class LanguageSide:
             for frame, piece in zip(new, rows.split([frame.num_tokens for frame in new]), strict=True):
                 known[frame.identity] = piece.clone()
         shown = {frame.identity: known[frame.identity] for frame in frames}
-        self._tokens = shown if self.reuse_cache else {}  # replaced, never changed: another thread may be counting it
+        self._tokens = shown if self._keeps_frames else {}  # replaced, never changed: another thread may be counting it
         return self.model.embed(ids, torch.cat(list(shown.values())) if frames else None)
 
     def positions(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor | None:
@@ -260,6 +261,10 @@ class _TextStream(BaseStreamer):
     decode: Callable[[list[int]], str]
     emit: Callable[[str], None] | None
 
+    def found_cached(self, num_positions: int) -> None:
+        """What an engine had kept of the prompt."""
+        self.answer.cached_tokens = num_positions
+
     def put(self, value: torch.Tensor) -> None:
         new = value.flatten().tolist()
         if not new:  # generate announces the prompt, which is empty when it comes as embeddings
@@ -310,6 +315,12 @@ class _Noise(LogitsProcessor):
         return scores - waits.log().to(scores)
 
 
+class Drawn(LogitsProcessorList):
+    """What makes an answer drawn; `asked` says the same in OpenAI's words, to a language model that runs elsewhere."""
+
+    asked: dict[str, Any]
+
+
 def sampling(temperature: float, *, top_p: float | None = None, seed: int | None = None) -> dict[str, Any]:
     """Options of an answer that is drawn, not the likeliest; temperature 0 takes the likeliest.
 
@@ -321,7 +332,10 @@ def sampling(temperature: float, *, top_p: float | None = None, seed: int | None
     warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(max(float(temperature), 1e-4))]
     if top_p is not None and top_p < 1:
         warpers.append(TopPLogitsWarper(max(top_p, 1e-6)))
-    return {"do_sample": False, "logits_processor": LogitsProcessorList([*warpers, _Noise(seed)])}
+    asked = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    drawn = Drawn([*warpers, _Noise(seed)])
+    drawn.asked = {name: value for name, value in asked.items() if value is not None}
+    return {"do_sample": False, "logits_processor": drawn}
 
 
 class QuestionsFirst:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.stand_in_engine import StandIn, running
 from videochat_online import StreamingSession, VideoChatOnlineConfig, load_model
 from videochat_online.cli import main
-from videochat_online.lab.bench import ask, decode, encoder, paper, train
+from videochat_online.lab.bench import ask, decode, encoder, paper, serve, train
 from videochat_online.lab.bench import eval as eval_bench
 from videochat_online.lab.bench.e2e import bench_e2e
 from videochat_online.lab.bench.endurance import bench_endurance
@@ -29,6 +30,7 @@ from videochat_online.lab.bench.stream import (
     where_time_goes,
 )
 from videochat_online.lab.tiny_models import write_tiny_model
+from videochat_online.model.engine import Engine
 from videochat_online.streaming.cache import PromptCache
 
 
@@ -257,3 +259,22 @@ def test_decode_is_measured_against_the_decoder_alone_and_decord(tmp_path, capsy
     for flags, problem in wrong.items():
         assert main(["bench", "decode", "--repeats", "1", *flags]) == 2
         assert problem in capsys.readouterr().err
+
+
+def test_sessions_at_once_in_threads_in_a_batch_and_at_an_engine(pocket):
+    """All three say the same words: of each session its own, and as many as asked for."""
+    processor = serve.Endless(pocket[1].tokenizer, pocket[1].template, pocket[1].transform)
+    with running(StandIn(pocket[0])) as engine:
+        there, _ = load_model("pocket", device="cpu", engine=Engine(engine.address))
+        ways = {
+            "threads": (pocket[0], serve.threads),
+            "static batch": (pocket[0], serve.batch),
+            "vLLM": (there, serve.threads),
+        }
+        rows = serve.compare(ways, processor, repeats=1, num_new=5, counts=(1, 3))
+        asked = len(engine.bodies)
+    assert [row["sessions"] for row in rows] == [1, 3] == [row["equal answers"] for row in rows]
+    assert all(row[f"{name} tokens/s"] > 0 for row in rows for name in ways) and asked == 2 * (1 + 3)
+    with pytest.raises(AssertionError, match="ended early"):
+        short = {"threads": (pocket[0], lambda sessions, num_new: [[1]])}
+        serve.compare(short, processor, repeats=1, num_new=5, counts=(1,))

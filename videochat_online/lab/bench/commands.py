@@ -22,6 +22,7 @@ BENCHMARKS = {
     "lists": "a start on lists of published size (--samples 2000000): seconds and memory of each step",
     "eval": "scoring a benchmark in one pass, against encoding the stream again for each question",
     "decode": "reading clips as training does, through PyAV and through decord",
+    "serve": "1, 4 and 16 sessions that ask at once: threads, one batch, and vLLM (--engine-url)",
     "e2e": "a ten-minute stream with twenty questions against re-encoding at each question",
     "endurance": "10,000 frames and 500 questions on one session: memory, drift",
 }
@@ -76,6 +77,7 @@ def _common_flags() -> CommandParser:
     flags.add_argument(
         "--clips", nargs="+", type=Path, metavar="FILE", help="decode: videos to read (default: the clip that ships)"
     )
+    flags.add_argument("--engine-url", metavar="URL", help="serve: a vLLM server that runs --model (see export-llm)")
     add_decoder_flag(flags)
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     return flags
