@@ -157,6 +157,11 @@ class StreamingSession:
             self._encode_seconds += time.perf_counter() - started
         return events
 
+    def see_encoded(self, features: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
+        """As `see_many` for maps (T, C, g, g) that `encoder.encode` has made before."""
+        with self._state:
+            return self.memory.write(features, timestamps)
+
     # ---- asking ---------------------------------------------------------------------------------------------------
 
     def ask(
