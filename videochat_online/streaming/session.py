@@ -323,11 +323,11 @@ class StreamingSession:
         """
         if not options:
             raise ValueError("no options to score")
-        room = max(len(self.processor.answer_ids(option)) for option in options)
+        answers = [self.processor.answer_ids(option) for option in options]
         with self._turn.question():
             self._check_question(question, without_frames)
-            rendered, frames, _ = self._fitted(question, room)
-            return self.language.score(rendered, frames, options)
+            rendered, frames, _ = self._fitted(question, max(map(len, answers)))
+            return self.language.score(rendered, frames, answers)
 
     def _check_question(self, question: str, without_frames: bool) -> None:
         if not isinstance(question, str) or not question.strip():
