@@ -96,7 +96,7 @@ def lines_of(file: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mode", [("sliding_window",), ("streaming", "--multi-turn")])
-@pytest.mark.parametrize("answers", [5, QUESTIONS + 3], ids=["with frames", "blind"])
+@pytest.mark.parametrize("answers", [6, QUESTIONS + 3], ids=["within a video", "blind"])
 @pytest.mark.parametrize("then", ["dies", "says 503", "cuts the connection"])
 def test_a_run_that_breaks_asks_nothing_twice_and_loses_nothing(
     then: str,

@@ -8,7 +8,7 @@ scripts (published.py). In one pass each frame is read and encoded once.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -57,6 +57,14 @@ class EarlyResponder(Protocol):
         """What `see` takes for these frames, uint8 (H, W, 3), in whatever parts. Called in another thread."""
 
 
+@runtime_checkable
+class Recalling(Protocol):
+    """A conversation that can be told what was asked and replied before."""
+
+    def recall(self, prompt: str, reply: str) -> None:
+        """Put question and reply into the dialogue, behind the frames seen so far."""
+
+
 Outcomes = Iterator[tuple[Question, Reply | MediaError]]
 """Each question with its reply, or with what kept it from being asked."""
 
@@ -92,6 +100,8 @@ class Examiner:
         self, task: VideoTask, video: OpenVideo | None, done: Collection[str] = (), plan: VideoPlan | None = None
     ) -> Outcomes:
         """The outcomes of all questions but those whose ids are in `done`. `video`: None for the mode blind.
+
+        `done` may give the reply of each: a dialogue that is kept is then rebuilt without asking.
 
         `plan`: of the same task and video, where their frames are being made ready already. Raises MediaError where the
         video breaks during a pass: no later question can be asked.
@@ -218,8 +228,9 @@ class Examiner:
     def _one_pass(self, task: VideoTask, video: OpenVideo, done: Collection[str], plan: VideoPlan) -> Outcomes:
         """Each question is asked when its time has come.
 
-        Questions in `done` are not asked again, except to rebuild the dialogue of a multi-turn run. Frames are shown
-        in the same batches whatever is in `done`, so that a run that was cut off gives the very same answers.
+        Questions in `done` are not asked again, except to rebuild the dialogue of a multi-turn run where their replies
+        are not known (or came by polling). Frames are shown in the same batches whatever is in `done`, so that a run
+        that was cut off gives the very same answers.
         """
         if not plan.queries:
             return
@@ -234,6 +245,11 @@ class Examiner:
                 now = self._show(conversation, video, plan, 0, moment, already=seen, upto=upto)
                 shown, seen = _with_costs(now, shown), upto
             if question.id in finished:
+                continue
+            reply = done.get(question.id) if isinstance(done, Mapping) and not question.poll else None
+            if reply is not None and isinstance(conversation, Recalling):
+                conversation.recall(question.prompt, reply)
+                shown = Reply()
                 continue
             if upto > 0:  # 2. Ask
                 earlier = spent.get(question.id, Reply())

@@ -98,6 +98,9 @@ class SessionConversation:
     def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
         return self.session.ask(prompt, max_new_tokens=max_new_tokens, keep=keep, without_frames=True)
 
+    def recall(self, prompt: str, reply: str) -> None:
+        self.session.remember_turn(prompt, reply)
+
     def score_options(self, prompt: str, options: Sequence[str]) -> list[float]:
         return self.session.score_options(prompt, options, without_frames=True)
 

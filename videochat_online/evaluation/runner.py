@@ -94,7 +94,8 @@ def execute(run: Run, *, resume: bool) -> None:
     from tqdm import tqdm
 
     _claim(run, resume)
-    done = {key for key, prediction in read_predictions(run.output).items() if prediction.error is None}
+    before = read_predictions(run.output)
+    done = {key: prediction.response or "" for key, prediction in before.items() if prediction.error is None}
     mine = run.shard.of(run.tasks, run.cost)
     total = sum(len(task.questions) for task in mine)
     bar = tqdm(total=total, unit="question", desc=run.examiner.mode, disable=None, leave=False)
