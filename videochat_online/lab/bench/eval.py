@@ -123,7 +123,8 @@ def _shares(
     before = model.register_forward_pre_hook(lambda *_: clock.start())
     behind = model.register_forward_hook(lambda *_: clock.stop("language model"))
     _timed(replace(examiner, responder=_Late(late)), tasks, library)
-    before.remove(), behind.remove()
+    before.remove()
+    behind.remove()
     frames = sum(reply.new_frames for reply in replies.values())
     return {"frames": frames, "questions": len(replies), **clock.spent}
 
