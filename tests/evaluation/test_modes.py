@@ -209,7 +209,7 @@ def test_frames_are_made_ready_in_full_batches_whatever_is_asked_and_open(video:
 
 def test_questions_that_see_the_same_window_share_a_conversation(video: OpenVideo):
     task = task_of(question(3.0, 0), question(3.0, 1), question(9.0, 2))
-    settings, together = Settings(2.0, window=4.0, frames=8), FakeResponder()
+    settings, together = Settings(2.0, window=4.0, frames=8), Early()
     found = replies(examined("sliding_window", task, video, settings, together))
     assert [len(conversation.asked) for conversation in together.conversations] == [2, 1]
     assert [reply.new_frames for reply in found.values()] == [7, 0, 8]

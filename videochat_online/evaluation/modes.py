@@ -122,14 +122,14 @@ class Examiner:
             showings = [] if video is None else [self.frames(task, video, question, at) for at, question in queries]
         if video is None or not queries:
             return VideoPlan(queries)
+        ready = self.responder.ready if isinstance(self.responder, EarlyResponder) else None
         again = frozenset(
             number
             for number in range(1, len(showings))
-            if self.mode == "sliding_window" and showings[number] == showings[number - 1]
+            if ready and self.mode == "sliding_window" and showings[number] == showings[number - 1]
             if not any(question.poll for _, question in queries[number - 1 : number + 1])  # an answer ends these early
         )
         to_read = [[] if number in again else list(showing) for number, showing in enumerate(showings)]
-        ready = self.responder.ready if isinstance(self.responder, EarlyResponder) else None
         return VideoPlan(queries, showings, again, FramesAhead(video.reader, to_read, ready))
 
     def _plan_of_pass(
