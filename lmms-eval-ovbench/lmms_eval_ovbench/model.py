@@ -315,6 +315,9 @@ class _Responder:
     def open(self, system_prompt: str | None) -> _Conversation:
         return _Conversation(self.base.open(system_prompt).session, self.generation)
 
+    def ready(self, frames: Sequence[Any]) -> Any:
+        return self.base.ready(frames)
+
 
 class _Conversation(SessionConversation):
     def __init__(self, session: StreamingSession, generation: Generation) -> None:

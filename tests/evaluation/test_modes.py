@@ -8,7 +8,8 @@ frame (4.4 s is frame 44 at 10 fps; float32 noise made it 43); a window past the
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import threading
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,67 @@ def test_prefix_shows_every_question_what_streaming_has_shown(video: OpenVideo):
 def test_frames_come_in_batches(video: OpenVideo, responder: FakeResponder):
     replies(examined("streaming", task_of(question(20.0)), video, Settings(2.0), responder))
     assert responder.conversations[0].batches == [16, 16, 8]
+
+
+@dataclass
+class Early(FakeResponder):
+    """Notes which batches were made ready."""
+
+    batches: list[list[int]] = field(default_factory=list)
+
+    def ready(self, frames: Any) -> Any:
+        self.batches.append([round(float(frame.mean()) * 100) for frame in frames])
+        return frames
+
+
+def test_frames_are_made_ready_in_full_batches_whatever_is_asked_and_open(video: OpenVideo):
+    task = task_of(*(question(float(moment), moment) for moment in range(1, 15)))
+    settings, plain, early = Settings(2.0), FakeResponder(), Early()
+    expected = replies(examined("streaming", task, video, settings, plain))
+    found = replies(examined("streaming", task, video, settings, early))
+    assert {key: reply.text for key, reply in found.items()} == {key: reply.text for key, reply in expected.items()}
+    assert [len(batch) for batch in early.batches] == [16, 13]  # not one for each question
+    for done in ({"q2", "q3", "q14"}, {"q14", "q13", "q12", "q11", "q10", "q9", "q8"}):
+        rest = Early()
+        replies(examined("streaming", task, video, settings, rest, done))
+        assert rest.batches == early.batches[: len(rest.batches)]
+        assert len(rest.batches) == (2 if len(done) == 3 else 1)
+
+
+def test_questions_that_see_the_same_window_share_a_conversation(video: OpenVideo):
+    task = task_of(question(3.0, 0), question(3.0, 1), question(9.0, 2))
+    settings, together = Settings(2.0, window=4.0, frames=8), Early()
+    found = replies(examined("sliding_window", task, video, settings, together))
+    assert [len(conversation.asked) for conversation in together.conversations] == [2, 1]
+    assert [reply.new_frames for reply in found.values()] == [7, 0, 8]
+    assert [reply.num_frames for reply in found.values()] == [7, 7, 8]
+    for one in task.questions:
+        alone = FakeResponder()
+        [reply] = replies(examined("sliding_window", replace(task, questions=(one,)), video, settings, alone)).values()
+        assert (reply.text, reply.first_time) == (found[one.id].text, found[one.id].first_time)
+
+
+def test_a_frame_that_cannot_be_read_costs_no_question_before_it(video: OpenVideo, monkeypatch: pytest.MonkeyPatch):
+    """It lies in the same batch as frames of questions that can be asked."""
+    image = video.reader._image
+
+    def broken(index: int) -> np.ndarray:
+        if index == 7:
+            raise MediaError("frame 7 is broken")
+        return image(index)
+
+    monkeypatch.setattr(video.reader, "_image", broken)
+    task = task_of(question(1.0, 0), question(3.0, 1), question(3.5, 2), question(8.0, 3))
+    for responder in (FakeResponder(), Early()):
+        asked = []
+        with pytest.raises(MediaError, match="frame 7 is broken"):
+            asked += (one.id for one, _ in examined("streaming", task, video, Settings(2.0), responder))
+        assert asked == ["q0", "q1"]
+        window = examined("sliding_window", task, video, Settings(2.0, window=2.0, frames=5), responder)
+        outcomes = {one.id: outcome for one, outcome in window}
+        errors = [key for key, outcome in outcomes.items() if isinstance(outcome, MediaError)]
+        assert (errors, len(outcomes)) == (["q2"], 4)
+    assert not [thread for thread in threading.enumerate() if thread.name == "videochat-online-pieces"]
 
 
 def test_a_resumed_stream_gives_the_same_answers_to_the_rest(video: OpenVideo):

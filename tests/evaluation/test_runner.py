@@ -12,8 +12,10 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from tests.evaluation.conftest import FakeResponder, write_stand_in
@@ -23,6 +25,7 @@ from videochat_online.evaluation.predictions import read_predictions
 from videochat_online.evaluation.questions import VideoTask
 from videochat_online.evaluation.report import write_report
 from videochat_online.evaluation.runner import Run, Shard, check_questions, completed, execute, first_questions
+from videochat_online.evaluation.videos import OpenVideo
 from videochat_online.media import video_index
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +141,34 @@ def test_shards_are_disjoint_complete_and_even(tasks: list[VideoTask], annotatio
         assert max(loads) <= min(loads) + max(run.cost(task) for task in tasks)
     with pytest.raises(ValueError, match="RANK must be"):
         Shard(2, 2)
+
+
+def test_eight_processes_show_equally_many_frames(annotations: Path, videos: Path, tmp_path: Path):
+    """Frames as they are sampled from videos of many lengths and rates, which the estimate does not know."""
+    rng = np.random.default_rng(0)
+    some = run_of(annotations, videos, tmp_path, "streaming").tasks[0]
+    tasks = []
+    for number, seconds in enumerate(rng.lognormal(4.4, 0.9, 400).clip(2, 900)):
+        moments = np.sort(rng.uniform(0, seconds, rng.integers(1, 9)))
+        questions = tuple(
+            replace(some.questions[0], id=f"{number}-{k}", timestamp=some.start + float(moment))
+            for k, moment in enumerate(moments)
+        )
+        tasks.append(replace(some, id=str(number), questions=questions))
+    fps = dict(zip((task.id for task in tasks), rng.choice([10.0, 23.976, 25.0, 30.0, 60.0], len(tasks)), strict=True))
+    for mode in ("streaming", "sliding_window"):
+        run = run_of(annotations, videos, tmp_path, mode, tasks=tasks)
+
+        def frames(task: VideoTask, run: Run = run) -> int:
+            reader = SimpleNamespace(fps=fps[task.id], duration=task.end + 1)
+            video = OpenVideo(cast(Any, reader), np.arange(round((task.end + 1) * reader.fps)) / reader.fps)
+            shown = [set(run.examiner.frames(task, video, question, question.timestamp)) for question in task.questions]
+            return len(set.union(*shown)) if run.examiner.mode == "streaming" else sum(map(len, shown))
+
+        loads = [sum(map(frames, Shard(rank, 8).of(tasks, run.cost))) for rank in range(8)]
+        assert max(loads) <= 1.05 * np.mean(loads), (mode, loads)
+        in_turn = [sum(map(frames, tasks[rank::8])) for rank in range(8)]
+        assert max(in_turn) > 1.05 * np.mean(in_turn), "the test proves nothing"
 
 
 def test_torchruns_environment_is_read(monkeypatch: pytest.MonkeyPatch):

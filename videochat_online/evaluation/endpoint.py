@@ -55,8 +55,11 @@ class RecentFrames(ABC):
     def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
         text = self.answer(prompt, max_new_tokens)
         if keep:
-            self.turns.append((prompt, text))
+            self.recall(prompt, text)
         return text
+
+    def recall(self, prompt: str, reply: str) -> None:
+        self.turns.append((prompt, reply))
 
     @abstractmethod
     def answer(self, prompt: str, max_new_tokens: int) -> str:

@@ -166,7 +166,7 @@ class Reply:
     """Timestamp of the earliest frame shown, seconds."""
     last_time: float | None = None
     frame_seconds: float = 0.0
-    """Reading and encoding the new frames."""
+    """Waiting for the new frames and showing them: what was read and encoded while others were answered costs none."""
     answer_seconds: float = 0.0
     scores: tuple[float, ...] = ()
     """Log-likelihood of each label, where the answer was chosen by likelihood."""

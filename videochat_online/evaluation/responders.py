@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from .endpoint import RecentFrames, endpoint_from_flags
 from .modes import Responder
 
 if TYPE_CHECKING:
+    import torch
+
     from ..model.backbone import Backbone
     from ..processing import Processor
     from ..streaming.session import StreamingSession
@@ -55,6 +58,25 @@ class SessionResponder:
     skip_below: float | None = None
     """See `StreamingSession`."""
 
+    def __post_init__(self) -> None:
+        from ..streaming.encoding import FrameEncoder
+
+        self._encoder = FrameEncoder(self.model, self.processor)
+        self._encoding = threading.Lock()
+
+    def ready(self, frames: Sequence[np.ndarray]) -> Sequence[np.ndarray] | torch.Tensor:
+        """The frames' maps, or where those may be left out (`skip_below`) their pixels.
+
+        The frames themselves where their stream decides in which shape they are seen.
+        """
+        if self.model.config.any_shape:
+            return frames
+        pixels = self._encoder.prepare(frames)
+        if self.skip_below is not None:
+            return pixels
+        with self._encoding:  # several videos may be on their way, batches go through the encoder one by one
+            return self._encoder.encode(pixels)
+
     def open(self, system_prompt: str | None) -> SessionConversation:
         from ..streaming.session import StreamingSession
 
@@ -68,11 +90,21 @@ class SessionResponder:
 class SessionConversation:
     session: StreamingSession
 
-    def see(self, frames: Sequence[np.ndarray], timestamps: Sequence[float]) -> None:
-        self.session.see_many(frames, timestamps)
+    def see(self, frames: Sequence[np.ndarray] | torch.Tensor, timestamps: Sequence[float]) -> None:
+        import torch
+
+        if not isinstance(frames, torch.Tensor):
+            self.session.see_many(frames, timestamps)
+        elif self.session.skip_below is None:
+            self.session.see_encoded(frames, timestamps)
+        else:
+            self.session.see_prepared(frames, timestamps)
 
     def ask(self, prompt: str, *, max_new_tokens: int, keep: bool) -> str:
         return self.session.ask(prompt, max_new_tokens=max_new_tokens, keep=keep, without_frames=True)
+
+    def recall(self, prompt: str, reply: str) -> None:
+        self.session.remember_turn(prompt, reply)
 
     def score_options(self, prompt: str, options: Sequence[str]) -> list[float]:
         return self.session.score_options(prompt, options, without_frames=True)

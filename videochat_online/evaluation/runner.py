@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -94,15 +94,15 @@ def execute(run: Run, *, resume: bool) -> None:
     from tqdm import tqdm
 
     _claim(run, resume)
-    done = {key for key, prediction in read_predictions(run.output).items() if prediction.error is None}
+    before = read_predictions(run.output)
+    done = {key: prediction.response or "" for key, prediction in before.items() if prediction.error is None}
     mine = run.shard.of(run.tasks, run.cost)
     total = sum(len(task.questions) for task in mine)
     bar = tqdm(total=total, unit="question", desc=run.examiner.mode, disable=None, leave=False)
     with appending(run.shard.file(run.output)) as append, bar:
-        for task in mine:
-            if all(question.id in done for question in task.questions):
-                continue
-            for prediction in predict(run, task, done):
+        todo = (task for task in mine if not all(question.id in done for question in task.questions))
+        with closing(_in_turn(predict(run, task, done) for task in todo)) as predictions:
+            for prediction in predictions:
                 append(prediction)
                 bar.update()
 
@@ -119,22 +119,43 @@ def completed(run: Run) -> dict[str, Prediction] | None:
     return predictions
 
 
-def predict(run: Run, task: VideoTask, done: Collection[str]) -> Iterator[Prediction]:
-    """A prediction for every question of one video that is not done; a broken video leaves them unanswered."""
+def _in_turn(videos: Iterator[Generator[Prediction | None]]) -> Generator[Prediction]:
+    """The predictions of one video after the other; the next one's frames are on their way while one is asked about."""
+    with ExitStack() as begun:
+        current: Generator[Prediction | None] | None = None
+        for following in chain(videos, (None,)):
+            if following is not None:
+                begun.enter_context(closing(following))
+                next(following)
+            if current is not None:
+                yield from filter(None, current)
+            current = following
+
+
+def predict(run: Run, task: VideoTask, done: Collection[str]) -> Generator[Prediction | None]:
+    """A prediction for every question of one video that is not done; a broken video leaves them unanswered.
+
+    Before these comes None, once the video is open and its frames are on their way.
+    """
     answered = set(done)
     try:
         video = None if run.examiner.mode == "blind" else open_task_video(task, run.library)
-        with video.reader if video else nullcontext():
-            for question, outcome in run.examiner.examine(task, video, done):
+        with video.reader if video else nullcontext(), closing(run.examiner.begin(task, video, done)) as plan:
+            yield None
+            for question, outcome in run.examiner.examine(task, video, done, plan):
                 answered.add(question.id)
                 if isinstance(outcome, MediaError):
                     yield Prediction.unanswered(task, question, str(outcome))
                 else:
                     yield Prediction.of(task, question, outcome, run.benchmark.judge(question, outcome))
     except MediaError as error:
-        for question in task.questions:
-            if question.id not in answered:
-                yield Prediction.unanswered(task, question, str(error))
+        broken = error
+    else:
+        return
+    yield None  # once more where the video has broken on the way, which costs nothing
+    for question in task.questions:
+        if question.id not in answered:
+            yield Prediction.unanswered(task, question, str(broken))
 
 
 def _claim(run: Run, resume: bool) -> None:

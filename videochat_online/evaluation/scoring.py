@@ -152,7 +152,10 @@ def _categories(tally: Tally) -> dict[str, dict[str, float]]:
 
 
 def cost_of(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """What was measured with a clock, over the questions that were asked. Seconds; None where nothing was measured."""
+    """What was measured with a clock, over the questions that were asked. Seconds; None where nothing was measured.
+
+    What was done for frames while a question was answered is in no frame's time.
+    """
     asked = [row for row in predictions if row.error is None]
     frames = sum(row.new_frames for row in asked)
     frame_seconds = sum(row.frame_seconds for row in asked)

@@ -211,11 +211,10 @@ class LanguageSide:
         return computed if len(self.cache) == until else None
 
     @torch.no_grad()
-    def score(self, rendered: Rendered, frames: Sequence[MemoryFrame], options: Sequence[str]) -> list[float]:
-        """Log-probability of each option as the whole answer, end mark included."""
+    def score(self, rendered: Rendered, frames: Sequence[MemoryFrame], answers: Sequence[list[int]]) -> list[float]:
+        """Log-probability of each whole answer, given as its tokens with the end mark."""
         keys, embeds = position_keys(rendered, frames), self.embed(rendered, frames)
         positions = self.positions(rendered, frames)
-        answers = [self.processor.answer_ids(option) for option in options]
         longest = max(map(len, answers))
         try:
             # 1. the prompt into the cache, but for its last position, whose logits are wanted

@@ -182,6 +182,11 @@ class StreamingSession:
                     self._size = None  # the stream has not begun: another frame may be its first
         return events
 
+    def see_encoded(self, features: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
+        """As `see_many` for maps (T, C, g, g) that `encoder.encode` has made before, of a model that sees squares."""
+        with self._state:
+            return self.memory.write(features, timestamps)
+
     def _grids_of(self, size: Sequence[int]) -> tuple[Grid, ...]:
         """The memory's grids for pictures of this size. ValueError for another size than the stream's."""
         facts, memory = self.model.config, self.memory
@@ -376,11 +381,11 @@ class StreamingSession:
         """
         if not options:
             raise ValueError("no options to score")
-        room = max(len(self.processor.answer_ids(option)) for option in options)
+        answers = [self.processor.answer_ids(option) for option in options]
         with self._turn.question():
             self._check_question(question, without_frames)
-            rendered, frames, _ = self._fitted(question, room)
-            return self.language.score(rendered, frames, options)
+            rendered, frames, _ = self._fitted(question, max(map(len, answers)))
+            return self.language.score(rendered, frames, answers)
 
     def _check_question(self, question: str, without_frames: bool) -> None:
         if not isinstance(question, str) or not question.strip():

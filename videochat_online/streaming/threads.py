@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,38 +19,49 @@ class _End:
     error: BaseException | None
 
 
-def stream_pieces(
-    run: Callable[[Callable[[Item], None], threading.Event], None], *, depth: int = 0
-) -> Generator[Item, None, None]:
-    """What `run(emit, stop)` emits, in order, while it runs in another thread; at most `depth` wait (0: any number).
+class Pieces(Iterator[Item]):
+    """What `run(emit, stop)` emits, in order, made in another thread from now on; at most `depth` wait (0: any).
 
-    An error in it comes out here. Leaving the iterator early sets `stop` and waits for the thread.
+    An error in it comes out here. Closing sets `stop` and waits for the thread.
     """
-    made: queue.Queue[Item | _End] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
 
-    def put(value: Item | _End) -> None:
-        while not stop.is_set():
+    def __init__(self, run: Callable[[Callable[[Item], None], threading.Event], None], *, depth: int = 0) -> None:
+        self._made: queue.Queue[Item | _End] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(run,), name="videochat-online-pieces", daemon=True)
+        self._thread.start()
+
+    def _put(self, value: Item | _End) -> None:
+        while not self._stop.is_set():
             try:
-                return made.put(value, timeout=0.1)
+                return self._made.put(value, timeout=0.1)
             except queue.Full:
                 continue
 
-    def work() -> None:
+    def _work(self, run: Callable[[Callable[[Item], None], threading.Event], None]) -> None:
         end = _End(None)
         try:
-            run(put, stop)
+            run(self._put, self._stop)
         except BaseException as error:  # raised where the pieces are taken, nothing is swallowed
             end.error = error
-        put(end)
+        self._put(end)
 
-    thread = threading.Thread(target=work, name="videochat-online-pieces", daemon=True)
-    thread.start()
-    try:
-        while not isinstance(value := made.get(), _End):
-            yield value
-        if value.error is not None:
-            raise value.error
-    finally:
-        stop.set()
-        thread.join()
+    def __next__(self) -> Item:
+        if isinstance(value := self._made.get(), _End):
+            self._made.put(_End(None))  # whoever asks again gets no more
+            if value.error is not None:
+                raise value.error
+            raise StopIteration
+        return value
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def stream_pieces(
+    run: Callable[[Callable[[Item], None], threading.Event], None], *, depth: int = 0
+) -> Generator[Item, None, None]:
+    """As `Pieces`, but begins when the first is taken, and leaving the iterator early closes it."""
+    with closing(Pieces(run, depth=depth)) as pieces:
+        yield from pieces

@@ -194,6 +194,18 @@ def test_eval_bench_answers_alike_in_one_pass_and_again(pocket, tmp_path, monkey
     assert rows["streaming"]["frames encoded"] <= 20 < rows["prefix"]["frames encoded"]
 
 
+def test_eval_bench_says_how_much_the_models_are(pocket, tmp_path, monkeypatch):
+    monkeypatch.setattr(eval_bench, "WORLD", replace(eval_bench.WORLD, videos=1, seconds=(10.0,)))
+    monkeypatch.setattr(eval_bench, "SPARSE", replace(eval_bench.SPARSE, videos=1, seconds=(20.0,)))
+    dense, sparse = eval_bench.bench_models(*pocket, tmp_path, 1)
+    assert dense["frames a question"] < 5 and sparse["frames a question"] > 50
+    assert sparse["encoder/this"] > dense["encoder/this"] > 0
+    for row in (dense, sparse):
+        used = row["encoder cpu ms"] + row["language model cpu ms"]
+        assert row["both models/this"] > row["encoder/this"]
+        assert row["rest of the cpu time"] == pytest.approx(1 - used / row["this cpu ms"]) and used > 0
+
+
 def test_train_bench_batches_the_same_samples_three_ways(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "WORLD", replace(train.WORLD, videos=1, seconds=(12.0,)))
     model, processor = load_model("pocket", device="cpu")

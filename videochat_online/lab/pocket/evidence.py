@@ -198,7 +198,7 @@ def size(lab: Laboratory, folder: Path, videos: int) -> str:
         rows.append([capacity, str(tokens), run.share(everything), run.share(~run.visible_now), *cost])
         values.append(run.with_interval(everything))
     plot_bars(folder / "size.png", capacities, values, "frames held a level", "% right")
-    heads = ("frames a level", "visual tokens", "all", "only in the past", "ms a frame", "ms a question")
+    heads = ("frames a level", "visual tokens", "all", "only in the past", "ms waited a frame", "ms a question")
     return "\n\n".join(
         [
             "Streams of 2 minutes at one frame in two seconds.",
