@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+BESIDE = (
+    "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "generation_config.json",
+    "chat_template.json",
+)  # fmt: skip
+"""Files that `Processor.files` holds."""
 SPACE = "\u2581"
 """How sentencepiece writes a space."""
 
@@ -37,6 +42,9 @@ class Processor:
     tokenizer: PreTrainedTokenizerBase
     template: Template
     transform: FrameTransform
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts of a checkpoint of another family that stand beside its config.json, and which a model trained from it
+    needs as well: how pictures are prepared, and what others' programs read."""
 
     def frames(self, frames: Sequence[Picture]) -> torch.Tensor:
         """PIL images or uint8 arrays (H, W, 3) -> pixel values (T, 3, size, size) float32."""
@@ -72,13 +80,20 @@ class Processor:
         if config.system_message is not None:
             template = replace(template, system_message=config.system_message)
         tokenizer = load_tokenizer(name, **hub)
+        files = {}
         if not isinstance(config, VideoChatOnlineConfig):
+            from .model.weights import NO_WEIGHTS, find_folder
+
             compare_with_chat_template(tokenizer, template)
-        return cls(tokenizer, template, FrameTransform(**config.picture))
+            places = [find_folder(name, NO_WEIGHTS, hub) / one for one in BESIDE]
+            files = {path.name: path.read_text("utf-8") for path in places if path.is_file()}
+        return cls(tokenizer, template, FrameTransform(**config.picture), files)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tokenizer; everything else stands in the model's config.json."""
+        """Write the tokenizer and `files`; everything else stands in the model's config.json."""
         self.tokenizer.save_pretrained(folder)
+        for name, text in self.files.items():
+            (Path(folder) / name).write_text(text, "utf-8")
 
 
 def compare_with_chat_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:

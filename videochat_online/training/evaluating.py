@@ -124,6 +124,8 @@ def answer(loop: Any, batch: dict[str, Any]) -> dict[str, Any]:
         if processor.image_token_id in ids[:start]:  # else the picture is borrowed, behind all words
             image_tokens = model.encode_images(batch["pixel_values"].to(device), batch["image_grids"])
         options = {"eos_token_id": ends, "pad_token_id": ends[0], "synced_gpus": zero_stage(loop.config) == 3}
+        if (positions := batch.get("rope_positions")) is not None:
+            options["position_ids"] = positions[..., :start].to(device)
         new = model.generate(input_ids=prompt, image_tokens=image_tokens, max_new_tokens=limit, **options)
     # 3. in words: of the question what stands behind the last picture
     user = processor.tokenizer.convert_tokens_to_ids(processor.template.user[0])
