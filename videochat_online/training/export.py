@@ -68,6 +68,8 @@ def merged_model(
     dtype: torch.dtype,
 ) -> Any:
     """A model like `model` of merged weights on the CPU, without the note on what it began as."""
+    from transformers.integrations import unset_hf_deepspeed_config
+
     from ..model.backbones.trained import as_module
     from ..model.weights import load_pretrained, without_weights
 
@@ -78,6 +80,7 @@ def merged_model(
     model_config = copy.deepcopy(model.config)
     if isinstance(model_config, VideoChatOnlineConfig):
         model_config.note = None
+    unset_hf_deepspeed_config()  # with ZeRO-3 transformers would share even these out, which is for all processes
     plain = as_module(without_weights(model_config))
     plain.load_state_dict(weights, strict=True, assign=True)
     plain.tie_weights()
