@@ -140,7 +140,8 @@ def layer_bytes(llm: Any, number_size: int, setting: str = "full", dropout: floa
     """Bytes one layer of the language model keeps for each token without gradient checkpointing."""
     head = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
     queries, keys = head * llm.num_attention_heads, head * llm.num_key_value_heads
-    width, inner = llm.hidden_size, llm.intermediate_size
+    of_experts = getattr(llm, "moe_intermediate_size", 0) * getattr(llm, "num_experts_per_tok", 0)
+    width, inner = llm.hidden_size, of_experts or llm.intermediate_size
     num_linears = 2 if llm.model_type == "phi3" else 5  # that read the width: qkv and gate_up are one each in Phi-3
     inputs = _inputs(setting, dropout, number_size, 2 * width + inner, num_linears * width + queries + inner)
     return number_size * (2 * width + 2 * queries + 2 * keys + 3 * inner) + 16 * width + inputs

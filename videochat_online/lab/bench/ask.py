@@ -210,6 +210,8 @@ ORDERS: dict[str, tuple[Order, bool]] = {
 
 def bench_order(*, num_frames: int = 2000, channels: int = 16) -> list[dict[str, Any]]:
     """Share of the prompt to compute at a question after each new frame (mean), per order and published bank."""
+    if num_frames <= (fewest := max(map(sum, CAPACITIES))):
+        raise ValueError(f"--frames must be above {fewest}, which the larger bank holds, got {num_frames}")
     return [row for capacities in CAPACITIES for row in _of_bank(capacities, num_frames, channels)]
 
 
