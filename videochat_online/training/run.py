@@ -45,12 +45,12 @@ def run(config: TrainingConfig) -> int:
     config.check_complete()
     check_packages(config)
     check_launcher(config)
-    check_model(config, load_facts(config.model))
     with locked(config.run_folder) if is_main_process() else nullcontext():
         # 1. the record of the run into its folder; a run that is refused changes nothing
         if is_main_process():
             check_hub(config, create=True)
             write_record(config, choose_checkpoint(config.resume, config.run_folder))
+        check_model(config, load_facts(config.model))
         # 2. model, data and the plan; what takes seconds to import comes after the refusals
         from .export import export
         from .loop import TrainingLoop
