@@ -85,8 +85,8 @@ class Processor:
             from .model.weights import NO_WEIGHTS, find_folder
 
             compare_with_chat_template(tokenizer, template)
-            places = [find_folder(name, NO_WEIGHTS, hub) / one for one in BESIDE]
-            files = {path.name: path.read_text("utf-8") for path in places if path.is_file()}
+            folder = find_folder(name, NO_WEIGHTS, hub)
+            files = {one: (folder / one).read_text("utf-8") for one in BESIDE if (folder / one).is_file()}
         return cls(tokenizer, template, FrameTransform(**config.picture), files)
 
     def save_pretrained(self, folder: str | Path) -> None:
