@@ -89,19 +89,17 @@ def test_ovbench_scores_it(folder: Path, mode: list[str], tmp_path: Path):
     assert report["scores"]["questions"] == 1
 
 
-def test_training_says_that_it_cannot(folder: Path, tmp_path: Path, capsys):
-    for package in ("peft", "tensorboard"):
-        pytest.importorskip(package, reason="needs the packages of training: pip install 'videochat-online[train]'")
+def test_data_show_writes_a_row_as_the_family_reads_it(folder: Path, tmp_path: Path, capsys):
+    """(Training: tests/training/test_families.py.)"""
     turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "It."}]
     (tmp_path / "rows.json").write_text(json.dumps([{"video": CLIP.name, "conversations": turns}]))
     listed = {"x": {"annotation": str(tmp_path / "rows.json"), "data_root": str(CLIP.parent)}}
     (tmp_path / "list.json").write_text(json.dumps(listed))
-    lists, run = str(tmp_path / "list.json"), str(tmp_path / "run")
-    settings = ["--preset", "finetune", "--data", lists, "--output-dir", run, "--cpu"]
-    for command in (["data", "show", lists, "0"], ["train", *settings], ["train", "--check", *settings]):
-        assert main([*command, "--model", str(folder)]) != 0
-        said = capsys.readouterr()
-        assert "can be asked, not trained: expected" in said.err + said.out
+    shown = ["--num-frames", "2", "--frame-times", "always"]
+    assert main(["data", "show", str(tmp_path / "list.json"), "0", *shown, "--model", str(folder)]) == 0
+    told = capsys.readouterr().out
+    line = {"internvl": "Frame1 at 0.5s: <img>{", "qwen3_vl": "<0.5 seconds><|vision_start|>{"}[folder.name]
+    assert line in told and "«It.<|im_end|>»" in told, told
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(folder: Path, capsys):

@@ -16,7 +16,7 @@ def scale_and_shift(mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD
     return (1 / (255 * deviations)).float(), (-means / deviations).float()
 
 
-def normalised(pixels: torch.Tensor) -> torch.Tensor:
+def normalised(pixels: torch.Tensor, mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD) -> torch.Tensor:
     """uint8 (T, 3, H, W) -> float32, computed where the bytes are: bit for bit what FrameTransform gives."""
-    scale, shift = (numbers.to(pixels.device, non_blocking=True) for numbers in scale_and_shift())
+    scale, shift = (numbers.to(pixels.device, non_blocking=True) for numbers in scale_and_shift(mean, std))
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).add_(shift)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+BESIDE = (
+    "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "generation_config.json",
+    "chat_template.json",
+)  # fmt: skip
+"""Files that `Processor.files` holds."""
 SPACE = "\u2581"
 """How sentencepiece writes a space."""
 
@@ -41,6 +46,9 @@ class Processor:
     tokenizer: PreTrainedTokenizerBase
     template: Template
     transform: FrameTransform
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts of a checkpoint of another family that stand beside its config.json, and which a model trained from it
+    needs as well: how pictures are prepared, and what others' programs read."""
 
     def frames(self, frames: Sequence[Picture], size: Size | None = None) -> torch.Tensor:
         """PIL images or uint8 arrays (H, W, 3) -> pixel values float32, squares (T, 3, S, S) unless a size is given."""
@@ -87,13 +95,20 @@ class Processor:
             template = replace(template, system_message=config.system_message)
         tokenizer = load_tokenizer(name, **hub)
         check_vocabulary(tokenizer, config, str(name))
+        files = {}
         if not isinstance(config, VideoChatOnlineConfig):
+            from .model.weights import NO_WEIGHTS, find_folder
+
             compare_with_chat_template(tokenizer, template)
-        return cls(tokenizer, template, FrameTransform(**config.picture))
+            folder = find_folder(name, NO_WEIGHTS, hub)
+            files = {one: (folder / one).read_text("utf-8") for one in BESIDE if (folder / one).is_file()}
+        return cls(tokenizer, template, FrameTransform(**config.picture), files)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tokenizer; everything else stands in the model's config.json."""
+        """Write the tokenizer and `files`; everything else stands in the model's config.json."""
         save_tokenizer(self.tokenizer, Path(folder))
+        for name, text in self.files.items():
+            (Path(folder) / name).write_text(text, "utf-8")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -282,7 +282,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 
 def _dataset(options: argparse.Namespace) -> ConversationDataset:
-    from ..model.weights import load_config
+    from ..model.weights import load_facts
     from ..processing import Processor
     from .dataset import ConversationDataset
     from .registry import read_lists
@@ -293,7 +293,7 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
         if options.data_set not in names:
             raise ValueError(f"--set {options.data_set}: no such set, {options.list} has {', '.join(names)}")
         data_sets = [data_sets[names.index(options.data_set)]]
-    config = load_config(options.model)
+    config = load_facts(options.model)
     settings = DataSettings(fps=options.fps, num_frames=options.num_frames, frame_times=options.frame_times)
     return ConversationDataset(data_sets, Processor.from_pretrained(options.model, config), config, settings)
 

@@ -22,7 +22,7 @@ from PIL import Image
 from ..config import tokens_of_grid
 from ..media.readers import MediaError, check_decoder, open_image, open_video
 from ..media.transforms import Picture
-from ..model_config import VideoChatOnlineConfig
+from ..model.backbone import Facts
 from ..processing import Processor
 from ..prompt.render import Rendered
 from .clip import OpenFile, open_clip
@@ -80,12 +80,9 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
     """
 
     def __init__(
-        self, data_sets: Sequence[DataSet], processor: Processor, config: VideoChatOnlineConfig, settings: DataSettings
+        self, data_sets: Sequence[DataSet], processor: Processor, config: Facts, settings: DataSettings
     ) -> None:
         """Reads the annotations. ValueError for one that cannot be read, ImportError for a missing decoder."""
-        if not isinstance(config, VideoChatOnlineConfig):  # a held model's samples would have other marks and sizes
-            own = VideoChatOnlineConfig.model_type
-            raise ValueError(f"a model of another family can be asked, not trained: expected one of type {own!r}")
         check_decoder(settings.decoder)  # before a worker finds it missing
         self.data_sets, self.processor, self.config, self.settings = list(data_sets), processor, config, settings
         self.annotations = [Annotations(data_set.annotation) for data_set in self.data_sets]
@@ -147,10 +144,10 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
                     alone = replace(sample, video=video, more_videos=())
                     clips.append(open_clip(alone, data_set.data_root, self._open_file(data_set), settings))
                     opened.enter_context(clips[-1].reader)
-                limit, memory = settings.num_frames, config.memory_config
-                lay_out = partial(lay_out_clip, sample, clips[0], settings, memory=memory, seed=seed)
+                limit, memory, style = settings.num_frames, config.memory_config, self.processor.template.frame
+                lay_out = partial(lay_out_clip, sample, clips[0], settings, memory=memory, seed=seed, style=style)
                 if sample.more_videos:
-                    lay_out = partial(lay_out_clips, sample, clips, settings, memory=memory)
+                    lay_out = partial(lay_out_clips, sample, clips, settings, memory=memory, style=style)
             else:
                 images = [open_image(data_set.data_root / name) for name in sample.images]
                 limit = tile_limit(data_set, settings, config)

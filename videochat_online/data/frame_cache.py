@@ -47,6 +47,7 @@ class FrameCache:
         # another entry where the file, the size of its pictures or the way to them has changed
         status = (shard_of(path) or path).stat()
         key = f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{self.transform.size}"
+        key += "" if self.transform.filter == FrameTransform.filter else f"|{self.transform.filter}"
         entry = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
         if not (entry / ABOUT).is_file():
             with self.open_video(path) as video, _caching("written", self.folder):

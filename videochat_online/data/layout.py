@@ -16,8 +16,8 @@ from PIL import Image as PilImage
 
 from ..config import MemoryConfig, scheduled_grids, tokens_of_grid
 from ..media.transforms import Picture, dynamic_tiles
-from ..model_config import VideoChatOnlineConfig
-from ..prompt.messages import Image, Message, frame_line, frame_parts
+from ..model.backbone import Facts
+from ..prompt.messages import FrameStyle, Image, Message, frame_line, frame_parts
 from .clip import TurnFrames, VideoClip, frames_of_turns
 from .registry import DataSet
 from .sample import IMAGE_MARK, VIDEO_MARK, Sample, SampleError, Turn
@@ -25,6 +25,9 @@ from .settings import DataSettings
 
 Parts = tuple[str | Image, ...]
 """What a question says and shows, in order."""
+
+OURS = FrameStyle()
+"""The words around a frame of a model of our own layout."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,14 @@ class Layout:
     """(T,): to be read once; a frame is decoded when it is its turn."""
 
 
-def tile_limit(data_set: DataSet, settings: DataSettings, config: VideoChatOnlineConfig) -> int:
+def tile_limit(data_set: DataSet, settings: DataSettings, config: Facts) -> int:
     """Tiles that all still images of a sample share: what its set says, else the settings, else the model."""
     if not config.dynamic_image_size:
         return 1
     return data_set.max_dynamic_patch or settings.max_dynamic_patch or config.max_dynamic_patch
 
 
-def lay_out_images(
-    sample: Sample, images: Sequence[PilImage.Image], config: VideoChatOnlineConfig, max_tiles: int
-) -> Layout:
+def lay_out_images(sample: Sample, images: Sequence[PilImage.Image], config: Facts, max_tiles: int) -> Layout:
     """Still images that share `max_tiles` tiles, one each at least, as InternVL has it; or a dialogue without any.
 
     SampleError where placeholders do not fit.
@@ -96,11 +97,18 @@ def _at_marks(sample: Sample, mark: str, shown: Sequence[Parts], what: str) -> l
 
 
 def lay_out_clip(
-    sample: Sample, clip: VideoClip, settings: DataSettings, max_frames: int, *, memory: MemoryConfig, seed: str
+    sample: Sample,
+    clip: VideoClip,
+    settings: DataSettings,
+    max_frames: int,
+    *,
+    memory: MemoryConfig,
+    seed: str,
+    style: FrameStyle = OURS,
 ) -> Layout:
     """At most `max_frames` frames of a video in its dialogue; `seed` decides where tracking begins.
 
-    SampleError where a time has no frame, or placeholders do not fit.
+    `style`: the words around a frame. SampleError where a time has no frame, or placeholders do not fit.
     """
     # 1. the frames of each turn
     rng = random.Random(f"{seed}/frames")
@@ -111,7 +119,7 @@ def lay_out_clip(
     # 3. the dialogue, with or without the frames' seconds
     times = settings.frame_times
     with_times = times == "always" or (times == "online" and sample.kind != "video")
-    messages = frame_messages(sample, turns, grids, with_times=with_times)
+    messages = frame_messages(sample, turns, grids, with_times=with_times, style=style)
     captions = [
         f"{frame_line(number, frame.timestamp).rstrip(': ')}, {grid}x{grid}"
         for number, (frame, grid) in enumerate(zip(frames, grids, strict=True))
@@ -121,7 +129,13 @@ def lay_out_clip(
 
 
 def lay_out_clips(
-    sample: Sample, clips: Sequence[VideoClip], settings: DataSettings, max_frames: int, *, memory: MemoryConfig
+    sample: Sample,
+    clips: Sequence[VideoClip],
+    settings: DataSettings,
+    max_frames: int,
+    *,
+    memory: MemoryConfig,
+    style: FrameStyle = OURS,
 ) -> Layout:
     """Several videos, each whole where its placeholder is. Frames are counted over all of them; seconds and the pyramid
     begin anew with each, as in a stream of its own. SampleError where placeholders do not fit."""
@@ -139,7 +153,7 @@ def lay_out_clips(
         ]
         shown = times if settings.frame_times == "always" else [None] * len(times)
         numbers = range(first, first + len(frames))
-        lines.append(tuple(frame_parts(zip(numbers, shown, map(tokens_of_grid, of_clip), strict=True))))
+        lines.append(frame_parts(zip(numbers, shown, map(tokens_of_grid, of_clip), strict=True), style))
         grids += of_clip
         pictures.append(frame.image for frame in clip.reader.read([frame.index for frame in frames]))
     return Layout(several_messages(sample, lines), grids, captions, chain.from_iterable(pictures))
@@ -153,7 +167,12 @@ def several_messages(sample: Sample, lines: Sequence[Parts]) -> list[Message]:
 
 
 def frame_messages(
-    sample: Sample, turns: Sequence[TurnFrames], grids: Sequence[int], *, with_times: bool
+    sample: Sample,
+    turns: Sequence[TurnFrames],
+    grids: Sequence[int],
+    *,
+    with_times: bool,
+    style: FrameStyle = OURS,
 ) -> list[Message]:
     """The dialogue with each turn's new frames at its <video>, else before its text; `grids` of all frames in order.
 
@@ -163,9 +182,11 @@ def frame_messages(
     places = enumerate(grids)
     dialogue: list[tuple[Turn, Parts]] = []
     for number, (turn, frames) in enumerate(turns):
-        lines: list[str | Image] = []
-        for frame, (place, grid) in zip(frames, places, strict=False):  # ends with the frames: no place is lost
-            lines += frame_parts([(place, frame.timestamp if with_times else None, tokens_of_grid(grid))])
+        shown = zip(frames, places, strict=False)  # ends with the frames: no place is lost
+        lines = frame_parts(
+            ((place, frame.timestamp if with_times else None, tokens_of_grid(grid)) for frame, (place, grid) in shown),
+            style,
+        )
         may_show = number == 0 or sample.kind != "video"
         dialogue.append((turn, _place(turn.question, lines, number, may_show=may_show)))
     return _messages(sample, dialogue)

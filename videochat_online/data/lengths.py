@@ -16,7 +16,7 @@ from multiprocessing import get_context
 import numpy as np
 
 from ..config import scheduled_grids, tokens_of_grid
-from ..model_config import VideoChatOnlineConfig
+from ..model.backbone import Facts
 from ..processing import Processor
 from ..prompt.messages import Image, Message, frame_parts
 from .clip import boxes_shown, frame_share, tracking_turns
@@ -33,7 +33,7 @@ ROWS_OF_A_PROCESS = 20_000
 
 
 def estimate_lengths(
-    rows: Annotations, data_set: DataSet, processor: Processor, config: VideoChatOnlineConfig, settings: DataSettings
+    rows: Annotations, data_set: DataSet, processor: Processor, config: Facts, settings: DataSettings
 ) -> np.ndarray:
     """int32 (num_rows,): tokens of each row's sample, at most `max_length`. Opens no media.
 
@@ -66,9 +66,7 @@ def _sample(rows: Annotations, number: int, settings: DataSettings) -> Sample | 
 class LengthEstimator:
     """Tokens of one set's samples."""
 
-    def __init__(
-        self, processor: Processor, config: VideoChatOnlineConfig, settings: DataSettings, max_tiles: int
-    ) -> None:
+    def __init__(self, processor: Processor, config: Facts, settings: DataSettings, max_tiles: int) -> None:
         self.settings, self.max_tiles, self.has_thumbnail = settings, max_tiles, config.use_thumbnail
         self.tokens_of_a_tile = tokens_of_grid(config.grid)
         self.per_byte = 1.0
@@ -80,7 +78,8 @@ class LengthEstimator:
         self._image = self._rendered([((Image(1),), "")]) - empty - 1
         # a line stands before each frame, longest with its time
         memory, most = config.memory_config, settings.num_frames
-        lines = frame_parts((n, (n + 0.5) / settings.fps, 1) for n in range(most))
+        numbers, style = range(most), processor.template.frame
+        lines = frame_parts(((n, (n + 0.5) / settings.fps, 1) for n in numbers), style)
         per_line = math.ceil((self._rendered([(lines, "")]) - empty - most) / most)
         costs = [tokens_of_grid(grid) + per_line for grid in scheduled_grids(most, memory.every, memory.grids)]
         self._frames = list(accumulate(costs, initial=0))

@@ -114,18 +114,30 @@ def add_tiny_model_command(commands: Any) -> None:
     parser.add_argument("family", choices=sorted(FAMILIES), metavar="FAMILY", help=", ".join(FAMILIES))
     parser.add_argument("folder", type=Path, metavar="DIR", help="new or empty")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random weights")
+    parser.add_argument("--width", type=int, default=64, metavar="D", help="of the language model, a multiple of 64")
+    parser.add_argument("--layers", type=int, default=3, metavar="L", help="of the language model")
+    what = "side of a picture, a multiple of 64, where the family has a fixed one; more pixels, more tokens a frame"
+    parser.add_argument("--pixels", type=int, default=64, metavar="PX", help=what)
     parser.set_defaults(run=run_tiny_model)
 
 
 def run_tiny_model(options: argparse.Namespace) -> int:
     if options.folder.exists() and any(options.folder.iterdir()):
         raise ValueError(f"{options.folder} is not empty: give a new folder")
-    write_tiny_model(options.family, options.folder, seed=options.seed)
+    for name in ("width", "pixels"):
+        if (value := getattr(options, name)) < 64 or value % 64:
+            raise ValueError(f"--{name} must be a multiple of 64, got {value}")
+    if options.layers < 1:
+        raise ValueError(f"--layers must be at least 1, got {options.layers}")
+    sizes = {"width": options.width, "num_layers": options.layers, "pixels": options.pixels}
+    write_tiny_model(options.family, options.folder, seed=options.seed, **sizes)
     print(f"{options.folder}: a random {options.family} model; it knows nothing")
     return 0
 
 
-def write_tiny_model(family: str, folder: Path, *, seed: int = 0) -> None:
+def write_tiny_model(
+    family: str, folder: Path, *, seed: int = 0, width: int = 64, num_layers: int = 3, pixels: int = 64
+) -> None:
     """Weights, config.json, tokenizer and the image processor's settings into `folder`."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -141,6 +153,14 @@ def write_tiny_model(family: str, folder: Path, *, seed: int = 0) -> None:
     # 2. the model, whose ids are that tokenizer's
     ids = dict(zip(("image_token_id", "video_token_id"), _ids(tokenizer, (template.image, "<video>")), strict=True))
     text = {**values["text_config"], "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    text |= {"hidden_size": width, "intermediate_size": width * 3 // 2, "num_hidden_layers": num_layers}
+    text |= {"num_attention_heads": width // 16, "num_key_value_heads": width // 32}
+    text["initializer_range"] *= (64 / width) ** 0.5
+    vision = dict(values["vision_config"])
+    vision |= {"image_size": pixels} if "image_size" in vision else {"out_hidden_size": width}
+    values, settings = {**values, "vision_config": vision}, dict(settings)
+    if "size" in settings:
+        settings["size"] = {"height": pixels, "width": pixels}
     if family == "llava_onevision":
         ids = {key.replace("_id", "_index"): value for key, value in ids.items()}
     config = AutoConfig.for_model(family, **{**values, **ids, "text_config": {**text, "pad_token_id": 0}})

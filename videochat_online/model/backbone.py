@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache, PreTrainedConfig
 
 from ..config import AnswerMode, MemoryConfig, SmallFrames
 from ..model_config import VideoChatOnlineConfig
+from .memory_bank import average_pool
 
 UNTRAINED_POOLING = (
     "{0} was trained on whole frames ({1} tokens); the averaged frames of coarser levels are new to it, and no "
@@ -27,6 +28,9 @@ UNMEASURED_SCALES = (
     "{0} was trained on pictures of many sizes; the frames of coarser levels are shown to it as smaller pictures "
     "(--small-frames pooled: as averaged maps, which are new to it), and no accuracy was measured with them"
 )
+
+TRAINED_HERE = "videochat_online_frames"
+"""In config.json of a model of another family that was trained here: on square pictures, coarser levels averaged."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class HeldFacts:
     """Whether the encoder takes pictures of any shape and size; `grid` is then the map of a square one."""
     small_frames: SmallFrames = "pooled"
     """How frames of coarser levels are made unless a memory says so itself: as the family was trained, where it was."""
+    # A still image is one picture, as the families' own processors have it unless they are told otherwise.
+    dynamic_image_size: ClassVar[bool] = False
+    use_thumbnail: ClassVar[bool] = False
+    min_dynamic_patch: ClassVar[int] = 1
+    max_dynamic_patch: ClassVar[int] = 1
 
     @property
     def model_type(self) -> str:
@@ -73,6 +82,8 @@ class HeldFacts:
 
     @property
     def note(self) -> str:
+        if hasattr(self.own, TRAINED_HERE):
+            return ""
         text = UNMEASURED_SCALES if self.small_frames == "encoded" else UNTRAINED_POOLING
         return text.format(self.model_type, self.grid**2)
 
@@ -101,14 +112,33 @@ def check_small_frames(facts: Facts, way: SmallFrames | None) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Roles:
+    """What training must know of a network: the names of its modules by what they do."""
+
+    vision: str
+    """The encoder."""
+    vision_layers: str
+    """Its list of layers."""
+    num_running: int
+    """How many of them run, from the first on."""
+    connector: tuple[str, ...]
+    """May stand inside the encoder."""
+    language: tuple[str, ...]
+    """The language model; its last layer, too, where that stands beside it."""
+    layers: str
+    """The language model's list of layers."""
+    idle: tuple[str, ...] = ()
+    """Modules of the encoder that no picture goes through."""
+
+
 class PlainPositions:
     """Of a network that counts positions one by one and whose cache may end anywhere."""
 
     keeps_keys = True
 
-    def positions(
-        self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]
-    ) -> torch.Tensor | None:
+    @staticmethod
+    def positions(num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]) -> torch.Tensor | None:
         """None: 0, 1, 2, ..., whatever stands there."""
         return None
 
@@ -178,6 +208,19 @@ class Backbone(Protocol):
 
     def may_cut(self, *, inside_picture: bool) -> bool:
         """Whether the cache may end at a place, inside a picture or not; where not, it ends at the nearest that may."""
+
+
+def encode_images(model: Any, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None) -> torch.Tensor:
+    """(T, 3, H, W) -> (num_tokens, E); picture i average-pooled to image_grids[i] squared, None: not pooled.
+
+    `model` is a `Backbone`. Raises ValueError where there is not one grid for each picture.
+    """
+    if image_grids is not None and len(image_grids) != len(pixel_values):
+        raise ValueError(f"{len(pixel_values)} pictures came with {len(image_grids)} grids, expected one grid each")
+    maps = model.encode_frames(pixel_values)
+    if image_grids is None:
+        return model.project(maps)
+    return model.project([average_pool(*pair) for pair in zip(maps, image_grids.tolist(), strict=True)])
 
 
 def map_rows(features: Sequence[torch.Tensor] | torch.Tensor) -> list[torch.Tensor]:

@@ -28,9 +28,8 @@ from transformers.utils import TransformersKwargs, is_flash_attn_2_available
 
 from ..model_config import VideoChatOnlineConfig, factor_set, has_length_dependent_rope, max_positions
 from ..pixels import normalised
-from .backbone import PlainPositions, map_rows, put_image_tokens
+from .backbone import PlainPositions, Roles, encode_images, map_rows, put_image_tokens
 from .language_model import build_language_model
-from .memory_bank import average_pool
 from .vision_encoder import InternVisionModel, pixel_shuffle
 
 CACHE_NAMES = ("cache", "past_key_values")
@@ -134,16 +133,8 @@ class VideoChatOnline(PlainPositions, PreTrainedModel, GenerationMixin):
         return self.mlp1(as_weights_of(self.mlp1, torch.cat(rows)))
 
     def encode_images(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None) -> torch.Tensor:
-        """(T, 3, H, W) -> (num_tokens, D); picture i average-pooled to image_grids[i] squared, None: not pooled.
-
-        Raises ValueError where there is not one grid for each picture.
-        """
-        if image_grids is not None and len(image_grids) != len(pixel_values):
-            raise ValueError(f"{len(pixel_values)} pictures came with {len(image_grids)} grids, expected one grid each")
-        maps = self.encode_frames(pixel_values)
-        if image_grids is None:
-            return self.project(maps)
-        return self.project([average_pool(*pair) for pair in zip(maps, image_grids.tolist(), strict=True)])
+        """(T, 3, H, W) -> (num_tokens, D), see `backbone.encode_images`."""
+        return encode_images(self, pixel_values, image_grids)
 
     def embed(self, input_ids: torch.Tensor, image_tokens: torch.Tensor | None = None) -> torch.Tensor:
         """(B, N) ids -> (B, N, D), with `image_tokens` (num_tokens, D) put in order at the <IMG_CONTEXT> positions.
@@ -157,6 +148,13 @@ class VideoChatOnline(PlainPositions, PreTrainedModel, GenerationMixin):
     def parts(self) -> dict[str, nn.Module]:
         """All of the network, by the checkpoint's names."""
         return dict(self.named_children())
+
+    @property
+    def roles(self) -> Roles:
+        """What training asks of the parts; layers of the encoder above `select_layer` never run."""
+        num_running = range(self.config.vision_config.num_hidden_layers + 1)[self.config.select_layer]
+        layers = "vision_model.encoder.layers", "language_model.model.layers"
+        return Roles("vision_model", layers[0], num_running, ("mlp1",), ("language_model",), layers[1])
 
     @property
     def max_positions(self) -> int:

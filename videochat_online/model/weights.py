@@ -73,7 +73,7 @@ def load_pretrained(
     if device_map is not None and device != "auto":
         raise ValueError(f"give a device or a device_map, not both: device={device!r}, device_map={device_map!r}")
     if not read and quantization_config is None:
-        return set_aside(load_config(name, **hub), choose_dtype(dtype, on_cpu=True), attn_implementation)
+        return set_aside(load_facts(name, **hub), choose_dtype(dtype, on_cpu=True), attn_implementation)
     # 1. what is there, and whether it fits together, from headers alone
     folder = find_checkpoint(name, allow_pickle=allow_pickle, **hub)
     facts = _facts(folder)
@@ -212,12 +212,12 @@ def own_layout(facts: Facts, name: str | Path) -> VideoChatOnlineConfig:
     return facts
 
 
-def set_aside(
-    config: VideoChatOnlineConfig, dtype: torch.dtype | str, attn_implementation: str = "auto"
-) -> VideoChatOnline:
+def set_aside(config: Facts, dtype: torch.dtype | str, attn_implementation: str = "auto") -> Backbone:
     """A network on the CPU for weights that another process will hand over: no file is read, no memory touched yet."""
     attention = {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
     with no_init_weights():  # not on the meta device, where buffers that are computed would be lost
+        if isinstance(config, HeldFacts):
+            return empty_held(config, dtype=dtype, **attention)
         model = VideoChatOnline._from_config(config, dtype=dtype, **attention)
     model.tie_weights()
     return model.eval()
@@ -291,11 +291,11 @@ def load_facts(name: str | Path, **hub: Any) -> Facts:
 
 
 def load_config(name: str | Path, **hub: Any) -> VideoChatOnlineConfig:
-    """As `load_facts`, for what needs a model of our own layout, such as training."""
+    """As `load_facts`, for what needs a model of our own layout."""
     facts = load_facts(name, **hub)
     if not isinstance(facts, VideoChatOnlineConfig):
         own = VideoChatOnlineConfig.model_type
-        raise CheckpointError(f"{name} is a model of another family, which can be asked, not trained: expected {own!r}")
+        raise CheckpointError(f"{name} is a model of type {facts.model_type!r}, expected {own!r} here")
     return facts
 
 

@@ -8,12 +8,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..files import write_json
 from .configuration import TrainingConfig
 from .parts import ADAPTER, LENGTHS, PAIR_A, PartRow, lora_config
+
+if TYPE_CHECKING:
+    from ..model.backbone import Roles
 
 BASE_FILE, TRAINED_FILE = "base.json", "trained.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -53,7 +57,7 @@ def check_base(folder: Path, base: dict[str, str]) -> None:
         )
 
 
-def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> None:
+def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: TrainingConfig, roles: Roles) -> None:
     """Write LoRA pairs and the connector as `peft.PeftModel.from_pretrained` reads them.
 
     Args:
@@ -62,7 +66,7 @@ def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: Tra
     from safetensors.torch import save_file
 
     pairs = [key.removesuffix(f"{PAIR_A}weight") for key in weights if PAIR_A in key]
-    part = {name: config.part("vision" if name.startswith("vision_model.") else "llm")[1] for name in pairs}
+    part = {name: config.part("vision" if name.startswith(f"{roles.vision}.") else "llm")[1] for name in pairs}
     rank, alpha = part[pairs[-1]]
     lora_config(
         config,
@@ -72,7 +76,7 @@ def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: Tra
         inference_mode=True,
         rank_pattern={name: int(numbers[0]) for name, numbers in part.items() if numbers[0] != rank},
         alpha_pattern={name: numbers[1] for name, numbers in part.items() if numbers[1] != alpha},
-        modules_to_save=["mlp1"] if config.connector == "full" else None,
+        modules_to_save=list(roles.connector) if config.connector == "full" else None,
     ).save_pretrained(str(folder))
     save_file({peft_key(key): weight.contiguous() for key, weight in weights.items()}, folder / ADAPTER_FILE)
 

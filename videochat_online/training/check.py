@@ -35,12 +35,12 @@ from .fitting import memory_problem
 from .frozen import frozen_dtype
 from .hub import check_hub
 from .memory import GIB, largest_load, memory_text
-from .parts import PartRow, model_rows, parts_table, total
+from .parts import PartRow, check_model, model_rows, parts_table, total
 from .plan import TrainingPlan, counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 
 if TYPE_CHECKING:
-    from ..model_config import VideoChatOnlineConfig
+    from ..model.backbone import Facts
 
 NEARLY = 0.9
 """Samples whose estimate reaches this share of --max-length are laid out: words may be denser than estimated."""
@@ -52,12 +52,12 @@ MOST_ROWS = 5_000
 
 def check_run(config: TrainingConfig, num_processes: int) -> int:
     """Print the plan and all problems; 1 where there are any."""
-    from ..model.weights import load_config
+    from ..model.weights import load_facts
     from ..processing import Processor
 
     problems: list[str] = []
     warnings: list[str] = []
-    model_config: VideoChatOnlineConfig | None = None
+    model_config: Facts | None = None
     lengths: Lengths = ()
     checkpoint: Checkpoint | None = None
     # 1. settings, packages, the checkpoint to resume
@@ -70,7 +70,8 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
             problems += check_record(config, checkpoint, describe_data(config))
     # 2. the model's config
     with noted(problems, f"--model {config.model}: "):
-        model_config = load_config(config.model)
+        model_config = load_facts(config.model)
+        check_model(config, model_config)
     # 3. the data lists and every file they name
     report = report_data(config.data, data_workers(config), problems)
     # 4. samples and steps, of the sets that can be read
@@ -95,7 +96,7 @@ def check_run(config: TrainingConfig, num_processes: int) -> int:
 
 
 def report_costs(
-    model_config: VideoChatOnlineConfig | None,
+    model_config: Facts | None,
     config: TrainingConfig,
     num_processes: int,
     lengths: Lengths,

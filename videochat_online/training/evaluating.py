@@ -124,16 +124,28 @@ def answer(loop: Any, batch: dict[str, Any]) -> dict[str, Any]:
         if processor.image_token_id in ids[:start]:  # else the picture is borrowed, behind all words
             image_tokens = model.encode_images(batch["pixel_values"].to(device), batch["image_grids"])
         options = {"eos_token_id": ends, "pad_token_id": ends[0], "synced_gpus": zero_stage(loop.config) == 3}
+        if (positions := batch.get("rope_positions")) is not None:
+            options["position_ids"] = positions[..., :start].to(device)
         new = model.generate(input_ids=prompt, image_tokens=image_tokens, max_new_tokens=limit, **options)
-    # 3. in words: of the question what stands behind the last picture
-    user = processor.tokenizer.convert_tokens_to_ids(processor.template.user[0])
-    shown = [place for place, id_ in enumerate(ids[:start]) if id_ in (user, processor.image_token_id)]
-    texts = (processor.decode(some) for some in (ids[shown[-1] + 1 : start], ids[start:stop], new[0].tolist()))
-    question, expected, given = map(str.strip, texts)
-    question = question.removesuffix(processor.template.assistant[1].strip()).strip()
+    # 3. in words
+    question = asked_in(ids[:start], processor)
+    expected, given = (processor.decode(some).strip() for some in (ids[start:stop], new[0].tolist()))
     key = as_compared(question, expected)
     right = as_compared(question, given) == key
     return {"question": question, "expected": expected, "given": given, "right": right, "key": key}
+
+
+def asked_in(ids: Sequence[int], processor: Any) -> str:
+    """The last question of a prompt that ends with an opened answer: what stands behind the last picture."""
+    (mark, opening), (other, answering) = processor.template.user, processor.template.assistant
+    marks = (processor.tokenizer.convert_tokens_to_ids(mark) if mark else None, processor.image_token_id)
+    shown = [-1, *(place for place, id_ in enumerate(ids) if id_ in marks)]
+    if mark and mark == other:
+        shown.pop()  # it opens the answer, too
+    text = processor.decode(ids[shown[-1] + 1 :]).strip()
+    if not mark:
+        text = text.rpartition(opening)[2]
+    return str(text.removesuffix(answering.strip()).removeprefix(opening).strip())
 
 
 def as_compared(question: str, answer: str) -> str:

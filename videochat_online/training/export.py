@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..files import flush_tree, replace_folder
+from ..model_config import VideoChatOnlineConfig
 from .adapters import write_adapter
 from .checkpoints import full_disk_named
 from .configuration import TrainingConfig
@@ -21,10 +22,6 @@ from .distributed import uses_bf16
 from .log import LOG_FILE
 from .parts import merge_lora
 from .state import TrainState, sampled
-
-if TYPE_CHECKING:
-    from ..model.videochat import VideoChatOnline
-    from ..model_config import VideoChatOnlineConfig
 
 FOLDER = "model"
 STAGING = ".saving-model"
@@ -43,14 +40,16 @@ def export(state: TrainState, config: TrainingConfig) -> Path:
         # 1. what is written: merged weights as a model, or those that were trained
         trained = {name: weights[name].detach().cpu() for name in state.trained}
         is_adapter = config.export == "adapter"
-        whole = None if is_adapter else merged_model(state.model.config, weights, trained, config, dtype)
+        whole = None if is_adapter else merged_model(state.model, weights, trained, config, dtype)
         # 2. its files, under the published keys, which transformers writes
         staged = config.run_folder / STAGING
         with full_disk_named(folder, config.run_folder, staged):
             shutil.rmtree(staged, ignore_errors=True)
             if whole is None:
                 staged.mkdir()
-                write_adapter(staged, {name: weight.to(dtype) for name, weight in trained.items()}, config)
+                write_adapter(
+                    staged, {name: weight.to(dtype) for name, weight in trained.items()}, config, state.model.roles
+                )
             else:
                 whole.save_pretrained(staged)
             if state.processor is not None:
@@ -62,27 +61,33 @@ def export(state: TrainState, config: TrainingConfig) -> Path:
 
 
 def merged_model(
-    model_config: VideoChatOnlineConfig,
+    model: Any,
     weights: dict[str, torch.Tensor],
     trained: dict[str, torch.Tensor],
     config: TrainingConfig,
     dtype: torch.dtype,
-) -> VideoChatOnline:
-    """A model of merged weights on the CPU, without the note on what it began as."""
-    from ..model.videochat import VideoChatOnline
-    from ..model.weights import load_pretrained
+) -> Any:
+    """A model like `model` of merged weights on the CPU, without the note on what it began as."""
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    from ..model.backbone import TRAINED_HERE
+    from ..model.backbones.trained import as_module
+    from ..model.weights import load_pretrained, without_weights
 
     if config.quantize != "none":
-        base: Any = load_pretrained(config.model, device="cpu", dtype="float32")
+        base = as_module(load_pretrained(config.model, device="cpu", dtype="float32"))
         weights = {**base.state_dict(), **trained}
-    weights = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config).items()}
-    model_config = copy.deepcopy(model_config)
-    model_config.note = None
-    with torch.device("meta"):
-        plain = VideoChatOnline(model_config)
+    weights = {key: weight.to("cpu", dtype) for key, weight in merge_lora(weights, config, model.roles.vision).items()}
+    model_config = copy.deepcopy(model.config)
+    if isinstance(model_config, VideoChatOnlineConfig):
+        model_config.note = None
+    else:
+        setattr(model_config.own, TRAINED_HERE, "squares, averaged")
+    unset_hf_deepspeed_config()  # with ZeRO-3 transformers would share even these out, which is for all processes
+    plain = as_module(without_weights(model_config))
     plain.load_state_dict(weights, strict=True, assign=True)
     plain.tie_weights()
-    return plain.to(dtype)  # type: ignore[arg-type]  # buffers too
+    return plain.to(dtype)  # buffers too
 
 
 def check_weights_changed(

@@ -22,7 +22,7 @@ from .memory import GIB, estimate, largest_load
 from .parts import model_rows
 
 if TYPE_CHECKING:
-    from ..model_config import VideoChatOnlineConfig
+    from ..model.backbone import Facts
 
 SHOWN = 5
 """Combinations that are listed."""
@@ -51,7 +51,7 @@ def steps_down(config: TrainingConfig, num_processes: int) -> list[list[Changes]
 
 
 def memory_problem(
-    model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, lengths: Lengths = ()
+    model_config: Facts, config: TrainingConfig, num_processes: int, lengths: Lengths = ()
 ) -> tuple[str, str | None]:
     """What to say about --memory-limit, a short table where the run does not fit; and then the problem in a line."""
     limit = size_of(config.memory_limit) or 0.0

@@ -38,9 +38,9 @@ def hold_frozen(model: nn.Module, config: TrainingConfig) -> None:
 
 def frozen_linears(model: Any, config: TrainingConfig) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """(holder, name, layer) of every linear layer that --quantize names; none where nothing is quantized."""
-    parts = [model.language_model.model.layers] if config.quantize != "none" else []
-    parts += [model.vision_model.encoder.layers] if config.quantize_vision else []
-    for holder in [module for part in parts for module in part.modules()]:
+    parts = [model.roles.layers] if config.quantize != "none" else []
+    parts += [model.roles.vision_layers] if config.quantize_vision else []
+    for holder in [module for part in parts for module in model.get_submodule(part).modules()]:
         for name, layer in list(holder.named_children()):
             if type(layer) is nn.Linear and not layer.weight.requires_grad:
                 yield holder, name, layer

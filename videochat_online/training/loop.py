@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
+from ..config import tokens_of_grid
 from ..model.varlen import border_arguments, use_varlen
 from ..prompt.render import IGNORE_INDEX
 from .checkpoints import check_shape, choose_checkpoint, skipped
@@ -58,7 +60,7 @@ class TrainingLoop:
         choose_parts(model, config)
         set_drop_path(model, config.drop_path)
         if config.batching == "packed" and config.attention == "auto":
-            use_varlen(model.language_model)
+            use_varlen(model.get_submodule(model.roles.language[0]))
         if config.strategy != "fsdp":  # there accelerate switches it on
             checkpoint_gradients(model, config)
         self.accelerator = make_accelerator(config, shape.accumulation)
@@ -67,7 +69,7 @@ class TrainingLoop:
         self.state = TrainState(self.accelerator, model, make_optimizer(model, config), processor, config)
         hold_frozen(model, config)
         picture = {"image_size": model.config.image_size, "image_token_id": model.config.img_context_token_id}
-        self.collate = partial(collate, collator=collator, **picture)
+        self.collate = partial(collate, collator=collator, positions=model.positions, **picture)
         in_bf16 = uses_deepspeed(config) and uses_bf16(config)  # without DeepSpeed autocast sees to it
         self.dtype = torch.bfloat16 if in_bf16 else None
         self.grad_norm: Any = None
@@ -276,13 +278,45 @@ class TrainingLoop:
         self.since = Interval(self.state.step)  # its time counts for no line
 
 
-def collate(examples: list[Any], *, collator: Collator, image_size: int, image_token_id: int) -> Batch:
-    """The data set's collator, counts for the log, and a borrowed picture for batches of text alone."""
+def collate(
+    examples: list[Any],
+    *,
+    collator: Collator,
+    image_size: int,
+    image_token_id: int,
+    positions: Callable[..., torch.Tensor | None],
+) -> Batch:
+    """The data set's collator, counts for the log, a borrowed picture for batches of text alone, and positions where
+    they are not 0, 1, 2, ..."""
     counts = {
         "num_tokens": sum(len(example.input_ids) for example in examples),
         "num_images": sum(len(example.image_grids) for example in examples),
     }
-    return counts | with_picture(collator(examples), image_size=image_size, image_token_id=image_token_id)
+    batch = with_picture(collator(examples), image_size=image_size, image_token_id=image_token_id)
+    if positions(0, (), ()) is not None:
+        batch["rope_positions"] = rope_positions(batch, image_token_id, positions)
+    return counts | batch
+
+
+def rope_positions(batch: Batch, image_token_id: int, positions: Callable[..., Any]) -> torch.Tensor:
+    """Positions (4, B, N) of a batch as `Backbone.positions` gives them; packed samples begin anew each.
+
+    Pictures stand in the order of their grids, one behind the other or not.
+    """
+    ids, grids, rows = batch["input_ids"], iter(batch["image_grids"].tolist()), []
+    packed = batch.get("position_ids")
+    for number, row in enumerate(ids):
+        starts = [0] if packed is None else (packed[number] == 0).nonzero()[:, 0].tolist()
+        parts = []
+        for start, stop in pairwise([*starts, len(row)]):
+            places, spans, sides, done = (row[start:stop] == image_token_id).nonzero()[:, 0].tolist(), [], [], 0
+            while done < len(places):
+                sides.append(next(grids))
+                spans.append((places[done], tokens_of_grid(sides[-1])))
+                done += spans[-1][1]
+            parts.append(positions(stop - start, spans, [(side, side) for side in sides]))
+        rows.append(torch.cat(parts, dim=-1))
+    return torch.cat(rows, dim=1)
 
 
 def with_picture(batch: Mapping[str, Any], *, image_size: int, image_token_id: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from .parts import PartRow, total
 from .plan import counted
 
 if TYPE_CHECKING:
-    from ..model_config import VideoChatOnlineConfig
+    from ..model.backbone import Facts
 
 GIB = 2**30
 LOSS_SHARE = 0.1
@@ -58,7 +58,7 @@ class Load:
     num_pictures: int
 
 
-def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, lengths: Lengths = ()) -> Load:
+def largest_load(model_config: Facts, config: TrainingConfig, lengths: Lengths = ()) -> Load:
     """The largest batch of one process: its longest samples, or --max-length tokens where lengths are not known."""
     memory, num_frames = model_config.memory_config, config.num_frames
     film = sum(tokens_of_grid(grid) for grid in scheduled_grids(num_frames, memory.every, memory.grids))
@@ -70,7 +70,7 @@ def largest_load(model_config: VideoChatOnlineConfig, config: TrainingConfig, le
 
 
 def estimate(
-    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
+    rows: list[PartRow], model_config: Facts, config: TrainingConfig, num_processes: int, load: Load
 ) -> dict[str, float]:
     """Bytes on one GPU, by what they are for; `rows` are the model's parts with what trains of them."""
     num_parameters, num_trained = total(rows).num_parameters, total(rows).num_trained
@@ -102,7 +102,7 @@ def estimate(
 
 
 def memory_text(
-    rows: list[PartRow], model_config: VideoChatOnlineConfig, config: TrainingConfig, num_processes: int, load: Load
+    rows: list[PartRow], model_config: Facts, config: TrainingConfig, num_processes: int, load: Load
 ) -> str:
     """The estimate as a table, GiB."""
     sizes = estimate(rows, model_config, config, num_processes, load)
@@ -121,7 +121,7 @@ def memory_text(
     return "\n".join([head, *lines])
 
 
-def activations(model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load) -> tuple[float, float]:
+def activations(model_config: Facts, config: TrainingConfig, load: Load) -> tuple[float, float]:
     """Bytes kept between forward and backward pass, and bytes at most: with what is in use for a single layer.
 
     While the encoder runs, forward or backward, nothing of the language model is kept.
@@ -140,21 +140,21 @@ def layer_bytes(llm: Any, number_size: int, setting: str = "full", dropout: floa
     """Bytes one layer of the language model keeps for each token without gradient checkpointing."""
     head = getattr(llm, "head_dim", None) or llm.hidden_size // llm.num_attention_heads
     queries, keys = head * llm.num_attention_heads, head * llm.num_key_value_heads
-    width, inner = llm.hidden_size, llm.intermediate_size
+    of_experts = getattr(llm, "moe_intermediate_size", 0) * getattr(llm, "num_experts_per_tok", 0)
+    width, inner = llm.hidden_size, of_experts or llm.intermediate_size
     num_linears = 2 if llm.model_type == "phi3" else 5  # that read the width: qkv and gate_up are one each in Phi-3
     inputs = _inputs(setting, dropout, number_size, 2 * width + inner, num_linears * width + queries + inner)
     return number_size * (2 * width + 2 * queries + 2 * keys + 3 * inner) + 16 * width + inputs
 
 
-def _encoder(
-    model_config: VideoChatOnlineConfig, config: TrainingConfig, load: Load, number_size: int
-) -> tuple[float, float]:
+def _encoder(model_config: Facts, config: TrainingConfig, load: Load, number_size: int) -> tuple[float, float]:
     """Bytes kept, and those in use for one layer on top."""
     vision = model_config.vision_config
-    width, inner = vision.hidden_size, vision.intermediate_size
-    num_patches = load.num_pictures * (1 + (model_config.image_size // vision.patch_size) ** 2)
+    width, inner, patch = vision.hidden_size, vision.intermediate_size, vision.patch_size
+    side = model_config.image_size // (patch if isinstance(patch, int) else patch[0])
+    num_patches, num_layers = load.num_pictures * (1 + side**2), getattr(vision, "num_hidden_layers", None)
     kind, numbers = config.part("vision")
-    trained = {"frozen": 0, "last": int(numbers[0]) if numbers else 0}.get(kind, vision.num_hidden_layers)
+    trained = {"frozen": 0, "last": int(numbers[0]) if numbers else 0}.get(kind, num_layers or vision.depth)
     if not trained:
         return 0, number_size * 2 * (width + inner) * num_patches
     inputs = _inputs(config.vision, config.lora_dropout, number_size, 2 * width + inner, 3 * width + inner)

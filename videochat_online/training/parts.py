@@ -1,6 +1,6 @@
 """What trains: freezing, the encoder's last layers, LoRA pairs and merging them; its optimizer; the table that says so.
 
-The three parts are those of the checkpoint: vision_model, mlp1 (the connector), language_model. LoRA (arXiv 2106.09685)
+Which modules are encoder, connector and language model is what the model's `roles` say. LoRA (arXiv 2106.09685)
 puts a pair A (rank, in), B (out, rank) beside a weight W (out, in): merged it is V = W + alpha / rank * B @ A, with
 DoRA m * V / |V|, m (out,) the lengths it trains of V's rows. Merging works on a state dict, so that it serves a whole
 model, one gathered from many GPUs, and a checkpoint's file.
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..data.settings import SettingError
+from ..data.settings import SettingError, flag
 from ..extras import require
+from ..model_config import VideoChatOnlineConfig
 from .configuration import TrainingConfig
 from .frozen import frozen_linears
 
 if TYPE_CHECKING:
-    from ..model.videochat import VideoChatOnline
-    from ..model_config import VideoChatOnlineConfig
+    from ..model.backbone import Facts
 
 ADAPTER = "default"
 NORM = re.compile(r"layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
@@ -45,27 +45,45 @@ class PartRow:
     """Those that --quantize is going to hold in fewer bits."""
 
 
-def choose_parts(model: VideoChatOnline, config: TrainingConfig) -> None:
+def check_model(config: TrainingConfig, facts: Facts) -> None:
+    """Raise SettingError for settings that only a model of our own layout follows, where it is another."""
+    if isinstance(facts, VideoChatOnlineConfig):
+        return
+    expected = {
+        "drop_path": (config.drop_path == 0, "0 (their encoders have no stochastic depth)"),
+        "strategy": (config.strategy != "fsdp", "ddp or ZeRO"),
+        "sequence_parallel": (config.sequence_parallel == 1, "1"),
+        "max_dynamic_patch": (config.max_dynamic_patch in (None, 1), "1 (a still image is one picture)"),
+    }
+    if wrong := [f"{flag(name)} must be {what}" for name, (is_right, what) in expected.items() if not is_right]:
+        raise SettingError(f"for models of type {facts.model_type!r} {'; '.join(wrong)}")
+
+
+def choose_parts(model: Any, config: TrainingConfig) -> None:
     """Make exactly those weights trainable that the settings ask for, adding LoRA pairs where they ask for them.
 
-    Layers of the encoder above `select_layer` never run and never train. Raises SettingError for `last:N` with more
-    layers than there are.
+    Layers of the encoder above the one that is read never run and never train. Raises SettingError for `last:N` with
+    more layers than there are.
     """
     model.requires_grad_(False)
-    encoder, (kind, numbers) = model.vision_model, config.part("vision")
-    running = range(model.config.vision_config.num_hidden_layers + 1)[model.config.select_layer]
+    roles, (kind, numbers) = model.roles, config.part("vision")
+    encoder, running = model.get_submodule(roles.vision), roles.num_running
     if kind == "last" and numbers[0] > running:
         raise SettingError(f"--vision {config.vision}: the encoder has {running} layers that run")
     first = running - int(numbers[0]) if kind == "last" else 0
-    layers = encoder.encoder.layers[first:running]
+    encoder.requires_grad_(kind == "full")  # what stands before the layers
+    for name in (roles.vision_layers, *roles.idle):
+        model.get_submodule(name).requires_grad_(False)
+    layers = model.get_submodule(roles.vision_layers)[first:running]
     layers.requires_grad_(kind in ("full", "last"))
     if kind == "lora":
         _add_lora(encoder, layers, config, "vision")
-    encoder.embeddings.requires_grad_(kind == "full")
-    model.mlp1.requires_grad_(config.connector == "full")
-    model.language_model.requires_grad_(config.llm == "full")
+    for name in roles.connector:
+        model.get_submodule(name).requires_grad_(config.connector == "full")
+    for name in roles.language:
+        model.get_submodule(name).requires_grad_(config.llm == "full")
     if config.llm.startswith("lora"):
-        _add_lora(model.language_model, model.language_model.model.layers, config, "llm")
+        _add_lora(model.get_submodule(roles.language[0]), model.get_submodule(roles.layers), config, "llm")
 
 
 def _add_lora(part: nn.Module, layers: nn.Module, config: TrainingConfig, name: str) -> None:
@@ -90,10 +108,12 @@ def lora_config(config: TrainingConfig, numbers: list[float], names: list[str], 
     return LoraConfig(target_modules=names, bias="none", **more)
 
 
-def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> dict[str, torch.Tensor]:
+def merge_lora(
+    weights: Mapping[str, torch.Tensor], config: TrainingConfig, vision: str = "vision_model"
+) -> dict[str, torch.Tensor]:
     """A state dict with pairs -> the public layout, each pair added to its weight. Without pairs: unchanged.
 
-    The weights beside the pairs may have their public names already.
+    `vision` is the encoder's name. The weights beside the pairs may have their public names already.
 
     The sum is taken in float32 and given back in the weight's dtype.
     """
@@ -105,7 +125,7 @@ def merge_lora(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> d
         stem = name.removesuffix(".weight")
         if name.endswith(".weight") and f"{stem}{PAIR_A}weight" in weights:
             down, up = (weights[f"{stem}{pair}weight"].float() for pair in (PAIR_A, PAIR_B))
-            part = "vision" if name.startswith("vision_model.") else "llm"
+            part = "vision" if name.startswith(f"{vision}.") else "llm"
             whole = weight.float() + config.lora_scale(part) * (up @ down)
             if (lengths := weights.get(f"{stem}{LENGTHS}weight")) is not None:
                 whole *= (lengths.float() / whole.norm(dim=1))[:, None]
@@ -120,15 +140,15 @@ def checkpoint_gradients(model: Any, config: TrainingConfig) -> None:
         return
     enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer releases
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    for name, part in (("vision", model.vision_model), ("llm", model.language_model)):
-        for module in part.modules():
+    for name, part in (("vision", model.roles.vision), ("llm", model.roles.language[0])):
+        for module in model.get_submodule(part).modules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = config.checkpoints_gradients(name)
 
 
-def set_drop_path(model: VideoChatOnline, rate: float) -> None:
+def set_drop_path(model: Any, rate: float) -> None:
     """Stochastic depth of the encoder: `rate` at its last layer, in proportion below. Its config is left alone."""
-    layers: Any = model.vision_model.encoder.layers
+    layers = model.get_submodule(model.roles.vision_layers)
     for number, layer in enumerate(layers):
         layer.drop_path_rate = rate * number / max(len(layers) - 1, 1)
 
@@ -156,16 +176,21 @@ def is_llama_norm(module: nn.Module) -> bool:
     return type(module).__name__ == "LlamaRMSNorm"
 
 
-def part_rows(model: VideoChatOnline, config: TrainingConfig) -> list[PartRow]:
-    """The parts and how much of each trains."""
-    settings = {"vision_model": config.vision, "mlp1": config.connector, "language_model": config.llm}
-    rows, small = [], {id(linear.weight) for _, _, linear in frozen_linears(model, config)}
-    for name, setting in settings.items():
-        weights = list(getattr(model, name).parameters())
+def part_rows(model: Any, config: TrainingConfig) -> list[PartRow]:
+    """The parts, by the checkpoint's names or, where these are many, those of the flags; how much of each trains."""
+    roles = model.roles
+    parts = {"connector": roles.connector, "vision": (roles.vision,), "llm": roles.language}  # it may stand in vision
+    small = {id(linear.weight) for _, _, linear in frozen_linears(model, config)}
+    rows, counted = list[PartRow](), set[int]()
+    for part, names in parts.items():
+        found = {id(one): one for name in names for one in model.get_submodule(name).parameters()}
+        weights = [one for key, one in found.items() if key not in counted]
+        counted |= found.keys()
         trained = sum(weight.numel() for weight in weights if weight.requires_grad)
         num_quantized = sum(weight.numel() for weight in weights if id(weight) in small)
-        rows.append(PartRow(name, setting, sum(map(num_values, weights)), trained, num_quantized))
-    return rows
+        name = part if "." in names[0] else names[0]
+        rows.append(PartRow(name, getattr(config, part), sum(map(num_values, weights)), trained, num_quantized))
+    return [rows[1], rows[0], rows[2]]
 
 
 def num_values(weight: Any) -> int:
@@ -174,12 +199,13 @@ def num_values(weight: Any) -> int:
     return int(weight.numel() if state is None else math.prod(state.shape))
 
 
-def model_rows(model_config: VideoChatOnlineConfig, config: TrainingConfig) -> list[PartRow]:
+def model_rows(model_config: Facts, config: TrainingConfig) -> list[PartRow]:
     """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
-    from ..model.videochat import VideoChatOnline
+    from ..model.backbones.trained import as_module
+    from ..model.weights import without_weights
 
+    model = as_module(without_weights(model_config))
     with torch.device("meta"):
-        model = VideoChatOnline(model_config)
         choose_parts(model, config)
     return part_rows(model, config)
 

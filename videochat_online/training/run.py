@@ -22,13 +22,12 @@ from .evaluating import HeldOut, chosen_of, hold_out
 from .fitting import memory_problem
 from .hub import check_hub, push
 from .page import write_page
-from .parts import part_rows, parts_table
+from .parts import check_model, part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
 
 if TYPE_CHECKING:
     from ..data.dataset import ConversationDataset
-    from ..model.videochat import VideoChatOnline
-    from ..model_config import VideoChatOnlineConfig
+    from ..model.backbone import Facts
     from ..processing import Processor
 
 SETTINGS_FILE, DATA_FILE = "settings.json", "data.json"
@@ -41,6 +40,8 @@ def run(config: TrainingConfig) -> int:
 
     Raises ValueError for what is wrong with settings, data or checkpoint.
     """
+    from ..model.weights import load_facts
+
     config.check_complete()
     check_packages(config)
     check_launcher(config)
@@ -49,6 +50,7 @@ def run(config: TrainingConfig) -> int:
         if is_main_process():
             check_hub(config, create=True)
             write_record(config, choose_checkpoint(config.resume, config.run_folder))
+        check_model(config, load_facts(config.model))
         # 2. model, data and the plan; what takes seconds to import comes after the refusals
         from .export import export
         from .loop import TrainingLoop
@@ -77,22 +79,24 @@ def run(config: TrainingConfig) -> int:
     return 0
 
 
-def start_model(config: TrainingConfig) -> tuple[VideoChatOnline, Processor]:
+def start_model(config: TrainingConfig) -> tuple[Any, Processor]:
     """The model to begin with. The main process alone reads it; the others get their share from it in `prepare`.
 
     So the weights stand once in the memory of the first machine, and not once for each GPU.
     """
+    from ..model.backbones.trained import as_module
     from ..processing import load_model
 
     options: dict[str, Any] = {"dtype": "float32", "attn_implementation": config.attention}
     reads = is_main_process() or config.quantize != "none"  # each process makes its own 4 or 8 bits
-    return load_model(config.model, device="cpu", read=reads, **options)
+    model, processor = load_model(config.model, device="cpu", read=reads, **options)
+    return as_module(model), processor
 
 
 def make_data(
     config: TrainingConfig,
     processor: Processor,
-    model_config: VideoChatOnlineConfig,
+    model_config: Facts,
     num_processes: int,
     dataset: ConversationDataset | None = None,
 ) -> tuple[ConversationDataset, Callable[[list[Any]], dict[str, Any]], TrainingPlan, HeldOut | None]:
@@ -133,7 +137,7 @@ def check_plan(plan: TrainingPlan, held_out: HeldOut | None = None) -> None:
         raise SettingError("; ".join(problems))
 
 
-def check_memory(plan: TrainingPlan, model_config: VideoChatOnlineConfig) -> None:
+def check_memory(plan: TrainingPlan, model_config: Facts) -> None:
     """Say whether the run fits --memory-limit, where there is one; SettingError where it does not."""
     if plan.config.memory_limit:
         told, problem = memory_problem(model_config, plan.config, world_size(), plan.lengths)

@@ -111,7 +111,8 @@ def test_timing_helpers():
 
 
 def test_ask_compares_equal_answers_and_counts_what_is_computed(pocket):
-    rows = ask.bench_ask(pocket[1], repeats=1, width=64, num_layers=1)  # raises where warm and cold answer differently
+    model = ask.measuring_model(pocket[1], width=64, num_layers=1)
+    rows = ask.bench_ask(model, pocket[1], repeats=1)  # raises where warm and cold answer differently
     computed = {row["situation"]: row["computed"] for row in rows}
     assert computed["second question, nothing new"] < 20 and computed["one new frame, no eviction"] < 60
     assert computed["one new frame, prefilled while idle"] <= computed["second question, nothing new"]

@@ -101,5 +101,5 @@ def test_another_chat_template_is_shown_in_a_warning(copy, caplog, before, warne
 
 
 def test_what_needs_our_own_layout_says_so(copy):
-    with pytest.raises(CheckpointError, match="can be asked, not trained: expected 'internvl_chat'"):
+    with pytest.raises(CheckpointError, match="is a model of type 'qwen3_vl', expected 'internvl_chat' here"):
         load_config(copy)

@@ -1,8 +1,9 @@
 """`bench ask`: the time to the first token of a question, with and without what earlier questions computed; and how
 much of a prompt must be computed again after each new frame, by the order of what stands in it.
 
-The model is a random one with the published memory (832 visual tokens) and a language model large enough that
-prefilling, not Python, is what costs; the frames' maps are random, the encoder is not part of this measurement.
+The model is --model or, without it, a random one with the published memory (832 visual tokens) and a language model
+large enough that prefilling, not Python, is what costs; the frames' maps are random, the encoder is not part of this
+measurement.
 
 Orders are counted, not timed: prompts are compared position by position as the cache compares them. The trained format
 shows the frames in the order of time and the question last; the other orders say what that costs or saves. The frames'
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 
 from ...config import MemoryConfig
+from ...model.backbone import Backbone
 from ...model.memory_bank import MemoryFrame, PyramidMemoryBank
 from ...model.videochat import VideoChatOnline
 from ...model_config import VideoChatOnlineConfig
@@ -41,9 +43,11 @@ Order = Callable[[Sequence[MemoryFrame]], list[MemoryFrame]]
 
 
 def measure(options: argparse.Namespace) -> Tables:
-    _, processor = load_model("pocket")  # for its tokenizer and prompt format
+    model, processor = load_model(options.model)
+    if options.model == "pocket":  # for its tokenizer and prompt format: it is too small itself
+        model = measuring_model(processor)
     return {
-        "a question": bench_ask(processor, repeats=options.repeats),
+        "a question": bench_ask(model, processor, repeats=options.repeats),
         "share of the prompt to compute after each new frame, by the order in it": bench_order(
             num_frames=options.frames
         ),
@@ -94,10 +98,11 @@ class Situation:
     """Prefill runs in the background and is interrupted by the question."""
 
 
-def bench_ask(processor: Processor, *, repeats: int, **sizes: int) -> list[dict[str, Any]]:
+def bench_ask(model: Backbone, processor: Processor, *, repeats: int) -> list[dict[str, Any]]:
     """Milliseconds to the first token in each situation; a cold prefill, and the question's tokens alone, beside it."""
-    model = measuring_model(processor, **sizes)
-    maps = torch.randn(64, 16, 16, model.config.feature_size).permute(0, 3, 1, 2)
+    grid = model.config.grid
+    maps = torch.randn(64, grid, grid, model.config.feature_size, dtype=model.dtype, device=model.device)
+    maps = maps.permute(0, 3, 1, 2)
 
     def see(session: StreamingSession, count: int = 1) -> None:
         first = session.memory.num_written
@@ -125,7 +130,7 @@ def bench_ask(processor: Processor, *, repeats: int, **sizes: int) -> list[dict[
 
 
 def _measure(
-    model: VideoChatOnline, processor: Processor, situation: Situation, see: Callable[..., None], *, repeats: int
+    model: Backbone, processor: Processor, situation: Situation, see: Callable[..., None], *, repeats: int
 ) -> dict[str, Any]:
     memory = MemoryConfig.pyramid(policy=situation.policy)  # type: ignore[arg-type]
     times: dict[str, list[float]] = {"warm": [], "cold": [], "alone": []}
@@ -173,7 +178,8 @@ def _question_alone(session: StreamingSession) -> float:
     language = session.language
     embeds = language.embed(rendered, frames)
     num_cached = language.cache.keep_common(position_keys(rendered, frames))
-    return seconds_per_call(lambda: language.cache.peek(embeds[:, num_cached:]), repeats=3)
+    positions = language.positions(rendered, frames)
+    return seconds_per_call(lambda: language.cache.peek(embeds[:, num_cached:], positions=positions), repeats=3)
 
 
 def by_time(frames: Sequence[MemoryFrame]) -> list[MemoryFrame]:
@@ -204,6 +210,8 @@ ORDERS: dict[str, tuple[Order, bool]] = {
 
 def bench_order(*, num_frames: int = 2000, channels: int = 16) -> list[dict[str, Any]]:
     """Share of the prompt to compute at a question after each new frame (mean), per order and published bank."""
+    if num_frames <= (fewest := max(map(sum, CAPACITIES))):
+        raise ValueError(f"--frames must be above {fewest}, which the larger bank holds, got {num_frames}")
     return [row for capacities in CAPACITIES for row in _of_bank(capacities, num_frames, channels)]
 
 

@@ -59,7 +59,7 @@ def _common_flags() -> CommandParser:
     flags = CommandParser(add_help=False)
     flags.add_argument("--repeats", type=int, default=9, help="counted runs of each timing")
     flags.add_argument("--threads", type=int, default=2, help="threads torch may use")
-    flags.add_argument("--model", default="pocket", help="model to watch with")
+    flags.add_argument("--model", default="pocket", help="model to watch with; ask: to measure (default: a random one)")
     flags.add_argument("--channels", type=int, default=4096, help="memory: channels of a map")
     flags.add_argument("--batch", type=int, default=32, help="memory: frames in a batch")
     flags.add_argument("--frames", type=int, default=2000, help="stream: length in frames")

@@ -73,6 +73,8 @@ def load_held(source: Path | None, folder: Path, facts: HeldFacts, **options: An
     return FAMILIES[facts.model_type](held, facts)
 
 
-def empty_held(facts: HeldFacts) -> HeldModel:
-    """The model without weights: to be called under torch's meta device."""
-    return FAMILIES[facts.model_type](AutoModelForImageTextToText.from_config(copy.deepcopy(facts.own)), facts)
+def empty_held(facts: HeldFacts, **options: Any) -> HeldModel:
+    """The model without weights: to be called under torch's meta device, or without initialising."""
+    held = AutoModelForImageTextToText.from_config(copy.deepcopy(facts.own), **options)
+    held.tie_weights()
+    return FAMILIES[facts.model_type](held, facts)

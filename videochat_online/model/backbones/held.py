@@ -21,7 +21,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...config import SmallFrames
 from ...model_config import has_length_dependent_rope, max_positions
-from ..backbone import HeldFacts, PlainPositions, map_rows, put_image_tokens
+from ...pixels import normalised
+from ..backbone import TRAINED_HERE, HeldFacts, PlainPositions, Roles, map_rows, put_image_tokens
 from ..videochat import CheckpointError, as_weights_of, rename_cache
 
 FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -37,6 +38,10 @@ class HeldModel(PlainPositions):
     """Attributes of transformers' inner model: encoder, connector ("": the encoder holds it), text model."""
     ANY_SHAPE: ClassVar[bool] = False
     """Whether the encoder takes, and was trained on, pictures of any shape and size: then small frames are encoded."""
+    LAYERS: ClassVar[str] = "encoder.layers"
+    """Of the encoder."""
+    IDLE: ClassVar[tuple[str, ...]] = ()
+    """Modules of the encoder behind the layer that is read."""
 
     def __init__(self, held: PreTrainedModel, facts: HeldFacts) -> None:
         self.held, self.config = held.eval(), replace(facts, own=held.config)  # which knows the attention in use
@@ -49,8 +54,9 @@ class HeldModel(PlainPositions):
         """Facts from config.json and the image processor's `settings`. Raises CheckpointError."""
         size, grid, channels = cls.shape(config)
         picture = {"size": size, **picture_recipe(settings)}
-        way: SmallFrames = "encoded" if cls.ANY_SHAPE else "pooled"
-        return HeldFacts(config, cls.TEMPLATE, grid, channels, picture, any_shape=cls.ANY_SHAPE, small_frames=way)
+        any_shape = cls.ANY_SHAPE and not hasattr(config, TRAINED_HERE)
+        way: SmallFrames = "encoded" if any_shape else "pooled"
+        return HeldFacts(config, cls.TEMPLATE, grid, channels, picture, any_shape=any_shape, small_frames=way)
 
     @classmethod
     def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:
@@ -94,6 +100,23 @@ class HeldModel(PlainPositions):
         return found if self.config.own.tie_word_embeddings else {**found, "head": self.held.get_output_embeddings()}
 
     @property
+    def roles(self) -> Roles:
+        """Names in transformers' object."""
+        encoder, text = f"model.{self.PARTS[0]}", f"model.{self.PARTS[2]}"
+        chosen = getattr(self.config.own, "vision_feature_layer", -1)
+        count = len(self.vision_model.get_submodule(self.LAYERS))  # type: ignore[arg-type]
+        running = max(range(count + 1)[layer] for layer in ([chosen] if isinstance(chosen, int) else chosen))
+        idle = tuple(f"{encoder}.{name}" for name in self.IDLE if hasattr(self.vision_model, name))
+        language = (text, "lm_head")
+        return Roles(
+            encoder, f"{encoder}.{self.LAYERS}", running, self.connector_names(), language, f"{text}.layers", idle
+        )
+
+    def connector_names(self) -> tuple[str, ...]:
+        """Of the modules between encoder and text model."""
+        return (f"model.{self.PARTS[1]}",)
+
+    @property
     def max_positions(self) -> int:
         """Up to where rotary factors stay as they are: transformers' own module keeps those of the last length."""
         config = self.config.llm_config
@@ -129,16 +152,21 @@ class HeldModel(PlainPositions):
         logits_to_keep: int = 0,
     ) -> CausalLMOutputWithPast:
         """Logits (B, N or `logits_to_keep`, vocabulary) of embeddings (B, N, E) behind what `cache` holds."""
-        width = self.config.llm_config.hidden_size
-        embeds, *deep = inputs_embeds.split(width, dim=-1)
-        options: dict[str, Any] = {"cache": cache, "attention_mask": attention_mask, "position_ids": position_ids}
+        options = {"cache": cache, "attention_mask": attention_mask, "use_cache": use_cache}
+        hidden = self.last_hidden_state(inputs_embeds, position_ids, **options)
+        return CausalLMOutputWithPast(logits=self.held.get_output_embeddings()(hidden[:, -logits_to_keep:]))
+
+    def last_hidden_state(
+        self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor | None, **options: Any
+    ) -> torch.Tensor:
+        """(B, N, D), of which logits are made. `options` are those of the text model."""
+        embeds, *deep = inputs_embeds.split(self.config.llm_config.hidden_size, dim=-1)
+        options["position_ids"] = position_ids
         if deep:
             everywhere = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
             options["visual_pos_masks"] = everywhere
             options["deepstack_visual_embeds"] = [addend.flatten(0, 1) for addend in deep]
-        hidden = self.text_model(inputs_embeds=embeds, use_cache=use_cache, **rename_cache(options))[0]
-        head = self.held.get_output_embeddings()
-        return CausalLMOutputWithPast(logits=head(hidden[:, -logits_to_keep:]))
+        return self.text_model(inputs_embeds=embeds, **rename_cache(options))[0]
 
     @torch.no_grad()
     def generate(
@@ -176,7 +204,9 @@ def as_maps(rows: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def pixels_of(model: HeldModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """In the dtype and on the device of the encoder's weights."""
+    """In the dtype and on the device of the encoder's weights; bytes are normalised first, on their device."""
+    if pixel_values.dtype == torch.uint8:
+        pixel_values = normalised(pixel_values, model.config.picture["mean"], model.config.picture["std"])
     return as_weights_of(model.vision_model, pixel_values)
 
 

@@ -16,6 +16,7 @@ class InternVLHF(HeldModel):
     """`InternVLForConditionalGeneration`."""
 
     TEMPLATE = "internvl-hf"
+    LAYERS = "encoder.layer"
 
     @classmethod
     def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:

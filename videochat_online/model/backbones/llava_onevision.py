@@ -15,6 +15,7 @@ class LlavaOneVision(HeldModel):
     """`LlavaOnevisionForConditionalGeneration`."""
 
     TEMPLATE = "llava-onevision"
+    IDLE = ("post_layernorm", "head")
 
     @classmethod
     def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:

@@ -21,6 +21,7 @@ class Qwen3VL(HeldModel):
     TEMPLATE = "qwen3-vl"
     ANY_SHAPE = True
     PARTS = ("visual", "", "language_model")
+    LAYERS = "blocks"
 
     @classmethod
     def shape(cls, config: PreTrainedConfig) -> tuple[int, int, int]:
@@ -40,7 +41,12 @@ class Qwen3VL(HeldModel):
         rows = torch.cat([seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())], dim=-1)
         return rows.view(num, height // merge, width // merge, -1).permute(0, 3, 1, 2)  # (T, C, h, w)
 
-    def positions(self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]) -> torch.Tensor:
+    def connector_names(self) -> tuple[str, ...]:
+        deep = len(getattr(self.vision_model, "deepstack_merger_list", ()))
+        return "model.visual.merger", *(f"model.visual.deepstack_merger_list.{number}" for number in range(deep))
+
+    @staticmethod
+    def positions(num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]) -> torch.Tensor:
         """(4, 1, num). Row 0 counts tokens. Text advances the others (time, height, width) by 1; a picture of (h, w)
         tokens that begins at p takes (p, p + row, p + column), and what follows it goes on at p + max(h, w)."""
         rows = torch.arange(num).repeat(4, 1)
