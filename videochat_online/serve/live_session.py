@@ -64,6 +64,10 @@ class LiveSession:
         self.is_closed = False
         self._run = 0  # streams started so far
         self.last_used = time.monotonic()
+        self.client = ""
+        """The address of whoever began it."""
+        self.num_let_go = 0
+        """Frames dropped of streams before this one, and by the realtime socket."""
         self._configure(settings)
 
     def _configure(self, settings: SessionSettings) -> None:
@@ -118,6 +122,7 @@ class LiveSession:
         self._configure(self.settings)
         self._watched = stream
         self._run += 1
+        self.num_let_go = self.num_dropped
         live = LiveStream(stream.source, fps=self.settings.fps)
         self._watcher = LiveWatcher(self.session, live, on_seen=self.track.add).start()
 
@@ -137,6 +142,15 @@ class LiveSession:
         """The stream that is watched once more, from that second on."""
         assert self._watched is not None, "there is a stream to open again"
         return replace(self._watched, source=self._watched.reopen(seconds))
+
+    @property
+    def watcher(self) -> LiveWatcher | None:
+        return self._watcher
+
+    @property
+    def num_dropped(self) -> int:
+        """Frames that came faster than they could be encoded, of all streams so far."""
+        return self.num_let_go + (self._watcher.stream.num_dropped if self._watcher else 0)
 
     @property
     def source(self) -> Any:
@@ -285,14 +299,18 @@ class LiveSession:
 
     def _await_first_frame(self) -> None:
         """A question right after the start waits for something to be asked about."""
-        watcher = self._watcher
         until = time.monotonic() + FIRST_FRAME_SECONDS
-        while watcher is not None and self.session.memory.num_written == 0 and time.monotonic() < until:
-            if watcher.error is not None:
-                raise ValueError(str(watcher.error))
-            if watcher.is_over:
-                return
+        while self.awaits_first_frame and time.monotonic() < until:
             time.sleep(0.02)
+        watcher = self._watcher
+        if watcher is not None and watcher.error is not None and self.session.memory.num_written == 0:
+            raise ValueError(str(watcher.error))
+
+    @property
+    def awaits_first_frame(self) -> bool:
+        """Whether a stream runs that nothing was seen of yet."""
+        watcher = self._watcher
+        return watcher is not None and not watcher.is_over and self.session.memory.num_written == 0
 
     # ---- looking at it --------------------------------------------------------------------------------------------
 

@@ -53,3 +53,15 @@ def stream_pieces(
     finally:
         stop.set()
         thread.join()
+
+
+def paced(emit: Callable[[Item], None], pace: Callable[[], None] | None) -> Callable[[Item], None]:
+    """`emit` that calls `pace` first, which may wait."""
+    if pace is None:
+        return emit
+
+    def waits(piece: Item) -> None:
+        pace()
+        emit(piece)
+
+    return waits
