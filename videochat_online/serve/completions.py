@@ -249,8 +249,9 @@ async def _begun_in(
         await in_thread(show_in, session, system, turns, is_repeat=is_repeat)
         await await_first_frame(session)
         await place.turn()
-        options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, **request.generation()}
-        turn, pieces = await in_thread(session.ask, question, without_frames=True, **options)
+        options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, "at_once": True}
+        options |= {"without_frames": True, **request.generation()}
+        turn, pieces = await in_thread(session.ask, question, **options)
         text = StopText(pieces, request.stops)
         running = RunningAnswer(text, place, sessions)
     head |= {"picture_age": turn.age, "stream_time": {"timestamp": turn.timestamp}}

@@ -255,16 +255,24 @@ class LiveSession:
         self.session.system_prompt = system_prompt
 
     def ask(
-        self, question: str, *, max_new_tokens: int | None = None, without_frames: bool = False, **generation: Any
+        self,
+        question: str,
+        *,
+        max_new_tokens: int | None = None,
+        without_frames: bool = False,
+        at_once: bool = False,
+        **generation: Any,
     ) -> tuple[DialogueTurn, Iterator[str]]:
         """The question's turn, and its answer piece by piece. Errors of the question itself come at once.
 
-        Options as `StreamingSession.ask_stream`. ValueError for an empty question, before the first frame, or after the
-        stream failed; RequestError for more than the operator allows.
+        Options as `StreamingSession.ask_stream`; `at_once`: a first frame was waited for already. ValueError for an
+        empty question, before the first frame, or after the stream failed; RequestError for more than the operator
+        allows.
         """
         most = self.check_question(question, max_new_tokens)
         # 1. the model begins to answer 2. what it is asked about is kept for the page
-        self._await_first_frame()
+        if not at_once:
+            self._await_first_frame()
         pieces = self.session.ask_stream(question, max_new_tokens=most, without_frames=without_frames, **generation)
         held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.question.frames]
         turn = self.track.ask(question, pieces.question.timestamp or 0.0, held, age=self.age)

@@ -64,7 +64,7 @@ async def ask(found: Found, request: QuestionRequest, connection: Request, sessi
     with sessions.turns.entered(found.key) as place:
         await await_first_frame(found)
         await place.turn()
-        named = {"max_new_tokens": request.max_new_tokens, "pace": place.pause}
+        named = {"max_new_tokens": request.max_new_tokens, "pace": place.pause, "at_once": True}
         turn, pieces = await in_thread(found.ask, request.question, **named)
         answer = RunningAnswer(pieces, place, sessions)
 

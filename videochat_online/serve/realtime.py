@@ -418,7 +418,7 @@ class RealtimeClient:
         with self.sessions.turns.entered(session.key) as place:
             await await_first_frame(session)
             await place.turn()
-            options = {"max_new_tokens": most, "without_frames": True, "pace": place.pause}
+            options = {"max_new_tokens": most, "without_frames": True, "at_once": True, "pace": place.pause}
             response.turn, pieces = await in_thread(session.ask, question, **options)
             answer = RunningAnswer(pieces, place, self.sessions)
         try:
