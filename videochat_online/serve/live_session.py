@@ -273,6 +273,7 @@ class LiveSession:
         # 1. the model begins to answer 2. what it is asked about is kept for the page
         if not at_once:
             self._await_first_frame()
+        self.check_stream(without_frames=without_frames)
         pieces = self.session.ask_stream(question, max_new_tokens=most, without_frames=without_frames, **generation)
         held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.question.frames]
         turn = self.track.ask(question, pieces.question.timestamp or 0.0, held, age=self.age)
@@ -310,9 +311,14 @@ class LiveSession:
         until = time.monotonic() + FIRST_FRAME_SECONDS
         while self.awaits_first_frame and time.monotonic() < until:
             time.sleep(0.02)
-        watcher = self._watcher
-        if watcher is not None and watcher.error is not None and self.session.memory.num_written == 0:
-            raise ValueError(str(watcher.error))
+
+    def check_stream(self, *, without_frames: bool = False) -> None:
+        """ValueError where the stream failed before anything was seen of it, or is still to show its first frame."""
+        if self.session.memory.num_written == 0 and (watcher := self._watcher) is not None:
+            if watcher.error is not None:
+                raise ValueError(str(watcher.error))
+            if not watcher.is_over and not without_frames:
+                raise ValueError(f"{self.source.name} has shown no frame yet; ask later")
 
     @property
     def awaits_first_frame(self) -> bool:

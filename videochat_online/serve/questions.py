@@ -63,6 +63,11 @@ async def ask(found: Found, request: QuestionRequest, connection: Request, sessi
     found.check_question(request.question, request.max_new_tokens)
     with sessions.turns.entered(found.key) as place:
         await await_first_frame(found)
+        try:
+            found.check_stream()
+        except ValueError:  # many that waited together are told one after another
+            await sessions.refusals.moment()
+            raise
         await place.turn()
         named = {"max_new_tokens": request.max_new_tokens, "pace": place.pause, "at_once": True}
         turn, pieces = await in_thread(found.ask, request.question, **named)

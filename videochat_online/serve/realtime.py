@@ -37,6 +37,8 @@ MOST_WAITING = 32
 """Pictures that wait to be encoded; the oldest beyond them is let go and counted."""
 MOST_ITEMS = 1000
 """Ids of items that a connection and a session know."""
+MOST_METADATA = 10_000
+"""It is sent back with each answer: 16 pairs of 64 and 512 characters, as in OpenAI's API."""
 TEXTS = ("text", "input_text", "output_text")
 ROLES = ("user", "system", "assistant")
 Event = dict[str, Any]
@@ -332,7 +334,13 @@ class RealtimeClient:
         instructions = given.get("instructions")
         if instructions is not None and not isinstance(instructions, str):
             raise RequestError("the instructions must be a text", "response.instructions")
-        self.response = response = ActiveResponse(new_id("resp"), new_id("item"), given.get("metadata"))
+        if given.get("input") or given.get("conversation") not in (None, "auto"):
+            what = "an answer is about the session's own conversation: input and conversation cannot be honoured here"
+            raise RequestError(what, "response", "unsupported_value")
+        metadata = given.get("metadata")
+        if metadata is not None and len(json.dumps(_object(metadata, "response.metadata"))) > MOST_METADATA:
+            raise RequestError(f"the metadata may have {MOST_METADATA} characters as JSON", "response.metadata")
+        self.response = response = ActiveResponse(new_id("resp"), new_id("item"), metadata)
         question = "\n".join(text for text in (self.question, instructions) if text)
         self.question = ""
         await self.send("response.created", response=self._answer(response, "in_progress", []))

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     """For each kind: 1. a server 2. a quiet time 3. the rude clients 4. a row of the table."""
     parser = CommandParser(description="Ten rude clients of each kind, and what a polite one notices.")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement (default: %(default)g)")
-    parser.add_argument("--pause", type=float, default=1.0, help="of the polite client, between two requests (default: %(default)g s)")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two requests of the polite client")
     parser.add_argument("--tree", type=Path, help="a checkout whose server is measured, instead of this one")
     parser.add_argument("--kinds", nargs="+", choices=list(RUDE), default=list(RUDE))
     options = parser.parse_args(arguments)
