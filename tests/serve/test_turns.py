@@ -59,9 +59,11 @@ def test_who_had_least_goes_first_and_a_session_does_one_after_another(clock):
         first[0].release()
         await settled()
         assert order == ["a1", "b1", "c1"], "it came last, and had least"
-        for place in (*first, polite):
-            place.release()
+        polite.release()
         await asyncio.gather(*tasks)
+        assert order[-1] == "a2"
+        for place in first:
+            place.release()
         assert turns.num_entered == 0
 
     asyncio.run(run())
@@ -119,8 +121,9 @@ def test_what_nobody_wants_any_more_leaves_the_queue(clock):
         await held.turn()
         waiting = asyncio.create_task(left.turn())
         await settled()
-        left.release()
-        await asyncio.wait_for(waiting, 60)
+        turns.empty()  # not what has begun
+        with pytest.raises(Overloaded, match="being stopped"):
+            await asyncio.wait_for(waiting, 60)
         assert turns.num_entered == 1
         with pytest.raises(ZeroDivisionError), turns.entered("b"):
             raise ZeroDivisionError

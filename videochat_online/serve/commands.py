@@ -107,9 +107,9 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
     require("fastapi", "uvicorn", "websockets", "prometheus_client")  # before a model is loaded
     given = vars(options) | {"allow_urls": options.allow_urls or options.allow_private_urls}
     limits = Limits(**{field.name: given[field.name] for field in fields(Limits) if field.name in given})
-    # 1. the port
     from .running import Server, said_to_be_loading
 
+    # 1. the port
     with unwound_by_signals(), bound_sockets(options.host, options.port) as sockets:
         # 2. the model; whoever asks meanwhile is told to wait
         listen(sockets, options.host)

@@ -32,6 +32,8 @@ EVENTS: dict[str, Any] = {"text/event-stream": {}}
 THREADS = anyio.CapacityLimiter(64)
 DEPTH = 64
 """Pieces of an answer that wait to be sent."""
+LEFT_SECONDS = 60.0
+"""Nobody is there who has taken no piece for so long."""
 LOOK_SECONDS = 0.05
 question_routes = APIRouter(tags=["questions"])
 
@@ -142,7 +144,7 @@ class RunningAnswer(AsyncIterator[str]):
             for piece in self._pieces:
                 if not self._room.acquire(blocking=False):
                     self._place.release()  # nobody reads: others go on
-                    self._room.acquire()
+                    self._left |= not self._room.acquire(timeout=LEFT_SECONDS)
                 if self._left:
                     break
                 self._tell(self._put, piece)

@@ -118,10 +118,12 @@ class Server(uvicorn.Server):
         while (sessions.turns.num_entered or sessions.running) and loop.time() < until and not self.force_exit:
             await asyncio.sleep(LOOK_SECONDS)
         # 2. event streams end with an error, sockets with 1001: clients of both come again
+        sessions.turns.empty()
         for answer in list(sessions.running):
             answer.leave(Overloaded("the server is being stopped"))
-        for client in list(sessions.sockets):
-            await client.close(1001, "the server is being stopped")
+        closing = [loop.create_task(client.close(1001, "the server is being stopped")) for client in sessions.sockets]
+        if closing:  # some may not read
+            await asyncio.wait(closing, timeout=1)
         await super().shutdown(sockets)
 
 

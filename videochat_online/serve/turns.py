@@ -47,10 +47,12 @@ class Place:
     wake: Callable[[], Any] = field(default=lambda: None, repr=False)
 
     async def turn(self) -> None:
-        """Wait until it may begin."""
+        """Wait until it may begin; Overloaded where the server ends before."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         self.turns._wait(self, partial(loop.call_soon_threadsafe, ready.set))
         await ready.wait()
+        if self.state == "over":
+            raise Overloaded("the server is being stopped")
 
     def pause(self) -> None:
         """Between two pieces of work, in the thread that does it: whoever had less goes first, and this one waits."""
@@ -119,6 +121,12 @@ class Turns:
         except BaseException:
             place.release()
             raise
+
+    def empty(self) -> None:
+        """Let nothing wait any longer."""
+        for place in list(self._entered):
+            if not place.has_begun:
+                place.release()
 
     def _retry(self) -> int:
         """Seconds after which what waits now will have been served, as far as one can know."""
