@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -46,6 +47,8 @@ def test_every_path_is_described(serve):
     for path, name in operations:
         assert path.startswith(("/v1/", "/s/{name}/v1/")) or (path, name) in probes
         operation = description["paths"][path][name]
+        given = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
+        assert given == set(re.findall(r"{(\w+)}", path))
         assert (operation.get("description") or "").strip(), f"{name} {path} says nothing about itself"
         if path in ("/health", "/ready"):  # of these alone no token is asked
             assert "security" not in operation and "401" not in operation["responses"]

@@ -95,7 +95,8 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     for routes in (session_routes, stream_routes, question_routes, model_routes, chat_routes):
         app.include_router(routes, prefix="/v1", responses=errors, dependencies=guards)
     for routes in (model_routes, named_routes):
-        app.include_router(routes, prefix="/s/{name}/v1", responses=errors, dependencies=guards)
+        named = [*guards, Depends(session_name)]
+        app.include_router(routes, prefix="/s/{name}/v1", responses=errors, dependencies=named)
     app.include_router(metric_routes, responses=errors, dependencies=guards)
     app.include_router(probe_routes, responses={503: errors[503]})
     app.include_router(live_routes)
@@ -183,6 +184,10 @@ def _token_check(token: str) -> Any:
             raise HTTPException(401, problem, {"WWW-Authenticate": "Bearer"})
 
     return check
+
+
+async def session_name(name: str) -> None:
+    """The parameter of every path below /s/{name}, for the description."""
 
 
 def _add_docs_page(app: FastAPI) -> None:

@@ -144,7 +144,8 @@ class RunningAnswer(AsyncIterator[str]):
             for piece in self._pieces:
                 if not self._room.acquire(blocking=False):
                     self._place.release()  # nobody reads: others go on
-                    self._left |= not self._room.acquire(timeout=LEFT_SECONDS)
+                    if not self._room.acquire(timeout=LEFT_SECONDS):
+                        break
                 if self._left:
                     break
                 self._tell(self._put, piece)

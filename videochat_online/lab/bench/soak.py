@@ -89,7 +89,7 @@ def _start_server(options: argparse.Namespace) -> subprocess.Popen:
         try:
             client.call("GET", "/v1/models")
             return server
-        except OSError:
+        except (OSError, ServerError):  # not there yet, or loading
             if time.monotonic() > until or server.poll() is not None:
                 server.kill()
                 raise
