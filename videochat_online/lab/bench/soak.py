@@ -88,7 +88,9 @@ def _start_server(options: argparse.Namespace) -> subprocess.Popen:
     while True:
         try:
             client.call("GET", "/v1/models")
-            return server
+            if server.poll() is None:  # else another server has the port
+                return server
+            raise ValueError(f"the server did not start: is port {options.port} free?")
         except (OSError, ServerError):  # not there yet, or loading
             if time.monotonic() > until or server.poll() is not None:
                 server.kill()
