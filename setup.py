@@ -32,7 +32,13 @@ EXTRAS = {
     # DeepSpeed compiles its operators on first use; set DS_BUILD_OPS=0 so that installing it compiles nothing.
     "train": ["peft>=0.19,<0.22", 'deepspeed>=0.19,<0.20; platform_system == "Linux"', "tensorboard>=2.20,<2.22"],
     "quantize": ["bitsandbytes>=0.50,<0.51"],
-    "demo": ["gradio>=6.31,<6.32", "fastapi>=0.140,<0.166", "uvicorn>=0.40,<0.55", "websockets>=15.0,<18"],
+    "demo": [
+        "gradio>=6.31,<6.32",
+        "fastapi>=0.140,<0.166",
+        "uvicorn>=0.40,<0.55",
+        "websockets>=15.0,<18",
+        "prometheus-client>=0.21,<0.27",
+    ],
     "eval": ["matplotlib>=3.10,<3.12"],
     "decord": ['decord>=0.6,<0.7; platform_system == "Linux" and platform_machine == "x86_64"'],
     "flash": ["flash-attn>=2.7,<3"],  # needs a GPU to build and to run: tried by nobody here

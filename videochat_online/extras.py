@@ -13,7 +13,7 @@ from importlib.util import find_spec
 EXTRA_OF = {
     "peft": "train", "deepspeed": "train", "tensorboard": "train", "matplotlib": "eval",
     "bitsandbytes": "quantize", "fastapi": "demo", "uvicorn": "demo", "websockets": "demo", "gradio": "demo",
-    "decord": "decord",
+    "prometheus_client": "demo", "decord": "decord",
 }  # fmt: skip
 """Package -> the extra of setup.py that brings it; others are installed by their own name."""
 

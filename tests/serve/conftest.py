@@ -81,23 +81,25 @@ def png(picture) -> Callable[[int], bytes]:
 def serve(make_sessions) -> Iterator[Callable[..., SimpleNamespace]]:
     """serve(token=..., limit=...) -> address, sessions and app of a running server; skips without its packages."""
     pytest.importorskip("fastapi", reason="needs the server: pip install 'videochat-online[demo]'")
-    uvicorn = pytest.importorskip("uvicorn", reason="needs the server: pip install 'videochat-online[demo]'")
+    for package in ("uvicorn", "prometheus_client"):
+        pytest.importorskip(package, reason="needs the server: pip install 'videochat-online[demo]'")
     from videochat_online.serve.api import create_app
     from videochat_online.serve.commands import LOOPBACK_NAMES
+    from videochat_online.serve.running import Server
 
     running = []
 
     def start(*, token: str | None = None, **limits) -> SimpleNamespace:
-        sessions = make_sessions(**{"max_new_tokens": 32} | limits)
+        sessions = make_sessions(**{"max_new_tokens": 32, "shutdown_seconds": 1.0} | limits)
         app = create_app(sessions, token=token, hosts=LOOPBACK_NAMES)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+        server = Server(app, sessions, port=0, log_level="error")
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         running.append((server, thread))
-        return SimpleNamespace(address=f"http://127.0.0.1:{port}", sessions=sessions, app=app)
+        return SimpleNamespace(address=f"http://127.0.0.1:{port}", sessions=sessions, app=app, server=server)
 
     yield start
     for server, thread in running:

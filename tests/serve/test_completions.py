@@ -185,35 +185,38 @@ def test_a_refused_request_begins_and_changes_no_session(serve, data_uri):
         assert bad.status == 400 and "system prompt" in bad.text
 
 
-def test_models_are_told_while_more_questions_wait_than_there_are_threads(serve, monkeypatch):
+def test_questions_that_wait_hold_no_thread_and_those_beyond_the_queue_are_told_when_to_come(
+    serve, monkeypatch, wait_until
+):
     """A health check of a proxy must not fail because people ask."""
-    server, goes_on, waiting = serve(token="open"), threading.Event(), threading.Semaphore(0)
+    server, goes_on = serve(token="open", max_questions=40), threading.Event()
     key = {"Authorization": "Bearer open"}
     session = server.sessions.named("door")
     ask = session.ask
 
     def slow(*arguments, **named):
-        waiting.release()
         assert goes_on.wait(60)
         return ask(*arguments, **named)
 
     monkeypatch.setattr(session, "ask", slow)
     body, statuses = {"model": "pocket", "messages": [user("What?")], "max_tokens": 1}, []
-    path = "/s/door/v1/chat/completions"
+    path, before = "/s/door/v1/chat/completions", threading.active_count()
     asking = [
-        threading.Thread(target=lambda: statuses.append(post(server, body, path, **key).status)) for _ in range(45)
+        threading.Thread(target=lambda: statuses.append(post(server, body, path, **key).status)) for _ in range(40)
     ]
     for one in asking:
         one.start()
-    for _ in range(45):
-        assert waiting.acquire(timeout=60)
+    wait_until(lambda: server.sessions.turns.num_entered == 40 and server.sessions.turns.num_held == 1)
+    assert threading.active_count() - before - 40 <= 10, "one is being answered; the threads of the others are its own"
+    refused = post(server, body, path, **key)
+    assert refused.status == 429 and int(refused.headers["Retry-After"]) >= 1
     client = Client(server.address, token="open")
     assert client.call("GET", "/v1/models")["data"] and client.call("GET", "/v1/models/pocket")
     assert client.call("GET", f"/v1/sessions/{session.key}")["questions"] == 0
     goes_on.set()
     for one in asking:
         one.join(60)
-    assert statuses == [200] * 45
+    assert statuses == [200] * 40 and server.sessions.turns.num_entered == 0
 
 
 def test_a_client_that_leaves_ends_an_answer_that_is_not_streamed(serve, monkeypatch, wait_until):
@@ -433,7 +436,7 @@ def test_other_errors_have_the_same_shape(serve):
 
 def test_too_many_at_once_are_told_to_wait(serve, data_uri, monkeypatch):
     server = serve(max_sessions=1)
-    place = server.sessions.place_alone()
+    place = server.sessions.turns.enter()
     body = {"model": "pocket", "messages": [user(data_uri(1), "What?")], "max_tokens": 1}
     answer = post(server, body)
     assert answer.status == 429 and int(answer.headers["Retry-After"]) >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -34,18 +35,25 @@ def test_generated_requests(token, serve, picture, tmp_path: Path):
     command += ["--max-examples", "15", "--generation-deterministic", "--request-timeout", "20"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "Tested: 15" in done.stdout
+    assert "Tested: 18" in done.stdout
 
 
 def test_every_path_is_described(serve):
     with Client(serve().address).open("GET", "/openapi.json") as response:
         description = json.load(response)
     operations = [(path, name) for path, methods in description["paths"].items() for name in methods]
-    assert len(operations) == 16 and all(path.startswith(("/v1/", "/s/{name}/v1/")) for path, _ in operations)
+    probes = [("/health", "get"), ("/ready", "get"), ("/metrics", "get")]
+    assert set(probes) < set(operations) and len(operations) == 16 + 3
     for path, name in operations:
+        assert path.startswith(("/v1/", "/s/{name}/v1/")) or (path, name) in probes
         operation = description["paths"][path][name]
+        given = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
+        assert given == set(re.findall(r"{(\w+)}", path))
         assert (operation.get("description") or "").strip(), f"{name} {path} says nothing about itself"
-        errors = {"400", "401", "403", "404", "413", "429"}
+        if path in ("/health", "/ready"):  # of these alone no token is asked
+            assert "security" not in operation and "401" not in operation["responses"]
+            continue
+        errors = {"400", "401", "403", "404", "408", "413", "429", "503"}
         assert errors <= set(operation["responses"]) and "422" not in operation["responses"]
         shapes = {json.dumps(operation["responses"][status]["content"]) for status in errors}
         assert len(shapes) == 1 and "ErrorDocument" in shapes.pop()

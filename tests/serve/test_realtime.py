@@ -231,6 +231,10 @@ BAD = [
     ({"type": "conversation.item.create", "item": {"role": "user", "id": 7}}, "an item's id"),
     ({"type": "response.create", "response": []}, "response must be an object"),
     ({"type": "response.create", "response": {"metadata": {"a": float("nan")}}}, "not JSON"),
+    ({"type": "response.create", "response": {"conversation": "none"}}, "cannot be honoured"),
+    ({"type": "response.create", "response": {"input": [{"type": "message"}]}}, "cannot be honoured"),
+    ({"type": "response.create", "response": {"metadata": "x"}}, "metadata must be an object"),
+    ({"type": "response.create", "response": {"metadata": {"a": "x" * 10_001}}}, "metadata may have 10000"),
     ({"type": "session.update", "session": {"instructions": "\ud800"}}, "not Unicode"),
     (
         {"type": "conversation.item.create", "item": {"role": "user", "content": [{"type": "text", "text": "\ud800"}]}},

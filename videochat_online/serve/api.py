@@ -22,15 +22,16 @@ from starlette.types import Message, Receive
 
 from .. import __version__
 from .completions import chat_routes, named_routes
+from .gate import Gate
 from .limits import token_problem
-from .questions import error_body, question_routes, refusal
+from .operations import Metrics, metric_routes, probe_routes
+from .questions import error_body, question_routes, refusal, retry_headers
 from .realtime import realtime_routes
 from .routes import live_routes, model_routes, session_routes, stream_routes
 from .sessions import Sessions
 
 SWAGGER = Path(__file__).parent / "swagger"
 SWAGGER_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
-RETRY_SECONDS = 1
 DESCRIPTION = """Talk with a running stream. A session watches one stream with a memory of fixed size:
 
 1. `POST /v1/sessions`
@@ -45,10 +46,11 @@ MEANING = {
     401: "The token is missing or wrong",
     403: "The operator does not allow this, or the session is doing something else",
     404: "No such session: it has ended, or never was",
+    408: "The body came too slowly",
     413: "Too large",
-    429: "All places are taken; Retry-After says when to try again",
+    429: "All places are taken, or too many requests of one client or session; Retry-After says when to try again",
     502: "The engine that runs the language model refused, or broke its answer off",
-    503: "That engine is not there",
+    503: "Too much at once for this server, it is loading or being stopped, or its engine is not there",
     504: "That engine said nothing for too long",
 }
 
@@ -78,7 +80,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     """
     # 1. the application and its description: FastAPI's own pages load their programs from other hosts
     app = FastAPI(title="videochat-online", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
-    app.state.sessions, app.state.token = sessions, token
+    app.state.sessions, app.state.token, app.state.metrics = sessions, token, Metrics(sessions)
     _add_docs_page(app)
     # 2. what errors look like, and who may come in
     for kind in (ValueError, StarletteHTTPException, RequestValidationError, Exception):
@@ -86,6 +88,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     app.add_middleware(BoundedJson, most=sessions.limits.max_request_bytes)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(Gate, sessions=sessions, metrics=app.state.metrics)  # the outermost
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorDocument, "description": meaning} for status, meaning in MEANING.items()
     }
@@ -94,7 +97,10 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     for routes in (session_routes, stream_routes, question_routes, model_routes, chat_routes):
         app.include_router(routes, prefix="/v1", responses=errors, dependencies=guards)
     for routes in (model_routes, named_routes):
-        app.include_router(routes, prefix="/s/{name}/v1", responses=errors, dependencies=guards)
+        named = [*guards, Depends(session_name)]
+        app.include_router(routes, prefix="/s/{name}/v1", responses=errors, dependencies=named)
+    app.include_router(metric_routes, responses=errors, dependencies=guards)
+    app.include_router(probe_routes, responses={503: errors[503]})
     app.include_router(live_routes)
     app.include_router(realtime_routes)
     described = app.openapi
@@ -120,8 +126,7 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
         body = error_body(validation_text(error.errors()), status, param=_param(error.errors()[0]["loc"]))
     elif isinstance(error, ValueError):
         status, body = refusal(error)
-    if status == 429:
-        headers = {"Retry-After": str(RETRY_SECONDS)}
+        headers = await retry_headers(error, request.app.state.sessions)
     return JSONResponse({"error": body}, status, headers)
 
 
@@ -181,6 +186,10 @@ def _token_check(token: str) -> Any:
             raise HTTPException(401, problem, {"WWW-Authenticate": "Bearer"})
 
     return check
+
+
+async def session_name(name: str) -> None:
+    """The parameter of every path below /s/{name}, for the description."""
 
 
 def _add_docs_page(app: FastAPI) -> None:

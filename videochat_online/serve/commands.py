@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import errno
 import ipaddress
-import logging
 import secrets
 import signal
 import socket
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..command_line import add_model_flags, load_from_flags
 from ..extras import require
 from .limits import Limits
+from .logs import FORMATS, start_logging
 
 if TYPE_CHECKING:
     from .sessions import Sessions
@@ -31,6 +31,10 @@ ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """One address of a name is not there: "localhost" is ::1, too, even where IPv6 is switched off."""
 AddPage = Callable[[Any, "Sessions"], Any]
 """Mounts a page on the application; gives the application to run."""
+
+
+AT_ENGINE = 64
+"""Answers at once where an engine makes them: it batches what comes together."""
 
 
 def add_serve_command(commands: Any) -> None:
@@ -58,14 +62,23 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         "--served-as", type=host_pattern, action="append", default=[], metavar="NAME",
         help="another host name it is reached by (a proxy's)",
     )  # fmt: skip
+    where.add_argument(
+        "--log-format", choices=FORMATS, default="text",
+        help="text: warnings, on stderr; json: each request too, an object a line, on stdout (default: %(default)s)",
+    )  # fmt: skip
     limits = parser.add_argument_group("limits")
     for flag, field, kind, unit, text in (
         ("--max-sessions", "max_sessions", int, None, "default: %(default)s"),
+        ("--max-client-sessions", "max_client_sessions", int, None, "of these, of one address (default: all)"),
+        ("--max-client-requests", "max_client_requests", int, None, "of one address at once (default: %(default)s)"),
         ("--idle", "idle_seconds", float, "SECONDS", "end a session idle for so long (default: %(default)g)"),
         ("--max-upload", "max_upload_bytes", mebibytes, "MIB", f"default: {Limits.max_upload_bytes // 2**20}"),
+        ("--shutdown", "shutdown_seconds", float, "SECONDS", "answers may go on when it ends (default: %(default)g)"),
         ("--max-video", "max_video_seconds", float, "SECONDS", "default: %(default)g"),
     ):
         limits.add_argument(flag, dest=field, type=kind, default=getattr(Limits, field), metavar=unit, help=text)
+    turns = f"others wait for their turn (default: {Limits.answers_at_once}; with --engine, {AT_ENGINE})"
+    limits.add_argument("--answers-at-once", type=int, help=turns)
     for flag, text in (
         ("--allow-urls", "visitors may name public RTSP and HTTP addresses"),
         ("--allow-private-urls", "... inside this machine's networks, too; redirects, HLS and UDP"),
@@ -96,21 +109,29 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
     """Serve until stopped. OSError or ValueError for an address that cannot be listened on."""
     from .sessions import Sessions
 
-    require("fastapi", "uvicorn", "websockets")  # before a model is loaded
+    require("fastapi", "uvicorn", "websockets", "prometheus_client")  # before a model is loaded
     given = vars(options) | {"allow_urls": options.allow_urls or options.allow_private_urls}
+    if given["answers_at_once"] is None:
+        given["answers_at_once"] = AT_ENGINE if options.engine != "transformers" else Limits.answers_at_once
     limits = Limits(**{field.name: given[field.name] for field in fields(Limits) if field.name in given})
+    from .running import Server, said_to_be_loading
+
     # 1. the port
     with unwound_by_signals(), bound_sockets(options.host, options.port) as sockets:
-        # 2. the model
-        model, processor = load_from_flags(options)
+        # 2. the model; whoever asks meanwhile is told to wait
+        listen(sockets, options.host)
+        with said_to_be_loading(sockets):
+            model, processor = load_from_flags(options)
         with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
             # 3. the API, and the page beside it
             app = _application(options, sessions, add_page)
             # 4. listen until stopped
-            listen(sockets, options.host)
             host = f"[{options.host}]" if ":" in options.host else options.host
             described = "" if add_page else "; /docs describes its API"
-            _serve(app, sockets, f"http://{host}:{port_of(sockets)} is ready{described}; stop with Ctrl-C")
+            start_logging(options.log_format, token=app.state.token)
+            ready = f"http://{host}:{port_of(sockets)} is ready{described}; stop with Ctrl-C"
+            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped
+                Server(app, sessions, ready=ready).run(sockets=sockets)
     return 0
 
 
@@ -130,22 +151,6 @@ def _application(options: argparse.Namespace, sessions: Sessions, add_page: AddP
     if token is not None and not options.token:
         print(f"API token: {token}", file=sys.stderr)
     return app
-
-
-def _serve(app: Any, sockets: list[socket.socket], ready: str) -> None:
-    """Answer on listening sockets until a signal; prints `ready` as soon as the first request would be answered."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            print(ready, file=sys.stderr, flush=True)
-
-    # uvicorn calls it an error where a socket is refused by an HTTP answer, as ASGI has it
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing handshake" not in record.msg)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped
-        Server(config).run(sockets=sockets)
 
 
 def shown_name(model: str) -> str:

@@ -12,8 +12,7 @@ import hashlib
 import re
 import secrets
 import time
-import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -27,11 +26,12 @@ from ..model.memory_bank import MemoryFrame
 from ..prompt.messages import FrameStyle, Image, Message, frame_line
 from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer, sampling
 from ..streaming.session import StreamingSession
-from ..streaming.threads import stream_pieces
+from ..streaming.threads import paced, stream_pieces
 from .content import Content, Picture, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
 from .live_session import USUAL_NEW_TOKENS, LiveSession
-from .questions import EVENTS, answering, data_line, error_body, event_response, heard
+from .questions import EVENTS, RunningAnswer, await_first_frame, data_line, error_body, event_response, heard, in_thread
+from .reading import in_reading_turn
 from .routes import AllSessions
 from .sessions import Sessions
 
@@ -195,40 +195,75 @@ async def complete_in(name: str, request: Asked, connection: Request, sessions: 
 
 
 async def _complete(
-    request: ChatRequest, connection: Request, sessions: Sessions, find: Callable[[], LiveSession] | None, **named: Any
+    request: ChatRequest,
+    connection: Request,
+    sessions: Sessions,
+    find: Callable[[], LiveSession] | None,
+    *,
+    is_repeat: bool,
 ) -> Any:
-    """Piece by piece, or whole."""
-    completion = await answering(begun, request, sessions, find, **named)
-    if request.stream:
-        return event_response(completion.chunks(with_usage=request.with_usage))
-    return completion.whole(await heard(completion.pieces, connection))
-
-
-def begun(
-    request: ChatRequest, sessions: Sessions, find: Callable[[], LiveSession] | None, *, is_repeat: bool
-) -> Completion:
-    """The answer, on its way. A session is looked for, or begins, once the request is known to be one."""
-    # 1. what is asked for, whole, before anything is changed
+    """Piece by piece, or whole. A session is looked for, or begins, once the request is known to be one."""
+    # 1. what is asked for, before anything is changed
     sessions.check_model(request.model)
     request.check()
     most = request.new_tokens(sessions.limits.max_new_tokens)
-    system, turns = dialogue_of(request.messages, RequestReader(sessions.limits, sessions.files.path))
-    # 2. the answer begins
+    # 2. the answer begins when its turn has come
     head: dict[str, Any] = {"created": int(time.time()), "model": request.model}
     head["id"] = f"chatcmpl-{secrets.token_hex(12)}"
     if find is None:
-        place = sessions.place_alone()
-        try:
-            running = answer_alone(sessions, system, turns, max_new_tokens=most, **request.generation())
-        except BaseException:
-            place.release()
-            raise
-        weakref.finalize(running, place.release)  # also where nobody takes the first piece
-        ends = sessions.processor.end_token_ids
-        return Completion(head, StopText(running, request.stops), running.question, ends)
-    turn, answer = ask_in(find(), system, turns, request, most, is_repeat=is_repeat)
+        completion = await _begun_alone(request, sessions, head, most)
+    else:
+        completion = await _begun_in(request, sessions, head, most, find, is_repeat=is_repeat)
+    if request.stream:
+        return event_response(completion.pieces, completion.chunks(with_usage=request.with_usage))
+    return completion.whole(await heard(completion.pieces, connection))
+
+
+async def _begun_alone(request: ChatRequest, sessions: Sessions, head: dict[str, Any], most: int) -> Completion:
+    """The answer of a request that is complete in itself. Its place in the queue bounds what is held of pictures."""
+    with sessions.turns.entered() as place:
+        system, turns = await read_dialogue(request, sessions)
+        await place.turn()
+        options = {"max_new_tokens": most, "pace": place.pause, **request.generation()}
+        answer = await in_thread(answer_alone, sessions, system, turns, **options)
+        text = StopText(answer, request.stops)
+        running = RunningAnswer(text, place, sessions)
+    return Completion(head, text, running, answer.question, sessions.processor.end_token_ids)
+
+
+async def _begun_in(
+    request: ChatRequest,
+    sessions: Sessions,
+    head: dict[str, Any],
+    most: int,
+    find: Callable[[], LiveSession],
+    *,
+    is_repeat: bool,
+) -> Completion:
+    """The answer about a session's stream, which sees what is new before."""
+    system, turns = await read_dialogue(request, sessions)
+    session, question = await in_thread(find), turns[-1].text
+    session.check_question(question, most)
+    with sessions.turns.entered(session.key) as place:
+        await in_thread(show_in, session, system, turns, is_repeat=is_repeat)
+        await await_first_frame(session)
+        await place.turn()
+        options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, "at_once": True}
+        options |= {"without_frames": True, **request.generation()}
+        turn, pieces = await in_thread(session.ask, question, **options)
+        text = StopText(pieces, request.stops)
+        running = RunningAnswer(text, place, sessions)
     head |= {"picture_age": turn.age, "stream_time": {"timestamp": turn.timestamp}}
-    return Completion(head, StopText(answer, request.stops), turn, ())
+    return Completion(head, text, running, turn, ())
+
+
+async def read_dialogue(request: ChatRequest, sessions: Sessions) -> tuple[str | None, list[Said]]:
+    """`dialogue_of` a request; one with pictures waits for its turn to decode them."""
+    reader = RequestReader(sessions.limits, sessions.files.path)
+    has_pictures = any(isinstance(message.content, list) for message in request.messages)
+    if not has_pictures:
+        return await in_thread(dialogue_of, request.messages, reader)
+    return await in_reading_turn(sessions, dialogue_of, request.messages, reader)
 
 
 def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple[str | None, list[Said]]:
@@ -256,33 +291,29 @@ def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 
-def ask_in(
-    session: LiveSession, system: str | None, turns: Sequence[Said], request: ChatRequest, most: int, *, is_repeat: bool
-) -> Any:
-    """Show what is new in a session and ask it; as `LiveSession.ask`.
+def show_in(session: LiveSession, system: str | None, turns: Sequence[Said], *, is_repeat: bool) -> None:
+    """Show what is new in a session.
 
     A client that repeats a request because of an error does not show its pictures twice.
     """
-    new = turns[-1]
-    session.check_question(new.text, most)
     if system is not None:
         session.instruct(system)
     with session.showing:  # a repeat may come while its first try is still being seen
         began, before = session.session.stats()["last_timestamp"] or 0.0, set(session.shown)
-        for picture in new.pictures:
+        for picture in turns[-1].pictures:
             digest = hashlib.sha256(b"%r" % (picture.image.shape,) + picture.image.tobytes()).digest()
             if not (is_repeat and digest in before):
                 session.see(picture.image, None if picture.seconds is None else began + picture.seconds)
                 session.shown.append(digest)
-    return session.ask(
-        new.text, max_new_tokens=most, without_frames=True, stops=request.stops, **request.generation()
-    )  # fmt: skip
 
 
 def answer_alone(
-    sessions: Sessions, system: str | None, turns: Sequence[Said], *, max_new_tokens: int, **generation: Any
+    sessions: Sessions, system: str | None, turns: Sequence[Said], *, max_new_tokens: int, pace: Any, **generation: Any
 ) -> StreamedAnswer:
-    """The answer to a dialogue of which nothing is kept; RequestError for a prompt longer than the server takes."""
+    """The answer to a dialogue of which nothing is kept; RequestError for a prompt longer than the server takes.
+
+    `pace` as in `StreamingSession.ask_stream`.
+    """
     model, processor = sessions.model, sessions.processor
     frames = _memory_of(sessions, [picture for turn in turns for picture in turn.pictures])
     messages = [] if system is None else [Message("system", (system,))]
@@ -299,7 +330,9 @@ def answer_alone(
     question = PreparedQuestion(turns[-1].text, rendered, frames, len(held), None, time.perf_counter(), 0)
 
     def run(emit: Any, stop: Any) -> None:
-        question.answer = language.answer(question, emit=emit, stop=stop, max_new_tokens=max_new_tokens, **generation)
+        question.answer = language.answer(
+            question, emit=paced(emit, pace), stop=stop, max_new_tokens=max_new_tokens, **generation
+        )
 
     return StreamedAnswer(question, stream_pieces(run))
 
@@ -381,7 +414,8 @@ class Completion:
     """An answer on its way, as OpenAI's clients read it."""
 
     head: dict[str, Any]
-    pieces: StopText
+    text: StopText
+    pieces: RunningAnswer
     asked: Any
     """PreparedQuestion or DialogueTurn."""
     ends: Sequence[int]
@@ -398,14 +432,14 @@ class Completion:
             said, is_cut = self.asked.answer_tokens, self.asked.is_cut
         usage: dict[str, Any] = {"prompt_tokens": used, "completion_tokens": said, "total_tokens": used + said}
         usage["prompt_tokens_details"] = {"cached_tokens": cached}
-        return "length" if is_cut and not self.pieces.was_met else "stop", usage
+        return "length" if is_cut and not self.text.was_met else "stop", usage
 
     def whole(self, text: str) -> dict[str, Any]:
         finish, usage = self._ended()
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
         return {**self.head, "object": "chat.completion", "choices": [choice | {"logprobs": None}], "usage": usage}
 
-    def chunks(self, *, with_usage: bool) -> Generator[str, None, None]:
+    async def chunks(self, *, with_usage: bool) -> AsyncGenerator[str, None]:
         """Server-sent events. An error on the way is one too: the status was sent."""
         head = {**self.head, "object": "chat.completion.chunk"} | ({"usage": None} if with_usage else {})
 
@@ -414,7 +448,7 @@ class Completion:
 
         try:
             yield chunk({"role": "assistant", "content": ""})
-            for piece in self.pieces:
+            async for piece in self.pieces:
                 if piece:
                     yield chunk({"content": piece})
             finish, usage = self._ended()
@@ -423,6 +457,4 @@ class Completion:
                 yield data_line({**head, "choices": [], "usage": usage})
         except Exception as error:
             yield data_line({"error": error_body(str(error), 500)})
-        finally:
-            self.pieces.close()
         yield "data: [DONE]\n\n"

@@ -44,9 +44,19 @@ class UnknownSession(ValueError):
 
 
 class LimitReached(ValueError):
-    """More than the operator allows."""
+    """More than the operator allows; `retry` in seconds."""
 
     status = 429
+
+    def __init__(self, message: str, retry: int = 1) -> None:
+        super().__init__(message)
+        self.retry = retry
+
+
+class Overloaded(LimitReached):
+    """More than the server can do now, whoever asks; or it is being stopped."""
+
+    status = 503
 
 
 class NotAllowed(ValueError):
@@ -68,6 +78,20 @@ class Limits:
     max_sessions: int = 16
     idle_seconds: float = 1800.0
     """A session without a question, a command or a frame for so long is ended."""
+    max_client_sessions: int | None = None
+    """Sessions of one client (one address); None: as many as there are places."""
+    max_client_requests: int = 64
+    """Requests and sockets of one client at once."""
+    max_questions: int = 8
+    """Of one session, that wait or are being answered."""
+    max_waiting: int = 256
+    """Questions of all clients that wait or are being answered."""
+    answers_at_once: int = 1
+    """Answers that are being made at the same moment; the others wait for their turn, between two words, too."""
+    body_seconds: float = 30.0
+    """A request's body may pause for so long in all, beside the time it takes at 16 KiB a second."""
+    shutdown_seconds: float = 10.0
+    """Answers may go on for so long when the server is being stopped."""
     max_upload_bytes: int = 256 * 2**20
     max_video_seconds: float = 3600.0
     max_image_bytes: int = 8 * 2**20
@@ -91,6 +115,8 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, is_whole = getattr(self, field.name), isinstance(field.default, int)
+            if value is None and field.default is None:
+                continue
             if (is_whole and not isinstance(value, int)) or not (isinstance(value, bool) or value > 0):
                 expected = "an integer >= 1" if is_whole else "> 0"
                 raise ValueError(f"Limits.{field.name} must be {expected}, got {value!r}")

@@ -64,6 +64,10 @@ class LiveSession:
         self.is_closed = False
         self._run = 0  # streams started so far
         self.last_used = time.monotonic()
+        self.client = ""
+        """The address of whoever began it."""
+        self.num_let_go = 0
+        """Frames dropped of streams before this one, and by the realtime socket."""
         self._configure(settings)
 
     def _configure(self, settings: SessionSettings) -> None:
@@ -118,6 +122,7 @@ class LiveSession:
         self._configure(self.settings)
         self._watched = stream
         self._run += 1
+        self.num_let_go = self.num_dropped
         live = LiveStream(stream.source, fps=self.settings.fps)
         self._watcher = LiveWatcher(self.session, live, on_seen=self.track.add).start()
 
@@ -137,6 +142,15 @@ class LiveSession:
         """The stream that is watched once more, from that second on."""
         assert self._watched is not None, "there is a stream to open again"
         return replace(self._watched, source=self._watched.reopen(seconds))
+
+    @property
+    def watcher(self) -> LiveWatcher | None:
+        return self._watcher
+
+    @property
+    def num_dropped(self) -> int:
+        """Frames that came faster than they could be encoded, of all streams so far."""
+        return self.num_let_go + (self._watcher.stream.num_dropped if self._watcher else 0)
 
     @property
     def source(self) -> Any:
@@ -241,16 +255,25 @@ class LiveSession:
         self.session.system_prompt = system_prompt
 
     def ask(
-        self, question: str, *, max_new_tokens: int | None = None, without_frames: bool = False, **generation: Any
+        self,
+        question: str,
+        *,
+        max_new_tokens: int | None = None,
+        without_frames: bool = False,
+        at_once: bool = False,
+        **generation: Any,
     ) -> tuple[DialogueTurn, Iterator[str]]:
         """The question's turn, and its answer piece by piece. Errors of the question itself come at once.
 
-        Options as `StreamingSession.ask_stream`. ValueError for an empty question, before the first frame, or after the
-        stream failed; RequestError for more than the operator allows.
+        Options as `StreamingSession.ask_stream`; `at_once`: a first frame was waited for already. ValueError for an
+        empty question, before the first frame, or after the stream failed; RequestError for more than the operator
+        allows.
         """
         most = self.check_question(question, max_new_tokens)
         # 1. the model begins to answer 2. what it is asked about is kept for the page
-        self._await_first_frame()
+        if not at_once:
+            self._await_first_frame()
+        self.check_stream(without_frames=without_frames)
         pieces = self.session.ask_stream(question, max_new_tokens=most, without_frames=without_frames, **generation)
         held = [HeldPicture(frame.index, frame.timestamp, frame.level) for frame in pieces.question.frames]
         turn = self.track.ask(question, pieces.question.timestamp or 0.0, held, age=self.age)
@@ -285,14 +308,23 @@ class LiveSession:
 
     def _await_first_frame(self) -> None:
         """A question right after the start waits for something to be asked about."""
-        watcher = self._watcher
         until = time.monotonic() + FIRST_FRAME_SECONDS
-        while watcher is not None and self.session.memory.num_written == 0 and time.monotonic() < until:
+        while self.awaits_first_frame and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def check_stream(self, *, without_frames: bool = False) -> None:
+        """ValueError where the stream failed before anything was seen of it, or is still to show its first frame."""
+        if self.session.memory.num_written == 0 and (watcher := self._watcher) is not None:
             if watcher.error is not None:
                 raise ValueError(str(watcher.error))
-            if watcher.is_over:
-                return
-            time.sleep(0.02)
+            if not watcher.is_over and not without_frames:
+                raise ValueError(f"{self.source.name} has shown no frame yet; ask later")
+
+    @property
+    def awaits_first_frame(self) -> bool:
+        """Whether a stream runs that nothing was seen of yet."""
+        watcher = self._watcher
+        return watcher is not None and not watcher.is_over and self.session.memory.num_written == 0
 
     # ---- looking at it --------------------------------------------------------------------------------------------
 

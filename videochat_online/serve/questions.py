@@ -5,8 +5,13 @@ Answers are streamed as server-sent events, and end as soon as nobody listens an
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -17,12 +22,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from .limits import NO_OTHER_FIELDS
-from .routes import Found
+from .live_session import FIRST_FRAME_SECONDS, LiveSession
+from .routes import AllSessions, Found
+from .sessions import Sessions
+from .turns import Place
 
 EVENTS: dict[str, Any] = {"text/event-stream": {}}
 """What OpenAPI says of a streamed answer."""
-ANSWERING = anyio.CapacityLimiter(64)
-"""Threads that wait for answers: no request of another kind waits behind them."""
+THREADS = anyio.CapacityLimiter(64)
+DEPTH = 64
+"""Pieces of an answer that wait to be sent."""
+LEFT_SECONDS = 60.0
+"""Nobody is there who has taken no piece for so long."""
+LOOK_SECONDS = 0.05
 question_routes = APIRouter(tags=["questions"])
 
 
@@ -48,24 +60,127 @@ class AnswerDocument:
 
 
 @question_routes.post("/sessions/{session}/questions", responses={200: {"model": AnswerDocument, "content": EVENTS}})
-async def ask(found: Found, request: QuestionRequest, connection: Request) -> Any:
+async def ask(found: Found, request: QuestionRequest, connection: Request, sessions: AllSessions) -> Any:
     """Ask about what was seen so far. Streams `piece` events, then `done` with the whole answer."""
-    turn, pieces = await answering(found.ask, request.question, max_new_tokens=request.max_new_tokens)
+    found.check_question(request.question, request.max_new_tokens)
+    with sessions.turns.entered(found.key) as place:
+        await await_first_frame(found)
+        try:
+            found.check_stream()
+        except ValueError:  # many that waited together are told one after another
+            await sessions.refusals.moment()
+            raise
+        await place.turn()
+        named = {"max_new_tokens": request.max_new_tokens, "pace": place.pause, "at_once": True}
+        turn, pieces = await in_thread(found.ask, request.question, **named)
+        answer = RunningAnswer(pieces, place, sessions)
 
     def document() -> dict[str, Any]:
         stats = dict(found.session.stats())
         return asdict(AnswerDocument(turn.question, turn.answer, turn.timestamp, turn.age, stats))
 
     if request.stream:
-        return event_response(answer_events(pieces, document))
-    await heard(pieces, connection)
+        return event_response(answer, answer_events(answer, document))
+    await heard(answer, connection)
     return document()
 
 
-def answer_events(pieces: Iterator[str], document: Callable[[], dict[str, Any]]) -> Generator[str, None, None]:
+async def await_first_frame(session: LiveSession) -> None:
+    """A question right after the start waits for something to be asked about, and holds no thread meanwhile."""
+    until = time.monotonic() + FIRST_FRAME_SECONDS
+    while session.awaits_first_frame and time.monotonic() < until:
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+class RunningAnswer(AsyncIterator[str]):
+    """An answer that a thread takes from the model, for the event loop; at most DEPTH pieces wait to be sent.
+
+    An error in it is raised here, as in `pieces`; the place is given back as soon as the model has said all.
+    """
+
+    def __init__(self, pieces: Any, place: Place, sessions: Sessions) -> None:
+        self._pieces, self._place, self._sessions = pieces, place, sessions
+        self._loop, self._ready = asyncio.get_running_loop(), asyncio.Event()
+        self._made: deque[str | None] = deque()
+        self._room = threading.Semaphore(DEPTH)
+        self._left = self._has_begun = False
+        self._error: BaseException | None = None
+        self.ended = asyncio.Event()
+        sessions.running.add(self)
+        threading.Thread(target=self._take, name="videochat-online-answer", daemon=True).start()
+
+    def __aiter__(self) -> RunningAnswer:
+        return self
+
+    async def __anext__(self) -> str:
+        while not self._made:
+            self._ready.clear()
+            await self._ready.wait()
+        if (piece := self._made[0]) is None:
+            if self._error is not None:
+                raise self._error
+            raise StopAsyncIteration
+        self._made.popleft()
+        self._room.release()
+        return piece
+
+    def leave(self, error: Exception | None = None) -> None:
+        """End it at the next piece; with an error, whoever listens gets that. In the event loop's thread."""
+        self._left = True
+        self._error = self._error or error
+        self._place.release()
+        self._room.release()
+        if error is not None:
+            self._made.append(None)
+            self._ready.set()
+
+    async def close(self) -> None:
+        """End it, and wait for that."""
+        self.leave()
+        await self.ended.wait()
+
+    def _take(self) -> None:
+        try:
+            for piece in self._pieces:
+                if not self._room.acquire(blocking=False):
+                    self._place.release()  # nobody reads: others go on
+                    if not self._room.acquire(timeout=LEFT_SECONDS):
+                        break
+                if self._left:
+                    break
+                self._tell(self._put, piece)
+        except BaseException as error:  # raised where the answer is read
+            self._error = self._error or error
+        finally:
+            try:
+                self._pieces.close()
+            finally:
+                self._place.release()
+                self._tell(self._end)
+
+    def _put(self, piece: str | None) -> None:
+        if piece and not self._has_begun:
+            self._has_begun = True
+            self._sessions.on_first_piece(time.monotonic() - self._place.came)
+        self._made.append(piece)
+        self._ready.set()
+
+    def _end(self) -> None:
+        self._put(None)
+        self.ended.set()
+        self._sessions.running.discard(self)
+
+    def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+async def answer_events(
+    answer: AsyncIterator[str], document: Callable[[], dict[str, Any]]
+) -> AsyncGenerator[str, None]:
     """An answer as server-sent events; an error on the way is one too."""
     try:
-        for piece in pieces:
+        async for piece in answer:
             yield "event: piece\n" + data_line({"text": piece})
         yield "event: done\n" + data_line(document())
     except Exception as error:  # the answer has begun: there is no status to send any more
@@ -80,6 +195,15 @@ def refusal(error: Exception) -> tuple[int, dict[str, Any]]:
     )
 
 
+async def retry_headers(error: Exception, sessions: Sessions) -> dict[str, str] | None:
+    """When to try again what was refused for lack of room, told when its moment has come; None for other errors."""
+    retry = getattr(error, "retry", None)
+    if retry is None:
+        return None
+    await sessions.refusals.moment()
+    return {"Retry-After": str(retry)}
+
+
 def error_body(message: str, status: int, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """The one shape of an error, as OpenAI's clients read it."""
     kind = {401: "invalid_api_key", 404: "not_found", 413: "too_large", 429: "rate_limit_exceeded"}
@@ -92,32 +216,35 @@ def data_line(document: dict[str, Any]) -> str:
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
 
 
-def event_response(lines: Generator[str, None, None]) -> StreamingResponse:
-    """A response that sends `lines`; closes them when the client has left."""
-    return StreamingResponse(_closing(lines), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+def event_response(answer: RunningAnswer, lines: AsyncGenerator[str, None]) -> StreamingResponse:
+    """A response that sends `lines`, which are made of `answer`; ends that when the client has left."""
+
+    async def closing() -> AsyncIterator[str]:
+        try:
+            async for line in lines:
+                yield line
+        finally:
+            with anyio.CancelScope(shield=True):  # the client's leaving cancels this task; the answer has to end first
+                await lines.aclose()
+                await answer.close()
+
+    return StreamingResponse(closing(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-async def _closing(lines: Generator[str, None, None]) -> AsyncIterator[str]:
-    try:
-        while (line := await answering(next, lines, None)) is not None:
-            yield line
-    finally:
-        with anyio.CancelScope(shield=True):  # the client's leaving cancels this task; the answer has to end first
-            await answering(lines.close)
+async def in_thread(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """What a call returns that computes: no request of another kind waits behind it."""
+    return await anyio.to_thread.run_sync(partial(call, *arguments, **named), limiter=THREADS)
 
 
-async def answering(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What a call returns that may wait for an answer."""
-    return await anyio.to_thread.run_sync(partial(call, *arguments, **named), limiter=ANSWERING)
-
-
-async def heard(pieces: Any, connection: Request) -> str:
+async def heard(answer: RunningAnswer, connection: Request) -> str:
     """All of an answer that is not streamed; it, too, ends as soon as nobody waits for it."""
     text = ""
     try:
-        while (piece := await answering(next, pieces, None)) is not None and not await connection.is_disconnected():
+        async for piece in answer:
             text += piece
+            if await connection.is_disconnected():
+                break
     finally:
         with anyio.CancelScope(shield=True):
-            await answering(pieces.close)
+            await answer.close()
     return text

@@ -13,13 +13,12 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-import anyio.to_thread
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
@@ -27,7 +26,8 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from .content import MOST_PIXELS, Content, Picture, RequestReader
 from .limits import RequestError, token_problem
 from .live_session import LiveSession
-from .questions import refusal
+from .questions import RunningAnswer, await_first_frame, in_thread, refusal, retry_headers
+from .reading import in_reading_turn
 from .sessions import Sessions
 
 realtime_routes = APIRouter()
@@ -37,14 +37,11 @@ MOST_WAITING = 32
 """Pictures that wait to be encoded; the oldest beyond them is let go and counted."""
 MOST_ITEMS = 1000
 """Ids of items that a connection and a session know."""
+MOST_METADATA = 10_000
+"""It is sent back with each answer: 16 pairs of 64 and 512 characters, as in OpenAI's API."""
+TEXTS = ("text", "input_text", "output_text")
 ROLES = ("user", "system", "assistant")
 Event = dict[str, Any]
-THREADS = anyio.CapacityLimiter(64)
-"""Threads of all sockets: none of them waits behind requests of another kind."""
-
-
-async def in_thread(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    return await anyio.to_thread.run_sync(partial(call, *arguments, **named), limiter=THREADS)
 
 
 def token_of(socket: WebSocket) -> str | None:
@@ -85,18 +82,20 @@ async def _serve(socket: WebSocket, name: str | None) -> None:
         session = await in_thread(sessions.create if name is None else lambda: sessions.named(name))
     except ValueError as error:
         status, body = refusal(error)
-        await socket.send_denial_response(JSONResponse({"error": body}, status))
+        await socket.send_denial_response(JSONResponse({"error": body}, status, await retry_headers(error, sessions)))
         return
     # 2. the conversation; an unnamed session ends with it
     offered = socket.scope.get("subprotocols", ())
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
     connection = RealtimeClient(socket, sessions, session)
+    sessions.sockets.add(connection)
     try:
         await connection.run()
         await connection.close()
     except asyncio.CancelledError:  # the server is being stopped, and ends all sessions: no fault of anybody
         return
     finally:
+        sessions.sockets.discard(connection)
         if name is None:
             with anyio.CancelScope(shield=True):
                 await in_thread(sessions.end_if_there, session.key)
@@ -109,7 +108,17 @@ class ActiveResponse:
     id: str
     item: str
     metadata: Any
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    is_cancelled: bool = False
+    task: asyncio.Task[None] | None = None
+    """Of its words."""
+    text: str = ""
+    turn: Any = None
+
+    def cancel(self) -> None:
+        """It ends at once where it waits for its turn, and at the model's next token where it is being made."""
+        self.is_cancelled = True
+        if self.task is not None:
+            self.task.cancel()
 
 
 class RealtimeClient:
@@ -117,6 +126,7 @@ class RealtimeClient:
 
     def __init__(self, socket: WebSocket, sessions: Sessions, session: LiveSession) -> None:
         self.socket, self.session, self.model_name = socket, session, sessions.model_name
+        self.sessions = sessions
         self.folder = sessions.files.path
         self.most_tokens: int | str = "inf"
         self.items: dict[str, Event] = {}
@@ -125,7 +135,6 @@ class RealtimeClient:
         self.question = ""
         """The newest text of user or system that was not answered."""
         self.response: ActiveResponse | None = None
-        self.num_dropped = 0
         self._pictures: deque[Picture] = deque()
         self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._sending = asyncio.Lock()
@@ -147,16 +156,14 @@ class RealtimeClient:
         except WebSocketDisconnect:
             return
         finally:
-            if self.response is not None:
-                self.response.cancelled.set()
             worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await worker
 
-    async def close(self) -> None:
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
         if self.socket.application_state == WebSocketState.CONNECTED:
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-                await self.socket.close()
+                await self.socket.close(code, reason)
 
     # ---- what is sent -----------------------------------------------------------------------------------------------
 
@@ -262,7 +269,9 @@ class RealtimeClient:
         spoken = [part for part in parts if part.get("type") not in ("input_audio", "output_audio")]
         spoken += [{"type": "text", "text": part["transcript"]} for part in parts if part.get("transcript")]
         reader = RequestReader(self.session.limits, self.folder)
-        content = await in_thread(reader.content, spoken, "item.content")
+        is_shown = any(part.get("type") not in TEXTS for part in spoken)
+        read = partial(in_reading_turn, self.sessions) if is_shown else in_thread
+        content = await read(reader.content, spoken, "item.content")
         is_known = key in self.session.known_items  # replayed after a break
         shown = [_shown_part(part) for part in parts]
         about = {"id": key, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
@@ -284,7 +293,7 @@ class RealtimeClient:
         waiting = sum(picture.num_pixels for picture in self._pictures)
         while len(self._pictures) > MOST_WAITING or waiting > MOST_PIXELS:
             waiting -= self._pictures.popleft().num_pixels
-            self.num_dropped += 1
+            self.session.num_let_go += 1
         self._jobs.put_nowait(self._see)
 
     async def delete(self, event: Event) -> None:
@@ -325,7 +334,13 @@ class RealtimeClient:
         instructions = given.get("instructions")
         if instructions is not None and not isinstance(instructions, str):
             raise RequestError("the instructions must be a text", "response.instructions")
-        self.response = response = ActiveResponse(new_id("resp"), new_id("item"), given.get("metadata"))
+        if given.get("input") or given.get("conversation") not in (None, "auto"):
+            what = "an answer is about the session's own conversation: input and conversation cannot be honoured here"
+            raise RequestError(what, "response", "unsupported_value")
+        metadata = given.get("metadata")
+        if metadata is not None and len(json.dumps(_object(metadata, "response.metadata"))) > MOST_METADATA:
+            raise RequestError(f"the metadata may have {MOST_METADATA} characters as JSON", "response.metadata")
+        self.response = response = ActiveResponse(new_id("resp"), new_id("item"), metadata)
         question = "\n".join(text for text in (self.question, instructions) if text)
         self.question = ""
         await self.send("response.created", response=self._answer(response, "in_progress", []))
@@ -336,7 +351,7 @@ class RealtimeClient:
         if self.response is None or (wanted is not None and wanted != self.response.id):
             what = "Cancellation failed: no active response found"
             raise RequestError(what, "response_id", "response_cancel_not_active")
-        self.response.cancelled.set()
+        self.response.cancel()
 
     # ---- the work, one thing after another ---------------------------------------------------------------------------
 
@@ -365,27 +380,13 @@ class RealtimeClient:
         await self.announce(begun)
         await self.send("response.content_part.added", **place, part={"type": "text", "text": ""})
         # 2. its words
-        text, turn, failure = "", None, None
-        try:
-            most = None if tokens == "inf" else int(tokens)
-            asked = self.session.ask
-            turn, pieces = await in_thread(asked, question, max_new_tokens=most, without_frames=True)
-            try:
-                while (piece := await _next(pieces, response.cancelled)) is not None:
-                    text += piece
-                    await self.send("response.output_text.delta", **place, delta=piece)
-            finally:
-                turn.is_done = True
-                await in_thread(pieces.close)
-        except ValueError as error:
-            failure = {"type": "invalid_request_error", "code": "invalid_value", "message": str(error)}
-        except Exception as error:
-            failure = {"type": "server_error", "code": type(error).__name__, "message": str(error)}
+        failure = None if response.is_cancelled else await self._said(response, place, question, tokens)
+        text, turn = response.text, response.turn
         # 3. how it ended
         status, details = "completed", None
         if failure is not None:
             status, details = "failed", {"type": "failed", "error": failure}
-        elif response.cancelled.is_set():
+        elif response.is_cancelled:
             status, details = "cancelled", {"type": "cancelled", "reason": "client_cancelled"}
         elif turn is not None and turn.is_cut:
             status, details = "incomplete", {"type": "incomplete", "reason": "max_output_tokens"}
@@ -401,6 +402,40 @@ class RealtimeClient:
         if turn is not None:
             whole["usage"] = _usage(turn)
         await self.send("response.done", response=whole)
+
+    async def _said(self, response: ActiveResponse, *arguments: Any) -> Event | None:
+        """Wait for the words of an answer; what failed, if anything."""
+        response.task = asyncio.create_task(self._say(response, *arguments))
+        try:
+            await asyncio.wait([response.task])
+        except asyncio.CancelledError:  # the client has left
+            response.task.cancel()
+            await asyncio.wait([response.task])
+            raise
+        error = None if response.task.cancelled() else response.task.exception()
+        if error is None:
+            return None
+        if isinstance(error, ValueError):
+            return {"type": "invalid_request_error", "code": "invalid_value", "message": str(error)}
+        return {"type": "server_error", "code": type(error).__name__, "message": str(error)}
+
+    async def _say(self, response: ActiveResponse, where: Event, question: str, tokens: int | str) -> None:
+        """The words of one answer, when its turn has come."""
+        session, most = self.session, None if tokens == "inf" else int(tokens)
+        session.check_question(question, most)
+        with self.sessions.turns.entered(session.key) as place:
+            await await_first_frame(session)
+            await place.turn()
+            options = {"max_new_tokens": most, "without_frames": True, "at_once": True, "pace": place.pause}
+            response.turn, pieces = await in_thread(session.ask, question, **options)
+            answer = RunningAnswer(pieces, place, self.sessions)
+        try:
+            async for piece in answer:
+                response.text += piece
+                await self.send("response.output_text.delta", **where, delta=piece)
+        finally:
+            response.turn.is_done = True
+            await answer.close()
 
     def _answer(self, response: ActiveResponse, status: str, output: list[Event], *, details: Any = None) -> Event:
         return {
@@ -457,10 +492,3 @@ def _object(value: Any, where: str) -> Event:
 def _shown_part(part: Event) -> Event:
     """A part as it is told back: its words, no picture, which would close sockets that take small messages only."""
     return {name: part[name] for name in ("type", "text", "transcript", "detail") if isinstance(part.get(name), str)}
-
-
-async def _next(pieces: Any, cancelled: asyncio.Event) -> str | None:
-    """The next piece of an answer; None at its end, and as soon as it is cancelled."""
-    if cancelled.is_set():
-        return None
-    return await in_thread(next, pieces, None)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import secrets
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..streaming.encoding import SharedEncoder
 from ..streaming.watching import IdlePrefill
-from .limits import LimitReached, Limits, RequestError, SessionSettings, UnknownSession
+from .limits import LimitReached, Limits, Overloaded, RequestError, SessionSettings, UnknownSession
 from .live_session import LiveSession
+from .turns import CLIENT, Refusals, Turns
 from .uploads import ServerFolder
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LOOK_SECONDS = 2.0
 BROKEN_SECONDS = 300.0
 """An upload to the page that grows no more for so long has broken off."""
+FETCHES = 8
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +44,20 @@ class Sessions:
         self._lock = threading.Lock()  # of the number of places
         self._names: dict[str, str] = {}  # of sessions that clients named -> their ids
         self._naming = threading.Lock()
-        self._alone = threading.BoundedSemaphore(self.limits.max_sessions)
+        most, alone = self.limits.max_waiting, self.limits.max_sessions
+        own = self.limits.max_questions
+        self.turns = Turns(self.limits.answers_at_once, most_waiting=most, most_of_session=own, most_alone=alone)
+        half = max(1, (os.cpu_count() or 2) // 2) + (FETCHES if self.limits.allow_urls else 0)
+        self.reading = Turns(half, most_waiting=most, most_of_session=own, most_alone=most)
+        """Of requests with pictures: decoding takes half of the machine; pictures behind slow addresses wait beside."""
+        self.refusals = Refusals()
+        self.running: set[Any] = set()
+        """Answers that are being made for clients of the API; see `RunningAnswer`."""
+        self.sockets: set[Any] = set()
+        """Realtime connections."""
+        self.on_first_piece: Callable[[float], None] = lambda seconds: None
+        """Called with the seconds from a question to the first piece of its answer."""
+        self._num_dropped = 0  # frames of sessions that have ended
         self.files = ServerFolder()
         self.encoder = SharedEncoder(model, processor)
         self._idle = IdlePrefill(
@@ -55,8 +72,11 @@ class Sessions:
         key = secrets.token_urlsafe(18)
         folder = self.files.sessions / key
         with self._lock:
-            if self._stop.is_set():
-                raise LimitReached("the server is being stopped")
+            if self._stop.is_set() or self.turns.is_closed:
+                raise Overloaded("the server is being stopped")
+            ours, most = CLIENT.get(), self.limits.max_client_sessions
+            if ours and most and sum(one.client == ours for one in self._sessions.values()) >= most:
+                raise LimitReached(f"{most} sessions are all that one client may have here; end one of them")
             if len(self._sessions) >= self.limits.max_sessions:
                 raise LimitReached(
                     f"all {self.limits.max_sessions} places are taken; try again when somebody has left, "
@@ -66,6 +86,7 @@ class Sessions:
                 key, self.model, self.processor, settings or SessionSettings(),
                 limits=self.limits, folder=folder, encoder=self.encoder,
             )  # fmt: skip
+            session.client = ours
             folder.mkdir()
             self._sessions[key] = session
         return session
@@ -93,17 +114,21 @@ class Sessions:
             what = f"this server runs {self.model_name!r}, not {name!r:.80}"
             raise RequestError(what, "model", "model_not_found", status=404)
 
-    def place_alone(self) -> threading.BoundedSemaphore:
-        """A place, to be released, for a question without a session; LimitReached where all are taken."""
-        if not self._alone.acquire(blocking=False):
-            raise LimitReached(f"{self.limits.max_sessions} questions without a session are being answered; try again")
-        return self._alone
-
     def end(self, key: str) -> None:
         """End a session and remove its files; UnknownSession where there is none."""
         session = self.get(key)
-        self._sessions.pop(key, None)
-        session.close()
+        if self._sessions.pop(key, None) is not None:
+            session.close()
+            self._num_dropped += session.num_dropped
+
+    def all(self) -> list[LiveSession]:
+        """Those that are there now."""
+        return list(self._sessions.values())
+
+    @property
+    def num_dropped(self) -> int:
+        """Frames that came faster than they could be encoded, of all sessions so far."""
+        return self._num_dropped + sum(session.num_dropped for session in self.all())
 
     def __len__(self) -> int:
         return len(self._sessions)

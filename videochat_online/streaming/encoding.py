@@ -72,6 +72,8 @@ class SharedEncoder(FrameEncoder):
         self._queue: queue.Queue[tuple[torch.Tensor, Future[torch.Tensor]] | None] = queue.Queue()
         self.num_batches = 0
         """Times the model has run."""
+        self.on_batch: Callable[[int, float], None] | None = None
+        """Called after each of these with its frames and seconds, in the encoder's thread."""
         self._is_encoding = False
         self._door = threading.Lock()  # nothing may be queued behind the mark that ends the thread
         self._is_closed = False
@@ -125,9 +127,12 @@ class SharedEncoder(FrameEncoder):
             self._is_encoding = False
 
     def _encode_together(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
+        started = time.monotonic()
         try:
             features = super().encode(torch.cat([self.on_device(pixels) for pixels, _ in waiting]))
             self.num_batches += 1
+            if self.on_batch is not None:
+                self.on_batch(len(features), time.monotonic() - started)
         except BaseException as error:  # each session gets it; the thread continues for the others
             for _, done in waiting:
                 done.set_exception(error)

@@ -30,7 +30,7 @@ from .cache import num_common
 from .encoding import EncodedFrame, Encodings, FrameEncoder, encode_changed, encode_wanted
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
 from .state import SessionStats, read_session, write_session
-from .threads import stream_pieces
+from .threads import paced, stream_pieces
 
 if TYPE_CHECKING:
     from ..config import Grid
@@ -254,18 +254,20 @@ class StreamingSession:
         max_new_tokens: int = 128,
         keep: bool = True,
         without_frames: bool = False,
+        pace: Callable[[], None] | None = None,
         **generation: Any,
     ) -> StreamedAnswer:
         """Like `ask`, but yields the answer piece by piece; the pieces joined are what `ask` returns.
 
         The question is about what the memory holds at the call, however late the first piece is taken; after a `reset`
         in between there is no answer. Leaving the iterator early ends the answer there; what was said until then is
-        kept, but for what stands behind the first of `stops` (texts at which whoever listens leaves).
+        kept, but for what stands behind the first of `stops` (texts at which whoever listens leaves). `pace` is called
+        before each piece, in the thread that makes it: it may wait there until others have had their turn.
         """
         prepared = self._prepare(question, without_frames, max_new_tokens, time.perf_counter())
 
         def run(emit: Callable[[str], None], stop: threading.Event) -> None:
-            options = generation | {"emit": emit, "stop": stop, "max_new_tokens": max_new_tokens}
+            options = generation | {"emit": paced(emit, pace), "stop": stop, "max_new_tokens": max_new_tokens}
             with self._turn.question():
                 if stop.is_set() or prepared.num_resets != self._num_resets:  # nobody listens, or all is forgotten
                     return

@@ -10,7 +10,6 @@ memory do not depend on them.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import gc
 import json
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...command_line import CommandParser
 from ...config import MemoryConfig, scheduled_grids, tokens_of_grid
 from ...files import write_json, write_text
 from ...model.memory_bank import PyramidMemoryBank
@@ -476,7 +476,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = CommandParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("step", choices=[*STEPS, "report"])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", default="cuda")

@@ -1,14 +1,18 @@
 """Many sessions at once on one server, for minutes: errors, latency, memory. Prints a table and a json line.
 
     python -m videochat_online.lab.bench.soak --sessions 20 --seconds 300
+    python -m videochat_online.lab.bench.soak --sessions 20 --sockets 10
 
 Starts `videochat-online serve` in a process of its own; each session uploads a generated film, watches it in real time
-at 2 fps and asks again and again, answers streamed.
+at 2 fps and asks again and again, answers streamed. Those of `--sockets` show a picture each half second over the
+realtime socket instead, each in a new connection every minute.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import json
 import os
 import random
@@ -22,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ...command_line import CommandParser
 from ...serve.client import Client, ServerError
 from ...serve.commands import port_number
@@ -30,6 +36,7 @@ from ..shapeworld.video import write_mp4
 
 QUESTIONS = ("What is happening now?", "How many objects are on the screen?", "What happened before that?")
 START_SECONDS = 60.0
+CONNECTION_SECONDS = 60.0
 
 
 @dataclass
@@ -44,6 +51,9 @@ class Counts:
     """Each session's last state."""
     memory: list[float] = field(default_factory=list)
     """MiB of the server's process, every few seconds."""
+    threads: list[float] = field(default_factory=list)
+    files: list[float] = field(default_factory=list)
+    """Open ones of the server's process, sockets among them."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -52,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = CommandParser(description="Many sessions at once on one server.")
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--sockets", type=int, default=0, help="of these, over the realtime socket")
     parser.add_argument("--pause", type=float, default=15.0, help="mean seconds between two questions of a session")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--model", default="pocket")
@@ -77,8 +88,10 @@ def _start_server(options: argparse.Namespace) -> subprocess.Popen:
     while True:
         try:
             client.call("GET", "/v1/models")
-            return server
-        except OSError:
+            if server.poll() is None:  # else another server has the port
+                return server
+            raise ValueError(f"the server did not start: is port {options.port} free?")
+        except (OSError, ServerError):  # not there yet, or loading
             if time.monotonic() > until or server.poll() is not None:
                 server.kill()
                 raise
@@ -87,11 +100,16 @@ def _start_server(options: argparse.Namespace) -> subprocess.Popen:
 
 def _run(options: argparse.Namespace, server: subprocess.Popen, film: Path) -> Counts:
     counts, until = Counts(), time.monotonic() + options.seconds
-    threads = [threading.Thread(target=_visit, args=(options, counts, film, k, until)) for k in range(options.sessions)]
+    threads = [
+        threading.Thread(target=_talk if k < options.sockets else _visit, args=(options, counts, film, k, until))
+        for k in range(options.sessions)
+    ]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         counts.memory.append(_resident_mebibytes(server.pid))
+        counts.threads.append(len(list(Path(f"/proc/{server.pid}/task").iterdir())))
+        counts.files.append(len(list(Path(f"/proc/{server.pid}/fd").iterdir())))
         time.sleep(2.0)
     return counts
 
@@ -123,6 +141,55 @@ def _visit(options: argparse.Namespace, counts: Counts, film: Path, number: int,
             counts.errors.append(f"session {number}: {error}")
 
 
+def _talk(options: argparse.Namespace, counts: Counts, film: Path, number: int, until: float) -> None:
+    """As `_visit`, over the realtime socket."""
+    from websockets.sync.client import connect
+
+    pause = random.Random(number)
+    shown = [_data_uri(pause) for _ in range(8)]
+    address = f"ws://127.0.0.1:{options.port}/s/soak{number}/v1/realtime"
+    try:
+        while (end := min(until, time.monotonic() + CONNECTION_SECONDS)) - time.monotonic() > 1:
+            with connect(address) as socket:
+                asks_at = time.monotonic() + pause.uniform(0.5, 1.5) * options.pause
+                while time.monotonic() < end:
+                    content = [{"type": "input_image", "image_url": pause.choice(shown)}]
+                    _say(socket, {"type": "conversation.item.create", "item": {"role": "user", "content": content}})
+                    if time.monotonic() >= asks_at:
+                        _ask_over(socket, options, counts, pause.choice(QUESTIONS))
+                        asks_at = time.monotonic() + pause.uniform(0.5, 1.5) * options.pause
+                    time.sleep(0.5)
+    except Exception as error:  # whatever ends it is what is looked for
+        with counts.lock:
+            counts.errors.append(f"socket {number}: {type(error).__name__}: {error}")
+
+
+def _ask_over(socket: Any, options: argparse.Namespace, counts: Counts, question: str) -> None:
+    started, first = time.perf_counter(), None
+    _say(socket, {"type": "response.create",
+                  "response": {"instructions": question, "max_output_tokens": options.max_new_tokens}})  # fmt: skip
+    while (event := json.loads(socket.recv(timeout=120)))["type"] != "response.done":
+        if event["type"] == "error":
+            raise ValueError(event["error"]["message"])
+        if event["type"] == "response.output_text.delta" and first is None:
+            first = time.perf_counter() - started
+    if event["response"]["status"] not in ("completed", "incomplete"):
+        raise ValueError(f"an answer ended as {event['response']['status_details']}")
+    with counts.lock:
+        counts.first += [] if first is None else [first]
+        counts.whole.append(time.perf_counter() - started)
+
+
+def _say(socket: Any, event: dict[str, Any]) -> None:
+    socket.send(json.dumps(event))
+
+
+def _data_uri(pause: random.Random) -> str:
+    data = io.BytesIO()
+    Image.effect_noise((320, 240), pause.randint(10, 90)).convert("RGB").save(data, "JPEG")
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
 def _resident_mebibytes(process: int) -> float:
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -135,14 +202,17 @@ def soak_report(options: argparse.Namespace, counts: Counts) -> str:
         parts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else values * 99
         return {"median": parts[49], "p95": parts[94], "worst": max(values)} if values else {}
 
-    settled = counts.memory[len(counts.memory) // 3 :]
+    def settled(values: list[float]) -> dict[str, float]:
+        return {"a third in": values[len(values) // 3], "end": values[-1], "most": max(values)} if values else {}
+
     numbers = {
         "sessions": options.sessions, "seconds": options.seconds, "questions": len(counts.whole),
         "errors": len(counts.errors), "first_token_s": spread(counts.first), "answer_s": spread(counts.whole),
         "lag_s": spread([state["lag"] for state in counts.states]),
         "frames_seen": sum(state["stats"]["frames_seen"] for state in counts.states),
         "frames_dropped": sum(state["frames_dropped"] for state in counts.states),
-        "server_mib": {"a third in": settled[0], "end": settled[-1], "most": max(counts.memory)} if settled else {},
+        "server_mib": settled(counts.memory), "server_threads": settled(counts.threads),
+        "server_files": settled(counts.files),
     }  # fmt: skip
     lines = [f"{name:16} {_shown(value)}" for name, value in numbers.items()]
     return "\n".join([*lines, *counts.errors[:10], json.dumps(numbers)])

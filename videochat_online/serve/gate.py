@@ -1,0 +1,108 @@
+"""What each request and socket passes first: its id, its client's share, a deadline for its body, a line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections import Counter
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .limits import LimitReached
+from .logs import REQUEST, log_request
+from .operations import PROBES, Metrics
+from .questions import error_body, refusal, retry_headers
+from .sessions import Sessions
+from .turns import CLIENT
+
+ID = re.compile(r"[\x21-\x7e]{1,64}")
+SLOWEST = 16 * 2**10
+"""Bytes a second: who sends a body more slowly than that has `Limits.body_seconds` in all."""
+CLOSES = (408, 413)
+"""The rest of such a body is not read: the connection ends with the answer."""
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """See the module. Inner parts know the client and the request's id by context variables."""
+
+    def __init__(self, app: ASGIApp, *, sessions: Sessions, metrics: Metrics) -> None:
+        self.app, self.sessions, self.metrics = app, sessions, metrics
+        self._open: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        # 1. who asks, and by which id the answer can be found again
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if ID.fullmatch(given) else secrets.token_hex(8)
+        client = (scope.get("client") or ("",))[0]
+        CLIENT.set(client)
+        REQUEST.set(request_id)
+        started, status = time.monotonic(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"].endswith(("response.start", "websocket.accept")):
+                status = message.get("status", 101)
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*headers, (b"connection", b"close")] if status in CLOSES else headers
+            await send(message)
+
+        # 2. its share, then what it asks for
+        self._open[client] += 1
+        try:
+            most = self.sessions.limits.max_client_requests
+            if client and self._open[client] > most and scope["path"] not in PROBES:
+                error = LimitReached(f"{most} requests at once are all that one client may have here")
+                headers = await retry_headers(error, self.sessions)
+                refused = JSONResponse({"error": refusal(error)[1]}, error.status, headers)
+                await refused(scope, receive, answer)
+            else:
+                await self.app(scope, self._in_time(receive) if scope["type"] == "http" else receive, answer)
+        except Exception:
+            if status:
+                raise
+            log.exception("a request failed")  # the text of a bug stays here
+            failed = JSONResponse({"error": error_body("Internal Server Error", 500)}, 500)
+            await failed(scope, receive, answer)
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+            # 3. told without what stands in its path and query: a session's id is a key
+            route = _pattern(scope)
+            self.metrics.requests.labels(route, str(status)).inc()
+            log_request(scope, route, status, client, time.monotonic() - started)
+
+    def _in_time(self, receive: Receive) -> Receive:
+        """`receive` that ends the request with status 408 where its body comes too slowly."""
+        until, is_whole = time.monotonic() + self.sessions.limits.body_seconds, False
+
+        async def give() -> Message:
+            nonlocal until, is_whole
+            if is_whole:  # what comes now is that the client leaves
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.001, until - time.monotonic()))
+            except asyncio.TimeoutError:
+                raise HTTPException(408, "the request's body came too slowly") from None
+            is_whole = message["type"] != "http.request" or not message.get("more_body", False)
+            until += len(message.get("body", b"")) / SLOWEST
+            return message
+
+        return give
+
+
+def _pattern(scope: Scope) -> str:
+    """The path of a route with the names of its parameters: a newer FastAPI leaves out where a router was mounted."""
+    path = getattr(scope.get("route"), "path", None) or "other"
+    if "/v1" in path or not scope["path"].startswith(("/v1/", "/s/")):
+        return path
+    return ("/v1" if scope["path"].startswith("/v1/") else "/s/{name}/v1") + path

@@ -1,0 +1,218 @@
+"""Who is served next: places for work, given to the client that had least of them so far. Waiting takes no thread.
+
+What waits is bounded, a session has one place at a time, and work that is done piece by piece can let others go first
+between two pieces: a short question waits neither behind a long answer nor behind many of somebody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from .limits import LimitReached, Overloaded
+
+CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
+"""The address of whoever sent what is being done now; empty for work of our own."""
+SLICE_SECONDS = 0.05
+"""By so much another must have had less before it goes first in the middle of a work."""
+HALF_LIFE_SECONDS = 10.0
+"""What a client had counts half after so long."""
+LONGEST_RETRY = 60
+FIRST_REFUSAL, NEXT_REFUSAL, LAST_REFUSAL = 0.5, 0.2, 30.0
+"""Seconds: from the request, from the refusal before, and at most."""
+MOST_KNOWN = 1000
+
+
+@dataclass(eq=False)
+class Place:
+    """One work that waits for its turn (`await place.turn()`), is done, and gives its place back (`release`)."""
+
+    turns: Turns
+    client: str
+    session: str
+    came: float = field(default_factory=time.monotonic)
+    since: float = 0.0
+    """From when on its work is to be counted (time.monotonic)."""
+    state: str = "new"
+    """new, waiting, held or over."""
+    has_begun: bool = False
+    wake: Callable[[], Any] = field(default=lambda: None, repr=False)
+
+    async def turn(self) -> None:
+        """Wait until it may begin; Overloaded where the server ends before."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        self.turns._wait(self, partial(loop.call_soon_threadsafe, ready.set))
+        await ready.wait()
+        if self.state == "over":
+            raise Overloaded("the server is being stopped")
+
+    def pause(self) -> None:
+        """Between two pieces of work, in the thread that does it: whoever had less goes first, and this one waits."""
+        again = threading.Event()
+        if self.turns._gave_way(self, again.set):
+            again.wait()
+
+    def release(self) -> None:
+        """It is over, or nobody wants it any more. May be called again, from any thread."""
+        self.turns._end(self)
+
+
+class Turns:
+    """See the module.
+
+    Args:
+        places: works that are done at once.
+        most_waiting: works that wait or are done, of all clients (Overloaded beyond).
+        most_of_session: the same of one session (LimitReached beyond).
+        most_alone: the same of all that belong to no session.
+    """
+
+    def __init__(self, places: int, *, most_waiting: int, most_of_session: int, most_alone: int) -> None:
+        self.most_waiting, self.most_of_session, self.most_alone = most_waiting, most_of_session, most_alone
+        self._num_places = self._num_free = places
+        self._lock = threading.Lock()
+        self._entered: list[Place] = []
+        self._had: dict[str, tuple[float, float]] = {}  # client or session -> seconds it had, and when that was so
+        self._usual_seconds = 0.1
+        self.is_closed = False
+        """Whether nothing more may enter: the server is being stopped."""
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(place.state != "held" for place in list(self._entered))
+
+    @property
+    def num_held(self) -> int:
+        return sum(place.state == "held" for place in list(self._entered))
+
+    @property
+    def num_entered(self) -> int:
+        return len(self._entered)
+
+    def enter(self, session: str = "") -> Place:
+        """A place in the queue, to be released whatever happens; an empty session is none."""
+        with self._lock:
+            if self.is_closed:
+                raise Overloaded("the server is being stopped", self._retry())
+            if len(self._entered) >= self.most_waiting:
+                raise Overloaded(f"{len(self._entered)} requests wait already; try again later", self._retry())
+            most, whose = (self.most_of_session, "of this") if session else (self.most_alone, "without a")
+            if sum(place.session == session for place in self._entered) >= most:
+                what = f"{most} questions {whose} session wait or are being answered; try again later"
+                raise LimitReached(what, self._retry())
+            place = Place(self, CLIENT.get(), session)
+            self._entered.append(place)
+            return place
+
+    @contextmanager
+    def entered(self, session: str = "") -> Iterator[Place]:
+        """As `enter`; released where the block fails: else it is whoever does the work that gives it back."""
+        place = self.enter(session)
+        try:
+            yield place
+        except BaseException:
+            place.release()
+            raise
+
+    def empty(self) -> None:
+        """Let nothing wait any longer."""
+        for place in list(self._entered):
+            if not place.has_begun:
+                place.release()
+
+    def _retry(self) -> int:
+        """Seconds after which what waits now will have been served, as far as one can know."""
+        seconds = self._usual_seconds * (len(self._entered) + 1) / self._num_places
+        return min(LONGEST_RETRY, max(1, math.ceil(seconds)))
+
+    def _wait(self, place: Place, wake: Callable[[], Any]) -> None:
+        with self._lock:
+            place.wake, place.state = wake, "waiting"
+            self._give_places()
+
+    def _gave_way(self, place: Place, wake: Callable[[], None]) -> bool:
+        with self._lock:
+            if place.state != "held" or not (others := self._ready()):
+                return False
+            self._charge(place)
+            other = min(others, key=self._share)
+            ours, theirs = self._share(place), self._share(other)
+            mine, least = (ours[1], theirs[1]) if place.client == other.client else (ours[0], theirs[0])
+            if least + SLICE_SECONDS >= mine:
+                return False
+            self._num_free += 1
+            place.wake, place.state = wake, "waiting"
+            self._give_places()
+            return place.state == "waiting"
+
+    def _end(self, place: Place) -> None:
+        with self._lock:
+            if place.state == "over":
+                return
+            if place.state == "held":
+                seconds = self._charge(place)
+                self._usual_seconds += 0.1 * (seconds - self._usual_seconds)
+                self._num_free += 1
+            was_waiting, place.state = place.state == "waiting", "over"
+            self._entered.remove(place)
+            self._give_places()
+        if was_waiting:
+            place.wake()
+
+    def _ready(self) -> list[Place]:
+        """Those that may have a free place, the longest waiting first: a session does one work after another."""
+        begun = {place.session for place in self._entered if place.has_begun and place.session}
+        waiting = (place for place in self._entered if place.state == "waiting")
+        return [place for place in waiting if place.has_begun or place.session not in begun]
+
+    def _give_places(self) -> None:
+        while self._num_free and (ready := self._ready()):
+            place = min(ready, key=self._share)
+            self._num_free -= 1
+            place.state, place.has_begun, place.since = "held", True, time.monotonic()
+            place.wake()
+
+    def _share(self, place: Place) -> tuple[float, float]:
+        """What its client and its session had lately, in seconds."""
+        return self._recent(f"client {place.client}"), self._recent(f"session {place.session}")
+
+    def _recent(self, who: str) -> float:
+        seconds, at = self._had.get(who, (0.0, 0.0))
+        return seconds * 0.5 ** ((time.monotonic() - at) / HALF_LIFE_SECONDS) if seconds else 0.0
+
+    def _charge(self, place: Place) -> float:
+        """Count the seconds since it was counted last."""
+        now = time.monotonic()
+        seconds, place.since = now - place.since, now
+        for who in (f"client {place.client}", f"session {place.session}"):
+            self._had[who] = self._recent(who) + seconds, now
+        if len(self._had) > 4 * self.most_waiting:  # of some that came long ago
+            self._had = {who: had for who, had in self._had.items() if self._recent(who) > SLICE_SECONDS / 10}
+        return seconds
+
+
+class Refusals:
+    """When clients are told that there is no room: after a moment, and a client's refusals one after another.
+
+    So whoever asks again and again without waiting costs the others little. Used in the event loop's thread alone.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+
+    async def moment(self) -> None:
+        """Wait for the moment of one refusal of this client."""
+        now, client = time.monotonic(), CLIENT.get()
+        if len(self._next) > MOST_KNOWN:
+            self._next = {who: at for who, at in self._next.items() if at > now}
+        at = min(max(now + FIRST_REFUSAL, self._next.get(client, 0.0) + NEXT_REFUSAL), now + LAST_REFUSAL)
+        self._next[client] = at
+        await asyncio.sleep(at - now)
