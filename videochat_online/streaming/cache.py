@@ -77,6 +77,12 @@ class OptionTree:
                 nodes.setdefault(ids[:length], len(nodes))
         return cls(whole, nodes)
 
+    @classmethod
+    def behind(cls, texts: Sequence[tuple[int, ...]]) -> OptionTree:
+        """Whole texts that follow the cached positions, without a position of the prompt's own."""
+        beginnings = (ids[:length] for ids in texts for length in range(1, len(ids) + 1))
+        return cls((), {ids: number for number, ids in enumerate(dict.fromkeys(beginnings))})
+
     @property
     def spoken(self) -> list[int]:
         """(M - 1) ids that follow the prompt's last position."""
@@ -84,13 +90,14 @@ class OptionTree:
 
     def positions(self, num_before: int) -> torch.Tensor:
         """(1, M) position ids, for a prompt of `num_before` positions before its last."""
-        return torch.tensor([[num_before + len(beginning) for beginning in self.nodes]])
+        first = len(next(iter(self.nodes)))
+        return torch.tensor([[num_before + len(beginning) - first for beginning in self.nodes]])
 
     def mask(self, num_before: int, dtype: torch.dtype) -> torch.Tensor:
         """(1, 1, M, num_before + M), 0 where a position may look and the lowest number where not."""
         sees = torch.eye(len(self.nodes), dtype=torch.bool)
         for beginning, number in self.nodes.items():
-            if beginning:
+            if beginning[:-1] in self.nodes and beginning:
                 sees[number] |= sees[self.nodes[beginning[:-1]]]
         hidden = torch.zeros(len(sees), num_before + len(sees), dtype=dtype)
         hidden[:, num_before:].masked_fill_(~sees, torch.finfo(dtype).min)

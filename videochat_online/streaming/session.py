@@ -6,6 +6,7 @@ while another asks: a question is answered from what the memory held when it was
 
     frame -> processor.frames -> model.encode_frames -> memory.write
     question -> memory.read -> stream_dialogue -> processor.render -> language.answer
+    standing instruction -> read out behind the cached prompt -> scorer -> rule -> language.answer -> event
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
 from .encoding import EncodedFrame, FrameEncoder, encode_changed
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
+from .readout import YesNo, read_out
+from .standing import WORDS, GivesWay, Likelihood, Readout, Scorer, Standing, StandingEvent, Watchlist
 from .state import SessionStats, read_session, write_session
 from .threads import stream_pieces
 
@@ -97,11 +100,17 @@ class StreamingSession:
         )
         self._state = threading.RLock()  # memory, dialogue, counters
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
+        self.scorer: Scorer = Likelihood()
+        """Of standing instructions."""
+        self.is_tended = False
+        """Idle work reads standing instructions out; else `see` does, after each frame."""
+        self._yes_no: YesNo | None = None
+        self._lacks_room = False  # for a readout: it is said once
         self._num_resets = 0
         self.reset()
 
     def reset(self) -> None:
-        """Forget the stream and the dialogue; frame numbers start again."""
+        """Forget the stream, the dialogue and the standing instructions; frame numbers start again."""
         with self._turn.question(), self._state:
             self._num_resets += 1
             self._prefilled: tuple[int, ...] = ()  # what `_moment` was when the cache last stood at the newest frame
@@ -112,6 +121,8 @@ class StreamingSession:
             self._last_encoded: EncodedFrame | None = None
             self._encode_seconds, self._num_skipped = 0.0, 0
             self._last_answer: Answer | None = None
+            self.watchlist = Watchlist()
+            self._due: list[tuple[Standing, StandingEvent, PreparedQuestion | None]] = []  # moments without words yet
 
     # ---- watching -------------------------------------------------------------------------------------------------
 
@@ -119,14 +130,16 @@ class StreamingSession:
         """Take in the next frame (PIL image or uint8 (H, W, 3)) shown at `timestamp` seconds.
 
         Returns which frames left their level for it, and in `arrivals` the level it came into. Raises ValueError for a
-        bad frame or time going back; the session stays as it was.
+        bad frame or time going back; the session stays as it was. Where instructions stand, what has come due is said
+        before this returns (`watchlist.events`).
         """
         return self.see_many([frame], [timestamp])
 
     def see_many(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> MemoryEvents:
         """Take in several frames in order of time, encoded in batches; equal to `see` one by one.
 
-        Where a frame is refused (ValueError), the batches before its own have been taken in.
+        Where a frame is refused (ValueError), the batches before its own have been taken in; where instructions stand,
+        the frames before it.
         """
         if len(frames) != len(timestamps):
             raise ValueError(f"{len(frames)} frames came with {len(timestamps)} timestamps")
@@ -147,14 +160,21 @@ class StreamingSession:
         else:
             std, last = self.processor.transform.std, self._last_encoded
             features, last, num_skipped = encode_changed(pixels, last, self.encoder, threshold=self.skip_below, std=std)
-        # 2. into the memory, whole or not at all
-        with self._state:
-            if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
-                return MemoryEvents()
-            events = self.memory.write(features, timestamps)
-            self._last_encoded = last
-            self._num_skipped += num_skipped
-            self._encode_seconds += time.perf_counter() - started
+        # 2. into the memory, whole or not at all; one by one where each frame is read out for standing instructions
+        reads, events = bool(self.watchlist.standing) and not self.is_tended, MemoryEvents()
+        step = 1 if reads else max(1, len(features))
+        for first in range(0, max(1, len(features), len(timestamps)), step):
+            with self._state:
+                if self._num_resets != num_resets:  # these frames are of the stream that was to be forgotten
+                    return MemoryEvents()
+                now = slice(first, first + step) if reads else slice(None)
+                events.add(self.memory.write(features[now], timestamps[now]))
+                self._last_encoded = last
+                self._num_skipped += num_skipped
+                self._encode_seconds += time.perf_counter() - started
+            if reads:
+                self.read_standing()
+                num_skipped, started = 0, time.perf_counter()
         return events
 
     # ---- asking ---------------------------------------------------------------------------------------------------
@@ -227,9 +247,15 @@ class StreamingSession:
 
         A quarter of the dialogue goes at once: rarely, because each time the whole prompt is computed again.
         """
-        limit = self.language.max_positions
         with self._state:
             frames, turns = self.memory.read(), self._turns
+        return self._fit(question, max_new_tokens, turns, frames)
+
+    def _fit(
+        self, question: str, max_new_tokens: int, turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
+    ) -> tuple[Rendered, list[MemoryFrame], int]:
+        """As `_fitted`, of this dialogue and these frames."""
+        limit, num_turns = self.language.max_positions, len(turns)
         while len((rendered := self._rendered(turns, question, frames)).ids) + max_new_tokens > limit:
             if not turns:
                 raise PromptTooLong(
@@ -237,7 +263,7 @@ class StreamingSession:
                     f"but {limit} are taken in all: use a smaller memory or max_new_tokens"
                 )
             turns = turns[max(1, len(turns) // 4) :]
-        return rendered, frames, len(self._turns) - len(turns)
+        return rendered, frames, num_turns - len(turns)
 
     def _answer(
         self, question: PreparedQuestion, keep: bool, *, stops: Sequence[str] = (), **generation: Any
@@ -287,6 +313,125 @@ class StreamingSession:
     def needs_prefill(self) -> bool:
         """Whether something came since the cache last stood at the newest frame."""
         return self.language.reuse_cache and self.memory.num_written > 0 and self._prefilled != self._moment
+
+    # ---- speaking unasked -----------------------------------------------------------------------------------------
+
+    def watch_for(self, text: str, *, question: str | None = None, expect: str = "Yes", **rule: Any) -> Standing:
+        """Give an instruction that stays with the stream: "Tell me when the kettle boils".
+
+        After every frame the model is asked whether the moment has come; where it has, `text` is answered as any
+        question is, without becoming a turn of the dialogue, and stands in `watchlist.events`.
+
+        Args:
+            question: what is asked at every frame, instead of the one made of `text` (`as_question`).
+            expect: the answer to it that means now, "Yes" or "No".
+            rule: threshold, refractory, once, quiet_hours: see `standing.Rule`.
+
+        Raises ValueError for an instruction or rule that cannot be followed, or that stands already.
+        """
+        with self._state:
+            return self.watchlist.add(text, question, expect, **rule)
+
+    @property
+    def standing(self) -> tuple[Standing, ...]:
+        """The instructions that are followed now."""
+        return tuple(self.watchlist.standing.values())
+
+    def drop_standing(self, key: str) -> Standing:
+        """End an instruction. Raises ValueError where none has this key."""
+        with self._state:
+            return self.watchlist.remove(key)
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether an instruction was not yet read out at the newest frame, or has words to come."""
+        with self._state:
+            num_seen = self.memory.num_written
+            return bool(self._due) or (num_seen > 0 and any(each.num_seen != num_seen for each in self.standing))
+
+    def read_standing(self, *, give_way: Callable[[], bool] = lambda: False) -> int | None:
+        """Read every instruction out at the newest frame, once, and say what has come due.
+
+        Returns the positions computed for the readouts, or None where a question has precedence: it gives way to one at
+        once, and the readout also where `give_way` says so. What was left undone is done at the next call.
+        """
+        with self._turn.idle() as may:
+            if not may or not self._say_what_is_due():
+                return None
+            # 1. the prompts of all instructions, of one and the same moment
+            with self._state:
+                num_seen, seconds = self.memory.num_written, self.memory.last_timestamp
+                unread = [each for each in self.standing if each.num_seen != num_seen]
+                frames, turns = self.memory.read(), list(self._turns)
+                prompts = self._standing_prompts(unread, turns, frames) if unread and frames else []
+            if not prompts or seconds is None:
+                return 0
+            # 2. what the model thinks of each
+            yes_no = self._yes_no = self._yes_no or YesNo.of(self.processor)
+            *asked, usual, other = prompts
+            shared = min(num_common(one.ids, other.ids) for one in (*asked, usual))
+            found = read_out(
+                self.language, asked, frames, before=yes_no.before, shared=shared, usual_length=len(usual.ids),
+                stop=lambda: self._turn.is_wanted or give_way(),
+            )  # fmt: skip
+            if found is None:
+                return None
+            # 3. the rule
+            with self._state:
+                for standing, logits in zip(unread, found.logits, strict=True):
+                    readout = Readout(seconds, yes_no.margin(logits, standing.expect))
+                    if standing.take(readout, self.scorer, num_seen):
+                        self._due.append(self._moment_of(standing, seconds, turns, frames))
+            self._say_what_is_due()
+            return found.num_positions
+
+    def _standing_prompts(
+        self, standing: Sequence[Standing], turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
+    ) -> list[Rendered]:
+        """A prompt for each, and the two that idle prefill compares; none where they leave no room."""
+        questions = [*(each.question for each in standing), "?", "A"]
+        try:
+            num_dropped = max(self._fit(question, 2, turns, frames)[2] for question in questions)
+        except PromptTooLong as error:
+            for each in standing:
+                each.num_seen = self.memory.num_written  # tried; the next frame may leave more room
+            if not self._lacks_room:
+                self._lacks_room = True
+                log.warning("standing instructions cannot be read out: %s", error)
+            return []
+        return [self._rendered(turns[num_dropped:], question, frames) for question in questions]
+
+    def _moment_of(
+        self, standing: Standing, seconds: float, turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
+    ) -> tuple[Standing, StandingEvent, PreparedQuestion | None]:
+        """What is to be said, about the frames at which it was decided."""
+        moment = standing.moment(seconds)
+        if standing.rule.once:
+            self.watchlist.standing.pop(standing.key, None)
+        try:
+            rendered = self._fit(standing.text, WORDS, turns, frames)[0]
+        except PromptTooLong as error:
+            log.warning("no words for %r at %.1f s: %s", standing.text, seconds, error)
+            return standing, moment, None
+        started = time.perf_counter()
+        question = PreparedQuestion(
+            standing.text, rendered, frames, standing.num_seen, seconds, started, self._num_resets
+        )
+        return standing, moment, question
+
+    def _say_what_is_due(self) -> bool:
+        """Find the words for moments that have come; False where a question cut that off, and nothing is lost."""
+        while self._due:
+            standing, moment, question = self._due[0]
+            text, stop = "", GivesWay(lambda: self._turn.is_wanted)
+            if question is not None:
+                text = self.language.answer(question, stop=stop, max_new_tokens=WORDS).text
+            if stop.gave_way:
+                return False
+            with self._state:
+                del self._due[0]
+                standing.last = self.watchlist.note(moment, text)
+        return True
 
     @property
     def is_asked(self) -> bool:
@@ -371,6 +516,7 @@ class StreamingSession:
                 "num_skipped": self._num_skipped,
                 "num_forgotten": self._num_forgotten,
                 "turns": [asdict(turn) for turn in self._turns],
+                "watchlist": self.watchlist.state_dict([moment for _, moment, _ in self._due]),
             }
         write_session(path, tensors, about)
 
@@ -390,6 +536,8 @@ class StreamingSession:
         session._turns = [AnsweredQuestion(**turn) for turn in about["turns"]]
         session._encode_seconds, session._num_skipped = about["encode_seconds"], about["num_skipped"]
         session._num_forgotten = about["num_forgotten"]
+        if "watchlist" in about:  # not in an older file
+            session.watchlist.load_state_dict(about["watchlist"])
         return session
 
     @classmethod
