@@ -70,8 +70,10 @@ def _add_telling_flags(parser: argparse.ArgumentParser) -> None:
     )
     what = 'what you want to be told, such as "Tell me when the kettle boils" or "Is the door open?"; may be repeated'
     group.add_argument("--tell-me", action="append", default=[], metavar="TEXT", help=what)
-    when = "probability from which on it speaks (default: 0.5)"
+    when = "probability from which on it speaks (default: 0.5, or what the gate was trained with)"
     group.add_argument("--threshold", type=float, metavar="P", help=when)
+    gate = "what decides (default: gate.safetensors beside the model, else its own Yes and No); see `gate train`"
+    group.add_argument("--gate", type=Path, metavar="FILE", help=gate)
     rest = "silence after it has spoken, for each --tell-me (default: 3)"
     group.add_argument("--refractory", type=float, metavar="SECONDS", help=rest)
     group.add_argument("--once", action="store_true", help="the first time only, for each --tell-me")
@@ -128,7 +130,7 @@ def _rule(options: argparse.Namespace) -> dict[str, Any]:
 def _check_telling(options: argparse.Namespace, is_live: bool) -> None:
     """Before a model is loaded. ValueError for what cannot be followed."""
     if not options.tell_me:
-        for flag in [*_rule(options), *(["events"] if options.events else [])]:
+        for flag in [*_rule(options), *(name for name in ("events", "gate") if getattr(options, name))]:
             raise ValueError(f"--{flag.replace('_', '-')} belongs to --tell-me TEXT")
         return
     from .streaming.standing import Watchlist
@@ -147,10 +149,16 @@ def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
     """Hears what the session says unasked, and hands it on as the flags say."""
     from tqdm import tqdm
 
+    from .streaming.gate import Gate, gate_beside
     from .streaming.telling import Telling, line_of
 
+    rule = _rule(options)
+    if options.tell_me and (path := options.gate or gate_beside(options.model)):
+        session.scorer = gate = Gate.load(path, session.model)
+        rule = {"threshold": gate.facts.threshold, **rule}
+        print(f"note: {path} decides when to speak, at a threshold of {rule['threshold']:.3f}", file=sys.stderr)
     for text in options.tell_me:
-        session.watch_for(text, **_rule(options))
+        session.watch_for(text, **rule)
     at_once = options.json and not _has_document(options)
 
     def show(event: StandingEvent) -> None:

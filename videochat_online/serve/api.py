@@ -27,6 +27,7 @@ from .questions import error_body, question_routes, refusal
 from .realtime import realtime_routes
 from .routes import live_routes, model_routes, session_routes, stream_routes
 from .sessions import Sessions
+from .standing import standing_routes
 
 SWAGGER = Path(__file__).parent / "swagger"
 SWAGGER_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -36,6 +37,7 @@ DESCRIPTION = """Talk with a running stream. A session watches one stream with a
 1. `POST /v1/sessions`
 2. `PUT .../source`, or `PUT .../video` with a file, or `POST .../frames` with pictures
 3. `POST .../questions` at any moment, or `POST /v1/chat/completions` as with OpenAI's API
+4. `POST .../standing` to be told by itself, `GET .../events` to hear it
 
 `/s/NAME/v1` is OpenAI's API over a session called NAME, which remembers what it was shown; without a session each
 chat completion is complete in itself. `WS /v1/realtime` speaks OpenAI's Realtime API, in text.
@@ -88,7 +90,7 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     }
     guards = [] if token is None else [Depends(_token_check(token))]
     # 3. what can be asked for
-    for routes in (session_routes, stream_routes, question_routes, model_routes, chat_routes):
+    for routes in (session_routes, stream_routes, question_routes, standing_routes, model_routes, chat_routes):
         app.include_router(routes, prefix="/v1", responses=errors, dependencies=guards)
     for routes in (model_routes, named_routes):
         app.include_router(routes, prefix="/s/{name}/v1", responses=errors, dependencies=guards)

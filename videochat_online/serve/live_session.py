@@ -22,6 +22,7 @@ from ..media.source import Frame
 from ..streaming.encoding import FrameEncoder
 from ..streaming.language import StreamedAnswer
 from ..streaming.session import StreamingSession
+from ..streaming.standing import Watchlist
 from ..streaming.watching import LiveWatcher
 from .limits import Limits, NotAllowed, RequestError, SessionSettings
 from .sources import WatchedStream, open_file
@@ -64,6 +65,7 @@ class LiveSession:
         self.is_closed = False
         self._run = 0  # streams started so far
         self.last_used = time.monotonic()
+        self._told = Watchlist()
         self._configure(settings)
 
     def _configure(self, settings: SessionSettings) -> None:
@@ -77,6 +79,7 @@ class LiveSession:
             encoder=self._encoder,
             max_prompt_tokens=self.limits.max_prompt_tokens,
         )
+        self.session.watchlist = self._told = self._told.continued()  # what is to be told outlives a stream
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
         self.shown: deque[bytes] = deque(maxlen=256)

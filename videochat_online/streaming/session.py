@@ -370,16 +370,15 @@ class StreamingSession:
             yes_no = self._yes_no = self._yes_no or YesNo.of(self.processor)
             *asked, usual, other = prompts
             shared = min(num_common(one.ids, other.ids) for one in (*asked, usual))
-            found = read_out(
-                self.language, asked, frames, before=yes_no.before, shared=shared, usual_length=len(usual.ids),
-                stop=lambda: self._turn.is_wanted or give_way(),
-            )  # fmt: skip
+            stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
+            place = {"shared": shared, "usual_length": len(usual.ids)}
+            found = read_out(self.language, asked, frames, yes_no.before, self.scorer.layers, stop=stop, **place)
             if found is None:
                 return None
             # 3. the rule
             with self._state:
-                for standing, logits in zip(unread, found.logits, strict=True):
-                    readout = Readout(seconds, yes_no.margin(logits, standing.expect))
+                for standing, logits, hidden in zip(unread, found.logits, found.hidden, strict=True):
+                    readout = Readout(seconds, yes_no.margin(logits, standing.expect), hidden)
                     if standing.take(readout, self.scorer, num_seen):
                         self._due.append(self._moment_of(standing, seconds, turns, frames))
             self._say_what_is_due()

@@ -184,12 +184,16 @@ class Standing:
         kept = [each for each in self.readouts if readout.time - each.time <= scorer.seconds]
         self.readouts, self.num_seen = [*kept, readout] if scorer.seconds else [], num_seen
         # 2. the rule
+        return self.decide(readout.time, probability)
+
+    def decide(self, seconds: float, probability: float) -> bool:
+        """Whether the rule speaks at this probability, after those before."""
         if probability < self.rule.threshold:
             self.is_armed = True
-        rests = self.fired_at is not None and readout.time - self.fired_at < self.rule.refractory
+        rests = self.fired_at is not None and seconds - self.fired_at < self.rule.refractory
         if probability < self.rule.threshold or not self.is_armed or rests:
             return False
-        self.is_armed, self.fired_at = False, readout.time
+        self.is_armed, self.fired_at = False, seconds
         return True
 
     def moment(self, seconds: float) -> StandingEvent:
@@ -241,6 +245,15 @@ class Watchlist:
         standing = Standing(f"s{self.num_given}", text, question, expect, Rule(**rule))
         self.standing[standing.key] = standing
         return standing
+
+    def continued(self) -> Watchlist:
+        """The same instructions for another stream, as if just given; ids of events go on."""
+        other = Watchlist(self.num_events)
+        other.num_given = self.num_given
+        other.standing = {
+            key: Standing(key, one.text, one.question, one.expect, one.rule) for key, one in self.standing.items()
+        }
+        return other
 
     def remove(self, key: str) -> Standing:
         """Raises ValueError where no instruction of that key stands."""

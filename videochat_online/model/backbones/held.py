@@ -122,6 +122,7 @@ class HeldModel(PlainPositions):
         cache: Cache | None = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
+        output_hidden_states: bool = False,
     ) -> CausalLMOutputWithPast:
         """Logits (B, N or `logits_to_keep`, vocabulary) of embeddings (B, N, E) behind what `cache` holds."""
         width = self.config.llm_config.hidden_size
@@ -131,9 +132,11 @@ class HeldModel(PlainPositions):
             everywhere = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
             options["visual_pos_masks"] = everywhere
             options["deepstack_visual_embeds"] = [addend.flatten(0, 1) for addend in deep]
-        hidden = self.text_model(inputs_embeds=embeds, use_cache=use_cache, **rename_cache(options))[0]
+        options |= {"output_hidden_states": True} if output_hidden_states else {}
+        done = self.text_model(inputs_embeds=embeds, use_cache=use_cache, **rename_cache(options))
         head = self.held.get_output_embeddings()
-        return CausalLMOutputWithPast(logits=head(hidden[:, -logits_to_keep:]))
+        logits = head(done[0][:, -logits_to_keep:])
+        return CausalLMOutputWithPast(logits=logits, hidden_states=done.hidden_states)
 
     @torch.no_grad()
     def generate(
@@ -154,8 +157,8 @@ class HeldModel(PlainPositions):
         if position_ids is None:
             position_ids = torch.arange(num, device=inputs_embeds.device)[None]
         if done < num - 1:
-            rest = {"inputs_embeds": inputs_embeds[:, done:-1], "position_ids": position_ids[..., done:-1]}
-            self(**rest, cache=cache, use_cache=True, logits_to_keep=1)
+            place, rest = position_ids[..., done:-1], inputs_embeds[:, done:-1]
+            self(inputs_embeds=rest, position_ids=place, cache=cache, use_cache=True, logits_to_keep=1)
         copies = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
         if copies > 1:
             cache.batch_repeat_interleave(copies)
