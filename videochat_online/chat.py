@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -217,7 +216,8 @@ def _watch_and_answer(options: argparse.Namespace, questions: list[TimedQuestion
                     over = f"{source.name} is over; you may still ask"
                     _read_questions(options, watcher, lambda: source.trouble or (over if watcher.is_over else None))
                     if options.tell_me and not sys.stdin.isatty():  # started by a program: it tells until the end
-                        _wait_for(inf, watcher)
+                        while not (watcher.is_over or telling.error):
+                            time.sleep(POLL_SECONDS)
             session.read_standing()  # the last frame, where idle work had not come to it
     if questions:
         _print_document(options, source.name, answers, telling)

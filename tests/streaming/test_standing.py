@@ -158,6 +158,16 @@ def test_words_that_a_question_cuts_off_are_said_later(pocket, monkeypatch):
     assert [(e.time, e.text) for e in session.watchlist.events] == [(e.time, e.text) for e in whole.watchlist.events]
 
 
+def test_what_is_dropped_says_nothing_more(pocket):
+    session = watching(pocket, 3)
+    given = session.watch_for("Is it dark?", threshold=0.001)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_say_what_is_due", lambda: True)  # as where a question holds it up
+        session.read_standing()
+    session.drop_standing(given.key)
+    assert not session.needs_reading and session.read_standing() == 0 and not session.watchlist.events
+
+
 def test_idle_prefill_reads_out(pocket):
     session = StreamingSession(*pocket)
     session.watch_for("Is it dark?", threshold=0.001, once=True)

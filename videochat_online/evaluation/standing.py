@@ -10,7 +10,6 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from ..files import write_json, write_text
 from ..media.find import VideoLibrary
 from ..media.source import check_fps
 from ..streaming.gate import Gate
-from ..streaming.moments import Outcome, fired, judged, thresholds, total
-from ..streaming.reading import Instruction, VideoReadouts, fingerprint, stored_readouts
+from ..streaming.moments import Outcome, fired, judged, summed, thresholds
+from ..streaming.reading import VideoReadouts, readouts_of
 from ..streaming.session import StreamingSession
 from ..streaming.standing import Likelihood, Rule
 from .intervals import accuracy_interval
@@ -80,28 +79,29 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     check_fps(options.fps, "--fps")
     Rule(refractory=options.refractory)
     rows = read_standing_rows(options.annotations)
-    videos = [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.video)][: options.limit]
-    if len(videos) < 2:
+    names = sorted({row.video for row in rows})[: options.limit and max(0, options.limit)]
+    if len(names) < 2:
         raise ValueError(f"{options.annotations}: thresholds are fixed on other videos, so two or more are needed")
+    rows = [row for row in rows if row.video in names]
     library = VideoLibrary(options.videos)
-    paths = [library.find([name]) for name, _ in videos]
     model, processor = load_from_flags(options)
     gate = Gate.load(options.gate, model) if options.gate else None
     session = StreamingSession(model, processor, memory=memory_from_flags(options, model))
-    found = _read(videos, paths, session, options, gate)
+    layers = gate.layers if gate else ()
+    found = readouts_of(rows, library, session, options.output / "readouts", fps=options.fps, layers=layers)
     # 2. who plays, and what each is worth
     watched = [
         WatchedRow(row, number, list(read.times.tolist()))
-        for number, ((_, group), read) in enumerate(zip(videos, found, strict=True))
+        for number, (group, read) in enumerate(found)
         for row in group
     ]
-    series = _series(videos, found, gate)
+    series = _series(found, gate)
     players = _players(watched, series, options.refractory)
     report = {
         "model": options.model,
         "gate": options.gate and str(options.gate),
         "fps": options.fps,
-        "videos": len(videos),
+        "videos": len(found),
         "instructions": len(watched),
         "moments": sum(len(one.row.moments) for one in watched),
         "minutes": round(sum(one.seconds for one in watched) / 60, 1),
@@ -116,42 +116,22 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read(
-    videos: list[tuple[str, list[StandingRow]]],
-    paths: Sequence[Path],
-    session: StreamingSession,
-    options: argparse.Namespace,
-    gate: Gate | None,
-) -> list[VideoReadouts]:
-    from tqdm import tqdm
-
-    weights, found = fingerprint(session.model), []
-    layers = gate.layers if gate else ()
-    for (_, group), path in tqdm(list(zip(videos, paths, strict=True)), unit="video", desc="watching", leave=False):
-        asked = [Instruction(row.text, row.question, row.expect) for row in group]
-        folder = options.output / "readouts"
-        read = stored_readouts(folder, session, path, asked, fps=options.fps, layers=layers, weights=weights)
-        found.append(read)
-    return found
-
-
-def _series(
-    videos: list[tuple[str, list[StandingRow]]], found: list[VideoReadouts], gate: Gate | None
-) -> dict[str, list[list[float]]]:
+def _series(found: list[tuple[list[StandingRow], VideoReadouts]], gate: Gate | None) -> dict[str, list[list[float]]]:
     """Player -> P of every row at every frame."""
     rng = np.random.default_rng(0)
-    scorers: dict[str, Any] = {"likelihood": Likelihood(), **({"gate": gate} if gate else {})}
-    series: dict[str, list[list[float]]] = {name: [] for name in (*scorers, "random", "frame difference")}
-    for (_, group), read in zip(videos, found, strict=True):
+    looking = ("likelihood", *(["gate"] if gate else []))
+    series: dict[str, list[list[float]]] = {name: [] for name in (*looking, "random", "frame difference")}
+    for group, read in found:
         for number in range(len(group)):
             readouts = read.of(number)
-            for name, scorer in scorers.items():
-                series[name].append([scorer(one, readouts[max(0, n - 64) : n]) for n, one in enumerate(readouts)])
+            series["likelihood"].append([Likelihood()(one, ()) for one in readouts])
+            if gate:
+                series["gate"].append(gate.series(readouts))
             series["random"].append(rng.random(len(read.times)).tolist())
             series["frame difference"].append((read.changes / 255).tolist())
-    for name in scorers:
+    for name in looking:
         rows = iter(series[name])
-        parts = [[next(rows) for _ in group] for _, group in videos]
+        parts = [[next(rows) for _ in group] for group, _ in found]
         series[f"{name}, {SWAPPED}"] = [p for part in parts for p in (*part[1:], part[0])]
     return series
 
@@ -185,7 +165,7 @@ def measured(player: StandingPlayer, watched: list[WatchedRow]) -> dict[str, Any
         rows: list[Outcome] = [Outcome()] * len(watched)
         levels = []
         for half in (0, 1):
-            there = [total(o for o, mine in zip(row, halves[1 - half], strict=True) if mine) for row in curve]
+            there = [summed(o for o, mine in zip(row, halves[1 - half], strict=True) if mine) for row in curve]
             allowed = [(o.recall, -o.alarms, n) for n, o in enumerate(there) if o.alarms <= rate]
             chosen = max(allowed)[2] if allowed else None
             levels.append(None if chosen is None else player.levels[chosen])
@@ -196,14 +176,14 @@ def measured(player: StandingPlayer, watched: list[WatchedRow]) -> dict[str, Any
         rates[f"{rate:g}"] = {"levels": levels, **_figures(rows, watched)}
         if rate == MAIN_RATE:
             parts = _parts(rows, watched)
-    swept = [total(row) for row in curve]
+    swept = [summed(row) for row in curve]
     best = max(swept, key=lambda one: one.f1, default=Outcome())
     points = [[level, o.recall, o.alarms] for level, o in zip(player.levels, swept, strict=True)]
     return {"rates": rates, "best_f1_on_these_videos": best.f1, "parts_at_1": parts, "curve": points}
 
 
 def _figures(rows: Sequence[Outcome], watched: Sequence[WatchedRow]) -> dict[str, Any]:
-    whole = total(rows)
+    whole = summed(rows)
     num_videos = max((one.video for one in watched), default=0) + 1
     hits, moments = np.zeros((num_videos, 1)), np.zeros((num_videos, 1))
     for one, outcome in zip(watched, rows, strict=True):
@@ -231,7 +211,7 @@ def _parts(rows: Sequence[Outcome], watched: Sequence[WatchedRow]) -> dict[str, 
         name: _figures([rows[n] for n in members], [watched[n] for n in members])
         for name, members in sorted(groups.items())
     }
-    empty = total(o for o, one in zip(rows, watched, strict=True) if not one.row.moments)
+    empty = summed(o for o, one in zip(rows, watched, strict=True) if not one.row.moments)
     return {"by": found, "alarms_in_an_empty_hour": 60 * empty.alarms if empty.seconds else None}
 
 

@@ -95,6 +95,12 @@ class Gate:
     def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
         return float(self.network(looked_at(now, earlier)[None]).mean().sigmoid())
 
+    @torch.no_grad()
+    def series(self, readouts: Sequence[Readout]) -> list[float]:
+        """P at each of an instruction's readouts, as a session would have them one by one."""
+        looks = [looked_at(one, readouts[max(0, n - 64) : n]) for n, one in enumerate(readouts)]
+        return self.network(torch.stack(looks)).mean(1).sigmoid().tolist()
+
     def save(self, path: Path) -> None:
         """Written whole or not at all. Raises OSError."""
         about = json.dumps({"format": FORMAT, **asdict(self.facts)})

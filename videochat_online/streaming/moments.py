@@ -72,7 +72,7 @@ def judged(moments: Moments, said: Sequence[float], seconds: float) -> Outcome:
     return Outcome(len(moments), len(caught), len(said) - len(caught), duplicates, seconds, tuple(caught.values()))
 
 
-def total(outcomes: Iterable[Outcome]) -> Outcome:
+def summed(outcomes: Iterable[Outcome]) -> Outcome:
     return sum(outcomes, Outcome())
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import groupby
 from math import inf
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from ..files import whole
+from ..media.find import VideoLibrary
 from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_pass
 from ..model.backbone import Backbone
@@ -24,13 +27,20 @@ from .session import StreamingSession
 from .standing import MOST_STANDING, Readout
 
 
-@dataclass(frozen=True)
-class Instruction:
-    """As `StreamingSession.watch_for` takes it."""
+class InstructionRow(Protocol):
+    """What is to be told of a video, as `StreamingSession.watch_for` takes it."""
 
-    text: str
-    question: str | None = None
-    expect: str = "Yes"
+    @property
+    def video(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def question(self) -> str | None: ...
+    @property
+    def expect(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=InstructionRow)
 
 
 class Listener:
@@ -48,7 +58,7 @@ class Listener:
 def read_video(
     session: StreamingSession,
     video: VideoReader,
-    instructions: Sequence[Instruction],
+    instructions: Sequence[InstructionRow],
     *,
     fps: float,
     layers: Sequence[int],
@@ -96,24 +106,25 @@ class VideoReadouts:
         return [Readout(time, yes, hidden[n]) for n, (time, yes) in enumerate(rows)]
 
 
-def fingerprint(model: Backbone) -> str:
+def weights_mark(model: Backbone) -> str:
     """Of the weights: whoever trains a model on gets another."""
     sums = [float(p.detach().double().abs().sum()) for part in model.parts.values() for p in part.parameters()]
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
 
 
-def stored_readouts(
+def _stored(
     folder: Path,
     session: StreamingSession,
     path: Path,
-    instructions: Sequence[Instruction],
+    instructions: Sequence[InstructionRow],
     *,
     fps: float,
     layers: Sequence[int],
     weights: str,
 ) -> VideoReadouts:
     """`read_video` of a file; what was read before, of the same weights and settings, comes from `folder`."""
-    settings = [asdict(one) for one in instructions], fps, list(layers), weights, session.memory.config.to_dict()
+    asked = [{name: getattr(one, name) for name in ("text", "question", "expect")} for one in instructions]
+    settings = asked, fps, list(layers), weights, session.memory.config.to_dict()
     about = json.dumps([path.name, path.stat().st_size, *settings])
     file = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
     if not file.is_file():
@@ -131,3 +142,23 @@ def stored_readouts(
         with whole(file, durable=False) as beside:
             save_file(tensors, beside)
     return VideoReadouts(**load_file(file))
+
+
+def readouts_of(
+    rows: Sequence[Row],
+    library: VideoLibrary,
+    session: StreamingSession,
+    folder: Path,
+    *,
+    fps: float,
+    layers: Sequence[int],
+) -> list[tuple[list[Row], VideoReadouts]]:
+    """Of all rows, those of a video together: one pass a video; what `folder` holds is not read again."""
+    from tqdm import tqdm
+
+    videos = [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.video)]
+    paths = {name: library.find([name]) for name, _ in videos}  # all of them, before hours of work
+    weights, found = weights_mark(session.model), []
+    for name, group in tqdm(videos, unit="video", desc="readouts", disable=None, leave=False):
+        found.append((group, _stored(folder, session, paths[name], group, fps=fps, layers=layers, weights=weights)))
+    return found

@@ -338,9 +338,11 @@ class StreamingSession:
         return tuple(self.watchlist.standing.values())
 
     def drop_standing(self, key: str) -> Standing:
-        """End an instruction. Raises ValueError where none has this key."""
+        """End an instruction, also where its words are still to come. Raises ValueError where none has this key."""
         with self._state:
-            return self.watchlist.remove(key)
+            dropped = self.watchlist.remove(key)
+            self._due = [one for one in self._due if one[0] is not dropped]
+            return dropped
 
     @property
     def needs_reading(self) -> bool:
@@ -421,15 +423,16 @@ class StreamingSession:
     def _say_what_is_due(self) -> bool:
         """Find the words for moments that have come; False where a question cut that off, and nothing is lost."""
         while self._due:
-            standing, moment, question = self._due[0]
+            standing, moment, question = head = self._due[0]
             text, stop = "", GivesWay(lambda: self._turn.is_wanted)
             if question is not None:
                 text = self.language.answer(question, stop=stop, max_new_tokens=WORDS).text
             if stop.gave_way:
                 return False
             with self._state:
-                del self._due[0]
-                standing.last = self.watchlist.note(moment, text)
+                if head in self._due:  # else it was dropped meanwhile
+                    self._due.remove(head)
+                    standing.last = self.watchlist.note(moment, text)
         return True
 
     @property

@@ -39,7 +39,8 @@ class Telling:
         self.watchlist, self.show, self.file = watchlist, show, file
         self.told: list[StandingEvent] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
-        self._error: Exception | None = None
+        self.error: Exception | None = None
+        """Why nobody is told any more: a reader that has left, a disk that is full."""
         self._thread = threading.Thread(target=self._work, name="videochat-online-telling", daemon=True)
 
     def tell(self) -> None:
@@ -67,8 +68,8 @@ class Telling:
         self._stop.set()
         self._thread.join()
         self.tell()
-        if self._error is not None and error[0] is None:
-            raise self._error
+        if self.error is not None and error[0] is None:
+            raise self.error
 
     def _work(self) -> None:
         try:
@@ -76,4 +77,4 @@ class Telling:
                 self.watchlist.wait(self.told[-1].id if self.told else 0, WAIT_SECONDS)
                 self.tell()
         except OSError as error:  # raised where the block ends
-            self._error = error
+            self.error = error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from itertools import groupby
+from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from ..data.standing import StandingRow, read_standing_rows
 from ..media.find import VideoLibrary
 from ..media.source import check_fps
 from ..streaming.gate import Gate, GateFacts, GateNetwork, looked_at
-from ..streaming.moments import Moments, fired, judged, thresholds, total
-from ..streaming.reading import Instruction, VideoReadouts, fingerprint, stored_readouts
+from ..streaming.moments import Moments, fired, judged, summed, thresholds
+from ..streaming.reading import VideoReadouts, readouts_of
 from ..streaming.session import StreamingSession
 from ..streaming.standing import Rule
 
@@ -69,9 +69,8 @@ def run_gate_train(options: argparse.Namespace) -> int:
     folder = options.readouts or options.output.with_suffix(".readouts")
     found = readouts_of(rows, library, session, folder, fps=options.fps, layers=facts.layers)
     # 3. the gate, and the threshold on videos that it has not seen
-    gate, epoch, loss = fit(found, facts, epochs=options.epochs, seed=options.seed)
+    gate, epoch, loss, (recall, alarms) = fit(found, facts, epochs=options.epochs, seed=options.seed)
     gate.save(options.output)
-    recall, alarms = _on_held_out(found, gate.facts.threshold, gate)
     print(
         f"{options.output}: {len(rows)} instructions of {len(found)} videos, epoch {epoch}, held-out loss {loss:.3f}\n"
         f"threshold {gate.facts.threshold:.3f}: recall {recall:.2f} at {alarms:.2f} false alarms a minute, "
@@ -82,28 +81,6 @@ def run_gate_train(options: argparse.Namespace) -> int:
 
 Found = list[tuple[list[StandingRow], VideoReadouts]]
 """A video's rows and their readouts."""
-
-
-def readouts_of(
-    rows: Sequence[StandingRow],
-    library: VideoLibrary,
-    session: StreamingSession,
-    folder: Path,
-    *,
-    fps: float,
-    layers: Sequence[int],
-) -> Found:
-    """Of all rows, one pass a video; what `folder` holds is not read again."""
-    from tqdm import tqdm
-
-    videos = [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.video)]
-    paths = {name: library.find([name]) for name, _ in videos}  # all of them, before hours of work
-    weights, found = fingerprint(session.model), []
-    for name, group in tqdm(videos, unit="video", desc="readouts", disable=None, leave=False):
-        asked = [Instruction(row.text, row.question, row.expect) for row in group]
-        read = stored_readouts(folder, session, paths[name], asked, fps=fps, layers=layers, weights=weights)
-        found.append((group, read))
-    return found
 
 
 def targets(moments: Moments, times: Sequence[float], begin: float) -> list[float]:
@@ -132,8 +109,8 @@ def examples(found: Found) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(features), torch.tensor(wanted)
 
 
-def fit(found: Found, facts: GateFacts, *, epochs: int, seed: int) -> tuple[Gate, int, float]:
-    """A gate, the epoch that was best on held-out videos, and its loss there."""
+def fit(found: Found, facts: GateFacts, *, epochs: int, seed: int) -> tuple[Gate, int, float, tuple[float, float]]:
+    """A gate; of the held-out videos: the epoch that was best, its loss, recall and false alarms at the threshold."""
     held = found[::HELD_OUT]
     kept = [one for number, one in enumerate(found) if number % HELD_OUT]
     (x, y), (x_held, y_held) = examples(kept), examples(held)
@@ -158,11 +135,12 @@ def fit(found: Found, facts: GateFacts, *, epochs: int, seed: int) -> tuple[Gate
                 best = loss, epoch, {name: value.clone() for name, value in network.state_dict().items()}
     assert best is not None, "there is an epoch"
     network.load_state_dict(best[2])
+    # the threshold that a user gets
     gate = Gate(network, facts)
-    tried = [(_on_held_out(found, level, gate), level) for level in thresholds(_probabilities(held, gate))]
-    allowed = [(recall, level) for (recall, alarms), level in tried if alarms <= ALARMS]
-    chosen = max(allowed, default=(0.0, facts.threshold))[1]
-    return Gate(network, GateFacts(facts.layers, facts.width, chosen, facts.model)), best[1], best[0]
+    p = [gate.series(read.of(number)) for rows, read in held for number, _ in enumerate(rows)]
+    tried = [(*_on_held_out(held, p, level), level) for level in thresholds(p)]
+    chosen = max((one for one in tried if one[1] <= ALARMS), default=(0.0, 0.0, facts.threshold))
+    return Gate(network, replace(facts, threshold=chosen[2])), best[1], best[0], chosen[:2]
 
 
 def _loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -171,23 +149,11 @@ def _loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, wanted[:, None].expand_as(logits), pos_weight=weight)
 
 
-def _probabilities(found: Found, gate: Gate) -> list[list[float]]:
-    """Of every instruction at every frame."""
-    return [probabilities(gate, read.of(number)) for rows, read in found for number, _ in enumerate(rows)]
-
-
-def probabilities(gate: Gate, readouts: Sequence[Any]) -> list[float]:
-    """P at each readout, as a session would have it."""
-    return [gate(one, readouts[max(0, n - 64) : n]) for n, one in enumerate(readouts)]
-
-
-def _on_held_out(found: Found, threshold: float, gate: Gate) -> tuple[float, float]:
-    """Recall and false alarms a minute there."""
-    held = found[::HELD_OUT]
-    rows = [(row, read.times.tolist()) for rows, read in held for row in rows]
-    said = zip(rows, _probabilities(held, gate), strict=True)
-    outcome = total(
+def _on_held_out(held: Found, probabilities: Sequence[Sequence[float]], threshold: float) -> tuple[float, float]:
+    """Recall and false alarms a minute there, of P of every instruction at every frame."""
+    rows = ((row, read.times.tolist()) for rows, read in held for row in rows)
+    outcome = summed(
         judged(row.moments, fired(times, p, Rule(threshold=threshold)), times[-1] - row.begin)
-        for (row, times), p in said
+        for (row, times), p in zip(rows, probabilities, strict=True)
     )
     return outcome.recall, outcome.alarms
