@@ -26,7 +26,8 @@ def test_one_pass_gives_the_table_and_a_second_run_reads_nothing(world, tmp_path
     table = capsys.readouterr().out
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert set(report["players"]) == {
-        "likelihood", "likelihood, another instruction", "random", "frame difference", "every n seconds", "silent",
+        "likelihood", "likelihood, another instruction", "random", "frame difference", "every n seconds",
+        "once after n seconds", "silent",
     }  # fmt: skip
     assert report["players"]["silent"]["rates"]["1"]["recall"] == 0 and "| likelihood | " in table
     lines = [json.loads(line) for line in (tmp_path / "run/probabilities.jsonl").read_text().splitlines()]

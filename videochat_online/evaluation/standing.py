@@ -31,7 +31,7 @@ RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """False alarms a minute of one instruction."""
 MAIN_RATE = 1.0
 PERIODS = (3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 60.0)
-"""Seconds, of the player that speaks every so often."""
+"""Seconds, of the player that speaks every so often, and of the one that speaks once after so many."""
 SWAPPED = "another instruction"
 
 
@@ -146,9 +146,13 @@ def _players(watched: list[WatchedRow], series: dict[str, list[list[float]]], re
     def every(period: float) -> list[list[float]]:
         return [np.arange(one.row.begin + period, one.times[-1] + 1e-6, period).tolist() for one in watched]
 
+    def once(delay: float) -> list[list[float]]:
+        return [[one.row.begin + delay] for one in watched]
+
     scored = [StandingPlayer(name, thresholds(rows), by_threshold(rows)) for name, rows in series.items()]
     silent = StandingPlayer("silent", [1.0], lambda level: [[] for _ in watched])
-    return [*scored, StandingPlayer("every n seconds", list(PERIODS), every), silent]
+    blind = StandingPlayer("every n seconds", list(PERIODS), every)
+    return [*scored, blind, StandingPlayer("once after n seconds", [0.0, 1.0, 2.0, *PERIODS], once), silent]
 
 
 def measured(player: StandingPlayer, watched: list[WatchedRow]) -> dict[str, Any]:
