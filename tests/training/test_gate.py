@@ -122,6 +122,7 @@ MISTAKES = {
         [],
         "from <= start",
     ),
+    "expect": ('[{"video": "a", "standing": {"text": "x", "expect": "?", "events": []}}]', [], "`expect` is Yes or No"),
     "output": ("[]", ["--output", "gate.bin"], "--output ends in .safetensors"),
     "fps": ("[]", ["--fps", "0"], "--fps"),
 }

@@ -50,6 +50,10 @@ class StandingRow:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{where} cannot be read ({type(error).__name__}: {error}); expected {EXPECTED}") from None
+        if not (isinstance(found.text, str) and found.text.strip()) or found.expect not in ("Yes", "No"):
+            raise ValueError(
+                f"{where}: `text` is not empty and `expect` is Yes or No, got {found.text!r:.60}, {found.expect!r:.20}"
+            )
         if any(not (isfinite(time) and found.begin <= start <= time) for start, time in moments):
             raise ValueError(f"{where}: an event's seconds are from <= start <= time, got {moments}")
         return found

@@ -247,8 +247,9 @@ class Watchlist:
         return standing
 
     def continued(self) -> Watchlist:
-        """The same instructions for another stream, as if just given; ids of events go on."""
+        """The same instructions for another stream, as if just given; events are kept, and their ids go on."""
         other = Watchlist(self.num_events)
+        other.events.extend(self.events)
         other.num_given = self.num_given
         other.standing = {
             key: Standing(key, one.text, one.question, one.expect, one.rule) for key, one in self.standing.items()
