@@ -1,4 +1,5 @@
-"""`videochat-online chat`: watch a video and answer questions about it, at given moments or while it plays."""
+"""`videochat-online chat`: watch a video and answer questions about it, at given moments or while it plays, and say
+unasked what the user wants to be told."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .command_line import add_decoder_flag, add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
@@ -15,6 +18,8 @@ from .command_line import add_decoder_flag, add_memory_flags, add_model_flags, l
 if TYPE_CHECKING:
     from .media.live import LiveSource
     from .streaming.session import SessionStats, StreamingSession
+    from .streaming.standing import StandingEvent
+    from .streaming.telling import Telling
     from .streaming.watching import LiveWatcher
 
 FIRST_FRAME_SECONDS = 20.0
@@ -34,7 +39,8 @@ def add_chat_command(commands: Any) -> None:
         "chat",
         help="watch a video and answer questions about it",
         description="Watch a video frame by frame through the memory and answer questions. With -q it is watched as "
-        "fast as it goes and each question is asked at its moment; without -q it plays in real time and you type.",
+        "fast as it goes and each question is asked at its moment; without -q it plays in real time and you type. "
+        "With --tell-me the model speaks by itself when the moment has come.",
         epilog='example: videochat-online chat street.mp4 -q "What is the man doing?" --at 12 -q "And now?"',
     )
     what = "a video file, a gif, a folder of images, or an rtsp://, http:// or udp:// address"
@@ -50,10 +56,30 @@ def add_chat_command(commands: Any) -> None:
     parser.add_argument("--system-prompt", help="instead of the model's own")
     parser.add_argument("--no-timestamps", action="store_true", help="do not tell the model the frames' times")
     parser.add_argument("--json", action="store_true", help="print one json document instead of text")
+    _add_telling_flags(parser)
     add_decoder_flag(parser)
     add_model_flags(parser, engine=True)
     add_memory_flags(parser)
     parser.set_defaults(run=run_chat)
+
+
+def _add_telling_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "speaking unasked", "after each frame the model is asked whether the moment has come (docs/proactive.md)"
+    )
+    what = 'what you want to be told, such as "Tell me when the kettle boils" or "Is the door open?"; may be repeated'
+    group.add_argument("--tell-me", action="append", default=[], metavar="TEXT", help=what)
+    when = "probability from which on it speaks (default: 0.5, or what the gate was trained with)"
+    group.add_argument("--threshold", type=float, metavar="P", help=when)
+    gate = "what decides (default: gate.safetensors beside the model, else its own Yes and No); see `gate train`"
+    group.add_argument("--gate", type=Path, metavar="FILE", help=gate)
+    rest = "silence after it has spoken, for each --tell-me (default: 3)"
+    group.add_argument("--refractory", type=float, metavar="SECONDS", help=rest)
+    group.add_argument("--once", action="store_true", help="the first time only, for each --tell-me")
+    quiet = "live sources: hours of the day in which nothing is printed, only written to --events"
+    group.add_argument("--quiet-hours", metavar="22:00-07:00", help=quiet)
+    file = "write what was said as lines of json (FILE.jsonl) or subtitles (FILE.srt), from moment to moment"
+    group.add_argument("--events", type=Path, metavar="FILE", help=file)
 
 
 def timed_questions(asked: Sequence[str | float]) -> list[TimedQuestion]:
@@ -84,12 +110,72 @@ def run_chat(options: argparse.Namespace) -> int:
     for question in questions:
         if is_live and question.at is None:
             raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {question.text!r}")
+    _check_telling(options, is_live)
     # 2. a file with questions is watched as fast as it goes; everything else runs in its own time
-    if questions and not is_live:
+    if (questions or options.tell_me) and not is_live:
         _ask_about_file(options, questions)
     else:
         _watch_and_answer(options, questions)
     return 0
+
+
+def _rule(options: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of when to speak."""
+    names = ("threshold", "refractory", "quiet_hours")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return {**given, **({"once": True} if options.once else {})}
+
+
+def _check_telling(options: argparse.Namespace, is_live: bool) -> None:
+    """Before a model is loaded. ValueError for what cannot be followed."""
+    if not options.tell_me:
+        for flag in [*_rule(options), *(name for name in ("events", "gate") if getattr(options, name))]:
+            raise ValueError(f"--{flag.replace('_', '-')} belongs to --tell-me TEXT")
+        return
+    from .streaming.standing import Watchlist
+    from .streaming.telling import check_events_file
+
+    trial = Watchlist()
+    for text in options.tell_me:
+        trial.add(text, **_rule(options))
+    if options.quiet_hours and not is_live:
+        raise ValueError("--quiet-hours are hours of the day: a file that is watched as fast as it goes has none")
+    if options.events is not None:
+        check_events_file(options.events)
+
+
+def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
+    """Hears what the session says unasked, and hands it on as the flags say."""
+    from tqdm import tqdm
+
+    from .streaming.gate import Gate, gate_beside
+    from .streaming.telling import Telling, line_of
+
+    rule = _rule(options)
+    if options.tell_me and (path := options.gate or gate_beside(options.model)):
+        session.scorer = gate = Gate.load(path, session.model)
+        rule = {"threshold": gate.facts.threshold, **rule}
+        print(f"note: {path} decides when to speak, at a threshold of {rule['threshold']:.3f}", file=sys.stderr)
+    for text in options.tell_me:
+        session.watch_for(text, **rule)
+    at_once = options.json and not _has_document(options)
+
+    def show(event: StandingEvent) -> None:
+        if at_once:
+            print(json.dumps(asdict(event), ensure_ascii=False), flush=True)
+        elif not options.json and not event.quiet:
+            tqdm.write(line_of(event), file=sys.stdout)
+            sys.stdout.flush()
+
+    return Telling(session.watchlist, show, options.events)
+
+
+def _has_document(options: argparse.Namespace) -> bool:
+    """Whether one json document is printed at the end; else each thing is as it comes."""
+    from .media.addresses import is_address
+
+    is_file = options.camera is None and not is_address(options.video)
+    return bool(options.asked) or (bool(options.tell_me) and is_file)
 
 
 def _new_session(options: argparse.Namespace) -> StreamingSession:
@@ -117,18 +203,24 @@ def _watch_and_answer(options: argparse.Namespace, questions: list[TimedQuestion
     answers = []
     with closing(LiveStream(source, fps=fps)) as stream:
         session = _new_session(options)
-        with LiveWatcher(session, stream) as watcher, IdlePrefill(lambda: [session]):
-            watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
-            _wait_for(0.0, watcher)
-            for question in sorted(questions, key=lambda question: question.at or 0.0):
-                _wait_for(question.at or 0.0, watcher)
-                answers.append(_answer(options, session, question.text, age=stream.source.age))
-            if not questions:
-                print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
-                over = f"{source.name} is over; you may still ask"
-                _read_questions(options, watcher, lambda: source.trouble or (over if watcher.is_over else None))
+        telling = _telling(options, session)
+        with telling, LiveWatcher(session, stream) as watcher:
+            with IdlePrefill(lambda: [session]):
+                watcher.stream.wait_for_frame(timeout=FIRST_FRAME_SECONDS)
+                _wait_for(0.0, watcher)
+                for question in sorted(questions, key=lambda question: question.at or 0.0):
+                    _wait_for(question.at or 0.0, watcher)
+                    answers.append(_answer(options, session, question.text, age=stream.source.age))
+                if not questions:
+                    print(f"watching {source.name}; type a question, leave with Ctrl-D", file=sys.stderr)
+                    over = f"{source.name} is over; you may still ask"
+                    _read_questions(options, watcher, lambda: source.trouble or (over if watcher.is_over else None))
+                    if options.tell_me and not sys.stdin.isatty():  # started by a program: it tells until the end
+                        while not (watcher.is_over or telling.error):
+                            time.sleep(POLL_SECONDS)
+            session.read_standing()  # the last frame, where idle work had not come to it
     if questions:
-        _print_document(options, source.name, answers)
+        _print_document(options, source.name, answers, telling)
     if watcher.error is not None:
         raise watcher.error
 
@@ -170,14 +262,22 @@ def _ask_about_file(options: argparse.Namespace, questions: list[TimedQuestion])
         session = _new_session(options)
         indices = sample_pass(video.timestamps, options.fps, video_fps=video.fps)
         times = [float(video.timestamps[index]) for index in indices]
-        answers, shown = [], 0
-        with tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False) as progress:
+        answers, shown, telling = [], 0, _telling(options, session)
+        bar = tqdm(total=len(indices), unit="frame", desc="watching", disable=None, leave=False)
+
+        def progress(num_frames: int) -> None:
+            bar.update(num_frames)
+            telling.tell()
+
+        with telling, bar:
             for question in sorted(questions, key=lambda each: video.duration if each.at is None else each.at):
                 until = len(indices) if question.at is None else sum(time <= question.at for time in times)
-                watch(session, video, indices[shown:until], on_progress=progress.update)
+                watch(session, video, indices[shown:until], on_progress=progress)
                 shown = max(shown, until)
                 answers.append(_answer(options, session, question.text))
-    _print_document(options, options.video, answers)
+            if options.tell_me:
+                watch(session, video, indices[shown:], on_progress=progress)
+    _print_document(options, options.video, answers, telling)
 
 
 def _answer(
@@ -198,9 +298,10 @@ def _document(question: str, answer: str, stats: SessionStats, age: float | None
     return {"question": question, "at": stats["last_timestamp"], **live, "answer": answer, "stats": stats}
 
 
-def _print_document(options: argparse.Namespace, video: str, answers: list[dict[str, Any]]) -> None:
+def _print_document(options: argparse.Namespace, video: str, answers: list[dict[str, Any]], telling: Telling) -> None:
     if options.json:
-        document = {"video": video, "model": options.model, "answers": answers}
+        events = {"events": [asdict(event) for event in telling.told]} if options.tell_me else {}
+        document = {"video": video, "model": options.model, "answers": answers, **events}
         print(json.dumps(document, ensure_ascii=False, indent=1))
 
 

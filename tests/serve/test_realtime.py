@@ -359,3 +359,38 @@ def test_a_client_that_vanishes_in_the_middle(serve, data_uri, monkeypatch, wait
         talk.until("response.output_text.delta")
         talk.socket.socket.close()
     wait_until(lambda: left and len(server.sessions) == 0)
+
+
+def test_what_is_said_unasked_is_a_whole_response_that_nobody_created(serve, data_uri):
+    server = serve()
+    with connected(server) as talk:
+        (session,) = server.sessions._sessions.values()
+        session.session.watch_for("Is it dark?", threshold=0.001, once=True)
+        talk.show(data_uri(1), id="f1")
+        events = talk.until("response.done")
+        assert [event["type"] for event in events] == ANSWER
+        response = events[-1]["response"]
+        assert response["status"] == "completed" and response["metadata"] is None
+        assert response["output"][0]["content"][0]["text"] == session.session.watchlist.events[0].text
+        talk.say("What is happening?")
+        assert list(dict.fromkeys(event["type"] for event in talk.answer()[1])) == ANSWER
+        assert len(session.session.turns) == 1
+
+
+def test_a_response_that_is_asked_for_is_not_refused_for_an_unasked_one(serve, data_uri, wait_until):
+    """Two at the same moment: both come, whole, one behind the other."""
+    server = serve()
+    with connected(server) as talk:
+        (session,) = server.sessions._sessions.values()
+        talk.show(data_uri(1), id="f1")
+        talk.say("What is happening?")
+        session.session.watch_for("Is it dark?", threshold=0.001)
+        wait_until(lambda: session.session.watchlist.num_events == 1)
+        talk.send("response.create", response={"metadata": {"of": "me"}})
+        events = [*talk.until("response.done"), *talk.until("response.done")]
+        ids = [event.get("response_id") or event.get("response", {}).get("id") for event in events]
+        order = [one for one in ids if one]
+        assert len(set(order)) == 2 and order == sorted(order, key=order.index)  # never one within the other
+        done = [event["response"] for event in events if event["type"] == "response.done"]
+        assert {str(one["metadata"]) for one in done} == {"None", "{'of': 'me'}"}
+        assert all(one["status"] == "completed" for one in done)

@@ -24,6 +24,7 @@ from .questions import VideoTask
 from .report import cautions_of, write_report
 from .responders import responder_from_flags
 from .runner import Run, check_questions, completed, execute, first_questions, refuse_equal_ids, write_plan
+from .standing import add_standing_command
 from .videos import refuse_where_none_is_found
 
 MODE_HELP = (
@@ -54,6 +55,7 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     names = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for benchmark in BENCHMARKS.values():
         _add_benchmark(names, benchmark)
+    add_standing_command(names)
     add_commands_afterwards(names)
 
 

@@ -197,7 +197,7 @@ class Backbone(Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Logits of `inputs_embeds` (1, N, E) at `position_ids`, behind what `cache` holds. Arguments as in
-        transformers: attention_mask, use_cache, logits_to_keep."""
+        transformers: attention_mask, use_cache, logits_to_keep, output_hidden_states."""
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """New ids (B, new) behind `inputs_embeds` (1, N, E), the whole prompt, of which `cache` may hold the start.

@@ -22,13 +22,14 @@ from starlette.types import Message, Receive
 
 from .. import __version__
 from .completions import chat_routes, named_routes
-from .gate import Gate
+from .entrance import Entrance
 from .limits import token_problem
 from .operations import Metrics, metric_routes, probe_routes
 from .questions import error_body, question_routes, refusal, retry_headers
 from .realtime import realtime_routes
 from .routes import live_routes, model_routes, session_routes, stream_routes
 from .sessions import Sessions
+from .standing import standing_routes
 
 SWAGGER = Path(__file__).parent / "swagger"
 SWAGGER_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -37,6 +38,7 @@ DESCRIPTION = """Talk with a running stream. A session watches one stream with a
 1. `POST /v1/sessions`
 2. `PUT .../source`, or `PUT .../video` with a file, or `POST .../frames` with pictures
 3. `POST .../questions` at any moment, or `POST /v1/chat/completions` as with OpenAI's API
+4. `POST .../standing` to be told by itself, `GET .../events` to hear it
 
 `/s/NAME/v1` is OpenAI's API over a session called NAME, which remembers what it was shown; without a session each
 chat completion is complete in itself. `WS /v1/realtime` speaks OpenAI's Realtime API, in text.
@@ -88,13 +90,13 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     app.add_middleware(BoundedJson, most=sessions.limits.max_request_bytes)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    app.add_middleware(Gate, sessions=sessions, metrics=app.state.metrics)  # the outermost
+    app.add_middleware(Entrance, sessions=sessions, metrics=app.state.metrics)  # the outermost
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorDocument, "description": meaning} for status, meaning in MEANING.items()
     }
     guards = [] if token is None else [Depends(_token_check(token))]
     # 3. what can be asked for
-    for routes in (session_routes, stream_routes, question_routes, model_routes, chat_routes):
+    for routes in (session_routes, stream_routes, question_routes, standing_routes, model_routes, chat_routes):
         app.include_router(routes, prefix="/v1", responses=errors, dependencies=guards)
     for routes in (model_routes, named_routes):
         named = [*guards, Depends(session_name)]

@@ -22,6 +22,7 @@ from ..media.source import Frame
 from ..streaming.encoding import FrameEncoder
 from ..streaming.language import StreamedAnswer
 from ..streaming.session import StreamingSession
+from ..streaming.standing import Watchlist
 from ..streaming.watching import LiveWatcher
 from .limits import Limits, NotAllowed, RequestError, SessionSettings
 from .sources import WatchedStream, open_file
@@ -68,6 +69,7 @@ class LiveSession:
         """The address of whoever began it."""
         self.num_let_go = 0
         """Frames dropped of streams before this one, and by the realtime socket."""
+        self._told = Watchlist()
         self._configure(settings)
 
     def _configure(self, settings: SessionSettings) -> None:
@@ -81,6 +83,7 @@ class LiveSession:
             encoder=self._encoder,
             max_prompt_tokens=self.limits.max_prompt_tokens,
         )
+        self.session.watchlist = self._told = self._told.continued()  # what is to be told outlives a stream
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
         self.shown: deque[bytes] = deque(maxlen=256)

@@ -23,6 +23,7 @@ from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
+from ..streaming.standing import StandingEvent
 from .content import MOST_PIXELS, Content, Picture, RequestReader
 from .limits import RequestError, token_problem
 from .live_session import LiveSession
@@ -40,6 +41,8 @@ MOST_ITEMS = 1000
 MOST_METADATA = 10_000
 """It is sent back with each answer: 16 pairs of 64 and 512 characters, as in OpenAI's API."""
 TEXTS = ("text", "input_text", "output_text")
+LOOK_SECONDS = 0.1
+"""Between two looks for what is said unasked."""
 ROLES = ("user", "system", "assistant")
 Event = dict[str, Any]
 
@@ -138,11 +141,13 @@ class RealtimeClient:
         self._pictures: deque[Picture] = deque()
         self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._sending = asyncio.Lock()
+        self._telling = asyncio.Lock()
+        """Held while a response that nobody created is sent: one that is created meanwhile begins behind it."""
 
     async def run(self) -> None:
         """Until the client leaves."""
         await self.send("session.created", session=self.about())
-        worker = asyncio.create_task(self._work())
+        worker, ear = asyncio.create_task(self._work()), asyncio.create_task(self._listen())
         try:
             while True:
                 message = await self.socket.receive()
@@ -156,9 +161,10 @@ class RealtimeClient:
         except WebSocketDisconnect:
             return
         finally:
-            worker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await worker
+            for task in (worker, ear):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
         if self.socket.application_state == WebSocketState.CONNECTED:
@@ -343,7 +349,8 @@ class RealtimeClient:
         self.response = response = ActiveResponse(new_id("resp"), new_id("item"), metadata)
         question = "\n".join(text for text in (self.question, instructions) if text)
         self.question = ""
-        await self.send("response.created", response=self._answer(response, "in_progress", []))
+        async with self._telling:
+            await self.send("response.created", response=self._answer(response, "in_progress", []))
         self._jobs.put_nowait(lambda: self._reply(response, question, tokens))
 
     async def cancel(self, event: Event) -> None:
@@ -370,15 +377,8 @@ class RealtimeClient:
 
     async def _reply(self, response: ActiveResponse, question: str, tokens: int | str) -> None:
         """One answer, from the first event to response.done."""
-        item = {"id": response.item, "object": "realtime.item", "type": "message", "role": "assistant"}
-        ids = {"response_id": response.id, "output_index": 0}
-        place = {**ids, "item_id": response.item, "content_index": 0}
-        begun = {**item, "status": "in_progress", "content": []}
         # 1. the answer is announced, before anything is computed
-        await self.send("response.output_item.added", **ids, item=begun)
-        before = self.last_item
-        await self.announce(begun)
-        await self.send("response.content_part.added", **place, part={"type": "text", "text": ""})
+        place, before = await self._begin(response)
         # 2. its words
         failure = None if response.is_cancelled else await self._said(response, place, question, tokens)
         text, turn = response.text, response.turn
@@ -390,13 +390,7 @@ class RealtimeClient:
             status, details = "cancelled", {"type": "cancelled", "reason": "client_cancelled"}
         elif turn is not None and turn.is_cut:
             status, details = "incomplete", {"type": "incomplete", "reason": "max_output_tokens"}
-        content = [{"type": "output_text", "text": text}]
-        done = {**item, "status": "completed" if status == "completed" else "incomplete", "content": content}
-        self._remember(done)
-        await self.send("response.output_text.done", **place, text=text)
-        await self.send("response.content_part.done", **place, part={"type": "text", "text": text})
-        await self.send("response.output_item.done", **ids, item=done)
-        await self.send("conversation.item.done", previous_item_id=before, item=done)
+        done = await self._end(response, place, before, text, status)
         self.response = None  # from here on the next may be asked for
         whole = self._answer(response, status, [done], details=details)
         if turn is not None:
@@ -437,6 +431,52 @@ class RealtimeClient:
             response.turn.is_done = True
             await answer.close()
 
+    async def _begin(self, response: ActiveResponse) -> tuple[Event, str | None]:
+        """Announce an answer; where its parts stand, and the item before it."""
+        ids = {"response_id": response.id, "output_index": 0}
+        place = {**ids, "item_id": response.item, "content_index": 0}
+        begun = {**_item_of(response), "status": "in_progress", "content": []}
+        await self.send("response.output_item.added", **ids, item=begun)
+        before = self.last_item
+        await self.announce(begun)
+        await self.send("response.content_part.added", **place, part={"type": "text", "text": ""})
+        return place, before
+
+    async def _end(self, response: ActiveResponse, place: Event, before: str | None, text: str, status: str) -> Event:
+        """All that follows the last word, but response.done; the whole item."""
+        content = [{"type": "output_text", "text": text}]
+        how = "completed" if status == "completed" else "incomplete"
+        done = {**_item_of(response), "status": how, "content": content}
+        self._remember(done)
+        await self.send("response.output_text.done", **place, text=text)
+        await self.send("response.content_part.done", **place, part={"type": "text", "text": text})
+        await self.send("response.output_item.done", response_id=response.id, output_index=0, item=done)
+        await self.send("conversation.item.done", previous_item_id=before, item=done)
+        return done
+
+    async def _listen(self) -> None:
+        """What the session says unasked becomes a job, behind those that wait."""
+        number = self.session.session.watchlist.num_events
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for event in self.session.session.watchlist.after(number):
+                number = event.id
+                if not event.quiet:
+                    self._jobs.put_nowait(partial(self._tell, event))
+
+    async def _tell(self, event: StandingEvent) -> None:
+        """A response that nobody created, whole; one that was created goes first."""
+        if self.response is not None:
+            self._jobs.put_nowait(partial(self._tell, event))  # whose job stands in the queue before this one now
+            return
+        async with self._telling:
+            response = ActiveResponse(new_id("resp"), new_id("item"), None)
+            await self.send("response.created", response=self._answer(response, "in_progress", []))
+            place, before = await self._begin(response)
+            await self.send("response.output_text.delta", **place, delta=event.text)
+            done = await self._end(response, place, before, event.text, "completed")
+            await self.send("response.done", response=self._answer(response, "completed", [done]))
+
     def _answer(self, response: ActiveResponse, status: str, output: list[Event], *, details: Any = None) -> Event:
         return {
             "object": "realtime.response",
@@ -463,6 +503,10 @@ HANDLERS: dict[str, Callable[[RealtimeClient, Event], Awaitable[None]]] = {
     "input_audio_buffer.commit": RealtimeClient.ignore,
     "output_audio_buffer.clear": RealtimeClient.ignore,
 }
+
+
+def _item_of(response: ActiveResponse) -> Event:
+    return {"id": response.item, "object": "realtime.item", "type": "message", "role": "assistant"}
 
 
 def _usage(turn: Any) -> Event:

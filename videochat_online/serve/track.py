@@ -15,13 +15,12 @@ from PIL import Image
 
 from ..media.source import Frame
 from ..model.placement import DROPPED, MemoryEvents
+from ..streaming.subtitles import srt_of
 
 PICTURE_SIDE = 192
 JPEG_QUALITY = 80
 KEPT_EVENTS = 12
 KEPT_TURNS = 40
-LEAST_SECONDS, SECONDS_A_CHARACTER = 2.0, 0.06
-"""How long a subtitle stands."""
 
 
 @dataclass(frozen=True)
@@ -141,23 +140,5 @@ def mosaic(picture: bytes, columns: int, rows: int) -> bytes:
 
 
 def dialogue_srt(turns: Sequence[DialogueTurn]) -> str:
-    """Subtitles: a question with its answer, from its second until the next one, or as long as reading it takes."""
-    cues, end = [], 0.0
-    for number, turn in enumerate(turns, start=1):
-        text = "\n".join(line for line in f"{turn.question}\n{turn.answer}".splitlines() if line.strip())
-        start = max(turn.timestamp, end)
-        end = start + max(LEAST_SECONDS, SECONDS_A_CHARACTER * len(text))
-        if number < len(turns) and turns[number].timestamp > start:
-            end = min(end, turns[number].timestamp)
-        cues.append(f"{number}\n{srt_time(start)} --> {srt_time(end)}\n{text}\n")
-    return "\n".join(cues)
-
-
-def srt_time(seconds: float) -> str:
-    """
-    >>> srt_time(3725.5)
-    '01:02:05,500'
-    """
-    milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+    """Subtitles: a question with its answer, from its second on."""
+    return srt_of([(turn.timestamp, f"{turn.question}\n{turn.answer}") for turn in turns])

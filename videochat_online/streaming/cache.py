@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -77,6 +77,12 @@ class OptionTree:
                 nodes.setdefault(ids[:length], len(nodes))
         return cls(whole, nodes)
 
+    @classmethod
+    def behind(cls, texts: Sequence[tuple[int, ...]]) -> OptionTree:
+        """Whole texts that follow the cached positions, without a position of the prompt's own."""
+        beginnings = (ids[:length] for ids in texts for length in range(1, len(ids) + 1))
+        return cls((), {ids: number for number, ids in enumerate(dict.fromkeys(beginnings))})
+
     @property
     def spoken(self) -> list[int]:
         """(M - 1) ids that follow the prompt's last position."""
@@ -84,13 +90,14 @@ class OptionTree:
 
     def positions(self, num_before: int) -> torch.Tensor:
         """(1, M) position ids, for a prompt of `num_before` positions before its last."""
-        return torch.tensor([[num_before + len(beginning) for beginning in self.nodes]])
+        first = len(next(iter(self.nodes)))
+        return torch.tensor([[num_before + len(beginning) - first for beginning in self.nodes]])
 
     def mask(self, num_before: int, dtype: torch.dtype) -> torch.Tensor:
         """(1, 1, M, num_before + M), 0 where a position may look and the lowest number where not."""
         sees = torch.eye(len(self.nodes), dtype=torch.bool)
         for beginning, number in self.nodes.items():
-            if beginning:
+            if beginning[:-1] in self.nodes and beginning:
                 sees[number] |= sees[self.nodes[beginning[:-1]]]
         hidden = torch.zeros(len(sees), num_before + len(sees), dtype=dtype)
         hidden[:, num_before:].masked_fill_(~sees, torch.finfo(dtype).min)
@@ -280,7 +287,6 @@ class PromptCache:
         """Whether `more` positions behind the cached ones take the same rotary factors."""
         return self._factors == self._factors_of(len(self.keys) + more)
 
-    @torch.no_grad()
     def peek(
         self, embeds: torch.Tensor, tree: OptionTree | None = None, positions: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -289,6 +295,17 @@ class PromptCache:
         `tree`: the M positions are not one text but several that share beginnings. `positions`: of the whole prompt,
         whose last is the first of these; what follows it is text.
         """
+        return self.look(embeds, tree, positions).logits[0]
+
+    @torch.no_grad()
+    def look(
+        self,
+        embeds: torch.Tensor,
+        tree: OptionTree | None = None,
+        positions: torch.Tensor | None = None,
+        **wanted: bool,
+    ) -> Any:
+        """As `peek`; what the model gives, with the `wanted` of its outputs."""
         num_cached, num_new = len(self.keys), embeds.shape[1]
         mask, after = None, torch.arange(num_new)[None]
         if tree is not None:
@@ -301,9 +318,10 @@ class PromptCache:
                 attention_mask=mask,
                 cache=self.kv,
                 use_cache=True,
+                **wanted,
             )
         except BaseException:
             self.reset()  # how far it got is not known
             raise
         self.kv.crop(-num_new)
-        return done.logits[0]
+        return done

@@ -233,7 +233,7 @@ class LanguageSide:
                     logits = self.cache.peek(self._continued(embeds[:, -1:], tree), positions=positions)
                 else:
                     whole = self._continued(embeds, tree)
-                    more = {} if positions is None else {"position_ids": _lengthened(positions, len(tree.spoken))}
+                    more = {} if positions is None else {"position_ids": lengthened(positions, len(tree.spoken))}
                     logits = self.model(inputs_embeds=whole, logits_to_keep=len(ids), **more).logits[0]
                 scores += tree.scores(logits)
             return scores
@@ -246,7 +246,7 @@ class LanguageSide:
         return torch.cat([prompt, self.model.embed(ids)], dim=1)
 
 
-def _lengthened(positions: torch.Tensor, num: int) -> torch.Tensor:
+def lengthened(positions: torch.Tensor, num: int) -> torch.Tensor:
     """Position ids with `num` of text behind them."""
     return torch.cat([positions, positions[..., -1:] + torch.arange(1, num + 1, device=positions.device)], dim=-1)
 

@@ -6,6 +6,7 @@ while another asks: a question is answered from what the memory held when it was
 
     frame -> processor.frames -> model.encode_frames -> memory.write   (pictures of one size, which the first decides)
     question -> memory.read -> stream_dialogue -> processor.render -> language.answer
+    standing instruction -> read out behind the cached prompt -> scorer -> rule -> language.answer -> event
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
 from .encoding import EncodedFrame, Encodings, FrameEncoder, encode_changed, encode_wanted
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
+from .readout import YesNo, read_out
+from .standing import WORDS, GivesWay, Likelihood, Readout, Scorer, Standing, StandingEvent, Watchlist
 from .state import SessionStats, read_session, write_session
 from .threads import paced, stream_pieces
 
@@ -100,11 +103,17 @@ class StreamingSession:
         self._state = threading.RLock()  # memory, dialogue, counters
         self._seeing = threading.Lock()  # a batch's numbers in the stream decide at which scales it is encoded
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
+        self.scorer: Scorer = Likelihood()
+        """Of standing instructions."""
+        self.is_tended = False
+        """Idle work reads standing instructions out; else `see` does, after each frame."""
+        self._yes_no: YesNo | None = None
+        self._lacks_room = False  # for a readout: it is said once
         self._num_resets = 0
         self.reset()
 
     def reset(self) -> None:
-        """Forget the stream and the dialogue; frame numbers start again."""
+        """Forget the stream, the dialogue and the standing instructions; frame numbers start again."""
         with self._turn.question(), self._state:
             self._num_resets += 1
             self._prefilled: tuple[int, ...] = ()  # what `_moment` was when the cache last stood at the newest frame
@@ -116,6 +125,8 @@ class StreamingSession:
             self._last_encoded: EncodedFrame | None = None
             self._encode_seconds, self._num_skipped = 0.0, 0
             self._last_answer: Answer | None = None
+            self.watchlist = Watchlist()
+            self._due: list[tuple[Standing, StandingEvent, PreparedQuestion | None]] = []  # moments without words yet
 
     # ---- watching -------------------------------------------------------------------------------------------------
 
@@ -123,14 +134,16 @@ class StreamingSession:
         """Take in the next frame (PIL image or uint8 (H, W, 3)) shown at `timestamp` seconds.
 
         Returns which frames left their level for it, and in `arrivals` the level it came into. Raises ValueError for a
-        bad frame or time going back; the session stays as it was.
+        bad frame or time going back; the session stays as it was. Where instructions stand, what has come due is said
+        before this returns (`watchlist.events`).
         """
         return self.see_many([frame], [timestamp])
 
     def see_many(self, frames: Sequence[Picture], timestamps: Sequence[float]) -> MemoryEvents:
         """Take in several frames in order of time, encoded in batches; equal to `see` one by one.
 
-        Where a frame is refused (ValueError), the batches before its own have been taken in.
+        Where a frame is refused (ValueError), the batches before its own have been taken in; where instructions stand,
+        the frames before it.
         """
         if len(frames) != len(timestamps):
             raise ValueError(f"{len(frames)} frames came with {len(timestamps)} timestamps")
@@ -160,8 +173,20 @@ class StreamingSession:
 
     def see_prepared(self, pixels: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
         """As `see_many` for one batch of pixels (T, 3, H, W) that `prepare` has made, in another thread say."""
+        num_resets, events = self._num_resets, MemoryEvents()
+        if not self.watchlist.standing or self.is_tended:
+            return self._take_in(pixels, timestamps, num_resets)
+        if len(pixels) != len(timestamps):
+            raise ValueError(f"{len(pixels)} frames came with {len(timestamps)} timestamps")
+        for k in range(len(pixels)):  # one by one: after each the standing instructions are read out
+            events.add(self._take_in(pixels[k : k + 1], timestamps[k : k + 1], num_resets))
+            self.read_standing()
+        return events
+
+    def _take_in(self, pixels: torch.Tensor, timestamps: Sequence[float], num_resets: int) -> MemoryEvents:
+        """Encode a batch and put it into the memory, unless the stream was reset more than `num_resets` times."""
         with self._seeing:
-            started, num_resets = time.perf_counter(), self._num_resets
+            started = time.perf_counter()
             try:
                 # 1. encode, while questions can be answered
                 grids = self._grids_of(pixels.shape[2:])
@@ -292,9 +317,15 @@ class StreamingSession:
 
         A quarter of the dialogue goes at once: rarely, because each time the whole prompt is computed again.
         """
-        limit = self.language.max_positions
         with self._state:
             frames, turns = self.memory.read(), self._turns
+        return self._fit(question, max_new_tokens, turns, frames)
+
+    def _fit(
+        self, question: str, max_new_tokens: int, turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
+    ) -> tuple[Rendered, list[MemoryFrame], int]:
+        """As `_fitted`, of this dialogue and these frames."""
+        limit, num_turns = self.language.max_positions, len(turns)
         while len((rendered := self._rendered(turns, question, frames)).ids) + max_new_tokens > limit:
             if not turns:
                 raise PromptTooLong(
@@ -302,7 +333,7 @@ class StreamingSession:
                     f"but {limit} are taken in all: use a smaller memory or max_new_tokens"
                 )
             turns = turns[max(1, len(turns) // 4) :]
-        return rendered, frames, len(self._turns) - len(turns)
+        return rendered, frames, num_turns - len(turns)
 
     def _answer(
         self, question: PreparedQuestion, keep: bool, *, stops: Sequence[str] = (), **generation: Any
@@ -352,6 +383,127 @@ class StreamingSession:
     def needs_prefill(self) -> bool:
         """Whether something came since the cache last stood at the newest frame."""
         return self.language.reuse_cache and self.memory.num_written > 0 and self._prefilled != self._moment
+
+    # ---- speaking unasked -----------------------------------------------------------------------------------------
+
+    def watch_for(self, text: str, *, question: str | None = None, expect: str = "Yes", **rule: Any) -> Standing:
+        """Give an instruction that stays with the stream: "Tell me when the kettle boils".
+
+        After every frame the model is asked whether the moment has come; where it has, `text` is answered as any
+        question is, without becoming a turn of the dialogue, and stands in `watchlist.events`.
+
+        Args:
+            question: what is asked at every frame, instead of the one made of `text` (`as_question`).
+            expect: the answer to it that means now, "Yes" or "No".
+            rule: threshold, refractory, once, quiet_hours: see `standing.Rule`.
+
+        Raises ValueError for an instruction or rule that cannot be followed, or that stands already.
+        """
+        with self._state:
+            return self.watchlist.add(text, question, expect, **rule)
+
+    @property
+    def standing(self) -> tuple[Standing, ...]:
+        """The instructions that are followed now."""
+        return tuple(self.watchlist.standing.values())
+
+    def drop_standing(self, key: str) -> Standing:
+        """End an instruction, also where its words are still to come. Raises ValueError where none has this key."""
+        with self._state:
+            dropped = self.watchlist.remove(key)
+            self._due = [one for one in self._due if one[0] is not dropped]
+            return dropped
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether an instruction was not yet read out at the newest frame, or has words to come."""
+        with self._state:
+            num_seen = self.memory.num_written
+            return bool(self._due) or (num_seen > 0 and any(each.num_seen != num_seen for each in self.standing))
+
+    def read_standing(self, *, give_way: Callable[[], bool] = lambda: False) -> int | None:
+        """Read every instruction out at the newest frame, once, and say what has come due.
+
+        Returns the positions computed for the readouts, or None where a question has precedence: it gives way to one at
+        once, and the readout also where `give_way` says so. What was left undone is done at the next call.
+        """
+        with self._turn.idle() as may:
+            if not may or not self._say_what_is_due():
+                return None
+            # 1. the prompts of all instructions, of one and the same moment
+            with self._state:
+                num_seen, seconds = self.memory.num_written, self.memory.last_timestamp
+                unread = [each for each in self.standing if each.num_seen != num_seen]
+                frames, turns = self.memory.read(), list(self._turns)
+                prompts = self._standing_prompts(unread, turns, frames) if unread and frames else []
+            if not prompts or seconds is None:
+                return 0
+            # 2. what the model thinks of each
+            yes_no = self._yes_no = self._yes_no or YesNo.of(self.processor)
+            *asked, usual, other = prompts
+            shared = min(num_common(one.ids, other.ids) for one in (*asked, usual))
+            stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
+            place = {"shared": shared, "usual_length": len(usual.ids)}
+            found = read_out(self.language, asked, frames, yes_no.before, self.scorer.layers, stop=stop, **place)
+            if found is None:
+                return None
+            # 3. the rule
+            with self._state:
+                for standing, logits, hidden in zip(unread, found.logits, found.hidden, strict=True):
+                    readout = Readout(seconds, yes_no.margin(logits, standing.expect), hidden)
+                    if standing.take(readout, self.scorer, num_seen):
+                        self._due.append(self._moment_of(standing, seconds, turns, frames))
+            self._say_what_is_due()
+            return found.num_positions
+
+    def _standing_prompts(
+        self, standing: Sequence[Standing], turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
+    ) -> list[Rendered]:
+        """A prompt for each, and the two that idle prefill compares; none where they leave no room."""
+        questions = [*(each.question for each in standing), "?", "A"]
+        try:
+            num_dropped = max(self._fit(question, 2, turns, frames)[2] for question in questions)
+        except PromptTooLong as error:
+            for each in standing:
+                each.num_seen = self.memory.num_written  # tried; the next frame may leave more room
+            if not self._lacks_room:
+                self._lacks_room = True
+                log.warning("standing instructions cannot be read out: %s", error)
+            return []
+        return [self._rendered(turns[num_dropped:], question, frames) for question in questions]
+
+    def _moment_of(
+        self, standing: Standing, seconds: float, turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
+    ) -> tuple[Standing, StandingEvent, PreparedQuestion | None]:
+        """What is to be said, about the frames at which it was decided."""
+        moment = standing.moment(seconds)
+        if standing.rule.once:
+            self.watchlist.standing.pop(standing.key, None)
+        try:
+            rendered = self._fit(standing.text, WORDS, turns, frames)[0]
+        except PromptTooLong as error:
+            log.warning("no words for %r at %.1f s: %s", standing.text, seconds, error)
+            return standing, moment, None
+        started = time.perf_counter()
+        question = PreparedQuestion(
+            standing.text, rendered, frames, standing.num_seen, seconds, started, self._num_resets
+        )
+        return standing, moment, question
+
+    def _say_what_is_due(self) -> bool:
+        """Find the words for moments that have come; False where a question cut that off, and nothing is lost."""
+        while self._due:
+            standing, moment, question = head = self._due[0]
+            text, stop = "", GivesWay(lambda: self._turn.is_wanted)
+            if question is not None:
+                text = self.language.answer(question, stop=stop, max_new_tokens=WORDS).text
+            if stop.gave_way:
+                return False
+            with self._state:
+                if head in self._due:  # else it was dropped meanwhile
+                    self._due.remove(head)
+                    standing.last = self.watchlist.note(moment, text)
+        return True
 
     @property
     def is_asked(self) -> bool:
@@ -437,6 +589,7 @@ class StreamingSession:
                 "num_skipped": self._num_skipped,
                 "num_forgotten": self._num_forgotten,
                 "turns": [asdict(turn) for turn in self._turns],
+                "watchlist": self.watchlist.state_dict([moment for _, moment, _ in self._due]),
             }
         write_session(path, tensors, about)
 
@@ -460,6 +613,8 @@ class StreamingSession:
         session._turns = [AnsweredQuestion(**turn) for turn in about["turns"]]
         session._encode_seconds, session._num_skipped = about["encode_seconds"], about["num_skipped"]
         session._num_forgotten = about["num_forgotten"]
+        if "watchlist" in about:  # not in an older file
+            session.watchlist.load_state_dict(about["watchlist"])
         return session
 
     @classmethod

@@ -122,7 +122,8 @@ class LiveWatcher:
 
 
 class IdlePrefill:
-    """Brings the caches of live sessions up to their newest frame while nobody asks, in one thread for all of them.
+    """Brings the caches of live sessions up to their newest frame while nobody asks, in one thread for all of them, and
+    reads their standing instructions out there.
 
     A question to any of them goes first, and so does whatever else the caller names. Runs while the `with` block does;
     an error in the thread is raised when the block is left.
@@ -154,6 +155,8 @@ class IdlePrefill:
         """End the thread, and raise what went wrong in it. May be called again."""
         self._stop.set()
         self._thread.join()
+        for session in self.sessions():
+            session.is_tended = False
         if self._error is not None:
             raise self._error
 
@@ -170,8 +173,11 @@ class IdlePrefill:
         try:
             while not self._stop.wait(self.interval):
                 for session in self.sessions():
+                    session.is_tended = True
                     if session.needs_prefill and not self._has_to_wait():
                         session.prefill(give_way=self._has_to_wait)
+                    if session.needs_reading and not self._has_to_wait():
+                        session.read_standing(give_way=self._has_to_wait)
         except BaseException as error:  # raised by close(), which may come much later
             log.exception("prefill in idle time has ended: questions will be slower")
             self._error = error

@@ -118,3 +118,20 @@ def test_a_picture_that_must_stay_whole_is_never_cut(tiny, monkeypatch):
     keys = session.language.cache.keys
     start, num_tokens = rendered.image_spans[1]
     assert session.language.cache.keep_common([*keys[: start + num_tokens // 2 + 1], *keys[start : start + 9]]) <= start
+
+
+def test_a_readout_behind_the_cache_equals_a_cold_one(tiny):
+    """A standing instruction needs nothing of a family: over evictions and a dialogue, in one pass with another."""
+    texts = ("Is there a red circle?", "Tell me when it rains.")
+    together = watching(tiny, 1)
+    alone = [watching(tiny, 1, reuse_cache=False) for _ in texts]
+    for session, given in ((together, texts), (alone[0], texts[:1]), (alone[1], texts[1:])):
+        for text in given:
+            session.watch_for(text, threshold=0.999)
+        session.see_many(pictures(session.model, 20, seed=3), [2.0 + k for k in range(20)])
+        session.remember_turn("What was there?", "A circle.")
+        session.see_many(pictures(session.model, 4, seed=4), [30.0 + k for k in range(4)])
+    found = [[p for _, p in each.curve] for session in (together, *alone) for each in session.standing]
+    for warm, cold in ((found[0], found[2]), (found[1], found[3])):
+        assert len(warm) == 24 and len(set(warm)) > 4
+        assert torch.allclose(torch.tensor(warm), torch.tensor(cold), atol=2e-4)

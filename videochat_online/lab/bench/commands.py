@@ -18,6 +18,7 @@ BENCHMARKS = {
     "stream": "where a frame's time goes; is it constant; what re-encoding costs",
     "encoder": "torch.compile, bfloat16, int8; sessions together, decoding ahead, unchanged frames",
     "ask": "time to the first token with and without KV reuse; what the order of the prompt buys",
+    "standing": "positions and time of 0, 1, 4 and 16 standing instructions after each frame",
     "train": "batches padded, grouped and packed; attention over packed ones; the data pipeline against decoding alone",
     "lists": "a start on lists of published size (--samples 2000000): seconds and memory of each step",
     "eval": "scoring a benchmark in one pass, against encoding the stream again for each question",

@@ -1,4 +1,4 @@
-"""`videochat-online world build | preview | stats`: argument parsing for the world, and what it prints."""
+"""`videochat-online world build | preview | stats | standing`: argument parsing for the world, and what it prints."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ def add_world_commands(subparsers: Any) -> None:
     _add_build(commands)
     _add_preview(commands)
     _add_stats(commands)
+    what = "write DIR/standing.json: what is to be told unasked about a built world's videos, and when"
+    parser = commands.add_parser("standing", help=what, description=what)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a world that `world build` has written")
+    parser.set_defaults(run=run_standing)
 
 
 def _add_scene_options(parser: argparse.ArgumentParser, *, split: str, seconds: float) -> None:
@@ -82,6 +86,22 @@ def run_build(args: argparse.Namespace) -> int:
     totals = f"{sum(asked.values())} questions, {sum(made.values())} training samples"
     print(f"{args.folder}: {config.videos} videos, {totals}")
     print("\n".join(next_commands(args.folder.resolve(), trains=bool(made))))
+    return 0
+
+
+def run_standing(args: argparse.Namespace) -> int:
+    from ...files import read_json, write_json
+    from .build import WorldConfig
+    from .standing import standing_rows
+
+    manifest = read_json(args.folder / "manifest.json", dict, "a world's manifest, which `world build` writes")
+    config = WorldConfig(**manifest["config"])
+    scenes = enumerate(config.scenes())
+    rows = [row for number, one in scenes for row in standing_rows(*one, config.rng("standing", number))]
+    write_json(args.folder / "standing.json", rows)
+    counts = Counter(row["kind"] for row in rows)
+    moments = sum(len(row["standing"]["events"]) for row in rows)
+    print(f"{args.folder}/standing.json: {len(rows)} instructions, {moments} moments; {dict(counts)}")
     return 0
 
 

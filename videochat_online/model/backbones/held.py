@@ -150,23 +150,29 @@ class HeldModel(PlainPositions):
         cache: Cache | None = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
+        output_hidden_states: bool = False,
     ) -> CausalLMOutputWithPast:
         """Logits (B, N or `logits_to_keep`, vocabulary) of embeddings (B, N, E) behind what `cache` holds."""
-        options = {"cache": cache, "attention_mask": attention_mask, "use_cache": use_cache}
-        hidden = self.last_hidden_state(inputs_embeds, position_ids, **options)
-        return CausalLMOutputWithPast(logits=self.held.get_output_embeddings()(hidden[:, -logits_to_keep:]))
+        options: dict[str, Any] = {"cache": cache, "attention_mask": attention_mask, "use_cache": use_cache}
+        options |= {"output_hidden_states": True} if output_hidden_states else {}
+        done = self._text_output(inputs_embeds, position_ids, options)
+        logits = self.held.get_output_embeddings()(done[0][:, -logits_to_keep:])
+        return CausalLMOutputWithPast(logits=logits, hidden_states=done.hidden_states)
 
     def last_hidden_state(
         self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor | None, **options: Any
     ) -> torch.Tensor:
         """(B, N, D), of which logits are made. `options` are those of the text model."""
+        return self._text_output(inputs_embeds, position_ids, options)[0]
+
+    def _text_output(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor | None, options: Any) -> Any:
         embeds, *deep = inputs_embeds.split(self.config.llm_config.hidden_size, dim=-1)
         options["position_ids"] = position_ids
         if deep:
             everywhere = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
             options["visual_pos_masks"] = everywhere
             options["deepstack_visual_embeds"] = [addend.flatten(0, 1) for addend in deep]
-        return self.text_model(inputs_embeds=embeds, **rename_cache(options))[0]
+        return self.text_model(inputs_embeds=embeds, **rename_cache(options))
 
     @torch.no_grad()
     def generate(
@@ -187,8 +193,8 @@ class HeldModel(PlainPositions):
         if position_ids is None:
             position_ids = torch.arange(num, device=inputs_embeds.device)[None]
         if done < num - 1:
-            rest = {"inputs_embeds": inputs_embeds[:, done:-1], "position_ids": position_ids[..., done:-1]}
-            self(**rest, cache=cache, use_cache=True, logits_to_keep=1)
+            place, rest = position_ids[..., done:-1], inputs_embeds[:, done:-1]
+            self(inputs_embeds=rest, position_ids=place, cache=cache, use_cache=True, logits_to_keep=1)
         copies = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
         if copies > 1:
             cache.batch_repeat_interleave(copies)

@@ -28,7 +28,7 @@ CLOSES = (408, 413)
 log = logging.getLogger(__name__)
 
 
-class Gate:
+class Entrance:
     """See the module. Inner parts know the client and the request's id by context variables."""
 
     def __init__(self, app: ASGIApp, *, sessions: Sessions, metrics: Metrics) -> None:

@@ -1,0 +1,337 @@
+"""Standing instructions: read out at every frame as a cold prompt would be, decided by one rule, and nobody's questions
+are answered otherwise for them."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from videochat_online import MemoryConfig, StreamingSession
+from videochat_online.streaming import readout, standing
+from videochat_online.streaming.standing import MOST_CHARACTERS, MOST_STANDING, Readout, Rule, Standing, as_question
+from videochat_online.streaming.watching import IdlePrefill
+
+from .sessions import pictures, watching
+from .test_cache import tiny  # noqa: F401 (a fixture)
+
+SMALL = MemoryConfig.pyramid(capacities=(1, 2, 4), grids=(4, 2, 1), every=(4, 2, 1))
+QUESTIONS = ("Is there a red circle in the picture?", "Tell me when the ring leaves.", "Is it dark?")
+ONE_PASS = {"one by one": False, "one pass": True}
+
+
+def curves(session):
+    return [[p for _, p in each.curve] for each in session.standing]
+
+
+def close(one, other):
+    return all(a == pytest.approx(b, abs=2e-4) for a, b in zip(one, other, strict=True))
+
+
+# ---- the readout ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one_pass", ONE_PASS.values(), ids=ONE_PASS)
+def test_a_readout_equals_a_cold_one_alone(tiny, one_pass, monkeypatch):  # noqa: F811
+    """Over evictions, behind a dialogue, on every kind of rotary embedding, beside others or alone."""
+    if not one_pass:
+        monkeypatch.setattr(readout, "takes_mask", lambda config, num: False)
+    together = StreamingSession(*tiny, memory=SMALL)
+    alone = [StreamingSession(*tiny, memory=SMALL, reuse_cache=False) for _ in QUESTIONS]
+    for session, texts in ((together, QUESTIONS), *zip(alone, [[text] for text in QUESTIONS], strict=True)):
+        for text in texts:
+            session.watch_for(text, threshold=0.999)
+        for k, picture in enumerate(pictures(12)):
+            session.see(picture, float(k))
+            if k == 7:
+                session.remember_turn("What was there?", "A red circle at the top, and a ring.")
+    assert sum(together.memory.num_held) == 7 and together.memory.num_written == 12
+    found = [curve for session in alone for curve in curves(session)]
+    assert all(map(close, curves(together), found)) and len({p for curve in found for p in curve}) > 20
+
+
+def test_a_readout_is_what_scoring_says(pocket):
+    """P(Yes) against P(No) of the very question, asked in the ordinary way."""
+    session = watching(pocket, 9)
+    given = session.watch_for("Is there a red circle in the picture?", threshold=0.999)
+    against = session.watch_for("Is there a red circle in the picture? ", question="Is it?", expect="No")
+    session.read_standing()
+    yes, no = session.score_options(given.question, ["Yes", "No"])
+    assert Readout(0, yes - no).yes == pytest.approx(given_margin(given.probability), abs=0.2)
+    yes, no = session.score_options("Is it?", ["Yes", "No"])
+    assert no - yes == pytest.approx(given_margin(against.probability), abs=0.2)
+
+
+def given_margin(p):
+    """(The end marks that `score_options` counts are nearly certain in the small model.)"""
+    from math import log
+
+    return log(p / (1 - p))
+
+
+def test_it_costs_its_own_tokens_only(pocket):
+    session = watching(pocket)
+    session.prefill()
+    before = len(session.language.cache)
+    session.watch_for(QUESTIONS[0], threshold=0.999)
+    own = len(session.prompt(QUESTIONS[0])[0].ids) - before
+    assert session.read_standing() == own < 25 and len(session.language.cache) == before
+    assert not session.needs_prefill and not session.needs_reading and session.read_standing() == 0
+    session.watch_for(QUESTIONS[1], threshold=0.999)
+    assert session.needs_reading and 0 < session.read_standing() < 30  # the other one is not read again
+    assert [len(each.curve) for each in session.standing] == [1, 1]
+
+
+def test_frames_at_once_are_read_as_frames_one_by_one(pocket):
+    one, many = StreamingSession(*pocket), StreamingSession(*pocket, encode_batch_size=4)
+    for session in (one, many):
+        session.watch_for("Is it dark?", threshold=0.02, refractory=2)
+    for k, picture in enumerate(pictures(10)):
+        one.see(picture, k / 2)
+    changed = many.see_many(pictures(10), [k / 2 for k in range(10)])
+    assert len(changed.arrivals) == 10 and all(map(close, curves(one), curves(many)))
+    assert [(e.time, e.text) for e in one.watchlist.events] == [(e.time, e.text) for e in many.watchlist.events] != []
+
+
+@pytest.mark.parametrize("options", [{}, {"reuse_cache": False}, {"max_cache_bytes": 40_000}], ids=str)
+@pytest.mark.parametrize("threshold", [0.999, 0.001], ids=["silent", "speaks"])
+def test_ordinary_questions_are_answered_as_without_instructions(pocket, threshold, options):
+    """Token for token, over evictions and a dialogue, and no less of the cache is used again."""
+    plain, told = (StreamingSession(*pocket, memory=SMALL, **options) for _ in range(2))
+    told.is_tended = True
+    for text in QUESTIONS:
+        told.watch_for(text, threshold=threshold, refractory=0)
+    used = []
+    for k, picture in enumerate(pictures(24)):
+        for session in (plain, told):
+            session.see(picture, float(k))
+            session.prefill()
+        told.read_standing()
+        if k % 3 == 2:
+            answers = [session.ask(f"What was at {k - 1}.0s?", max_new_tokens=6) for session in (plain, told)]
+            assert answers[0] == answers[1]
+            used.append([session.stats()["cached_tokens"] for session in (plain, told)])
+    assert plain.turns == told.turns and len(plain.turns) == 8 and len({turn.answer for turn in plain.turns}) > 1
+    assert all(mine == theirs for theirs, mine in used) if threshold > 0.5 else all(m >= t for t, m in used)
+    assert bool(told.watchlist.events) == (threshold < 0.5)
+
+
+def test_what_is_said_shows_in_no_prompt(pocket):
+    session = StreamingSession(*pocket)
+    session.watch_for("Is it dark?", threshold=0.001)
+    session.see(pictures(1)[0], 0.0)
+    (event,) = session.watchlist.events
+    assert event.text == session.ask("Is it dark?", max_new_tokens=64, keep=False) and session.turns == ()
+    assert session.standing[0].last == event and event.instruction == "Is it dark?" and event.time == 0.0
+
+
+# ---- a question goes first ------------------------------------------------------------------------------------------
+
+
+def test_a_readout_gives_way_to_a_question(pocket):
+    session = watching(pocket)
+    session.watch_for("Is it dark?", threshold=0.001)
+    with session._turn.question():
+        assert session.read_standing() is None
+    assert session.read_standing(give_way=lambda: True) is None and session.needs_reading
+    assert session.read_standing() > 0 and len(session.watchlist.events) == 1 and not session.needs_reading
+
+
+def test_words_that_a_question_cuts_off_are_said_later(pocket, monkeypatch):
+    session, whole = watching(pocket), watching(pocket)
+    for each in (session, whole):
+        each.is_tended = True
+        each.watch_for("What is in the picture?", question="Is it dark?", threshold=0.001)
+    whole.read_standing()
+    wanted, answer = [True], session.language.answer
+
+    def interrupted(question, **options):
+        monkeypatch.setattr(type(session._turn), "is_wanted", property(lambda turn: wanted[0]))
+        return answer(question, **options)
+
+    monkeypatch.setattr(session.language, "answer", interrupted)
+    session.read_standing()
+    assert not session.watchlist.events and session.needs_reading
+    wanted[0] = False
+    session.see(pictures(1, 5)[0], 99.0)
+    session.read_standing()
+    assert [(e.time, e.text) for e in session.watchlist.events] == [(e.time, e.text) for e in whole.watchlist.events]
+
+
+def test_what_is_dropped_says_nothing_more(pocket):
+    session = watching(pocket, 3)
+    given = session.watch_for("Is it dark?", threshold=0.001)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_say_what_is_due", lambda: True)  # as where a question holds it up
+        session.read_standing()
+    session.drop_standing(given.key)
+    assert not session.needs_reading and session.read_standing() == 0 and not session.watchlist.events
+
+
+def test_idle_prefill_reads_out(pocket):
+    session = StreamingSession(*pocket)
+    session.watch_for("Is it dark?", threshold=0.001, once=True)
+    read = session.watch_for("Is it bright?", threshold=0.999)
+    with IdlePrefill(lambda: [session], interval=0.001) as idle:
+        for k in range(4):
+            session.see(pictures(1, k)[0], float(k))
+            answer = session.ask("What?", max_new_tokens=2, keep=False)
+        assert session.watchlist.wait(0, 10)[0].text and answer is not None
+        wait = threading.Event()
+        while session.needs_reading and idle._error is None:
+            wait.wait(0.005)
+        assert session.is_tended
+    assert not session.is_tended and session.standing == (read,) and read.curve[-1][0] == 3.0
+
+
+# ---- the rule -------------------------------------------------------------------------------------------------------
+
+
+def fired(probabilities, **rule):
+    """Seconds at which one readout a second fires."""
+    given = Standing("s1", "x", "x?", "Yes", Rule(**rule))
+    scorer = standing.Likelihood()
+    margins = [given_margin(p) for p in probabilities]
+    return [k for k, margin in enumerate(margins) if given.take(Readout(float(k), margin), scorer, k)]
+
+
+def test_the_rule():
+    assert fired([0.1, 0.6, 0.9, 0.9, 0.2, 0.7], refractory=0) == [1, 5]  # it has to fall before it may rise
+    assert fired([0.6, 0.1, 0.6, 0.1, 0.6, 0.1, 0.6], refractory=4) == [0, 4]
+    assert fired([0.6, 0.1, 0.6, 0.7, 0.8, 0.9], refractory=4) == [0, 4]  # a rise while it rests is not forgotten
+    assert fired([0.6, 0.7, 0.1], threshold=0.65, refractory=0) == [1] and fired([0.4] * 9) == []
+
+
+def test_once_ends_the_instruction(pocket):
+    session = StreamingSession(*pocket)
+    session.watch_for("Is it dark?", threshold=0.001, refractory=0, once=True)
+    session.watch_for("Is it bright?", threshold=0.001, refractory=0)
+    session.see_many(pictures(5), list(range(5)))
+    assert [event.standing for event in session.watchlist.events] == ["s1", "s2"]
+    assert [each.key for each in session.standing] == ["s2"]
+
+
+def test_quiet_hours(pocket, monkeypatch):
+    day, night = Rule(quiet_hours="9:00-17:30"), Rule(quiet_hours="22:00 - 07:00")
+    assert [day.is_quiet(60 * hour) for hour in (8, 9, 17, 18)] == [False, True, True, False]
+    assert [night.is_quiet(60 * hour) for hour in (21, 22, 0, 6, 7)] == [False, True, True, True, False]
+    monkeypatch.setattr(standing, "minute_of_day", lambda: 23 * 60)
+    session = StreamingSession(*pocket)
+    for text, hours in (("Is it dark?", "22:00-07:00"), ("Is it bright?", None)):
+        session.watch_for(text, threshold=0.001, quiet_hours=hours)
+    session.see(pictures(1)[0], 0.0)
+    assert [event.quiet for event in session.watchlist.events] == [True, False] and session.watchlist.events[0].text
+
+
+def test_as_question():
+    assert as_question("Warn me if somebody comes to the door!") == (
+        "Is it true now that somebody comes to the door? Answer Yes or No."
+    )
+    assert as_question("please let us know as soon as it rains") == "Is it true now that it rains? Answer Yes or No."
+    assert as_question("Comment on the match.") == "Is this the moment for it: Comment on the match? Answer Yes or No."
+    assert as_question(" Is it dark? ") == "Is it dark?"
+
+
+# ---- what is kept, and what is refused ------------------------------------------------------------------------------
+
+
+def rounded(value):
+    """(The cache began empty again: the last bits differ.)"""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(each) for each in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def test_a_restored_session_goes_on_with_its_instructions(pocket, tmp_path):
+    session = StreamingSession(*pocket, memory=SMALL)
+    session.watch_for("Is it dark?", threshold=0.001, refractory=4.5, quiet_hours="1:00-2:00")
+    session.drop_standing(session.watch_for("Gone?").key)
+    session.watch_for("Is it red?", question="Is there a ring?", expect="No", threshold=0.3, once=True)
+    session.see_many(pictures(7), list(range(7)))
+    session.save(tmp_path / "one.session")
+    restored = StreamingSession.restore(*pocket, tmp_path / "one.session")
+    for each in (session, restored):
+        each.see_many(pictures(7, 1), list(range(7, 14)))
+        each.watch_for("New?")
+    ours, theirs = (rounded(each.watchlist.state_dict()) for each in (session, restored))
+    assert ours == theirs
+    assert [event.id for event in restored.watchlist.events] == list(range(1, len(restored.watchlist.events) + 1))
+    assert len(restored.watchlist.events) > 1
+
+
+def test_a_moment_saved_before_its_words_is_not_lost(pocket, tmp_path):
+    session = watching(pocket, 3)
+    session.watch_for("Is it dark?", threshold=0.001)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_say_what_is_due", lambda: True)  # as where a question holds it up
+        session.read_standing()
+    session.save(tmp_path / "one.session")
+    (event,) = StreamingSession.restore(*pocket, tmp_path / "one.session").watchlist.events
+    assert (event.id, event.time, event.text) == (1, 1.0, "") and not session.watchlist.events
+
+
+def test_a_reset_forgets_instructions(pocket):
+    session = watching(pocket, 3)
+    session.watch_for("Is it dark?")
+    session.reset()
+    assert session.standing == () and not session.needs_reading and session.read_standing() == 0
+
+
+BAD = {
+    "empty": (["  "], {}, "an instruction must be a text that is not empty, got '  '"),
+    "no text": ([None], {}, "an instruction must be a text that is not empty, got None"),
+    "not Unicode": (["\ud800"], {}, "an instruction holds text that is not Unicode"),
+    "too long": (["x" * (MOST_CHARACTERS + 1)], {}, "an instruction may have 500 characters, got 501"),
+    "empty question": (["x"], {"question": ""}, "the question of an instruction must be a text that is not empty"),
+    "threshold 0": (["x"], {"threshold": 0}, "the threshold must be a probability between 0 and 1, got 0"),
+    "threshold 1": (["x"], {"threshold": 1.0}, "the threshold must be a probability between 0 and 1, got 1.0"),
+    "threshold nan": (["x"], {"threshold": float("nan")}, "the threshold must be .*, got nan"),
+    "threshold text": (["x"], {"threshold": "0.5"}, "the threshold must be .*, got '0.5'"),
+    "refractory": (["x"], {"refractory": -1}, "the refractory must be seconds >= 0, got -1"),
+    "once": (["x"], {"once": 1}, "once must be true or false, got 1"),
+    "hours": (["x"], {"quiet_hours": "25:00-7:00"}, "quiet hours are two different times .*, got '25:00-7:00'"),
+    "no hours": (["x"], {"quiet_hours": "7:00-7:00"}, "quiet hours are two different times"),
+    "expect": (["x"], {"expect": "Maybe"}, "an instruction expects the answer 'Yes' or 'No', got 'Maybe'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_followed_is_refused(pocket, name):
+    session = StreamingSession(*pocket)
+    words, options, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        session.watch_for(*words, **options)
+    assert session.standing == ()
+
+
+def test_too_many_twice_and_unknown(pocket):
+    session = StreamingSession(*pocket)
+    for number in range(MOST_STANDING):
+        session.watch_for(f"Is it {number}?")
+    with pytest.raises(ValueError, match="16 instructions may stand at a time: remove one first"):
+        session.watch_for("One more?")
+    with pytest.raises(ValueError, match="the instruction 'Is it 3\\?' stands already"):
+        session.watch_for(" Is it 3? ")
+    with pytest.raises(ValueError, match="no instruction 's99' stands here; those that do: s1, s2"):
+        session.drop_standing("s99")
+    assert session.drop_standing("s4").text == "Is it 3?" and len(session.standing) == MOST_STANDING - 1
+    with pytest.raises(ValueError, match="no instruction 's4' stands"):
+        session.drop_standing("s4")
+
+
+def test_a_prompt_without_room_is_said_once(pocket, caplog):
+    session = StreamingSession(*pocket, max_prompt_tokens=60)
+    session.watch_for("Is it dark?", threshold=0.001)
+    session.see_many(pictures(6), list(range(6)))
+    assert len([r for r in caplog.records if "standing instructions cannot be read out" in r.message]) == 1
+    assert not session.needs_reading
+
+
+def test_a_moment_without_room_for_words_is_an_event_all_the_same(pocket, caplog):
+    session = StreamingSession(*pocket, max_prompt_tokens=90)
+    session.watch_for("Is it dark?", threshold=0.001)
+    session.see(pictures(1)[0], 0.0)
+    assert [(event.time, event.text) for event in session.watchlist.events] == [(0.0, "")]
+    assert "no words for 'Is it dark?' at 0.0 s" in caplog.text

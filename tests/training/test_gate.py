@@ -1,0 +1,141 @@
+"""`gate train`: from rows and videos to a file that a session and `chat` decide by; and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from videochat_online import StreamingSession, load_model, open_video
+from videochat_online.cli import main
+from videochat_online.streaming.gate import Gate, GateFacts, looked_at
+from videochat_online.streaming.moments import fired, judged
+from videochat_online.streaming.standing import Readout, Rule
+from videochat_online.training.gate import targets
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    build = ["--videos", "4", "--seconds", "10", "--level", "1", "--fps", "2", "--questions", "0"]
+    assert main(["world", "build", str(folder), *build, "--split", "test"]) == 0
+    assert main(["world", "standing", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    file = tmp_path_factory.mktemp("gate") / "gate.safetensors"
+    where = ["--videos", str(world), "--output", str(file), "--epochs", "30"]
+    assert main(["gate", "train", str(world / "standing.json"), *where]) == 0
+    return file
+
+
+def test_a_gate_is_trained_from_stored_readouts(world, trained, capsys, monkeypatch):
+    """The second time nothing is read, and the same gate comes of it."""
+    monkeypatch.setattr("videochat_online.streaming.reading.read_video", None)
+    again = trained.with_name("again.safetensors")
+    where = ["--videos", str(world), "--output", str(again), "--epochs", "30"]
+    stored = ["--readouts", str(trained.with_suffix(".readouts"))]
+    assert main(["gate", "train", str(world / "standing.json"), *where, *stored]) == 0
+    assert "held-out loss 0." in capsys.readouterr().out and again.read_bytes() == trained.read_bytes()
+
+
+def test_it_has_learned_what_it_was_shown(world, trained):
+    """On the streams it was fitted to, P is higher at moments than elsewhere."""
+    model, processor = load_model("pocket", device="cpu")
+    rows = [row for row in json.loads((world / "standing.json").read_text()) if row["standing"]["events"]]
+    at, off = [], []
+    for row in rows[:6]:
+        session, about = StreamingSession(model, processor), row["standing"]
+        session.scorer = Gate.load(trained, model)
+        given = session.watch_for(about["text"], question=about["question"], expect=about["expect"], threshold=0.999)
+        for frame in list(open_video(world / "videos" / row["video"]))[::2]:
+            session.see(frame.image, frame.timestamp)
+        moments = [(event["start"], event["time"]) for event in about["events"]]
+        for time, p in given.curve:
+            (at if any(start <= time <= certain + 1 for start, certain in moments) else off).append(p)
+    assert sum(at) / len(at) > 0.1 + sum(off) / len(off)
+
+
+def test_chat_takes_a_gate(world, trained, capsys):
+    video = str(next((world / "videos").glob("*.mp4")))
+    told = ["--tell-me", "Is there a ring?", "--fps", "1", "--gate", str(trained)]
+    assert main(["chat", video, *told]) == 0
+    note = capsys.readouterr().err
+    facts = Gate.load(trained, load_model("pocket", device="cpu")[0]).facts
+    assert f"{trained} decides when to speak, at a threshold of {facts.threshold:.3f}" in note
+    assert main(["chat", video, *told, "--threshold", "0.25"]) == 0
+    assert "at a threshold of 0.250" in capsys.readouterr().err
+
+
+def test_a_gate_beside_the_model_is_found_and_said(trained, capsys, monkeypatch):
+    monkeypatch.setattr("videochat_online.streaming.gate.SHIPPED_MODELS", {"pocket": trained.parent})
+    assert main(["chat", "videochat_online/pocket/sample.mp4", "--tell-me", "Is it?", "--fps", "0.2"]) == 0
+    assert f"{trained} decides when to speak" in capsys.readouterr().err
+
+
+def test_a_gate_of_another_model_is_refused(trained, tmp_path, capsys):
+    assert main(["tiny-model", "internvl", str(tmp_path / "tiny")]) == 0
+    capsys.readouterr()
+    command = ["chat", "videochat_online/pocket/sample.mp4", "--tell-me", "x", "--device", "cpu"]
+    assert main([*command, "--model", str(tmp_path / "tiny"), "--gate", str(trained)]) == 2
+    assert "is a gate of another model (pocket)" in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "no.safetensors").write_text("no")
+    for wrong in (tmp_path / "no.safetensors", tmp_path / "nowhere", "videochat_online/pocket/model.safetensors"):
+        assert main([*command, "--gate", str(wrong)]) == 2
+        assert "is not a gate that `gate train` has written" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_earlier_readouts_are_those_of_their_seconds():
+    model, _ = load_model("pocket", device="cpu")
+    facts = GateFacts.of(model, "x/pocket")
+    assert facts.layers == (2, 4, 6) and facts.width == 128 and facts.model == "pocket"
+    known = [Readout(k / 2, float(k), torch.full((3, 128), float(k))) for k in range(9)]
+    found = looked_at(known[8], known[:8])
+    assert found[[0, 384, 385, 769, 770, 1154]].tolist() == [8, 8, 6, 6, 4, 4] and len(found) == 1155
+    assert looked_at(known[0], []).unique().tolist() == [0.0]
+
+
+def test_what_is_to_be_told_when():
+    found = targets([(2.0, 4.0)], list(range(9)), 1.0)
+    assert str(found) == "[nan, 0.0, nan, nan, 1.0, 1.0, nan, 0.0, 0.0]"
+
+
+def test_hits_and_false_alarms():
+    moments = [(2.0, 3.0), (8.0, 9.0)]
+    outcome = judged(moments, [1.0, 2.0, 3.0, 11.0, 20.0], 60.0)
+    assert (outcome.hits, outcome.false, outcome.duplicates, outcome.delays) == (2, 3, 1, (-1.0, 2.0))
+    assert outcome.recall == 1 and outcome.alarms == 3 and outcome.f1 == pytest.approx(4 / 7)
+    assert fired([0, 1, 2, 3], [0.9, 0.1, 0.9, 0.1], Rule(0.5, 2.0)) == [0, 2]
+
+
+MISTAKES = {
+    "no file": ("nowhere.json", [], "nowhere.json cannot be read"),
+    "no rows": ("[]", [], "holds no rows; expected a list of rows"),
+    "no moments": ('[{"video": "a", "standing": {"text": "x", "events": []}}]', [], "a gate needs rows of two videos"),
+    "a row": ('[{"video": "a", "standing": {"text": "x"}}]', [], "row 0 cannot be read (KeyError: 'events'); expected"),
+    "a text": ("[3]", [], "row 0 cannot be read"),
+    "seconds": (
+        '[{"video": "a", "standing": {"text": "x", "events": [{"start": 3, "time": 1}]}}]',
+        [],
+        "from <= start",
+    ),
+    "expect": ('[{"video": "a", "standing": {"text": "x", "expect": "?", "events": []}}]', [], "`expect` is Yes or No"),
+    "output": ("[]", ["--output", "gate.bin"], "--output ends in .safetensors"),
+    "fps": ("[]", ["--fps", "0"], "--fps"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_said_before_a_model_is_loaded(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("videochat_online.training.gate.load_from_flags", None)
+    rows, more, message = MISTAKES[name]
+    file = tmp_path / "rows.json"
+    if rows.startswith("["):
+        file.write_text(rows)
+    given = str(file) if rows.startswith("[") else rows
+    where = ["--videos", str(tmp_path), "--output", str(tmp_path / "gate.safetensors")]
+    assert main(["gate", "train", given, *where, *more]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

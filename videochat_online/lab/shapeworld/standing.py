@@ -1,0 +1,98 @@
+"""Rows with standing instructions about scenes: six kinds, each with the exact moments at which it is to be told.
+
+A moment has its onset (from when on one could tell) and the second from which it is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .scenes import Scene, Thing
+from .vocabulary import ACTION_NAMES, NUM_ACTIONS, REGION_NAMES
+
+Moments = list[tuple[float, float]]
+Asked = tuple[str, str, str, Moments]
+"""What is to be told, the question that decides, the answer that means now, and the moments."""
+STEP = 0.25
+ACT_SECONDS, TOUCH_SECONDS = 1.0, 0.5
+EMPTY_SHARE = 0.25
+"""Instructions whose moment does not come."""
+
+
+def appears(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
+    name = thing.name(0).removeprefix("the ")
+    moments = [(s.start, s.end) for s in thing.segments if s.kind == "enter"]
+    yield f"Tell me when the {name} appears.", f"Is there a {name} in the picture?", "Yes", moments
+
+
+def leaves(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
+    name = thing.name(0).removeprefix("the ")
+    moments = [(s.start, s.end) for s in thing.segments if s.kind == "leave"]
+    yield f"Tell me when the {name} leaves.", f"Is there a {name} in the picture?", "No", moments
+
+
+def acts(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
+    for action in rng.permutation(NUM_ACTIONS).tolist():
+        what = f"{thing.name(0)} performs the {ACTION_NAMES[action]}"
+        moments = [(s.start, s.start + ACT_SECONDS) for s in thing.acts if s.action == action]
+        question = f"Is {thing.name(0)} performing the {ACTION_NAMES[action]}?"
+        yield f"Tell me when {what}.", question, "Yes", moments
+
+
+def is_at(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
+    for cell in rng.permutation(len(REGION_NAMES)).tolist():
+        moments = [(s.start, s.end) for s in thing.segments if s.kind in ("move", "enter") and s.target == cell]
+        if scene.presence(thing, 0.0) and thing.at(0.0).place == thing.at(0.0).target == cell:
+            moments.insert(0, (0.0, 0.0))  # it is there when the instruction is given
+        there = f"{thing.name(0)} at the {REGION_NAMES[cell]}"
+        yield f"Tell me when {there.replace(' at ', ' is at ')}.", f"Is {there}?", "Yes", moments
+
+
+def are_n(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
+    for number in rng.permutation(len(scene.things) + 1).tolist():
+        before, onset = scene.count(0.0), 0.0
+        moments = [(0.0, 0.0)] if before == number else []
+        for time in np.arange(0, scene.seconds, STEP).tolist():
+            now = scene.count(time)
+            if now == number != before and before is not None and time:
+                moments.append((onset, time))
+            if now is not None:
+                before, onset = now, time
+        text = f"there are {number} objects" if number != 1 else "there is 1 object"
+        question = f"Are there still {number} objects in the current frame now?"
+        yield f"Tell me when {text} in the picture.", question, "Yes", moments
+
+
+def touches(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
+    for other in scene.things:
+        meets = [s for s in thing.segments if s.kind == "meet" and s.partner == other.index]
+        if other is not thing and (meets or scene.level == 4):
+            moments = [(s.start, s.start + TOUCH_SECONDS) for s in meets]
+            names = thing.name(0), other.name(0)
+            yield f"Tell me when {names[0]} touches {names[1]}.", f"Does {names[0]} meet {names[1]}?", "Yes", moments
+
+
+KINDS = {kind.__name__: kind for kind in (appears, leaves, acts, is_at, are_n, touches)}
+
+
+def standing_rows(scene: Scene, video: str, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """At most one row of each kind: mostly of something that happens, sometimes of what does not.
+
+    Things that change their colour or hide are left out: when they appear is a matter of words.
+    """
+    things = [t for t in scene.things if len(t.colours) == 1 and all(s.kind != "hide" for s in t.segments)]
+    rows = []
+    for name, kind in KINDS.items() if things else ():
+        asked = [one for place in rng.permutation(len(things)) for one in kind(scene, things[place], rng)]
+        asked = [(*one[:3], [(a, min(b, scene.seconds)) for a, b in one[3] if a < scene.seconds]) for one in asked]
+        wants_none = bool(rng.random() < EMPTY_SHARE)
+        found = [one for one in asked if (not one[3]) == wants_none] or asked
+        if found:
+            text, question, expect, moments = found[0]
+            events = [{"start": start, "time": time, "say": "Yes"} for start, time in moments]
+            standing = {"text": text, "question": question, "expect": expect, "from": 0.0, "events": events}
+            rows.append({"video": video, "kind": name, "things": len(scene.things), "standing": standing})
+    return rows

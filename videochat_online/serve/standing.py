@@ -1,0 +1,119 @@
+"""Standing instructions of a session over HTTP, and what is said for them as server-sent events.
+
+An event's id goes on over streams of a session: a client that connects again with Last-Event-ID misses none of those
+that are still kept. Listening is use: a session that somebody listens to is not idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+
+from ..streaming.standing import REFRACTORY, THRESHOLD, Standing
+from .limits import NO_OTHER_FIELDS, RequestError, UnknownSession
+from .live_session import LiveSession
+from .questions import EVENTS, data_line
+from .routes import Found
+
+LOOK_SECONDS, BEAT_SECONDS = 0.1, 15.0
+standing_routes = APIRouter(tags=["standing instructions"], prefix="/sessions/{session}")
+
+
+@dataclass
+class StandingRequest:
+    """What is to be told, and when it counts: docs/proactive.md."""
+
+    __pydantic_config__: ClassVar = NO_OTHER_FIELDS
+
+    text: str
+    question: str | None = None
+    expect: str = "Yes"
+    threshold: float = THRESHOLD
+    refractory: float = REFRACTORY
+    once: bool = False
+    quiet_hours: str | None = None
+
+
+@dataclass
+class StandingDocument:
+    key: str
+    text: str
+    question: str
+    expect: str
+    rule: dict[str, Any]
+    probability: float | None
+    """At the newest frame that was read out."""
+    curve: list[tuple[float, float]]
+    """(seconds, P) of the newest frames."""
+    last: dict[str, Any] | None
+    """The last event of this instruction."""
+
+    @classmethod
+    def of(cls, one: Standing) -> StandingDocument:
+        names = ("key", "text", "question", "expect", "probability")
+        last = None if one.last is None else asdict(one.last)
+        more: dict[str, Any] = {"rule": asdict(one.rule), "curve": list(one.curve), "last": last}
+        return cls(**{name: getattr(one, name) for name in names}, **more)
+
+
+@standing_routes.post("/standing", status_code=201)
+def add(found: Found, request: StandingRequest) -> StandingDocument:
+    """Tell me when ...: from the next frame on, until it is removed; also over the session's next streams."""
+    found.keep()
+    return StandingDocument.of(found.session.watch_for(**asdict(request)))
+
+
+@standing_routes.get("/standing")
+def standing(found: Found) -> list[StandingDocument]:
+    """The instructions that are followed now, with their probabilities."""
+    return [StandingDocument.of(one) for one in found.session.standing]
+
+
+@standing_routes.delete("/standing/{key}", status_code=204, response_class=Response)
+def remove(found: Found, key: str) -> None:
+    """End an instruction; what was said for it stays among the events."""
+    found.keep()
+    try:
+        found.session.drop_standing(key)
+    except ValueError as error:
+        raise UnknownSession(str(error)) from error
+
+
+@standing_routes.get("/events", responses={200: {"content": EVENTS}}, response_class=StreamingResponse)
+async def events(
+    found: Found,
+    after: Annotated[int | None, Query(description="only later ones; else those from now on")] = None,
+    last_event_id: Annotated[str | None, Header(description="as browsers send it when they connect again")] = None,
+) -> StreamingResponse:
+    """What is said unasked, as it comes: `id`, event `said`, and the event as json. Ends with the session."""
+    number = found.session.watchlist.num_events
+    if last_event_id is not None:
+        if not last_event_id.isascii() or not last_event_id.isdigit() or len(last_event_id) > 18:
+            raise RequestError(f"Last-Event-ID is the id of an event, got {last_event_id!r:.40}", "Last-Event-ID")
+        number = int(last_event_id)
+    elif after is not None:
+        number = after
+    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+    return StreamingResponse(_told(found, number), media_type="text/event-stream", headers=headers)
+
+
+async def _told(found: LiveSession, number: int) -> AsyncIterator[str]:
+    """No thread waits for an event: any number of clients may listen."""
+    yield ": listening\n\n"
+    silent = 0.0
+    while not found.is_closed:
+        found.keep()
+        for event in found.session.watchlist.after(number):
+            number, silent = event.id, 0.0
+            yield f"id: {event.id}\nevent: said\n{data_line(asdict(event))}"
+        await asyncio.sleep(LOOK_SECONDS)
+        silent += LOOK_SECONDS
+        if silent >= BEAT_SECONDS:  # else proxies cut a silent connection
+            silent = 0.0
+            yield ": still listening\n\n"
+    yield "event: end\n" + data_line({"session": found.key})
