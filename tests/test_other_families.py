@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -140,7 +141,7 @@ def test_a_chat_completion_is_what_a_session_answers(folder: Path):
     """Frames are told in the family's own words, also where a client brings our line ("Frame2 at 1.0s: ")."""
     from videochat_online import MemoryConfig, StreamingSession, load_model
     from videochat_online.prompt.messages import frame_line
-    from videochat_online.serve.completions import ChatMessage, ChatRequest, begun
+    from videochat_online.serve.completions import ChatMessage, ChatRequest, Completion, _begun_alone
     from videochat_online.serve.sessions import Sessions
 
     model, processor = load_model(folder)
@@ -156,8 +157,12 @@ def test_a_chat_completion_is_what_a_session_answers(folder: Path):
                 content += [*line, {"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "\n"}]
             content.append({"type": "text", "text": "What?"})
             request = ChatRequest(model="tiny", messages=[ChatMessage("user", content)], max_tokens=8)
-            completion = begun(request, sessions, None, is_repeat=False)
-            text = "".join(completion.pieces)
+
+            async def answered(request: ChatRequest = request) -> tuple[Completion, str]:
+                completion = await _begun_alone(request, sessions, {}, 8)
+                return completion, "".join([piece async for piece in completion.pieces])
+
+            completion, text = asyncio.run(answered())
             session = StreamingSession(model, processor, memory=MemoryConfig.recent(2), timestamps=timestamps)
             session.see_many(pictures, [0.0, 1.0])
             assert completion.asked.rendered.ids == session.prompt("What?")[0].ids

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +42,28 @@ PICTURE_SETTINGS = ("processor_config.json", "preprocessor_config.json")
 def held_facts(folder: Path, model_type: str, settings: dict[str, Any]) -> HeldFacts:
     """The facts of a checkpoint's folder, whose image processor has `settings`. Raises CheckpointError."""
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with _unsaid(logging.getLogger("transformers.configuration_utils")):  # marks beyond the vocabulary: ours to say
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return FAMILIES[model_type].read_facts(config, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     except UNBUILDABLE as error:
         why = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'config.json'} does not describe a {model_type} model: {why}") from error
+
+
+@contextmanager
+def _unsaid(logger: logging.Logger) -> Iterator[None]:
+    """Without this logger's warnings."""
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(is_error)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_error)
 
 
 def load_held(source: Path | None, folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
