@@ -397,10 +397,18 @@ class StreamingSession:
             expect: the answer to it that means now, "Yes" or "No".
             rule: threshold, refractory, once, quiet_hours: see `standing.Rule`.
 
-        Raises ValueError for an instruction or rule that cannot be followed, or that stands already.
+        Raises ValueError for an instruction or rule that cannot be followed, or that stands already, and where the
+        language model runs in an engine, which tells no probabilities.
         """
+        self._check_probabilities()
         with self._state:
             return self.watchlist.add(text, question, expect, **rule)
+
+    def _check_probabilities(self) -> None:
+        if not self.model.keeps_keys:
+            raise ValueError(
+                "standing instructions need probabilities, and an engine gives answers only"
+            )
 
     @property
     def standing(self) -> tuple[Standing, ...]:
@@ -615,6 +623,8 @@ class StreamingSession:
         session._num_forgotten = about["num_forgotten"]
         if "watchlist" in about:  # not in an older file
             session.watchlist.load_state_dict(about["watchlist"])
+        if session.standing:
+            session._check_probabilities()
         return session
 
     @classmethod
