@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -42,26 +42,13 @@ class YesNo:
         return yes - no if expect == "Yes" else no - yes
 
 
-@dataclass(frozen=True)
-class Glance:
-    """What came out of one look at the cache."""
+class Glance(NamedTuple):
+    """What stands behind one prompt."""
 
     logits: torch.Tensor
-    """(N, V) behind each prompt's last position, float32."""
-    hidden: list[torch.Tensor | None]
-    """(L, D) of each there, where layers were wanted."""
-    num_positions: int
-    """Computed for it, those of new frames included."""
-
-    @classmethod
-    def of(cls, outputs: Sequence[Any], at: Sequence[int], layers: Sequence[int], num_positions: int) -> Glance:
-        """Of the model's outputs, one for each prompt, at these positions of them."""
-        places = list(zip(outputs, at, strict=True))
-        logits = torch.stack([one.logits[0, place] for one, place in places]).float()
-        hidden: list[torch.Tensor | None] = [None] * len(places)
-        if layers:
-            hidden = [torch.stack([one.hidden_states[k][0, at].float().cpu() for k in layers]) for one, at in places]
-        return cls(logits, hidden, num_positions)
+    """(V,) float32."""
+    hidden: torch.Tensor | None
+    """(L, D), where layers were wanted."""
 
 
 @torch.no_grad()
@@ -75,8 +62,9 @@ def read_out(
     shared: int,
     usual_length: int,
     stop: Callable[[], bool],
-) -> Glance | None:
-    """What stands behind N prompts that have their first `shared` positions, and all `frames`, in common.
+) -> tuple[list[Glance], int] | None:
+    """What stands behind N prompts that have their first `shared` positions, and all `frames`, in common, and how many
+    positions were computed for it, those of new frames included.
 
     `before`: ids behind each. `layers`: L whose outputs are wanted. `usual_length`: of the prompt that idle prefill
     computes for. None where `stop` ended it before; what is done of the common beginning by then counts.
@@ -85,50 +73,43 @@ def read_out(
     suffixes = [(*prompt.ids[shared:], *before) for prompt in prompts]
     positions = language.positions(prompts[0], frames)
     wanted: dict[str, Any] = {"output_hidden_states": True} if layers else {}
+
+    def embeds(ids: Sequence[int]) -> torch.Tensor:
+        return model.embed(torch.tensor([list(ids)], dtype=torch.long, device=model.device))
+
+    def looked(done: Any, place: int = -1) -> Glance:
+        hidden = [done.hidden_states[k][0, place].float().cpu() for k in layers]
+        return Glance(done.logits[0, place].float(), torch.stack(hidden) if hidden else None)
+
+    def cold(prompt: Rendered) -> Any:
+        whole = torch.cat([language.embed(prompt, frames), embeds(before)], dim=1)
+        own = language.positions(prompt, frames)
+        placed = {} if own is None else {"position_ids": lengthened(own, len(before))}
+        return model(inputs_embeds=whole, logits_to_keep=1, **placed, **wanted)
+
     try:
         # 1. the common beginning into the cache
         computed, keys = 0, position_keys(prompts[0], frames)[:shared]
         cached = language.reuse_cache and cache.would_serve(usual_length)
         if cached:
             if not (len(cache) == shared and cache.holds(keys, usual_length)):
-                embeds = language.embed(prompts[0], frames)[:, :shared]
-                computed = cache.fill(keys, embeds, positions, num_positions=usual_length, stop=stop)
+                common = language.embed(prompts[0], frames)[:, :shared]
+                computed = cache.fill(keys, common, positions, num_positions=usual_length, stop=stop)
             if len(cache) < shared:
                 return None
             cached = all(cache.can_continue(len(ids)) for ids in suffixes)
         # 2. all suffixes behind it together, where the model takes a mask for it
         if cached and takes_mask(model.config.llm_config, shared + max(map(len, suffixes))):
             tree = OptionTree.behind(suffixes)
-            done = cache.look(_embeds(language, tree.spoken), tree, positions, **wanted)
-            at = [tree.nodes[ids] for ids in suffixes]
-            return Glance.of([done] * len(at), at, layers, computed + len(tree.nodes))
+            done = cache.look(embeds(tree.spoken), tree, positions, **wanted)
+            return [looked(done, tree.nodes[ids]) for ids in suffixes], computed + len(tree.nodes)
         # 3. else one by one: behind the cached beginning, or where that cannot be, from an empty cache
-        rows = []
+        looks = []
         for prompt, ids in zip(prompts, suffixes, strict=True):
             if stop():
                 return None
-            behind = cached and cache.look(_embeds(language, ids), positions=positions, **wanted)
-            rows.append(behind or _cold(language, prompt, frames, before, wanted))
+            looks.append(looked(cache.look(embeds(ids), positions=positions, **wanted) if cached else cold(prompt)))
             computed += len(ids) if cached else shared + len(ids)
-        return Glance.of(rows, [-1] * len(rows), layers, computed)
+        return looks, computed
     finally:
         cache.trim()
-
-
-def _cold(
-    language: LanguageSide,
-    prompt: Rendered,
-    frames: Sequence[MemoryFrame],
-    before: Sequence[int],
-    wanted: dict[str, bool],
-) -> Any:
-    """What the model gives without any cache."""
-    whole = torch.cat([language.embed(prompt, frames), _embeds(language, before)], dim=1)
-    positions = language.positions(prompt, frames)
-    placed = {} if positions is None else {"position_ids": lengthened(positions, len(before))}
-    return language.model(inputs_embeds=whole, logits_to_keep=1, **placed, **wanted)
-
-
-def _embeds(language: LanguageSide, ids: Sequence[int]) -> torch.Tensor:
-    """(1, M, E) of text."""
-    return language.model.embed(torch.tensor([list(ids)], dtype=torch.long, device=language.model.device))

@@ -406,9 +406,7 @@ class StreamingSession:
 
     def _check_probabilities(self) -> None:
         if not self.model.keeps_keys:
-            raise ValueError(
-                "standing instructions need probabilities, and an engine gives answers only"
-            )
+            raise ValueError("standing instructions need probabilities, and an engine gives answers only")
 
     @property
     def standing(self) -> tuple[Standing, ...]:
@@ -456,13 +454,14 @@ class StreamingSession:
             if found is None:
                 return None
             # 3. the rule
+            looks, num_positions = found
             with self._state:
-                for standing, logits, hidden in zip(unread, found.logits, found.hidden, strict=True):
-                    readout = Readout(seconds, yes_no.margin(logits, standing.expect), hidden)
+                for standing, look in zip(unread, looks, strict=True):
+                    readout = Readout(seconds, yes_no.margin(look.logits, standing.expect), look.hidden)
                     if standing.take(readout, self.scorer, num_seen):
                         self._due.append(self._moment_of(standing, seconds, turns, frames))
             self._say_what_is_due()
-            return found.num_positions
+            return num_positions
 
     def _standing_prompts(
         self, standing: Sequence[Standing], turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
@@ -484,7 +483,9 @@ class StreamingSession:
         self, standing: Standing, seconds: float, turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
     ) -> tuple[Standing, StandingEvent, PreparedQuestion | None]:
         """What is to be said, about the frames at which it was decided."""
-        moment = standing.moment(seconds)
+        assert standing.probability is not None, "it was read out"
+        about = standing.key, standing.text, seconds, standing.probability
+        moment = StandingEvent(0, *about, text="", quiet=standing.rule.is_quiet())
         if standing.rule.once:
             self.watchlist.standing.pop(standing.key, None)
         try:
