@@ -190,7 +190,7 @@ def test_idle_prefill_reads_out(pocket):
 def fired(probabilities, **rule):
     """Seconds at which one readout a second fires."""
     given = Standing("s1", "x", "x?", "Yes", Rule(**rule))
-    scorer = standing.Likelihood()
+    scorer = standing.Scorer()
     margins = [given_margin(p) for p in probabilities]
     return [k for k, margin in enumerate(margins) if given.take(Readout(float(k), margin), scorer, k)]
 

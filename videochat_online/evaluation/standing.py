@@ -23,7 +23,7 @@ from ..streaming.gate import Gate
 from ..streaming.moments import Outcome, fired, judged, summed, thresholds
 from ..streaming.reading import WatchedRow, read_standing_rows, readouts_of
 from ..streaming.session import StreamingSession
-from ..streaming.standing import Likelihood, Rule
+from ..streaming.standing import Rule, Scorer
 from .intervals import accuracy_interval
 from .report import table
 
@@ -95,7 +95,7 @@ def run_standing_eval(options: argparse.Namespace) -> int:
 
 
 def _series(watched: Sequence[WatchedRow], gate: Gate | None) -> Series:
-    looking = {"likelihood": [[Likelihood()(readout, ()) for readout in one.readouts] for one in watched]}
+    looking = {"likelihood": [[Scorer()(readout, ()) for readout in one.readouts] for one in watched]}
     if gate:
         looking["gate"] = [gate.series(one.readouts) for one in watched]
     rng = np.random.default_rng(0)

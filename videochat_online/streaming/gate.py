@@ -18,7 +18,7 @@ from torch import nn
 
 from ..files import SHIPPED_MODELS, whole
 from ..model.backbone import Backbone
-from .standing import Readout
+from .standing import Readout, Scorer
 
 FORMAT = "videochat-online gate 1"
 GATE_FILE = "gate.safetensors"
@@ -93,7 +93,7 @@ class GateNetwork(nn.Module):
         return torch.cat([member(scaled) for member in self.members], dim=1)
 
 
-class Gate:
+class Gate(Scorer):
     """The scorer that `StreamingSession.scorer` takes."""
 
     seconds = max(LOOKS) + 1

@@ -26,7 +26,7 @@ from ..media.find import VideoLibrary
 from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_pass
 from .session import StreamingSession
-from .standing import MOST_STANDING, Readout, Watchlist
+from .standing import MOST_STANDING, Readout, Scorer, Watchlist
 
 EXPECTED = "a list of rows with `video` and `standing` (text, events with start and time)"
 
@@ -99,7 +99,7 @@ class WatchedRow:
         return max(0.0, self.readouts[-1].time - self.row.begin)
 
 
-class Listener:
+class Listener(Scorer):
     """A scorer that keeps every readout and never says that the moment has come."""
 
     seconds = inf

@@ -7,48 +7,17 @@ on a session's language side, under that session's lock. N prompts, V the vocabu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..model.memory_bank import MemoryFrame
-from .cache import OptionTree, position_keys, takes_mask
+from .cache import OptionTree, num_common, position_keys, takes_mask
 from .language import LanguageSide, lengthened
+from .standing import Readout
 
 if TYPE_CHECKING:
-    from ..processing import Processor
     from ..prompt.render import Rendered
-
-
-@dataclass(frozen=True)
-class YesNo:
-    """How a model begins the answers Yes and No."""
-
-    before: tuple[int, ...]
-    """Ids that both begin with; they are read out as part of the question."""
-    ids: dict[str, int]
-    """Answer -> the id by which it differs."""
-
-    @classmethod
-    def of(cls, processor: Processor) -> YesNo:
-        yes, no = processor.answer_ids("Yes"), processor.answer_ids("No")
-        place = next(number for number, pair in enumerate(zip(yes, no, strict=False)) if pair[0] != pair[1])
-        return cls(tuple(yes[:place]), {"Yes": yes[place], "No": no[place]})
-
-    def margin(self, logits: torch.Tensor, expect: str) -> float:
-        """log P(`expect`) - log P(the other), of logits (V,)."""
-        yes, no = float(logits[self.ids["Yes"]]), float(logits[self.ids["No"]])
-        return yes - no if expect == "Yes" else no - yes
-
-
-class Glance(NamedTuple):
-    """What stands behind one prompt."""
-
-    logits: torch.Tensor
-    """(V,) float32."""
-    hidden: torch.Tensor | None
-    """(L, D), where layers were wanted."""
 
 
 @torch.no_grad()
@@ -56,30 +25,36 @@ def read_out(
     language: LanguageSide,
     prompts: Sequence[Rendered],
     frames: Sequence[MemoryFrame],
-    before: Sequence[int],
+    expected: Sequence[str],
     layers: Sequence[int],
     *,
+    seconds: float,
     shared: int,
     usual_length: int,
     stop: Callable[[], bool],
-) -> tuple[list[Glance], int] | None:
-    """What stands behind N prompts that have their first `shared` positions, and all `frames`, in common, and how many
-    positions were computed for it, those of new frames included.
+) -> tuple[list[Readout], int] | None:
+    """What the model thinks of N prompts that have their first `shared` positions, and all `frames`, in common, and how
+    many positions were computed for it, those of new frames included.
 
-    `before`: ids behind each. `layers`: L whose outputs are wanted. `usual_length`: of the prompt that idle prefill
-    computes for. None where `stop` ended it before; what is done of the common beginning by then counts.
+    `expected`: Yes or No, of each. `layers`: L whose outputs are wanted. `usual_length`: of the prompt that idle work
+    prefills for. None where `stop` ended it before; what is done of the common beginning by then counts.
     """
+    # what both answers begin with is read out as part of the question; then they differ by one id
+    ids = {answer: language.processor.answer_ids(answer) for answer in ("Yes", "No")}
+    fork = num_common(ids["Yes"], ids["No"])
+    before = ids["Yes"][:fork]
     cache, model = language.cache, language.model
     suffixes = [(*prompt.ids[shared:], *before) for prompt in prompts]
     positions = language.positions(prompts[0], frames)
     wanted: dict[str, Any] = {"output_hidden_states": True} if layers else {}
 
-    def embeds(ids: Sequence[int]) -> torch.Tensor:
-        return model.embed(torch.tensor([list(ids)], dtype=torch.long, device=model.device))
+    def embeds(some: Sequence[int]) -> torch.Tensor:
+        return model.embed(torch.tensor([list(some)], dtype=torch.long, device=model.device))
 
-    def looked(done: Any, place: int = -1) -> Glance:
+    def read(done: Any, expect: str, place: int = -1) -> Readout:
         hidden = [done.hidden_states[k][0, place].float().cpu() for k in layers]
-        return Glance(done.logits[0, place].float(), torch.stack(hidden) if hidden else None)
+        yes, no = (float(done.logits[0, place, ids[answer][fork]]) for answer in ("Yes", "No"))
+        return Readout(seconds, yes - no if expect == "Yes" else no - yes, torch.stack(hidden) if hidden else None)
 
     def cold(prompt: Rendered) -> Any:
         whole = torch.cat([language.embed(prompt, frames), embeds(before)], dim=1)
@@ -97,19 +72,21 @@ def read_out(
                 computed = cache.fill(keys, common, positions, num_positions=usual_length, stop=stop)
             if len(cache) < shared:
                 return None
-            cached = all(cache.can_continue(len(ids)) for ids in suffixes)
+            cached = all(cache.can_continue(len(suffix)) for suffix in suffixes)
         # 2. all suffixes behind it together, where the model takes a mask for it
         if cached and takes_mask(model.config.llm_config, shared + max(map(len, suffixes))):
             tree = OptionTree.behind(suffixes)
             done = cache.look(embeds(tree.spoken), tree, positions, **wanted)
-            return [looked(done, tree.nodes[ids]) for ids in suffixes], computed + len(tree.nodes)
+            places = [tree.nodes[suffix] for suffix in suffixes]
+            return list(map(read, [done] * len(places), expected, places)), computed + len(tree.nodes)
         # 3. else one by one: behind the cached beginning, or where that cannot be, from an empty cache
-        looks = []
-        for prompt, ids in zip(prompts, suffixes, strict=True):
+        readouts = []
+        for prompt, suffix, expect in zip(prompts, suffixes, expected, strict=True):
             if stop():
                 return None
-            looks.append(looked(cache.look(embeds(ids), positions=positions, **wanted) if cached else cold(prompt)))
-            computed += len(ids) if cached else shared + len(ids)
-        return looks, computed
+            done = cache.look(embeds(suffix), positions=positions, **wanted) if cached else cold(prompt)
+            readouts.append(read(done, expect))
+            computed += len(suffix) if cached else shared + len(suffix)
+        return readouts, computed
     finally:
         cache.trim()

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import exp
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -79,28 +79,17 @@ class Readout:
     """(layers, D) at the last position, where the scorer wants them."""
 
 
-class Scorer(Protocol):
-    """Makes a probability of readouts."""
+class Scorer:
+    """Makes a probability of readouts. This one: P(Yes) against P(No), as the model has learned them; it needs no
+    training, and takes any checkpoint."""
 
-    @property
-    def layers(self) -> Sequence[int]:
-        """Layers of the language model whose output is wanted at the last position."""
-
-    @property
-    def seconds(self) -> float:
-        """How far back readouts are kept for it."""
+    layers: Sequence[int] = ()
+    """Layers of the language model whose output is wanted at the last position."""
+    seconds = 0.0
+    """How far back readouts are kept for it."""
 
     def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
         """P that the moment has come; `earlier` readouts of the same instruction, oldest first."""
-
-
-class Likelihood:
-    """P(Yes) against P(No), as the model has learned them: needs no training, and takes any checkpoint."""
-
-    layers: Sequence[int] = ()
-    seconds = 0.0
-
-    def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
         return 1 / (1 + exp(-max(-700.0, min(700.0, now.yes))))
 
 
