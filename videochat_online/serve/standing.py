@@ -92,7 +92,9 @@ async def events(
     if last_event_id is not None:
         if not last_event_id.isascii() or not last_event_id.isdigit() or len(last_event_id) > 18:
             raise RequestError(f"Last-Event-ID is the id of an event, got {last_event_id!r:.40}", "Last-Event-ID")
-        number = int(last_event_id)
+        if (known := int(last_event_id)) > number:  # ids began anew: all that are kept, else it hears nothing for long
+            known = 0
+        number = known
     headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
     return StreamingResponse(_told(found, number), media_type="text/event-stream", headers=headers)
 
