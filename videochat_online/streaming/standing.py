@@ -42,7 +42,7 @@ def as_question(text: str) -> str:
     'Is it true now that the kettle boils? Answer Yes or No.'
     """
     text = text.strip()
-    if text.endswith("?"):
+    if text.endswith(("?", "\uff1f", "\u061f")):  # also in full width, and Arabic
         return text
     found, rest = LEAD.match(text), text.rstrip(".! ")
     asked = f"Is it true now that {rest[found.end() :]}" if found else f"Is this the moment for it: {rest}"
