@@ -1,13 +1,16 @@
 """What every test stands on: one thread, no network, and the two folders of recorded values.
 
-Fixtures: `golden` (tests/golden, in the repository) and `shared` (../shared, large files; the test skips without it).
+Fixtures: `golden` (tests/golden, in the repository) and `shared` (../shared, large files; the test skips without it),
+`wait_until` and `no_thread_is_left`.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,28 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
         yield
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """wait_until(condition, seconds=60.0); fails where it does not come true in time."""
+
+    def wait(condition: Callable[[], object], seconds: float = 60.0) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "it did not happen in time"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def no_thread_is_left(wait_until: Callable[..., None]) -> Iterator[None]:
+    """None that the test began: those of other tests are not its own. One that hangs in a library when its stream is
+    closed ends when that gives up, which takes seconds; tqdm keeps one for good."""
+    before = set(threading.enumerate())
+    yield
+    wait_until(lambda: all(t in before or type(t).__name__ == "TMonitor" for t in threading.enumerate()), 15)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

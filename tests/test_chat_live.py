@@ -38,6 +38,7 @@ def test_questions_are_asked_when_their_second_comes(address, capsys):
     assert 1.0 <= answers[0]["at"] < 2.5 and answers[1]["at"] == 2.5 and answers[1]["stats"]["frames_seen"] == 6
 
 
+@pytest.mark.usefixtures("no_thread_is_left")
 def test_typed_questions_from_a_camera(monkeypatch, capsys):
     class Device:
         def __init__(self, number):
@@ -59,7 +60,6 @@ def test_typed_questions_from_a_camera(monkeypatch, capsys):
     assert main(["chat", "--camera", "0", "--max-new-tokens", "3"]) == 0
     out = capsys.readouterr()
     assert "watching camera 0" in out.err and "first token after" in out.out
-    assert not any(thread.name.startswith(("live", "videochat")) for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import json
 import pytest
 
 from videochat_online.cli import main
-from videochat_online.data.standing import StandingRow
-from videochat_online.evaluation.standing import StandingPlayer, WatchedRow, measured
+from videochat_online.evaluation.standing import measured
+from videochat_online.streaming.moments import judged
+from videochat_online.streaming.reading import StandingRow, WatchedRow
+from videochat_online.streaming.standing import Readout
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +42,25 @@ def test_one_pass_gives_the_table_and_a_second_run_reads_nothing(world, tmp_path
 
 def test_a_level_is_fixed_on_the_other_half():
     """A player that is perfect at a level of its own in each half gains nothing from it."""
-    rows = [WatchedRow(StandingRow(f"v{k}", "x", ((30.0, 31.0),)), k, list(range(61))) for k in range(4)]
+    readouts = [Readout(float(second), 0.0) for second in range(61)]
+    rows = [WatchedRow(StandingRow(f"v{k}", "x", ((30.0, 31.0),)), k, readouts, []) for k in range(4)]
 
-    def said(level):  # right in the videos of one half, loud in the others
-        return [[31.0] if one.video % 2 == level else list(range(0, 60, 2)) for one in rows]
+    def figures(**levels):
+        """Of a player that says at each level what stands there, for each row."""
+        player = {
+            float(level): [judged(one.row.moments, said, one.seconds) for one, said in zip(rows, each, strict=True)]
+            for level, each in levels.values()
+        }
+        return measured(player, rows)["rates"]
 
-    found = measured(StandingPlayer("two-faced", [0.0, 1.0], said), rows)
-    assert found["rates"]["4"]["recall"] == 1.0 and found["rates"]["4"]["alarms_a_minute"] > 20
-    right = measured(StandingPlayer("right", [0.5], lambda level: [[31.0]] * 4), rows)["rates"]["0.25"]
-    assert right["recall"] == 1.0 and right["alarms_a_minute"] == 0 and right["interval"][1] == 1.0
-    late = measured(StandingPlayer("late", [0.5], lambda level: [[33.5]] * 4), rows)["rates"]["4"]
-    assert late["recall"] == 0.0 and late["alarms_a_minute"] == pytest.approx(1.0)
+    # right in the videos of one half, loud in the others
+    right, loud = [31.0], list(range(0, 60, 2))
+    found = figures(first=(0, [right, loud] * 2), second=(1, [loud, right] * 2))
+    assert found["4"]["recall"] == 1.0 and found["4"]["alarms_a_minute"] > 20
+    found = figures(right=(0.5, [right] * 4))["0.25"]
+    assert found["recall"] == 1.0 and found["alarms_a_minute"] == 0 and found["interval"][1] == 1.0
+    found = figures(late=(0.5, [[33.5]] * 4))["4"]
+    assert found["recall"] == 0.0 and found["alarms_a_minute"] == pytest.approx(1.0)
 
 
 def test_mistakes(world, tmp_path, capsys):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import socket
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -120,27 +118,6 @@ def rtsp_server() -> Iterator[Callable[..., subprocess.Popen]]:
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-@pytest.fixture
-def no_thread_is_left(wait_until: Callable[..., None]) -> Iterator[None]:
-    """One that hangs in a library when its stream is closed ends when that gives up, which takes seconds."""
-    before = set(threading.enumerate())
-    yield
-    wait_until(lambda: set(threading.enumerate()) <= before, 15)
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[..., None]:
-    """wait_until(condition, seconds=60.0); fails where it does not come true in time."""
-
-    def wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-        until = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < until, "it did not happen in time"
-            time.sleep(0.01)
-
-    return wait
 
 
 @pytest.fixture

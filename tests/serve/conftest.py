@@ -51,17 +51,6 @@ def clip(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wait_until() -> Callable[..., None]:
-    def wait(condition: Callable[[], object], seconds: float = 60.0) -> None:
-        until = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < until, "it did not happen in time"
-            time.sleep(0.01)
-
-    return wait
-
-
-@pytest.fixture(scope="session")
 def picture() -> Callable[[int], np.ndarray]:
     """picture(k): another one for each number."""
     return lambda k: np.random.default_rng(k).integers(0, 256, (48, 64, 3), np.uint8)

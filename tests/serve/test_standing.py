@@ -69,6 +69,8 @@ def test_a_client_that_comes_again_has_missed_nothing(serve, png, wait_until):
         ears = [Ear(session, **{"Last-Event-ID": "1"}), Ear(session)]
         wait_until(lambda: len(ears[0].told) == 2)
         assert [event["id"] for event in ears[0].told] == [2, 3] and ears[1].told == []
+        stranger = Ear(session, **{"Last-Event-ID": "99"})  # of a session that was before this one
+        wait_until(lambda: len(stranger.told) == 3)
         with pytest.raises(urllib.error.HTTPError) as refused:
             Ear(session, **{"Last-Event-ID": "x"})
         assert refused.value.code == 400 and b"Last-Event-ID is the id of an event, got 'x'" in refused.value.read()

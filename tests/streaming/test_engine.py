@@ -120,6 +120,19 @@ def test_a_fault_is_one_error_and_the_session_lives(pocket, engine, fault):
     assert len(session.turns) == 2
 
 
+def test_instructions_need_probabilities(at_engine, pocket, tmp_path):
+    """Refused where they are given, and where a session has them already."""
+    session = StreamingSession(*at_engine)
+    with pytest.raises(ValueError, match="standing instructions need probabilities, and an engine gives answers only"):
+        session.watch_for("Is it dark?")
+    assert session.standing == ()
+    here = watching(pocket)
+    here.watch_for("Is it dark?")
+    here.save(tmp_path / "here.session")
+    with pytest.raises(ValueError, match="standing instructions need probabilities"):
+        StreamingSession.restore(*at_engine, tmp_path / "here.session")
+
+
 def test_an_engine_that_is_gone_and_comes_back(pocket):
     with running(StandIn(pocket[0])) as server:
         session, port = watching(load_model("pocket", device="cpu", engine=Engine(server.address))), server.server_port

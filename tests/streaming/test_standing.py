@@ -190,7 +190,7 @@ def test_idle_prefill_reads_out(pocket):
 def fired(probabilities, **rule):
     """Seconds at which one readout a second fires."""
     given = Standing("s1", "x", "x?", "Yes", Rule(**rule))
-    scorer = standing.Likelihood()
+    scorer = standing.Scorer()
     margins = [given_margin(p) for p in probabilities]
     return [k for k, margin in enumerate(margins) if given.take(Readout(float(k), margin), scorer, k)]
 
@@ -230,6 +230,7 @@ def test_as_question():
     assert as_question("please let us know as soon as it rains") == "Is it true now that it rains? Answer Yes or No."
     assert as_question("Comment on the match.") == "Is this the moment for it: Comment on the match? Answer Yes or No."
     assert as_question(" Is it dark? ") == "Is it dark?"
+    assert as_question("\u6697\u3044\uff1f") == "\u6697\u3044\uff1f" and as_question("\u0623\u061f") == "\u0623\u061f"
 
 
 # ---- what is kept, and what is refused ------------------------------------------------------------------------------

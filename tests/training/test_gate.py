@@ -122,7 +122,18 @@ MISTAKES = {
         [],
         "from <= start",
     ),
-    "expect": ('[{"video": "a", "standing": {"text": "x", "expect": "?", "events": []}}]', [], "`expect` is Yes or No"),
+    "expect": ('[{"video": "a", "standing": {"text": "x", "expect": "?", "events": []}}]', [], "row 0: an instruction"),
+    "too long": (
+        '[{"video": "a", "standing": {"text": "LONG", "events": []}}]'.replace("LONG", "x" * 501),
+        [],
+        "row 0: an instruction may have 500 characters",
+    ),
+    "twice": (
+        '[{"video": "a", "standing": {"text": "x", "events": []}},'
+        ' {"video": "a", "standing": {"text": "x ", "events": []}}]',
+        [],
+        "row 1: a has the instruction 'x ' already",
+    ),
     "output": ("[]", ["--output", "gate.bin"], "--output ends in .safetensors"),
     "fps": ("[]", ["--fps", "0"], "--fps"),
 }

@@ -226,7 +226,7 @@ def markdown_of(report: Mapping[str, Any]) -> str:
     ]
     for name, groups in (("category", scores["categories"]), ("source", scores["sources"])):
         rows = ([key, value["questions"], _percent(value["accuracy"])] for key, value in groups.items())
-        lines += ["", *_table((name, "questions", "accuracy"), rows)]
+        lines += ["", *table((name, "questions", "accuracy"), rows)]
     lines += ["", *(f"- {note}" for note in scores["notes"])]
     for row in scores["problems"]:
         lines.append(f"- not asked, counted as wrong: {row['questions']} questions on {row['video']}: {row['error']}")
@@ -249,13 +249,13 @@ def _headline_table(scores: Mapping[str, Any]) -> list[str]:
         rows[-1][-2] += "" if above else " !"
     named = ("no answer", "chance", "commonest answer", "best without looking", "blind")
     legend = "!: the interval reaches down to the best player that never looks, in this sub-task (see below)."
-    return [*_table(("sub-task", "questions", "accuracy", "95 %", *named), rows), "", legend]
+    return [*table(("sub-task", "questions", "accuracy", "95 %", *named), rows), "", legend]
 
 
 def blind_table(players: Sequence[Mapping[str, Any]]) -> list[str]:
     """What each player that never looks gets, and its rule."""
     rows = ([one["name"].replace("_", " "), _percent(one["accuracy"]), one["says"]] for one in players)
-    return _table(("never looks", "headline", "says"), rows)
+    return table(("never looks", "headline", "says"), rows)
 
 
 def blind_report(benchmark: Benchmark, tasks: Sequence[VideoTask]) -> tuple[str, dict[str, Any]]:
@@ -267,7 +267,7 @@ def blind_report(benchmark: Benchmark, tasks: Sequence[VideoTask]) -> tuple[str,
     rows = [[row["task"], row["questions"], *(_percent(row[name]) for name in names)] for row in found]
     text = [f"# {title_of(benchmark, tasks)}: players that never look", "", f"{benchmark.headline_name}:", ""]
     heads = ("sub-task", "questions", *(NAMES[name] for name in names))
-    text += [*blind_table(scores["players"]), "", *_table(heads, rows)]
+    text += [*blind_table(scores["players"]), "", *table(heads, rows)]
     values = {"benchmark": benchmark.name, "questions": len(nobody), "players": scores["players"], "tasks": found}
     return "\n".join(text), values
 
@@ -278,7 +278,8 @@ def _span(row: Mapping[str, Any], between: str) -> str:
     return f"{_percent(row['low'])} {between} {_percent(row['high'])}"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of Markdown."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in (heads, *rows)]
     return [lines[0], f"|{'---|' * len(heads)}", *lines[1:]]
 
@@ -306,7 +307,7 @@ def comparison_of(differences: Sequence[Difference], a: Sequence[Prediction], b:
     frames = f"frames encoded: A {cost_a['frames']}, B {cost_b['frames']}"
     cost = f"{frames}; seconds: A {cost_a['seconds']:.1f}, B {cost_b['seconds']:.1f}{ratio}"
     how = "p: A and B swapped in whole videos at random (paired); Holm: corrected for the number of sub-tasks"
-    return "\n".join([*_table(heads, rows), how, cost])
+    return "\n".join([*table(heads, rows), how, cost])
 
 
 def draw_bars(path: Path, title: str, scores: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
 from ..streaming.standing import REFRACTORY, THRESHOLD, Standing
@@ -55,10 +55,8 @@ class StandingDocument:
 
     @classmethod
     def of(cls, one: Standing) -> StandingDocument:
-        names = ("key", "text", "question", "expect", "probability")
-        last = None if one.last is None else asdict(one.last)
-        more: dict[str, Any] = {"rule": asdict(one.rule), "curve": list(one.curve), "last": last}
-        return cls(**{name: getattr(one, name) for name in names}, **more)
+        about = one.to_dict()
+        return cls(**{name: about[name] for name in cls.__dataclass_fields__})
 
 
 @standing_routes.post("/standing", status_code=201)
@@ -87,17 +85,16 @@ def remove(found: Found, key: str) -> None:
 @standing_routes.get("/events", responses={200: {"content": EVENTS}}, response_class=StreamingResponse)
 async def events(
     found: Found,
-    after: Annotated[int | None, Query(description="only later ones; else those from now on")] = None,
-    last_event_id: Annotated[str | None, Header(description="as browsers send it when they connect again")] = None,
+    last_event_id: Annotated[str | None, Header(description="only later ones; else those from now on")] = None,
 ) -> StreamingResponse:
     """What is said unasked, as it comes: `id`, event `said`, and the event as json. Ends with the session."""
     number = found.session.watchlist.num_events
     if last_event_id is not None:
         if not last_event_id.isascii() or not last_event_id.isdigit() or len(last_event_id) > 18:
             raise RequestError(f"Last-Event-ID is the id of an event, got {last_event_id!r:.40}", "Last-Event-ID")
-        number = int(last_event_id)
-    elif after is not None:
-        number = after
+        if (known := int(last_event_id)) > number:  # ids began anew: all that are kept, else it hears nothing for long
+            known = 0
+        number = known
     headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
     return StreamingResponse(_told(found, number), media_type="text/event-stream", headers=headers)
 

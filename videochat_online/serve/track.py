@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..media.source import Frame
 from ..model.placement import DROPPED, MemoryEvents
-from ..streaming.subtitles import srt_of
+from ..streaming.telling import srt_of
 
 PICTURE_SIDE = 192
 JPEG_QUALITY = 80

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..files import SHIPPED_MODELS, whole
 from ..model.backbone import Backbone
-from .standing import Readout
+from .standing import Readout, Scorer
 
 FORMAT = "videochat-online gate 1"
 GATE_FILE = "gate.safetensors"
@@ -58,6 +58,16 @@ def looked_at(now: Readout, earlier: Sequence[Readout]) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def features_of(readouts: Sequence[Readout]) -> torch.Tensor:
+    """(T, F) of an instruction's readouts, as a session would have them one by one."""
+    rows, kept = [], list[Readout]()
+    for now in readouts:
+        kept = [one for one in kept if now.time - one.time <= Gate.seconds]
+        rows.append(looked_at(now, kept))
+        kept.append(now)
+    return torch.stack(rows)
+
+
 def gate_beside(model: str | Path) -> Path | None:
     """The gate in a model's folder, where there is one; also of the model that ships."""
     path = Path(SHIPPED_MODELS.get(str(model), model)) / GATE_FILE
@@ -83,7 +93,7 @@ class GateNetwork(nn.Module):
         return torch.cat([member(scaled) for member in self.members], dim=1)
 
 
-class Gate:
+class Gate(Scorer):
     """The scorer that `StreamingSession.scorer` takes."""
 
     seconds = max(LOOKS) + 1
@@ -97,9 +107,8 @@ class Gate:
 
     @torch.no_grad()
     def series(self, readouts: Sequence[Readout]) -> list[float]:
-        """P at each of an instruction's readouts, as a session would have them one by one."""
-        looks = [looked_at(one, readouts[max(0, n - 64) : n]) for n, one in enumerate(readouts)]
-        return self.network(torch.stack(looks)).mean(1).sigmoid().tolist()
+        """P at each of an instruction's readouts."""
+        return self.network(features_of(readouts)).mean(1).sigmoid().tolist()
 
     def save(self, path: Path) -> None:
         """Written whole or not at all. Raises OSError."""

@@ -1,6 +1,9 @@
-"""One pass over a video that only reads instructions out: what the model thinks of each at every frame.
+"""Rows with standing instructions, and one pass over each of their videos that only reads the instructions out.
 
-Nothing fires and nothing is said, so that thresholds can be tried, and gates trained, on what is stored.
+{"video", "kind"?, "things"?,
+ "standing": {"text", "question"?, "expect"?, "from"?, "events": [{"start", "time", "say"?}, ...]}}
+Seconds of the video; `start` is the onset, from which on one could tell, `time` is when it is certain. Nothing fires
+and nothing is said: thresholds can be tried, and gates trained, on what is stored. R rows of a video, T frames.
 """
 
 from __future__ import annotations
@@ -10,40 +13,93 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..files import whole
+from ..files import read_json, whole
 from ..media.find import VideoLibrary
 from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_pass
-from ..model.backbone import Backbone
 from .session import StreamingSession
-from .standing import MOST_STANDING, Readout
+from .standing import MOST_STANDING, Readout, Scorer, Watchlist
+
+EXPECTED = "a list of rows with `video` and `standing` (text, events with start and time)"
 
 
-class InstructionRow(Protocol):
-    """What is to be told of a video, as `StreamingSession.watch_for` takes it."""
+@dataclass(frozen=True)
+class StandingRow:
+    """One instruction about one video."""
+
+    video: str
+    text: str
+    moments: tuple[tuple[float, float], ...]
+    """(onset, certain), in order of time."""
+    question: str | None = None
+    expect: str = "Yes"
+    begin: float = 0.0
+    """The instruction is given there."""
+    kind: str = "all"
+    things: int | None = None
+
+    @classmethod
+    def of(cls, row: Any, where: str) -> StandingRow:
+        """Raises ValueError that names the row."""
+        try:
+            about = row["standing"]
+            moments = tuple(sorted((float(each["start"]), float(each["time"])) for each in about["events"]))
+            given = about["text"], about.get("question"), about.get("expect", "Yes")
+            begin, kind, things = float(about.get("from", 0.0)), str(row.get("kind", "all")), row.get("things")
+            found = cls(str(row["video"]), given[0], moments, *given[1:], begin, kind, things)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{where} cannot be read ({type(error).__name__}: {error}); expected {EXPECTED}") from None
+        try:
+            Watchlist().add(*given)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if any(not (isfinite(time) and begin <= start <= time) for start, time in moments):
+            raise ValueError(f"{where}: an event's seconds are from <= start <= time, got {moments}")
+        return found
+
+
+def read_standing_rows(path: Path) -> list[StandingRow]:
+    """Rows of a JSON file, those of a video together. Raises ValueError."""
+    rows: dict[tuple[str, str, str | None], StandingRow] = {}
+    for number, about in enumerate(read_json(path, list, EXPECTED)):
+        row = StandingRow.of(about, where := f"{path}, row {number}")
+        if rows.setdefault((row.video, row.text.strip(), row.question), row) is not row:
+            raise ValueError(f"{where}: {row.video} has the instruction {row.text!r} already")
+    if not rows:
+        raise ValueError(f"{path} holds no rows; expected {EXPECTED}")
+    return sorted(rows.values(), key=lambda row: row.video)
+
+
+@dataclass(frozen=True)
+class WatchedRow:
+    """A row with what was read out for it."""
+
+    row: StandingRow
+    video: int
+    """Number of its video, from 0."""
+    readouts: list[Readout]
+    changes: list[float]
+    """(T,) how much each frame differs from the one before (of 255)."""
 
     @property
-    def video(self) -> str: ...
+    def times(self) -> list[float]:
+        return [one.time for one in self.readouts]
+
     @property
-    def text(self) -> str: ...
-    @property
-    def question(self) -> str | None: ...
-    @property
-    def expect(self) -> str: ...
+    def seconds(self) -> float:
+        """Watched for the instruction."""
+        return max(0.0, self.readouts[-1].time - self.row.begin)
 
 
-Row = TypeVar("Row", bound=InstructionRow)
-
-
-class Listener:
+class Listener(Scorer):
     """A scorer that keeps every readout and never says that the moment has come."""
 
     seconds = inf
@@ -56,24 +112,19 @@ class Listener:
 
 
 def read_video(
-    session: StreamingSession,
-    video: VideoReader,
-    instructions: Sequence[InstructionRow],
-    *,
-    fps: float,
-    layers: Sequence[int],
-) -> tuple[list[list[Readout]], list[float]]:
-    """Readouts of each instruction at every frame, and how much each frame differs from the one before (of 255).
+    session: StreamingSession, video: VideoReader, rows: Sequence[StandingRow], *, fps: float
+) -> dict[str, torch.Tensor]:
+    """What the scorer of the session keeps at every frame: `times` (T,), `yes` (R, T), `hidden` (R, T, L, D) float16 of
+    L layers (0: none), `changes` (T,).
 
     More instructions than stand at a time are read in further passes. The session is reset before each.
     """
     indices = sample_pass(video.timestamps, fps, video_fps=video.fps)
     found: list[list[Readout]] = []
     changes: list[float] = []
-    session.scorer = Listener(layers)
-    for first in range(0, len(instructions), MOST_STANDING):
+    for first in range(0, len(rows), MOST_STANDING):
         session.reset()
-        part = instructions[first : first + MOST_STANDING]
+        part = rows[first : first + MOST_STANDING]
         standing = [session.watch_for(one.text, question=one.question, expect=one.expect) for one in part]
         before: np.ndarray | None = None
         changes = []
@@ -83,82 +134,48 @@ def read_video(
             changes.append(0.0 if before is None else float(np.abs(now - before).mean()))
             before = now
         found += [each.readouts for each in standing]
-    return found, changes
-
-
-@dataclass(frozen=True)
-class VideoReadouts:
-    """R instructions at T frames of one video; L layers of width D."""
-
-    times: torch.Tensor
-    """(T,) seconds."""
-    yes: torch.Tensor
-    """(R, T)"""
-    hidden: torch.Tensor
-    """(R, T, L, D) float16; L may be 0."""
-    changes: torch.Tensor
-    """(T,)"""
-
-    def of(self, row: int) -> list[Readout]:
-        """Of one instruction."""
-        hidden = self.hidden[row].float()
-        rows = zip(self.times.tolist(), self.yes[row].tolist(), strict=True)
-        return [Readout(time, yes, hidden[n]) for n, (time, yes) in enumerate(rows)]
-
-
-def weights_mark(model: Backbone) -> str:
-    """Of the weights: whoever trains a model on gets another."""
-    sums = [float(p.detach().double().abs().sum()) for part in model.parts.values() for p in part.parameters()]
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
-
-
-def _stored(
-    folder: Path,
-    session: StreamingSession,
-    path: Path,
-    instructions: Sequence[InstructionRow],
-    *,
-    fps: float,
-    layers: Sequence[int],
-    weights: str,
-) -> VideoReadouts:
-    """`read_video` of a file; what was read before, of the same weights and settings, comes from `folder`."""
-    asked = [{name: getattr(one, name) for name in ("text", "question", "expect")} for one in instructions]
-    settings = asked, fps, list(layers), weights, session.memory.config.to_dict()
-    about = json.dumps([path.name, path.stat().st_size, *settings])
-    file = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
-    if not file.is_file():
-        with open_video(path) as video:
-            found, changes = read_video(session, video, instructions, fps=fps, layers=layers)
-        none = torch.zeros(0, 0)
-        hidden = [torch.stack([none if one.hidden is None else one.hidden for one in row]) for row in found]
-        tensors = {
-            "times": torch.tensor([one.time for one in found[0]], dtype=torch.float64),
-            "yes": torch.tensor([[one.yes for one in row] for row in found]),
-            "hidden": torch.stack(hidden).half(),
-            "changes": torch.tensor(changes),
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole(file, durable=False) as beside:
-            save_file(tensors, beside)
-    return VideoReadouts(**load_file(file))
+    none = torch.zeros(0, 0)
+    hidden = [torch.stack([none if one.hidden is None else one.hidden for one in row]) for row in found]
+    return {
+        "times": torch.tensor([one.time for one in found[0]], dtype=torch.float64),
+        "yes": torch.tensor([[one.yes for one in row] for row in found]),
+        "hidden": torch.stack(hidden).half(),
+        "changes": torch.tensor(changes),
+    }
 
 
 def readouts_of(
-    rows: Sequence[Row],
+    rows: Sequence[StandingRow],
     library: VideoLibrary,
     session: StreamingSession,
     folder: Path,
     *,
     fps: float,
     layers: Sequence[int],
-) -> list[tuple[list[Row], VideoReadouts]]:
-    """Of all rows, those of a video together: one pass a video; what `folder` holds is not read again."""
+) -> list[WatchedRow]:
+    """Of all rows, those of a video together: one pass a video; what `folder` holds, of the same weights and settings,
+    is not read again."""
     from tqdm import tqdm
 
-    videos = [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.video)]
-    paths = {name: library.find([name]) for name, _ in videos}  # all of them, before hours of work
-    weights, found = weights_mark(session.model), []
-    for name, group in tqdm(videos, unit="video", desc="readouts", disable=None, leave=False):
-        found.append((group, _stored(folder, session, paths[name], group, fps=fps, layers=layers, weights=weights)))
+    # 1. all videos, before hours of work; whoever trains a model on gets other sums
+    videos = [(library.find([name]), list(group)) for name, group in groupby(rows, key=lambda row: row.video)]
+    parts = session.model.parts.values()
+    weights = [float(p.detach().double().abs().sum()) for part in parts for p in part.parameters()]
+    session.scorer = Listener(layers)
+    folder.mkdir(parents=True, exist_ok=True)
+    # 2. one after another
+    found: list[WatchedRow] = []
+    for number, (path, group) in enumerate(tqdm(videos, unit="video", desc="readouts", disable=None, leave=False)):
+        asked = [(one.text, one.question, one.expect) for one in group]
+        about = path.name, path.stat().st_size, asked, fps, list(layers), weights, session.memory.config.to_dict()
+        file = folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
+        if not file.is_file():
+            with open_video(path) as video:
+                tensors = read_video(session, video, group, fps=fps)
+            with whole(file, durable=False) as beside:
+                save_file(tensors, beside)
+        stored = load_file(file)
+        times, changes = stored["times"].tolist(), stored["changes"].tolist()
+        for row, yes, hidden in zip(group, stored["yes"].tolist(), stored["hidden"], strict=True):
+            found.append(WatchedRow(row, number, list(map(Readout, times, yes, hidden)), changes))
     return found

@@ -30,8 +30,8 @@ from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
 from .encoding import EncodedFrame, Encodings, FrameEncoder, encode_changed, encode_wanted
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
-from .readout import YesNo, read_out
-from .standing import WORDS, GivesWay, Likelihood, Readout, Scorer, Standing, StandingEvent, Watchlist
+from .readout import read_out
+from .standing import WORDS, GivesWay, Scorer, Standing, StandingEvent, Watchlist
 from .state import SessionStats, read_session, write_session
 from .threads import paced, stream_pieces
 
@@ -103,11 +103,10 @@ class StreamingSession:
         self._state = threading.RLock()  # memory, dialogue, counters
         self._seeing = threading.Lock()  # a batch's numbers in the stream decide at which scales it is encoded
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
-        self.scorer: Scorer = Likelihood()
+        self.scorer = Scorer()
         """Of standing instructions."""
         self.is_tended = False
         """Idle work reads standing instructions out; else `see` does, after each frame."""
-        self._yes_no: YesNo | None = None
         self._lacks_room = False  # for a readout: it is said once
         self._num_resets = 0
         self.reset()
@@ -397,10 +396,16 @@ class StreamingSession:
             expect: the answer to it that means now, "Yes" or "No".
             rule: threshold, refractory, once, quiet_hours: see `standing.Rule`.
 
-        Raises ValueError for an instruction or rule that cannot be followed, or that stands already.
+        Raises ValueError for an instruction or rule that cannot be followed, or that stands already, and where the
+        language model runs in an engine, which tells no probabilities.
         """
+        self._check_probabilities()
         with self._state:
             return self.watchlist.add(text, question, expect, **rule)
+
+    def _check_probabilities(self) -> None:
+        if not self.model.keeps_keys:
+            raise ValueError("standing instructions need probabilities, and an engine gives answers only")
 
     @property
     def standing(self) -> tuple[Standing, ...]:
@@ -439,22 +444,22 @@ class StreamingSession:
             if not prompts or seconds is None:
                 return 0
             # 2. what the model thinks of each
-            yes_no = self._yes_no = self._yes_no or YesNo.of(self.processor)
             *asked, usual, other = prompts
-            shared = min(num_common(one.ids, other.ids) for one in (*asked, usual))
             stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
-            place = {"shared": shared, "usual_length": len(usual.ids)}
-            found = read_out(self.language, asked, frames, yes_no.before, self.scorer.layers, stop=stop, **place)
+            shared = min(num_common(one.ids, other.ids) for one in (*asked, usual))
+            place: dict[str, Any] = {"seconds": seconds, "shared": shared, "usual_length": len(usual.ids)}
+            expected = [each.expect for each in unread]
+            found = read_out(self.language, asked, frames, expected, self.scorer.layers, stop=stop, **place)
             if found is None:
                 return None
             # 3. the rule
+            readouts, num_positions = found
             with self._state:
-                for standing, logits, hidden in zip(unread, found.logits, found.hidden, strict=True):
-                    readout = Readout(seconds, yes_no.margin(logits, standing.expect), hidden)
+                for standing, readout in zip(unread, readouts, strict=True):
                     if standing.take(readout, self.scorer, num_seen):
                         self._due.append(self._moment_of(standing, seconds, turns, frames))
             self._say_what_is_due()
-            return found.num_positions
+            return num_positions
 
     def _standing_prompts(
         self, standing: Sequence[Standing], turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
@@ -476,7 +481,9 @@ class StreamingSession:
         self, standing: Standing, seconds: float, turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
     ) -> tuple[Standing, StandingEvent, PreparedQuestion | None]:
         """What is to be said, about the frames at which it was decided."""
-        moment = standing.moment(seconds)
+        assert standing.probability is not None, "it was read out"
+        about = standing.key, standing.text, seconds, standing.probability
+        moment = StandingEvent(0, *about, text="", quiet=standing.rule.is_quiet())
         if standing.rule.once:
             self.watchlist.standing.pop(standing.key, None)
         try:
@@ -615,6 +622,8 @@ class StreamingSession:
         session._num_forgotten = about["num_forgotten"]
         if "watchlist" in about:  # not in an older file
             session.watchlist.load_state_dict(about["watchlist"])
+        if session.standing:
+            session._check_probabilities()
         return session
 
     @classmethod

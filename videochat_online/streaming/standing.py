@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import exp
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -42,7 +42,7 @@ def as_question(text: str) -> str:
     'Is it true now that the kettle boils? Answer Yes or No.'
     """
     text = text.strip()
-    if text.endswith("?"):
+    if text.endswith(("?", "\uff1f", "\u061f")):  # also in full width, and Arabic
         return text
     found, rest = LEAD.match(text), text.rstrip(".! ")
     asked = f"Is it true now that {rest[found.end() :]}" if found else f"Is this the moment for it: {rest}"
@@ -79,28 +79,17 @@ class Readout:
     """(layers, D) at the last position, where the scorer wants them."""
 
 
-class Scorer(Protocol):
-    """Makes a probability of readouts."""
+class Scorer:
+    """Makes a probability of readouts. This one: P(Yes) against P(No), as the model has learned them; it needs no
+    training, and takes any checkpoint."""
 
-    @property
-    def layers(self) -> Sequence[int]:
-        """Layers of the language model whose output is wanted at the last position."""
-
-    @property
-    def seconds(self) -> float:
-        """How far back readouts are kept for it."""
+    layers: Sequence[int] = ()
+    """Layers of the language model whose output is wanted at the last position."""
+    seconds = 0.0
+    """How far back readouts are kept for it."""
 
     def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
         """P that the moment has come; `earlier` readouts of the same instruction, oldest first."""
-
-
-class Likelihood:
-    """P(Yes) against P(No), as the model has learned them: needs no training, and takes any checkpoint."""
-
-    layers: Sequence[int] = ()
-    seconds = 0.0
-
-    def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
         return 1 / (1 + exp(-max(-700.0, min(700.0, now.yes))))
 
 
@@ -128,10 +117,11 @@ class Rule:
         if self.quiet_hours is not None:
             _minutes(self.quiet_hours)
 
-    def is_quiet(self, minute: int) -> bool:
-        """Whether that minute of the day, from 0, lies in the quiet hours."""
+    def is_quiet(self, minute: int | None = None) -> bool:
+        """Whether that minute of the day, from 0, lies in the quiet hours; None: now."""
         if self.quiet_hours is None:
             return False
+        minute = minute_of_day() if minute is None else minute
         begin, end = _minutes(self.quiet_hours)
         return begin <= minute < end if begin < end else minute >= begin or minute < end
 
@@ -178,12 +168,10 @@ class Standing:
 
     def take(self, readout: Readout, scorer: Scorer, num_seen: int) -> bool:
         """Whether the moment has come with this readout."""
-        # 1. the probability
         self.probability = probability = float(scorer(readout, self.readouts))
         self.curve.append((readout.time, probability))
         kept = [each for each in self.readouts if readout.time - each.time <= scorer.seconds]
         self.readouts, self.num_seen = [*kept, readout] if scorer.seconds else [], num_seen
-        # 2. the rule
         return self.decide(readout.time, probability)
 
     def decide(self, seconds: float, probability: float) -> bool:
@@ -196,10 +184,20 @@ class Standing:
         self.is_armed, self.fired_at = False, seconds
         return True
 
-    def moment(self, seconds: float) -> StandingEvent:
-        """What `take` found, before its words are."""
-        assert self.probability is not None, "a readout came first"
-        return StandingEvent(0, self.key, self.text, seconds, self.probability, "", self.rule.is_quiet(minute_of_day()))
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        about = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        readouts = [(one.time, one.yes, None if one.hidden is None else one.hidden.tolist()) for one in self.readouts]
+        last = self.last and asdict(self.last)
+        return {**about, "rule": asdict(self.rule), "last": last, "curve": list(self.curve), "readouts": readouts}
+
+    @classmethod
+    def from_dict(cls, about: dict[str, Any]) -> Standing:
+        """Of what `to_dict` gave."""
+        last = about["last"] and StandingEvent(**about["last"])
+        curve = deque(map(tuple, about["curve"]), maxlen=KEPT_POINTS)
+        readouts = [Readout(at, yes, hidden and torch.tensor(hidden)) for at, yes, hidden in about["readouts"]]
+        return cls(**{**about, "rule": Rule(**about["rule"]), "last": last, "curve": curve, "readouts": readouts})
 
 
 class GivesWay(threading.Event):
@@ -285,9 +283,8 @@ class Watchlist:
 
     def state_dict(self, unsaid: Sequence[StandingEvent] = ()) -> dict[str, Any]:
         """As plain values. Moments that have no words yet become events without any."""
-        kept = [_plain(each) for each in self.standing.values()]
-        events = [asdict(event) for event in self.events]
-        events += [asdict(moment) for moment in unsaid]
+        events = [asdict(event) for event in (*self.events, *unsaid)]
+        kept = [each.to_dict() for each in self.standing.values()]
         return {"standing": kept, "events": events, "num_events": self.num_events, "num_given": self.num_given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -297,17 +294,4 @@ class Watchlist:
                 self.events.append(event)
             else:
                 self.note(event, "")
-        for about in state["standing"]:
-            last = about["last"] and StandingEvent(**about["last"])
-            curve = deque(((at, p) for at, p in about["curve"]), maxlen=KEPT_POINTS)
-            readouts = [Readout(at, yes, hidden and torch.tensor(hidden)) for at, yes, hidden in about["readouts"]]
-            given = {**about, "rule": Rule(**about["rule"]), "last": last, "curve": curve, "readouts": readouts}
-            self.standing[about["key"]] = Standing(**given)
-
-
-def _plain(standing: Standing) -> dict[str, Any]:
-    hidden = [None if each.hidden is None else each.hidden.tolist() for each in standing.readouts]
-    readouts = [(each.time, each.yes, kept) for each, kept in zip(standing.readouts, hidden, strict=True)]
-    about = {name: getattr(standing, name) for name in standing.__dataclass_fields__}
-    last = standing.last and asdict(standing.last)
-    return {**about, "rule": asdict(standing.rule), "last": last, "curve": list(standing.curve), "readouts": readouts}
+        self.standing = {about["key"]: Standing.from_dict(about) for about in state["standing"]}

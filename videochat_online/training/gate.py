@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isnan, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from ..command_line import add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
-from ..data.standing import StandingRow, read_standing_rows
 from ..media.find import VideoLibrary
 from ..media.source import check_fps
-from ..streaming.gate import Gate, GateFacts, GateNetwork, looked_at
+from ..streaming.gate import Gate, GateFacts, GateNetwork, features_of
 from ..streaming.moments import Moments, fired, judged, summed, thresholds
-from ..streaming.reading import VideoReadouts, readouts_of
+from ..streaming.reading import WatchedRow, read_standing_rows, readouts_of
 from ..streaming.session import StreamingSession
 from ..streaming.standing import Rule
 
@@ -71,16 +70,13 @@ def run_gate_train(options: argparse.Namespace) -> int:
     # 3. the gate, and the threshold on videos that it has not seen
     gate, epoch, loss, (recall, alarms) = fit(found, facts, epochs=options.epochs, seed=options.seed)
     gate.save(options.output)
+    num_videos = found[-1].video + 1
     print(
-        f"{options.output}: {len(rows)} instructions of {len(found)} videos, epoch {epoch}, held-out loss {loss:.3f}\n"
+        f"{options.output}: {len(rows)} instructions of {num_videos} videos, epoch {epoch}, held-out loss {loss:.3f}\n"
         f"threshold {gate.facts.threshold:.3f}: recall {recall:.2f} at {alarms:.2f} false alarms a minute, "
         f"on the held-out videos that chose it"
     )
     return 0
-
-
-Found = list[tuple[list[StandingRow], VideoReadouts]]
-"""A video's rows and their readouts."""
 
 
 def targets(moments: Moments, times: Sequence[float], begin: float) -> list[float]:
@@ -96,24 +92,19 @@ def targets(moments: Moments, times: Sequence[float], begin: float) -> list[floa
     return wanted
 
 
-def examples(found: Found) -> tuple[torch.Tensor, torch.Tensor]:
+def examples(rows: Sequence[WatchedRow]) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (B, F) and targets (B,) of all frames that count."""
-    features, wanted = [], []
-    for rows, read in found:
-        for number, row in enumerate(rows):
-            readouts = read.of(number)
-            for n, target in enumerate(targets(row.moments, read.times.tolist(), row.begin)):
-                if not isnan(target):
-                    features.append(looked_at(readouts[n], readouts[max(0, n - 64) : n]))
-                    wanted.append(target)
-    return torch.stack(features), torch.tensor(wanted)
+    features = torch.cat([features_of(one.readouts) for one in rows])
+    wanted = torch.tensor([each for one in rows for each in targets(one.row.moments, one.times, one.row.begin)])
+    return features[~wanted.isnan()], wanted[~wanted.isnan()]
 
 
-def fit(found: Found, facts: GateFacts, *, epochs: int, seed: int) -> tuple[Gate, int, float, tuple[float, float]]:
+def fit(
+    rows: Sequence[WatchedRow], facts: GateFacts, *, epochs: int, seed: int
+) -> tuple[Gate, int, float, tuple[float, float]]:
     """A gate; of the held-out videos: the epoch that was best, its loss, recall and false alarms at the threshold."""
-    held = found[::HELD_OUT]
-    kept = [one for number, one in enumerate(found) if number % HELD_OUT]
-    (x, y), (x_held, y_held) = examples(kept), examples(held)
+    held = [one for one in rows if one.video % HELD_OUT == 0]
+    (x, y), (x_held, y_held) = examples([one for one in rows if one.video % HELD_OUT]), examples(held)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -137,7 +128,7 @@ def fit(found: Found, facts: GateFacts, *, epochs: int, seed: int) -> tuple[Gate
     network.load_state_dict(best[2])
     # the threshold that a user gets
     gate = Gate(network, facts)
-    p = [gate.series(read.of(number)) for rows, read in held for number, _ in enumerate(rows)]
+    p = [gate.series(one.readouts) for one in held]
     tried = [(*_on_held_out(held, p, level), level) for level in thresholds(p)]
     chosen = max((one for one in tried if one[1] <= ALARMS), default=(0.0, 0.0, facts.threshold))
     return Gate(network, replace(facts, threshold=chosen[2])), best[1], best[0], chosen[:2]
@@ -149,11 +140,12 @@ def _loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, wanted[:, None].expand_as(logits), pos_weight=weight)
 
 
-def _on_held_out(held: Found, probabilities: Sequence[Sequence[float]], threshold: float) -> tuple[float, float]:
+def _on_held_out(
+    held: Sequence[WatchedRow], series: Sequence[Sequence[float]], threshold: float
+) -> tuple[float, float]:
     """Recall and false alarms a minute there, of P of every instruction at every frame."""
-    rows = ((row, read.times.tolist()) for rows, read in held for row in rows)
     outcome = summed(
-        judged(row.moments, fired(times, p, Rule(threshold=threshold)), times[-1] - row.begin)
-        for (row, times), p in zip(rows, probabilities, strict=True)
+        judged(one.row.moments, fired(one.times, p, Rule(threshold)), one.seconds)
+        for one, p in zip(held, series, strict=True)
     )
     return outcome.recall, outcome.alarms
