@@ -27,6 +27,7 @@ CORE = [
     "pillow>=11.0,<13",  # gradio's end, too
     "av>=15.0,<16",
     "tqdm>=4.66,<5",
+    "httpx>=0.28,<0.29",  # transformers brings it no longer: its hub client has gone on to httpx2
 ]
 EXTRAS = {
     # DeepSpeed compiles its operators on first use; set DS_BUILD_OPS=0 so that installing it compiles nothing.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests of the plug-in (lmms-eval-ovbench) with lmms-eval, which .venv does not have: there they skip.
-# They get an environment of their own, .venv-lmms (1.9 GB, minutes the first time; the quick tests one).
+# They get an environment of their own, .venv-lmms (1.9 GB, minutes the first time; the quick tests one to four).
 #   bash shell/test_lmms.sh                the quick ones; arguments go to pytest
 #   bash shell/test_lmms.sh -m slow        those that start lmms-eval, on its own tasks too, over made-up data: minutes
 set -euo pipefail
@@ -16,7 +16,8 @@ export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   make_venv
   say "installing lmms-eval and the plug-in"
-  pip_install -qq --progress-bar off -e "${project_root}[eval]" -e "$plug_in" "$(grep -o 'pytest==[0-9.]*' "$project_root/setup.py")"
+  mapfile -t tools < <(grep -o 'pytest[-a-z]*[=>][^"]*' "$project_root/setup.py")
+  pip_install -qq --progress-bar off -e "${project_root}[eval]" -e "$plug_in" "${tools[@]}"
   pip_install -qq --no-deps -r "$plug_in/requirements.txt"
   echo "$wanted" >"$stamp"
 fi
@@ -24,4 +25,4 @@ fi
 say "pytest tests/lmms_eval $*"
 cd "$project_root"
 "$python" -c "import lmms_eval" # else all of them would skip
-exec "$python" -m pytest -q tests/lmms_eval "$@"
+exec "$python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/lmms_eval "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import runpy
@@ -76,6 +77,40 @@ def test_the_tests_run_with_the_pins():
     for name, pin in chosen(pinned(), "{}.{}".format(*sys.version_info[:2]), place).items():
         installed = Version(importlib.metadata.version(name))
         assert pin.specifier.contains(installed.public), f"{pin} is required, {installed} is installed"
+
+
+def brought(texts: list[str]) -> set[str]:
+    """Names of the packages that are installed with these, as they are installed here."""
+    found: set[str] = set()
+    open_ones = [Requirement(text) for text in texts]
+    while open_ones:
+        one = open_ones.pop()
+        name = one.name.lower().replace("_", "-")
+        if name in found or not (one.marker is None or one.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        try:
+            open_ones += map(Requirement, importlib.metadata.requires(name) or [])
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def test_what_is_imported_is_required(setup_arguments: dict[str, Any]):
+    """At the head of a file, where nothing says what is missing; a dependency may drop what it brought for years."""
+    extras = {"serve": "demo", "demo": "demo", "lab": "dev"}
+    bringers = importlib.metadata.packages_distributions()
+    core = brought(setup_arguments["install_requires"])
+    with_extra = {name: core | brought(setup_arguments["extras_require"][name]) for name in set(extras.values())}
+    package = ROOT / "videochat_online"
+    for path in package.rglob("*.py"):
+        there = with_extra.get(extras.get(path.relative_to(package).parts[0], ""), core)
+        for line in ast.parse(path.read_text("utf-8")).body:
+            names = [one.name for one in line.names] if isinstance(line, ast.Import) else []
+            names += [line.module or ""] if isinstance(line, ast.ImportFrom) and not line.level else []
+            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names):
+                given = {one.lower().replace("_", "-") for one in bringers.get(name, ())}
+                assert given & there, f"{path.relative_to(ROOT)} imports {name}, which nothing in setup.py brings"
 
 
 def test_extras(setup_arguments: dict[str, Any]):

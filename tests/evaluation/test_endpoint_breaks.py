@@ -26,6 +26,9 @@ class StandIn(ThreadingHTTPServer):
     """Answers `reply` so many times, and then breaks in one of several ways; keeps what it has answered."""
 
     allow_reuse_address = True
+    raw: bytes | None = None
+    """Sent as it is, with `status`, where there is any."""
+    status = 200
 
     def __init__(self, port: int, reply: str, *, answers: float = float("inf"), then: str = "") -> None:
         self.reply, self.left, self.then = reply, answers, then
@@ -56,8 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.left -= 1
             if self.server.left <= 0 and self.server.then == "dies":
                 self.server.end()  # this answer is still given, nobody listens any more
-        data = json.dumps(document).encode()
-        self.send_response(status)
+        data = self.server.raw or json.dumps(document).encode()
+        self.send_response(status if self.server.raw is None else self.server.status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -134,3 +137,54 @@ def test_a_run_that_breaks_asks_nothing_twice_and_loses_nothing(
     used = json.loads((tmp_path / "endpoint.json").read_text())
     assert used["requests"] == 2 * QUESTIONS + 2 * TRIES and used["retries"] == 2 * (TRIES - 1)
     assert json.loads((tmp_path / "result.json").read_text())["questions"] == QUESTIONS
+
+
+def said(content: str, usage: str = "{}") -> bytes:
+    return f'{{"choices": [{{"message": {{"content": {content}}}}}], "usage": {usage}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "end"),
+    [
+        (said(r'"(B) \ud800"'), 200, "(B) ?"),
+        (said('[{"type": "text", "text": "(B)"}, {"type": "refusal"}]'), 200, "(B)"),
+        (said('"(B)"', '{"prompt_tokens": [1]}'), 200, "(B)"),
+        (said('"(B)"', '{"prompt_tokens": 1e400, "completion_tokens": NaN}'), 200, "(B)"),
+        (said('"(B)"', '{"completion_tokens": "many"}'), 200, "(B)"),
+        (said('{"text": "(B)"}'), 200, "answers with no chat completion"),
+        (b"[" * 100_000, 200, "answers with no chat completion"),
+        (b"\x1b[2J\x07", 200, "answers with no chat completion: ?[2J?;"),
+        (b'{"error": {"param": ["max_tokens"], "message": "no"}}', 400, "refuses the question (HTTP 400): no"),
+    ],
+    ids=[
+        "half a sign",
+        "parts",
+        "a list",
+        "infinite",
+        "words",
+        "an object",
+        "deep",
+        "control signs",
+        "a list of names",
+    ],
+)
+def test_whatever_a_server_says_is_a_reply_or_one_clear_error(
+    raw: bytes,
+    status: int,
+    end: str,
+    stand_in: Callable[..., StandIn],
+    flags: list[object],  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    local = [item for item in flags if item not in ("--device", "cpu")]
+    server = stand_in("")
+    server.raw, server.status = raw, status
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    asked = [*local, "--endpoint", address, "--model", "m", "--mode", "sliding_window", "--limit", "1", "--no-blind"]
+    ended = status_of("eval", *asked, "--output", tmp_path / "run")
+    output = capsys.readouterr()
+    if end.startswith("("):
+        assert ended == INCOMPLETE and list(lines_of(tmp_path / "run/predictions.jsonl").values()) == [end]
+    else:
+        assert ended == (INCOMPLETE if status == 400 else 2) and end in output.out + output.err

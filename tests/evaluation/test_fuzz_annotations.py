@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_fuzz_rows import spoiled
-from videochat_online.evaluation.benchmarks import Benchmark, OVBench, OVOBench, StreamingBench
+from videochat_online.evaluation.benchmarks import Benchmark, ODVBench, OVBench, OVOBench, StreamingBench
+from videochat_online.evaluation.benchmarks.odv_bench import CATEGORIES
 from videochat_online.evaluation.questions import Reply
 from videochat_online.evaluation.videos import check_video
 from videochat_online.media.find import VideoLibrary
@@ -59,6 +60,16 @@ CASES: dict[str, tuple[Benchmark, str, tuple[Any, ...]]] = {
     "streamingbench sqa": (
         StreamingBench(), "questions_sqa.json", ([{"video_path": "./videos/one_1_sqa.mp4", "questions": [CHOICE] * 2}],)
     ),
+    "odvbench": (
+        ODVBench(),
+        "ODVbench_bbox1000.json",
+        (
+            {
+                "video": "films/one.mp4", "start": 0, "end": 12.5, "task": next(iter(CATEGORIES)), "subtask": "Lanes",
+                "question": "What is it?", "candidates": OPTIONS, "answer": "A map",
+            },
+        ),
+    ),
     "streamingbench proactive": (
         StreamingBench(), "questions_proactive.json", ({"video_path": "one_1_proactive.mp4", "questions": [PROACTIVE]},)
     ),
@@ -87,6 +98,27 @@ def read(case: str, records: list[Any], folder: Path) -> tuple[int, list[str]]:
 def test_the_records_to_spoil_are_right(case: str, tmp_path: Path):
     num_questions, left_out = read(case, list(CASES[case][2]), tmp_path)
     assert num_questions >= len(CASES[case][2]) and not left_out
+
+
+SAID = ("question", "activity", "step", "ground_truth_output", "subtask")
+
+
+def without_words(value: Any, name: str, instead: Any) -> Any:
+    """A copy in which `name` is `instead`, wherever it stands."""
+    if isinstance(value, dict):
+        return {key: instead if key == name else without_words(one, name, instead) for key, one in value.items()}
+    return [without_words(one, name, instead) for one in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("instead", [None, 5, ["What?"], " "], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_no_model_is_asked_what_is_no_text(case: str, instead: Any, tmp_path: Path):
+    """Python prints anything: "None" would be the question."""
+    for record in CASES[case][2]:
+        for name in (name for name in SAID if f'"{name}"' in json.dumps(record)):
+            num_questions, left_out = read(case, [record, without_words(record, name, instead)], tmp_path)
+            assert left_out and all(f"{name} must be a text" in line for line in left_out)
+            assert num_questions == read(case, [record], tmp_path)[0]
 
 
 @settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -353,3 +354,25 @@ def test_a_second_run_in_a_folder_is_refused(annotations: Path, videos: Path, tm
         first.kill()
         first.communicate()
     finish(start(annotations, videos, tmp_path, "streaming", 0.0))
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_from_what_is_kept(annotations: Path, videos: Path, tmp_path: Path):
+    """A limit of bytes a file breaks a line in the middle, as a full disk does."""
+    command = [sys.executable, "-B", "-m", "videochat_online.cli", "eval", "ovbench", "--model", "pocket", "--fps", "1"]
+    command += ["--annotations", annotations, "--videos", videos, "--output", tmp_path, "--no-blind"]
+    command += ["--limit", "12", "--device", "cpu"]
+
+    def full(bytes_a_file: int) -> subprocess.CompletedProcess[str]:
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file,) * 2)  # noqa: E731
+        return subprocess.run(
+            [*map(str, command), "--resume"], cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=limit
+        )
+
+    done = full(3000)
+    path = tmp_path / "predictions.jsonl"
+    assert done.returncode == 2 and str(path) in done.stderr and "add --resume to continue" in done.stderr
+    assert len(done.stderr.strip().splitlines()[-1]) < 400 and path.stat().st_size == 3000
+    kept = read_predictions(tmp_path)
+    assert 0 < len(kept) < 12
+    assert full(1 << 30).returncode == 3  # --limit
+    assert len(found := read_predictions(tmp_path)) == 12 and {key: found[key] for key in kept} == kept

@@ -187,14 +187,14 @@ def test_another_failure_is_not_tried_again(checkout: Checkout):
     assert "pip could not install the packages" in done.stderr and "no network" not in done.stderr
 
 
-@pytest.mark.parametrize("failing", ["", "ruff", "mypy", "wheel", "clients", "pytest", "ruff mypy"])
-def test_ci_runs_all_five_and_fails_with_any(checkout: Checkout, failing: str):
-    for name in ("wheel", "clients"):
+@pytest.mark.parametrize("failing", ["", "ruff", "mypy", "wheel", "lmms", "clients", "pytest", "ruff mypy"])
+def test_ci_runs_all_six_and_fails_with_any(checkout: Checkout, failing: str):
+    for name in ("wheel", "lmms", "clients"):
         stand_in = f'echo "python -m {name}"; exit "$(grep -c -w {name} <<<"${{FAILING:-}}")"\n'
         (checkout.root / "shell" / f"test_{name}.sh").write_text(stand_in)
     done = checkout.run(".ci/run", FAILING=failing, DEBIAN_PACKAGES="")
     ran = [line for line in done.stdout.splitlines() if line.startswith("python ")]
-    kinds = ["ruff check .", "mypy", "wheel", "clients", PYTEST]
+    kinds = ["ruff check .", "mypy", "wheel", "lmms", "clients", PYTEST]
     assert ran == [f"python -m {kind}" for kind in kinds]
     assert done.stdout.splitlines()[-1] == ran[-1]
     assert (done.returncode == 0) == (failing == "")

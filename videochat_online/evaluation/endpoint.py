@@ -159,18 +159,18 @@ class EndpointResponder:
         if status != 200:
             raise ValueError(f"{self.shown_address} cannot be asked (HTTP {status}): {_words(document)}")
         try:
-            text = document["choices"][0]["message"]["content"]
+            text = _reply(document["choices"][0]["message"]["content"])
         except (TypeError, KeyError, IndexError) as error:
             what = f"{self.shown_address} answers with no chat completion: {_words(document)}"
             raise ValueError(f"{what}; expected an address that ends in /v1") from error
         self._count(document.get("usage"))
-        return str(text or "").strip()
+        return text.strip()
 
     def _renames(self, document: Any) -> bool:
         """Whether the server knows an option otherwise: it is sent so from now on, and said once."""
         about = document.get("error") if isinstance(document, dict) else None
         name = about.get("param") if isinstance(about, dict) else None
-        if name not in OTHER_NAMES or name not in self._options:
+        if not isinstance(name, str) or name not in OTHER_NAMES or name not in self._options:
             return False
         value = self._options.pop(name)
         self._options |= dict.fromkeys(OTHER_NAMES[name], value)
@@ -210,10 +210,11 @@ class EndpointResponder:
             self._next = time.monotonic() + 60 / self.requests_per_minute
 
     def _count(self, usage: Any) -> None:
-        if not isinstance(usage, dict):
+        names = ("prompt_tokens", "completion_tokens")
+        counts: list[Any] = [usage.get(name) or 0 for name in names] if isinstance(usage, dict) else [None]
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
             self.usage.without_usage += 1
             return
-        counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
         self.usage.prompt_tokens += counts[0]
         self.usage.completion_tokens += counts[1]
         if self.price:
@@ -250,15 +251,27 @@ class EndpointConversation(RecentFrames):
 def _document(response: Any) -> Any:
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.text
+
+
+def _reply(content: Any) -> str:
+    """The words of a message: a text, none, or parts, as some servers have them. TypeError, KeyError for another thing.
+
+    Half of a surrogate pair, which JSON can hold and no file of UTF-8, becomes a question mark.
+    """
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str | None):
+        raise TypeError(f"expected words, got {content!r:.80}")
+    return (content or "").encode("utf-8", "replace").decode()
 
 
 def _words(document: Any) -> str:
     """What a server says of an error, in one line."""
     about = document.get("error", document) if isinstance(document, dict) else document
     text = about.get("message", about) if isinstance(about, dict) else about
-    return " ".join(str(text).split())[:300]
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text).split())[:300])
 
 
 def _is_spent(document: Any) -> bool:

@@ -75,21 +75,26 @@ def _about(task: VideoTask, question: Question) -> dict[str, Any]:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Callable[[Prediction], None]]:
-    """Gives what appends a prediction to `path`, a line that is on disk when the call returns.
+    """Gives what appends a prediction to `path`, a line that is on disk when the call returns; OSError names the file.
 
     Raises ValueError where another process writes there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
+    with open(path, "ab", buffering=0) as file:  # nothing is left to write, and to fail, when it is closed
         if not lock(file):
             raise ValueError(f"{path} is being written by another process; expected one process a rank")
         file.truncate(_end_of_last_line(path.read_bytes()))
         file.seek(0, os.SEEK_END)
 
         def append(prediction: Prediction) -> None:
-            file.write(_line(prediction).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            line = _line(prediction).encode()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError as error:  # a full disk: nothing but we know which file it was
+                what = f"{error.strerror}; what was answered is kept, add --resume to continue"
+                raise OSError(error.errno, what, str(path)) from error
 
         yield append
 

@@ -82,6 +82,13 @@ def texts(value: Any) -> list[str]:
     return value
 
 
+def text_of(record: Mapping[str, Any], name: str) -> str:
+    """What a record says under `name`. Raises ValueError for anything but a text: no model is asked "None"."""
+    if not isinstance(value := record[name], str) or not value.strip():
+        raise ValueError(f"{name} must be a text, got {value!r:.80}")
+    return value
+
+
 class Benchmark(ABC):
     """Examples plus a judge."""
 

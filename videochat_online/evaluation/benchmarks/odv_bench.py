@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..questions import Question, VideoTask, letters
-from .base import Benchmark, Examples, Settings, texts
+from .base import Benchmark, Examples, Settings, text_of, texts
 
 CATEGORIES = {
     "Targeting single static objects": "static",
@@ -102,7 +102,7 @@ def _question(number: str, record: dict[str, Any]) -> Question:
         raise ValueError(f"expected start <= end, got {start} and {end}")
     labels = tuple(letters(options))
     lines = "\n".join(map("{}. {}".format, labels, options))
-    about = {key: record[key] for key in ("task", "subtask", "question")}
+    about = {key: text_of(record, key) for key in ("task", "subtask", "question")}
     return Question(
         id=number,
         timestamp=end,

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..questions import Question, VideoTask, letters
-from .base import Benchmark, Examples, Settings, texts
+from .base import Benchmark, Examples, Settings, text_of, texts
 
 SOURCES = ("ava", "coin", "hirest", "tao")
 AVA_START = 900.0
@@ -195,7 +195,7 @@ class OVBench(Benchmark):
         labels = tuple(map(self.label.format, letters(options)))
         lines = "\n".join(map(self.option.format, labels, options))
         time = row["middle_frame_timestamp"]  # printed as it stands in the file: 7 or 7.0 or 2.05
-        text = self.prompt.format(time=time, question=row["question"], options=lines)
+        text = self.prompt.format(time=time, question=text_of(row, "question"), options=lines)
         return Question(
             id=question_id,
             timestamp=timestamp,

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from ..blind import commonest
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
-from .base import Benchmark, Examples, Settings, texts
+from .base import Benchmark, Examples, Settings, text_of, texts
 
 REGIMES = {
     "backward": ("EPM", "HLD", "ASI"),
@@ -142,7 +142,9 @@ def _questions(item: dict[str, Any]) -> list[tuple[str, Question]]:
         question = Question(
             id=f"{number}",
             timestamp=float(item["realtime"]),
-            prompt=CHOICE_PROMPT.format(item["question"], "; ".join(map("{}. {}".format, labels, options)) + ";"),
+            prompt=CHOICE_PROMPT.format(
+                text_of(item, "question"), "; ".join(map("{}. {}".format, labels, options)) + ";"
+            ),
             answer=labels[item["gt"]],
             labels=tuple(labels),
             options=tuple(options),
@@ -167,8 +169,12 @@ def _questions(item: dict[str, Any]) -> list[tuple[str, Question]]:
 
 def _forward_prompt(item: dict[str, Any], probe: dict[str, Any]) -> str:
     if item["task"] == "REC":
-        return REC_PROMPT.format(f"How many times did they {item['activity']}?")
-    return SSR_PROMPT.format(probe["step"]) if item["task"] == "SSR" else CRR_PROMPT.format(item["question"])
+        return REC_PROMPT.format(f"How many times did they {text_of(item, 'activity')}?")
+    return (
+        SSR_PROMPT.format(text_of(probe, "step"))
+        if item["task"] == "SSR"
+        else CRR_PROMPT.format(text_of(item, "question"))
+    )
 
 
 def _places(name: str, chunked: bool) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..predictions import Prediction
 from ..questions import Poll, Question, Reply, Verdict, VideoTask, letters
-from .base import Benchmark, Examples, Settings, texts
+from .base import Benchmark, Examples, Settings, text_of, texts
 
 PARTS = ("real", "omni", "sqa", "proactive")
 POLL_SECONDS_AFTER = 4.0
@@ -145,10 +145,10 @@ def _question(row: dict[str, Any], question_id: str, part: str, context: str) ->
         options = list(map("{}. {}".format, letters(options), options))
     shown = options[:NUM_SHOWN]
     lines = "\n".join(shown)
-    prompt = CHOICE_PROMPT.format(row["question"], lines)
+    prompt = CHOICE_PROMPT.format(text_of(row, "question"), lines)
     if part == "sqa":
-        prompt = SEQUENTIAL_PROMPT.format(context, row["question"], lines)
-        item = CONTEXT_ITEM.format(row["time_stamp"], row["question"], ", ".join(options), row["answer"])
+        prompt = SEQUENTIAL_PROMPT.format(context, text_of(row, "question"), lines)
+        item = CONTEXT_ITEM.format(row["time_stamp"], text_of(row, "question"), ", ".join(options), row["answer"])
         context = (context or CONTEXT_START) + item
     question = Question(
         timestamp=seconds(row["time_stamp"]),
@@ -164,16 +164,16 @@ def _question(row: dict[str, Any], question_id: str, part: str, context: str) ->
 
 def _proactive(row: dict[str, Any], common: dict[str, Any]) -> Question:
     asked, due = seconds(row["time_stamp"]), seconds(row["ground_truth_time_stamp"])
-    words = row["ground_truth_output"]
+    words = text_of(row, "ground_truth_output")
     poll = Poll(
-        prompt=PROACTIVE_PROMPT.format(POLL_QUESTION.format(row["question"], words)),
+        prompt=PROACTIVE_PROMPT.format(POLL_QUESTION.format(text_of(row, "question"), words)),
         start=asked + 1,
         end=max(asked + 1, due + POLL_SECONDS_AFTER),
         due=due,
     )
     return Question(
         timestamp=asked,
-        prompt=PROACTIVE_PROMPT.format(row["question"]),
+        prompt=PROACTIVE_PROMPT.format(text_of(row, "question")),
         answer=words,
         kind="proactive",
         poll=poll,
