@@ -110,6 +110,11 @@ def test_no_tiny_model_is_as_large_as_that(size: list[str], tmp_path: Path, caps
     assert f"{size[0]} must be " in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
+def test_a_question_can_be_measured_on_it(folder: Path, capsys):
+    assert main(["bench", "ask", "--model", str(folder), "--repeats", "1", "--frames", "220"]) == 0
+    assert "second question, nothing new" in capsys.readouterr().out
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(folder: Path, capsys):
     assert main(["tiny-model", "qwen3_vl", str(folder)]) == 2
     assert "is not empty" in capsys.readouterr().err
