@@ -26,7 +26,7 @@ from ...model.videochat import rename_cache
 from ...processing import Processor, load_model
 from ...streaming.cache import position_keys
 from ...streaming.session import StreamingSession
-from .ask import averaging, measuring_model
+from .ask import measuring_model
 from .measure import Tables
 
 QUESTION = "What is happening now?"
@@ -47,7 +47,6 @@ class Endless(Processor):
 
 def measure(options: argparse.Namespace) -> Tables:
     model, given = load_model(options.model, device="cpu")
-    model = averaging(model)
     processor = Endless(given.tokenizer, given.template, given.transform)
     ways: dict[str, tuple[Any, Callable[..., Answers]]] = {"threads": (model, threads), "static batch": (model, batch)}
     if options.engine_url:
