@@ -113,7 +113,7 @@ def test_no_tiny_model_is_as_large_as_that(size: list[str], tmp_path: Path, caps
 def test_a_question_can_be_measured_on_it(folder: Path, capsys):
     assert main(["bench", "ask", "--model", str(folder), "--repeats", "1", "--frames", "220"]) == 0
     assert "second question, nothing new" in capsys.readouterr().out
-    for name in ("encoder", "serve", "train", "lists"):
+    for name in ("encoder", "eval", "serve", "train", "lists"):
         assert main(["bench", name, "--model", str(folder)]) == 2
         assert "expected 'internvl_chat' here" in capsys.readouterr().err
 

@@ -28,7 +28,7 @@ BENCHMARKS = {
     "endurance": "10,000 frames and 500 questions on one session: memory, drift",
 }
 """Module of this folder -> what its `measure(options)` compares. It is imported when it is run, not before."""
-OF_OURS = ("encoder", "serve", "train")
+OF_OURS = ("encoder", "eval", "serve", "train")
 """Benchmarks that take apart a model of our own layout."""
 
 
