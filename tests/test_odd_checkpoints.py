@@ -459,6 +459,53 @@ def test_a_map_of_devices(folder: Path, capfd):
     )
 
 
+def test_one_adapter_is_applied_and_never_silently_another(
+    adapter: tuple[Path, Path, Tensors], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    base, folder, _ = adapter
+    other = shutil.copytree(folder, tmp_path / "other")
+    capfd.readouterr()
+    assert "an adapter, and --lora" in refusal(chat_command(folder, "--lora", str(other)), capfd)
+    assert chat(folder, capfd, "--lora", str(folder)) == chat(folder, capfd)
+    with pytest.raises(SystemExit):
+        main(chat_command(base, "--lora", str(folder), "--lora", str(other)))
+    assert "--lora may be given only once" in capfd.readouterr().err
+
+
+def test_an_adapter_is_no_model_for_an_engine(adapter: tuple[Path, Path, Tensors], tmp_path: Path, capfd):
+    """Its export would be taken for that of the model alone: the engine's name for it is that of the base's weights."""
+    _, folder, _ = adapter
+    capfd.readouterr()
+    assert "is an adapter: an engine runs a model's own weights" in refusal(
+        ["export-llm", str(folder), str(tmp_path / "llm")], capfd
+    )
+    assert not (tmp_path / "llm").exists()
+
+
+def test_training_on_an_adapter_gives_a_whole_model(adapter: tuple[Path, Path, Tensors], tmp_path: Path, capsys):
+    """An adapter of it would name it as its model, which no command loads, or be applied without the first."""
+    _, folder, _ = adapter
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "It."}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"video": "sample.mp4", "conversations": turns}]))
+    (tmp_path / "list.json").write_text(
+        json.dumps({"x": {"annotation": str(tmp_path / "rows.json"), "data_root": str(POCKET)}})
+    )
+    flags = ["--preset", "finetune", "--data", str(tmp_path / "list.json"), "--model", str(folder), "--cpu"]
+    command = ["train", *flags, "--output-dir", str(tmp_path / "run"), "--num-frames", "2", "--max-steps", "2"]
+    assert main([*command, "--check", "--export", "adapter"]) == 1
+    assert "is an adapter itself" in capsys.readouterr().out
+    assert main([*command, "--check"]) == 0
+
+
+@pytest.mark.parametrize("flag", ["--model", "--lora"])
+def test_an_empty_name_is_not_the_working_folder(flag: str, own: Path, monkeypatch: pytest.MonkeyPatch, capfd):
+    monkeypatch.chdir(own)
+    command = chat_command(own, *([flag, ""] if flag == "--lora" else []))
+    if flag == "--model":
+        command[command.index(flag) + 1] = ""
+    assert "the name is empty" in refusal(command, capfd)
+
+
 # ---- what we write ---------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,22 @@ def test_data_show_writes_a_row_as_the_family_reads_it(folder: Path, tmp_path: P
     assert line in told and "«It.<|im_end|>»" in told, told
 
 
+@pytest.mark.parametrize(
+    "size", [["--layers", "100000"], ["--layers", "0"], ["--width", "6400000"], ["--pixels", "65"]]
+)
+def test_no_tiny_model_is_as_large_as_that(size: list[str], tmp_path: Path, capsys):
+    assert main(["tiny-model", "qwen3_vl", str(tmp_path / "new"), *size]) == 2
+    assert f"{size[0]} must be " in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_a_question_can_be_measured_on_it(folder: Path, capsys):
+    assert main(["bench", "ask", "--model", str(folder), "--repeats", "1", "--frames", "220"]) == 0
+    assert "second question, nothing new" in capsys.readouterr().out
+    for name in ("encoder", "eval", "serve", "train", "lists"):
+        assert main(["bench", name, "--model", str(folder)]) == 2
+        assert "expected 'internvl_chat' here" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(folder: Path, capsys):
     assert main(["tiny-model", "qwen3_vl", str(folder)]) == 2
     assert "is not empty" in capsys.readouterr().err

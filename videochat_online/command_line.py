@@ -119,6 +119,15 @@ def _is_flag(word: str) -> bool:
     return False
 
 
+class Once(argparse.Action):
+    """A flag whose second value would replace the first without a word, where a user may expect both."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} may be given only once")
+        setattr(namespace, self.dest, values)
+
+
 def add_model_flags(parser: argparse.ArgumentParser, *, engine: bool = False) -> None:
     """Which model, where it runs and how; `load_from_flags` reads them. `engine`: its language model elsewhere, too."""
     group = parser.add_argument_group("model")
@@ -129,7 +138,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, engine: bool = False) ->
     what = "default: the checkpoint's own on cuda, float32 on the cpu"
     group.add_argument("--dtype", default="auto", choices=dtypes, help=what)
     pairs = "a PEFT adapter for the model, such as LoRA pairs: a folder or hub id (--model may name one itself)"
-    group.add_argument("--lora", metavar="DIR", help=pairs)
+    group.add_argument("--lora", action=Once, metavar="DIR", help=pairs)
     fewer = "hold the language model's weights in 8 or 4 bits, by bitsandbytes (docs/models.md)"
     group.add_argument("--quantize", default="none", choices=("none", "int8", "nf4"), help=fewer)
     spread = "auto: spread the model over all GPUs, then the CPU's memory; not with --device"

@@ -125,10 +125,10 @@ def run_tiny_model(options: argparse.Namespace) -> int:
     if options.folder.exists() and any(options.folder.iterdir()):
         raise ValueError(f"{options.folder} is not empty: give a new folder")
     for name in ("width", "pixels"):
-        if (value := getattr(options, name)) < 64 or value % 64:
-            raise ValueError(f"--{name} must be a multiple of 64, got {value}")
-    if options.layers < 1:
-        raise ValueError(f"--layers must be at least 1, got {options.layers}")
+        if not 64 <= (value := getattr(options, name)) <= 8192 or value % 64:
+            raise ValueError(f"--{name} must be a multiple of 64, up to 8192, got {value}")
+    if not 1 <= options.layers <= 100:
+        raise ValueError(f"--layers must be from 1 to 100, got {options.layers}")
     sizes = {"width": options.width, "num_layers": options.layers, "pixels": options.pixels}
     write_tiny_model(options.family, options.folder, seed=options.seed, **sizes)
     print(f"{options.folder}: a random {options.family} model; it knows nothing")

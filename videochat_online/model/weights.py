@@ -355,12 +355,15 @@ def find_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]) 
 def adapter_folder(name: str | Path, adapter: str | Path | None, hub: dict[str, Any]) -> Path | None:
     """The folder of the adapter that is to be applied: `adapter`, else `name` where it is one; None: there is none."""
     patterns = ["adapter_*"]
+    named = _named_folder(name, patterns, hub)
+    own = None if base_of(named) is None else named
     if adapter is None:
-        folder = _named_folder(name, patterns, hub)
-        return None if base_of(folder) is None else folder
+        return own
     folder = _named_folder(adapter, patterns, {**hub, "revision": None})
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"--lora {adapter}: there is no {ADAPTER_CONFIG} in {folder}")
+    if own is not None and not own.samefile(folder):
+        raise CheckpointError(f"--model {name} is an adapter, and --lora {adapter} another: only one can be applied")
     return folder
 
 
@@ -368,6 +371,8 @@ def _named_folder(name: str | Path, patterns: Sequence[str], hub: dict[str, Any]
     """As `find_folder`, but an adapter is an adapter."""
     if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
         raise TypeError(f"unknown options {', '.join(unknown)}; for the hub there are {', '.join(HUB_OPTIONS)}")
+    if not str(name).strip():
+        raise CheckpointError("no model is named: the name is empty")
     if str(name) in SHIPPED_MODELS:
         return SHIPPED_MODELS[str(name)]
     near = get_close_matches(str(name), SHIPPED_MODELS, n=1)

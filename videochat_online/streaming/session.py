@@ -612,11 +612,13 @@ class StreamingSession:
         options = {name: about[name] for name in cls._options() if name in about}  # an older file may know fewer
         older = {"small_frames": "pooled"}  # what a file that says nothing of it was made with, and with squares
         session = cls(model, processor, memory=MemoryConfig.from_dict(older | about["memory"]), **options)
-        if size := about.get("picture_size", [model.config.image_size] * 2 if model.config.any_shape else None):
+        if size := about.get("picture_size"):
             session._size = (size[0], size[1])
             session.memory.reset(session._grids_of(size))
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if ".features" in key}
         session.memory.load_state_dict({**tensors, **maps})
+        if not size and model.config.any_shape and session.memory.num_written:  # an older file, or a model of squares
+            session._size = model.config.image_size, model.config.image_size
         session._turns = [AnsweredQuestion(**turn) for turn in about["turns"]]
         session._encode_seconds, session._num_skipped = about["encode_seconds"], about["num_skipped"]
         session._num_forgotten = about["num_forgotten"]

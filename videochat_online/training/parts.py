@@ -46,7 +46,14 @@ class PartRow:
 
 
 def check_model(config: TrainingConfig, facts: Facts) -> None:
-    """Raise SettingError for settings that only a model of our own layout follows, where it is another."""
+    """Raise SettingError for settings that this model cannot follow, being an adapter or not of our own layout."""
+    from ..model.weights import adapter_folder
+
+    if config.export == "adapter" and adapter_folder(config.model, None, {}):
+        raise SettingError(
+            f"--export adapter: {config.model} is an adapter itself, and the new one would be applied without it; "
+            "leave the flag out, which writes a whole model"
+        )
     if isinstance(facts, VideoChatOnlineConfig):
         return
     expected = {

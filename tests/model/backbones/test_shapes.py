@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from videochat_online import MemoryConfig, StreamingSession
-from videochat_online.model.backbone import memory_on
+from videochat_online import MemoryConfig, StreamingSession, load_model
+from videochat_online.model.backbone import TRAINED_HERE, memory_on
 from videochat_online.streaming.encoding import SharedEncoder
 from videochat_online.streaming.state import read_session, write_session
 
@@ -185,6 +187,21 @@ def test_a_session_saved_without_a_shape_is_of_pooled_squares(loaded, tmp_path):
     same(session, again)
     again.see(shots(1)[0], 9.0)
     assert again.memory.grids[0] == (16, 16) and not again.memory.is_encoded
+
+
+def test_a_session_of_a_model_that_sees_squares_goes_on_as_squares(loaded, folders, tmp_path):
+    """As of a Qwen that `train` wrote, continued on the model that it was trained from."""
+    folder = shutil.copytree(folders / "qwen3_vl", tmp_path / "trained")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, TRAINED_HERE: "squares, averaged"}))
+    one = StreamingSession(*load_model(folder, device="cpu"))
+    one.see_many(shots(9), range(9))
+    one.save(tmp_path / "session")
+    again = StreamingSession.restore(*loaded["qwen3_vl"], tmp_path / "session")
+    for session in (one, again):
+        session.see(shots(1)[0], 9.0)
+    assert again.memory.grids[0] == (16, 16) and again.stats()["frames_seen"] == 10
+    assert again.stats()["frames_held"] == one.stats()["frames_held"]
 
 
 def test_frames_that_hardly_change_are_not_encoded_at_any_scale(loaded):

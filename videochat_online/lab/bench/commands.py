@@ -28,6 +28,8 @@ BENCHMARKS = {
     "endurance": "10,000 frames and 500 questions on one session: memory, drift",
 }
 """Module of this folder -> what its `measure(options)` compares. It is imported when it is run, not before."""
+OF_OURS = ("encoder", "eval", "serve", "train")
+"""Benchmarks that take apart a model of our own layout."""
 
 
 def add_bench_command(commands: Any) -> None:
@@ -110,6 +112,10 @@ def _measure(options: argparse.Namespace, name: str) -> Tables:
         if getattr(options, flag) < 1:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(options, flag)}")
     torch.set_num_threads(options.threads)
+    if name in OF_OURS:
+        from ...model.weights import load_config
+
+        load_config(options.model)  # refuses others
     results: Tables = import_module(f"{__package__}.{name}").measure(options)
     _show(f"bench {name}, {options.threads} threads", results)
     return results
