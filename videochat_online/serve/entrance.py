@@ -17,6 +17,7 @@ from .limits import LimitReached
 from .logs import REQUEST, log_request
 from .operations import PROBES, Metrics
 from .questions import error_body, refusal, retry_headers
+from .reading import LEFT
 from .sessions import Sessions
 from .turns import CLIENT
 
@@ -93,7 +94,9 @@ class Entrance:
                 message = await asyncio.wait_for(receive(), max(0.001, until - time.monotonic()))
             except asyncio.TimeoutError:
                 raise HTTPException(408, "the request's body came too slowly") from None
-            is_whole = message["type"] != "http.request" or not message.get("more_body", False)
+            if message["type"] == "http.disconnect":
+                raise HTTPException(LEFT, "the client left before its request was whole")
+            is_whole = not message.get("more_body", False)
             until += len(message.get("body", b"")) / SLOWEST
             return message
 
@@ -102,7 +105,9 @@ class Entrance:
 
 def _pattern(scope: Scope) -> str:
     """The path of a route with the names of its parameters: a newer FastAPI leaves out where a router was mounted."""
-    path = getattr(scope.get("route"), "path", None) or "other"
+    path = getattr(scope.get("route"), "path", None)
+    if path is None:
+        return "other"
     if "/v1" in path or not scope["path"].startswith(("/v1/", "/s/")):
         return path
     return ("/v1" if scope["path"].startswith("/v1/") else "/s/{name}/v1") + path

@@ -23,6 +23,7 @@ from fastapi.responses import StreamingResponse
 
 from .limits import NO_OTHER_FIELDS
 from .live_session import FIRST_FRAME_SECONDS, LiveSession
+from .reading import wanted
 from .routes import AllSessions, Found
 from .sessions import Sessions
 from .turns import Place
@@ -64,13 +65,13 @@ async def ask(found: Found, request: QuestionRequest, connection: Request, sessi
     """Ask about what was seen so far. Streams `piece` events, then `done` with the whole answer."""
     found.check_question(request.question, request.max_new_tokens)
     with sessions.turns.entered(found.key) as place:
-        await await_first_frame(found)
+        await wanted(await_first_frame(found), connection)
         try:
             found.check_stream()
         except ValueError:  # many that waited together are told one after another
             await sessions.refusals.moment()
             raise
-        await place.turn()
+        await wanted(place.turn(), connection)
         named = {"max_new_tokens": request.max_new_tokens, "pace": place.pause, "at_once": True}
         turn, pieces = await in_thread(found.ask, request.question, **named)
         answer = RunningAnswer(pieces, place, sessions)

@@ -10,6 +10,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +30,7 @@ LONGEST_RETRY = 60
 FIRST_REFUSAL, NEXT_REFUSAL, LAST_REFUSAL = 0.5, 0.2, 30.0
 """Seconds: from the request, from the refusal before, and at most."""
 MOST_KNOWN = 1000
+STOPPED = "the server is being stopped"
 
 
 @dataclass(eq=False)
@@ -44,6 +46,8 @@ class Place:
     state: str = "new"
     """new, waiting, held or over."""
     has_begun: bool = False
+    is_displaced: bool = False
+    """It was over before it began, for the sake of somebody who asked for less."""
     wake: Callable[[], Any] = field(default=lambda: None, repr=False)
 
     async def turn(self) -> None:
@@ -52,7 +56,7 @@ class Place:
         self.turns._wait(self, partial(loop.call_soon_threadsafe, ready.set))
         await ready.wait()
         if self.state == "over":
-            raise Overloaded("the server is being stopped")
+            raise Overloaded("who asked for less goes first; try again later" if self.is_displaced else STOPPED)
 
     def pause(self) -> None:
         """Between two pieces of work, in the thread that does it: whoever had less goes first, and this one waits."""
@@ -101,11 +105,12 @@ class Turns:
         """A place in the queue, to be released whatever happens; an empty session is none."""
         with self._lock:
             if self.is_closed:
-                raise Overloaded("the server is being stopped", self._retry())
-            if len(self._entered) >= self.most_waiting:
+                raise Overloaded(STOPPED, self._retry())
+            if len(self._entered) >= self.most_waiting and not self._displace(self._entered):
                 raise Overloaded(f"{len(self._entered)} requests wait already; try again later", self._retry())
             most, whose = (self.most_of_session, "of this") if session else (self.most_alone, "without a")
-            if sum(place.session == session for place in self._entered) >= most:
+            same = [place for place in self._entered if place.session == session]
+            if len(same) >= most and (session or not self._displace(same)):
                 what = f"{most} questions {whose} session wait or are being answered; try again later"
                 raise LimitReached(what, self._retry())
             place = Place(self, CLIENT.get(), session)
@@ -128,6 +133,17 @@ class Turns:
             if not place.has_begun:
                 place.release()
 
+    def _displace(self, among: list[Place]) -> bool:
+        """Whether the newest that waits there, of the client who has most, could go: for one who then has no more."""
+        had = Counter(place.client for place in among)
+        most = max(had, key=lambda client: had[client])
+        last = next((one for one in reversed(among) if one.client == most and not one.has_begun), None)
+        if last is None or had[most] <= had[CLIENT.get()] + 1:
+            return False
+        last.is_displaced = True
+        self._over(last)
+        return True
+
     def _retry(self) -> int:
         """Seconds after which what waits now will have been served, as far as one can know."""
         seconds = self._usual_seconds * (len(self._entered) + 1) / self._num_places
@@ -135,6 +151,9 @@ class Turns:
 
     def _wait(self, place: Place, wake: Callable[[], Any]) -> None:
         with self._lock:
+            if place.state == "over":  # while its pictures were read
+                wake()
+                return
             place.wake, place.state = wake, "waiting"
             self._give_places()
 
@@ -143,8 +162,9 @@ class Turns:
             if place.state != "held" or not (others := self._ready()):
                 return False
             self._charge(place)
-            other = min(others, key=self._share)
-            ours, theirs = self._share(place), self._share(other)
+            share = self._shares()
+            other = min(others, key=share)
+            ours, theirs = share(place), share(other)
             mine, least = (ours[1], theirs[1]) if place.client == other.client else (ours[0], theirs[0])
             if least + SLICE_SECONDS >= mine:
                 return False
@@ -155,15 +175,17 @@ class Turns:
 
     def _end(self, place: Place) -> None:
         with self._lock:
-            if place.state == "over":
-                return
-            if place.state == "held":
-                seconds = self._charge(place)
-                self._usual_seconds += 0.1 * (seconds - self._usual_seconds)
-                self._num_free += 1
-            was_waiting, place.state = place.state == "waiting", "over"
-            self._entered.remove(place)
-            self._give_places()
+            if place.state != "over":
+                self._over(place)
+
+    def _over(self, place: Place) -> None:
+        if place.state == "held":
+            seconds = self._charge(place)
+            self._usual_seconds += 0.1 * (seconds - self._usual_seconds)
+            self._num_free += 1
+        was_waiting, place.state = place.state == "waiting", "over"
+        self._entered.remove(place)
+        self._give_places()
         if was_waiting:
             place.wake()
 
@@ -175,14 +197,20 @@ class Turns:
 
     def _give_places(self) -> None:
         while self._num_free and (ready := self._ready()):
-            place = min(ready, key=self._share)
+            place = min(ready, key=self._shares())
             self._num_free -= 1
             place.state, place.has_begun, place.since = "held", True, time.monotonic()
             place.wake()
 
-    def _share(self, place: Place) -> tuple[float, float]:
-        """What its client and its session had lately, in seconds."""
-        return self._recent(f"client {place.client}"), self._recent(f"session {place.session}")
+    def _shares(self) -> Callable[[Place], tuple[float, float]]:
+        """What a place's client and session had lately, in seconds; of a client, times what it asks for at once."""
+        asked = Counter(place.client for place in self._entered)
+
+        def share(place: Place) -> tuple[float, float]:
+            client = asked[place.client] * self._recent(f"client {place.client}")
+            return client, self._recent(f"session {place.session}")
+
+        return share
 
     def _recent(self, who: str) -> float:
         seconds, at = self._had.get(who, (0.0, 0.0))
