@@ -325,6 +325,29 @@ def test_a_server_that_is_stopped_lets_answers_end_and_closes_sockets(serve, end
         assert caught.value.rcvd.code == 1001
 
 
+def test_what_waits_when_a_server_is_stopped_is_told_so(serve, wait_until, png, caplog):
+    server = serve(shutdown_seconds=0.1)
+    sessions, client = server.sessions, Client(server.address)
+    keys = [sessions.create().key for _ in range(2)]
+    client.call("PUT", f"/v1/sessions/{keys[0]}/source", {"kind": "push"})
+    sessions.reading._num_free = 0
+    bodies = [("questions", json.dumps(ASK).encode()), ("frames", png(1))]
+    opened = [
+        left(server, "POST", f"/v1/sessions/{key}/{place}", body)
+        for key, (place, body) in zip(keys, bodies, strict=True)
+    ]
+    opened.append(raw(server, f"GET /v1/sessions/{keys[0]}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()))
+    wait_until(lambda: sessions.turns.num_entered == sessions.reading.num_waiting == 1)
+    assert b": listening" in opened[2].recv(2**16)
+    server.server.should_exit = True
+    for one in opened[:2]:
+        with closing(one):
+            assert b" 503 " in one.makefile("rb").readline()
+    with closing(opened[2]), opened[2].makefile("rb") as told:
+        assert b"event: end" in told.read()
+    assert [one for one in caplog.records if one.levelname == "ERROR"] == []
+
+
 def test_an_answer_that_does_not_end_in_time_is_ended_with_an_error(serve, endless, png):
     server = serve(shutdown_seconds=0.2)
     client = Client(server.address)

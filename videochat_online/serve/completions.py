@@ -249,7 +249,7 @@ async def _begun_in(
     session.check_question(question, most)
     with sessions.turns.entered(session.key) as place:
         await in_thread(show_in, session, system, turns, is_repeat=is_repeat)
-        await wanted(await_first_frame(session), connection)
+        await wanted(await_first_frame(session, place), connection)
         await wanted(place.turn(), connection)
         options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, "at_once": True}
         options |= {"without_frames": True, **request.generation()}

@@ -118,7 +118,9 @@ class Server(uvicorn.Server):
         while (sessions.turns.num_entered or sessions.running) and loop.time() < until and not self.force_exit:
             await asyncio.sleep(LOOK_SECONDS)
         # 2. event streams end with an error, sockets with 1001: clients of both come again
-        sessions.turns.empty()
+        for queue in (sessions.turns, sessions.reading):
+            queue.is_closed = True
+            queue.empty()
         for answer in list(sessions.running):
             answer.leave(Overloaded("the server is being stopped"))
         closing = [loop.create_task(client.close(1001, "the server is being stopped")) for client in sessions.sockets]

@@ -55,6 +55,10 @@ class Place:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         self.turns._wait(self, partial(loop.call_soon_threadsafe, ready.set))
         await ready.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Overloaded where it was over before it began."""
         if self.state == "over":
             raise Overloaded("who asked for less goes first; try again later" if self.is_displaced else STOPPED)
 
