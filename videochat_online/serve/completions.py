@@ -31,7 +31,7 @@ from .content import Content, Picture, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
 from .live_session import USUAL_NEW_TOKENS, LiveSession
 from .questions import EVENTS, RunningAnswer, await_first_frame, data_line, error_body, event_response, heard, in_thread
-from .reading import in_reading_turn, wanted
+from .reading import in_reading_turn
 from .routes import AllSessions
 from .sessions import Sessions
 
@@ -211,21 +211,19 @@ async def _complete(
     head: dict[str, Any] = {"created": int(time.time()), "model": request.model}
     head["id"] = f"chatcmpl-{secrets.token_hex(12)}"
     if find is None:
-        completion = await _begun_alone(request, connection, sessions, head, most)
+        completion = await _begun_alone(request, sessions, head, most)
     else:
-        completion = await _begun_in(request, connection, sessions, head, most, find, is_repeat=is_repeat)
+        completion = await _begun_in(request, sessions, head, most, find, is_repeat=is_repeat)
     if request.stream:
         return event_response(completion.pieces, completion.chunks(with_usage=request.with_usage))
     return completion.whole(await heard(completion.pieces, connection))
 
 
-async def _begun_alone(
-    request: ChatRequest, connection: Request, sessions: Sessions, head: dict[str, Any], most: int
-) -> Completion:
+async def _begun_alone(request: ChatRequest, sessions: Sessions, head: dict[str, Any], most: int) -> Completion:
     """The answer of a request that is complete in itself. Its place in the queue bounds what is held of pictures."""
     with sessions.turns.entered() as place:
-        system, turns = await read_dialogue(request, connection, sessions)
-        await wanted(place.turn(), connection)
+        system, turns = await read_dialogue(request, sessions)
+        await place.turn()
         options = {"max_new_tokens": most, "pace": place.pause, **request.generation()}
         answer = await in_thread(answer_alone, sessions, system, turns, **options)
         text = StopText(answer, request.stops)
@@ -235,7 +233,6 @@ async def _begun_alone(
 
 async def _begun_in(
     request: ChatRequest,
-    connection: Request,
     sessions: Sessions,
     head: dict[str, Any],
     most: int,
@@ -244,13 +241,13 @@ async def _begun_in(
     is_repeat: bool,
 ) -> Completion:
     """The answer about a session's stream, which sees what is new before."""
-    system, turns = await read_dialogue(request, connection, sessions)
+    system, turns = await read_dialogue(request, sessions)
     session, question = await in_thread(find), turns[-1].text
     session.check_question(question, most)
     with sessions.turns.entered(session.key) as place:
         await in_thread(show_in, session, system, turns, is_repeat=is_repeat)
-        await wanted(await_first_frame(session, place), connection)
-        await wanted(place.turn(), connection)
+        await await_first_frame(session, place)
+        await place.turn()
         options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, "at_once": True}
         options |= {"without_frames": True, **request.generation()}
         turn, pieces = await in_thread(session.ask, question, **options)
@@ -260,13 +257,13 @@ async def _begun_in(
     return Completion(head, text, running, turn, ())
 
 
-async def read_dialogue(request: ChatRequest, connection: Request, sessions: Sessions) -> tuple[str | None, list[Said]]:
+async def read_dialogue(request: ChatRequest, sessions: Sessions) -> tuple[str | None, list[Said]]:
     """`dialogue_of` a request; one with pictures waits for its turn to decode them."""
     reader = RequestReader(sessions.limits, sessions.files.path)
     has_pictures = any(isinstance(message.content, list) for message in request.messages)
     if not has_pictures:
         return await in_thread(dialogue_of, request.messages, reader)
-    return await in_reading_turn(sessions, connection, dialogue_of, request.messages, reader)
+    return await in_reading_turn(sessions, dialogue_of, request.messages, reader)
 
 
 def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple[str | None, list[Said]]:

@@ -23,7 +23,6 @@ from fastapi.responses import StreamingResponse
 
 from .limits import NO_OTHER_FIELDS
 from .live_session import FIRST_FRAME_SECONDS, LiveSession
-from .reading import wanted
 from .routes import AllSessions, Found
 from .sessions import Sessions
 from .turns import Place
@@ -65,13 +64,13 @@ async def ask(found: Found, request: QuestionRequest, connection: Request, sessi
     """Ask about what was seen so far. Streams `piece` events, then `done` with the whole answer."""
     found.check_question(request.question, request.max_new_tokens)
     with sessions.turns.entered(found.key) as place:
-        await wanted(await_first_frame(found, place), connection)
+        await await_first_frame(found, place)
         try:
             found.check_stream()
         except ValueError:  # many that waited together are told one after another
             await sessions.refusals.moment()
             raise
-        await wanted(place.turn(), connection)
+        await place.turn()
         named = {"max_new_tokens": request.max_new_tokens, "pace": place.pause, "at_once": True}
         turn, pieces = await in_thread(found.ask, request.question, **named)
         answer = RunningAnswer(pieces, place, sessions)
@@ -90,7 +89,7 @@ async def await_first_frame(session: LiveSession, place: Place) -> None:
     """A question right after the start waits for something to be asked about, and holds no thread meanwhile."""
     until = time.monotonic() + FIRST_FRAME_SECONDS
     while session.awaits_first_frame and time.monotonic() < until:
-        place.check()
+        await place.check()
         await asyncio.sleep(LOOK_SECONDS)
 
 

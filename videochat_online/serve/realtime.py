@@ -276,7 +276,7 @@ class RealtimeClient:
         spoken += [{"type": "text", "text": part["transcript"]} for part in parts if part.get("transcript")]
         reader = RequestReader(self.session.limits, self.folder)
         is_shown = any(part.get("type") not in TEXTS for part in spoken)
-        read = partial(in_reading_turn, self.sessions, None) if is_shown else in_thread
+        read = partial(in_reading_turn, self.sessions) if is_shown else in_thread
         content = await read(reader.content, spoken, "item.content")
         is_known = key in self.session.known_items  # replayed after a break
         shown = [_shown_part(part) for part in parts]

@@ -157,7 +157,7 @@ async def see(found: Found, request: Request, sessions: AllSessions, timestamp: 
     """See one picture (JPEG, PNG, ...), sent as the request's body, shown at `timestamp` seconds."""
     data = await read_body(request.stream(), found.limits.max_image_bytes)
     return await in_reading_turn(
-        sessions, request, lambda: SeenFrame(**found.see(picture_of(data, "the frame sent"), timestamp))
+        sessions, lambda: SeenFrame(**found.see(picture_of(data, "the frame sent"), timestamp))
     )
 
 

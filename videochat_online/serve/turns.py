@@ -11,17 +11,20 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from .limits import LimitReached, Overloaded
+from .limits import ClientLeft, LimitReached, Overloaded
 
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
 """The address of whoever sent what is being done now; empty for work of our own."""
+HAS_LEFT: ContextVar[Callable[[], Awaitable[bool]] | None] = ContextVar("HAS_LEFT", default=None)
+"""Tells of a request over HTTP, once its body is whole, whether its client has left."""
+LOOK_SECONDS = 0.05
 SLICE_SECONDS = 0.05
 """By so much another must have had less before it goes first in the middle of a work."""
 HALF_LIFE_SECONDS = 10.0
@@ -46,19 +49,24 @@ class Place:
     state: str = "new"
     """new, waiting, held or over."""
     has_begun: bool = False
-    is_displaced: bool = False
-    """It was over before it began, for the sake of somebody who asked for less."""
+    is_displaced: bool = False  # for the sake of somebody who asked for less
     wake: Callable[[], Any] = field(default=lambda: None, repr=False)
 
     async def turn(self) -> None:
         """Wait until it may begin; Overloaded where the server ends before."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         self.turns._wait(self, partial(loop.call_soon_threadsafe, ready.set))
-        await ready.wait()
-        self.check()
+        while True:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(ready.wait(), LOOK_SECONDS)
+            await self.check()
+            if ready.is_set():
+                return
 
-    def check(self) -> None:
-        """Overloaded where it was over before it began."""
+    async def check(self) -> None:
+        """ClientLeft where nobody waits for it any more, Overloaded where it was over before it began."""
+        if (has_left := HAS_LEFT.get()) is not None and await has_left():
+            raise ClientLeft("the client left before its turn")
         if self.state == "over":
             raise Overloaded("who asked for less goes first; try again later" if self.is_displaced else STOPPED)
 
