@@ -107,8 +107,6 @@ class Entrance:
 def _pattern(scope: Scope) -> str:
     """The path of a route with the names of its parameters: a newer FastAPI leaves out where a router was mounted."""
     path = getattr(scope.get("route"), "path", None)
-    if path is None:
-        return "other"
-    if "/v1" in path or not scope["path"].startswith(("/v1/", "/s/")):
-        return path
+    if path is None or "/v1" in path or not scope["path"].startswith(("/v1/", "/s/")):
+        return path or "other"
     return ("/v1" if scope["path"].startswith("/v1/") else "/s/{name}/v1") + path

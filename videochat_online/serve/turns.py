@@ -56,12 +56,10 @@ class Place:
         """Wait until it may begin; Overloaded where the server ends before."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         self.turns._wait(self, partial(loop.call_soon_threadsafe, ready.set))
-        while True:
+        while not ready.is_set():
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(ready.wait(), LOOK_SECONDS)
             await self.check()
-            if ready.is_set():
-                return
 
     async def check(self) -> None:
         """ClientLeft where nobody waits for it any more, Overloaded where it was over before it began."""

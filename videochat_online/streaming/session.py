@@ -399,6 +399,10 @@ class StreamingSession:
 
         Raises ValueError for an instruction or rule that cannot be followed, or that stands already.
         """
+        if not self.model.keeps_keys:
+            raise ValueError(
+                "an engine gives answers, no probabilities: standing instructions cannot be followed there"
+            )
         with self._state:
             return self.watchlist.add(text, question, expect, **rule)
 
