@@ -14,7 +14,7 @@ COMMANDS = {
     "info": "info:add_info_command",
     "data": "data.commands:add_data_command",
     "train": "training.commands:add_train_command",
-    "gate": "training.gate:add_gate_command",
+    "gate": "training.commands:add_gate_command",
     "eval": "evaluation.commands:add_eval_commands",
     "world": "lab.shapeworld.commands:add_world_commands",
     "bench": "lab.bench.commands:add_bench_command",

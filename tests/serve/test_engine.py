@@ -69,3 +69,14 @@ def test_a_fault_has_its_status_and_the_session_lives(there, engine, pocket, pic
         engine.fault, there.sessions.model.engine.silence = "", 60
         assert "".join(session.ask("And now?", max_new_tokens=8)) == here.ask("And now?", max_new_tokens=8)
         assert session.state()["stats"]["questions"] == 2
+
+
+def test_a_standing_instruction_is_refused_at_once_and_the_server_goes_on(serve, there, png):
+    with Client(there.address).session() as session:
+        session.see(png(1), 1.0)
+        path = f"/v1/sessions/{session.key}/standing"
+        answer = post(there, {"text": "Tell me when a square appears"}, path)
+        assert answer.status == 400 and "an engine gives" in json.loads(answer.text)["error"]["message"]
+        session.see(png(2), 2.0)
+        assert there.sessions._idle._error is None and there.sessions.all()[0].session.standing == ()
+        assert "".join(session.ask("And now?", max_new_tokens=8))

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from videochat_online.cli import main
 from videochat_online.serve import logs, routes
 from videochat_online.serve.client import Client, RemoteSession, ServerError
 
@@ -121,6 +122,7 @@ def test_logs_tell_requests_and_no_secrets(serve, monkeypatch):
     logs.start_logging("json", token="the-servers-token")
     path = "/v1/sessions/abc/dialogue?token=hunter2"
     get(server, path, **{"Authorization": "Bearer the-servers-token", "X-Request-Id": "mine"})
+    get(server, path, **{"X-Request-Id": "the-servers-token"})
     logging.getLogger("x").error(
         "rtsp://admin:hunter2@cam/1, rtsp://a:pass/word@cam, data:image/png;base64,iVBORw0KGgo= and Bearer sk-private, "
         "openai-insecure-api-key.sk-private and the-servers-token"
@@ -158,6 +160,63 @@ def test_one_clients_sessions_and_requests_are_bounded_and_others_come_in(serve,
     for opened in slow:
         opened.close()
     wait_until(lambda: status("127.0.0.2", busy) == 200)
+
+
+def left(server: SimpleNamespace, method: str, path: str, body: bytes, *, missing: int = 0) -> socket.socket:
+    """A request, whole but for so many bytes, whose answer is not waited for."""
+    kind = "application/json" if body.startswith(b"{") else "image/png"
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body) + missing}"
+    )
+    return raw(server, f"{head}\r\n\r\n".encode() + body)
+
+
+@pytest.mark.parametrize("waits_for", ["a first frame", "its turn", "its turn, alone"])
+def test_who_leaves_the_queue_gives_the_place_back(serve, wait_until, png, waits_for):
+    server = serve()
+    session, turns = server.sessions.create(), server.sessions.turns
+    path, body = f"/v1/sessions/{session.key}/questions", json.dumps(ASK).encode()
+    if waits_for == "a first frame":
+        Client(server.address).call("PUT", f"/v1/sessions/{session.key}/source", {"kind": "push"})
+    elif waits_for == "its turn, alone":
+        path, asked = "/v1/chat/completions", {"model": "pocket", "messages": [{"role": "user", "content": "What?"}]}
+        body = json.dumps(asked).encode()
+    turns._num_free = 0  # somebody else is being answered, for ever
+    opened = [left(server, "POST", path, body) for _ in range(8)]
+    wait_until(lambda: turns.num_entered == 8)
+    for one in opened:
+        one.close()
+    wait_until(lambda: turns.num_entered == 0)
+    assert server.sessions.running == set()
+    turns._num_free = 1
+
+
+def test_who_leaves_while_pictures_wait_to_be_decoded_gives_the_place_back(serve, wait_until, png):
+    server = serve()
+    key, reading = server.sessions.create().key, server.sessions.reading
+    reading._num_free = 0
+    opened = left(server, "POST", f"/v1/sessions/{key}/frames", png(1))
+    wait_until(lambda: reading.num_waiting == 1)
+    opened.close()
+    wait_until(lambda: reading.num_entered == 0)
+    assert server.sessions.get(key).session.stats()["frames_seen"] == 0
+
+
+@pytest.mark.parametrize(("method", "place"), [("POST", "frames"), ("PUT", "video"), ("POST", "questions")])
+def test_who_leaves_before_the_body_is_whole_is_no_fault_of_ours(serve, wait_until, caplog, method, place):
+    server = serve()
+    session = server.sessions.create()
+    left(server, method, f"/v1/sessions/{session.key}/{place}", b"{", missing=9).close()
+    route = f"/v1/sessions/{{session}}/{place}"
+    wait_until(lambda: f'requests_total{{route="{route}",status="499"}} 1.0' in get(server, "/metrics")[2])
+    assert list(session.folder.iterdir()) == [] and not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
+def test_paths_that_are_none_are_one_series(serve):
+    server = serve()
+    for path in ("/v1/nothing", "/s/x/nothing", "/nothing", "/s/x/v1/%0anothing"):
+        assert get(server, path)[0] == 404
+    assert re.findall(r'requests_total{route="(.*)"', get(server, "/metrics")[2]) == ['other",status="404']
 
 
 def test_a_body_that_comes_too_slowly_ends_its_request(serve):
@@ -221,7 +280,7 @@ def test_decoding_is_bounded_and_never_blocks_the_event_loop(serve, png, monkeyp
         for one in sending:
             one.start()
         places = server.sessions.reading._num_places
-        wait_until(lambda: server.sessions.reading.num_entered == 20)
+        wait_until(lambda: server.sessions.reading.num_entered == 20 and len(inside) >= places)
         assert len(inside) == places < 20 and threading.main_thread() not in inside
         assert client.call("GET", "/v1/models")["data"], "the loop answers while pictures are decoded"
         goes_on.set()
@@ -266,6 +325,29 @@ def test_a_server_that_is_stopped_lets_answers_end_and_closes_sockets(serve, end
         assert caught.value.rcvd.code == 1001
 
 
+def test_what_waits_when_a_server_is_stopped_is_told_so(serve, wait_until, png, caplog):
+    server = serve(shutdown_seconds=0.1)
+    sessions, client = server.sessions, Client(server.address)
+    keys = [sessions.create().key for _ in range(2)]
+    client.call("PUT", f"/v1/sessions/{keys[0]}/source", {"kind": "push"})
+    sessions.reading._num_free = 0
+    bodies = [("questions", json.dumps(ASK).encode()), ("frames", png(1))]
+    opened = [
+        left(server, "POST", f"/v1/sessions/{key}/{place}", body)
+        for key, (place, body) in zip(keys, bodies, strict=True)
+    ]
+    opened.append(raw(server, f"GET /v1/sessions/{keys[0]}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()))
+    wait_until(lambda: sessions.turns.num_entered == sessions.reading.num_waiting == 1)
+    assert b": listening" in opened[2].recv(2**16)
+    server.server.should_exit = True
+    for one in opened[:2]:
+        with closing(one):
+            assert b" 503 " in one.makefile("rb").readline()
+    with closing(opened[2]), opened[2].makefile("rb") as told:
+        assert b"event: end" in told.read()
+    assert [one for one in caplog.records if one.levelname == "ERROR"] == []
+
+
 def test_an_answer_that_does_not_end_in_time_is_ended_with_an_error(serve, endless, png):
     server = serve(shutdown_seconds=0.2)
     client = Client(server.address)
@@ -278,14 +360,12 @@ def test_an_answer_that_does_not_end_in_time_is_ended_with_an_error(serve, endle
         list(pieces)
 
 
-def test_a_server_that_loads_says_so(wait_until):
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        server = SimpleNamespace(address=f"http://127.0.0.1:{listening.getsockname()[1]}")
-        with running.said_to_be_loading([listening]):
-            assert get(server, "/health")[0] == 200
-            for path in ("/ready", "/v1/models"):
-                status, headers, text = get(server, path)
-                assert status == 503 and headers["retry-after"] == "5" and "being loaded" in text
-        assert listening.fileno() >= 0, "it goes on listening for the server itself"
+def test_an_answer_does_not_wait_long_for_other_threads(monkeypatch):
+    seen, before = [], sys.getswitchinterval()
+    monkeypatch.setattr(running.Server, "run", lambda self, sockets: seen.append(sys.getswitchinterval()))
+    monkeypatch.setattr("videochat_online.serve.commands.start_logging", lambda *arguments, **named: None)
+    try:
+        assert main(["serve", "--port", "0"]) == 0
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == [pytest.approx(0.0005)]

@@ -135,6 +135,67 @@ def test_what_nobody_wants_any_more_leaves_the_queue(clock):
     asyncio.run(run())
 
 
+def test_who_asks_for_many_things_at_once_waits_longer_for_each(clock):
+    async def run() -> None:
+        turns = make()
+        for client, seconds in (("rude", 1.0), ("polite", 3.0)):
+            place = enter(turns, client, client)
+            await place.turn()
+            clock(seconds)
+            place.release()
+        held, order = enter(turns, "x", "x"), []
+        await held.turn()
+
+        async def work(place: Place) -> None:
+            await place.turn()
+            order.append(place.client)
+            place.release()
+
+        places = [enter(turns, "rude", f"r{number}") for number in range(4)] + [enter(turns, "polite", "p")]
+        tasks = [asyncio.create_task(work(place)) for place in places]
+        await settled()
+        held.release()
+        await asyncio.wait_for(asyncio.gather(*tasks), 60)
+        assert order[:2] == ["polite", "rude"], "it had three times as much, and asks for a fourth"
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_lets_the_newest_of_the_client_who_has_most_go(clock):
+    async def run() -> None:
+        turns = make(most_alone=3)
+        rude = [enter(turns, "rude", "") for _ in range(3)]
+        await rude[0].turn()
+        waiting = asyncio.create_task(rude[1].turn())
+        await settled()
+        polite = enter(turns, "polite", "")
+        with pytest.raises(Overloaded, match="who asked for less"):  # its pictures were still being read
+            await asyncio.wait_for(rude[2].turn(), 60)
+        assert turns.num_entered == 3 and not waiting.done()
+        for client in ("rude", "polite"):  # who would have as much as the one who has most displaces nobody
+            with pytest.raises(LimitReached, match="3 questions without a session"):
+                enter(turns, client, "")
+        for place in (rude[0], rude[1], polite):
+            place.release()
+        with pytest.raises(Overloaded, match="being stopped"):
+            await asyncio.wait_for(waiting, 60)
+        assert turns.num_entered == 0
+
+    asyncio.run(run())
+
+
+def test_a_place_that_is_given_back_before_its_turn_is_waited_for_does_not_wait_for_ever(clock):
+    async def run() -> None:
+        turns = make()
+        place = enter(turns, "x", "a")
+        turns.empty()  # the server is being stopped while the pictures are read
+        with pytest.raises(Overloaded, match="being stopped"):
+            await asyncio.wait_for(place.turn(), 60)
+        assert turns.num_held == 0
+
+    asyncio.run(run())
+
+
 def test_bounds_and_when_to_come_again(clock):
     turns = make(most_waiting=5, most_of_session=2, most_alone=1)
     for session in ("a", "a", ""):

@@ -24,7 +24,6 @@ from .questions import VideoTask
 from .report import cautions_of, write_report
 from .responders import responder_from_flags
 from .runner import Run, check_questions, completed, execute, first_questions, refuse_equal_ids, write_plan
-from .standing import add_standing_command
 from .videos import refuse_where_none_is_found
 
 MODE_HELP = (
@@ -55,8 +54,30 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     names = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for benchmark in BENCHMARKS.values():
         _add_benchmark(names, benchmark)
-    add_standing_command(names)
+    _add_standing(names)
     add_commands_afterwards(names)
+
+
+def _add_standing(names: Any) -> None:
+    what = "whether the model speaks unasked at the right moments (docs/proactive.md)"
+    parser = names.add_parser("standing", help=what, description=what)
+    add = parser.add_argument
+    add("--annotations", type=Path, required=True, metavar="ROWS.json", help="rows with `video` and `standing`")
+    add("--videos", type=Path, required=True, help="folder below which the videos lie")
+    add("--output", type=Path, required=True, help="folder for readouts, probabilities and report")
+    add("--gate", type=Path, metavar="FILE", help="score this gate too, beside the likelihood")
+    add("--fps", type=float, default=1.0, help="frames watched a second")
+    add("--refractory", type=float, default=3.0, metavar="SECONDS", help="silence after each word")
+    add("--limit", type=int, metavar="N", help="only the first N videos")
+    add_model_flags(parser)
+    add_memory_flags(parser)
+    parser.set_defaults(run=_run_standing)
+
+
+def _run_standing(options: argparse.Namespace) -> int:
+    from .standing import run_standing_eval  # with torch, for which no help should wait
+
+    return run_standing_eval(options)
 
 
 def _add_benchmark(names: Any, benchmark: type[Benchmark]) -> None:

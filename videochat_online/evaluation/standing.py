@@ -10,12 +10,11 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..command_line import add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
+from ..command_line import load_from_flags, memory_from_flags
 from ..files import write_json, write_text
 from ..media.find import VideoLibrary
 from ..media.source import check_fps
@@ -37,22 +36,6 @@ Series = dict[str, list[list[float]]]
 """Player -> P of every row at every frame."""
 Player = dict[float, list[Outcome]]
 """All levels that a player can be set to -> what comes of each row."""
-
-
-def add_standing_command(names: Any) -> None:
-    what = "whether the model speaks unasked at the right moments (docs/proactive.md)"
-    parser = names.add_parser("standing", help=what, description=what)
-    add = parser.add_argument
-    add("--annotations", type=Path, required=True, metavar="ROWS.json", help="rows with `video` and `standing`")
-    add("--videos", type=Path, required=True, help="folder below which the videos lie")
-    add("--output", type=Path, required=True, help="folder for readouts, probabilities and report")
-    add("--gate", type=Path, metavar="FILE", help="score this gate too, beside the likelihood")
-    add("--fps", type=float, default=1.0, help="frames watched a second")
-    add("--refractory", type=float, default=3.0, metavar="SECONDS", help="silence after each word")
-    add("--limit", type=int, metavar="N", help="only the first N videos")
-    add_model_flags(parser)
-    add_memory_flags(parser)
-    parser.set_defaults(run=run_standing_eval)
 
 
 def run_standing_eval(options: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ MEANING = {
     413: "Too large",
     429: "All places are taken, or too many requests of one client or session; Retry-After says when to try again",
     502: "The engine that runs the language model refused, or broke its answer off",
-    503: "Too much at once for this server, it is loading or being stopped, or its engine is not there",
+    503: "Too much at once for this server, it is being stopped, or its engine is not there",
     504: "That engine said nothing for too long",
 }
 

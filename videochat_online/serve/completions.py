@@ -180,8 +180,8 @@ async def complete(request: Asked, connection: Request, sessions: AllSessions,
                    x_session: Annotated[str | None, Header()] = None,
                    x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
     """Answer the last message: from this request alone or, where a session is named, from what it has seen so far."""
-    key = request.session or x_session
-    find = partial(sessions.get, key) if key else None
+    key = x_session if request.session is None else request.session
+    find = None if key is None else partial(sessions.get, key)
     is_repeat = x_stainless_retry_count not in (None, "0")
     return await _complete(request, connection, sessions, find, is_repeat=is_repeat)
 
@@ -246,7 +246,7 @@ async def _begun_in(
     session.check_question(question, most)
     with sessions.turns.entered(session.key) as place:
         await in_thread(show_in, session, system, turns, is_repeat=is_repeat)
-        await await_first_frame(session)
+        await await_first_frame(session, place)
         await place.turn()
         options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, "at_once": True}
         options |= {"without_frames": True, **request.generation()}

@@ -9,16 +9,16 @@ import secrets
 import time
 from collections import Counter
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import LimitReached
+from .limits import ClientLeft, LimitReached
 from .logs import REQUEST, log_request
 from .operations import PROBES, Metrics
 from .questions import error_body, refusal, retry_headers
 from .sessions import Sessions
-from .turns import CLIENT
+from .turns import CLIENT, HAS_LEFT
 
 ID = re.compile(r"[\x21-\x7e]{1,64}")
 SLOWEST = 16 * 2**10
@@ -45,6 +45,8 @@ class Entrance:
         client = (scope.get("client") or ("",))[0]
         CLIENT.set(client)
         REQUEST.set(request_id)
+        receive = self._in_time(receive) if scope["type"] == "http" else receive
+        HAS_LEFT.set(Request(scope, receive).is_disconnected if scope["type"] == "http" else None)
         started, status = time.monotonic(), 0
 
         async def answer(message: Message) -> None:
@@ -65,7 +67,7 @@ class Entrance:
                 refused = JSONResponse({"error": refusal(error)[1]}, error.status, headers)
                 await refused(scope, receive, answer)
             else:
-                await self.app(scope, self._in_time(receive) if scope["type"] == "http" else receive, answer)
+                await self.app(scope, receive, answer)
         except Exception:
             if status:
                 raise
@@ -93,7 +95,9 @@ class Entrance:
                 message = await asyncio.wait_for(receive(), max(0.001, until - time.monotonic()))
             except asyncio.TimeoutError:
                 raise HTTPException(408, "the request's body came too slowly") from None
-            is_whole = message["type"] != "http.request" or not message.get("more_body", False)
+            if message["type"] == "http.disconnect":
+                raise HTTPException(ClientLeft.status, "the client left before its request was whole")
+            is_whole = not message.get("more_body", False)
             until += len(message.get("body", b"")) / SLOWEST
             return message
 
@@ -102,7 +106,7 @@ class Entrance:
 
 def _pattern(scope: Scope) -> str:
     """The path of a route with the names of its parameters: a newer FastAPI leaves out where a router was mounted."""
-    path = getattr(scope.get("route"), "path", None) or "other"
-    if "/v1" in path or not scope["path"].startswith(("/v1/", "/s/")):
-        return path
+    path = getattr(scope.get("route"), "path", None)
+    if path is None or "/v1" in path or not scope["path"].startswith(("/v1/", "/s/")):
+        return path or "other"
     return ("/v1" if scope["path"].startswith("/v1/") else "/s/{name}/v1") + path

@@ -65,6 +65,12 @@ class NotAllowed(ValueError):
     status = 403
 
 
+class ClientLeft(ValueError):
+    """Nobody is there any more to be answered. The status is nginx's, for logs and metrics."""
+
+    status = 499
+
+
 class TooLarge(ValueError):
     """More bytes than the server takes."""
 

@@ -54,7 +54,7 @@ class JsonFormatter(TextFormatter):
             "message": redacted(record.getMessage(), token=self.token),
         }
         if request := REQUEST.get():
-            found["request"] = request
+            found["request"] = redacted(request, token=self.token)  # a client chose it
         found |= getattr(record, "fields", {})
         if record.exc_info:
             found["error"] = redacted(self.formatException(record.exc_info), token=self.token)

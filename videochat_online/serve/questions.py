@@ -64,7 +64,7 @@ async def ask(found: Found, request: QuestionRequest, connection: Request, sessi
     """Ask about what was seen so far. Streams `piece` events, then `done` with the whole answer."""
     found.check_question(request.question, request.max_new_tokens)
     with sessions.turns.entered(found.key) as place:
-        await await_first_frame(found)
+        await await_first_frame(found, place)
         try:
             found.check_stream()
         except ValueError:  # many that waited together are told one after another
@@ -85,10 +85,11 @@ async def ask(found: Found, request: QuestionRequest, connection: Request, sessi
     return document()
 
 
-async def await_first_frame(session: LiveSession) -> None:
+async def await_first_frame(session: LiveSession, place: Place) -> None:
     """A question right after the start waits for something to be asked about, and holds no thread meanwhile."""
     until = time.monotonic() + FIRST_FRAME_SECONDS
     while session.awaits_first_frame and time.monotonic() < until:
+        await place.check()
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -418,7 +418,7 @@ class RealtimeClient:
         session, most = self.session, None if tokens == "inf" else int(tokens)
         session.check_question(question, most)
         with self.sessions.turns.entered(session.key) as place:
-            await await_first_frame(session)
+            await await_first_frame(session, place)
             await place.turn()
             options = {"max_new_tokens": most, "without_frames": True, "at_once": True, "pace": place.pause}
             response.turn, pieces = await in_thread(session.ask, question, **options)

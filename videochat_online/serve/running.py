@@ -1,26 +1,18 @@
-"""A server that listens from the start, cuts whoever does not read or finish a request's head, and ends gracefully.
-
-uvicorn does the rest. While the model is loaded, everything but /health is answered with 503.
-"""
+"""A server that cuts whoever does not read or finish a request's head, and ends gracefully. uvicorn does the rest."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import sys
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import h11
 import uvicorn
-from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from .limits import Overloaded
-from .questions import refusal
 from .sessions import Sessions
 
 HEAD_SECONDS = 10.0
@@ -118,35 +110,12 @@ class Server(uvicorn.Server):
         while (sessions.turns.num_entered or sessions.running) and loop.time() < until and not self.force_exit:
             await asyncio.sleep(LOOK_SECONDS)
         # 2. event streams end with an error, sockets with 1001: clients of both come again
-        sessions.turns.empty()
+        for queue in (sessions.turns, sessions.reading):
+            queue.is_closed = True
+            queue.empty()
         for answer in list(sessions.running):
             answer.leave(Overloaded("the server is being stopped"))
         closing = [loop.create_task(client.close(1001, "the server is being stopped")) for client in sessions.sockets]
         if closing:  # some may not read
             await asyncio.wait(closing, timeout=1)
         await super().shutdown(sockets)
-
-
-async def _loading(scope: Any, receive: Any, send: Any) -> None:
-    """The application while there is no model yet."""
-    if scope["path"] == "/health":
-        answer = JSONResponse({"status": "loading"})
-    else:
-        status, body = refusal(Overloaded("the model is being loaded"))
-        answer = JSONResponse({"error": body}, status, {"Retry-After": "5"})
-    await answer(scope, receive, send)
-
-
-@contextlib.contextmanager
-def said_to_be_loading(sockets: list[socket.socket]) -> Iterator[None]:
-    """Answer on listening sockets, which stay open, while the block loads the model."""
-    config = uvicorn.Config(_loading, http=PatientHttp, lifespan="off", access_log=False, log_config=None)
-    server = uvicorn.Server(config)
-    copies = [one.dup() for one in sockets]
-    thread = threading.Thread(target=server.run, args=(copies,), name="videochat-online-loading", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        thread.join()

@@ -18,7 +18,8 @@ from ..streaming.standing import REFRACTORY, THRESHOLD, Standing
 from .limits import NO_OTHER_FIELDS, RequestError, UnknownSession
 from .live_session import LiveSession
 from .questions import EVENTS, data_line
-from .routes import Found
+from .routes import AllSessions, Found
+from .sessions import Sessions
 
 LOOK_SECONDS, BEAT_SECONDS = 0.1, 15.0
 standing_routes = APIRouter(tags=["standing instructions"], prefix="/sessions/{session}")
@@ -85,6 +86,7 @@ def remove(found: Found, key: str) -> None:
 @standing_routes.get("/events", responses={200: {"content": EVENTS}}, response_class=StreamingResponse)
 async def events(
     found: Found,
+    sessions: AllSessions,
     last_event_id: Annotated[str | None, Header(description="only later ones; else those from now on")] = None,
 ) -> StreamingResponse:
     """What is said unasked, as it comes: `id`, event `said`, and the event as json. Ends with the session."""
@@ -96,14 +98,14 @@ async def events(
             known = 0
         number = known
     headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-    return StreamingResponse(_told(found, number), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_told(found, sessions, number), media_type="text/event-stream", headers=headers)
 
 
-async def _told(found: LiveSession, number: int) -> AsyncIterator[str]:
+async def _told(found: LiveSession, sessions: Sessions, number: int) -> AsyncIterator[str]:
     """No thread waits for an event: any number of clients may listen."""
     yield ": listening\n\n"
     silent = 0.0
-    while not found.is_closed:
+    while not found.is_closed and not sessions.turns.is_closed:
         found.keep()
         for event in found.session.watchlist.after(number):
             number, silent = event.id, 0.0

@@ -10,17 +10,21 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from .limits import LimitReached, Overloaded
+from .limits import ClientLeft, LimitReached, Overloaded
 
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
 """The address of whoever sent what is being done now; empty for work of our own."""
+HAS_LEFT: ContextVar[Callable[[], Awaitable[bool]] | None] = ContextVar("HAS_LEFT", default=None)
+"""Tells of a request over HTTP, once its body is whole, whether its client has left."""
+LOOK_SECONDS = 0.05
 SLICE_SECONDS = 0.05
 """By so much another must have had less before it goes first in the middle of a work."""
 HALF_LIFE_SECONDS = 10.0
@@ -29,6 +33,7 @@ LONGEST_RETRY = 60
 FIRST_REFUSAL, NEXT_REFUSAL, LAST_REFUSAL = 0.5, 0.2, 30.0
 """Seconds: from the request, from the refusal before, and at most."""
 MOST_KNOWN = 1000
+STOPPED = "the server is being stopped"
 
 
 @dataclass(eq=False)
@@ -44,15 +49,24 @@ class Place:
     state: str = "new"
     """new, waiting, held or over."""
     has_begun: bool = False
+    is_displaced: bool = False  # for the sake of somebody who asked for less
     wake: Callable[[], Any] = field(default=lambda: None, repr=False)
 
     async def turn(self) -> None:
         """Wait until it may begin; Overloaded where the server ends before."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         self.turns._wait(self, partial(loop.call_soon_threadsafe, ready.set))
-        await ready.wait()
+        while not ready.is_set():
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(ready.wait(), LOOK_SECONDS)
+            await self.check()
+
+    async def check(self) -> None:
+        """ClientLeft where nobody waits for it any more, Overloaded where it was over before it began."""
+        if (has_left := HAS_LEFT.get()) is not None and await has_left():
+            raise ClientLeft("the client left before its turn")
         if self.state == "over":
-            raise Overloaded("the server is being stopped")
+            raise Overloaded("who asked for less goes first; try again later" if self.is_displaced else STOPPED)
 
     def pause(self) -> None:
         """Between two pieces of work, in the thread that does it: whoever had less goes first, and this one waits."""
@@ -101,11 +115,12 @@ class Turns:
         """A place in the queue, to be released whatever happens; an empty session is none."""
         with self._lock:
             if self.is_closed:
-                raise Overloaded("the server is being stopped", self._retry())
-            if len(self._entered) >= self.most_waiting:
+                raise Overloaded(STOPPED, self._retry())
+            if len(self._entered) >= self.most_waiting and not self._displace(self._entered):
                 raise Overloaded(f"{len(self._entered)} requests wait already; try again later", self._retry())
             most, whose = (self.most_of_session, "of this") if session else (self.most_alone, "without a")
-            if sum(place.session == session for place in self._entered) >= most:
+            same = [place for place in self._entered if place.session == session]
+            if len(same) >= most and (session or not self._displace(same)):
                 what = f"{most} questions {whose} session wait or are being answered; try again later"
                 raise LimitReached(what, self._retry())
             place = Place(self, CLIENT.get(), session)
@@ -128,6 +143,17 @@ class Turns:
             if not place.has_begun:
                 place.release()
 
+    def _displace(self, among: list[Place]) -> bool:
+        """Whether the newest that waits there, of the client who has most, could go: for one who then has no more."""
+        had = Counter(place.client for place in among)
+        most = max(had, key=lambda client: had[client])
+        last = next((one for one in reversed(among) if one.client == most and not one.has_begun), None)
+        if last is None or had[most] <= had[CLIENT.get()] + 1:
+            return False
+        last.is_displaced = True
+        self._over(last)
+        return True
+
     def _retry(self) -> int:
         """Seconds after which what waits now will have been served, as far as one can know."""
         seconds = self._usual_seconds * (len(self._entered) + 1) / self._num_places
@@ -135,6 +161,9 @@ class Turns:
 
     def _wait(self, place: Place, wake: Callable[[], Any]) -> None:
         with self._lock:
+            if place.state == "over":  # while its pictures were read
+                wake()
+                return
             place.wake, place.state = wake, "waiting"
             self._give_places()
 
@@ -143,8 +172,9 @@ class Turns:
             if place.state != "held" or not (others := self._ready()):
                 return False
             self._charge(place)
-            other = min(others, key=self._share)
-            ours, theirs = self._share(place), self._share(other)
+            share = self._shares()
+            other = min(others, key=share)
+            ours, theirs = share(place), share(other)
             mine, least = (ours[1], theirs[1]) if place.client == other.client else (ours[0], theirs[0])
             if least + SLICE_SECONDS >= mine:
                 return False
@@ -155,15 +185,17 @@ class Turns:
 
     def _end(self, place: Place) -> None:
         with self._lock:
-            if place.state == "over":
-                return
-            if place.state == "held":
-                seconds = self._charge(place)
-                self._usual_seconds += 0.1 * (seconds - self._usual_seconds)
-                self._num_free += 1
-            was_waiting, place.state = place.state == "waiting", "over"
-            self._entered.remove(place)
-            self._give_places()
+            if place.state != "over":
+                self._over(place)
+
+    def _over(self, place: Place) -> None:
+        if place.state == "held":
+            seconds = self._charge(place)
+            self._usual_seconds += 0.1 * (seconds - self._usual_seconds)
+            self._num_free += 1
+        was_waiting, place.state = place.state == "waiting", "over"
+        self._entered.remove(place)
+        self._give_places()
         if was_waiting:
             place.wake()
 
@@ -175,14 +207,20 @@ class Turns:
 
     def _give_places(self) -> None:
         while self._num_free and (ready := self._ready()):
-            place = min(ready, key=self._share)
+            place = min(ready, key=self._shares())
             self._num_free -= 1
             place.state, place.has_begun, place.since = "held", True, time.monotonic()
             place.wake()
 
-    def _share(self, place: Place) -> tuple[float, float]:
-        """What its client and its session had lately, in seconds."""
-        return self._recent(f"client {place.client}"), self._recent(f"session {place.session}")
+    def _shares(self) -> Callable[[Place], tuple[float, float]]:
+        """What a place's client and session had lately, in seconds; of a client, times what it asks for at once."""
+        asked = Counter(place.client for place in self._entered)
+
+        def share(place: Place) -> tuple[float, float]:
+            client = asked[place.client] * self._recent(f"client {place.client}")
+            return client, self._recent(f"session {place.session}")
+
+        return share
 
     def _recent(self, who: str) -> float:
         seconds, at = self._had.get(who, (0.0, 0.0))

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..command_line import CommandParser
+from ..command_line import CommandParser, add_memory_flags, add_model_flags
 from ..data.settings import DataSettings, SettingError, flag
 from ..extras import did_you_mean
 from .configuration import FIELDS, FINETUNE_SMALL, PRESETS, TrainingConfig, is_small
@@ -41,6 +41,31 @@ def add_train_command(commands: Any) -> None:
             "train", help="train a model, on one machine or many", description=DESCRIPTION, epilog=EPILOG
         )
     )
+
+
+def add_gate_command(commands: Any) -> None:
+    parser = commands.add_parser("gate", help="train what decides when to speak unasked")
+    names = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    what = "fit a gate to a model's readouts of rows with standing instructions (docs/proactive.md)"
+    train = names.add_parser("train", help=what, description=what)
+    add = train.add_argument
+    add("rows", type=Path, metavar="ROWS.json", help="rows with `video` and `standing`; see docs/proactive.md")
+    add("--videos", type=Path, required=True, metavar="DIR", help="folder below which the videos lie")
+    file = "the gate; named gate.safetensors in the model's folder, `chat` finds it there"
+    add("--output", type=Path, required=True, metavar="FILE", help=file)
+    add("--readouts", type=Path, metavar="DIR", help="where readouts are stored (default: FILE.readouts)")
+    add("--fps", type=float, default=1.0, help="frames watched a second")
+    add("--epochs", type=int, default=40, metavar="N", help="passes over the readouts")
+    add("--seed", type=int, default=0, help="of the gate's first weights and the order of frames")
+    add_model_flags(train)
+    add_memory_flags(train)
+    train.set_defaults(run=_run_gate)
+
+
+def _run_gate(options: argparse.Namespace) -> int:
+    from .gate import run_gate_train  # with torch, for which no help should wait
+
+    return run_gate_train(options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,13 +9,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from math import nan
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ..command_line import add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
+from ..command_line import load_from_flags, memory_from_flags
 from ..media.find import VideoLibrary
 from ..media.source import check_fps
 from ..streaming.gate import Gate, GateFacts, GateNetwork, features_of
@@ -30,25 +28,6 @@ POS_WEIGHT, BATCH, RATE, DECAY = 4.0, 512, 1e-3, 0.05
 HELD_OUT = 6
 """Each n-th video chooses the epoch and the threshold."""
 ALARMS = 1.0
-
-
-def add_gate_command(commands: Any) -> None:
-    parser = commands.add_parser("gate", help="train what decides when to speak unasked")
-    names = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    what = "fit a gate to a model's readouts of rows with standing instructions (docs/proactive.md)"
-    train = names.add_parser("train", help=what, description=what)
-    add = train.add_argument
-    add("rows", type=Path, metavar="ROWS.json", help="rows with `video` and `standing`; see docs/proactive.md")
-    add("--videos", type=Path, required=True, metavar="DIR", help="folder below which the videos lie")
-    file = "the gate; named gate.safetensors in the model's folder, `chat` finds it there"
-    add("--output", type=Path, required=True, metavar="FILE", help=file)
-    add("--readouts", type=Path, metavar="DIR", help="where readouts are stored (default: FILE.readouts)")
-    add("--fps", type=float, default=1.0, help="frames watched a second")
-    add("--epochs", type=int, default=40, metavar="N", help="passes over the readouts")
-    add("--seed", type=int, default=0, help="of the gate's first weights and the order of frames")
-    add_model_flags(train)
-    add_memory_flags(train)
-    train.set_defaults(run=run_gate_train)
 
 
 def run_gate_train(options: argparse.Namespace) -> int:

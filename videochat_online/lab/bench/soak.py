@@ -91,7 +91,7 @@ def _start_server(options: argparse.Namespace) -> subprocess.Popen:
             if server.poll() is None:  # else another server has the port
                 return server
             raise ValueError(f"the server did not start: is port {options.port} free?")
-        except (OSError, ServerError):  # not there yet, or loading
+        except (OSError, ServerError):  # not there yet
             if time.monotonic() > until or server.poll() is not None:
                 server.kill()
                 raise
