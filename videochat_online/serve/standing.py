@@ -49,7 +49,7 @@ class StandingDocument:
     rule: dict[str, Any]
     probability: float | None
     """At the newest frame that was read out."""
-    curve: list[tuple[float, float]]
+    curve: list[list[float]]
     """(seconds, P) of the newest frames."""
     last: dict[str, Any] | None
     """The last event of this instruction."""
