@@ -291,3 +291,11 @@ def test_sessions_at_once_in_threads_in_a_batch_and_at_an_engine(pocket):
     with pytest.raises(AssertionError, match="ended early"):
         short = {"threads": (pocket[0], lambda sessions, num_new: [[1]])}
         serve.compare(short, processor, repeats=1, num_new=5, counts=(1,))
+
+
+def test_stream_runs_with_the_model_that_ships(capsys):
+    """Through the command: what is measured of pictures of any shape is left out where the encoder takes squares."""
+    flags = ["--frames", "40", "--large-frames", "0", "--repeats", "1", "--threads", "1"]
+    assert main(["bench", "stream", *flags]) == 0
+    told = capsys.readouterr().out
+    assert "against re-encoding at each question" in told and "shapes and small frames" not in told

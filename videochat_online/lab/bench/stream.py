@@ -76,9 +76,11 @@ def measure(options: argparse.Namespace) -> Tables:
     for row in rows:
         row["(bank + connector)/encoder"] = (row["bank"] + row["connector"]) / row["encoder"]
     # 4. the transform, and where the encoder takes any shape, what pictures and small frames cost
-    ways = {"shapes and small frames": shapes_and_ways(model, processor, repeats=options.repeats)}
+    ways: Tables = {}
+    if model.config.any_shape:
+        ways["shapes and small frames"] = shapes_and_ways(model, processor, repeats=options.repeats)
     return {
-        **(ways if model.config.any_shape else {}),
+        **ways,
         "milliseconds a frame": rows,
         "transform": [transform_speed(repeats=options.repeats)],
         "a long stream": [long_stream],
