@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from .config import MEMORY_POLICIES, MemoryConfig, SmallFrames
+from .config import BYTES_OF, MEMORY_POLICIES, MemoryConfig, SmallFrames
 from .extras import did_you_mean
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, engine: bool = False) ->
     pairs = "a PEFT adapter for the model, such as LoRA pairs: a folder or hub id (--model may name one itself)"
     group.add_argument("--lora", action=Once, metavar="DIR", help=pairs)
     fewer = "hold the language model's weights in 8 or 4 bits, by bitsandbytes (docs/models.md)"
-    group.add_argument("--quantize", default="none", choices=("none", "int8", "nf4"), help=fewer)
+    group.add_argument("--quantize", default="none", choices=("none", *BYTES_OF), help=fewer)
     spread = "auto: spread the model over all GPUs, then the CPU's memory; not with --device"
     group.add_argument("--device-map", choices=("auto",), help=spread)
     kinds = ("auto", "sdpa", "eager", "flash_attention_2")

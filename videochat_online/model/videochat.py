@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -262,6 +264,17 @@ def as_weights_of(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """`x` in the dtype and on the device of the weights; to offloaded ones (meta) accelerate itself brings it."""
     weight = next(module.parameters())
     return x.to(x.device if weight.is_meta else weight.device, weight.dtype)
+
+
+@contextmanager
+def only_said(logger: str, is_said: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    """Of what a library's logger says, only this: the rest is for our own errors to say, in one line."""
+    found = logging.getLogger(logger)
+    found.addFilter(is_said)
+    try:
+        yield
+    finally:
+        found.removeFilter(is_said)
 
 
 def check_keys(source: str, loading_info: dict[str, Any]) -> None:

@@ -9,8 +9,7 @@ import copy
 import logging
 import pickle
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.initialization import no_init_weights
 
+from ..config import BYTES_OF
 from ..extras import require
 from ..files import SHIPPED_MODELS
 from ..hub import hub_errors_named
@@ -31,7 +31,7 @@ from .backbones.families import FAMILIES, PICTURE_SETTINGS, UNBUILDABLE, empty_h
 from .backbones.held import HeldModel
 from .engine import Engine, VideoChatAtEngine
 from .stored import PICKLED, StoredTensors, check_config_sizes, read_object, weight_files
-from .videochat import CheckpointError, VideoChatOnline
+from .videochat import CheckpointError, VideoChatOnline, only_said
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 NO_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Files of a checkpoint beside its weights: configuration and tokenizer."""
 FETCHED = (*NO_WEIGHTS, "*.safetensors")
-QUANTIZED = ("none", "int8", "nf4")
 NF4_BLOCK = 64
 """Weights of a row that share a scale."""
 ENOUGH = 10**8
@@ -72,7 +71,7 @@ def load_pretrained(
     """
     if device_map is not None and device != "auto":
         raise ValueError(f"give a device or a device_map, not both: device={device!r}, device_map={device_map!r}")
-    if not read and quantization_config is None:
+    if not read and quantization_config is None and quantize == "none":
         return set_aside(load_facts(name, **hub), choose_dtype(dtype, on_cpu=True), attn_implementation)
     # 1. what is there, and whether it fits together, from headers alone
     folder = find_checkpoint(name, allow_pickle=allow_pickle, **hub)
@@ -85,21 +84,16 @@ def load_pretrained(
         quantization_config = quantization(quantize, facts, number, on_cpu=target.type == "cpu")
     if device_map is None and (target.type != "cpu" or quantization_config is not None):
         device_map = {"": target}
-    options: dict[str, Any] = {} if quantization_config is None else {"quantization_config": quantization_config}
-    options |= {
-        "dtype": number,
-        "attn_implementation": None if attn_implementation == "auto" else attn_implementation,
-        "device_map": device_map,
-        "use_safetensors": None if allow_pickle else True,
-    }
+    attention = None if attn_implementation == "auto" else attn_implementation
+    options: dict[str, Any] = {"dtype": number, "attn_implementation": attention, "device_map": device_map}
+    options["use_safetensors"] = None if allow_pickle else True
+    options |= {} if quantization_config is None else {"quantization_config": quantization_config}
     # 3. the network, with its adapter
     chosen = adapter_folder(name, adapter, hub)
-    if engine is not None:
-        if chosen or tensors is not None or quantization_config is not None:
-            what = "an engine runs the model as it lies in its folder"
-            raise CheckpointError(f"{name}: {what}: without an adapter, quantization or another layout of the weights")
-        options["engine"] = engine
-    model = _read(folder, facts, tensors, options)
+    if engine is not None and (chosen or tensors is not None or quantization_config is not None):
+        what = "an engine runs the model as it lies in its folder"
+        raise CheckpointError(f"{name}: {what}: without an adapter, quantization or another layout of the weights")
+    model = _read(folder, facts, tensors, options, engine)
     network = network_of(model)
     if chosen:
         apply_adapter(network, chosen, merge=quantization_config is None)
@@ -132,7 +126,7 @@ def _stored(folder: Path, facts: Facts, allow_pickle: bool) -> dict[str, torch.T
 
 
 def _read(
-    folder: Path, facts: Facts, tensors: dict[str, torch.Tensor] | None, options: dict[str, Any]
+    folder: Path, facts: Facts, tensors: dict[str, torch.Tensor] | None, options: dict[str, Any], engine: Engine | None
 ) -> VideoChatOnline | HeldModel:
     """The network with its weights, from the folder or from `tensors`. Raises CheckpointError."""
     source: Any = folder
@@ -141,8 +135,8 @@ def _read(
         if isinstance(facts, VideoChatOnlineConfig):
             facts.use_llm_lora = facts.use_backbone_lora = 0  # merged: whoever loads what we save adds no pairs
     try:
-        with _without_report():
-            if (engine := options.pop("engine", None)) is not None:
+        with only_said("transformers.modeling_utils", _is_news):
+            if engine is not None:
                 model: Any = VideoChatAtEngine.at(engine, folder, own_layout(facts, folder), **options)
             elif isinstance(facts, HeldFacts):
                 model = load_held(source, folder, facts, **options)
@@ -173,8 +167,8 @@ def quantization(kind: str, facts: Facts, dtype: torch.dtype | str, *, on_cpu: b
     Raises ValueError for another kind and for widths that bitsandbytes cannot pack, ImportError with the command that
     installs it.
     """
-    if kind not in QUANTIZED:
-        raise ValueError(f"unknown quantization {kind!r}, expected one of {', '.join(QUANTIZED)}")
+    if kind not in BYTES_OF:
+        raise ValueError(f"unknown quantization {kind!r}, expected one of none, {', '.join(BYTES_OF)}")
     require("bitsandbytes")
     widths = [facts.llm_config.hidden_size, facts.llm_config.intermediate_size]
     if kind == "nf4" and on_cpu and any(width % NF4_BLOCK for width in widths):
@@ -223,20 +217,10 @@ def set_aside(config: Facts, dtype: torch.dtype | str, attn_implementation: str 
     return model.eval()
 
 
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Without transformers' table of missing and unexpected tensors: our error names them."""
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def is_news(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return "LOAD REPORT" not in text or "CONVERSION" in text
-
-    logger.addFilter(is_news)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_news)
+def _is_news(record: logging.LogRecord) -> bool:
+    """All but transformers' table of missing and unexpected tensors: our error names them."""
+    text = record.getMessage()
+    return "LOAD REPORT" not in text or "CONVERSION" in text
 
 
 def without_weights(facts: Facts) -> Backbone:

@@ -20,6 +20,39 @@ if TYPE_CHECKING:
     from ..prompt.render import Rendered
 
 
+class _Reading:
+    """What all prompts of one readout have in common."""
+
+    def __init__(
+        self, language: LanguageSide, frames: Sequence[MemoryFrame], layers: Sequence[int], seconds: float
+    ) -> None:
+        self.language, self.model, self.frames = language, language.model, frames
+        self.layers, self.seconds = layers, seconds
+        self.wanted: dict[str, Any] = {"output_hidden_states": True} if layers else {}
+        # what both answers begin with is read out as part of the question; then they differ by one id
+        yes, no = (language.processor.answer_ids(answer) for answer in ("Yes", "No"))
+        fork = num_common(yes, no)
+        self.before, self.yes, self.no = yes[:fork], yes[fork], no[fork]
+
+    def embeds(self, some: Sequence[int]) -> torch.Tensor:
+        """Ids -> (1, N, E)."""
+        return self.model.embed(torch.tensor([list(some)], dtype=torch.long, device=self.model.device))
+
+    def readout(self, done: Any, expect: str, place: int = -1) -> Readout:
+        """Of one position of a forward pass."""
+        hidden = [done.hidden_states[k][0, place].float().cpu() for k in self.layers]
+        yes, no = (float(done.logits[0, place, answer]) for answer in (self.yes, self.no))
+        margin = yes - no if expect == "Yes" else no - yes
+        return Readout(self.seconds, margin, torch.stack(hidden) if hidden else None)
+
+    def cold(self, prompt: Rendered) -> Any:
+        """The forward pass of a whole prompt, from an empty cache."""
+        whole = torch.cat([self.language.embed(prompt, self.frames), self.embeds(self.before)], dim=1)
+        own = self.language.positions(prompt, self.frames)
+        placed = {} if own is None else {"position_ids": lengthened(own, len(self.before))}
+        return self.model(inputs_embeds=whole, logits_to_keep=1, **placed, **self.wanted)
+
+
 @torch.no_grad()
 def read_out(
     language: LanguageSide,
@@ -39,29 +72,9 @@ def read_out(
     `expected`: Yes or No, of each. `layers`: L whose outputs are wanted. `usual_length`: of the prompt that idle work
     prefills for. None where `stop` ended it before; what is done of the common beginning by then counts.
     """
-    # what both answers begin with is read out as part of the question; then they differ by one id
-    ids = {answer: language.processor.answer_ids(answer) for answer in ("Yes", "No")}
-    fork = num_common(ids["Yes"], ids["No"])
-    before = ids["Yes"][:fork]
-    cache, model = language.cache, language.model
-    suffixes = [(*prompt.ids[shared:], *before) for prompt in prompts]
+    reading, cache, model = _Reading(language, frames, layers, seconds), language.cache, language.model
+    suffixes = [(*prompt.ids[shared:], *reading.before) for prompt in prompts]
     positions = language.positions(prompts[0], frames)
-    wanted: dict[str, Any] = {"output_hidden_states": True} if layers else {}
-
-    def embeds(some: Sequence[int]) -> torch.Tensor:
-        return model.embed(torch.tensor([list(some)], dtype=torch.long, device=model.device))
-
-    def read(done: Any, expect: str, place: int = -1) -> Readout:
-        hidden = [done.hidden_states[k][0, place].float().cpu() for k in layers]
-        yes, no = (float(done.logits[0, place, ids[answer][fork]]) for answer in ("Yes", "No"))
-        return Readout(seconds, yes - no if expect == "Yes" else no - yes, torch.stack(hidden) if hidden else None)
-
-    def cold(prompt: Rendered) -> Any:
-        whole = torch.cat([language.embed(prompt, frames), embeds(before)], dim=1)
-        own = language.positions(prompt, frames)
-        placed = {} if own is None else {"position_ids": lengthened(own, len(before))}
-        return model(inputs_embeds=whole, logits_to_keep=1, **placed, **wanted)
-
     try:
         # 1. the common beginning into the cache
         computed, keys = 0, position_keys(prompts[0], frames)[:shared]
@@ -76,16 +89,19 @@ def read_out(
         # 2. all suffixes behind it together, where the model takes a mask for it
         if cached and takes_mask(model.config.llm_config, shared + max(map(len, suffixes))):
             tree = OptionTree.behind(suffixes)
-            done = cache.look(embeds(tree.spoken), tree, positions, **wanted)
+            done = cache.look(reading.embeds(tree.spoken), tree, positions, **reading.wanted)
             places = [tree.nodes[suffix] for suffix in suffixes]
-            return list(map(read, [done] * len(places), expected, places)), computed + len(tree.nodes)
+            return list(map(reading.readout, [done] * len(places), expected, places)), computed + len(tree.nodes)
         # 3. else one by one: behind the cached beginning, or where that cannot be, from an empty cache
         readouts = []
         for prompt, suffix, expect in zip(prompts, suffixes, expected, strict=True):
             if stop():
                 return None
-            done = cache.look(embeds(suffix), positions=positions, **wanted) if cached else cold(prompt)
-            readouts.append(read(done, expect))
+            if cached:
+                done = cache.look(reading.embeds(suffix), positions=positions, **reading.wanted)
+            else:
+                done = reading.cold(prompt)
+            readouts.append(reading.readout(done, expect))
             computed += len(suffix) if cached else shared + len(suffix)
         return readouts, computed
     finally:

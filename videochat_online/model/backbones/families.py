@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..backbone import HeldFacts
-from ..videochat import CheckpointError, check_keys
+from ..videochat import CheckpointError, check_keys, only_said
 from .held import HeldModel
 from .internvl_hf import InternVLHF
 from .llava_onevision import LlavaOneVision
@@ -42,7 +40,8 @@ PICTURE_SETTINGS = ("processor_config.json", "preprocessor_config.json")
 def held_facts(folder: Path, model_type: str, settings: dict[str, Any]) -> HeldFacts:
     """The facts of a checkpoint's folder, whose image processor has `settings`. Raises CheckpointError."""
     try:
-        with _unsaid(logging.getLogger("transformers.configuration_utils")):  # marks beyond the vocabulary: ours to say
+        # its warnings are of marks beyond the vocabulary, which is ours to say
+        with only_said("transformers.configuration_utils", lambda record: record.levelno >= logging.ERROR):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return FAMILIES[model_type].read_facts(config, settings)
     except CheckpointError as error:
@@ -50,20 +49,6 @@ def held_facts(folder: Path, model_type: str, settings: dict[str, Any]) -> HeldF
     except UNBUILDABLE as error:
         why = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'config.json'} does not describe a {model_type} model: {why}") from error
-
-
-@contextmanager
-def _unsaid(logger: logging.Logger) -> Iterator[None]:
-    """Without this logger's warnings."""
-
-    def is_error(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    logger.addFilter(is_error)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_error)
 
 
 def load_held(source: Path | None, folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:
