@@ -7,6 +7,7 @@ Fixtures: `golden` (tests/golden, in the repository) and `shared` (../shared, la
 from __future__ import annotations
 
 import os
+import random
 import socket
 import threading
 import time
@@ -18,6 +19,9 @@ import pytest
 
 # Read by torch, OpenMP and huggingface_hub when they are imported, which must not have happened before this file.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", HF_HUB_OFFLINE="1")
+
+import numpy as np
+import torch
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
@@ -75,9 +79,21 @@ def no_thread_is_left(wait_until: Callable[..., None]) -> Iterator[None]:
     wait_until(lambda: all(t in before or type(t).__name__ == "TMonitor" for t in threading.enumerate()), 15)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    seed_everything()
     if item.get_closest_marker("gpu") is not None:
-        import torch
-
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device, and torch sees none")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """What a test draws depends neither on the tests before it in its process (chance decides which) nor on its fixtures."""
+    seed_everything()
+
+
+def seed_everything() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

@@ -25,8 +25,8 @@ from pathlib import Path
 from videochat_online.files import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:  # as a data worker, which outlives a killed trainer for some seconds
+        print("held", flush=True)  # said by the child: before it runs, it still has the file that it inherited
         time.sleep(600)
-    print("held", flush=True)
     sys.stdin.read()
 """
 
