@@ -82,14 +82,13 @@ def no_thread_is_left(wait_until: Callable[..., None]) -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     seed_everything()
-    if item.get_closest_marker("gpu") is not None:
-        if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA device, and torch sees none")
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and torch sees none")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call() -> None:
-    """What a test draws depends neither on the tests before it in its process (chance decides which) nor on its fixtures."""
+    """What a test draws depends on no test before it in its process (chance decides which), and on no fixture."""
     seed_everything()
 
 
