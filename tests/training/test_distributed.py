@@ -21,6 +21,7 @@ from tests.training.tiny import settings
 from tests.training.together import share
 from videochat_online.data.settings import SettingError
 from videochat_online.training.distributed import (
+    SequenceParts,
     check_launcher,
     check_packages,
     data_workers,
@@ -30,7 +31,6 @@ from videochat_online.training.distributed import (
 )
 from videochat_online.training.log import read_log
 from videochat_online.training.plan import RunShape, make_plan, steps_text
-from videochat_online.training.sequence import SequenceParts
 from videochat_online.training.watch import standstill
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from videochat_online.data.settings import SettingError
 from videochat_online.model_config import VideoChatOnlineConfig
 from videochat_online.training.commands import main
 from videochat_online.training.configuration import PRESETS, TrainingConfig, size_of
-from videochat_online.training.fitting import memory_problem
+from videochat_online.training.memory import memory_problem
 
 pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
 

@@ -14,10 +14,9 @@ from videochat_online.model.weights import load_pretrained
 from videochat_online.training.configuration import TrainingConfig
 from videochat_online.training.distributed import check_packages
 from videochat_online.training.export import export
-from videochat_online.training.frozen import frozen_dtype, hold_frozen, quantized
 from videochat_online.training.log import read_log
 from videochat_online.training.memory import Load, estimate
-from videochat_online.training.parts import choose_parts, model_rows, num_values
+from videochat_online.training.parts import choose_parts, frozen_dtype, hold_frozen, model_rows, num_values, quantized
 
 pytest.importorskip("peft", reason="needs peft: pip install 'videochat-online[train]'")
 

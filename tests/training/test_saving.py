@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training.tiny import make_loop
-from videochat_online.training import saving
+from videochat_online.training import checkpoints as saving
 from videochat_online.training.checkpoints import find_checkpoints
 from videochat_online.training.state import on_host
 

@@ -26,16 +26,13 @@ from ..data.sample import SampleError
 from ..data.sampler import Lengths
 from ..data.settings import flag
 from ..media.source import MediaWarning
-from .adapters import holds_trained_only
 from .checkpoints import Checkpoint, check_shape, choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, data_workers, say, uses_bf16, zero_stage
 from .evaluating import HeldOut
-from .fitting import memory_problem
-from .frozen import frozen_dtype
 from .hub import check_hub
-from .memory import GIB, largest_load, memory_text
-from .parts import PartRow, check_model, model_rows, parts_table, total
+from .memory import GIB, largest_load, memory_problem, memory_text
+from .parts import PartRow, check_model, frozen_dtype, holds_trained_only, model_rows, parts_table, total
 from .plan import TrainingPlan, counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from ..files import files_below, flush_tree, replace_folder, write_json
+from .configuration import TrainingConfig
+from .distributed import rank, shared_store, world_size
+from .evaluating import best_of
 from .plan import RunShape
 
 MARKER = "complete.json"
@@ -161,3 +166,80 @@ def full_disk_named(what: Path, run_folder: Path, staging: Path) -> Iterator[Non
         free = shutil.disk_usage(run_folder).free / 2**30
         left = f"{whole[-1].folder} is whole: resume it with --resume auto" if whole else "no earlier checkpoint exists"
         raise ValueError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}") from error
+
+
+BEST_FILE = "best.json"
+"""The evaluation of the best checkpoint, for people: the run itself goes by the checkpoints' own."""
+
+
+class Saver:
+    """Writes a run's checkpoints: each process's files by a thread, with copies while training goes on.
+
+    One is being written at most. Its marker and name come last, when all processes have written theirs. One for each
+    process; all methods are for all processes together, but `check`. `state`: the TrainState.
+    """
+
+    def __init__(self, state: Any, config: TrainingConfig, shape: RunShape) -> None:
+        self.state, self.config, self.shape = state, config, shape
+        self.staging = config.run_folder / STAGING
+        self.thread = threading.Thread()
+        self.problem: Exception | None = None
+        self.store = shared_store("saving", config.timeout) if world_size() > 1 else None
+
+    def save(self) -> None:
+        """Write a checkpoint, with --async-checkpoints later. Raises ValueError where the disk takes no more."""
+        self.wait()
+        folder, is_main = self.config.run_folder / f"checkpoint-{self.state.step}", rank() == 0
+        staged = self.staging / folder.name
+        with full_disk_named(folder, self.config.run_folder, self.staging):
+            # 1. an empty staging folder
+            if is_main:
+                shutil.rmtree(self.staging, ignore_errors=True)
+                staged.mkdir(parents=True)
+            self.state.accelerator.wait_for_everyone()
+            # 2. what is to be written, as it is now
+            files = self.state.files(staged, copied=self.config.async_checkpoints)
+            best = best_of(self.state.evaluations)
+        # 3. its files, then flush, marker, rename; older checkpoints go
+        self.thread = threading.Thread(target=self._write, args=(folder, self.state.step, files, best))
+        self.thread.start()
+        if not self.config.async_checkpoints:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is complete. Raises ValueError where it could not be written."""
+        if self.thread.ident is not None:
+            self.thread.join()
+        self.check()
+        self.state.accelerator.wait_for_everyone()
+
+    def check(self) -> None:
+        """Raise what went wrong with the last checkpoint, if that is known."""
+        if self.problem is not None:
+            raise self.problem
+
+    def _write(
+        self, folder: Path, step: int, files: list[Callable[[], object]], best: Mapping[str, float] | None
+    ) -> None:
+        try:
+            with full_disk_named(folder, self.config.run_folder, self.staging):
+                for write in files:
+                    write()
+                if rank() == 0:
+                    self._hear_others(step)
+                    finish(self.staging / folder.name, folder, step, self.shape)
+                    self.staging.rmdir()
+                    if best:
+                        write_json(self.config.run_folder / BEST_FILE, best)
+                    drop_old(self.config.run_folder, self.config.keep_checkpoints, int(best["step"]) if best else None)
+        except Exception as error:
+            self.problem = error
+        if self.store is not None and rank() > 0:
+            self.store.set(f"{step}/{rank()}", str(self.problem or ""))
+
+    def _hear_others(self, step: int) -> None:
+        """Wait until all other processes have written their files. A collective would be in the way of training."""
+        for number in range(1, world_size()):
+            assert self.store is not None
+            if problem := self.store.get(f"{step}/{number}").decode():
+                raise ValueError(f"rank {number}: {problem}")

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..files import flush_tree, replace_folder
 from ..model_config import VideoChatOnlineConfig
-from .adapters import write_adapter
 from .checkpoints import full_disk_named
 from .configuration import TrainingConfig
 from .distributed import uses_bf16
 from .log import LOG_FILE
-from .parts import merge_lora
+from .parts import ADAPTER, LENGTHS, PAIR_A, lora_config, merge_lora
 from .state import TrainState, sampled
 
+if TYPE_CHECKING:
+    from ..model.backbone import Roles
+
 FOLDER = "model"
+ADAPTER_FILE = "adapter_model.safetensors"
 STAGING = ".saving-model"
 
 
@@ -106,3 +110,33 @@ def check_weights_changed(
     if all(torch.equal(ended[name].to(dtype), values.to(dtype)) for name, values in begun.items()):
         rate = f"--learning-rate {config.learning_rate:g}"
         raise ValueError(f"no model is written: training changed no weight ({rate}); {log}")
+
+
+def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: TrainingConfig, roles: Roles) -> None:
+    """Write LoRA pairs and the connector as `peft.PeftModel.from_pretrained` reads them.
+
+    Args:
+        weights: those that train, under the model's own keys, in the dtype they are written in.
+    """
+    from safetensors.torch import save_file
+
+    pairs = [key.removesuffix(f"{PAIR_A}weight") for key in weights if PAIR_A in key]
+    part = {name: config.part("vision" if name.startswith(f"{roles.vision}.") else "llm")[1] for name in pairs}
+    rank, alpha = part[pairs[-1]]
+    lora_config(
+        config,
+        [rank, alpha],
+        pairs,
+        base_model_name_or_path=config.model,
+        inference_mode=True,
+        rank_pattern={name: int(numbers[0]) for name, numbers in part.items() if numbers[0] != rank},
+        alpha_pattern={name: numbers[1] for name, numbers in part.items() if numbers[1] != alpha},
+        modules_to_save=list(roles.connector) if config.connector == "full" else None,
+    ).save_pretrained(str(folder))
+    save_file({peft_key(key): weight.contiguous() for key, weight in weights.items()}, folder / ADAPTER_FILE)
+
+
+def peft_key(key: str) -> str:
+    """A trained weight's name in an adapter's file."""
+    short = key.replace(f"{LENGTHS}weight", LENGTHS.removesuffix(f".{ADAPTER}."))
+    return f"base_model.model.{short.replace(f'.{ADAPTER}.', '.')}"

@@ -1,14 +1,27 @@
-"""What a run reports: log.jsonl, curves, the progress bar; speed, padding and waiting in each line."""
+"""What a run reports: log.jsonl, curves, the progress bar; speed, padding and waiting in each line; at the end a page.
+
+report.html says whether it has learnt, what it cost, what trained, answers and what is next: one file with nothing to
+load. It is made from the run's log, so that a run of several lives is one.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ..data.formats import read_row
+from ..data.sample import IMAGE_MARK, VIDEO_MARK
+from ..files import write_text
 from .configuration import TrainingConfig
+from .evaluating import Evaluation, HeldOut, chosen_of, verdict
+from .plan import TrainingPlan
 
 if TYPE_CHECKING:
     import torch
@@ -111,3 +124,110 @@ def summary(numbers: torch.Tensor) -> dict[str, float]:
         "padding_share": round(1 - tokens / positions, 4) if positions else 0.0,
         "data_wait_share": round(waiting / max(seconds, 1e-9), 4),
     }
+
+
+PAGE_FILE = "report.html"
+WIDTH, HEIGHT, EDGE = 400, 170, 66
+"""Of a chart, and of the margin for its numbers, in pixels."""
+COLOURS = ("#2563eb", "#dc2626")
+STYLE = """body{font:15px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.2em .8em}
+pre,p{background:#f3f4f6;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere}.yes{background:#dcfce7}.no{background:#fee2e2}text{font-size:11px}"""
+
+
+def write_page(
+    plan: TrainingPlan, parts: str, evaluations: Sequence[Evaluation], dataset: Any, held_out: HeldOut | None
+) -> str:
+    """Write the page into the run's folder; returns it in short. `parts`: the table of what trained of the model."""
+    folder = plan.config.run_folder
+    log, chosen = read_log(folder / LOG_FILE), chosen_of(evaluations, plan.config)
+    steps = [line for line in log if "loss" in line]
+    # 1. did it learn
+    problems = verdict(evaluations, chosen, [line["loss"] for line in steps])
+    title = f"The model has not learnt: {'; '.join(problems)}." if problems else "The loss has fallen."
+    if chosen is None and len(steps) < 2:
+        title = "Whether the model has learnt is not known: nothing was evaluated, and the log has not two losses."
+    if held_out is not None and held_out.is_trained:
+        title += " It was asked what it was trained on: whether it understands other rows is not known."
+    facts = facts_of(plan, steps, evaluations, chosen)
+    # 2. curves, and the answers of what is exported
+    curves: dict[str, dict[str, str]] = {
+        "loss": {"training": "loss", "evaluation": "eval_loss"},
+        "share of right answers": {"right": "eval_accuracy", "always the commonest": "eval_commonest"},
+        "learning rate": {"": "learning_rate"},
+    }
+    answers = [one for one in read_log(folder / ANSWERS_FILE) if chosen and one["step"] == chosen["step"]][:SHOWN]
+    rows = [
+        f'<tr class="{"yes" if one["right"] else "no"}"><td>{escape(one["question"])}<td>{escape(one["expected"])}'
+        f"<td>{escape(one['given'])}"
+        for one in answers
+    ]
+    # 3. the file
+    body = [
+        f"<!doctype html><meta charset=utf-8><title>{escape(folder.name)}</title><style>{STYLE}</style>",
+        f'<h1>{escape(folder.name)}</h1><p class="{"no" if problems else "yes"}">{escape(title)}</p>',
+        *(chart(name, log, lines) for name, lines in curves.items()),
+        f"<pre>{escape(facts)}</pre><pre>{escape(parts)}</pre>",
+        *(["<table><tr><th>question<th>expected<th>given", *rows, "</table>"] if rows else []),
+        f"<pre>{escape(commands_of(str(folder / 'model'), held_out.dataset if held_out else dataset))}</pre>",
+    ]
+    write_text(folder / PAGE_FILE, "\n".join(body) + "\n")
+    return f"{facts}\n{'WARNING: ' if problems else ''}{title}\nreport           {folder / PAGE_FILE}"
+
+
+def facts_of(
+    plan: TrainingPlan,
+    steps: Sequence[Mapping[str, float]],
+    evaluations: Sequence[Evaluation],
+    chosen: Evaluation | None,
+) -> str:
+    """What the run did, a line each; `steps` are training's lines of the log."""
+    if not steps:
+        return "trained          in an earlier life, whose log is not in this folder"
+    last, seconds = int(steps[-1]["step"]), sum(line.get("seconds", 0.0) for line in steps)
+    waited = sum(line.get("seconds", 0.0) * line["data_wait_share"] for line in steps) / max(seconds, 1e-9)
+    lines = [
+        f"trained          {last:,} of {plan.num_steps:,} steps, {last * plan.samples_per_step:,.0f} samples, "
+        f"{sum(line.get('tokens', 0) for line in steps):,} tokens in {seconds / 60:.1f} min, {waited:.0%} of it "
+        "waiting for data",
+        f"training loss    {steps[0]['loss']:.4g} -> {steps[-1]['loss']:.4g}",
+    ]
+    if chosen is not None:
+        begun, step = evaluations[0], f"step {chosen['step']:,}"
+        lines.append(f"evaluation loss  {begun['loss']:.4g} -> {chosen['loss']:.4g}")
+        if "accuracy" in chosen:
+            right = f"{begun.get('accuracy', 0.0):.0%} -> {chosen['accuracy']:.0%} of {chosen['answers']:,}"
+            lines.append(f"right answers    {right}; always the commonest: {chosen['commonest']:.0%}")
+        lines.append(f"exported         {step}, the {plan.config.export_step} of {last:,} (--export-step)")
+    return "\n".join(lines)
+
+
+def commands_of(model: str, dataset: Any) -> str:
+    """How to ask and to score the trained model, with the first video of `dataset`, where it has one."""
+    video, question = "VIDEO.mp4", "What happens?"
+    for one, row in dataset.rows[:SHOWN].tolist():
+        sample = read_row(dataset.annotations[one][row], dataset.settings)
+        if sample.video is not None and sample.video.path:
+            video = str(dataset.data_sets[one].data_root / sample.video.path)
+            question = sample.turns[-1].question.replace(VIDEO_MARK, "").replace(IMAGE_MARK, "").strip()
+    ask = shlex.join(["videochat-online", "chat", video, "--model", model, "-q", question])
+    return f"{ask}\n{shlex.join(['videochat-online', 'eval', 'ovbench', '--model', model])} --annotations A --videos V"
+
+
+def chart(title: str, log: Iterable[Mapping[str, float]], names: Mapping[str, str]) -> str:
+    """An SVG of curves over the steps, each of one value of the log; nothing where there are no points."""
+    lines = {
+        label: [(line["step"], line[name]) for line in log if math.isfinite(line.get(name, math.nan))]
+        for label, name in names.items()
+    }
+    if not (points := [point for line in lines.values() for point in line]):
+        return ""
+    (left, low), (right, high) = map(min, zip(*points, strict=True)), map(max, zip(*points, strict=True))
+    across, up = (WIDTH - EDGE - 8) / max(right - left, 1), (HEIGHT - 48) / max(high - low, 1e-12)
+    drawn = f'<text x="{EDGE}" y="14">{title}, steps {left:,.0f} to {right:,.0f}</text>'
+    drawn += f'<text y="30">{high:.3g}</text><text y="{HEIGHT - 18}">{low:.3g}</text>'
+    drawn += f'<path d="M{EDGE} 26V{HEIGHT - 22}H{WIDTH - 8}" fill="none" stroke="#9ca3af"/>'
+    for number, (label, line) in enumerate(lines.items()):
+        places = [f"{EDGE + (x - left) * across:.1f},{HEIGHT - 22 - (y - low) * up:.1f}" for x, y in line]
+        drawn += f'<polyline points="{" ".join(places)}" fill="none" stroke="{COLOURS[number]}"/>'
+        drawn += f'<text x="{EDGE + number * 90}" y="{HEIGHT - 4}" fill="{COLOURS[number]}">{label}</text>'
+    return f'<svg width="{WIDTH}" height="{HEIGHT}">{drawn}</svg>'

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader
 from ..config import tokens_of_grid
 from ..model.varlen import border_arguments, use_varlen
 from ..prompt.render import IGNORE_INDEX
-from .checkpoints import check_shape, choose_checkpoint, skipped
+from .checkpoints import Saver, check_shape, choose_checkpoint, skipped
 from .distributed import (
+    SequenceParts,
     data_workers,
     leave_sigterm_to_the_parent,
     make_accelerator,
@@ -33,13 +34,10 @@ from .distributed import (
     uses_deepspeed,
 )
 from .evaluating import HeldOut, best_of, evaluate, stops_early
-from .frozen import hold_frozen
 from .log import Interval, RunLog, summary
 from .loss import next_tokens, token_weights, weighted_loss
-from .parts import checkpoint_gradients, choose_parts, make_optimizer, set_drop_path
+from .parts import checkpoint_gradients, choose_parts, hold_frozen, make_optimizer, set_drop_path
 from .plan import TrainingPlan
-from .saving import Saver
-from .sequence import SequenceParts
 from .state import TrainState
 from .watch import Watch
 

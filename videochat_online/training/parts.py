@@ -1,16 +1,20 @@
-"""What trains: freezing, the encoder's last layers, LoRA pairs and merging them; its optimizer; the table that says so.
+"""What trains: freezing, the encoder's last layers, LoRA pairs and merging them; its optimizer; the table that says so;
+and how small what does not train is held.
 
 Which modules are encoder, connector and language model is what the model's `roles` say. LoRA (arXiv 2106.09685)
 puts a pair A (rank, in), B (out, rank) beside a weight W (out, in): merged it is V = W + alpha / rank * B @ A, with
 DoRA m * V / |V|, m (out,) the lengths it trains of V's rows. Merging works on a state dict, so that it serves a whole
 model, one gathered from many GPUs, and a checkpoint's file.
+Quantized are linear layers inside the layers of a part, by bitsandbytes (4 bits: QLoRA, arXiv 2305.14314), below pairs
+that stay as they are. ZeRO and FSDP hold weights by rules of their own.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +25,7 @@ from ..data.settings import SettingError, flag
 from ..extras import require
 from ..model_config import VideoChatOnlineConfig
 from .configuration import TrainingConfig
-from .frozen import frozen_linears
+from .distributed import uses_bf16, uses_cpu
 
 if TYPE_CHECKING:
     from ..model.backbone import Facts
@@ -230,3 +234,56 @@ def parts_table(rows: list[PartRow]) -> str:
         share = row.num_trained / row.num_parameters if row.num_parameters else 0.0
         lines.append(f"{row.name:16} {row.setting:12} {row.num_parameters:>12,} {row.num_trained:>14,}  {share:7.2%}")
     return "\n".join(lines)
+
+
+OUTLIER = 6.0
+"""Inputs from this size on are multiplied in 16 bits with int8 (LLM.int8, arXiv 2208.07339)."""
+
+
+def frozen_dtype(config: TrainingConfig) -> torch.dtype:
+    """What weights that do not train, and are not quantized, are held in."""
+    in_bf16 = config.frozen_dtype == "auto" and config.strategy == "ddp" and uses_bf16(config)
+    return torch.bfloat16 if in_bf16 else torch.float32
+
+
+def hold_frozen(model: nn.Module, config: TrainingConfig) -> None:
+    """Make the weights that do not train as small as the settings say. After `choose_parts`."""
+    dtype = frozen_dtype(config)
+    for parent, name, linear in frozen_linears(model, config):
+        setattr(parent, name, quantized(linear, config))
+    for weight in model.parameters():
+        if not weight.requires_grad and weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
+
+
+def frozen_linears(model: Any, config: TrainingConfig) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """(holder, name, layer) of every linear layer that --quantize names; none where nothing is quantized."""
+    parts = [model.roles.layers] if config.quantize != "none" else []
+    parts += [model.roles.vision_layers] if config.quantize_vision else []
+    for holder in [module for part in parts for module in model.get_submodule(part).modules()]:
+        for name, layer in list(holder.named_children()):
+            if type(layer) is nn.Linear and not layer.weight.requires_grad:
+                yield holder, name, layer
+
+
+def quantized(linear: nn.Linear, config: TrainingConfig) -> nn.Module:
+    """The layer with its weight in 4 or 8 bits, on the device of the run, where it is made small."""
+    import bitsandbytes as bnb
+
+    compute = torch.bfloat16 if uses_bf16(config) else torch.float32
+    weight, shape = linear.weight.data.to(compute), (linear.in_features, linear.out_features, linear.bias is not None)
+    layer: Any
+    if config.quantize == "nf4":
+        layer = bnb.nn.Linear4bit(*shape, compute_dtype=compute, quant_type="nf4", device="meta")
+        layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", module=layer)
+    else:
+        layer = bnb.nn.Linear8bitLt(*shape, has_fp16_weights=False, threshold=OUTLIER, device="meta")
+        layer.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    layer.bias = linear.bias
+    return layer.to("cpu" if uses_cpu(config) else f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+
+
+def holds_trained_only(config: TrainingConfig, model: PartRow) -> bool:
+    """Whether the checkpoints of a run leave out what is frozen; `model` is the sum of its parts."""
+    less = 2 * model.num_trained < model.num_parameters
+    return config.checkpoint_weights == "trained" or (config.checkpoint_weights == "auto" and less)

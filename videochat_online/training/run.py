@@ -19,9 +19,9 @@ from .checkpoints import Checkpoint, choose_checkpoint, evaluations_of, problem_
 from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
 from .evaluating import HeldOut, chosen_of, hold_out
-from .fitting import memory_problem
 from .hub import check_hub, push
-from .page import write_page
+from .log import write_page
+from .memory import memory_problem
 from .parts import check_model, part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
 

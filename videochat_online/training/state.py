@@ -8,6 +8,7 @@ state is torch's: samples have seeds of their own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,16 +24,16 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..files import write_json
-from .adapters import TRAINED_FILE, check_base, fingerprint, holds_trained_only, write_trained
 from .checkpoints import STEP_FILE
 from .configuration import TrainingConfig
 from .distributed import share_out_zero3
-from .parts import PAIR_A, part_rows, total
+from .parts import PAIR_A, holds_trained_only, part_rows, total
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 OPTIMIZER_FILE = "optimizer.pt"
+BASE_FILE, TRAINED_FILE = "base.json", "trained.safetensors"
 SAMPLED = 1024
 """Values of each weight that are kept from before training, to tell whether it changed."""
 
@@ -224,3 +225,31 @@ def sampled(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """About SAMPLED values of each tensor, evenly spread: copies (K,) on the CPU."""
     steps = {name: max(1, weight.numel() // SAMPLED) for name, weight in weights.items()}
     return {name: one.detach().flatten()[:: steps[name]].to("cpu", copy=True) for name, one in weights.items()}
+
+
+def fingerprint(sampled: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names and some values of weights, whatever lossless dtype they are held in."""
+    found = hashlib.sha256()
+    for name in sorted(sampled):
+        found.update(name.encode() + sampled[name].float().numpy().tobytes())
+    return found.hexdigest()
+
+
+def write_trained(folder: Path, base: dict[str, str], weights: Mapping[str, torch.Tensor]) -> None:
+    """Write trained weights, and which model they belong to."""
+    from safetensors.torch import save_file
+
+    save_file({key: weight.contiguous() for key, weight in weights.items()}, folder / TRAINED_FILE)
+    write_json(folder / BASE_FILE, base)
+
+
+def check_base(folder: Path, base: dict[str, str]) -> None:
+    """Raise ValueError where a checkpoint holds trained weights only, and they belong to another model."""
+    if not (folder / BASE_FILE).is_file():
+        return
+    written = json.loads((folder / BASE_FILE).read_text("utf-8"))
+    if written["fingerprint"] != base["fingerprint"]:
+        raise ValueError(
+            f"{folder} holds trained weights alone, which belong to --model {written['model']}: the frozen weights of "
+            f"--model {base['model']} are not those they were trained with; give the run its model back"
+        )

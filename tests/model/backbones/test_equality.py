@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from videochat_online import MemoryConfig
-from videochat_online.model.backbones.qwen_vl import patches_of
+from videochat_online.model.backbones.families import patches_of
 
 from . import watched
 from .watched import class_inputs, pictures, qwen_patches, watching

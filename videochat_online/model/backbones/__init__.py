@@ -1,1 +1,1 @@
-"""Other people's models, transformers' own classes held by an adapter: one small file a family."""
+"""Other people's models, transformers' own classes held by an adapter."""
