@@ -223,7 +223,7 @@ def _fetch_benchmark(options: argparse.Namespace) -> int:
 
 
 def run_index(options: argparse.Namespace) -> int:
-    from .shards import index_shards
+    from .own import index_shards
 
     rows_path, num_rows, num_shards = index_shards(options.shards, options.list)
     print(f"wrote {num_rows} rows of {num_shards} shards to {rows_path}, their list to {options.list}")

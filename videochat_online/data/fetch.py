@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ..extras import hub_errors_named
 from ..files import locked, shipped, write_json
-from ..hub import hub_errors_named
 
 REPOSITORIES = {"videochatonline-it": "MCG-NJU/VideoChatOnline-IT", "ovbench": "MCG-NJU/OVBench"}
 """Name on the command line -> data set on the hub."""

@@ -1,7 +1,8 @@
-"""The bytes behind an http(s) address, through connections of our own: to one IP address only, where that is asked for.
+"""Connections of our own, to one IP address only where that is asked for: the bytes behind an http(s) address, and a
+pipe between FFmpeg and an RTSP server.
 
-FFmpeg's HTTP would look a name up again, go wherever a server sends it, and cannot be woken. Knows nothing of video but
-what tells a stream from a web page or a playlist.
+FFmpeg would look a name up again, go wherever a server sends it, and cannot be woken while it waits. Knows nothing of
+video but what tells a stream from a web page or a playlist.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SHORT_BYTES = 2**26
 """A file no longer than this is fetched again from its beginning where the server gives no parts."""
 UNQUOTED = "%/:=&?~#+!$,;'@()*[]"
 """What stands in paths and queries as it is; the rest (blanks, accents) is written as %XX."""
+REDIRECT = b"\nlocation:"
 HEADERS = {"User-Agent": "videochat-online", "Accept": "*/*"}
 
 
@@ -249,3 +251,43 @@ def secured(plain: socket.socket, sockets: Sockets, *, host: str | None, is_chec
         secure.close()
         raise
     return secure
+
+
+def relay(place: str, port: int, sockets: Sockets, *, is_secure: bool, is_checked: bool, seconds: float) -> int:
+    """A port of the loopback address that leads to `place` once; it ends with `sockets`. OSError where nobody answers.
+
+    FFmpeg speaks with that port; what comes from the server passes on, if need be (`is_checked`) only until it holds a
+    "Location:" line, as a redirect does. `seconds`: to connect.
+    """
+    server = sockets.add(socket.create_connection((place, port), seconds))
+    if is_secure:  # FFmpeg does not check certificates either
+        server = secured(server, sockets, host=None, is_checked=False)
+    server.settimeout(None)
+    door = sockets.add(socket.create_server(("127.0.0.1", 0)))
+    door.settimeout(seconds)
+    threading.Thread(target=_work, args=(door, server, sockets, is_checked), name="rtsp relay", daemon=True).start()
+    return int(door.getsockname()[1])
+
+
+def _work(door: socket.socket, server: socket.socket, sockets: Sockets, is_checked: bool) -> None:
+    with door, server, contextlib.suppress(OSError), sockets.add(door.accept()[0]) as client:
+        client.settimeout(None)
+        back = (server, client, is_checked)
+        thread = threading.Thread(target=_pump, args=back, name="rtsp relay", daemon=True)
+        thread.start()
+        _pump(client, server, False)
+        thread.join()
+
+
+def _pump(source: socket.socket, target: socket.socket, is_checked: bool) -> None:
+    """Bytes from one to the other until either ends; then both end."""
+    seen = b""
+    with contextlib.suppress(OSError):
+        while data := source.recv(CHUNK):
+            if is_checked:
+                seen = seen[-len(REDIRECT) :] + data.replace(b"\r", b"").lower()
+                if REDIRECT in seen:
+                    break
+            target.sendall(data)
+    shut(source)
+    shut(target)

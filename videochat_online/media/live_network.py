@@ -15,12 +15,11 @@ from urllib.parse import urlsplit
 
 from .addresses import PROTOCOLS, Address, without_password, without_secrets
 from .container import open_container, video_stream
-from .fetching import Body, fetch
+from .fetching import Body, fetch, relay
 from .live import DISPLAY_FPS, STALLED_SECONDS, BurstLimit, RateLimit, fitting
 from .live_decoding import FileClock, LiveClock, WholePictures, packets_of, whole_key_frames
 from .picture import FrameConverter
 from .reconnecting import Connection, Pictures, ReconnectingSource, Timeouts
-from .relay import relay
 from .source import MediaError, each, reading
 
 if TYPE_CHECKING:

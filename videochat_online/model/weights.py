@@ -21,9 +21,8 @@ from torch import nn
 from transformers.initialization import no_init_weights
 
 from ..config import BYTES_OF
-from ..extras import require
+from ..extras import hub_errors_named, require
 from ..files import SHIPPED_MODELS
-from ..hub import hub_errors_named
 from ..model_config import VideoChatOnlineConfig
 from .adapter import ADAPTER_CONFIG, apply_adapter, base_of
 from .backbone import Backbone, Facts, HeldFacts

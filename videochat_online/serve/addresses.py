@@ -2,7 +2,7 @@
 
 Where private networks are to stay closed, a name is looked up, every address behind it must be public, and the stream
 is opened at the one that was looked at; neither redirects of HTTP and RTSP nor playlists, which name further addresses,
-are followed (media/fetching.py, media/relay.py).
+are followed (media/fetching.py).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..data.settings import SettingError
-from ..hub import hub_errors_named
+from ..extras import hub_errors_named
 from .configuration import TrainingConfig
 
 LOCAL = ("output_dir", "data", "frame_cache", "model", "resume")
