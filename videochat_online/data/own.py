@@ -1,4 +1,4 @@
-"""Data of one's own: the list of a bare annotation file; rows and list made of a table, of others' json, or of tar shards.
+"""Data of one's own: the list of a bare annotation file; rows and list made of a table, others' json, or tar shards.
 
 A table is a csv (or tsv) with the columns video, question, answer and, optionally, start, end (the part of the video)
 and time (when it is asked), in seconds. Of tar shards, as webdataset writes them, every one is walked once, header by
@@ -84,7 +84,7 @@ def import_rows(source: Path, path: Path, media: Path | None = None) -> tuple[Pa
 
 
 def _rows_path(path: Path) -> Path:
-    """Where the rows of a list to write go. ValueError for a list without its suffix, and where either file is there."""
+    """Where the rows of a list to write go. ValueError for a list without its suffix, and where a file is there."""
     if path.suffix != ".json":
         raise ValueError(f"{path}: the list to write needs a name that ends in .json")
     rows_path = path.with_name(f"{path.stem}_rows.jsonl")
