@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import threading
@@ -54,8 +55,7 @@ def test_typed_questions_from_a_camera(monkeypatch, capsys):
         def release(self):
             pass
 
-    lines = iter(["what now?", ""])
-    monkeypatch.setattr("videochat_online.chat._read_line", lambda: next(lines, None))
+    monkeypatch.setattr("sys.stdin", io.StringIO("what now?\n\n"))
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Device))
     assert main(["chat", "--camera", "0", "--max-new-tokens", "3"]) == 0
     out = capsys.readouterr()
@@ -77,8 +77,7 @@ def test_mistakes(arguments, message, capsys):
 
 
 def test_what_is_wrong_with_the_stream_is_said_before_the_answer(monkeypatch, capsys):
-    lines = iter(["what now?"])
-    monkeypatch.setattr("videochat_online.chat._read_line", lambda: next(lines, None))
+    monkeypatch.setattr("sys.stdin", io.StringIO("what now?\n"))
     monkeypatch.setattr("videochat_online.chat._answer_line", lambda options, session, line: print(f"answer to {line}"))
     _read_questions(argparse.Namespace(), None, lambda: "the camera broke off")
     said = capsys.readouterr()

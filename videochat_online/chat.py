@@ -8,12 +8,16 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tqdm import tqdm
+
 from .command_line import add_decoder_flag, add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
+from .media.addresses import is_address
+from .media.source import check_fps
 
 if TYPE_CHECKING:
     from .media.live import LiveSource
@@ -97,9 +101,6 @@ def timed_questions(asked: Sequence[str | float]) -> list[TimedQuestion]:
 
 def run_chat(options: argparse.Namespace) -> int:
     """Watch what the flags name and answer. ValueError for flags that do not fit together, MediaError for bad video."""
-    from .media.addresses import is_address
-    from .media.source import check_fps
-
     # 1. check what is asked for
     check_fps(options.fps, "--fps")
     check_fps(options.speed, "--speed")
@@ -146,8 +147,6 @@ def _check_telling(options: argparse.Namespace, is_live: bool) -> None:
 
 def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
     """Hears what the session says unasked, and hands it on as the flags say."""
-    from tqdm import tqdm
-
     from .streaming.gate import Gate, gate_beside
     from .streaming.telling import Telling, line_of
 
@@ -172,8 +171,6 @@ def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
 
 def _has_document(options: argparse.Namespace) -> bool:
     """Whether one json document is printed at the end; else each thing is as it comes."""
-    from .media.addresses import is_address
-
     is_file = options.camera is None and not is_address(options.video)
     return bool(options.asked) or (bool(options.tell_me) and is_file)
 
@@ -227,7 +224,6 @@ def _watch_and_answer(options: argparse.Namespace, questions: list[TimedQuestion
 
 def _open_source(options: argparse.Namespace) -> tuple[LiveSource, float | None]:
     """What the flags name, and how many of its frames a second are watched (None: all that it gives)."""
-    from .media.addresses import is_address
     from .media.live_network import Camera, NetworkStream
     from .media.live_playback import VideoPlayback
 
@@ -249,8 +245,6 @@ def _wait_for(second: float, watcher: LiveWatcher) -> None:
 
 def _ask_about_file(options: argparse.Namespace, questions: list[TimedQuestion]) -> None:
     """Each question when the video has come to its second; without a second they come at the end."""
-    from tqdm import tqdm
-
     from .media.readers import open_video
     from .media.sampling import sample_pass
     from .streaming.watching import watch
@@ -283,8 +277,6 @@ def _ask_about_file(options: argparse.Namespace, questions: list[TimedQuestion])
 def _answer(
     options: argparse.Namespace, session: StreamingSession, question: str, *, age: float | None = None
 ) -> dict[str, Any]:
-    from tqdm import tqdm
-
     text = session.ask(question, max_new_tokens=options.max_new_tokens)
     stats = session.stats()
     if not options.json:  # between the lines of a progress bar
@@ -307,18 +299,12 @@ def _print_document(options: argparse.Namespace, video: str, answers: list[dict[
 
 def _read_questions(options: argparse.Namespace, watcher: LiveWatcher, problem: Callable[[], str | None]) -> None:
     """Answer lines of standard input until it ends; `problem` says what is wrong with the stream at the moment."""
-    while (line := _read_line()) is not None:
-        if line.strip():
-            if trouble := problem():
-                print(f"videochat-online: {trouble}", file=sys.stderr)
-            _answer_line(options, watcher, line.strip())
-
-
-def _read_line() -> str | None:
-    try:
-        return input("> " if sys.stdin.isatty() else "")
-    except EOFError:
-        return None
+    with suppress(EOFError):
+        while True:
+            if line := input("> " if sys.stdin.isatty() else "").strip():
+                if trouble := problem():
+                    print(f"videochat-online: {trouble}", file=sys.stderr)
+                _answer_line(options, watcher, line)
 
 
 def _answer_line(options: argparse.Namespace, watcher: LiveWatcher, question: str) -> None:

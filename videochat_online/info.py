@@ -7,10 +7,9 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .config import BYTES_OF, stream_grid
+from .config import BYTES_OF, MemoryConfig, stream_grid
 
 if TYPE_CHECKING:
-    from .config import MemoryConfig
     from .model.backbone import Facts
 
 

@@ -10,23 +10,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
 
 from .config import stream_grid
 from .files import write_json
 from .media.picture import rgb_array
-from .media.transforms import FrameTransform
+from .media.transforms import FrameTransform, Picture, Size
+from .model.backbone import Facts
+from .model.weights import HUB_OPTIONS, NO_WEIGHTS, find_folder, load_pretrained
 from .model_config import VideoChatOnlineConfig
 from .prompt.messages import Message, Template, get_template, lay_out
 from .prompt.render import Rendered, end_token_ids, render
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase
-
-    from .media.transforms import Picture, Size
-    from .model.backbone import Facts
-
 
 log = logging.getLogger(__name__)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -97,8 +94,6 @@ class Processor:
         check_vocabulary(tokenizer, config, str(name))
         files = {}
         if not isinstance(config, VideoChatOnlineConfig):
-            from .model.weights import NO_WEIGHTS, find_folder
-
             compare_with_chat_template(tokenizer, template)
             folder = find_folder(name, NO_WEIGHTS, hub)
             files = {one: (folder / one).read_text("utf-8") for one in BESIDE if (folder / one).is_file()}
@@ -167,8 +162,6 @@ def load_tokenizer(name: str | Path, **hub: Any) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, LlamaTokenizer
 
-    from .model.weights import NO_WEIGHTS, find_folder
-
     folder = find_folder(name, NO_WEIGHTS, hub)
     try:
         settings = folder / "tokenizer_config.json"
@@ -236,8 +229,6 @@ def load_model(
 
     Raises ValueError for an unknown name or a checkpoint that does not fit, saying what was tried.
     """
-    from .model.weights import HUB_OPTIONS, load_pretrained
-
     model = load_pretrained(name, device=device, dtype=dtype, attn_implementation=attn_implementation, **options)
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
     processor = Processor.from_pretrained(name, model.config, **hub)

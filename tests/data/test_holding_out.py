@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from videochat_online.data.holding_out import by_digest, in_both, media_of, split
+from videochat_online.training.evaluating import by_digest, in_both, media_of, split
 
 
 def text_row(number: int) -> dict[str, Any]:

@@ -22,6 +22,16 @@ SIZE = 32
 FPS = 2.0
 
 
+@pytest.fixture(scope="module")
+def everything(shared: Path, annotations: Path) -> Path:
+    return shared / "ovbench" if (shared / "ovbench").is_dir() else annotations
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path) -> list[VideoTask]:
+    return OVBench().load(shared / "ovbench")
+
+
 def picture(number: int) -> np.ndarray:
     """uint8 (32, 32, 3); different for each of 4,096 numbers."""
     image = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)

@@ -44,10 +44,10 @@ def write_online_list(folder: Path, count: int) -> Path:
 def save_small_model(folder: Path) -> Path:
     """Two layers each, 32 px frames, the pocket model's tokenizer and template; random weights."""
     from videochat_online.model.videochat import VideoChatOnline
-    from videochat_online.model.weights import load_config
+    from videochat_online.model.weights import load_facts
     from videochat_online.processing import load_tokenizer
 
-    config: Any = load_config(CLIP)
+    config: Any = load_facts(CLIP)
     small = {"num_hidden_layers": 2, "num_attention_heads": 2}
     config.llm_config.update({"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2, **small})
     vision = {"hidden_size": 32, "intermediate_size": 64, "image_size": 32, "patch_size": 4, **small}

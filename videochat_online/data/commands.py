@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, get_args
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import write_json
-from .fetch import LIST, REPOSITORIES
+from . import fetch
+from .formats import format_of, read_row
+from .own import import_rows, index_shards, write_list
+from .registry import Annotations, DataSet, holds_rows, is_table, read_lists
 from .settings import DataSettings, FrameTimes
 
 if TYPE_CHECKING:
     from .dataset import ConversationDataset
-    from .registry import DataSet
 
 MAX_WORKERS = 8
 SHEET_COLUMNS = 8
@@ -135,7 +137,7 @@ def _add_fetch(commands: Any) -> None:
         epilog="examples: videochat-online data fetch videochatonline-it /data/anno; "
         "videochat-online data fetch ovbench /data/ovbench --only COIN HiREST",
     )
-    parser.add_argument("name", choices=tuple(REPOSITORIES), metavar="NAME", help=", ".join(REPOSITORIES))
+    parser.add_argument("name", choices=tuple(fetch.REPOSITORIES), metavar="NAME", help=", ".join(fetch.REPOSITORIES))
     parser.add_argument("folder", type=Path, metavar="DIR", help="where they go: what ANNO_ROOT names in training")
     group = parser.add_argument_group("ovbench")
     group.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these archives of videos")
@@ -146,8 +148,6 @@ def _add_fetch(commands: Any) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     from .check import check_lists
-    from .own import write_list
-    from .registry import DataSet, holds_rows, is_table
 
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
@@ -182,9 +182,6 @@ def run_check(options: argparse.Namespace) -> int:
 
 def _formats_text(data_set: DataSet) -> str:
     """What a bare annotation file is: `rows.jsonl: 6 rows: 6 of conversations (LLaVA)`."""
-    from .formats import format_of
-    from .registry import Annotations
-
     try:
         rows = Annotations(data_set.annotation)
     except ValueError:
@@ -194,26 +191,25 @@ def _formats_text(data_set: DataSet) -> str:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    from .own import import_rows
-
     rows_path, num_rows = import_rows(options.source, options.list, options.media)
-    print(f"wrote {num_rows} rows to {rows_path}, their list to {options.list}")
-    print(f"next: videochat-online data check {shlex.quote(str(options.list))}")
+    return _said(options.list, f"wrote {num_rows} rows to {rows_path}")
+
+
+def _said(path: Path, what: str) -> int:
+    print(f"{what}, their list to {path}\nnext: videochat-online data check {shlex.quote(str(path))}")
     return 0
 
 
 def _fetch_benchmark(options: argparse.Namespace) -> int:
-    from .fetch import GIGABYTE, fetch_benchmark, is_unpacked, offer_of
-
-    offer = offer_of(options.name)
+    offer = fetch.offer_of(options.name)
     print(f"{offer.repository}, licence: {offer.licence}. Its videos have licences of their own (see its page).")
     for name, archive in offer.archives.items():
-        state = "is here" if is_unpacked(options.folder, archive) else ""
-        print(f"  {name:12} {archive.size / GIGABYTE:8.1f} GB  {state}")
-    print(f"  {'all':12} {sum(one.size for one in offer.archives.values()) / GIGABYTE:8.1f} GB", flush=True)
+        state = "is here" if fetch.is_unpacked(options.folder, archive) else ""
+        print(f"  {name:12} {archive.size / fetch.GIGABYTE:8.1f} GB  {state}")
+    print(f"  {'all':12} {sum(one.size for one in offer.archives.values()) / fetch.GIGABYTE:8.1f} GB", flush=True)
     if options.list:
         return 0
-    fetch_benchmark(offer, options.folder, only=options.only, keep_archives=options.keep_archives)
+    fetch.fetch_benchmark(offer, options.folder, only=options.only, keep_archives=options.keep_archives)
     root = shlex.quote(str(options.folder.absolute()))
     command = (
         f"videochat-online eval ovbench --annotations {root}/annotations --videos {root}/videos --output runs/ovbench"
@@ -223,25 +219,20 @@ def _fetch_benchmark(options: argparse.Namespace) -> int:
 
 
 def run_index(options: argparse.Namespace) -> int:
-    from .own import index_shards
-
     rows_path, num_rows, num_shards = index_shards(options.shards, options.list)
-    print(f"wrote {num_rows} rows of {num_shards} shards to {rows_path}, their list to {options.list}")
-    print(f"next: videochat-online data check {shlex.quote(str(options.list))}")
-    return 0
+    return _said(options.list, f"wrote {num_rows} rows of {num_shards} shards to {rows_path}")
 
 
 def run_fetch(options: argparse.Namespace) -> int:
-    from .fetch import annotations_below, fetch_annotations
-
     if options.name == "ovbench":
         return _fetch_benchmark(options)
     if options.only or options.list or options.keep_archives:
         raise ValueError(f"--only, --list and --keep-archives are for ovbench: {options.name} holds words only")
-    fetch_annotations(options.name, options.folder)
-    files = annotations_below(options.folder)
+    fetch.fetch_annotations(options.name, options.folder)
+    files = fetch.annotations_below(options.folder)
     missing = {name: file for name, file in files.items() if not file.is_file()}
-    print(f"{REPOSITORIES[options.name]}: {len(files) - len(missing)} of {len(files)} sets of {LIST} are there")
+    there = f"{len(files) - len(missing)} of {len(files)} sets of {fetch.LIST} are there"
+    print(f"{fetch.REPOSITORIES[options.name]}: {there}")
     for name, file in missing.items():
         print(f"  {name}: {file} is missing")
     print(f"next: export ANNO_ROOT={shlex.quote(str(options.folder.absolute()))}; docs/data.md says where videos are")
@@ -250,7 +241,6 @@ def run_fetch(options: argparse.Namespace) -> int:
 
 def run_show(options: argparse.Namespace) -> int:
     from ..prompt.render import describe
-    from .formats import read_row
 
     # 1. the sample; nothing is replaced here
     dataset = _dataset(options)
@@ -285,7 +275,6 @@ def _dataset(options: argparse.Namespace) -> ConversationDataset:
     from ..model.weights import load_facts
     from ..processing import Processor
     from .dataset import ConversationDataset
-    from .registry import read_lists
 
     data_sets = read_lists([options.list])
     if options.data_set:

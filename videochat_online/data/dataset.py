@@ -92,7 +92,7 @@ class ConversationDataset(torch.utils.data.Dataset[TrainingExample]):
         self.rows = epoch_rows(list(map(len, self.annotations)), repeats, mixing=settings.mixing, seed=settings.seed)
         """int64 (len, 2): set and row of each sample."""
         self.usable: list[Sequence[int] | np.ndarray] = [range(len(rows)) for rows in self.annotations]
-        """Rows of each set that may stand in for one that cannot be read; held-out rows are none (holding_out.py)."""
+        """Rows of each set that may stand in for one that cannot be read; held-out rows are none."""
 
     def __len__(self) -> int:
         return len(self.rows)

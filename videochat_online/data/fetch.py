@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from ..extras import hub_errors_named
 from ..files import locked, shipped, write_json
+from .registry import read_lists
 
 REPOSITORIES = {"videochatonline-it": "MCG-NJU/VideoChatOnline-IT", "ovbench": "MCG-NJU/OVBench"}
 """Name on the command line -> data set on the hub."""
@@ -46,8 +47,6 @@ def fetch_annotations(name: str, folder: Path) -> None:
 
 def annotations_below(folder: Path) -> dict[str, Path]:
     """Where stage 2's list looks for these annotations when $ANNO_ROOT is `folder`, by set."""
-    from .registry import read_lists
-
     root = str(folder.absolute())
     named = read_lists([shipped(LIST)], {"ANNO_ROOT": root, "DATA_ROOT": root})
     return {one.name: one.annotation for one in named if FOLDER in one.annotation.parts}

@@ -40,8 +40,8 @@ NO_LIKELIHOOD = "--answer likelihood needs a model's probabilities, which an end
 class RecentFrames(ABC):
     """What a model without memory is shown: the newest frames, then the dialogue, as chat messages."""
 
-    def __init__(self, max_frames: int, system_prompt: str | None) -> None:
-        self.max_frames, self.system_prompt = max_frames, system_prompt
+    def __init__(self, responder: Any, system_prompt: str | None) -> None:
+        self.responder, self.max_frames, self.system_prompt = responder, responder.max_frames, system_prompt
         self.frames: list[tuple[int, float, np.ndarray]] = []
         self.num_seen = 0
         self.turns: list[tuple[str, str]] = []
@@ -184,7 +184,9 @@ class EndpointResponder:
 
         wait, problem = FIRST_WAIT, ""
         for number in range(self.retries + 1):
-            self._await_turn()
+            if self.requests_per_minute:  # keep to the rate
+                time.sleep(max(0.0, self._next - time.monotonic()))
+                self._next = time.monotonic() + 60 / self.requests_per_minute
             self.usage.requests, self.usage.retries = self.usage.requests + 1, self.usage.retries + (number > 0)
             pause = wait
             try:
@@ -202,12 +204,6 @@ class EndpointResponder:
                 wait = min(2 * wait, LONGEST_WAIT)
         what = f"{self.shown_address} gave no answer in {self.retries + 1} tries ({problem})"
         raise ValueError(f"{what}; what was answered is kept, add --resume to continue")
-
-    def _await_turn(self) -> None:
-        """Keeps to the rate."""
-        if self.requests_per_minute:
-            time.sleep(max(0.0, self._next - time.monotonic()))
-            self._next = time.monotonic() + 60 / self.requests_per_minute
 
     def _count(self, usage: Any) -> None:
         names = ("prompt_tokens", "completion_tokens")
@@ -237,10 +233,6 @@ class EndpointResponder:
 
 
 class EndpointConversation(RecentFrames):
-    def __init__(self, responder: EndpointResponder, system_prompt: str | None) -> None:
-        super().__init__(responder.max_frames, system_prompt)
-        self.responder = responder
-
     def answer(self, prompt: str, max_new_tokens: int) -> str:
         return self.responder.complete(self.messages(prompt, self.responder.picture), max_new_tokens)
 

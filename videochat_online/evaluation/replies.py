@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from ..extras import require
 from ..prompt.messages import check_text
@@ -87,9 +88,8 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):  # some tools mark UTF-8
-        if line.strip():
-            yield _loaded(line, f"{path}, line {number}")
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # some tools mark UTF-8
+    yield from (_loaded(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip())
 
 
 def _loaded(text: str, where: str) -> Any:
@@ -119,8 +119,6 @@ def _separated(path: Path) -> Iterator[Any]:
 
 def _sheet(path: Path) -> Iterator[Any]:
     require("openpyxl")
-    from zipfile import BadZipFile
-
     from openpyxl import load_workbook
 
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ..command_line import engine_from_flags, load_from_flags, memory_from_flags
 from ..config import MemoryConfig, scheduled_level
@@ -154,10 +155,6 @@ class TransformersResponder:
 
 
 class TransformersConversation(RecentFrames):
-    def __init__(self, responder: TransformersResponder, system_prompt: str | None) -> None:
-        super().__init__(responder.max_frames, system_prompt)
-        self.responder = responder
-
     def answer(self, prompt: str, max_new_tokens: int) -> str:
         import torch
 
@@ -192,8 +189,6 @@ class TransformersConversation(RecentFrames):
 
     def _inputs(self, prompt: str) -> dict[str, Any]:
         """Frames in the order of time, then the dialogue so far, then the question."""
-        from PIL import Image
-
         model, processor = self.responder.model, self.responder.processor
         text = processor.apply_chat_template(
             self.messages(prompt, lambda _: {"type": "image"}), add_generation_prompt=True

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 
-from ..media.live_playback import DrawnPlayback
+from ..media.live import DISPLAY_FPS
+from ..media.live_playback import Playback
+from ..media.source import Frame
 from ..serve.sources import WatchedStream
 from .shapeworld.labels import caption
 from .shapeworld.render import render_frames
@@ -15,6 +19,24 @@ from .shapeworld.simulate import sample_stream
 
 SCENE_SECONDS = 120.0
 WORLD_SIZE = 224
+
+
+class DrawnPlayback(Playback):
+    """Pictures drawn by `picture_at(seconds) -> uint8 (H, W, 3)`, in real time; it has no end."""
+
+    def __init__(self, name: str, picture_at: Callable[[float], np.ndarray], *, speed: float = 1.0) -> None:
+        super().__init__(name, speed=speed)
+        self._picture_at = picture_at
+
+    def frames(self) -> Iterator[Frame]:
+        for number in count():
+            timestamp = number / DISPLAY_FPS
+            image = self._picture_at(timestamp)
+            if number == 0:
+                self._begin(0.0)
+            if not self._wait_until(timestamp):
+                return
+            yield Frame(image, timestamp, number)
 
 
 def open_world(seed: int = 0, level: int = 2) -> WatchedStream:

@@ -156,7 +156,9 @@ class AnimationReader(VideoReader):
                     break
                 self._file.load()
                 delay, time = (self._file.info.get(name) for name in ("duration", "timestamp"))
-            delays.append(_delay(delay, SHORTEST_DELAY if self._file.format == "GIF" else 1))
+            shortest = SHORTEST_DELAY if self._file.format == "GIF" else 1
+            # a damaged file says anything
+            delays.append(delay if isinstance(delay, int | float) and shortest <= delay < math.inf else USUAL_DELAY)
             said.append(time)
             num_pixels += self._file.width * self._file.height
             if len(delays) > MAX_FRAMES or num_pixels > MAX_ANIMATED_PIXELS:
@@ -212,10 +214,3 @@ def open_image_file(
 def _as_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
     """uint8 (H, W, 3), the caller's own copy."""
     return np.array(image if size is None else image.resize(size, Image.Resampling.BICUBIC))
-
-
-def _delay(said: object, shortest: float) -> float:
-    """Milliseconds a frame is shown, by what its file says: anything, where a damaged or odd file says it."""
-    if isinstance(said, int | float) and shortest <= said < math.inf:
-        return said
-    return USUAL_DELAY

@@ -1,4 +1,4 @@
-"""Playing in real time what can be had at any time: files, and pictures drawn by a function.
+"""Playing in real time what can be had at any time: files, and (in lab/) pictures drawn by a function.
 
 It can be paused, sped up, and (files) moved to another second. A clock says which second is on screen.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -150,21 +149,3 @@ class VideoPlayback(Playback):
                 return
             yield frame
         self._wait_until(self.duration)
-
-
-class DrawnPlayback(Playback):
-    """Pictures drawn by `picture_at(seconds) -> uint8 (H, W, 3)`, in real time; it has no end."""
-
-    def __init__(self, name: str, picture_at: Callable[[float], np.ndarray], *, speed: float = 1.0) -> None:
-        super().__init__(name, speed=speed)
-        self._picture_at = picture_at
-
-    def frames(self) -> Iterator[Frame]:
-        for number in count():
-            timestamp = number / DISPLAY_FPS
-            image = self._picture_at(timestamp)
-            if number == 0:
-                self._begin(0.0)
-            if not self._wait_until(timestamp):
-                return
-            yield Frame(image, timestamp, number)

@@ -87,14 +87,19 @@ def fuse_wqkv(parts: list[torch.Tensor], num_kv_heads: int, head_dim: int) -> to
     return torch.cat(groups, dim=1).flatten(0, 2)
 
 
-class SplitWqkv(ConversionOps):
-    """`split_wqkv` as a step of transformers' loading."""
+class ConvertWqkv(ConversionOps):
+    """`split_wqkv` as a step of transformers' loading; its reverse, `fuse_wqkv`, as one of saving."""
+
+    def __init__(self, *, fuses: bool = False) -> None:
+        self.fuses = fuses
 
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, Any]:
-        config = kwargs["config"].get_text_config()
-        fused = _tensor(input_dict[source_patterns[0]])
+        config, found = kwargs["config"].get_text_config(), (input_dict[name] for name in source_patterns)
+        fused, *others = (one[0] if isinstance(one, list) else one for one in found)
+        if self.fuses:
+            return {target_patterns[0]: fuse_wqkv([fused, *others], config.num_key_value_heads, config.head_dim)}
         num_heads = config.num_attention_heads + 2 * config.num_key_value_heads
         if len(fused) != num_heads * config.head_dim:  # passed on as it is: the report of wrong shapes names it
             return dict.fromkeys(target_patterns, fused)
@@ -103,30 +108,11 @@ class SplitWqkv(ConversionOps):
 
     @property
     def reverse_op(self) -> ConversionOps:
-        return FuseWqkv()
-
-
-class FuseWqkv(ConversionOps):
-    """`fuse_wqkv` as a step of transformers' saving."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
-    ) -> dict[str, Any]:
-        config: PreTrainedConfig = kwargs["config"].get_text_config()
-        parts = [_tensor(input_dict[name]) for name in source_patterns]
-        return {target_patterns[0]: fuse_wqkv(parts, config.num_key_value_heads, config.head_dim)}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return SplitWqkv()
-
-
-def _tensor(collected: Any) -> torch.Tensor:
-    return collected[0] if isinstance(collected, list) else collected
+        return ConvertWqkv(fuses=not self.fuses)
 
 
 def register_internlm2_layout() -> None:
     """Tell transformers how a model of type internlm2 is stored. Safe to call again."""
     renamings = [WeightRenaming(theirs, ours) for theirs, ours in INTERNLM2_NAMES.items()]
-    split = WeightConverter(FUSED, list(SPLIT), operations=[SplitWqkv()])
+    split = WeightConverter(FUSED, list(SPLIT), operations=[ConvertWqkv()])
     register_checkpoint_conversion_mapping("internlm2", [*renamings, split], overwrite=True)

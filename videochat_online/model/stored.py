@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from .videochat import CheckpointError
 
@@ -142,8 +143,6 @@ class StoredTensors:
     def plain(self, config: dict[str, Any]) -> dict[str, torch.Tensor]:
         """All tensors under the model's own names, InternVL's pairs added to their weights. Mapped, not read, until
         used. CheckpointError where two get one name, and for pairs whose scale `config` (config.json) does not say."""
-        from safetensors.torch import load_file
-
         found: dict[str, torch.Tensor] = {}
         for file in dict.fromkeys(self._file_of.values()):
             for name, tensor in load_file(file).items():

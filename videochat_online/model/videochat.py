@@ -43,11 +43,7 @@ MOST_NAMED = 3
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded as it is. The three lists name tensors by their key in the model."""
-
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    misshapen: tuple[str, ...] = ()
+    """A checkpoint that cannot be loaded as it is."""
 
 
 class VideoChatOnline(PlainPositions, PreTrainedModel, GenerationMixin):
@@ -285,10 +281,11 @@ def check_keys(source: str, loading_info: dict[str, Any]) -> None:
     shapes = {
         key: f"{key} {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in loading_info["mismatched_keys"]
     }
-    missing = sorted(set(loading_info["missing_keys"]) - set(shapes))
-    unexpected = sorted(loading_info["unexpected_keys"])
-    misshapen = sorted(shapes)
-    listed = {"missing": missing, "unexpected": unexpected, "of the wrong shape": [shapes[key] for key in misshapen]}
+    listed = {
+        "missing": sorted(set(loading_info["missing_keys"]) - set(shapes)),
+        "unexpected": sorted(loading_info["unexpected_keys"]),
+        "of the wrong shape": [shapes[key] for key in sorted(shapes)],
+    }
     parts = [
         f"{len(keys)} {what} ({', '.join(keys[:MOST_NAMED])}{', ...' if len(keys) > MOST_NAMED else ''})"
         for what, keys in listed.items()
@@ -296,9 +293,7 @@ def check_keys(source: str, loading_info: dict[str, Any]) -> None:
     ]
     if parts:
         why = "weights and config.json are not of one model, or a file is not whole"
-        error = CheckpointError(f"{source} does not hold this model's tensors: {'; '.join(parts)}: {why}")
-        error.missing, error.unexpected, error.misshapen = tuple(missing), tuple(unexpected), tuple(misshapen)
-        raise error
+        raise CheckpointError(f"{source} does not hold this model's tensors: {'; '.join(parts)}: {why}")
 
 
 @functools.cache

@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
+from transformers import BitsAndBytesConfig
 from transformers.initialization import no_init_weights
 
 from ..config import BYTES_OF
@@ -38,6 +39,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 NO_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Files of a checkpoint beside its weights: configuration and tokenizer."""
 FETCHED = (*NO_WEIGHTS, "*.safetensors")
+TABLE = re.compile(r"^(?!.*CONVERSION).*LOAD REPORT", re.DOTALL)
 NF4_BLOCK = 64
 """Weights of a row that share a scale."""
 ENOUGH = 10**8
@@ -134,7 +136,8 @@ def _read(
         if isinstance(facts, VideoChatOnlineConfig):
             facts.use_llm_lora = facts.use_backbone_lora = 0  # merged: whoever loads what we save adds no pairs
     try:
-        with only_said("transformers.modeling_utils", _is_news):
+        # all but transformers' table of missing and unexpected tensors: our error names them
+        with only_said("transformers.modeling_utils", lambda one: not TABLE.search(one.getMessage())):
             if engine is not None:
                 model: Any = VideoChatAtEngine.at(engine, folder, own_layout(facts, folder), **options)
             elif isinstance(facts, HeldFacts):
@@ -172,8 +175,6 @@ def quantization(kind: str, facts: Facts, dtype: torch.dtype | str, *, on_cpu: b
     widths = [facts.llm_config.hidden_size, facts.llm_config.intermediate_size]
     if kind == "nf4" and on_cpu and any(width % NF4_BLOCK for width in widths):
         raise ValueError(f"nf4 on the CPU needs widths that {NF4_BLOCK} divides, this model has {widths}: take int8")
-    from transformers import BitsAndBytesConfig
-
     outline = without_weights(facts)
     linear = [name for name, one in network_of(outline).named_modules() if isinstance(one, nn.Linear)]
     return BitsAndBytesConfig(
@@ -214,12 +215,6 @@ def set_aside(config: Facts, dtype: torch.dtype | str, attn_implementation: str 
         model = VideoChatOnline._from_config(config, dtype=dtype, **attention)
     model.tie_weights()
     return model.eval()
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """All but transformers' table of missing and unexpected tensors: our error names them."""
-    text = record.getMessage()
-    return "LOAD REPORT" not in text or "CONVERSION" in text
 
 
 def without_weights(facts: Facts) -> Backbone:
@@ -271,15 +266,6 @@ def choose_dtype(dtype: str | torch.dtype, *, on_cpu: bool) -> torch.dtype | str
 def load_facts(name: str | Path, **hub: Any) -> Facts:
     """What config.json of a folder or hub id says; of a repository no weights are fetched. Raises CheckpointError."""
     return _facts(find_folder(name, ["config.json", ADAPTER_CONFIG, *PICTURE_SETTINGS], hub))
-
-
-def load_config(name: str | Path, **hub: Any) -> VideoChatOnlineConfig:
-    """As `load_facts`, for what needs a model of our own layout."""
-    facts = load_facts(name, **hub)
-    if not isinstance(facts, VideoChatOnlineConfig):
-        own = VideoChatOnlineConfig.model_type
-        raise CheckpointError(f"{name} is a model of type {facts.model_type!r}, expected {own!r} here")
-    return facts
 
 
 def _facts(folder: Path) -> Facts:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -26,22 +25,21 @@ from ..data.sample import SampleError
 from ..data.sampler import Lengths
 from ..data.settings import flag
 from ..media.source import MediaWarning
+from ..model.backbone import Facts
+from ..model.weights import load_facts
+from ..processing import Processor
 from .checkpoints import Checkpoint, check_shape, choose_checkpoint, skipped
 from .configuration import TrainingConfig
 from .distributed import check_packages, data_workers, say, uses_bf16, zero_stage
 from .evaluating import HeldOut
-from .hub import check_hub
+from .export import check_hub
 from .memory import GIB, largest_load, memory_problem, memory_text
 from .parts import PartRow, check_model, frozen_dtype, holds_trained_only, model_rows, parts_table, total
 from .plan import TrainingPlan, counted, judge, steps_text
 from .run import check_record, describe_data, make_data
 
-if TYPE_CHECKING:
-    from ..model.backbone import Facts
-
 NEARLY = 0.9
 """Samples whose estimate reaches this share of --max-length are laid out: words may be denser than estimated."""
-
 
 MOST_ROWS = 5_000
 """Of all sets, whose words and files are looked at: a report before a run takes a minute, not a night."""
@@ -49,9 +47,6 @@ MOST_ROWS = 5_000
 
 def check_run(config: TrainingConfig, num_processes: int) -> int:
     """Print the plan and all problems; 1 where there are any."""
-    from ..model.weights import load_facts
-    from ..processing import Processor
-
     problems: list[str] = []
     warnings: list[str] = []
     model_config: Facts | None = None

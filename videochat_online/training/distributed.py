@@ -17,22 +17,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import PartialState
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+from torch.distributed import PrefixStore, Store, TCPStore
 from torch.nn.functional import pad
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..data.settings import SettingError, own_cores
 from ..extras import lacks
 from ..files import shipped
+from ..model.videochat import VideoChatOnline
 from ..model_config import has_length_dependent_rope
 from .configuration import STRATEGIES, TrainingConfig
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from torch.distributed import Store
-
-    from ..model.videochat import VideoChatOnline
 
 MOST_WORKERS = 16
 """Data workers of a training process, unless --num-workers says more: their batches wait in shared memory."""
@@ -57,8 +57,6 @@ def shared_store(name: str, minutes: float) -> Store:
 
     A key that is not there is waited for, `minutes` at most.
     """
-    from torch.distributed import PrefixStore, TCPStore
-
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, timeout=timedelta(minutes=minutes), wait_for_workers=False)
     return PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -142,9 +140,6 @@ def check_launcher(config: TrainingConfig) -> None:
 
 def make_accelerator(config: TrainingConfig, gradient_accumulation: int) -> Accelerator:
     """What holds the processes together; making it joins the process group under torchrun. One for each process."""
-    from accelerate import Accelerator
-    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
-
     on_cpu, sharding = uses_cpu(config), {}
     longest = timedelta(minutes=2 * config.timeout)  # watch.py comes first, and knows names
     if config.strategy == "fsdp":
@@ -200,8 +195,6 @@ def join_deepspeed() -> None:
 
 def _join_over_gloo(longest: timedelta) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from accelerate.state import PartialState
-
     # joins the process group over gloo: an Accelerator(cpu=True) would ignore DeepSpeed
     PartialState(cpu=True, timeout=longest)
     join_deepspeed()
@@ -273,8 +266,6 @@ class SequenceParts:
         """
         if self.size == 1:
             return
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
         join_deepspeed()
         from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 

@@ -1,4 +1,7 @@
-"""Does it learn: loss and answers of held-out rows during training, which weights are best, when to stop early.
+"""Does it learn: which rows are held out, their loss and answers during training, which weights are best, when to stop.
+
+The words of the rows alone decide which are held out: not their order, nor where they lie, nor the number of processes.
+All rows about a file stand on one side.
 
 An evaluation reads one row at a time, shared out over all processes, and adds up in the order of the rows: their number
 does not change the sum. It leaves training's random numbers, weights, dropout and place in the data as they were.
@@ -6,28 +9,36 @@ does not change the sum. It leaves training's random numbers, weights, dropout a
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import gather_object
 
+from ..data.dataset import ConversationDataset, FailureLog
+from ..data.formats import read_row
 from ..data.registry import read_lists
+from ..data.sample import SampleError
 from ..prompt.letters import read_letter, words_of
 from ..prompt.render import IGNORE_INDEX
 from .configuration import TrainingConfig
 from .distributed import is_main_process, zero_stage
 from .loss import token_weights
 
-if TYPE_CHECKING:
-    from ..data.dataset import ConversationDataset
-
 Evaluation = Mapping[str, float]
 """step, loss and, where questions were answered: accuracy, commonest (that of always giving the commonest right answer)
 and answers (their number)."""
+Place = tuple[int, int]
+"""(set number, row number)."""
 OPTION = re.compile(r"^\s*\(?([A-Z])[).:]\s+(.+)$", re.MULTILINE)
 NO_ANSWERS = "nothing can be answered in words with --strategy fsdp, which holds the weights in pieces"
 MORE_TOKENS, MOST_TOKENS = 16, 128
@@ -52,9 +63,6 @@ def hold_out(dataset: ConversationDataset, config: TrainingConfig) -> tuple[Conv
     Where no row can be held out, those of training are asked: whether they were learnt can be told all the same.
     Raises ValueError for a list that cannot be read.
     """
-    from ..data.dataset import ConversationDataset
-    from ..data.holding_out import by_digest, in_both, split
-
     alone = f", for their loss alone: {NO_ANSWERS}" if config.strategy == "fsdp" else ""
     if config.eval_data:
         whole = ConversationDataset(read_lists(config.eval_data), dataset.processor, dataset.config, config)
@@ -74,13 +82,86 @@ def hold_out(dataset: ConversationDataset, config: TrainingConfig) -> tuple[Conv
     return dataset, HeldOut(chosen, f"{text} the training data are looked at{alone}", is_trained=True)
 
 
+def split(dataset: ConversationDataset, share: float, most: int) -> tuple[ConversationDataset, ConversationDataset]:
+    """(rows to train on, rows held out): about `share` of the rows, `most` at most, in the order of their digests.
+
+    A file goes to one side with all rows about it, so that up to twice as many may be held out. No row is where the
+    share is less than one, or each file has more rows than that.
+    """
+    words, rows = digests(dataset), dataset.rows
+    names = {place: media_of(dataset, place) or {word} for place, word in words.items()}
+    about: dict[str, set[Place]] = defaultdict(set)
+    for place, some in names.items():
+        for name in some:
+            about[name].add(place)
+    wanted, held, seen = min(int(share * len(words) + 1e-9), most), dict[Place, None](), set[Place]()
+    for place in words:
+        if place not in seen and len(held) < wanted:
+            group, ahead = set[Place](), {place}
+            while ahead:  # rows that share a file with a row, over however many others
+                group |= ahead
+                ahead = {row for one in ahead for name in names[one] for row in about[name]} - group
+            seen |= group
+            if len(held) + len(group) <= min(2 * wanted, len(words) - 1):
+                held |= dict.fromkeys(sorted(group))
+    kept = np.array([tuple(row) not in held for row in rows.tolist()], dtype=bool)
+    return part(dataset, rows[kept], [place for place in words if place not in held]), part(dataset, list(held))
+
+
+def by_digest(dataset: ConversationDataset, most: int) -> ConversationDataset:
+    """`most` rows of the data set at most, each once, in the order of their digests: a sample of all."""
+    return part(dataset, list(digests(dataset))[:most])
+
+
+def part(dataset: ConversationDataset, rows: Any, usable: Sequence[Place] | None = None) -> ConversationDataset:
+    """These rows (N, 2) of a data set; one that cannot be read is replaced by a `usable` one, None: by one of them."""
+    chosen = copy(dataset)
+    chosen.__dict__.pop("lengths", None)  # where they are cached: those of all rows
+    chosen.rows = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    places = chosen.rows if usable is None else np.array(usable)
+    chosen.usable = [places[places[:, 0] == number, 1] for number in range(len(dataset.annotations))]
+    chosen.failures = FailureLog(dataset.settings.max_failed_share)
+    return chosen
+
+
+def digests(dataset: ConversationDataset) -> dict[Place, str]:
+    """Every row of a data set -> the digest of its words, however the file is laid out; in the order of the digests."""
+    places = [(number, row) for number, rows in enumerate(dataset.annotations) for row in range(len(rows))]
+    texts = (json.dumps(dataset.annotations[number][row], sort_keys=True) for number, row in places)
+    words = (hashlib.sha256(text.encode()).hexdigest() for text in texts)
+    return dict(sorted(zip(places, words, strict=True), key=lambda pair: pair[1]))
+
+
+def in_both(held_out: ConversationDataset, dataset: ConversationDataset) -> list[str]:
+    """What to say of rows of --eval-data that are training rows too, a line for each pair of sets."""
+    sets = {word: dataset.data_sets[number].name for (number, _), word in digests(dataset).items()}
+    found = [(held_out.data_sets[number].name, word) for (number, _), word in digests(held_out).items()]
+    shared = Counter((name, sets[word]) for name, word in found if word in sets)
+    return [
+        f"{count} rows of the set {name!r} of --eval-data stand in the training set {other!r} too: they are learnt"
+        for (name, other), count in shared.items()
+    ]
+
+
+def media_of(dataset: ConversationDataset, place: Place) -> set[str]:
+    """What a row shows: its files without suffix (it may be missing), or the folder of frame files."""
+    number, row = place
+    try:
+        sample = read_row(dataset.annotations[number][row])
+    except SampleError:
+        return set()  # training says what is wrong with it
+    names: Iterable[str] = sample.images
+    if sample.video is not None:
+        names = [sample.video.path] if sample.video.path else map(os.path.dirname, sample.video.files)
+    root = dataset.data_sets[number].data_root
+    return {os.path.splitext(os.path.normpath(root / name))[0] for name in names}
+
+
 def evaluate(loop: Any, held_out: HeldOut) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The loss of all held-out rows, by --loss-reduction with each row a batch, and the answers to the first of them.
 
     For all processes together; on each the result is whole. `loop` is the TrainingLoop.
     """
-    from accelerate.utils import gather_object
-
     accelerator, state, count = loop.accelerator, loop.state, len(held_out.dataset)
     rank, size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     can_answer = state.processor is not None and state.strategy != "fsdp"

@@ -1,4 +1,5 @@
-"""The trained model as a folder that `load_model` and others' programs read: public layout, LoRA merged, tokenizer.
+"""The trained model as a folder that `load_model` and others' programs read: public layout, LoRA merged, tokenizer; and
+with its card on the hub (--push-to-hub).
 
 Pairs trained above a quantized model are merged into its weights as they were before that, read again. With --export
 adapter the folder holds what was trained alone.
@@ -7,14 +8,24 @@ adapter the folder holds what was trained alone.
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token
+from safetensors.torch import save_file
 
+from .. import __version__
+from ..data.settings import SettingError
+from ..extras import hub_errors_named
 from ..files import flush_tree, replace_folder
+from ..model.backbone import TRAINED_HERE, Roles
+from ..model.backbones.held import as_module
+from ..model.weights import load_pretrained, without_weights
 from ..model_config import VideoChatOnlineConfig
 from .checkpoints import full_disk_named
 from .configuration import TrainingConfig
@@ -22,9 +33,6 @@ from .distributed import uses_bf16
 from .log import LOG_FILE
 from .parts import ADAPTER, LENGTHS, PAIR_A, lora_config, merge_lora
 from .state import TrainState, sampled
-
-if TYPE_CHECKING:
-    from ..model.backbone import Roles
 
 FOLDER = "model"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -74,10 +82,6 @@ def merged_model(
     """A model like `model` of merged weights on the CPU, without the note on what it began as."""
     from transformers.integrations import unset_hf_deepspeed_config
 
-    from ..model.backbone import TRAINED_HERE
-    from ..model.backbones.trained import as_module
-    from ..model.weights import load_pretrained, without_weights
-
     if config.quantize != "none":
         base = as_module(load_pretrained(config.model, device="cpu", dtype="float32"))
         weights = {**base.state_dict(), **trained}
@@ -118,8 +122,6 @@ def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: Tra
     Args:
         weights: those that train, under the model's own keys, in the dtype they are written in.
     """
-    from safetensors.torch import save_file
-
     pairs = [key.removesuffix(f"{PAIR_A}weight") for key in weights if PAIR_A in key]
     part = {name: config.part("vision" if name.startswith(f"{roles.vision}.") else "llm")[1] for name in pairs}
     rank, alpha = part[pairs[-1]]
@@ -133,10 +135,61 @@ def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: Tra
         alpha_pattern={name: numbers[1] for name, numbers in part.items() if numbers[1] != alpha},
         modules_to_save=list(roles.connector) if config.connector == "full" else None,
     ).save_pretrained(str(folder))
-    save_file({peft_key(key): weight.contiguous() for key, weight in weights.items()}, folder / ADAPTER_FILE)
+    short = {key: key.replace(f"{LENGTHS}weight", LENGTHS.removesuffix(f".{ADAPTER}.")) for key in weights}
+    names = {key: f"base_model.model.{one.replace(f'.{ADAPTER}.', '.')}" for key, one in short.items()}  # peft's
+    save_file({names[key]: weight.contiguous() for key, weight in weights.items()}, folder / ADAPTER_FILE)
 
 
-def peft_key(key: str) -> str:
-    """A trained weight's name in an adapter's file."""
-    short = key.replace(f"{LENGTHS}weight", LENGTHS.removesuffix(f".{ADAPTER}."))
-    return f"base_model.model.{short.replace(f'.{ADAPTER}.', '.')}"
+LOCAL = ("output_dir", "data", "frame_cache", "model", "resume")
+"""Settings that would tell others the folders of this machine."""
+CARD = """# {name}
+
+{kind}, trained from `{base}` with videochat-online {version}.
+
+Data sets, each as often as its list repeats it: {sets}.
+Steps: {steps}. Mean loss of the run: {loss:.4f}. Settings that differ from the defaults:
+
+```json
+{settings}
+```
+"""
+
+
+def check_hub(config: TrainingConfig, *, create: bool = False) -> None:
+    """Raise SettingError where the model could not be pushed: no token; with `create` the repository is made too."""
+    if config.push_to_hub and get_token() is None:
+        raise SettingError(f"--push-to-hub {config.push_to_hub}: there is no token: set HF_TOKEN, or `hf auth login`")
+    if config.push_to_hub and create:
+        with _errors_named(config):
+            HfApi().create_repo(config.push_to_hub, private=config.private, exist_ok=True)
+            HfApi().auth_check(config.push_to_hub, write=True)  # the call above passes where it is there already
+
+
+def push(
+    folder: Path, config: TrainingConfig, sets: dict[str, dict[str, Any]], num_steps: int, mean_loss: float
+) -> str:
+    """Write the card of the model in `folder` and upload all of it; gives its address. Raises SettingError."""
+    usual = TrainingConfig().to_dict()
+    settings = {name: one for name, one in config.to_dict().items() if one != usual[name] and name not in LOCAL}
+    is_on_hub = "/" in config.model and not Path(config.model).exists()
+    base = config.model if is_on_hub else Path(config.model).name
+    data = ModelCardData(
+        base_model=base if is_on_hub else None, pipeline_tag="video-text-to-text", library_name="videochat-online"
+    )
+    text = CARD.format(
+        name=config.push_to_hub.split("/")[1],
+        base=base,
+        version=__version__,
+        kind="An adapter" if config.export == "adapter" else "A model",
+        sets=", ".join(f"{name} (x {one['repeat_time']})" for name, one in sets.items()),
+        steps=num_steps,
+        loss=mean_loss,
+        settings=json.dumps(settings, indent=1, ensure_ascii=False),
+    )
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
+    with _errors_named(config, f"; the model is in {folder}: `hf upload {config.push_to_hub} {folder}` tries again"):
+        return str(HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=folder).repo_url)
+
+
+def _errors_named(config: TrainingConfig, more: str = "") -> AbstractContextManager[None]:
+    return hub_errors_named(f"--push-to-hub {config.push_to_hub}: the hub refused", SettingError, more)

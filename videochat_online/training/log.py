@@ -14,7 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
 
 from ..data.formats import read_row
 from ..data.sample import IMAGE_MARK, VIDEO_MARK
@@ -22,10 +26,6 @@ from ..files import write_text
 from .configuration import TrainingConfig
 from .evaluating import Evaluation, HeldOut, chosen_of, verdict
 from .plan import TrainingPlan
-
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
 
 LOG_FILE, ANSWERS_FILE = "log.jsonl", "answers.jsonl"
 SHOWN = 8
@@ -41,8 +41,6 @@ class RunLog:
 
     def __init__(self, accelerator: Accelerator, config: TrainingConfig, step: int, num_steps: int) -> None:
         """Of a run that has finished `step` of `num_steps`."""
-        from tqdm.auto import tqdm
-
         self.accelerator, self.path = accelerator, config.run_folder / LOG_FILE
         self.bar = tqdm(total=num_steps, initial=step, disable=not accelerator.is_main_process)
         if accelerator.is_main_process:

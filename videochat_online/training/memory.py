@@ -35,7 +35,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,13 +43,11 @@ from ..config import BYTES_OF, scheduled_grids, tokens_of_grid
 from ..data.sampler import Lengths
 from ..data.settings import SettingError, flag
 from ..extras import lacks
+from ..model.backbone import Facts
 from .configuration import TrainingConfig, size_of
 from .distributed import deepspeed_settings, uses_bf16, zero_stage
 from .parts import PartRow, frozen_dtype, model_rows, total
 from .plan import counted
-
-if TYPE_CHECKING:
-    from ..model.backbone import Facts
 
 GIB = 2**30
 LOSS_SHARE = 0.1

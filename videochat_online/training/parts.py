@@ -16,19 +16,19 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..data.settings import SettingError, flag
 from ..extras import require
+from ..model.backbone import Facts
+from ..model.backbones.held import as_module
+from ..model.weights import adapter_folder, without_weights
 from ..model_config import VideoChatOnlineConfig
 from .configuration import TrainingConfig
 from .distributed import uses_bf16, uses_cpu
-
-if TYPE_CHECKING:
-    from ..model.backbone import Facts
 
 ADAPTER = "default"
 NORM = re.compile(r"layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
@@ -51,8 +51,6 @@ class PartRow:
 
 def check_model(config: TrainingConfig, facts: Facts) -> None:
     """Raise SettingError for settings that this model cannot follow, being an adapter or not of our own layout."""
-    from ..model.weights import adapter_folder
-
     if config.export == "adapter" and adapter_folder(config.model, None, {}):
         raise SettingError(
             f"--export adapter: {config.model} is an adapter itself, and the new one would be applied without it; "
@@ -212,9 +210,6 @@ def num_values(weight: Any) -> int:
 
 def model_rows(model_config: Facts, config: TrainingConfig) -> list[PartRow]:
     """The parts of a model and what trains of them, from its config alone: no memory is used, whatever its size."""
-    from ..model.backbones.trained import as_module
-    from ..model.weights import without_weights
-
     model = as_module(without_weights(model_config))
     with torch.device("meta"):
         choose_parts(model, config)

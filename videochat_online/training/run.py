@@ -10,25 +10,27 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..data.collator import PackingCollator, PaddingCollator
+from ..data.dataset import ConversationDataset
 from ..data.registry import read_lists
 from ..data.settings import SettingError, flag
 from ..files import digest, locked, write_json
+from ..model.backbone import Facts
+from ..model.backbones.held import as_module
+from ..model.weights import load_facts
+from ..processing import Processor, load_model
 from .checkpoints import Checkpoint, choose_checkpoint, evaluations_of, problem_of
 from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
 from .evaluating import HeldOut, chosen_of, hold_out
-from .hub import check_hub, push
+from .export import check_hub, export, push
 from .log import write_page
+from .loop import TrainingLoop
 from .memory import memory_problem
 from .parts import check_model, part_rows, parts_table
 from .plan import TrainingPlan, judge, make_plan, steps_text
-
-if TYPE_CHECKING:
-    from ..data.dataset import ConversationDataset
-    from ..model.backbone import Facts
-    from ..processing import Processor
 
 SETTINGS_FILE, DATA_FILE = "settings.json", "data.json"
 INTERRUPTED = 143
@@ -40,8 +42,6 @@ def run(config: TrainingConfig) -> int:
 
     Raises ValueError for what is wrong with settings, data or checkpoint.
     """
-    from ..model.weights import load_facts
-
     config.check_complete()
     check_packages(config)
     check_launcher(config)
@@ -51,10 +51,7 @@ def run(config: TrainingConfig) -> int:
             check_hub(config, create=True)
             write_record(config, choose_checkpoint(config.resume, config.run_folder))
         check_model(config, load_facts(config.model))
-        # 2. model, data and the plan; what takes seconds to import comes after the refusals
-        from .export import export
-        from .loop import TrainingLoop
-
+        # 2. model, data and the plan
         model, processor = start_model(config)
         dataset, collator, plan, held_out = make_data(config, processor, model.config, world_size())
         check_memory(plan, model.config)
@@ -84,9 +81,6 @@ def start_model(config: TrainingConfig) -> tuple[Any, Processor]:
 
     So the weights stand once in the memory of the first machine, and not once for each GPU.
     """
-    from ..model.backbones.trained import as_module
-    from ..processing import load_model
-
     options: dict[str, Any] = {"dtype": "float32", "attn_implementation": config.attention}
     reads = is_main_process() or config.quantize != "none"  # each process makes its own 4 or 8 bits
     model, processor = load_model(config.model, device="cpu", read=reads, **options)
@@ -109,9 +103,6 @@ def make_data(
     Raises ValueError for whatever is wrong with the lists, for numbers that do not divide, and for a tokenizer that
     has no token to pad with.
     """
-    from ..data.collator import PackingCollator, PaddingCollator
-    from ..data.dataset import ConversationDataset
-
     tokenizer = processor.tokenizer
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if pad is None:

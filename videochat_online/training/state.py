@@ -13,9 +13,11 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -28,9 +30,6 @@ from .checkpoints import STEP_FILE
 from .configuration import TrainingConfig
 from .distributed import share_out_zero3
 from .parts import PAIR_A, holds_trained_only, part_rows, total
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 OPTIMIZER_FILE = "optimizer.pt"
 BASE_FILE, TRAINED_FILE = "base.json", "trained.safetensors"
@@ -89,11 +88,6 @@ class TrainState:
         """All weights under the model's own keys, wherever they are; whole on the main process. For all together."""
         return self.model.state_dict() if self.strategy == "ddp" else self.accelerator.get_state_dict(self.wrapped)
 
-    def trained_weights(self) -> dict[str, torch.Tensor]:
-        """Those of `weights` that train."""
-        weights = self.weights() or {}  # ZeRO-3 gives the other processes nothing
-        return {name: weights[name] for name in self.trained if name in weights}
-
     def files(self, folder: Path, *, copied: bool) -> list[Callable[[], object]]:
         """What writes this process's files of a checkpoint into an existing folder. For all processes together.
 
@@ -101,7 +95,10 @@ class TrainState:
             copied: training may go on before they are written; all tensors are copied into the host's memory.
         """
         keep, is_main = on_host if copied else lambda value: value, self.accelerator.is_main_process
-        weights = keep(self.trained_weights() if self.trained_only else self.weights())
+        weights = self.weights() or {}  # ZeRO-3 gives the other processes nothing
+        if self.trained_only:
+            weights = {name: weights[name] for name in self.trained if name in weights}
+        weights = keep(weights)
         files: list[Callable[[], object]] = []
         if is_main and self.trained_only:
             files.append(partial(write_trained, folder, self.base, weights))
@@ -162,8 +159,6 @@ class TrainState:
             return
         if not self.is_prepared and not self.accelerator.is_main_process:
             return
-        from safetensors.torch import load_file
-
         trained_only = (folder / TRAINED_FILE).is_file()
         files = [folder / TRAINED_FILE] if trained_only else sorted(folder.glob("model*.safetensors"))
         weights: dict[str, Any] = {key: one for file in files for key, one in load_file(file).items()}
@@ -237,8 +232,6 @@ def fingerprint(sampled: Mapping[str, torch.Tensor]) -> str:
 
 def write_trained(folder: Path, base: dict[str, str], weights: Mapping[str, torch.Tensor]) -> None:
     """Write trained weights, and which model they belong to."""
-    from safetensors.torch import save_file
-
     save_file({key: weight.contiguous() for key, weight in weights.items()}, folder / TRAINED_FILE)
     write_json(folder / BASE_FILE, base)
 

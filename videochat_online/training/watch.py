@@ -14,12 +14,10 @@ import sys
 import threading
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING
+
+from torch.distributed import Store
 
 from .distributed import rank, shared_store, world_size
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
 
 PARTS = ("starting", "reading data", "computing", "saving")
 """Of a step, in order. In other work a process may be slow, but not behind."""

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from videochat_online import load_model
+from videochat_online.lab.bench.lists import load_config
 from videochat_online.model.videochat import CheckpointError
-from videochat_online.model.weights import load_config, load_facts
+from videochat_online.model.weights import load_facts
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def _measure(options: argparse.Namespace, name: str) -> Tables:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(options, flag)}")
     torch.set_num_threads(options.threads)
     if name in OF_OURS:
-        from ...model.weights import load_config
+        from .lists import load_config
 
         load_config(options.model)  # refuses others
     results: Tables = import_module(f"{__package__}.{name}").measure(options)
@@ -133,7 +133,7 @@ def run_paper(options: argparse.Namespace) -> int:
     from .paper import PUBLISHED_4B, paper_report
 
     if options.model:
-        from ...model.weights import load_config
+        from .lists import load_config
 
         config = load_config(options.model)
     else:

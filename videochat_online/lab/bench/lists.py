@@ -22,7 +22,9 @@ from typing import Any
 from ...data.dataset import ConversationDataset
 from ...data.registry import read_lists
 from ...files import shipped
-from ...model.weights import load_config
+from ...model.videochat import CheckpointError
+from ...model.weights import load_facts
+from ...model_config import VideoChatOnlineConfig
 from ...processing import Processor
 from ...training.configuration import TrainingConfig
 from ...training.plan import TrainingPlan, make_plan, steps_text
@@ -44,6 +46,15 @@ THOUSANDS = {
 ONLINE = 96 / 11
 WORDS = ("the", "a", "person", "dog", "car", "then", "opens", "walks", "red", "to", "left", "door", "slowly", "and")
 PROCESSES = (8, 64, 512)
+
+
+def load_config(name: str | Path) -> VideoChatOnlineConfig:
+    """As `load_facts`, for what needs a model of our own layout."""
+    facts = load_facts(name)
+    if not isinstance(facts, VideoChatOnlineConfig):
+        own = VideoChatOnlineConfig.model_type
+        raise CheckpointError(f"{name} is a model of type {facts.model_type!r}, expected {own!r} here")
+    return facts
 
 
 def measure(options: argparse.Namespace) -> Tables:

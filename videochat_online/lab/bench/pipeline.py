@@ -31,10 +31,10 @@ from ...data.settings import DataSettings
 from ...extras import lacks
 from ...media.transforms import FrameTransform
 from ...media.video_index import VideoIndex, index_video
-from ...model.weights import load_config
 from ...pixels import IMAGENET_MEAN, IMAGENET_STD
 from ...processing import Processor
 from .decode import _read_alone
+from .lists import load_config
 
 SIZE = 448
 """Of the published encoder's pictures."""

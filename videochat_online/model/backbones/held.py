@@ -8,7 +8,7 @@ arXiv 2406.04334), 0 for text, so that cutting and joining need not know of them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -22,7 +22,16 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ...config import SmallFrames
 from ...model_config import has_length_dependent_rope, max_positions
 from ...pixels import normalised
-from ..backbone import TRAINED_HERE, HeldFacts, PlainPositions, Roles, map_rows, put_image_tokens
+from ..backbone import (
+    TRAINED_HERE,
+    Backbone,
+    HeldFacts,
+    PlainPositions,
+    Roles,
+    encode_images,
+    map_rows,
+    put_image_tokens,
+)
 from ..videochat import CheckpointError, as_weights_of, rename_cache
 
 FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -238,3 +247,78 @@ def picture_recipe(settings: dict[str, Any]) -> dict[str, Any]:
     if missing := [name for name in ("image_mean", "image_std") if not settings.get(name)]:
         raise CheckpointError(f"the image processor's settings lack {', '.join(missing)}")
     return {"mean": settings["image_mean"], "std": settings["image_std"], "filter": FILTERS[resample]}
+
+
+class TrainedHeld(nn.Module):
+    """What training uses of `VideoChatOnline`, on a `HeldModel`. B sequences, N positions, T pictures, D the width.
+
+    Training wraps and moves a module, and a `HeldModel` is none. The children of transformers' object are this
+    module's, so that keys, tied weights and everything that replaces a layer are those of the object itself.
+    """
+
+    def __init__(self, backbone: HeldModel) -> None:
+        super().__init__()
+        self.backbone = backbone
+        for name, child in backbone.held.named_children():
+            self.add_module(name, child)
+
+    @property
+    def config(self) -> HeldFacts:
+        return self.backbone.config
+
+    @property
+    def roles(self) -> Roles:
+        return self.backbone.roles
+
+    @property
+    def positions(self) -> Callable[..., torch.Tensor | None]:
+        """See `Backbone`; a function that needs no model."""
+        return self.backbone.positions
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        image_grids: torch.Tensor,
+        readout: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+        position_ids: torch.Tensor | None = None,
+        rope_positions: torch.Tensor | None = None,
+        **options: Any,
+    ) -> CausalLMOutputWithPast:
+        """The loss that `readout` makes of the layer that gives logits and its input (B, N, D).
+
+        `pixel_values` (T, 3, H, W), bytes, are all pictures in order, averaged to `image_grids` (T,) squared.
+        `rope_positions` (4, B, N) stand in the place of `position_ids` (B, N), which mark packed samples.
+        """
+        embeds = self.backbone.embed(input_ids, self.encode_images(pixel_values, image_grids))
+        positions = position_ids if rope_positions is None else rope_positions
+        hidden = self.backbone.last_hidden_state(embeds, positions, **options)
+        return CausalLMOutputWithPast(loss=readout(self.backbone.held.get_output_embeddings(), hidden))
+
+    def encode_images(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None) -> torch.Tensor:
+        """See `backbone.encode_images`."""
+        return encode_images(self.backbone, pixel_values, image_grids)
+
+    def generate(self, input_ids: torch.Tensor, *, image_tokens: torch.Tensor | None = None, **options: Any) -> Any:
+        """New ids behind a prompt (1, N) with `image_tokens` at the places of pictures; see `Backbone`."""
+        return self.backbone.generate(inputs_embeds=self.backbone.embed(input_ids, image_tokens), **options)
+
+    def gradient_checkpointing_enable(self, options: dict[str, Any]) -> None:
+        """Compute layers again in the backward pass. transformers' hooks on embeddings, which would draw the backward
+        pass through a frozen encoder, go: they serve the reentrant kind only."""
+        held: Any = self.backbone.held
+        (getattr(held, "activation_checkpointing_enable", None) or held.gradient_checkpointing_enable)(options)
+        held.disable_input_require_grads()
+
+    def tie_weights(self) -> None:
+        """Make tied weights one again."""
+        self.backbone.held.tie_weights()
+
+    def save_pretrained(self, folder: Any, **options: Any) -> None:
+        """A model folder in transformers' layout."""
+        self.backbone.held.save_pretrained(folder, **options)
+
+
+def as_module(backbone: Backbone) -> Any:
+    """A network as training takes it; ours is a module already."""
+    return TrainedHeld(backbone) if isinstance(backbone, HeldModel) else backbone
