@@ -9,18 +9,17 @@ import heapq
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import av
-from av.bitstream import BitStreamFilterContext
-from av.container import InputContainer
-from av.packet import Packet
-from av.stream import Disposition, Stream
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
+from typing import TYPE_CHECKING, Any
 
 from .picture import MAX_PIXELS
 from .source import MediaError, T, check_file, each, reading
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 A_VIDEO = "a video file"
 UNDAMAGED = "an undamaged file"
@@ -49,6 +48,8 @@ def open_container(
     `options` are FFmpeg's for the container; `timeout` seconds (open, read); `kind`: FFmpeg's name of the format where
     it is known.
     """
+    import av
+
     with reading(name, what, expected):
         # Not options=, unlike container_options=: PyAV 15 then crashes on FLV and MPEG-PS.
         return av.open(place, format=kind, container_options=options, timeout=timeout, metadata_errors="replace")
@@ -59,6 +60,8 @@ def video_stream(container: InputContainer, name: object, expected: str, *, num_
 
     MediaError where there is none, or where its pictures have more than MAX_PIXELS pixels.
     """
+    from av.stream import Disposition
+
     with reading(name, "holds no video", expected):
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         best = container.streams.best("video")
@@ -163,6 +166,9 @@ def in_order(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
 
 def _codec_tag(stream: Stream, name: object, expected: str) -> str:
     """Four letters, quoted. PyAV shows them only of codecs it knows, so they are copied to a stream of such a one."""
+    import av
+    from av.bitstream import BitStreamFilterContext
+
     with reading(name, "its codec has no name", expected), av.open(io.BytesIO(), "w", format="matroska") as scratch:
         copy = scratch.add_stream("mpeg4", rate=1)
         BitStreamFilterContext("null", stream, copy)

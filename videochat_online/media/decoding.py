@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from av.packet import Packet
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from .container import UNDAMAGED, decoded, in_order, open_stream
 from .picture import FrameConverter, Steps, has_alpha, upright_steps
 from .source import Frame, MediaError, VideoReader, reading, warn
 from .video_index import VideoIndex, first_frame
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 FOR_DECORD = "a file that decord reads; decoder='pyav' (--decoder pyav) reads more"
 DECORD_FORMATS = ("mp4", "matroska", "avi", "flv")

@@ -10,12 +10,13 @@ import struct
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import BinaryIO
-
-from av.packet import Packet
-from av.video.stream import VideoStream
+from typing import TYPE_CHECKING, BinaryIO
 
 from .source import MediaError, reading
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.stream import VideoStream
 
 MP4_BOXES = frozenset(
     b"ftyp styp moov moof mdat free skip wide uuid sidx mfra emsg prft meta pdin ssix pnot imda".split()

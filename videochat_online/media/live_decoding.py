@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
-
-from av.container import InputContainer
-from av.error import InvalidDataError
-from av.packet import Packet
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
+from typing import TYPE_CHECKING, Any
 
 from .container import to_the_end
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 MOST_FAILURES = 20
 """Unreadable places in a row after which a connection is broken."""
@@ -35,6 +35,8 @@ DRIFT = 1e-3
 
 def packets_of(container: InputContainer) -> Iterator[Packet]:
     """Packets of all streams, over unreadable places, so that the caller sees that something comes."""
+    from av.error import InvalidDataError
+
     num_failures = 0
     while True:
         try:
@@ -53,12 +55,14 @@ def whole_key_frames(packets: Iterator[Packet], stream: VideoStream) -> Iterator
 
     Some RTSP servers end a packet behind each part of it; decoded alone, each is a damaged picture.
     """
+    from av.packet import Packet as NewPacket
+
     held: Packet | None = None
     for packet in packets:
         if held is not None:
             is_part = packet.stream is held.stream and packet.is_keyframe and held.pts in (None, packet.pts)
             if is_part:
-                joined = Packet(bytes(held) + bytes(packet))
+                joined = NewPacket(bytes(held) + bytes(packet))
                 joined.pts, joined.dts, joined.time_base = packet.pts, packet.dts, packet.time_base
                 joined.stream, joined.is_keyframe = packet.stream, True
                 held = joined

@@ -10,12 +10,8 @@ import re
 import time
 from contextlib import ExitStack
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-from av.container import InputContainer
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from .addresses import PROTOCOLS, Address, without_password, without_secrets
 from .container import open_container, video_stream
@@ -25,6 +21,11 @@ from .live_decoding import FileClock, LiveClock, WholePictures, packets_of, whol
 from .picture import FrameConverter
 from .reconnecting import Connection, Pictures, ReconnectingSource, Timeouts
 from .source import MediaError, each, reading
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 CANNOT_BE_READ = "cannot be read"
 A_STREAM = "a video stream that is running"

@@ -12,14 +12,15 @@ import io
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from av.filter import Graph
-from av.video.frame import VideoFrame
 from PIL import Image, ImageCms, ImageOps
 
 from .source import A_WHOLE_IMAGE, MediaError, reading, warn
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 Size = tuple[int, int]
 """(W, H) in pixels."""
@@ -63,6 +64,8 @@ class FrameConverter:
         return pixels if pixels.shape[2] == 3 else np.array(_over_white(Image.fromarray(pixels)))
 
     def _new_graph(self, frame: VideoFrame) -> Any:
+        from av.filter import Graph
+
         width, height = self.fit(upright_size(frame))
         filters = [
             *upright_steps(frame),

@@ -12,16 +12,19 @@ from array import array
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from av.container import InputContainer
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from .container import A_VIDEO, UNDAMAGED, decoded, in_order, open_stream, to_the_end
 from .integrity import broken_at, damage_check, missing_bytes
 from .picture import Size, upright_size
 from .source import MediaError, check_file, each, reading, warn
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 USUAL_RATE = Fraction(25)
 """Frames a second of a stream that says nothing about time (FFmpeg's own default)."""
