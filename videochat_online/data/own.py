@@ -36,6 +36,7 @@ NAMED = 20
 
 PlacedRow = tuple[int, Mapping[str, Any]]
 """The number of a row, or of the line that it begins with, and the row."""
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def write_list(path: Path, data_set: DataSet) -> None:
@@ -182,9 +183,6 @@ def _row_of_line(line: dict[str, str]) -> dict[str, Any]:
     time = {"timestamps": seconds["time"]} if "time" in seconds else {}
     turns = [{"from": "human", "value": line["question"], **time}, {"from": "gpt", "value": line["answer"]}]
     return {"video": line["video"], **clip, "conversations": turns}
-
-
-BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def index_shards(patterns: Sequence[str], path: Path) -> tuple[Path, int, int]:

@@ -33,6 +33,8 @@ WRITE_ERRORS = (
     "PytorchStreamWriter failed", "file write failed", "unexpected pos",  # torch.save does not
 )  # fmt: skip
 """How a full disk shows in the errors of libraries that write for us and keep no errno."""
+BEST_FILE = "best.json"
+"""The evaluation of the best checkpoint, for people: the run itself goes by the checkpoints' own."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,6 @@ def full_disk_named(what: Path, run_folder: Path, staging: Path) -> Iterator[Non
         free = shutil.disk_usage(run_folder).free / 2**30
         left = f"{whole[-1].folder} is whole: resume it with --resume auto" if whole else "no earlier checkpoint exists"
         raise ValueError(f"{what} could not be written ({error}); {free:.1f} GiB are free there. {left}") from error
-
-
-BEST_FILE = "best.json"
-"""The evaluation of the best checkpoint, for people: the run itself goes by the checkpoints' own."""
 
 
 class Saver:

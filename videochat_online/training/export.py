@@ -37,6 +37,19 @@ from .state import TrainState, sampled
 FOLDER = "model"
 ADAPTER_FILE = "adapter_model.safetensors"
 STAGING = ".saving-model"
+LOCAL = ("output_dir", "data", "frame_cache", "model", "resume")
+"""Settings that would tell others the folders of this machine."""
+CARD = """# {name}
+
+{kind}, trained from `{base}` with videochat-online {version}.
+
+Data sets, each as often as its list repeats it: {sets}.
+Steps: {steps}. Mean loss of the run: {loss:.4f}. Settings that differ from the defaults:
+
+```json
+{settings}
+```
+"""
 
 
 def export(state: TrainState, config: TrainingConfig) -> Path:
@@ -138,21 +151,6 @@ def write_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: Tra
     short = {key: key.replace(f"{LENGTHS}weight", LENGTHS.removesuffix(f".{ADAPTER}.")) for key in weights}
     names = {key: f"base_model.model.{one.replace(f'.{ADAPTER}.', '.')}" for key, one in short.items()}  # peft's
     save_file({names[key]: weight.contiguous() for key, weight in weights.items()}, folder / ADAPTER_FILE)
-
-
-LOCAL = ("output_dir", "data", "frame_cache", "model", "resume")
-"""Settings that would tell others the folders of this machine."""
-CARD = """# {name}
-
-{kind}, trained from `{base}` with videochat-online {version}.
-
-Data sets, each as often as its list repeats it: {sets}.
-Steps: {steps}. Mean loss of the run: {loss:.4f}. Settings that differ from the defaults:
-
-```json
-{settings}
-```
-"""
 
 
 def check_hub(config: TrainingConfig, *, create: bool = False) -> None:

@@ -30,6 +30,12 @@ from .plan import TrainingPlan
 LOG_FILE, ANSWERS_FILE = "log.jsonl", "answers.jsonl"
 SHOWN = 8
 """Answers of an evaluation that are shown as text."""
+PAGE_FILE = "report.html"
+WIDTH, HEIGHT, EDGE = 400, 170, 66
+"""Of a chart, and of the margin for its numbers, in pixels."""
+COLOURS = ("#2563eb", "#dc2626")
+STYLE = """body{font:15px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.2em .8em}
+pre,p{background:#f3f4f6;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere}.yes{background:#dcfce7}.no{background:#fee2e2}text{font-size:11px}"""
 
 
 class RunLog:
@@ -122,14 +128,6 @@ def summary(numbers: torch.Tensor) -> dict[str, float]:
         "padding_share": round(1 - tokens / positions, 4) if positions else 0.0,
         "data_wait_share": round(waiting / max(seconds, 1e-9), 4),
     }
-
-
-PAGE_FILE = "report.html"
-WIDTH, HEIGHT, EDGE = 400, 170, 66
-"""Of a chart, and of the margin for its numbers, in pixels."""
-COLOURS = ("#2563eb", "#dc2626")
-STYLE = """body{font:15px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.2em .8em}
-pre,p{background:#f3f4f6;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere}.yes{background:#dcfce7}.no{background:#fee2e2}text{font-size:11px}"""
 
 
 def write_page(

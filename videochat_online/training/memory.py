@@ -56,6 +56,12 @@ CONTEXT = 1.2e9
 """Bytes a CUDA context and its libraries take."""
 GATHERED_PARAMETERS = 1e9
 """Weights that ZeRO-3 keeps gathered at most (DeepSpeed's stage3_max_live_parameters)."""
+SHOWN = 5
+"""Combinations that are listed."""
+FEWEST_TOKENS, SMALL_RANK = 1024, 8
+SHARES = ("ddp", "zero1", "zero2", "zero3")
+"""Strategies, from the one that shares nothing on."""
+Changes = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -182,14 +188,6 @@ def _inputs(setting: str, dropout: float, number_size: int, shared: int, each: i
 def _layers(count: int, each: float, inputs: float, again: bool) -> tuple[float, float]:
     """Bytes kept by `count` layers, and those in use for one that is computed again."""
     return (count * inputs, each) if again else (count * each, 0)
-
-
-SHOWN = 5
-"""Combinations that are listed."""
-FEWEST_TOKENS, SMALL_RANK = 1024, 8
-SHARES = ("ddp", "zero1", "zero2", "zero3")
-"""Strategies, from the one that shares nothing on."""
-Changes = dict[str, Any]
 
 
 def steps_down(config: TrainingConfig, num_processes: int) -> list[list[Changes]]:

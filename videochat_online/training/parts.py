@@ -35,6 +35,8 @@ NORM = re.compile(r"layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
 """Names of norms' weights, as transformers has them now."""
 BASE, PAIR_A, PAIR_B = ".base_layer.", f".lora_A.{ADAPTER}.", f".lora_B.{ADAPTER}."
 LENGTHS = f".lora_magnitude_vector.{ADAPTER}."
+OUTLIER = 6.0
+"""Inputs from this size on are multiplied in 16 bits with int8 (LLM.int8, arXiv 2208.07339)."""
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,6 @@ def parts_table(rows: list[PartRow]) -> str:
         share = row.num_trained / row.num_parameters if row.num_parameters else 0.0
         lines.append(f"{row.name:16} {row.setting:12} {row.num_parameters:>12,} {row.num_trained:>14,}  {share:7.2%}")
     return "\n".join(lines)
-
-
-OUTLIER = 6.0
-"""Inputs from this size on are multiplied in 16 bits with int8 (LLM.int8, arXiv 2208.07339)."""
 
 
 def frozen_dtype(config: TrainingConfig) -> torch.dtype:
