@@ -64,7 +64,8 @@ def made_up(rng: np.random.Generator, row: StandingRow, end: float) -> list[floa
     return sorted(float(t) for t in (*near, *rng.uniform(row.begin, end, rng.integers(0, 3))) if t >= row.begin)
 
 
-def test_omnimmi_by_its_authors_rule(rng=np.random.default_rng(0)):
+def test_omnimmi_by_its_authors_rule():
+    rng = np.random.default_rng(0)
     benchmark = PUSHED["omnimmi"]()
     records = [{"video": f"v{n}.mp4", "question": "Tell me when it rains.", "answer": [10, 20 + n]} for n in range(40)]
     rows = [row for record in records for row in benchmark.rows_of(record, Path("x"))]
@@ -94,7 +95,8 @@ TIMED = [
 ]  # fmt: skip
 
 
-def test_ovo_timing_by_its_authors_rule(rng=np.random.default_rng(1)):
+def test_ovo_timing_by_its_authors_rule():
+    rng = np.random.default_rng(1)
     benchmark = PUSHED["ovo-timing"]()
     rows = [row for record in TIMED for row in benchmark.rows_of(record, Path("x"))]
     assert [row.text for row in rows][:2] == [
@@ -129,7 +131,8 @@ def test_probes_are_answered_from_what_was_said():
 
 
 @pytest.mark.parametrize("omega", [0, 0.5, 1])
-def test_the_area_of_proactive_videoqa(omega: float, rng=np.random.default_rng(2)):
+def test_the_area_of_proactive_videoqa(omega: float):
+    rng = np.random.default_rng(2)
     assert area({}, (3, 9), omega) == 0.25
     for _ in range(20):
         times = sorted(rng.uniform(3, 9, 4).tolist())
@@ -168,7 +171,7 @@ def test_controls_are_another_instruction_of_the_same_seconds():
 
 STREAMING = [
     {"questions": [{"question": f'When the ball {what}, output "{what}".', "time_stamp": "00:00:04",
-                    "ground_truth_time_stamp": "00:00:09", "ground_truth_output": what, "task_type": "Proactive Output"}],
+                    "ground_truth_time_stamp": "00:00:09", "ground_truth_output": what}],
      "video_path": f"./videos/sample_{n}_proactive.mp4"} for n, what in enumerate(("falls", "rises"))
 ]  # fmt: skip
 OMNIMMI = [
@@ -176,7 +179,7 @@ OMNIMMI = [
     for n, what in enumerate(("it rains", "it snows"))
 ]
 VIDEOQA = [
-    {"question_id": f"q{n}", "video": f"v{n}.mp4", "duration": 12.0, "conversation": [{"role": "user", "content": what}],
+    {"question_id": f"q{n}", "video": f"v{n}.mp4", "conversation": [{"role": "user", "content": what}],
      "answer": [{"content": "a bus", "related_timespan": [2, 6], "reply_timespan": [0, 9]}]}
     for n, what in enumerate(("What comes?", "Who is there?"))
 ]  # fmt: skip
