@@ -1,7 +1,7 @@
 """Rows with standing instructions, and one pass over each of their videos that only reads the instructions out.
 
 {"video", "kind"?, "things"?,
- "standing": {"text", "question"?, "expect"?, "from"?, "events": [{"start", "time", "say"?}, ...]}}
+ "standing": {"text", "question"?, "expect"?, "from"?, "until"?, "events": [{"start", "time", "say"?}, ...]}}
 Seconds of the video; `start` is the onset, from which on one could tell, `time` is when it is certain. Nothing fires
 and nothing is said: thresholds can be tried, and gates trained, on what is stored. R rows of a video, T frames.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -27,6 +28,7 @@ from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_pass
 from .session import StreamingSession
 from .standing import MOST_STANDING, WORDS, Readout, Scorer, Standing, Watchlist
+from .standing_formats import is_foreign, own_rows
 
 EXPECTED = "a list of rows with `video` and `standing` (text, events with start and time)"
 
@@ -75,22 +77,35 @@ class StandingRow:
             moments = tuple(sorted((float(each["start"]), float(each["time"])) for each in about["events"]))
             given = about["text"], about.get("question"), about.get("expect", "Yes")
             begin, kind, things = float(about.get("from", 0.0)), str(row.get("kind", "all")), row.get("things")
-            video = str(row["video"])
+            video, until = str(row["video"]), float(about.get("until", inf))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{where} cannot be read ({type(error).__name__}: {error}); expected {EXPECTED}") from None
         try:
-            return cls(video, given[0], moments, *given[1:], begin, kind, things)
+            return cls(video, given[0], moments, *given[1:], begin, kind, things, until, item=about)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
 
 def read_standing_rows(path: Path) -> list[StandingRow]:
-    """Rows of a JSON file, those of a video together. Raises ValueError."""
+    """Rows of a JSON file, ours or others' (standing_formats.py), those of a video together. Raises ValueError.
+
+    Of others' sets, rows that cannot be followed are left out, and a warning says how many.
+    """
     rows: dict[tuple[str, str, str | None], StandingRow] = {}
+    left_out: list[str] = []
     for number, about in enumerate(read_json(path, list, EXPECTED)):
-        row = StandingRow.of(about, where := f"{path}, row {number}")
-        if rows.setdefault((row.video, row.text.strip(), row.question), row) is not row:
-            raise ValueError(f"{where}: {row.video} has the instruction {row.text!r} already")
+        where, foreign = f"{path}, row {number}", is_foreign(about)
+        try:
+            for one in own_rows(about) if foreign else [about]:
+                row = StandingRow.of(one, where)
+                if rows.setdefault((row.video, row.text.strip(), row.question), row) is not row:
+                    raise ValueError(f"{where}: {row.video} has the instruction {row.text!r} already")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if not foreign:
+                raise
+            left_out.append(str(error) if str(error).startswith(where) else f"{where}: {error!r}")
+    if left_out:
+        warnings.warn(f"{len(left_out)} rows are left out, such as {left_out[0]}", stacklevel=2)
     if not rows:
         raise ValueError(f"{path} holds no rows; expected {EXPECTED}")
     return sorted(rows.values(), key=lambda row: row.video)

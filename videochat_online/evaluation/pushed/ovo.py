@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from ...streaming.moments import HIT_SECONDS
 from ...streaming.reading import StandingRow
+from ...streaming.standing_formats import ENOUGH
 from ..benchmarks.base import text_of
 from .base import Figures, Pushed, Said, yes_or_no
 
@@ -24,7 +25,6 @@ DELAY = 2.0
 ONCE_MORE = 'Has this just been done once more, and is it over now: "{}"'
 NEXT_STEP = 'Has a step of "{}" just been finished'
 STEP = "Is this step being performed now: {}"
-ENOUGH = "Can this question be answered from what is seen by now: {}"
 
 
 def _row(record: Mapping[str, Any], text: str, question: str, times: Sequence[tuple[float, float]]) -> StandingRow:
@@ -34,7 +34,7 @@ def _row(record: Mapping[str, Any], text: str, question: str, times: Sequence[tu
     names = (f"src_videos/{video}", video, f"chunked_videos/{record['id']}_{len(probes) - 1}.mp4")
     moments = tuple(sorted((max(begin, float(start)), float(end)) for start, end in times))
     return StandingRow(
-        video, text, moments, yes_or_no(question), begin=begin, until=float(probes[-1]["realtime"]), start=begin,
+        video, text, moments, question, begin=begin, until=float(probes[-1]["realtime"]), start=begin,
         kind=task, names=names, item=record,
     )  # fmt: skip
 
@@ -53,11 +53,11 @@ class OVOForward(Pushed):
         task = record["task"]
         if task == "SSR":
             steps = zip(record["all_steps"], record["start_time"], record["end_time"], strict=True)
-            return [_row(record, one, STEP.format(one), [(start, end)]) for one, start, end in steps]
+            return [_row(record, one, yes_or_no(STEP.format(one)), [(start, end)]) for one, start, end in steps]
         if task == "REC":
             what = text_of(record, "activity")
             times = zip(record["start_times"], record["end_times"], strict=True)
-            return [_row(record, what, ONCE_MORE.format(what), list(times))]
+            return [_row(record, what, yes_or_no(ONCE_MORE.format(what)), list(times))]
         if task == "CRR":
             what = text_of(record, "question")
             return [_row(record, what, ENOUGH.format(what), [(record["clue_time"], record["clue_time"])])]
@@ -94,10 +94,10 @@ class OVOTiming(Pushed):
         task = record["task"]
         if task == "REC":
             starts, what = record["start_times"], text_of(record, "activity")
-            text, ask = f"How many times does the event: {what} happen?", ONCE_MORE.format(what)
+            text, ask = f"How many times does the event: {what} happen?", yes_or_no(ONCE_MORE.format(what))
         elif task == "SSR":
             starts, what = record["start_time"], re.sub(r"(?<!^)(?=[A-Z])", " ", text_of(record, "tutorial")).lower()
-            text, ask = f"Describe the steps of {what}", NEXT_STEP.format(what)
+            text, ask = f"Describe the steps of {what}", yes_or_no(NEXT_STEP.format(what))
         elif task == "CRR":
             starts, text = [record["clue_time"] - DELAY], text_of(record, "question")
             ask = ENOUGH.format(text)
