@@ -194,7 +194,7 @@ def _calibrate(options: argparse.Namespace, is_live: bool) -> None:
     from .media.live import LiveStream
     from .media.readers import open_video
     from .media.sampling import sample_pass
-    from .streaming.calibrating import Muted, calibrated, keep_all, text_of
+    from .streaming.calibrating import Muted, calibrated, calibration_text, keep_all
     from .streaming.watching import IdlePrefill, LiveWatcher, watch
 
     session = _new_session(options)
@@ -218,7 +218,7 @@ def _calibrate(options: argparse.Namespace, is_live: bool) -> None:
     if options.json:
         print(json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1))
     else:
-        print("\n\n".join(text_of(one, options.calibrate) for one in found))
+        print("\n\n".join(calibration_text(one, options.calibrate) for one in found))
 
 
 def _has_document(options: argparse.Namespace) -> bool:

@@ -93,7 +93,7 @@ def poisson_limit(number: int) -> float:
     return high
 
 
-def text_of(found: Calibration, most: float) -> str:
+def calibration_text(found: Calibration, most: float) -> str:
     """For a person."""
     if found.threshold is None or found.highest is None:
         return f"{found.instruction}\nread out {found.readouts} times: too few frames to say anything"
