@@ -290,8 +290,8 @@ def curves_of(players: dict[str, Any]) -> str:
         best, points = 0.0, [(0.0, 0.0)]
         for _, recall, alarms in sorted(found["curve"], key=lambda point: point[2]):
             if alarms <= RATES[-1]:
-                best = max(best, recall)
                 points.append((alarms, best))
+                points.append((alarms, best := max(best, recall)))
         lines[name] = [*points, (RATES[-1], best)]
     return chart("recall over false alarms a minute", lines, width=560, height=360)
 
