@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "videochat_online"
 
 LAYERS: tuple[set[str], ...] = (
-    {"config", "extras", "files", "model_config", "pixels"},
+    {"config", "drawing", "extras", "files", "model_config", "pixels"},
     {"media", "prompt", "model"},
     {"processing", "command_line", "data", "streaming"},
     {"training", "evaluation", "chat", "info", "llm_export"},

@@ -82,6 +82,12 @@ def _add_telling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--once", action="store_true", help="the first time only, for each --tell-me")
     quiet = "live sources: hours of the day in which nothing is printed, only written to --events"
     group.add_argument("--quiet-hours", metavar="22:00-07:00", help=quiet)
+    most = (
+        "say nothing; at the end print how many alarms an hour each threshold gives, and the one for at most N an hour"
+    )
+    group.add_argument("--calibrate", type=float, metavar="N", help=most)
+    long = "with --calibrate: watch so long, or until Ctrl-C (default: 60, a file to its end)"
+    group.add_argument("--minutes", type=float, metavar="M", help=long)
     file = "write what was said as lines of json (FILE.jsonl) or subtitles (FILE.srt), from moment to moment"
     group.add_argument("--events", type=Path, metavar="FILE", help=file)
 
@@ -113,7 +119,9 @@ def run_chat(options: argparse.Namespace) -> int:
             raise ValueError(f"a live stream has no end: say with --at SECONDS when to ask {question.text!r}")
     _check_telling(options, is_live)
     # 2. a file with questions is watched as fast as it goes; everything else runs in its own time
-    if (questions or options.tell_me) and not is_live:
+    if options.calibrate is not None:
+        _calibrate(options, is_live)
+    elif (questions or options.tell_me) and not is_live:
         _ask_about_file(options, questions)
     else:
         _watch_and_answer(options, questions)
@@ -130,12 +138,21 @@ def _rule(options: argparse.Namespace) -> dict[str, Any]:
 def _check_telling(options: argparse.Namespace, is_live: bool) -> None:
     """Before a model is loaded. ValueError for what cannot be followed."""
     if not options.tell_me:
-        for flag in [*_rule(options), *(name for name in ("events", "gate") if getattr(options, name))]:
+        for flag in [*_rule(options), *(name for name in ("events", "gate", "calibrate") if getattr(options, name))]:
             raise ValueError(f"--{flag.replace('_', '-')} belongs to --tell-me TEXT")
         return
     from .streaming.standing import Watchlist
     from .streaming.telling import check_events_file
 
+    if options.calibrate is None and options.minutes is not None:
+        raise ValueError("--minutes belongs to --calibrate N")
+    if options.calibrate is not None and (options.asked or options.events or options.threshold):
+        raise ValueError(
+            "--calibrate says nothing and looks for a threshold: it goes without -q, --events, --threshold"
+        )
+    for name in ("calibrate", "minutes"):
+        if (value := getattr(options, name)) is not None and not 0 < value < 1e6:
+            raise ValueError(f"--{name} must be > 0, got {value:g}")
     trial = Watchlist()
     for text in options.tell_me:
         trial.add(text, **_rule(options))
@@ -167,6 +184,40 @@ def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
             sys.stdout.flush()
 
     return Telling(session.watchlist, show, options.events)
+
+
+def _calibrate(options: argparse.Namespace, is_live: bool) -> None:
+    """Watch and say nothing; then how many alarms an hour each threshold would have given."""
+    from contextlib import suppress
+
+    from .media.live import LiveStream
+    from .media.readers import open_video
+    from .media.sampling import sample_pass
+    from .streaming.calibrating import Muted, calibrated, calibration_text, keep_all
+    from .streaming.watching import IdlePrefill, LiveWatcher, watch
+
+    session = _new_session(options)
+    _telling(options, session)
+    session.scorer = Muted(session.scorer)
+    for standing in session.standing:
+        keep_all(standing)
+    with suppress(KeyboardInterrupt):  # what was seen by then counts
+        if is_live:
+            source, fps = _open_source(options)
+            live = LiveStream(source, fps=fps)
+            with closing(live), LiveWatcher(session, live) as watcher, IdlePrefill(lambda: [session]):
+                _wait_for(60 * (options.minutes or 60), watcher)
+            if watcher.error is not None:
+                print(f"videochat-online: {watcher.error}", file=sys.stderr)
+        else:
+            with open_video(options.video, decoder=options.decoder) as video:
+                end = 60 * options.minutes if options.minutes else None
+                watch(session, video, sample_pass(video.timestamps, options.fps, 0.0, end, video_fps=video.fps))
+    found = [calibrated(standing, options.calibrate) for standing in session.standing]
+    if options.json:
+        print(json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1))
+    else:
+        print("\n\n".join(calibration_text(one, options.calibrate) for one in found))
 
 
 def _has_document(options: argparse.Namespace) -> bool:

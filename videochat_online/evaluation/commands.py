@@ -44,6 +44,17 @@ DRY_HELP = "load no model; write what it would be asked as lines of json: id, pr
 ADAPTER_HELP = "transformers: --model is any image-text-to-text model of transformers"
 
 
+PUSHED_NAMES = (
+    "omnimmi",
+    "ovo-timing",
+    "ovo-forward",
+    "streamingbench-pushed",
+    "streamingbench-polled",
+    "proactivevideoqa",
+)
+"""Those of pushed/, which imports torch, for which no help should wait."""
+
+
 def add_eval_commands(commands: Any) -> None:
     """Add `eval` with its benchmarks to the program's commands."""
     add_benchmarks(commands.add_parser("eval", help="score a model on a benchmark, or compare two runs"))
@@ -62,13 +73,29 @@ def _add_standing(names: Any) -> None:
     what = "whether the model speaks unasked at the right moments (docs/proactive.md)"
     parser = names.add_parser("standing", help=what, description=what)
     add = parser.add_argument
-    add("--annotations", type=Path, required=True, metavar="ROWS.json", help="rows with `video` and `standing`")
-    add("--videos", type=Path, required=True, help="folder below which the videos lie")
-    add("--output", type=Path, required=True, help="folder for readouts, probabilities and report")
+    what = "rows with `video` and `standing`; of a --benchmark its file, or a folder that holds it"
+    add("--annotations", type=Path, required=True, metavar="ROWS.json", help=what)
+    add(
+        "--benchmark",
+        choices=PUSHED_NAMES,
+        help="the annotations are this benchmark's, and its own score is reported, too",
+    )
+    add("--videos", type=Path, help="folder below which the videos lie")
+    add("--output", type=Path, help="folder for readouts, probabilities and report")
+    add("--blind", action="store_true", help="only what players get that never look: no model, no videos")
     add("--gate", type=Path, metavar="FILE", help="score this gate too, beside the likelihood")
     add("--fps", type=float, default=1.0, help="frames watched a second")
     add("--refractory", type=float, default=3.0, metavar="SECONDS", help="silence after each word")
     add("--limit", type=int, metavar="N", help="only the first N videos")
+    judge = "proactivevideoqa: OpenAI-compatible address of the model that judges words, such as http://host:8000/v1"
+    add("--judge", metavar="URL", help=judge)
+    add("--judge-model", metavar="NAME", help="its name there")
+    add(
+        "--api-key-env",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable that holds the judge's key",
+    )
     add_model_flags(parser)
     add_memory_flags(parser)
     parser.set_defaults(run=_run_standing)

@@ -97,6 +97,15 @@ def difference_interval(
     return max(up - down - reach, -1.0), min(up - down + reach, 1.0)
 
 
+def jackknife_interval(whole: float, without: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of any share, by what it is without each of the videos (V,); None where one is all there is."""
+    videos = len(without)
+    if videos < 2:
+        return None
+    spread = sqrt((videos - 1) * float(np.var(without))) * student_quantile(videos - 1)
+    return max(whole - spread, 0.0), min(whole + spread, 1.0)
+
+
 def flip_test(differences: np.ndarray) -> float:
     """Two-sided p that videos' differences (V,) are as likely to have either sign: A and B swapped in whole videos.
 

@@ -1,61 +1,87 @@
 """`videochat-online eval standing`: does the model speak at the right moments, and is it better than not looking?
 
 One pass over each video stores P of every frame; thresholds are swept afterwards. Each threshold is fixed on one half
-of the videos and counted on the other. Beside every number stand players that never look.
+of the videos and counted on the other. Beside every number stand players that never look. The rows are one's own, or
+those of a benchmark (pushed/), which has a score of its own, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from itertools import groupby
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from ..command_line import load_from_flags, memory_from_flags
+from ..drawing import chart
 from ..files import write_json, write_text
 from ..media.find import VideoLibrary
 from ..media.source import check_fps
 from ..streaming.gate import Gate
 from ..streaming.moments import Outcome, fired, judged, summed, thresholds
-from ..streaming.reading import WatchedRow, read_standing_rows, readouts_of
+from ..streaming.reading import StandingRow, WatchedRow, read_standing_rows, readouts_of, spoken_words
 from ..streaming.session import StreamingSession
 from ..streaming.standing import Rule, Scorer
+from .afterwards import INCOMPLETE
+from .endpoint import EndpointResponder
 from .intervals import accuracy_interval
+from .pushed import PUSHED, Pushed
+from .pushed.base import Judge
+from .pushed.scores import Player, as_lines, blind_scores, scored
 from .report import table
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """False alarms a minute of one instruction."""
 MAIN_RATE = "1"
-PERIODS = (3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 60.0)
-"""Seconds, of the player that speaks every so often, and of the one that speaks once after so many."""
+PERIODS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 60.0)
+"""Seconds, of the player that speaks every so often."""
+LONGEST_DELAY = 600.0
+"""Seconds, of the player that speaks once."""
 SWAPPED = "another instruction"
+LOOKING = ("likelihood", "gate")
 Series = dict[str, list[list[float]]]
 """Player -> P of every row at every frame."""
-Player = dict[float, list[Outcome]]
-"""All levels that a player can be set to -> what comes of each row."""
 
 
 def run_standing_eval(options: argparse.Namespace) -> int:
     """Raises ValueError for rows, flags and files that cannot be used. A run that was ended goes on where it was."""
-    # 1. the rows, and their readouts
+    # 1. the rows
     check_fps(options.fps, "--fps")
     Rule(refractory=options.refractory)
-    rows = read_standing_rows(options.annotations)
+    benchmark = PUSHED[options.benchmark]() if options.benchmark else None
+    rows, left_out = benchmark.read(options.annotations) if benchmark else (read_standing_rows(options.annotations), [])
     names = sorted({row.video for row in rows})[: options.limit and max(0, options.limit)]
     if len(names) < 2:
         raise ValueError(f"{options.annotations}: thresholds are fixed on other videos, so two or more are needed")
     rows = [row for row in rows if row.video in names]
+    for line in left_out:
+        print(f"caution: left out: {line}", file=sys.stderr)
+    if options.blind:
+        return _blind(benchmark, rows)
+    judge = _judge(options, benchmark)
+    if not (options.videos and options.output):
+        raise ValueError(
+            "--videos and --output say what is watched and where the report goes; only --blind needs neither"
+        )
+    # 2. their readouts
     library = VideoLibrary(options.videos)
     model, processor = load_from_flags(options)
     gate = Gate.load(options.gate, model) if options.gate else None
     session = StreamingSession(model, processor, memory=memory_from_flags(options, model))
+    every, own, others = with_others(rows)
     layers = gate.layers if gate else ()
-    watched = readouts_of(rows, library, session, options.output / "readouts", fps=options.fps, layers=layers)
-    # 2. who plays, and what each is worth
-    series = _series(watched, gate)
+    read = readouts_of(every, library, session, options.output / "readouts", fps=options.fps, layers=layers)
+    watched = [read[n] for n in own]
+    # 3. who plays, and what each is worth
+    series = _series(read, own, others, gate)
+    players = _players(watched, series, options.refractory)
     report = {
         "model": options.model,
         "gate": options.gate and str(options.gate),
@@ -64,63 +90,117 @@ def run_standing_eval(options: argparse.Namespace) -> int:
         "instructions": len(watched),
         "moments": sum(len(one.row.moments) for one in watched),
         "minutes": round(sum(one.seconds for one in watched) / 60, 1),
-        "players": {
-            name: measured(player, watched) for name, player in _players(watched, series, options.refractory).items()
-        },
+        "left_out": left_out,
+        "players": {name: measured(player, watched) for name, player in players.items()},
     }
-    # 3. the report
+    if benchmark:
+        found, said = scored(benchmark, watched, players)
+        report["benchmark"] = {**found, "words": _words(benchmark, watched, said, library, session, judge, options)}
+    # 4. the report
     lines = [json.dumps(_line(one, n, series), ensure_ascii=False) + "\n" for n, one in enumerate(watched)]
     write_text(options.output / "probabilities.jsonl", "".join(lines))
     write_json(options.output / "report.json", report)
+    write_text(options.output / "report.svg", curves_of(report["players"]))
     write_text(options.output / "report.md", text := as_text(report))
     print(text)
+    return INCOMPLETE if left_out else 0
+
+
+def _blind(benchmark: Pushed | None, rows: Sequence[StandingRow]) -> int:
+    if benchmark is None:
+        raise ValueError("--blind needs --benchmark: one's own rows do not say when their videos end")
+    ends = [row.until if isfinite(row.until) else max(time for _, time in row.moments) for row in rows]
+    print(f"# {benchmark.title}, {len(rows)} rows\n")
+    print("\n".join(as_lines(benchmark, blind_scores(benchmark, rows, deaf_players(rows, ends)))))
     return 0
 
 
-def _series(watched: Sequence[WatchedRow], gate: Gate | None) -> Series:
-    looking = {"likelihood": [[Scorer()(readout, ()) for readout in one.readouts] for one in watched]}
+def _judge(options: argparse.Namespace, benchmark: Pushed | None) -> Judge | None:
+    """The model that judges words, where one is named."""
+    if (options.judge is None) != (options.judge_model is None):
+        raise ValueError("--judge URL and --judge-model NAME go together")
+    if options.judge is None:
+        return None
+    if benchmark is None or not benchmark.needs_words:
+        raise ValueError("--judge is for a --benchmark that counts words")
+    key = os.environ.get(options.api_key_env) or None
+    endpoint = EndpointResponder(options.judge, options.judge_model, 1, key=key)
+    return lambda messages: endpoint.complete(messages, 16)
+
+
+def with_others(rows: Sequence[StandingRow]) -> tuple[list[StandingRow], list[int], list[int]]:
+    """All that is read out, where each of `rows` stands in it, and whose P each is played with as a control.
+
+    That is another instruction of the same span of the same video, or one of another row, which is asked there as well.
+    There are no controls where all rows ask the same.
+    """
+    spans: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for n, row in enumerate(rows):
+        spans[row.video, row.start, row.begin, row.until].append(n)
+    every: list[StandingRow] = []
+    own, added, mates = [], {}, {}
+    for n, row in enumerate(rows):
+        own.append(len(every))
+        every.append(row)
+        span = spans[row.video, row.start, row.begin, row.until]
+        mates[n] = span[(span.index(n) + 1) % len(span)]
+        if rows[mates[n]].asked == row.asked:
+            turned = (*rows[n + 1 :], *rows[:n])
+            if (other := next((one for one in turned if one.asked != row.asked), None)) is None:
+                return list(rows), list(range(len(rows))), []
+            added[n] = len(every)
+            every.append(replace(row, text=other.text, question=other.question, expect=other.expect, moments=()))
+    return every, own, [added.get(n, own[mates[n]]) for n in range(len(rows))]
+
+
+def _series(read: Sequence[WatchedRow], own: Sequence[int], others: Sequence[int], gate: Gate | None) -> Series:
+    looking = {LOOKING[0]: [[Scorer()(readout, ()) for readout in one.readouts] for one in read]}
     if gate:
-        looking["gate"] = [gate.series(one.readouts) for one in watched]
+        looking[LOOKING[1]] = [gate.series(one.readouts) for one in read]
     rng = np.random.default_rng(0)
     blind = {
-        "random": [rng.random(len(one.readouts)).tolist() for one in watched],
-        "frame difference": [[change / 255 for change in one.changes] for one in watched],
+        "random": [rng.random(len(read[n].readouts)).tolist() for n in own],
+        "frame difference": [[change / 255 for change in read[n].changes] for n in own],
     }
-    swapped: Series = {}
-    for name, rows in looking.items():
-        videos = [list(group) for _, group in groupby(range(len(rows)), key=lambda n: watched[n].video)]
-        swapped[f"{name}, {SWAPPED}"] = [rows[n] for part in videos for n in (*part[1:], part[0])]
-    return looking | blind | swapped
+    seen = {name: [rows[n] for n in own] for name, rows in looking.items()}
+    swapped = {f"{name}, {SWAPPED}": [rows[n] for n in others] for name, rows in looking.items() if others}
+    return seen | blind | swapped
 
 
 def _players(watched: Sequence[WatchedRow], series: Series, rest: float) -> dict[str, Player]:
-    def player(levels: Sequence[float], said: Callable[[float, int], Sequence[float]]) -> Player:
-        """`said(level, n)`: the seconds at which it speaks for row n; those before the instruction do not count."""
-        return {
-            level: [
-                judged(one.row.moments, [t for t in said(level, n) if t >= one.row.begin], one.seconds)
-                for n, one in enumerate(watched)
-            ]
-            for level in levels
+    scored = {
+        name: {
+            level: [fired(one.times, p, Rule(level, rest)) for one, p in zip(watched, rows, strict=True)]
+            for level in thresholds(rows)
         }
-
-    def every(period: float, n: int) -> list[float]:
-        return np.arange(watched[n].row.begin + period, watched[n].times[-1] + 1e-6, period).tolist()
-
-    def above(rows: list[list[float]]) -> Callable[[float, int], list[float]]:
-        return lambda level, n: fired(watched[n].times, rows[n], Rule(level, rest))
-
-    scored = {name: player(thresholds(rows), above(rows)) for name, rows in series.items()}
-    return scored | {
-        "every n seconds": player(PERIODS, every),
-        "once after n seconds": player((0.0, 1.0, 2.0, *PERIODS), lambda delay, n: [watched[n].row.begin + delay]),
-        "silent": player([1.0], lambda level, n: []),
+        for name, rows in series.items()
     }
+    return scored | deaf_players([one.row for one in watched], [one.times[-1] for one in watched])
+
+
+def deaf_players(rows: Sequence[StandingRow], ends: Sequence[float]) -> dict[str, Player]:
+    """Those that need nothing but a clock. `ends`: seconds to which each row is watched."""
+    spans = [(row.begin, end) for row, end in zip(rows, ends, strict=True)]
+    longest = min(LONGEST_DELAY, max(end - begin for begin, end in spans))
+    return {
+        "every n seconds": {
+            n: [np.arange(begin + n, end + 1e-6, n).tolist() for begin, end in spans] for n in PERIODS
+        },
+        "once after n seconds": {
+            n: [[begin + n] if begin + n <= end else [] for begin, end in spans]
+            for n in np.arange(longest + 1).tolist()
+        },
+        "silent": {1.0: [[] for _ in spans]},
+    }  # fmt: skip
 
 
 def measured(player: Player, watched: Sequence[WatchedRow]) -> dict[str, Any]:
     """Its curve, and at each rate what the level that has the best recall on one half of the videos gives on the other,
     both ways."""
+    outcomes = {
+        level: [judged(one.row.moments, said, one.seconds) for one, said in zip(watched, rows, strict=True)]
+        for level, rows in player.items()
+    }
     rates, parts = {}, {}
     for rate in RATES:
         rows = [judged(one.row.moments, [], one.seconds) for one in watched]
@@ -128,16 +208,16 @@ def measured(player: Player, watched: Sequence[WatchedRow]) -> dict[str, Any]:
         for half in (0, 1):
             there = {
                 level: summed(o for o, one in zip(found, watched, strict=True) if one.video % 2 != half)
-                for level, found in player.items()
+                for level, found in outcomes.items()
             }
             allowed = [(o.recall, -o.alarms, level) for level, o in there.items() if o.alarms <= rate]
             levels.append(max(allowed)[2] if allowed else None)
             if (level := levels[-1]) is not None:
-                rows = [player[level][n] if one.video % 2 == half else rows[n] for n, one in enumerate(watched)]
+                rows = [outcomes[level][n] if one.video % 2 == half else rows[n] for n, one in enumerate(watched)]
         rates[f"{rate:g}"] = {"levels": levels, **_figures(rows, watched)}
         if f"{rate:g}" == MAIN_RATE:
             parts = _parts(rows, watched)
-    points = [[level, o.recall, o.alarms] for level, found in player.items() for o in [summed(found)]]
+    points = [[level, o.recall, o.alarms] for level, found in outcomes.items() for o in [summed(found)]]
     return {"rates": rates, "parts_at_1": parts, "curve": points}
 
 
@@ -177,6 +257,45 @@ def _line(one: WatchedRow, number: int, series: Series) -> dict[str, Any]:
     return {**about, "times": one.times, "p": own}
 
 
+def _words(
+    benchmark: Pushed,
+    watched: Sequence[WatchedRow],
+    said: dict[str, list[list[float]]],
+    library: VideoLibrary,
+    session: StreamingSession,
+    judge: Judge | None,
+    options: argparse.Namespace,
+) -> dict[str, dict[str, float]]:
+    """What counts the words, of the players that have some, at the levels that were fixed; their words go to a file."""
+    if not benchmark.needs_words:
+        return {}
+    rows, nothing = [one.row for one in watched], [()] * len(watched)
+    figures = {"silent": benchmark.score_words(rows, nothing, nothing, judge)}
+    for name in [name for name in LOOKING if name in said]:
+        words = spoken_words(rows, said[name], library, session, benchmark.words_prompt, fps=options.fps)
+        lines = [
+            json.dumps({"video": row.video, "text": row.text, "times": times, "words": texts}, ensure_ascii=False)
+            + "\n"
+            for row, times, texts in zip(rows, said[name], words, strict=True)
+        ]
+        write_text(options.output / f"words-{name}.jsonl", "".join(lines))
+        figures[name] = benchmark.score_words(rows, said[name], words, judge)
+    return figures
+
+
+def curves_of(players: dict[str, Any]) -> str:
+    """Recall over false alarms a minute as SVG: at each rate the best that the levels up to it reach, on all videos."""
+    lines = {}
+    for name, found in players.items():
+        best, points = 0.0, [(0.0, 0.0)]
+        for _, recall, alarms in sorted(found["curve"], key=lambda point: point[2]):
+            if alarms <= RATES[-1]:
+                points.append((alarms, best))
+                points.append((alarms, best := max(best, recall)))
+        lines[name] = [*points, (RATES[-1], best)]
+    return chart("recall over false alarms a minute", lines, width=560, height=360)
+
+
 def as_text(report: dict[str, Any]) -> str:
     """The report for a person, as Markdown."""
     players = report["players"]
@@ -187,7 +306,7 @@ def as_text(report: dict[str, Any]) -> str:
         delay = "-" if main["median_delay"] is None else f"{main['median_delay']:.1f} s"
         hour = "-" if empty is None else f"{empty:.0f}"
         rows.append([name, *cells, f"{main['f1']:.2f}", main["duplicates"], delay, hour])
-    best = players.get("gate", players["likelihood"])
+    best = players.get(LOOKING[1], players[LOOKING[0]])
     parts = []
     for name, one in {"all": best["rates"][MAIN_RATE], **best["parts_at_1"]["by"]}.items():
         interval = "-" if one["interval"] is None else "{:.2f} to {:.2f}".format(*one["interval"])
@@ -201,9 +320,14 @@ def as_text(report: dict[str, Any]) -> str:
         "",
         *table(("player", *(f"{rate:g}" for rate in RATES), "F1 at 1", "duplicates", "delay", "empty hour"), rows),
         "",
-        f"{'gate' if 'gate' in players else 'likelihood'} at 1 false alarm a minute, by kind and number of things "
+        "![recall over false alarms a minute](report.svg)",
+        "",
+        f"{LOOKING[LOOKING[1] in players]} at 1 false alarm a minute, by kind and number of things "
         "(95 % interval over videos)",
         "",
         *table(("part", "moments", "recall", "interval", "false alarms a minute"), parts),
     ]
+    if benchmark := report.get("benchmark"):
+        lines += ["", *as_lines(PUSHED[benchmark["name"]](), benchmark)]
+    lines += [f"- left out: {line}" for line in report["left_out"]]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """Rows with standing instructions, and one pass over each of their videos that only reads the instructions out.
 
 {"video", "kind"?, "things"?,
- "standing": {"text", "question"?, "expect"?, "from"?, "events": [{"start", "time", "say"?}, ...]}}
+ "standing": {"text", "question"?, "expect"?, "from"?, "until"?, "events": [{"start", "time", "say"?}, ...]}}
 Seconds of the video; `start` is the onset, from which on one could tell, `time` is when it is certain. Nothing fires
 and nothing is said: thresholds can be tried, and gates trained, on what is stored. R rows of a video, T frames.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from math import inf, isfinite
 from pathlib import Path
@@ -26,7 +27,8 @@ from ..media.find import VideoLibrary
 from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_pass
 from .session import StreamingSession
-from .standing import MOST_STANDING, Readout, Scorer, Watchlist
+from .standing import MOST_STANDING, WORDS, Readout, Scorer, Standing, Watchlist
+from .standing_formats import is_foreign, own_rows
 
 EXPECTED = "a list of rows with `video` and `standing` (text, events with start and time)"
 
@@ -45,6 +47,27 @@ class StandingRow:
     """The instruction is given there."""
     kind: str = "all"
     things: int | None = None
+    until: float = inf
+    """It ends there."""
+    start: float = 0.0
+    """Earlier frames are not shown."""
+    names: tuple[str, ...] = ()
+    """Where the video may lie, likeliest first; none: as `video` says."""
+    item: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What a benchmark says of it besides."""
+
+    def __post_init__(self) -> None:
+        Watchlist().add(*self.asked)
+        if any(not (isfinite(time) and self.begin <= start <= time) for start, time in self.moments):
+            raise ValueError(f"an event's seconds are from <= start <= time, got {self.moments}")
+
+    @property
+    def asked(self) -> tuple[str, str | None, str]:
+        """What a session is given to watch for."""
+        return self.text, self.question, self.expect
+
+    def covers(self, seconds: float) -> bool:
+        return self.begin <= seconds <= self.until
 
     @classmethod
     def of(cls, row: Any, where: str) -> StandingRow:
@@ -54,25 +77,35 @@ class StandingRow:
             moments = tuple(sorted((float(each["start"]), float(each["time"])) for each in about["events"]))
             given = about["text"], about.get("question"), about.get("expect", "Yes")
             begin, kind, things = float(about.get("from", 0.0)), str(row.get("kind", "all")), row.get("things")
-            found = cls(str(row["video"]), given[0], moments, *given[1:], begin, kind, things)
+            video, until = str(row["video"]), float(about.get("until", inf))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{where} cannot be read ({type(error).__name__}: {error}); expected {EXPECTED}") from None
         try:
-            Watchlist().add(*given)
+            return cls(video, given[0], moments, *given[1:], begin, kind, things, until, item=about)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        if any(not (isfinite(time) and begin <= start <= time) for start, time in moments):
-            raise ValueError(f"{where}: an event's seconds are from <= start <= time, got {moments}")
-        return found
 
 
 def read_standing_rows(path: Path) -> list[StandingRow]:
-    """Rows of a JSON file, those of a video together. Raises ValueError."""
+    """Rows of a JSON file, ours or others' (standing_formats.py), those of a video together. Raises ValueError.
+
+    Of others' sets, rows that cannot be followed are left out, and a warning says how many.
+    """
     rows: dict[tuple[str, str, str | None], StandingRow] = {}
+    left_out: list[str] = []
     for number, about in enumerate(read_json(path, list, EXPECTED)):
-        row = StandingRow.of(about, where := f"{path}, row {number}")
-        if rows.setdefault((row.video, row.text.strip(), row.question), row) is not row:
-            raise ValueError(f"{where}: {row.video} has the instruction {row.text!r} already")
+        where, foreign = f"{path}, row {number}", is_foreign(about)
+        try:
+            for one in own_rows(about) if foreign else [about]:
+                row = StandingRow.of(one, where)
+                if rows.setdefault((row.video, row.text.strip(), row.question), row) is not row:
+                    raise ValueError(f"{where}: {row.video} has the instruction {row.text!r} already")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if not foreign:
+                raise
+            left_out.append(str(error) if str(error).startswith(where) else f"{where}: {error!r}")
+    if left_out:
+        warnings.warn(f"{len(left_out)} rows are left out, such as {left_out[0]}", stacklevel=2)
     if not rows:
         raise ValueError(f"{path} holds no rows; expected {EXPECTED}")
     return sorted(rows.values(), key=lambda row: row.video)
@@ -114,34 +147,55 @@ class Listener(Scorer):
 def read_video(
     session: StreamingSession, video: VideoReader, rows: Sequence[StandingRow], *, fps: float
 ) -> dict[str, torch.Tensor]:
-    """What the scorer of the session keeps at every frame: `times` (T,), `yes` (R, T), `hidden` (R, T, L, D) float16 of
-    L layers (0: none), `changes` (T,).
+    """What the scorer of the session keeps: `times` and `changes` (T,) of the frames, and of the n-th thing asked
+    `seen n` (S,) numbers of the frames at which it stood, `yes n` (S,), `hidden n` (S, L, D) float16 of L layers.
 
     More instructions than stand at a time are read in further passes. The session is reset before each.
     """
-    indices = sample_pass(video.timestamps, fps, video_fps=video.fps)
-    found: list[list[Readout]] = []
-    changes: list[float] = []
-    for first in range(0, len(rows), MOST_STANDING):
+    indices = frames_of(video, rows, fps)
+    asked = list(dict.fromkeys(row.asked for row in rows))
+    tensors: dict[str, torch.Tensor] = {}
+    none = torch.zeros(0, 0)
+    for first in range(0, len(asked), MOST_STANDING):
         session.reset()
-        part = rows[first : first + MOST_STANDING]
-        standing = [session.watch_for(one.text, question=one.question, expect=one.expect) for one in part]
+        part = asked[first : first + MOST_STANDING]
+        standing: dict[tuple[str, str | None, str], Standing] = {}
+        found: dict[Any, list[tuple[int, Readout]]] = {one: [] for one in part}
         before: np.ndarray | None = None
-        changes = []
-        for frame in video.read(indices):
+        times, changes = [], []
+        for number, frame in enumerate(video.read(indices)):
+            for one in part:
+                wanted = any(row.asked == one and row.covers(frame.timestamp) for row in rows)
+                if wanted and one not in standing:
+                    standing[one] = session.watch_for(one[0], question=one[1], expect=one[2])
+                elif not wanted and one in standing:
+                    session.drop_standing(standing.pop(one).key)
             session.see(frame.image, frame.timestamp)
+            for one, each in standing.items():
+                found[one].append((number, each.readouts[-1]))
             now = np.asarray(frame.image, np.float32)
             changes.append(0.0 if before is None else float(np.abs(now - before).mean()))
+            times.append(frame.timestamp)
             before = now
-        found += [each.readouts for each in standing]
-    none = torch.zeros(0, 0)
-    hidden = [torch.stack([none if one.hidden is None else one.hidden for one in row]) for row in found]
-    return {
-        "times": torch.tensor([one.time for one in found[0]], dtype=torch.float64),
-        "yes": torch.tensor([[one.yes for one in row] for row in found]),
-        "hidden": torch.stack(hidden).half(),
-        "changes": torch.tensor(changes),
-    }
+        tensors |= {"times": torch.tensor(times, dtype=torch.float64), "changes": torch.tensor(changes)}
+        for n, kept in enumerate(found.values(), first):
+            hidden = [none if one.hidden is None else one.hidden for _, one in kept] or [none]
+            tensors[f"seen {n}"] = torch.tensor([number for number, _ in kept], dtype=torch.long)
+            tensors[f"yes {n}"] = torch.tensor([one.yes for _, one in kept])
+            tensors[f"hidden {n}"] = torch.stack(hidden).half()
+    return tensors
+
+
+def frames_of(video: VideoReader, rows: Sequence[StandingRow], fps: float) -> list[int]:
+    """The frames of a video that are shown for rows of one start. ValueError where none is left for one of the rows."""
+    end = max(row.until for row in rows)
+    indices = sample_pass(video.timestamps, fps, rows[0].start, end if isfinite(end) else None, video_fps=video.fps)
+    times = [float(video.timestamps[index]) for index in indices]
+    for row in rows:
+        if not any(map(row.covers, times)):
+            what = f"{row.text!r:.60} from {row.begin:g} s on; it ends at {video.timestamps[-1]:.1f} s"
+            raise ValueError(f"{video.name} has no frame for the instruction {what}")
+    return indices
 
 
 def readouts_of(
@@ -158,15 +212,17 @@ def readouts_of(
     from tqdm import tqdm
 
     # 1. all videos, before hours of work; whoever trains a model on gets other sums
-    videos = [(library.find([name]), list(group)) for name, group in groupby(rows, key=lambda row: row.video)]
+    streams = [list(group) for _, group in groupby(rows, key=lambda row: (row.video, row.start))]
+    videos = [(library.find(group[0].names or (group[0].video,)), group) for group in streams]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(row.video for row in rows))}
     parts = session.model.parts.values()
     weights = [float(p.detach().double().abs().sum()) for part in parts for p in part.parameters()]
     session.scorer = Listener(layers)
     folder.mkdir(parents=True, exist_ok=True)
     # 2. one after another
     found: list[WatchedRow] = []
-    for number, (path, group) in enumerate(tqdm(videos, unit="video", desc="readouts", disable=None, leave=False)):
-        asked = [(one.text, one.question, one.expect) for one in group]
+    for path, group in tqdm(videos, unit="video", desc="readouts", disable=None, leave=False):
+        asked = [(*one.asked, one.begin, str(one.until), one.start) for one in group]
         about = path.name, path.stat().st_size, asked, fps, list(layers), weights, session.memory.config.to_dict()
         file = folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
         if not file.is_file():
@@ -174,8 +230,41 @@ def readouts_of(
                 tensors = read_video(session, video, group, fps=fps)
             with whole(file, durable=False) as beside:
                 save_file(tensors, beside)
-        stored = load_file(file)
+        stored, order = load_file(file), list(dict.fromkeys(row.asked for row in group))
         times, changes = stored["times"].tolist(), stored["changes"].tolist()
-        for row, yes, hidden in zip(group, stored["yes"].tolist(), stored["hidden"], strict=True):
-            found.append(WatchedRow(row, number, list(map(Readout, times, yes, hidden)), changes))
+        for row in group:
+            n = order.index(row.asked)
+            seen = stored[f"seen {n}"].tolist()
+            stood = zip(seen, stored[f"yes {n}"].tolist(), stored[f"hidden {n}"], strict=False)
+            kept = [(k, Readout(times[k], yes, hidden)) for k, yes, hidden in stood if row.covers(times[k])]
+            found.append(WatchedRow(row, numbers[row.video], [one for _, one in kept], [changes[k] for k, _ in kept]))
+    return found
+
+
+def spoken_words(
+    rows: Sequence[StandingRow],
+    said: Sequence[Sequence[float]],
+    library: VideoLibrary,
+    session: StreamingSession,
+    prompt: Callable[[StandingRow], str],
+    *,
+    fps: float,
+) -> list[list[str]]:
+    """What the model says about each row at these seconds: the ordinary answer to `prompt`, on the memory of then."""
+    found: list[list[str]] = [[] for _ in rows]
+    for _, group in groupby(range(len(rows)), key=lambda n: (rows[n].video, rows[n].start)):
+        numbers = list(group)
+        due = sorted((time, n) for n in numbers for time in said[n])
+        if not due:
+            continue
+        first = rows[numbers[0]]
+        session.reset()
+        with open_video(library.find(first.names or (first.video,))) as video:
+            for frame in video.read(frames_of(video, [rows[n] for n in numbers], fps)):
+                session.see(frame.image, frame.timestamp)
+                while due and due[0][0] <= frame.timestamp:
+                    row = due.pop(0)[1]
+                    found[row].append(session.ask(prompt(rows[row]), max_new_tokens=WORDS, keep=False))
+                if not due:
+                    break
     return found

@@ -60,12 +60,25 @@ def add_gate_command(commands: Any) -> None:
     add_model_flags(train)
     add_memory_flags(train)
     train.set_defaults(run=_run_gate)
+    what = "rows with standing instructions as timed questions for `train`: now, near miss, quiet (docs/proactive.md)"
+    turns = names.add_parser("turns", help=what, description=what)
+    given = "rows of ours, of Streamo or JoyAI-VL-Interaction, or with a turn a second"
+    turns.add_argument("rows", type=Path, metavar="ROWS.json", help=given)
+    turns.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the rows that are written")
+    turns.add_argument("--seed", type=int, default=0, help="of the choice of near misses and quiet seconds")
+    turns.set_defaults(run=_run_turns)
 
 
 def _run_gate(options: argparse.Namespace) -> int:
     from .gate import run_gate_train  # with torch, for which no help should wait
 
     return run_gate_train(options)
+
+
+def _run_turns(options: argparse.Namespace) -> int:
+    from .decisions import run_gate_turns  # with torch
+
+    return run_gate_turns(options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ..data.formats import read_row
 from ..data.sample import IMAGE_MARK, VIDEO_MARK
+from ..drawing import chart
 from ..files import write_text
 from .configuration import TrainingConfig
 from .evaluating import Evaluation, HeldOut, chosen_of, verdict
@@ -31,11 +32,8 @@ LOG_FILE, ANSWERS_FILE = "log.jsonl", "answers.jsonl"
 SHOWN = 8
 """Answers of an evaluation that are shown as text."""
 PAGE_FILE = "report.html"
-WIDTH, HEIGHT, EDGE = 400, 170, 66
-"""Of a chart, and of the margin for its numbers, in pixels."""
-COLOURS = ("#2563eb", "#dc2626")
 STYLE = """body{font:15px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.2em .8em}
-pre,p{background:#f3f4f6;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere}.yes{background:#dcfce7}.no{background:#fee2e2}text{font-size:11px}"""
+pre,p{background:#f3f4f6;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere}.yes{background:#dcfce7}.no{background:#fee2e2}"""
 
 
 class RunLog:
@@ -161,7 +159,7 @@ def write_page(
     body = [
         f"<!doctype html><meta charset=utf-8><title>{escape(folder.name)}</title><style>{STYLE}</style>",
         f'<h1>{escape(folder.name)}</h1><p class="{"no" if problems else "yes"}">{escape(title)}</p>',
-        *(chart(name, log, lines) for name, lines in curves.items()),
+        *(curve(name, log, lines) for name, lines in curves.items()),
         f"<pre>{escape(facts)}</pre><pre>{escape(parts)}</pre>",
         *(["<table><tr><th>question<th>expected<th>given", *rows, "</table>"] if rows else []),
         f"<pre>{escape(commands_of(str(folder / 'model'), held_out.dataset if held_out else dataset))}</pre>",
@@ -209,21 +207,10 @@ def commands_of(model: str, dataset: Any) -> str:
     return f"{ask}\n{shlex.join(['videochat-online', 'eval', 'ovbench', '--model', model])} --annotations A --videos V"
 
 
-def chart(title: str, log: Iterable[Mapping[str, float]], names: Mapping[str, str]) -> str:
-    """An SVG of curves over the steps, each of one value of the log; nothing where there are no points."""
+def curve(title: str, log: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> str:
+    """Values of the log over the steps."""
     lines = {
         label: [(line["step"], line[name]) for line in log if math.isfinite(line.get(name, math.nan))]
         for label, name in names.items()
     }
-    if not (points := [point for line in lines.values() for point in line]):
-        return ""
-    (left, low), (right, high) = map(min, zip(*points, strict=True)), map(max, zip(*points, strict=True))
-    across, up = (WIDTH - EDGE - 8) / max(right - left, 1), (HEIGHT - 48) / max(high - low, 1e-12)
-    drawn = f'<text x="{EDGE}" y="14">{title}, steps {left:,.0f} to {right:,.0f}</text>'
-    drawn += f'<text y="30">{high:.3g}</text><text y="{HEIGHT - 18}">{low:.3g}</text>'
-    drawn += f'<path d="M{EDGE} 26V{HEIGHT - 22}H{WIDTH - 8}" fill="none" stroke="#9ca3af"/>'
-    for number, (label, line) in enumerate(lines.items()):
-        places = [f"{EDGE + (x - left) * across:.1f},{HEIGHT - 22 - (y - low) * up:.1f}" for x, y in line]
-        drawn += f'<polyline points="{" ".join(places)}" fill="none" stroke="{COLOURS[number]}"/>'
-        drawn += f'<text x="{EDGE + number * 90}" y="{HEIGHT - 4}" fill="{COLOURS[number]}">{label}</text>'
-    return f'<svg width="{WIDTH}" height="{HEIGHT}">{drawn}</svg>'
+    return chart(f"{title}, steps", {label: line for label, line in lines.items() if line})

@@ -130,7 +130,7 @@ def _tasks_of(name: str, part: str, records: list[Any], examples: Examples) -> l
     tasks = []
     for path, found in videos.items():
         with examples.record(f"{name}, video {path.name!r}"):
-            names = _places(path, part)
+            names = places_of(path, part)
             tasks.append(VideoTask(id=f"{part}/{path.stem}", video=path.name, names=names, questions=tuple(found)))
     return tasks
 
@@ -188,7 +188,7 @@ def _category(row: dict[str, Any], part: str) -> str:
     return "Real-Time Visual Understanding" if part == "real" else "Omni-Source Understanding"
 
 
-def _places(video: PurePosixPath, part: str) -> tuple[str, ...]:
+def places_of(video: PurePosixPath, part: str) -> tuple[str, ...]:
     """`./videos/sample_3_real.mp4` lies there after the authors' preprocessing, else as real/sample_3/video.mp4."""
     sample = "_".join(video.stem.split("_")[:2])
     return (str(video), f"videos/{video.name}", video.name, f"{part}/{sample}/video{video.suffix}")
