@@ -53,9 +53,9 @@ class MemoryFrame:
         return self.features.shape[-1] * self.features.shape[-2]
 
     @property
-    def identity(self) -> tuple[int, int, int]:
-        """Equal for equal maps of one stream: a frame is never changed but by going down or by merging."""
-        return self.index, self.level, self.num_merged
+    def identity(self) -> tuple[int, ...]:
+        """Equal for equal maps of one stream: a frame is never changed but by going down, by merging or by pooling."""
+        return self.index, self.level, self.num_merged, *self.features.shape[-2:]
 
 
 class PyramidMemoryBank:

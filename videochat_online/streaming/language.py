@@ -111,7 +111,7 @@ class LanguageSide:
 
     def reset(self) -> None:
         self.cache.reset()
-        self._tokens: dict[tuple[int, int, int], torch.Tensor] = {}  # projected frames of the last prompt, by identity
+        self._tokens: dict[tuple[int, ...], torch.Tensor] = {}  # projected frames of the last prompt, by identity
 
     @property
     def num_bytes(self) -> int:
