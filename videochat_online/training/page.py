@@ -21,7 +21,7 @@ from .plan import TrainingPlan
 FILE = "report.html"
 WIDTH, HEIGHT, EDGE = 400, 170, 66
 """Of a chart, and of the margin for its numbers, in pixels."""
-COLOURS = ("#2563eb", "#dc2626")
+COLOURS = ("#2563eb", "#dc2626", "#15803d", "#a16207", "#7c3aed", "#0891b2", "#111827")
 STYLE = """body{font:15px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.2em .8em}
 pre,p{background:#f3f4f6;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere}.yes{background:#dcfce7}.no{background:#fee2e2}text{font-size:11px}"""
 
@@ -111,15 +111,46 @@ def chart(title: str, log: Iterable[Mapping[str, float]], names: Mapping[str, st
         label: [(line["step"], line[name]) for line in log if math.isfinite(line.get(name, math.nan))]
         for label, name in names.items()
     }
-    if not (points := [point for line in lines.values() for point in line]):
-        return ""
-    (left, low), (right, high) = map(min, zip(*points, strict=True)), map(max, zip(*points, strict=True))
-    across, up = (WIDTH - EDGE - 8) / max(right - left, 1), (HEIGHT - 48) / max(high - low, 1e-12)
-    drawn = f'<text x="{EDGE}" y="14">{title}, steps {left:,.0f} to {right:,.0f}</text>'
+    steps = [step for line in lines.values() for step, _ in line]
+    return curves(f"{title}, steps {min(steps):,.0f} to {max(steps):,.0f}", lines) if steps else ""
+
+
+def curves(
+    title: str,
+    lines: Mapping[str, Sequence[tuple[float, ...]]],
+    *,
+    scale: tuple[float, float] | None = None,
+    ticks: Mapping[float, str] | None = None,
+    width: int = WIDTH,
+) -> str:
+    """An SVG of curves, each of points (x, y), or (x, y, low, high) with the ends of an interval; one point at least.
+
+    `scale`: the lowest and highest y, by default of the points; `ticks`: what is written below these x.
+    """
+    points = [point for line in lines.values() for point in line]
+    left, right = (choose(point[0] for point in points) for choose in (min, max))
+    low, high = scale or (min(point[1] for point in points), max(point[1] for point in points))
+    columns, legend = max((width - EDGE) // 90, 1), HEIGHT - 4 + 14 * bool(ticks)
+    across, up = (width - EDGE - 16) / max(right - left, 1e-12), (HEIGHT - 48) / max(high - low, 1e-12)
+
+    def drawn_line(points: Iterable[tuple[float, float]], beside: float, colour: str) -> str:
+        places = (
+            f"{EDGE + 4 + (x - left) * across + beside:.1f},{HEIGHT - 22 - (y - low) * up:.1f}" for x, y in points
+        )
+        return f'<polyline points="{" ".join(places)}" fill="none" stroke="{colour}"/>'
+
+    drawn = f'<text x="{EDGE}" y="14">{escape(title)}</text>'
     drawn += f'<text y="30">{high:.3g}</text><text y="{HEIGHT - 18}">{low:.3g}</text>'
-    drawn += f'<path d="M{EDGE} 26V{HEIGHT - 22}H{WIDTH - 8}" fill="none" stroke="#9ca3af"/>'
+    drawn += f'<path d="M{EDGE} 26V{HEIGHT - 22}H{width - 8}" fill="none" stroke="#9ca3af"/>'
+    for x, text in (ticks or {}).items():
+        at = EDGE + 4 + (x - left) * across
+        drawn += f'<text x="{at:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(text)}</text>'
     for number, (label, line) in enumerate(lines.items()):
-        places = [f"{EDGE + (x - left) * across:.1f},{HEIGHT - 22 - (y - low) * up:.1f}" for x, y in line]
-        drawn += f'<polyline points="{" ".join(places)}" fill="none" stroke="{COLOURS[number]}"/>'
-        drawn += f'<text x="{EDGE + number * 90}" y="{HEIGHT - 4}" fill="{COLOURS[number]}">{label}</text>'
-    return f'<svg width="{WIDTH}" height="{HEIGHT}">{drawn}</svg>'
+        colour, ends = COLOURS[number % len(COLOURS)], [(point[0], end) for point in line for end in point[2:]]
+        beside = 3.0 * (number - (len(lines) - 1) / 2) if ends else 0.0  # px: no interval lies on another
+        drawn += drawn_line([(point[0], point[1]) for point in line], beside, colour)
+        drawn += "".join(drawn_line(pair, beside, colour) for pair in zip(ends[::2], ends[1::2], strict=True))
+        row, column = divmod(number, columns)
+        drawn += f'<text x="{EDGE + column * 90}" y="{legend + 14 * row}" fill="{colour}">{escape(label)}</text>'
+    height = legend + 4 + 14 * ((len(lines) - 1) // columns)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" font-size="11" width="{width}" height="{height}">{drawn}</svg>'

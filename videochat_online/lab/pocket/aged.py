@@ -23,6 +23,8 @@ from ..shapeworld.questions.types import SUB_TASKS, Question
 
 SEEDS = (0, 1, 2)
 """Of the three worlds, which share no scene with each other or with any that a model learns from."""
+FPS = {30.0: 1.0, 120.0: 0.5, 600.0: 0.25}
+"""Seconds of a stream -> frames a second that are watched of it."""
 YOUNGEST = 2.0
 """Seconds: what is younger is visible now."""
 POOL = 400

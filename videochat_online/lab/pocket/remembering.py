@@ -16,17 +16,15 @@ import torch
 
 from ...command_line import CommandParser
 from ...processing import load_model
-from .aged import SEEDS, Streams
+from .aged import FPS, SEEDS, Streams
+from .remembering_page import write_page
 from .showing import Bench
-
-LENGTHS = ((30.0, 1.0), (120.0, 0.5), (600.0, 0.25))
-"""Seconds of a stream, and the frames a second that are watched."""
 
 
 def ask_everything(bench: Bench, streams: int, minutes: float | None) -> None:
     """Stream by stream, worlds and lengths in turn, so that a run that ends early has asked of each as much."""
     began, log = time.monotonic(), bench.work / "time.jsonl"
-    groups = [Streams(seconds, fps, seed, streams) for seconds, fps in LENGTHS for seed in SEEDS]
+    groups = [Streams(seconds, fps, seed, streams) for seconds, fps in FPS.items() for seed in SEEDS]
     tasks = [list(bench.tasks(group)) for group in groups]
     for number in range(streams):
         for group, of_group in zip(groups, tasks, strict=True):
@@ -50,8 +48,11 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    bench = Bench(options.work, *load_model(options.model), {})
+    bench = Bench(options.work, *load_model(options.model))
     ask_everything(bench, options.streams, options.minutes)
+    command = "python -m videochat_online.lab.pocket.remembering docs/evidence --work runs/pocket/remembering"
+    write_page(options.folder, options.work, f"{command} --streams {options.streams}")
+    print(options.folder / "remembering.md", flush=True)
 
 
 if __name__ == "__main__":

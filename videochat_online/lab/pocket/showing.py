@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ...model.memory_bank import MemoryFrame, PyramidMemoryBank, average_pool
 from ...prompt.messages import stream_dialogue
 from ...streaming.encoding import FrameEncoder
 from ...streaming.language import LanguageSide
+from ...streaming.recall import Recall
 from ..shapeworld.render import render_frames
 from .aged import Streams, write_questions
 
@@ -40,7 +41,7 @@ Frames = list[MemoryFrame]
 
 
 def memories(model: Backbone, num_frames: int) -> dict[str, MemoryConfig]:
-    """Every memory that is compared; the first five hold 52 tokens, the next four cost as many positions or fewer."""
+    """Every memory that is compared; the first three hold 52 tokens, the next cost as many positions or fewer."""
     pyramid = model.config.memory_config
 
     def single(policy: Any, capacity: int, grid: int = 1) -> MemoryConfig:
@@ -48,18 +49,16 @@ def memories(model: Backbone, num_frames: int) -> dict[str, MemoryConfig]:
 
     return {
         "pyramid": pyramid,
-        "newest 52x1": single("fifo", 52),
         "uniform 52x1": single("uniform", 52),
         "uniform 13x4": single("uniform", 13, 2),
-        "newest 3x16": single("recent", 3, 4),
         "newest 8x1": single("fifo", 8),
         "newest 16x1": single("fifo", 16),
         "uniform 19x1": single("uniform", SAME_POSITIONS),
-        "uniform 15x4": single("uniform", 15, 2),
         "no limit": pyramid.adapted(capacities=(num_frames,) * len(pyramid.levels)),
     }
 
 
+RECALL = "recall by time"
 CHOICES = ("random 19x1", "perfect", "perfect of the bank", "no frames")
 
 
@@ -71,6 +70,7 @@ class Stream:
     """(T, C, g, g)."""
     times: np.ndarray
     banks: dict[str, PyramidMemoryBank]
+    recall: Recall
     seen: int = 0
 
     def watch(self, until: float) -> None:
@@ -78,6 +78,7 @@ class Stream:
         upto = int(np.searchsorted(self.times, until, side="right"))
         for bank in self.banks.values():
             bank.write(self.features[self.seen : upto], self.times[self.seen : upto].tolist())
+        self.recall.write(self.features[self.seen : upto], self.times[self.seen : upto].tolist())
         self.seen = upto
 
     def coarse(self, indices: Sequence[int]) -> Frames:
@@ -86,7 +87,11 @@ class Stream:
         return [MemoryFrame(index, float(self.times[index]), 9, each) for index, each in maps.items()]
 
     def choose(self, name: str, question: Question, evidence: Sequence[Sequence[float]]) -> Frames:
-        """What one of CHOICES shows."""
+        """What a memory or one of CHOICES shows."""
+        if name == RECALL and (recalled := self.recall.choose(question.prompt)) is not None:
+            return recalled
+        if name in self.banks or name == RECALL:
+            return self.banks["pyramid" if name == RECALL else name].read()
         newest = list(range(max(self.seen - NEWEST, 0), self.seen))
         if name == "no frames":
             return []
@@ -143,15 +148,11 @@ class Scored:
         return {"right": right, "positions": self.positions, "ms": milliseconds}
 
 
-Chooser = Callable[[Stream, "Question"], Frames | None]
-"""A way of choosing frames that is under test; None where it leaves the question to the memory."""
-
-
 class Bench:
     """Asks the questions of many streams in every way, and keeps each answer: a run that was cut off goes on."""
 
-    def __init__(self, work: Path, model: Backbone, processor: Processor, choosers: dict[str, Chooser]) -> None:
-        self.work, self.model, self.processor, self.choosers = work, model, processor, choosers
+    def __init__(self, work: Path, model: Backbone, processor: Processor) -> None:
+        self.work, self.model = work, model
         self.path = work / "answers.jsonl"
         self.scored = Scored(model, processor, OVBench().system_prompt)
         self.encoder = FrameEncoder(model, processor)
@@ -177,35 +178,26 @@ class Bench:
         """All that is still to be asked of one stream; returns the seconds it took."""
         began, rows = time.perf_counter(), []
         configs = memories(self.model, len(streams.times))
-        names = (*configs, *CHOICES, *self.choosers)
+        names = (*configs, *CHOICES, RECALL)
         if all((question.id, name) in self.done for question in questions for name in names):
             return 0.0
-        stream = Stream(
-            self.encode(streams, number), streams.times, {name: PyramidMemoryBank(one) for name, one in configs.items()}
-        )
+        banks = {name: PyramidMemoryBank(one) for name, one in configs.items()}
+        recall = Recall(banks["pyramid"], self.scored.side)
+        stream = Stream(self.encode(streams, number), streams.times, banks, recall)
         for question in questions:  # in the order of time
             stream.watch(question.timestamp)
             answers: dict[Any, dict[str, Any]] = {}
             for name in names:
                 if (question.id, name) in self.done:
                     continue
-                frames = self._frames(stream, name, question, known[question.id]["evidence"])
-                if frames is not None:
-                    alike = tuple((frame.index, frame.features.shape) for frame in frames)
-                    answers[alike] = answers.get(alike) or self.scored.ask(question, frames)
-                    rows.append({"id": question.id, "shown": name, **answers[alike]})
+                frames = stream.choose(name, question, known[question.id]["evidence"])
+                alike = tuple((frame.index, frame.features.shape) for frame in frames)
+                answers[alike] = answers.get(alike) or self.scored.ask(question, frames)
+                rows.append({"id": question.id, "shown": name, **answers[alike]})
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
         self.done |= {(row["id"], row["shown"]) for row in rows}
         return time.perf_counter() - began
-
-    def _frames(self, stream: Stream, name: str, question: Question, evidence: Any) -> Frames | None:
-        if name in stream.banks:
-            return stream.banks[name].read()
-        if name in self.choosers:
-            chosen = self.choosers[name](stream, question)
-            return stream.banks["pyramid"].read() if chosen is None else chosen
-        return stream.choose(name, question, evidence)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
