@@ -27,6 +27,9 @@ PAST = "What did it do at 12.0s?"
         ("between 10s and 20 seconds", [10, 20]),
         ("What did it do at 00:00:07.5?", [7.5]),
         ("in the last 30 seconds, for 5 seconds", []),
+        ("Is it still in the screen 5 second(s) before?", [95]),
+        ("What actions was the person performing before the last 12 seconds?", [88]),
+        ("What happened 3 seconds before the fall?", []),
         ("at 0:30 pm", []),
         ("a few seconds ago; it moved, and 5 seconds later?", []),
         ("Question at 100.0s: what is it?", []),  # now

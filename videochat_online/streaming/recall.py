@@ -38,7 +38,8 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 """By the first letter of a unit."""
 _NUMBER = rf"(?:\d+(?:\.\d+)?|{'|'.join(sorted(WORDS, key=len, reverse=True))})"
 _HOURS, _MINUTES, _SECONDS = (
-    rf"{_NUMBER}[\s-]*(?:{unit})(?![a-z])" for unit in ("hours?|hrs?|h", "minutes?|mins?|m", "seconds?|secs?|s")
+    rf"{_NUMBER}[\s-]*(?:{unit})(?![a-z])"
+    for unit in (r"hours?|hrs?|h", r"minutes?|mins?|m", r"second\(s\)|seconds?|secs?|s")
 )
 _AND = r"(?:,|\s|and\b)*"
 _LENGTH = (
@@ -47,8 +48,12 @@ _LENGTH = (
 _BEFORE = (
     r"(?:\b(?:at|around|near|from|to|until|till|since|by|between|and|before|after)\s+(?:about\s+|around\s+)?|[(\[@]\s*)"
 )
-AGO = re.compile(rf"({_LENGTH})\s+(?:ago|earlier|back)\b", re.IGNORECASE)
-"""8 seconds ago, half a minute ago, 1 minute and 5 seconds earlier."""
+AGO = re.compile(
+    rf"({_LENGTH})\s+(?:(?:ago|earlier|back)\b|before\s*(?=[?.,;:!)]|$))|\bbefore\s+the\s+(?:last|past)\s+({_LENGTH})",
+    re.IGNORECASE,
+)
+"""8 seconds ago, half a minute ago, 1 minute and 5 seconds earlier; as OVBench asks, 5 second(s) before? and before the
+last 10 seconds."""
 AT = re.compile(rf"{_BEFORE}({_LENGTH})(?!\s+(?:ago|earlier|back|later|before|after|long)\b)", re.IGNORECASE)
 """at 12.5s, around 1m 5s, between 10 s and 20 s; not "for 5 seconds", which is how long."""
 CLOCK = re.compile(rf"{_BEFORE}(?:(\d+):)?(\d{{1,2}}):([0-5]\d(?:\.\d+)?)(?![\d:])(?!\s*[ap]\.?m\b)", re.IGNORECASE)
@@ -66,7 +71,7 @@ def named_times(question: str, first: float, last: float) -> list[float]:
     [22.0, 22.0]
     """
     text = question[: found.start()] if (found := OPTIONS.search(question)) else question
-    times = [last - _seconds(match[1]) for match in AGO.finditer(text)]
+    times = [last - _seconds(match[1] or match[2]) for match in AGO.finditer(text)]
     times += [_seconds(match[1]) for match in AT.finditer(text)]
     times += [3600 * float(match[1] or 0) + 60 * float(match[2]) + float(match[3]) for match in CLOCK.finditer(text)]
     return [time for time in times if first <= time < last]

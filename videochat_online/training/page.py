@@ -123,11 +123,13 @@ def curves(
     ticks: Mapping[float, str] | None = None,
     width: int = WIDTH,
 ) -> str:
-    """An SVG of curves, each of points (x, y), or (x, y, low, high) with the ends of an interval; one point at least.
+    """An SVG of curves, each of points (x, y), or (x, y, low, high) with the ends of an interval; "" for none.
 
     `scale`: the lowest and highest y, by default of the points; `ticks`: what is written below these x.
     """
     points = [point for line in lines.values() for point in line]
+    if not points:
+        return ""
     left, right = (choose(point[0] for point in points) for choose in (min, max))
     low, high = scale or (min(point[1] for point in points), max(point[1] for point in points))
     columns, legend = max((width - EDGE) // 90, 1), HEIGHT - 4 + 14 * bool(ticks)

@@ -11,18 +11,30 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ...command_line import CommandParser
 from ...processing import load_model
+from ...streaming.session import StreamingSession
+from ..shapeworld.render import render_frames
+from ..shapeworld.simulate import sample_stream
 from .aged import FPS, SEEDS, Streams
 from .remembering_page import write_page
 from .showing import Bench
 
+if TYPE_CHECKING:
+    from ...model.backbone import Backbone
+    from ...processing import Processor
+
 
 def ask_everything(bench: Bench, streams: int, minutes: float | None) -> None:
-    """Stream by stream, worlds and lengths in turn, so that a run that ends early has asked of each as much."""
+    """Stream by stream, worlds and lengths in turn, so that a run that ends early has asked of each as much.
+
+    Of half a minute, in which hardly anything is old, there are half as many streams.
+    """
     began, log = time.monotonic(), bench.work / "time.jsonl"
     groups = [Streams(seconds, fps, seed, streams) for seconds, fps in FPS.items() for seed in SEEDS]
     tasks = [list(bench.tasks(group)) for group in groups]
@@ -32,10 +44,35 @@ def ask_everything(bench: Bench, streams: int, minutes: float | None) -> None:
             if minutes is not None and spent >= minutes:
                 print(f"{spent:.0f} minutes are over: run again to go on", flush=True)
                 return
+            if group.seconds <= 30 and number % 2:
+                continue
             if seconds := bench.run(group, *of_group[number]):
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"stream": f"{group.name}/{number}", "seconds": round(seconds, 1)}) + "\n")
                 print(f"{group.name}, stream {number + 1} of {streams}: {seconds:.0f} s", flush=True)
+
+
+def costs(model: Backbone, processor: Processor) -> list[list[str]]:
+    """What an ordinary question and one that names a time cost after 150 frames: the prompt, what is computed, ms."""
+    scene, past = sample_stream(0, "test", 2, 600.0), "What was the red circle doing at {}.0s?"
+    rows = []
+    for name, recall, questions in (
+        ("memory, prefilled while idle", None, [past.format(200)]),
+        ("named time, another than before", "time", [past.format(at) for at in (100, 200, 300, 400)]),
+        ("named time, the same again", "time", [past.format(200)] * 4),
+    ):
+        session = StreamingSession(model, processor, recall=recall)  # type: ignore[arg-type]
+        session.see_many(list(render_frames(scene, np.arange(0, 600, 4), 128)), np.arange(0, 600, 4).tolist())
+        if recall is None:
+            session.prefill()
+        asked = []
+        for question in questions:
+            session.ask(question, max_new_tokens=1, keep=False)
+            stats = session.stats()
+            prompt, cached = stats["prompt_tokens"] or 0, stats["cached_tokens"] or 0
+            asked.append((prompt, prompt - cached, 1000 * (stats["time_to_first_token"] or 0)))
+        rows.append([name, *(f"{value:.0f}" for value in np.median(asked[1:] if recall else asked, axis=0))])
+    return rows
 
 
 def main() -> None:
@@ -51,7 +88,8 @@ def main() -> None:
     bench = Bench(options.work, *load_model(options.model))
     ask_everything(bench, options.streams, options.minutes)
     command = "python -m videochat_online.lab.pocket.remembering docs/evidence --work runs/pocket/remembering"
-    write_page(options.folder, options.work, f"{command} --streams {options.streams}")
+    rows = costs(bench.model, bench.scored.processor)
+    write_page(options.folder, options.work, f"{command} --streams {options.streams}", rows)
     print(options.folder / "remembering.md", flush=True)
 
 

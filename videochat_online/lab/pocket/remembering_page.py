@@ -7,6 +7,7 @@ counts where every way that is compared has answered it. Q questions.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -165,8 +166,8 @@ def plot(results: Results, title: str) -> str:
     return curves(title, lines, scale=(0, 100), ticks=ticks, width=620)
 
 
-def write_page(folder: Path, work: Path, command: str) -> None:
-    """remembering.md and its plots."""
+def write_page(folder: Path, work: Path, command: str, costs: Sequence[Sequence[str]]) -> None:
+    """remembering.md and its plots; `costs`: rows of what a question costs."""
     results = read_results(work)
     if not results.asked:
         raise ValueError(f"{work} holds no question that was asked in every way: let the run go on for longer")
@@ -183,13 +184,17 @@ def write_page(folder: Path, work: Path, command: str) -> None:
     for length in sorted({one.length for one in results.asked}):
         part = results.of(results.mask(length=length))
         name = f"remembering_{length:g}s.svg"
-        write_text(folder / name, plot(part, f"streams of {length:g} s: % right by age of evidence") + "\n")
+        if drawn := plot(part, f"streams of {length:g} s: % right by age of evidence"):
+            write_text(folder / name, drawn + "\n")
         num = len({one.stream for one in part.asked})
-        sections += [f"## {length:g} s ({num} streams)", table(part), f"![{length:g} s: percent right by age]({name})"]
+        sections += [f"## {length:g} s ({num} streams)", table(part)]
+        sections += [f"![{length:g} s: percent right by age]({name})"] if drawn else []
     long = results.of(~results.mask(length=30.0))
     if long.asked:
         sections += ["## 2 and 10 minutes together", table(long), "## The same, each world alone"]
         sections += [worlds(long)]
+    heads = ("question after 150 frames", "positions of the prompt", "of these computed", "ms to the first token")
+    sections += ["## What a question costs", markdown_table(heads, costs)]
     about = provenance(command.split())
     about["command"] = command
     sections += ["## How it was made", "\n".join(f"- {key}: {value}" for key, value in about.items())]
