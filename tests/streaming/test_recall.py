@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from videochat_online import StreamingSession
+from videochat_online import MemoryConfig, StreamingSession
 from videochat_online.streaming.recall import ARCHIVED, CACHED, NEAREST, NEWEST, named_times
 
 from .sessions import pictures, watching
@@ -71,6 +71,13 @@ def test_the_archive_is_even_and_bounded(pocket):
     bytes_held = archive.num_bytes
     session.see_many(pictures(40), [300 + k for k in range(40)])
     assert archive.num_bytes == bytes_held and session.stats()["bytes"] == session.memory.num_bytes + bytes_held
+
+
+def test_full_maps_make_a_smaller_archive(pocket, monkeypatch):
+    monkeypatch.setattr("videochat_online.streaming.recall.CELLS", 320)
+    session = watching(pocket, 60, recall="time", memory=MemoryConfig.recent(3))
+    assert len(session._recall.archive.times) == 320 // 16 and session.ask(PAST)
+    assert {frame.num_tokens for frame in session.prompt(PAST)[1]} == {16}
 
 
 @pytest.mark.parametrize("question", ["What is it doing?", "Question at 60.0s: what?\nOptions:\n(A) at 5s\n(B) at 9s"])

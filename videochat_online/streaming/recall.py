@@ -21,8 +21,8 @@ from .language import LanguageSide
 
 NEWEST, NEAREST = 4, 12
 """Frames that a question is shown: the newest, and those nearest to the times that it names."""
-ARCHIVED = 128
-"""Frames of the archive."""
+ARCHIVED, CELLS = 128, 8192
+"""Frames of the archive, and cells of their maps, at most: where the memory keeps full maps only, it holds fewer."""
 CACHED = 512
 """Positions whose keys and values are kept from one such question to the next, at most."""
 ARCHIVE = "archive."
@@ -104,7 +104,6 @@ class Recall:
             max_cache_bytes=small if most is None else min(small, most),
             max_prompt_tokens=beside.max_positions,
         )
-        self.archive = PyramidMemoryBank(MemoryConfig.single("uniform", capacity=ARCHIVED, grid=1))
         self.reset()
 
     def reset(self) -> None:
@@ -114,16 +113,19 @@ class Recall:
 
     def _begin(self) -> None:
         """An empty archive, on the grid of the memory's coarsest level."""
-        self.archive.reset([self.memory.coarsest_grid])
-        self._pool = BatchPooling(self.memory.coarsest_grid)
+        rows, columns = grid = self.memory.coarsest_grid
+        most = min(ARCHIVED, max(CELLS // (rows * columns), NEAREST))
+        self.archive = PyramidMemoryBank(MemoryConfig.single("uniform", capacity=most, grid=1))
+        self.archive.reset([grid])
+        self._pool = BatchPooling(grid)
 
     def write(self, features: torch.Tensor | Mapping[int, torch.Tensor], timestamps: Sequence[float]) -> None:
         """Archive the frames that the memory has just taken: what it was given, (T, C, h, w) or by level."""
         if not self.archive.num_written:
             self._begin()  # a stream's first frame has decided the grids
         if len(timestamps):
-            maps = self._pool(features) if isinstance(features, torch.Tensor) else features[max(features)]
-            self.archive.write(maps.cpu(), timestamps)
+            maps = features if isinstance(features, torch.Tensor) else features[max(features)]
+            self.archive.write(self._pool(maps).cpu(), timestamps)  # pooled where they are: little is moved
 
     def choose(self, question: str) -> list[MemoryFrame] | None:
         """The frames to show instead of the memory, oldest first; None where the question names no time."""

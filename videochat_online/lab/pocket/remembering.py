@@ -1,9 +1,9 @@
 """Whether memory helps, tested so that it can fail: questions of every age, fair baselines, three worlds, intervals.
 
-    python -m videochat_online.lab.pocket.remembering FOLDER --work RUNS [--model MODEL] [--streams N] [--minutes M]
+    bash shell/pocket/evidence.sh remembering
 
-Writes FOLDER/remembering.md with its plots. Each answer is kept in RUNS as it comes: run again, it goes on where it
-was, and with --minutes it ends in time and says how much was asked.
+Writes remembering.md with its plots. Each answer is kept as it comes: run again, it goes on where it was, and with
+--minutes it ends in time and says how much was asked.
 """
 
 from __future__ import annotations
@@ -87,9 +87,10 @@ def main() -> None:
     torch.set_num_threads(1)
     bench = Bench(options.work, *load_model(options.model))
     ask_everything(bench, options.streams, options.minutes)
-    command = "python -m videochat_online.lab.pocket.remembering docs/evidence --work runs/pocket/remembering"
     rows = costs(bench.model, bench.scored.processor)
-    write_page(options.folder, options.work, f"{command} --streams {options.streams}", rows)
+    write_page(
+        options.folder, options.work, f"STREAMS={options.streams} bash shell/pocket/evidence.sh remembering", rows
+    )
     print(options.folder / "remembering.md", flush=True)
 
 
