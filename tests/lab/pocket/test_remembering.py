@@ -102,7 +102,11 @@ def test_a_run_goes_on_where_it_was_and_ends_in_a_page(pocket, few, tmp_path, mo
     write_page(tmp_path / "out", tmp_path, "python -m remembering", [["a question", "3", "2", "1"]])
     page = (tmp_path / "out" / "remembering.md").read_text()
     results = read_results(tmp_path)
-    assert len(results.asked) == 6 and "6 questions about 2 held-out streams" in page and "in 2 minutes" in page
+    assert (
+        len(results.asked) == 6
+        and "6 questions about 2 held-out streams of three worlds (the command asks about 1;" in page
+        and "in 2 minutes" in page
+    )
     assert all(f"| {name} |" in page for name in (RECALL, "pyramid", "perfect", "no limit"))
     assert "command: python -m remembering" in page and "| a question | 3 | 2 | 1 |" in page
     assert "svg" not in page, "no point stands on so few questions"

@@ -173,11 +173,14 @@ def write_page(folder: Path, work: Path, command: str, costs: Sequence[Sequence[
         raise ValueError(f"{work} holds no question that was asked in every way: let the run go on for longer")
     folder.mkdir(parents=True, exist_ok=True)
     spent = sum(row["seconds"] for row in read_rows(work / "time.jsonl"))
-    streams = {one.stream for one in results.asked}
+    streams, planned = {one.stream for one in results.asked}, 0
+    for path in (work / "worlds").glob("*/ovbench.json"):
+        num = len(json.loads(path.read_text(encoding="utf-8")))
+        planned += -(-num // 2) if path.parent.name.startswith("30s") else num  # see `ask_everything`
     sections = [
         "# Whether memory helps, by age of evidence",
         HOW.format(
-            questions=len(results.asked), streams=len(streams), youngest=f"{YOUNGEST:g}", minutes=f"{spent / 60:.0f}",
+            questions=len(results.asked), streams=len(streams), planned=planned, youngest=f"{YOUNGEST:g}", minutes=f"{spent / 60:.0f}",
             chance=f"{100 * np.mean([one.chance for one in results.asked]):.0f}",
         ),
     ]  # fmt: skip
@@ -212,7 +215,8 @@ def worlds(results: Results) -> str:
     return markdown_table(("shown", *(f"world {s} ({len(p.asked)})" for s, p in zip(seeds, parts, strict=True))), rows)
 
 
-HOW = """{questions} questions about {streams} held-out streams of three worlds, asked in {minutes} minutes of one \
+HOW = """{questions} questions about {streams} held-out streams of three worlds (the command asks about {planned}; it may \
+be cut off and goes on when it is given again), asked in {minutes} minutes of one \
 thread. The evidence of three of four questions lies in the past, at ages spread evenly on a logarithmic scale from \
 {youngest} s to the stream's length (the age is that of the oldest piece that the answer needs); the others are \
 visible now. Chance is {chance} %.
