@@ -8,7 +8,9 @@ Writes remembering.md with its plots. Each answer is kept as it comes: run again
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +84,14 @@ def main() -> None:
     parser.add_argument("--model", default="pocket", help="model under test")
     parser.add_argument("--streams", type=int, default=16, help="streams of each length in each world")
     parser.add_argument("--minutes", type=float, help="begin no stream later than this (default: ask everything)")
-    options = parser.parse_args()
+    parser.set_defaults(run=measure)
+    sys.exit(parser.run())
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Ask, then write the page. ValueError where nothing was asked yet."""
+    if options.streams < 1:
+        raise ValueError(f"--streams must be >= 1, got {options.streams}")
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     bench = Bench(options.work, *load_model(options.model))
@@ -92,6 +101,7 @@ def main() -> None:
         options.folder, options.work, f"STREAMS={options.streams} bash shell/pocket/evidence.sh remembering", rows
     )
     print(options.folder / "remembering.md", flush=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -180,7 +180,8 @@ def write_page(folder: Path, work: Path, command: str, costs: Sequence[Sequence[
     sections = [
         "# Whether memory helps, by age of evidence",
         HOW.format(
-            questions=len(results.asked), streams=len(streams), planned=planned, youngest=f"{YOUNGEST:g}", minutes=f"{spent / 60:.0f}",
+            questions=len(results.asked), streams=len(streams), planned=planned,
+            youngest=f"{YOUNGEST:g}", minutes=f"{spent / 60:.0f}",
             chance=f"{100 * np.mean([one.chance for one in results.asked]):.0f}",
         ),
     ]  # fmt: skip
@@ -215,9 +216,9 @@ def worlds(results: Results) -> str:
     return markdown_table(("shown", *(f"world {s} ({len(p.asked)})" for s, p in zip(seeds, parts, strict=True))), rows)
 
 
-HOW = """{questions} questions about {streams} held-out streams of three worlds (the command asks about {planned}; it may \
-be cut off and goes on when it is given again), asked in {minutes} minutes of one \
-thread. The evidence of three of four questions lies in the past, at ages spread evenly on a logarithmic scale from \
+HOW = """{questions} questions about {streams} held-out streams of three worlds (the command asks about {planned}; \
+it may be cut off and goes on when it is given again), asked in {minutes} minutes of one thread, other work going on \
+beside. The evidence of three of four questions lies in the past, at ages spread evenly on a logarithmic scale from \
 {youngest} s to the stream's length (the age is that of the oldest piece that the answer needs); the others are \
 visible now. Chance is {chance} %.
 
