@@ -38,6 +38,18 @@ def test_chat_in_text_says_what_it_cost(clip, capsys):
     assert "What?" in out.out and "frames seen 8, held 8" in out.out and "first token after" in out.out
 
 
+def test_chat_recalls_a_time_that_is_named(clip, capsys):
+    asked = []
+    for flags in ([], ["--recall", "time"]):
+        for question in ("What was it at 1.0s?", "What is it?"):
+            assert main(["chat", clip, "-q", question, "--max-new-tokens", "3", "--json", *flags]) == 0
+            asked.append(json.loads(capsys.readouterr().out)["answers"][0]["stats"]["prompt_tokens"])
+    assert asked[2] < asked[0] and asked[3] == asked[1]  # one token a frame
+    with pytest.raises(SystemExit, match="2"):
+        main(["chat", clip, "-q", "What?", "--recall", "tim"])
+    assert "--recall" in capsys.readouterr().err
+
+
 def test_chat_while_the_video_plays(clip, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", _SlowLines(["what now?\n", "\n", "and now?\n"]))
     assert main(["chat", clip, "--speed", "40", "--max-new-tokens", "3"]) == 0

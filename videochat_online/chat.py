@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
-from .command_line import add_decoder_flag, add_memory_flags, add_model_flags, load_from_flags, memory_from_flags
+from .command_line import (
+    add_decoder_flag,
+    add_memory_flags,
+    add_model_flags,
+    add_recall_flag,
+    load_from_flags,
+    memory_from_flags,
+)
 from .media.addresses import is_address
 from .media.source import check_fps
 
@@ -64,6 +71,7 @@ def add_chat_command(commands: Any) -> None:
     add_decoder_flag(parser)
     add_model_flags(parser, engine=True)
     add_memory_flags(parser)
+    add_recall_flag(parser)
     parser.set_defaults(run=run_chat)
 
 
@@ -239,6 +247,7 @@ def _new_session(options: argparse.Namespace) -> StreamingSession:
         timestamps=not options.no_timestamps,
         system_prompt=options.system_prompt,
         skip_below=options.skip_below,
+        recall=options.recall,
     )
 
 

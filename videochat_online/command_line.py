@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from .config import BYTES_OF, MEMORY_POLICIES, MemoryConfig, SmallFrames
+from .config import BYTES_OF, MEMORY_POLICIES, RECALL_MODES, MemoryConfig, SmallFrames
 from .extras import did_you_mean
 
 if TYPE_CHECKING:
@@ -214,6 +214,11 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cascade", action="store_true", help="pass displaced frames further down, not away")
     still = "do not encode frames that differ by less than D of 255 from the last encoded one (default: encode all)"
     group.add_argument("--skip-below", type=float, metavar="D", help=still)
+
+
+def add_recall_flag(parser: Any) -> None:
+    what = "time: show a question that names a time frames of that time, not the memory (docs/memory.md; default: off)"
+    parser.add_argument("--recall", choices=RECALL_MODES, help=what)
 
 
 def parse_capacities(text: str) -> tuple[int, ...]:

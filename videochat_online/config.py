@@ -22,10 +22,20 @@ SHAPE_TOLERANCE = 1.05
 """Two shapes (width / height) count as one where neither is more than this much wider."""
 AnswerMode = Literal["generate", "likelihood"]
 """How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
+RecallMode = Literal["time"]
+RECALL_MODES: tuple[str, ...] = get_args(RecallMode)
+"""Which questions are shown frames of their own: those that name a time."""
 BYTES_OF = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Of a quantized weight: 4 bits, and the scale of each 64 of them in 8 bits, whose own scale each 256 share."""
 PUBLISHED_GRID = 16
 """Side of the map the published encoder gives for a frame (448 px, pixel shuffle 0.5)."""
+
+
+def checked_recall(mode: str | None) -> RecallMode | None:
+    """A way to recall, or None for no recall. ValueError for any other value."""
+    if mode is not None and mode not in RECALL_MODES:
+        raise ValueError(f"recall must be {' or '.join(map(repr, RECALL_MODES))} or None, got {mode!r}")
+    return mode  # type: ignore[return-value]
 
 
 def tokens_of_grid(grid: int) -> int:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the pocket model shows about the method: tables, plots and the commands behind them, in docs/evidence/.
 #   bash shell/pocket/evidence.sh [PART...]     sub_tasks memory size (these by default) training stages
+#   bash shell/pocket/evidence.sh remembering   whether memory helps, by age of evidence: remembering.md
 # Run again after an interruption, it resumes. `training` and `stages` are about what train_all.sh leaves in runs/pocket;
 # `stages` first trains four small models on the same number of samples.
 #
@@ -10,6 +11,8 @@
 #   START     stages: the model that all begin with                 runs/pocket/stage1_claims/model
 #   STEPS     stages: steps of 8 samples that each model is trained for                      2000
 #   NUM_GPUS  stages: processes that train, one core each: 1 or 2                               2
+#   STREAMS   remembering: streams of 2 and of 10 minutes in each of three worlds               16
+#   MINUTES   remembering: begin no stream later than this; run again, it goes on     no limit
 #   OUTPUT    where tables and plots go                                             docs/evidence
 set -euo pipefail
 
@@ -30,6 +33,10 @@ use_python
 cd "$project_root"
 mkdir -p "$RUNS"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
+if [[ "$*" == remembering ]]; then
+  exec "$python" -m videochat_online.lab.pocket.remembering "${OUTPUT:-docs/evidence}" --work "$RUNS/remembering" \
+    --model "${MODEL:-pocket}" --streams "${STREAMS:-16}" ${MINUTES:+--minutes "$MINUTES"}
+fi
 if [[ " $* " == *" stages "* ]]; then
   "$python" -m videochat_online.cli world build "$RUNS/stages/world" --videos 600 --fps 2 --size 64 --seconds 12 30 \
     --level 1 2

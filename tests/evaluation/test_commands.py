@@ -16,6 +16,7 @@ from videochat_online.evaluation.afterwards import INCOMPLETE
 from videochat_online.evaluation.commands import add_eval_commands
 from videochat_online.evaluation.responders import weights_digest
 from videochat_online.files import SHIPPED_MODELS
+from videochat_online.streaming.recall import Recall
 
 
 def run(*arguments: object) -> int:
@@ -124,6 +125,21 @@ def test_policies_get_the_budget_of_the_pyramid(flags: list[object], tmp_path: P
     assert sum(level["capacity"] * level["grid"] ** 2 for level in memory["levels"]) <= 2 * 16 + 2 * 4 + 12 * 1
 
 
+def test_recall_is_a_setting_of_the_run(flags: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    chosen = []
+    choose = Recall.choose
+    spy = lambda self, question: chosen.append(choose(self, question)) or chosen[-1]  # noqa: E731
+    monkeypatch.setattr(Recall, "choose", spy)
+    more = ["--no-blind", "--fps", 1]
+    assert run(*flags, *more, "--output", tmp_path / "a", "--recall", "time") == INCOMPLETE
+    assert config_in(tmp_path / "a")["recall"] == "time" and any(chosen) and None in chosen
+    asked = len(chosen)
+    assert run(*flags, *more, "--output", tmp_path / "b") == INCOMPLETE
+    assert "recall" not in config_in(tmp_path / "b") and len(chosen) == asked
+    with pytest.raises(ValueError, match=r"recall: 'time' then"):
+        run(*flags, *more, "--output", tmp_path / "a", "--resume")
+
+
 def test_any_transformers_model_through_the_adapter(
     flags: list[object],
     tmp_path: Path,
@@ -135,6 +151,8 @@ def test_any_transformers_model_through_the_adapter(
     assert (config["adapter"], config["max_frames"]) == ("transformers", 2)
     with pytest.raises(ValueError, match="are for our models"):
         run(*flags, *adapter, "--output", tmp_path / "x", "--recent", 3)
+    with pytest.raises(ValueError, match=r"--recall, .* are for our models"):
+        run(*flags, *adapter, "--output", tmp_path / "x", "--recall", "time")
 
 
 def test_check_prints_every_problem_and_asks_nothing(

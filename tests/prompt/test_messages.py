@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from videochat_online.prompt.messages import Image, Message, check_dialogue, frame_line, frame_parts
+from videochat_online.prompt.messages import (
+    AnsweredQuestion,
+    Image,
+    Message,
+    check_dialogue,
+    frame_line,
+    frame_parts,
+    stream_dialogue,
+)
 
 SYSTEM, USER, ASSISTANT = (Message(role, ("x",)) for role in ("system", "user", "assistant"))
 
@@ -30,6 +38,14 @@ def test_frame_line_refuses_a_negative_index():
 def test_frame_parts_close_each_line():
     expected = ("Frame1: ", Image(4), "\n", "Frame3 at 1.0s: ", Image(16), "\n")
     assert frame_parts([(0, None, 4), (2, 1.0, 16)]) == expected
+
+
+@pytest.mark.parametrize("order", [(0, 9, 3), (3, 0), (0, 0, 9)])
+def test_frames_out_of_order_are_refused(order: tuple[int, ...]):
+    """In a second turn they would be shown twice or not at all, and their maps stand in each other's places."""
+    first = AnsweredQuestion("What?", "It.", 5, 2.0)
+    with pytest.raises(ValueError, match=r"oldest first, each once: got number \d behind \d"):
+        stream_dialogue([first], "Then?", [(index, None, 1) for index in order], system_prompt=None)
 
 
 @pytest.mark.parametrize("num_tokens", [0, -4, 2.0, True, "4"])

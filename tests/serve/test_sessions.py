@@ -222,6 +222,7 @@ def test_idle_sessions_end_with_their_threads_and_files(make_sessions, clip, wai
         ({"system_prompt": "x" * 9999}, RequestError, "characters of the system prompt"),
         ({"capacities": (1, 1)}, ValueError, "has 3 levels"),
         ({"policy": "newest"}, ValueError, "unknown policy 'newest'"),
+        ({"recall": "tim"}, ValueError, "recall must be 'time' or None, got 'tim'"),
         ({"fps": -1}, ValueError, "fps must be a number > 0"),
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be at least 1"),
     ],
@@ -230,6 +231,21 @@ def test_settings_within_limits(sessions, settings, error, message):
     with pytest.raises(error, match=message):
         sessions.create(SessionSettings(**settings))
     assert len(sessions) == 0
+
+
+def test_recall_is_the_servers_choice_or_the_sessions(make_sessions, picture):
+    sessions = make_sessions(recall="time")
+    chosen = [sessions.create(SessionSettings(recall=recall)).session.recall for recall in (None, "time", "off")]
+    assert chosen == ["time", "time", None]
+    session = sessions.create()
+    for k in range(20):
+        session.see(picture(k), float(k))
+    assert answer(session, "What was it 9 seconds ago?", max_new_tokens=2) is not None
+    assert session.session._recall.language.cache.keys
+    session.change(SessionSettings(recall="off"))
+    assert session.session.recall is None
+    with pytest.raises(ValueError, match="recall must be"):
+        Limits(recall="always")
 
 
 def test_settings_change_the_memory(sessions, picture):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from videochat_online import MemoryConfig, StreamingSession, VideoChatOnline, VideoChatOnlineConfig, load_model
+from videochat_online.model.memory_bank import average_pool
 from videochat_online.model_config import VisionConfig
 from videochat_online.processing import Processor
+from videochat_online.prompt.messages import stream_dialogue
 from videochat_online.streaming.cache import PromptCache, num_common, position_bytes, position_keys
 
 from .sessions import pictures, watching
@@ -104,6 +107,19 @@ def test_cached_equals_cold_over_turns_frames_and_evictions(tiny):
     assert warm.turns == cold.turns and shown > 12
     assert sum(count > 100 for count in reused) >= 3, f"the cache was hardly used: {reused}"
     assert cold.stats()["cache_bytes"] == 0 < warm.stats()["cache_bytes"]
+
+
+def test_one_frame_at_two_grids_is_two_pictures(pocket):
+    """Its rows of the last prompt are not those of this one, and its cached positions neither."""
+    session = watching(pocket, 9)
+    rendered, frames = session.prompt("What?")
+    session.language.embed(rendered, frames)
+    coarse = [replace(frame, features=average_pool(frame.features, 1)) for frame in frames]
+    shown = [(frame.index, frame.timestamp, frame.num_tokens) for frame in coarse]
+    smaller = session.processor.render(stream_dialogue([], "What?", shown, system_prompt=None), generate=True)
+    cold = StreamingSession(*pocket).language.embed(smaller, coarse)
+    torch.testing.assert_close(session.language.embed(smaller, coarse), cold)
+    assert frames[0].identity not in position_keys(smaller, coarse)
 
 
 def test_no_drift_while_frames_are_evicted(tiny):

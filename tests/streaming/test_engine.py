@@ -48,6 +48,11 @@ def test_answers_are_ours(pocket, at_engine):
     assert len({turn.answer for turn in here.turns}) > 1
 
 
+def test_a_named_time_is_recalled_there_too(pocket, at_engine):
+    here, there = (watching(model, 40, recall="time") for model in (pocket, at_engine))
+    assert here.ask("What was it at 3.0s?", max_new_tokens=6) == there.ask("What was it at 3.0s?", max_new_tokens=6)
+
+
 def test_no_layer_of_the_language_model_is_here(pocket, at_engine):
     names = [name for name, _ in at_engine[0].named_parameters()]
     assert not any(".layers." in name and name.startswith("language_model") for name in names)

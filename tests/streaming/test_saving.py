@@ -51,7 +51,7 @@ def test_every_option_is_saved(pocket, tmp_path):
     options = {
         "memory": MemoryConfig.pyramid(capacities=(1, 2, 3), grids=(4, 2, 1), cascade=True), "timestamps": False,
         "system_prompt": "Be short.", "encode_batch_size": 3, "skip_below": 1.5, "reuse_cache": False,
-        "max_cache_bytes": 10**6, "max_prompt_tokens": 300,
+        "max_cache_bytes": 10**6, "max_prompt_tokens": 300, "recall": "time",
     }  # fmt: skip
     known = {name: value.default for name, value in signature(StreamingSession).parameters.items()}
     assert options.keys() == known.keys() - {"model", "processor", "encoder"}

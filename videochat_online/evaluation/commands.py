@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ..command_line import add_decoder_flag, add_memory_flags, add_model_flags
+from ..command_line import add_decoder_flag, add_memory_flags, add_model_flags, add_recall_flag
 from ..config import AnswerMode
 from ..extras import lacks
 from ..files import digest
@@ -132,6 +132,7 @@ def _add_benchmark(names: Any, benchmark: type[Benchmark]) -> None:
     add("--adapter", default="videochat", choices=("videochat", "transformers"), help=ADAPTER_HELP)
     _add_endpoint_flags(parser)
     add_memory_flags(parser)
+    add_recall_flag(parser)
     add("--recent", type=int, metavar="N", help="no memory: the newest N frames at full grid")
     for name, about in benchmark.flags.items():
         add(f"--{name}", **about)

@@ -272,7 +272,7 @@ class Examiner:
                 text = conversation.ask(question.prompt, max_new_tokens=tokens, keep=keep)
                 answered_at = moment
         elif self.settings.answer == "likelihood" and question.labels:
-            scores = _label_scores(conversation, question)
+            scores = label_scores(conversation, question)
             text = question.labels[int(np.argmax(scores))]
         else:
             text = conversation.ask(question.prompt, max_new_tokens=tokens, keep=keep)
@@ -326,7 +326,7 @@ def _with_costs(shown: Reply, earlier: Reply) -> Reply:
     )
 
 
-def _label_scores(conversation: Conversation, question: Question) -> tuple[float, ...]:
+def label_scores(conversation: Conversation, question: Question) -> tuple[float, ...]:
     """Log-likelihood of each label, summed over the ways to write it (see Question.written)."""
     forms = [question.written(i) for i in range(len(question.labels))]
     scores = conversation.score_options(question.prompt, [form for written in forms for form in written])

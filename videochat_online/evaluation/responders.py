@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..command_line import engine_from_flags, load_from_flags, memory_from_flags
-from ..config import MemoryConfig, scheduled_level
+from ..config import MemoryConfig, RecallMode, scheduled_level
 from ..files import digest
 from .benchmarks import Settings
 from .endpoint import RecentFrames, endpoint_from_flags
@@ -58,6 +58,8 @@ class SessionResponder:
     """None: what the model was made for."""
     skip_below: float | None = None
     """See `StreamingSession`."""
+    recall: RecallMode | None = None
+    """See `StreamingSession`."""
 
     def __post_init__(self) -> None:
         from ..streaming.encoding import FrameEncoder
@@ -82,7 +84,12 @@ class SessionResponder:
         from ..streaming.session import StreamingSession
 
         session = StreamingSession(
-            self.model, self.processor, memory=self.memory, system_prompt=system_prompt, skip_below=self.skip_below
+            self.model,
+            self.processor,
+            memory=self.memory,
+            system_prompt=system_prompt,
+            skip_below=self.skip_below,
+            recall=self.recall,
         )
         return SessionConversation(session)
 
@@ -206,8 +213,9 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         raise ValueError(f"--engine is for our models, not for --adapter {options.adapter}")
     if engine is not None and settings.answer == "likelihood":
         raise ValueError(engine.NO_SCORES)
-    if not has_memory and (options.recent or _asks_for_memory(options) or options.skip_below or options.small_frames):
-        ours = "--memory, --policy, --cascade, --recent, --skip-below and --small-frames are for our models"
+    others = options.recent or options.skip_below or options.small_frames or options.recall
+    if not has_memory and (others or _asks_for_memory(options)):
+        ours = "--memory, --policy, --cascade, --recent, --recall, --skip-below and --small-frames are for our models"
         raise ValueError(f"{ours}; see --frames")
     if options.adapter == "endpoint":
         remote, endpoint = endpoint_from_flags(options, settings.frames or 64)
@@ -237,7 +245,11 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     about["memory"] = memory_on(model.config, memory).to_dict()
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
-    return SessionResponder(model, processor, memory, options.skip_below), {**about, "dtype": str(model.dtype)}
+    about |= {"recall": options.recall} if options.recall else {}
+    return SessionResponder(model, processor, memory, options.skip_below, options.recall), {
+        **about,
+        "dtype": str(model.dtype),
+    }
 
 
 def weights_digest(folder: Path) -> str | None:

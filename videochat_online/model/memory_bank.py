@@ -10,7 +10,7 @@ are. Encoded frames come with a map for each level instead, and keep those that 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -53,9 +53,9 @@ class MemoryFrame:
         return self.features.shape[-1] * self.features.shape[-2]
 
     @property
-    def identity(self) -> tuple[int, int, int]:
-        """Equal for equal maps of one stream: a frame is never changed but by going down or by merging."""
-        return self.index, self.level, self.num_merged
+    def identity(self) -> tuple[int, ...]:
+        """Equal for equal maps of one stream: a frame is never changed but by going down, by merging or by pooling."""
+        return self.index, self.level, self.num_merged, *self.features.shape[-2:]
 
 
 class PyramidMemoryBank:
@@ -149,12 +149,25 @@ class PyramidMemoryBank:
         self.last_timestamp = times[-1]
         return events
 
-    def read(self) -> list[MemoryFrame]:
-        """The frames held, oldest first."""
+    @property
+    def coarsest_grid(self) -> Grid:
+        """Of the last level that holds any frames."""
+        return self.grids[self._active[-1]]
+
+    @property
+    def times(self) -> dict[int, float]:
+        """Seconds of the frames held, by their number in the stream, oldest first."""
+        return dict(
+            sorted((frame.number, frame.timestamp) for level in self._placement.levels for frame in level.frames)
+        )
+
+    def read(self, only: Container[int] | None = None, *, coarsest: bool = False) -> list[MemoryFrame]:
+        """The frames held, oldest first. `only`: those of these numbers; `coarsest`: as the coarsest level has them."""
         held = []
         for k, level in enumerate(self._placement.levels):
-            for frame in level.frames:
-                features = self._map(frame).clone(memory_format=torch.preserve_format)
+            for frame in (each for each in level.frames if only is None or each.number in only):
+                features = self._at(frame, self._active[-1], {}) if coarsest else self._map(frame)
+                features = features.clone(memory_format=torch.preserve_format)
                 held.append(MemoryFrame(frame.number, frame.timestamp, k, features, frame.num_merged))
         return sorted(held, key=attrgetter("index"))
 

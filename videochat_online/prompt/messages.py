@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, get_args
 
 from ..extras import did_you_mean
@@ -147,9 +148,14 @@ def stream_dialogue(
     """The prompt of a new question: each frame stands in front of the first question asked after it.
 
     Args:
-        frames: oldest first, as for `frame_parts`.
+        frames: oldest first, each once, as for `frame_parts`.
         system_prompt: instead of the template's own system message.
+
+    Raises ValueError for frames in another order: the maps that go with them would stand in the wrong places.
     """
+    for before, after in pairwise(frame[0] for frame in frames):
+        if after <= before:
+            raise ValueError(f"frames stand in a prompt oldest first, each once: got number {after} behind {before}")
     messages = [] if system_prompt is None else [Message("system", (system_prompt,))]
     for turn in turns:
         shown = [frame for frame in frames if frame[0] < turn.num_seen]

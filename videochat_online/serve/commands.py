@@ -18,7 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command_line import add_model_flags, load_from_flags
+from ..command_line import add_model_flags, add_recall_flag, load_from_flags
 from ..extras import require
 from .limits import Limits
 from .logs import FORMATS, start_logging
@@ -79,6 +79,7 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         ("--max-video", "max_video_seconds", float, "SECONDS", "default: %(default)g"),
     ):
         limits.add_argument(flag, dest=field, type=kind, default=getattr(Limits, field), metavar=unit, help=text)
+    add_recall_flag(parser)
     turns = f"others wait for their turn (default: {Limits.answers_at_once}; with --engine, {AT_ENGINE})"
     limits.add_argument("--answers-at-once", type=int, help=turns)
     for flag, text in (

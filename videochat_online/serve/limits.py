@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
-from ..config import MEMORY_POLICIES, MemoryConfig
+from ..config import MEMORY_POLICIES, MemoryConfig, RecallMode, checked_recall
 from ..media.source import check_fps
 from ..prompt.messages import check_text
 
@@ -117,10 +117,15 @@ class Limits:
     """... also inside this machine and its network; redirects, playlists and UDP."""
     allow_cameras: bool = False
     """Visitors may open camera devices of this machine."""
+    recall: str | None = None
+    """Of sessions that do not say: see `StreamingSession`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value, is_whole = getattr(self, field.name), isinstance(field.default, int)
+            if field.name == "recall":
+                checked_recall(value)
+                continue
             if value is None and field.default is None:
                 continue
             if (is_whole and not isinstance(value, int)) or not (isinstance(value, bool) or value > 0):
@@ -147,6 +152,8 @@ class SessionSettings:
     max_new_tokens: int | None = None
     timestamps: bool = True
     """Tell the model each frame's time."""
+    recall: str | None = None
+    """"time": a question that names a time is shown frames of that time; "off"; left out: as the server is set."""
 
     def memory(self, model: Backbone) -> MemoryConfig:
         """The memory that is asked for, on the grids of this model."""
@@ -156,9 +163,14 @@ class SessionSettings:
             cascade=self.cascade,
         )
 
+    def recalls(self, limits: Limits) -> RecallMode | None:
+        """As the session recalls. ValueError for a way that there is not."""
+        return checked_recall({"off": None, None: limits.recall}.get(self.recall, self.recall))
+
     def check(self, limits: Limits, model: Backbone) -> None:
         """ValueError for a setting that means nothing; RequestError for more than the operator allows."""
         check_fps(self.fps)
+        self.recalls(limits)
         if self.policy not in MEMORY_POLICIES:
             raise ValueError(f"unknown policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:

@@ -82,6 +82,7 @@ class LiveSession:
             system_prompt=settings.system_prompt,
             encoder=self._encoder,
             max_prompt_tokens=self.limits.max_prompt_tokens,
+            recall=settings.recalls(self.limits),
         )
         self.session.watchlist = self._told = self._told.continued()  # what is to be told outlives a stream
         self.track = MemoryTrack()

@@ -70,6 +70,8 @@ class PreparedQuestion:
     """When it came (time.perf_counter)."""
     num_resets: int
     """Of the session so far: a question about a stream that was forgotten is not answered."""
+    is_recalled: bool = False
+    """Its frames were chosen for it (recall.py), in a prompt of its own."""
     answer: Answer | None = None
     """The whole answer with what it cost; None before it is complete."""
 
@@ -111,7 +113,7 @@ class LanguageSide:
 
     def reset(self) -> None:
         self.cache.reset()
-        self._tokens: dict[tuple[int, int, int], torch.Tensor] = {}  # projected frames of the last prompt, by identity
+        self._tokens: dict[tuple[int, ...], torch.Tensor] = {}  # projected frames of the last prompt, by identity
 
     @property
     def num_bytes(self) -> int:

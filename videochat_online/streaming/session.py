@@ -5,7 +5,7 @@ so any number of sessions run on one model, also from several threads. Within on
 while another asks: a question is answered from what the memory held when it was asked.
 
     frame -> processor.frames -> model.encode_frames -> memory.write   (pictures of one size, which the first decides)
-    question -> memory.read -> stream_dialogue -> processor.render -> language.answer
+    question -> memory.read (or recall.choose) -> stream_dialogue -> processor.render -> language.answer
     standing instruction -> read out behind the cached prompt -> scorer -> rule -> language.answer -> event
 """
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..config import MemoryConfig
+from ..config import MemoryConfig, RecallMode, checked_recall
 from ..model.backbone import memory_on
 from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
 from ..model.placement import INCOMING, MemoryEvents
@@ -31,6 +31,7 @@ from .cache import num_common
 from .encoding import EncodedFrame, Encodings, FrameEncoder, encode_changed, encode_wanted
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
 from .readout import read_out
+from .recall import ARCHIVE, Recall
 from .standing import WORDS, GivesWay, Scorer, Standing, StandingEvent, Watchlist
 from .state import SessionStats, read_session, write_session
 from .threads import paced, stream_pieces
@@ -64,6 +65,7 @@ class StreamingSession:
         max_cache_bytes: of keys and values, how many to keep at most; None: those of the longest prompt.
         max_prompt_tokens: of a prompt and its answer, where that is to be less than the model takes; a dialogue that
             has grown longer loses its oldest turns.
+        recall: "time": a question that names a time is shown frames of that time instead of the memory (recall.py).
 
     Raises ValueError for a memory that does not fit the encoder and for options out of range.
     """
@@ -82,6 +84,7 @@ class StreamingSession:
         reuse_cache: bool = True,
         max_cache_bytes: int | None = None,
         max_prompt_tokens: int | None = None,
+        recall: RecallMode | None = None,
     ) -> None:
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
@@ -100,6 +103,8 @@ class StreamingSession:
             max_cache_bytes=max_cache_bytes,
             max_prompt_tokens=max_prompt_tokens,
         )
+        self.recall = checked_recall(recall)
+        self._recall = Recall(self.memory, self.language) if recall else None
         self._state = threading.RLock()  # memory, dialogue, counters
         self._seeing = threading.Lock()  # a batch's numbers in the stream decide at which scales it is encoded
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
@@ -119,6 +124,8 @@ class StreamingSession:
             self.memory.reset()
             self._size: Size | None = None  # of the stream's pictures, where the encoder takes any
             self.language.reset()
+            if self._recall:
+                self._recall.reset()
             self._turns: list[AnsweredQuestion] = []
             self._num_forgotten = 0
             self._last_encoded: EncodedFrame | None = None
@@ -197,7 +204,7 @@ class StreamingSession:
                     if self.memory.num_written == 0:
                         self.memory.reset(grids)
                         self._size = (pixels.shape[2], pixels.shape[3]) if self.model.config.any_shape else None
-                    events = self.memory.write(features, timestamps)
+                    events = self._write(features, timestamps)
                     self._last_encoded = last
                     self._num_skipped += num_skipped
                     self._encode_seconds += time.perf_counter() - started
@@ -209,7 +216,13 @@ class StreamingSession:
     def see_encoded(self, features: torch.Tensor, timestamps: Sequence[float]) -> MemoryEvents:
         """As `see_many` for maps (T, C, g, g) that `encoder.encode` has made before, of a model that sees squares."""
         with self._state:
-            return self.memory.write(features, timestamps)
+            return self._write(features, timestamps)
+
+    def _write(self, features: torch.Tensor | dict[int, torch.Tensor], timestamps: Sequence[float]) -> MemoryEvents:
+        events = self.memory.write(features, timestamps)
+        if self._recall:
+            self._recall.write(features, timestamps)
+        return events
 
     def _grids_of(self, size: Sequence[int]) -> tuple[Grid, ...]:
         """The memory's grids for pictures of this size. ValueError for another size than the stream's."""
@@ -303,22 +316,27 @@ class StreamingSession:
         """Memory and dialogue as they are now, with room for the answer; turns without room are forgotten."""
         with self._state:
             self._check_question(question, without_frames)
-            rendered, frames, num_dropped = self._fitted(question, max_new_tokens)
+            rendered, frames, num_dropped, is_recalled = self._fitted(question, max_new_tokens)
             if num_dropped:
                 log.warning("the dialogue has outgrown the prompt: its oldest %d turns are forgotten", num_dropped)
                 del self._turns[:num_dropped]
                 self._num_forgotten += num_dropped
             seen, last = self.memory.num_written, self.memory.last_timestamp
-            return PreparedQuestion(question, rendered, frames, seen, last, started, self._num_resets)
+            return PreparedQuestion(question, rendered, frames, seen, last, started, self._num_resets, is_recalled)
 
-    def _fitted(self, question: str, max_new_tokens: int) -> tuple[Rendered, list[MemoryFrame], int]:
+    def _fitted(self, question: str, max_new_tokens: int) -> tuple[Rendered, list[MemoryFrame], int, bool]:
         """A prompt that leaves room for the answer, its frames, and how many of the oldest turns it does without.
 
         A quarter of the dialogue goes at once: rarely, because each time the whole prompt is computed again.
+        Last: whether the frames are the question's own.
         """
         with self._state:
-            frames, turns = self.memory.read(), self._turns
-        return self._fit(question, max_new_tokens, turns, frames)
+            chosen = self._recall.choose(question) if self._recall else None
+            frames, turns = self.memory.read() if chosen is None else chosen, self._turns
+        return *self._fit(question, max_new_tokens, turns, frames), chosen is not None
+
+    def _side(self, is_recalled: bool) -> LanguageSide:
+        return self._recall.language if is_recalled and self._recall else self.language
 
     def _fit(
         self, question: str, max_new_tokens: int, turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
@@ -337,7 +355,7 @@ class StreamingSession:
     def _answer(
         self, question: PreparedQuestion, keep: bool, *, stops: Sequence[str] = (), **generation: Any
     ) -> Answer:
-        question.answer = answer = self.language.answer(question, **generation)
+        question.answer = answer = self._side(question.is_recalled).answer(question, **generation)
         answer.text = answer.text[: min((at for stop in stops if (at := answer.text.find(stop)) >= 0), default=None)]
         with self._state:
             self._last_answer = answer
@@ -364,7 +382,7 @@ class StreamingSession:
             with self._state:
                 moment = self._moment
                 try:
-                    rendered, frames, num_dropped = self._fitted("?", 1)
+                    rendered, frames, num_dropped, _ = self._fitted("?", 1)
                 except PromptTooLong:  # the next question gets this error
                     self._prefilled = moment
                     return 0
@@ -545,8 +563,8 @@ class StreamingSession:
         answers = [self.processor.answer_ids(option) for option in options]
         with self._turn.question():
             self._check_question(question, without_frames)
-            rendered, frames, _ = self._fitted(question, max(map(len, answers)))
-            return self.language.score(rendered, frames, answers)
+            rendered, frames, _, is_recalled = self._fitted(question, max(map(len, answers)))
+            return self._side(is_recalled).score(rendered, frames, answers)
 
     def _check_question(self, question: str, without_frames: bool) -> None:
         if not isinstance(question, str) or not question.strip():
@@ -565,18 +583,20 @@ class StreamingSession:
         """Counters, for a person or a log."""
         with self._state:
             seen, last = self.memory.num_written, self._last_answer
+            archive = self._recall.archive.num_bytes if self._recall else 0
+            sides = [self.language, *([self._recall.language] if self._recall else [])]
             return SessionStats(
                 frames_seen=seen,
                 frames_skipped=self._num_skipped,
                 frames_held=list(self.memory.num_held),
                 tokens=self.memory.num_tokens,
-                bytes=self.memory.num_bytes,
+                bytes=self.memory.num_bytes + archive,
                 encode_fps=seen / self._encode_seconds if self._encode_seconds else None,
                 last_timestamp=self.memory.last_timestamp,
                 questions=len(self._turns) + self._num_forgotten,
                 turns_forgotten=self._num_forgotten,
-                cache_bytes=self.language.num_bytes,
-                cache_bytes_at_most=self.language.max_bytes,
+                cache_bytes=sum(side.num_bytes for side in sides),
+                cache_bytes_at_most=sum(side.max_bytes for side in sides),
                 prompt_tokens=last.prompt_tokens if last else None,
                 cached_tokens=last.cached_tokens if last else None,
                 time_to_first_token=last.time_to_first_token if last else None,
@@ -586,7 +606,8 @@ class StreamingSession:
     def save(self, path: str | Path) -> None:
         """Write memory and dialogue into one safetensors file; written whole or not at all."""
         with self._state:
-            tensors = {key: value.contiguous().cpu() for key, value in self.memory.state_dict().items()}
+            state = self.memory.state_dict() | (self._recall.state_dict() if self._recall else {})
+            tensors = {key: value.contiguous().cpu() for key, value in state.items()}
             about = {
                 **{name: getattr(self, name) for name in self._options()},
                 "memory": self.memory.config.to_dict(),
@@ -615,8 +636,13 @@ class StreamingSession:
         if size := about.get("picture_size"):
             session._size = (size[0], size[1])
             session.memory.reset(session._grids_of(size))
+        archive = {key: tensors.pop(key) for key in list(tensors) if key.startswith(ARCHIVE)}
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if ".features" in key}
         session.memory.load_state_dict({**tensors, **maps})
+        if session._recall:
+            session._recall.load_state_dict(
+                archive | {key: each.to(model.dtype) for key, each in archive.items() if ".features" in key}
+            )
         if not size and model.config.any_shape and session.memory.num_written:  # an older file, or a model of squares
             session._size = model.config.image_size, model.config.image_size
         session._turns = [AnsweredQuestion(**turn) for turn in about["turns"]]

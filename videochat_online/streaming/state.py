@@ -29,7 +29,7 @@ class SessionStats(TypedDict):
     tokens: int
     """Visual tokens held."""
     bytes: int
-    """Memory storage, allocated once."""
+    """Memory storage, allocated once; with recall, that of the archive (in host memory), too."""
     encode_fps: float | None
     """Frames a second through transform, encoder and memory, over all frames seen."""
     last_timestamp: float | None

@@ -69,6 +69,18 @@ def test_streamed_pieces_are_the_answer_and_a_restored_session_goes_on(pair, tmp
     both((warm, again), "And before that?")
 
 
+def test_a_named_time_is_recalled_alike_with_and_without_a_cache(tiny, tmp_path):
+    """Also after the file that it was saved in: maps that are smaller pictures, oblong ones, positions of their own."""
+    warm, cold = (watching(tiny, 24, recall="time", reuse_cache=reuse) for reuse in (True, False))
+    _, frames = warm.prompt("What was it 8 seconds ago?")
+    assert len(frames) == 16 and {frame.features.shape[-2:] for frame in frames} == {warm.memory.coarsest_grid}
+    for question in ("What was it 8 seconds ago?", "What is it?", "And at 3.0s?", "And at 3.0s?"):
+        both((warm, cold), question)
+    assert warm._recall.language.cache.keys and warm.language.cache.keys
+    warm.save(tmp_path / "session")
+    both((warm, StreamingSession.restore(warm.model, warm.processor, tmp_path / "session")), "And at 0:04?")
+
+
 def test_beams_are_found_with_and_without_a_cache(pair):
     both(pair, "What is it?", num_beams=2)
 
