@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..processing import Processor
 
 FIRST_FRAME_SECONDS = 15.0
+KEPT_WEBHOOKS = 64
 USUAL_NEW_TOKENS = 128
 
 
@@ -49,14 +50,20 @@ class LiveSession:
         limits: Limits,
         folder: Path,
         encoder: FrameEncoder,
+        prepare: Callable[[LiveSession], None] = lambda live: None,
     ) -> None:
+        """`prepare`: called whenever `session` is a new one, before it sees anything."""
         settings.check(limits, model)
         self.key, self.limits, self.folder = key, limits, folder
-        self._model, self._processor, self._encoder = model, processor, encoder
+        self._model, self._processor, self._encoder, self._prepare = model, processor, encoder, prepare
         self._lock = threading.RLock()  # starting and stopping
         self._seeing = threading.Lock()  # frames that come through the API, one after another
         self.showing = threading.Lock()
         """Held while the pictures of one chat completion are seen, in their order."""
+        self.naming = threading.Lock()
+        """Held while an instruction is given together with its webhook."""
+        self.webhooks: dict[str, str] = {}
+        """Instruction's key -> the address that hears of it."""
         self.receiving = threading.Lock()
         """Held while a file is being sent to the session's folder: one at a time."""
         self._watcher: LiveWatcher | None = None
@@ -84,6 +91,7 @@ class LiveSession:
             max_prompt_tokens=self.limits.max_prompt_tokens,
         )
         self.session.watchlist = self._told = self._told.continued()  # what is to be told outlives a stream
+        self._prepare(self)
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
         self.shown: deque[bytes] = deque(maxlen=256)
@@ -379,6 +387,13 @@ class LiveSession:
         """What was watched, by which model, and every question with its answer and what was in memory then."""
         turns = [asdict(turn) for turn in self.track.turns]
         return {"source": self.source.name if self.source else None, "model": model_name, "dialogue": turns}
+
+    def name_webhook(self, standing: str, address: str) -> None:
+        """Who hears of an instruction, under `naming`. Of those that are over the newest are kept: words may be due."""
+        over = [key for key in self.webhooks if key not in self.session.watchlist.standing]
+        for key in over[:-KEPT_WEBHOOKS]:
+            del self.webhooks[key]
+        self.webhooks[standing] = address
 
     def keep(self) -> None:
         """It is in use, though not asked."""

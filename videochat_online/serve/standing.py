@@ -14,12 +14,14 @@ from typing import Annotated, Any, ClassVar
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from ..streaming.standing import REFRACTORY, THRESHOLD, Standing
+from ..media.addresses import Address
+from ..streaming.standing import REFRACTORY, Standing
 from .limits import NO_OTHER_FIELDS, RequestError, UnknownSession
 from .live_session import LiveSession
 from .questions import EVENTS, data_line
 from .routes import AllSessions, Found
 from .sessions import Sessions
+from .webhooks import shown
 
 LOOK_SECONDS, BEAT_SECONDS = 0.1, 15.0
 standing_routes = APIRouter(tags=["standing instructions"], prefix="/sessions/{session}")
@@ -34,10 +36,13 @@ class StandingRequest:
     text: str
     question: str | None = None
     expect: str = "Yes"
-    threshold: float = THRESHOLD
+    threshold: float | None = None
+    """Left out: what the gate was trained with, or 0.5."""
     refractory: float = REFRACTORY
     once: bool = False
     quiet_hours: str | None = None
+    webhook: str | None = None
+    """An address that the operator allows; what is said is posted there, too."""
 
 
 @dataclass
@@ -53,24 +58,37 @@ class StandingDocument:
     """(seconds, P) of the newest frames."""
     last: dict[str, Any] | None
     """The last event of this instruction."""
+    webhook: str | None = None
+    """Scheme and host of the address that hears of it."""
 
     @classmethod
-    def of(cls, one: Standing) -> StandingDocument:
-        about = one.to_dict()
+    def of(cls, one: Standing, found: LiveSession) -> StandingDocument:
+        about, named = one.to_dict(), found.webhooks.get(one.key)
+        about["curve"] = list(map(list, one.curve))
+        about["webhook"] = named and shown(Address.checked(named))
         return cls(**{name: about[name] for name in cls.__dataclass_fields__})
 
 
 @standing_routes.post("/standing", status_code=201)
-def add(found: Found, request: StandingRequest) -> StandingDocument:
+def add(found: Found, request: StandingRequest, sessions: AllSessions) -> StandingDocument:
     """Tell me when ...: from the next frame on, until it is removed; also over the session's next streams."""
     found.keep()
-    return StandingDocument.of(found.session.watch_for(**asdict(request)))
+    fields = asdict(request)
+    if (webhook := fields.pop("webhook")) is not None:
+        sessions.webhooks.check(webhook)
+    if request.threshold is None:
+        fields["threshold"] = sessions.threshold
+    with found.naming:
+        standing = found.session.watch_for(**fields)
+        if webhook is not None:
+            found.name_webhook(standing.key, webhook)
+    return StandingDocument.of(standing, found)
 
 
 @standing_routes.get("/standing")
 def standing(found: Found) -> list[StandingDocument]:
     """The instructions that are followed now, with their probabilities."""
-    return [StandingDocument.of(one) for one in found.session.standing]
+    return [StandingDocument.of(one, found) for one in found.session.standing]
 
 
 @standing_routes.delete("/standing/{key}", status_code=204, response_class=Response)

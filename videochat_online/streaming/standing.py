@@ -221,6 +221,8 @@ class Watchlist:
         self.num_events = num_events
         """So far; where a stream follows another, its ids go on."""
         self.num_given = 0
+        self.on_event: Callable[[StandingEvent], None] = lambda event: None
+        """Called with each event, under the session's lock: it may not wait."""
         self._news = threading.Condition()
 
     def add(self, text: str, question: str | None = None, expect: str = "Yes", **rule: Any) -> Standing:
@@ -268,6 +270,7 @@ class Watchlist:
         with self._news:
             self.events.append(event)
             self._news.notify_all()
+        self.on_event(event)
         return event
 
     def after(self, number: int) -> list[StandingEvent]:
