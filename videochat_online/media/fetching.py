@@ -6,6 +6,7 @@ what tells a stream from a web page or a playlist.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import re
@@ -14,9 +15,9 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from .addresses import Address
 
@@ -160,18 +161,23 @@ def fetch(address: Address, sockets: Sockets, *, place: str | None = None, secon
         place: the only IP address to connect to; then redirects are not followed, nor a proxy used.
         seconds: longest silence.
     """
-    server, url = _server_and_url(address)
+    host, slash, path = address.place.partition("/")
+    server = f"{address.scheme}://{host}"
     opener = _opener(server, address.user_and_password, _Handler(sockets, place), is_pinned=place is not None)
 
     def ask(start: int) -> Any:
+        url = f"{server}{slash}{quote(path, safe=UNQUOTED)}"
         request = urllib.request.Request(url, headers={**HEADERS, "Range": f"bytes={start}-"})
         try:
-            with _plain_errors():
-                response = opener.open(request, timeout=seconds)
+            response = opener.open(request, timeout=seconds)
         except urllib.error.HTTPError as error:
             error.close()
             is_redirect = 300 <= error.code < 400
             raise OSError(f"HTTP {error.code}: {'a redirect, not followed' if is_redirect else error.reason}") from None
+        except urllib.error.URLError as error:
+            raise OSError(f"no answer: {getattr(error.reason, 'strerror', None) or error.reason}") from None
+        except (http.client.HTTPException, ValueError) as error:  # their words repeat the address
+            raise OSError(f"no answer of HTTP that can be used ({type(error).__name__})") from None
         if response is None:  # nothing here opens the scheme it was sent to
             raise OSError("a redirect to something else than http")
         return response
@@ -182,38 +188,22 @@ def fetch(address: Address, sockets: Sockets, *, place: str | None = None, secon
 def post(
     address: Address, body: bytes, headers: dict[str, str], sockets: Sockets, *, place: str, seconds: float
 ) -> int:
-    """The status of the answer to a POST, sent to the host or IP address `place` alone; OSError where none comes.
-
-    Redirects are not followed, nor is a proxy used. `seconds`: longest silence.
-    """
-    server, url = _server_and_url(address)
-    opener = _opener(server, address.user_and_password, _Handler(sockets, place), is_pinned=True)
-    request = urllib.request.Request(url, data=body, headers=HEADERS | headers)
-    try:
-        with _plain_errors(), opener.open(request, timeout=seconds) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return int(error.code)
-
-
-def _server_and_url(address: Address) -> tuple[str, str]:
-    host, slash, path = address.place.partition("/")
-    server = f"{address.scheme}://{host}"
-    return server, f"{server}{slash}{quote(path, safe=UNQUOTED)}"
-
-
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Where no answer comes: OSError, in words that do not repeat the address."""
-    try:
-        yield
-    except urllib.error.HTTPError:  # an answer
-        raise
-    except urllib.error.URLError as error:
-        raise OSError(f"no answer: {getattr(error.reason, 'strerror', None) or error.reason}") from None
-    except (http.client.HTTPException, ValueError) as error:
-        raise OSError(f"no answer of HTTP that can be used ({type(error).__name__})") from None
+    """The status of the answer to a POST, sent to the host or IP address `place`, wherever it says to go; OSError where
+    none comes. `seconds`: longest silence."""
+    parts = urlsplit(address.url)
+    if address.login:
+        code = base64.b64encode(":".join(address.user_and_password or ()).encode()).decode()
+        headers = headers | {"Authorization": f"Basic {code}"}
+    path = quote("/" + parts._replace(scheme="", netloc="").geturl().lstrip("/"), safe=UNQUOTED)
+    server, is_secure = parts.netloc.rpartition("@")[2], address.scheme == "https"
+    with contextlib.closing(
+        _Connection(server, sockets=sockets, place=place, is_secure=is_secure, timeout=seconds)
+    ) as connection:
+        try:
+            connection.request("POST", path, body, HEADERS | headers)
+            return connection.getresponse().status
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"no answer of HTTP that can be used ({type(error).__name__})") from None
 
 
 def _opener(

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from ..processing import Processor
 
 FIRST_FRAME_SECONDS = 15.0
-KEPT_WEBHOOKS = 64
 USUAL_NEW_TOKENS = 128
 
 
@@ -60,10 +59,6 @@ class LiveSession:
         self._seeing = threading.Lock()  # frames that come through the API, one after another
         self.showing = threading.Lock()
         """Held while the pictures of one chat completion are seen, in their order."""
-        self.naming = threading.Lock()
-        """Held while an instruction is given together with its webhook."""
-        self.webhooks: dict[str, str] = {}
-        """Instruction's key -> the address that hears of it."""
         self.receiving = threading.Lock()
         """Held while a file is being sent to the session's folder: one at a time."""
         self._watcher: LiveWatcher | None = None
@@ -387,13 +382,6 @@ class LiveSession:
         """What was watched, by which model, and every question with its answer and what was in memory then."""
         turns = [asdict(turn) for turn in self.track.turns]
         return {"source": self.source.name if self.source else None, "model": model_name, "dialogue": turns}
-
-    def name_webhook(self, standing: str, address: str) -> None:
-        """Who hears of an instruction, under `naming`. Of those that are over the newest are kept: words may be due."""
-        over = [key for key in self.webhooks if key not in self.session.watchlist.standing]
-        for key in over[:-KEPT_WEBHOOKS]:
-            del self.webhooks[key]
-        self.webhooks[standing] = address
 
     def keep(self) -> None:
         """It is in use, though not asked."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..streaming.encoding import SharedEncoder
-from ..streaming.standing import THRESHOLD, Scorer, StandingEvent
+from ..streaming.standing import THRESHOLD, Scorer, Standing
 from ..streaming.watching import IdlePrefill
 from .limits import LimitReached, Limits, Overloaded, RequestError, SessionSettings, UnknownSession
 from .live_session import LiveSession
@@ -105,9 +105,9 @@ class Sessions:
     def _prepare(self, live: LiveSession) -> None:
         """Who decides when a session speaks unasked, and who hears of it."""
 
-        def tell(event: StandingEvent) -> None:
+        def tell(standing: Standing) -> None:
             self.on_moment()
-            self.webhooks.send(live, event)
+            self.webhooks.send(live.key, standing)
 
         live.session.scorer, live.session.watchlist.on_event = self.scorer, tell
         live.session.on_readout = lambda number, seconds: self.on_readout(number, seconds)

@@ -62,10 +62,9 @@ class StandingDocument:
     """Scheme and host of the address that hears of it."""
 
     @classmethod
-    def of(cls, one: Standing, found: LiveSession) -> StandingDocument:
-        about, named = one.to_dict(), found.webhooks.get(one.key)
-        about["curve"] = list(map(list, one.curve))
-        about["webhook"] = named and shown(Address.checked(named))
+    def of(cls, one: Standing) -> StandingDocument:
+        about = one.to_dict() | {"curve": list(map(list, one.curve))}
+        about["webhook"] = one.webhook and shown(Address.checked(one.webhook))
         return cls(**{name: about[name] for name in cls.__dataclass_fields__})
 
 
@@ -73,22 +72,16 @@ class StandingDocument:
 def add(found: Found, request: StandingRequest, sessions: AllSessions) -> StandingDocument:
     """Tell me when ...: from the next frame on, until it is removed; also over the session's next streams."""
     found.keep()
-    fields = asdict(request)
-    if (webhook := fields.pop("webhook")) is not None:
-        sessions.webhooks.check(webhook)
-    if request.threshold is None:
-        fields["threshold"] = sessions.threshold
-    with found.naming:
-        standing = found.session.watch_for(**fields)
-        if webhook is not None:
-            found.name_webhook(standing.key, webhook)
-    return StandingDocument.of(standing, found)
+    if request.webhook is not None:
+        sessions.webhooks.check(request.webhook)
+    threshold = sessions.threshold if request.threshold is None else request.threshold
+    return StandingDocument.of(found.session.watch_for(**asdict(request) | {"threshold": threshold}))
 
 
 @standing_routes.get("/standing")
 def standing(found: Found) -> list[StandingDocument]:
     """The instructions that are followed now, with their probabilities."""
-    return [StandingDocument.of(one, found) for one in found.session.standing]
+    return [StandingDocument.of(one) for one in found.session.standing]
 
 
 @standing_routes.delete("/standing/{key}", status_code=204, response_class=Response)

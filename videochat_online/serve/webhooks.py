@@ -18,20 +18,15 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from ..media.addresses import Address
 from ..media.fetching import Sockets, post
-from ..streaming.standing import StandingEvent
+from ..streaming.standing import Standing
 from .addresses import reachable_place
 from .limits import Limits, NotAllowed
-
-if TYPE_CHECKING:
-    from .live_session import LiveSession
 
 SECRET = "VIDEOCHAT_ONLINE_WEBHOOK_SECRET"
 """Environment variable with the key of the signatures, in base64 with or without "whsec_" before it."""
@@ -57,7 +52,6 @@ class Webhooks:
     ) -> None:  # fmt: skip
         self._own, self._allowed = list(map(_checked, addresses)), list(map(_checked, allowed))
         self._limits, self._secret = limits or Limits(), _key(secret)
-        self._router = ThreadPoolExecutor(1, "videochat-online-webhooks")
         self._receivers: dict[str, ThreadPoolExecutor] = {}
         self._waiting: dict[Future[None], str] = {}
         self._open: set[Sockets] = set()
@@ -84,25 +78,25 @@ class Webhooks:
         is_number = ":" in host or host.replace(".", "").isdigit()
         return reachable_place(address, self._limits) if is_named and not is_number else host
 
-    def send(self, live: LiveSession, event: StandingEvent) -> None:
-        """Hand an event on. Waits for nothing: a session calls this while it holds its state."""
-        if (self._own or self._allowed) and not event.quiet and not self._ending.is_set():
-            with suppress(RuntimeError):  # it ended at this moment
-                self._router.submit(self._route, live, event, datetime.now(timezone.utc))
-
-    def _route(self, live: LiveSession, event: StandingEvent, now: datetime) -> None:
-        session = hashlib.sha256(live.key.encode()).hexdigest()[:16]  # the id itself is a key
-        told = {"type": "standing.said", "timestamp": now.isoformat(), "session": session, "data": asdict(event)}
-        body, key = json.dumps(told, ensure_ascii=False).encode(), f"{session}.{event.id}"
-        with live.naming:  # an instruction and its address are given together
-            named = live.webhooks.get(event.standing)
-        for address, is_named in [(one, False) for one in self._own] + ([(_checked(named), True)] if named else []):
+    def send(self, session: str, standing: Standing) -> None:
+        """Hand on what was said last. Waits for nothing: a session calls this while it holds its state."""
+        event, name = standing.last, hashlib.sha256(session.encode()).hexdigest()[:16]  # the id itself is a key
+        named = [(_checked(standing.webhook), True)] if standing.webhook else []
+        if event is None or event.quiet:
+            return
+        now = datetime.now(timezone.utc).isoformat()
+        told = {"type": "standing.said", "timestamp": now, "session": name, "data": asdict(event)}
+        body, key = json.dumps(told, ensure_ascii=False).encode(), f"{name}.{event.id}"
+        for address, is_named in [*((one, False) for one in self._own), *named]:
             place = shown(address)
-            if list(self._waiting.values()).count(place) >= MOST_WAITING:
-                self._give_up(place, f"{MOST_WAITING} events wait for it")
-                continue
             receiver = self._receivers.setdefault(place, ThreadPoolExecutor(1, "videochat-online-webhook"))
-            future = receiver.submit(self._deliver, address, is_named, key, body)
+            try:
+                if self._ending.is_set() or list(self._waiting.values()).count(place) >= MOST_WAITING:
+                    raise RuntimeError("too many wait for it, or the server is being stopped")
+                future = receiver.submit(self._deliver, address, is_named, key, body)
+            except RuntimeError as error:  # also of a receiver that was closed at this moment
+                self._give_up(place, str(error))
+                continue
             self._waiting[future] = place
             future.add_done_callback(self._waiting.pop)
 
@@ -148,7 +142,6 @@ class Webhooks:
     def close(self) -> None:
         """End: what waits is tried once more, within LAST_SECONDS in all."""
         self._ending.set()
-        self._router.shutdown()
         waiting = dict(self._waiting)
         wait(waiting, LAST_SECONDS)
         for receiver in self._receivers.values():
@@ -159,7 +152,7 @@ class Webhooks:
             receiver.shutdown()
         for future, place in waiting.items():
             if future.cancelled():
-                self._give_up(place, "the server was stopped")
+                self._give_up(place, "the server is being stopped")
 
 
 def shown(address: Address) -> str:

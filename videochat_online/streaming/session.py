@@ -514,6 +514,7 @@ class StreamingSession:
                 if head in self._due:  # else it was dropped meanwhile
                     self._due.remove(head)
                     standing.last = self.watchlist.note(moment, text)
+                    self.watchlist.on_event(standing)
         return True
 
     @property
