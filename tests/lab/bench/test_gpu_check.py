@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
-from videochat_online.lab.bench.gpu_check import STEPS, main
+from videochat_online.lab.bench.gpu_check import STEPS, Step, _need_gradients, main
 from videochat_online.lab.bench.paper import PUBLISHED_4B
 from videochat_online.model.memory_bank import PyramidMemoryBank
 from videochat_online.model.videochat import VideoChatOnline
@@ -141,6 +141,16 @@ def test_a_session_reads_no_value_of_a_frame(watches: bool, monkeypatch: pytest.
         counts[number] = (waits.count, len(reads))
     assert counts[4] == counts[16], (counts, reads)
     assert watches or counts[16] <= (1, 2), (counts, reads)
+
+
+@pytest.mark.parametrize("through_encoder", [False, True])
+def test_step_train_keeps_the_backward_pass_out_of_the_encoder_or_not(through_encoder: bool, tmp_path: Path):
+    model, _ = Step("train", tmp_path, torch.device("cpu"), is_tiny=True).large()
+    model.requires_grad_(False)
+    if through_encoder:
+        _need_gradients(model.vision_model)
+    maps = model.vision_model(torch.zeros(1, 3, 56, 56))
+    assert maps.requires_grad == through_encoder
 
 
 def test_the_limits_of_all_steps_together_are_under_ten_minutes():

@@ -290,6 +290,7 @@ def bank(step: Step) -> None:
     if len(seconds) == 2:
         saved = (seconds[False] - seconds[True]) / alone
         verdict = "pays: make it the default" if saved >= KERNEL_PAYS else "does not pay: remove it"
+        verdict = verdict if step.device.type == "cuda" else "none: Triton's interpreter tells no time"
         step.add("the fused kernel", saves_of_encoder=saved, pays_from=KERNEL_PAYS, verdict=verdict)
 
 
