@@ -249,6 +249,9 @@ def test_without_the_flag_none_may_be_named_and_what_is_no_address_is_said(serve
         for wrong in ("ftp://example.org/x", "nonsense", "", "rtsp://example.org/x"):
             with pytest.raises(ServerError, match=r"(expected an address|http or https address).*\(HTTP 400\)"):
                 post(session, text="Is it dark?", webhook=wrong)
+        for wrong, problem in (("http://x/" + "a" * 2000, "2000 characters"), ("http://x/\ud800", "a webhook ")):
+            with pytest.raises(ServerError, match=rf"{problem}.*\(HTTP 400\)"):
+                post(session, text="Is it dark?", webhook=wrong)
 
 
 def test_a_name_inside_this_network_is_refused_unless_allowed(serve):

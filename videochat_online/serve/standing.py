@@ -21,7 +21,7 @@ from .live_session import LiveSession
 from .questions import EVENTS, data_line
 from .routes import AllSessions, Found
 from .sessions import Sessions
-from .webhooks import shown
+from .webhooks import receiver_of
 
 LOOK_SECONDS, BEAT_SECONDS = 0.1, 15.0
 standing_routes = APIRouter(tags=["standing instructions"], prefix="/sessions/{session}")
@@ -64,7 +64,7 @@ class StandingDocument:
     @classmethod
     def of(cls, one: Standing) -> StandingDocument:
         about = one.to_dict() | {"curve": list(map(list, one.curve))}
-        about["webhook"] = one.webhook and shown(Address.checked(one.webhook))
+        about["webhook"] = one.webhook and receiver_of(Address.checked(one.webhook))
         return cls(**{name: about[name] for name in cls.__dataclass_fields__})
 
 

@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..media.addresses import Address
 from ..media.fetching import Sockets, post
+from ..prompt.messages import check_text
 from ..streaming.standing import Standing
 from .addresses import reachable_place
 from .limits import Limits, NotAllowed
@@ -38,6 +39,8 @@ AGAIN = (408, 425, 429)
 """Statuses, beside those from 500 on, after which it is tried again."""
 MOST_WAITING = 256
 """Events that wait for one receiver; those beyond are given up."""
+MOST_CHARACTERS = 2000
+"""Of an address."""
 LAST_SECONDS = 2.0
 """For what still waits when the server ends."""
 log = logging.getLogger(__name__)
@@ -88,7 +91,7 @@ class Webhooks:
         told = {"type": "standing.said", "timestamp": now, "session": name, "data": asdict(event)}
         body, key = json.dumps(told, ensure_ascii=False).encode(), f"{name}.{event.id}"
         for address, is_named in [*((one, False) for one in self._own), *named]:
-            place = shown(address)
+            place = receiver_of(address)
             receiver = self._receivers.setdefault(place, ThreadPoolExecutor(1, "videochat-online-webhook"))
             try:
                 if self._ending.is_set() or list(self._waiting.values()).count(place) >= MOST_WAITING:
@@ -115,7 +118,7 @@ class Webhooks:
                 return
             if pause is None or (0 < status < 500 and status not in AGAIN) or self._ending.wait(pause):
                 break
-        self._give_up(shown(address), problem)
+        self._give_up(receiver_of(address), problem)
 
     def _post(self, address: Address, is_named: bool, key: str, body: bytes) -> int:
         place = self._place(address, is_named=is_named)
@@ -155,7 +158,7 @@ class Webhooks:
                 self._give_up(place, "the server is being stopped")
 
 
-def shown(address: Address) -> str:
+def receiver_of(address: Address) -> str:
     """Scheme, host and port: all that may be shown of a webhook."""
     parts = urlsplit(address.url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -163,6 +166,9 @@ def shown(address: Address) -> str:
 
 
 def _checked(text: str) -> Address:
+    check_text(text, "a webhook")
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"a webhook may have {MOST_CHARACTERS} characters, got {len(text)}")
     found = Address.checked(text)
     if found.scheme not in ("http", "https"):
         raise ValueError(f"a webhook is an http or https address, got one of {found.scheme}")
@@ -173,7 +179,11 @@ def _is_below(address: Address, allowed: Address) -> bool:
     """Whether it is that address, or stands below it in the same host's paths."""
     path, base = (unquote(urlsplit(one.url).path) for one in (address, allowed))
     is_plain = ".." not in path.replace("\\", "/").split("/")
-    return shown(address) == shown(allowed) and is_plain and f"{path.rstrip('/')}/".startswith(f"{base.rstrip('/')}/")
+    return (
+        receiver_of(address) == receiver_of(allowed)
+        and is_plain
+        and f"{path.rstrip('/')}/".startswith(f"{base.rstrip('/')}/")
+    )
 
 
 def _key(secret: str | None) -> bytes:
