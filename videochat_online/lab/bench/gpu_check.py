@@ -273,7 +273,7 @@ def bank(step: Step) -> None:
     for fused in (False, True):
         try:
             write = partial(_write, PyramidMemoryBank(memory, fused=fused), maps)
-            seconds[fused] = step.seconds(write, repeats=15, warm_up=3) / batch
+            seconds[fused] = step.seconds(write, repeats=2 if step.is_tiny else 15, warm_up=3) / batch
         except Exception as error:  # no triton, no compiler for it, or no GPU
             step.add("ways that this machine does not have", fused=fused, why=_first_line(error))
             continue
