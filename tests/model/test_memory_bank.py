@@ -399,3 +399,15 @@ def test_on_cuda_features_stay_on_the_device():
     features = random_maps(100)
     assert bank.write(features.cuda(), range(100)) == reference.write(features, range(100))
     assert all(f.features.is_cuda for f in bank.read())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_on_cuda_chunks_change_no_bit(layout, dtype):
+    maps = random_maps(64, channels=96).to("cuda", dtype, memory_format=layout)
+    whole, chunked = PyramidMemoryBank(), PyramidMemoryBank()
+    whole.write(maps, range(64))
+    for first, end in ((0, 1), (1, 2), (2, 9), (9, 41), (41, 64)):
+        chunked.write(maps[first:end], range(first, end))
+    same_bank(whole, chunked)

@@ -30,8 +30,8 @@ def make_sessions(pocket) -> Iterator[Callable[..., Sessions]]:
     """make_sessions(limit=...) -> Sessions, ended after the test."""
     made = []
 
-    def make(**limits) -> Sessions:
-        made.append(Sessions(*pocket, limits=Limits(**limits)))
+    def make(*, gate=None, webhooks=None, **limits) -> Sessions:
+        made.append(Sessions(*pocket, limits=Limits(**limits), gate=gate, webhooks=webhooks))
         return made[-1]
 
     yield make

@@ -7,6 +7,7 @@ video but what tells a stream from a web page or a playlist.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import re
@@ -17,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from .addresses import Address
 
@@ -184,6 +185,27 @@ def fetch(address: Address, sockets: Sockets, *, place: str | None = None, secon
         return response
 
     return Body(ask)
+
+
+def post(
+    address: Address, body: bytes, headers: dict[str, str], sockets: Sockets, *, place: str, seconds: float
+) -> int:
+    """The status of the answer to a POST, sent to the host or IP address `place`, wherever it says to go; OSError where
+    none comes. `seconds`: longest silence."""
+    parts = urlsplit(address.url)
+    if address.login:
+        code = base64.b64encode(":".join(address.user_and_password or ()).encode()).decode()
+        headers = headers | {"Authorization": f"Basic {code}"}
+    path = quote("/" + parts._replace(scheme="", netloc="").geturl().lstrip("/"), safe=UNQUOTED)
+    server, is_secure = parts.netloc.rpartition("@")[2], address.scheme == "https"
+    with contextlib.closing(
+        _Connection(server, sockets=sockets, place=place, is_secure=is_secure, timeout=seconds)
+    ) as connection:
+        try:
+            connection.request("POST", path, body, HEADERS | headers)
+            return connection.getresponse().status
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"no answer of HTTP that can be used ({type(error).__name__})") from None
 
 
 def _opener(

@@ -13,6 +13,7 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -21,7 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from ..config import Grid, MemoryConfig
-from .placement import INCOMING, MemoryEvents, PlacedFrame, Placement, norm_and_direction
+from ..extras import require
+from .placement import INCOMING, MemoryEvents, Neighbour, PlacedFrame, Placement, norm_and_direction
 
 COLUMNS = {
     "numbers": "number", "timestamps": "timestamp", "norms": "norm", "directions": "direction",
@@ -65,10 +67,16 @@ class PyramidMemoryBank:
     the map as it arrived decides all the way down. Not thread-safe: one bank belongs to one stream.
     """
 
-    def __init__(self, config: MemoryConfig | None = None) -> None:
+    def __init__(self, config: MemoryConfig | None = None, *, fused: bool = False) -> None:
+        """`fused`: pool and compare by a Triton kernel (docs/benchmarks/gpu.md says what it could be worth)."""
         self.config = config or MemoryConfig.pyramid()
         self.is_encoded = self.config.small_frames == "encoded"
         """Whether each level's maps come from the encoder, or are pooled here."""
+        if fused and self.is_encoded:
+            raise ValueError("a memory of encoded frames pools nothing: the fused kernel has nothing to do")
+        if fused:
+            require("triton")
+        self.fused = fused
         self.reset()
 
     def reset(self, grids: Sequence[Grid] | None = None) -> None:
@@ -133,13 +141,18 @@ class PyramidMemoryBank:
             torch.channels_last if one.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         )
         maps = {level: each.contiguous(memory_format=layout) for level, each in maps.items()}
-        batch, summaries = self._encoded(maps, len(times)) if self.is_encoded else self._summarise(maps[INCOMING])
+        neighbours: Sequence[Neighbour | None] = [None] * len(times)
+        if self.fused:
+            batch, summaries, neighbours = self._fuse(maps[INCOMING])
+        else:
+            batch, summaries = self._encoded(maps, len(times)) if self.is_encoded else self._summarise(maps[INCOMING])
         self._allocate(one, channels_last=not one.contiguous(memory_format=layout).is_contiguous())
         step = 1 if self.config.policy == "merge" else len(times)  # a merge needs the maps as they are now
         for first in range(0, len(times), step):
             # 2. decide, frame by frame
             for k in range(first, first + step):
-                newcomer = PlacedFrame(self.num_written, times[k], *norm_and_direction(summaries[k]), slot=k)
+                summary = norm_and_direction(summaries[k])
+                newcomer = PlacedFrame(self.num_written, times[k], *summary, slot=k, neighbour=neighbours[k])
                 if pair := self._placement.admit(newcomer, events):  # policy `merge`
                     for level in self._levels_kept(pair.older.stored_level):
                         self._map(pair.older, level).lerp_(self._at(pair.newer, level, batch), pair.share)
@@ -177,6 +190,20 @@ class PyramidMemoryBank:
         exact = features.dtype == torch.float32 and _pools_exactly(features, self._to_coarsest.grid)
         means = cells.mean((2, 3)) if exact else features.mean((2, 3), dtype=torch.float32)
         return {INCOMING: features, self._active[-1]: cells}, self._finite(means, range(len(features)))
+
+    def _fuse(self, features: torch.Tensor) -> tuple[Batch, np.ndarray, list[Neighbour | None]]:
+        """The same by the kernel, and of each frame its product with the one that came into its level before it."""
+        from .fused_pooling import pool_and_compare
+
+        numbers = range(len(features))
+        entered = [self._placement.entry_level(self.num_written + k) for k in numbers]
+        order = sorted(numbers, key=entered.__getitem__)
+        cells, means, products = pool_and_compare(features, self.grids[self._active[-1]], order)
+        neighbours: list[Neighbour | None] = [None] * len(features)
+        for before, k in pairwise(order):
+            if entered[before] == entered[k]:
+                neighbours[k] = Neighbour(self.num_written + before, products[k])
+        return {INCOMING: features, self._active[-1]: cells}, self._finite(means, numbers), neighbours
 
     def _encoded(self, maps: Mapping[int, torch.Tensor], num: int) -> tuple[Batch, np.ndarray]:
         """The same of `num` frames that came encoded for each level: the coarsest maps decide, which all have."""
@@ -404,6 +431,8 @@ class BatchPooling:
         # One product for all maps gives the bits of one each, where each begins with a cache line; but for a single
         # cell: there sums are split over threads.
         aligned = features.data_ptr() % ALIGNMENT == 0 and channels * height * width * 4 % ALIGNMENT == 0
+        if features.device.type != "cpu" and max(self.grid) > 1:  # a single cell's sum is split as the batch wants it
+            return F.adaptive_avg_pool2d(features, self.grid)  # each cell is one thread's: one launch, the same bits
         if not (_is_fast(features, self.grid) and last.is_contiguous() and aligned and min(self.grid) > 1):
             return torch.stack([average_pool(each, self.grid) for each in features])
         rows, columns = self.grid

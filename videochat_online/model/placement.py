@@ -58,6 +58,14 @@ class MemoryEvents(list[MemoryEvent]):
         self.arrivals.extend(later.arrivals)
 
 
+class Neighbour(NamedTuple):
+    """What was found about a frame and another one while their maps were read."""
+
+    number: int
+    product: float
+    """Of both summaries."""
+
+
 @dataclass(slots=True, eq=False)
 class PlacedFrame:
     """One frame the bank knows: what is decided by, and where its map lies."""
@@ -74,6 +82,8 @@ class PlacedFrame:
     """Level whose storage holds the map, or -1 while it is in the batch being written."""
     slot: int = 0
     """Place in that storage, or in the batch."""
+    neighbour: Neighbour | None = None
+    """The frame that came into the level before it, where they were compared beforehand."""
 
 
 def norm_and_direction(summary: np.ndarray) -> tuple[float, np.ndarray]:
@@ -87,6 +97,9 @@ def similarity(one: PlacedFrame, other: PlacedFrame) -> float:
 
     (Rounding noise must not choose between ties; a tie goes to the first pair.)
     """
+    known = other.neighbour
+    if known and known.number == one.number and one.num_merged == other.num_merged == 1:
+        return float(np.float32(known.product / (one.norm * other.norm or 1.0)))
     return float(np.float32(one.direction @ other.direction))
 
 

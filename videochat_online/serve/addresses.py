@@ -42,7 +42,11 @@ def checked_place(address: str, limits: Limits) -> str:
     """An IP address of the host; NotAllowed where the operator does not allow it, ValueError where it is no address."""
     if not limits.allow_urls:
         raise NotAllowed("network addresses are switched off here (the operator can switch them on: --allow-urls)")
-    asked = Address.checked(address)
+    return reachable_place(Address.checked(address), limits)
+
+
+def reachable_place(asked: Address, limits: Limits) -> str:
+    """The same, where addresses are opened at all."""
     host = urlsplit(asked.url).hostname or ""
     if limits.allow_private_urls:
         return host

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import errno
 import ipaddress
+import os
 import secrets
 import signal
 import socket
@@ -68,6 +69,19 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         "--log-format", choices=FORMATS, default="text",
         help="text: warnings, on stderr; json: each request too, an object a line, on stdout (default: %(default)s)",
     )  # fmt: skip
+    standing = parser.add_argument_group("standing instructions")
+    standing.add_argument(
+        "--gate", type=Path, metavar="FILE",
+        help="what decides when to speak (default: gate.safetensors beside the model, else its own Yes and No)",
+    )  # fmt: skip
+    standing.add_argument(
+        "--webhook", action="append", default=[], metavar="URL",
+        help="post what is said in any session there; signed where VIDEOCHAT_ONLINE_WEBHOOK_SECRET is set",
+    )  # fmt: skip
+    standing.add_argument(
+        "--webhook-allow", action="append", default=[], metavar="URL",
+        help="instructions may name this address, and those below it, as their webhook",
+    )  # fmt: skip
     limits = parser.add_argument_group("limits")
     for flag, field, kind, unit, text in (
         ("--max-sessions", "max_sessions", int, None, "default: %(default)s"),
@@ -118,12 +132,15 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
         given["answers_at_once"] = AT_ENGINE if options.engine != "transformers" else Limits.answers_at_once
     limits = Limits(**{field.name: given[field.name] for field in fields(Limits) if field.name in given})
     from .running import Server
+    from .webhooks import SECRET, Webhooks
 
+    webhooks = Webhooks(options.webhook, options.webhook_allow, limits=limits, secret=os.environ.get(SECRET))
     # 1. the port
     with unwound_by_signals(), bound_sockets(options.host, options.port) as sockets:
         # 2. the model
         model, processor = load_from_flags(options)
-        with Sessions(model, processor, limits=limits, model_name=shown_name(options.model)) as sessions:
+        about = {"model_name": shown_name(options.model), "gate": _gate(options, model), "webhooks": webhooks}
+        with Sessions(model, processor, limits=limits, **about) as sessions:
             # 3. the API, and the page beside it
             app = _application(options, sessions, add_page)
             # 4. listen until stopped
@@ -136,6 +153,20 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
             with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped
                 Server(app, sessions, ready=ready).run(sockets=sockets)
     return 0
+
+
+def _gate(options: argparse.Namespace, model: Any) -> Any:
+    """What decides for standing instructions, which an engine cannot follow; None: the model's own Yes and No."""
+    from ..streaming.gate import Gate, gate_beside
+
+    if options.gate and not model.keeps_keys:
+        raise ValueError("--gate is for standing instructions, which need probabilities: --engine gives answers only")
+    path = options.gate or gate_beside(options.model)
+    if path is None or not model.keeps_keys:
+        return None
+    gate = Gate.load(path, model)
+    print(f"note: {path} decides when to speak, at a threshold of {gate.facts.threshold:.3f}", file=sys.stderr)
+    return gate
 
 
 def _application(options: argparse.Namespace, sessions: Sessions, add_page: AddPage | None) -> Any:

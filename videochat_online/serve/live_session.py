@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +49,12 @@ class LiveSession:
         limits: Limits,
         folder: Path,
         encoder: FrameEncoder,
+        prepare: Callable[[LiveSession], None] = lambda live: None,
     ) -> None:
+        """`prepare`: called whenever `session` is a new one, before it sees anything."""
         settings.check(limits, model)
         self.key, self.limits, self.folder = key, limits, folder
-        self._model, self._processor, self._encoder = model, processor, encoder
+        self._model, self._processor, self._encoder, self._prepare = model, processor, encoder, prepare
         self._lock = threading.RLock()  # starting and stopping
         self._seeing = threading.Lock()  # frames that come through the API, one after another
         self.showing = threading.Lock()
@@ -85,6 +87,7 @@ class LiveSession:
             recall=settings.recalls(self.limits),
         )
         self.session.watchlist = self._told = self._told.continued()  # what is to be told outlives a stream
+        self._prepare(self)
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
         self.shown: deque[bytes] = deque(maxlen=256)

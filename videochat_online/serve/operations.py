@@ -39,6 +39,13 @@ class Metrics:
             f"{NAME}first_token_seconds", "From a question to the first of its answer, its waiting included",
             buckets=FIRST_SECONDS, **named,
         )  # fmt: skip
+        self.readouts = Counter(f"{NAME}standing_readouts", "Readouts of standing instructions", **named)
+        self.moments = Counter(f"{NAME}standing_moments", "What was said unasked", **named)
+        self.readout = Histogram(
+            f"{NAME}readout_seconds", "One frame's readouts of all instructions of a session",
+            buckets=ENCODE_SECONDS, **named,
+        )  # fmt: skip
+        sessions.on_readout, sessions.on_moment = self._read, self.moments.inc
         sessions.encoder.on_batch = self._encoded
         sessions.on_first_piece = self.first.observe
         self.registry.register(_Now(sessions))
@@ -47,6 +54,10 @@ class Metrics:
     def _encoded(self, num_frames: int, seconds: float) -> None:
         self.frames.inc(num_frames)
         self.encode.observe(seconds)
+
+    def _read(self, num_instructions: int, seconds: float) -> None:
+        self.readouts.inc(num_instructions)
+        self.readout.observe(seconds)
 
 
 class _Now:
@@ -72,15 +83,20 @@ class _Now:
             ("questions_waiting", "Questions that wait for their turn", self.sessions.turns.num_waiting),
             ("answers_running", "Questions that are being answered", self.sessions.turns.num_held),
             ("pictures_waiting", "Requests with pictures that wait to be decoded", self.sessions.reading.num_waiting),
+            ("standing", "Standing instructions", sum(len(one.session.standing) for one in live)),
+            ("webhooks_waiting", "Events that wait for their webhook", self.sessions.webhooks.num_waiting),
             ("memory_bytes", "Feature maps that sessions hold", sum(one["bytes"] for one in stats)),
             ("cache_bytes", "Keys and values that sessions hold", sum(one["cache_bytes"] for one in stats)),
             ("threads", "Threads of Python", threading.active_count()),
         ):
             yield GaugeMetricFamily(NAME + name, text, value)
-        yield CounterMetricFamily(
-            f"{NAME}frames_dropped", "Frames that nobody saw: they came faster than they could be encoded",
-            self.sessions.num_dropped,
-        )  # fmt: skip
+        hooks = self.sessions.webhooks
+        for name, text, value in (
+            ("frames_dropped", "Frames that nobody saw: too fast to be encoded", self.sessions.num_dropped),
+            ("webhooks_sent", "Events that a webhook took", hooks.num_sent),
+            ("webhooks_failed", "Events that no webhook took, and that were given up", hooks.num_failed),
+        ):
+            yield CounterMetricFamily(NAME + name, text, value)
 
 
 @probe_routes.get("/health")

@@ -13,15 +13,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..streaming.encoding import SharedEncoder
+from ..streaming.standing import THRESHOLD, Scorer, Standing
 from ..streaming.watching import IdlePrefill
 from .limits import LimitReached, Limits, Overloaded, RequestError, SessionSettings, UnknownSession
 from .live_session import LiveSession
 from .turns import CLIENT, Refusals, Turns
 from .uploads import ServerFolder
+from .webhooks import Webhooks
 
 if TYPE_CHECKING:
     from ..model.backbone import Backbone
     from ..processing import Processor
+    from ..streaming.gate import Gate
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LOOK_SECONDS = 2.0
@@ -35,8 +38,10 @@ class Sessions:
     """One model, many sessions. A context manager: leaving it ends them all and removes their files."""
 
     def __init__(
-        self, model: Backbone, processor: Processor, *, limits: Limits | None = None, model_name: str = "pocket"
-    ) -> None:
+        self, model: Backbone, processor: Processor, *, limits: Limits | None = None, model_name: str = "pocket",
+        gate: Gate | None = None, webhooks: Webhooks | None = None,
+    ) -> None:  # fmt: skip
+        """`gate` decides when to speak unasked, `webhooks` are told; closed with the sessions."""
         self.model, self.processor, self.model_name = model, processor, model_name
         self.limits = limits or Limits()
         self.created = int(time.time())
@@ -57,6 +62,12 @@ class Sessions:
         """Realtime connections."""
         self.on_first_piece: Callable[[float], None] = lambda seconds: None
         """Called with the seconds from a question to the first piece of its answer."""
+        self.on_readout: Callable[[int, float], None] = lambda number, seconds: None
+        """Called with the number of instructions that were read out together, and the seconds that took."""
+        self.on_moment: Callable[[], None] = lambda: None
+        """Called for each event of a standing instruction."""
+        self.scorer, self.threshold = gate or Scorer(), gate.facts.threshold if gate else THRESHOLD
+        self.webhooks = webhooks or Webhooks()
         self._num_dropped = 0  # frames of sessions that have ended
         self.files = ServerFolder()
         self.encoder = SharedEncoder(model, processor)
@@ -84,12 +95,22 @@ class Sessions:
                 )
             session = LiveSession(
                 key, self.model, self.processor, settings or SessionSettings(),
-                limits=self.limits, folder=folder, encoder=self.encoder,
+                limits=self.limits, folder=folder, encoder=self.encoder, prepare=self._prepare,
             )  # fmt: skip
             session.client = ours
             folder.mkdir()
             self._sessions[key] = session
         return session
+
+    def _prepare(self, live: LiveSession) -> None:
+        """Who decides when a session speaks unasked, and who hears of it."""
+
+        def tell(standing: Standing) -> None:
+            self.on_moment()
+            self.webhooks.send(live.key, standing)
+
+        live.session.scorer, live.session.watchlist.on_event = self.scorer, tell
+        live.session.on_readout = lambda number, seconds: self.on_readout(number, seconds)
 
     def get(self, key: str) -> LiveSession:
         if (session := self._sessions.get(key)) is None:
@@ -158,6 +179,7 @@ class Sessions:
         with contextlib.suppress(Exception):  # what ended it early was logged then
             self._idle.close()
         self.encoder.close()
+        self.webhooks.close()
         self.files.remove()
 
     def __enter__(self) -> Sessions:

@@ -14,12 +14,14 @@ from typing import Annotated, Any, ClassVar
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from ..streaming.standing import REFRACTORY, THRESHOLD, Standing
+from ..media.addresses import Address
+from ..streaming.standing import REFRACTORY, Standing
 from .limits import NO_OTHER_FIELDS, RequestError, UnknownSession
 from .live_session import LiveSession
 from .questions import EVENTS, data_line
 from .routes import AllSessions, Found
 from .sessions import Sessions
+from .webhooks import receiver_of
 
 LOOK_SECONDS, BEAT_SECONDS = 0.1, 15.0
 standing_routes = APIRouter(tags=["standing instructions"], prefix="/sessions/{session}")
@@ -34,10 +36,13 @@ class StandingRequest:
     text: str
     question: str | None = None
     expect: str = "Yes"
-    threshold: float = THRESHOLD
+    threshold: float | None = None
+    """Left out: what the gate was trained with, or 0.5."""
     refractory: float = REFRACTORY
     once: bool = False
     quiet_hours: str | None = None
+    webhook: str | None = None
+    """An address that the operator allows; what is said is posted there, too."""
 
 
 @dataclass
@@ -53,18 +58,24 @@ class StandingDocument:
     """(seconds, P) of the newest frames."""
     last: dict[str, Any] | None
     """The last event of this instruction."""
+    webhook: str | None = None
+    """Scheme and host of the address that hears of it."""
 
     @classmethod
     def of(cls, one: Standing) -> StandingDocument:
-        about = one.to_dict()
+        about = one.to_dict() | {"curve": list(map(list, one.curve))}
+        about["webhook"] = one.webhook and receiver_of(Address.checked(one.webhook))
         return cls(**{name: about[name] for name in cls.__dataclass_fields__})
 
 
 @standing_routes.post("/standing", status_code=201)
-def add(found: Found, request: StandingRequest) -> StandingDocument:
+def add(found: Found, request: StandingRequest, sessions: AllSessions) -> StandingDocument:
     """Tell me when ...: from the next frame on, until it is removed; also over the session's next streams."""
     found.keep()
-    return StandingDocument.of(found.session.watch_for(**asdict(request)))
+    if request.webhook is not None:
+        sessions.webhooks.check(request.webhook)
+    threshold = sessions.threshold if request.threshold is None else request.threshold
+    return StandingDocument.of(found.session.watch_for(**asdict(request) | {"threshold": threshold}))
 
 
 @standing_routes.get("/standing")

@@ -110,6 +110,8 @@ class StreamingSession:
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
         self.scorer = Scorer()
         """Of standing instructions."""
+        self.on_readout: Callable[[int, float], None] = lambda number, seconds: None
+        """Called with the number of instructions that were read out together, and the seconds that took."""
         self.is_tended = False
         """Idle work reads standing instructions out; else `see` does, after each frame."""
         self._lacks_room = False  # for a readout: it is said once
@@ -462,6 +464,7 @@ class StreamingSession:
             if not prompts or seconds is None:
                 return 0
             # 2. what the model thinks of each
+            started = time.perf_counter()
             *asked, usual, other = prompts
             stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
             shared = min(num_common(one.ids, other.ids) for one in (*asked, usual))
@@ -472,6 +475,7 @@ class StreamingSession:
                 return None
             # 3. the rule
             readouts, num_positions = found
+            self.on_readout(len(unread), time.perf_counter() - started)
             with self._state:
                 for standing, readout in zip(unread, readouts, strict=True):
                     if standing.take(readout, self.scorer, num_seen):
@@ -528,6 +532,7 @@ class StreamingSession:
                 if head in self._due:  # else it was dropped meanwhile
                     self._due.remove(head)
                     standing.last = self.watchlist.note(moment, text)
+                    self.watchlist.on_event(standing)
         return True
 
     @property

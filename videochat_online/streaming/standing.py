@@ -165,6 +165,8 @@ class Standing:
     """Frames that the stream had when it was read out."""
     readouts: list[Readout] = field(default_factory=list)
     """As far back as the scorer wants them."""
+    webhook: str | None = None
+    """Where a server posts what is said; kept for it."""
 
     def take(self, readout: Readout, scorer: Scorer, num_seen: int) -> bool:
         """Whether the moment has come with this readout."""
@@ -221,9 +223,13 @@ class Watchlist:
         self.num_events = num_events
         """So far; where a stream follows another, its ids go on."""
         self.num_given = 0
+        self.on_event: Callable[[Standing], None] = lambda standing: None
+        """Called for each event with its instruction, whose `last` it is; under the session's lock: it may not wait."""
         self._news = threading.Condition()
 
-    def add(self, text: str, question: str | None = None, expect: str = "Yes", **rule: Any) -> Standing:
+    def add(
+        self, text: str, question: str | None = None, expect: str = "Yes", *, webhook: str | None = None, **rule: Any
+    ) -> Standing:
         """A new instruction under a `Rule`. Raises ValueError for one that cannot be followed."""
         given = {"an instruction": text} | ({} if question is None else {"the question of an instruction": question})
         for name, value in given.items():
@@ -240,7 +246,7 @@ class Watchlist:
         if len(self.standing) >= MOST_STANDING:
             raise ValueError(f"{MOST_STANDING} instructions may stand at a time: remove one first")
         self.num_given += 1
-        standing = Standing(f"s{self.num_given}", text, question, expect, Rule(**rule))
+        standing = Standing(f"s{self.num_given}", text, question, expect, Rule(**rule), webhook=webhook)
         self.standing[standing.key] = standing
         return standing
 
@@ -250,7 +256,8 @@ class Watchlist:
         other.events.extend(self.events)
         other.num_given = self.num_given
         other.standing = {
-            key: Standing(key, one.text, one.question, one.expect, one.rule) for key, one in self.standing.items()
+            key: Standing(key, one.text, one.question, one.expect, one.rule, webhook=one.webhook)
+            for key, one in self.standing.items()
         }
         return other
 
