@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..streaming.encoding import SharedEncoder
+from ..streaming.together import SharedDecoder
 from ..streaming.watching import IdlePrefill
 from .limits import LimitReached, Limits, Overloaded, RequestError, SessionSettings, UnknownSession
 from .live_session import LiveSession
@@ -59,7 +60,7 @@ class Sessions:
         """Called with the seconds from a question to the first piece of its answer."""
         self._num_dropped = 0  # frames of sessions that have ended
         self.files = ServerFolder()
-        self.encoder = SharedEncoder(model, processor)
+        self.encoder, self.decoder = SharedEncoder(model, processor), SharedDecoder(model)
         self._idle = IdlePrefill(
             lambda: [one.session for one in list(self._sessions.values())], is_busy=lambda: self.encoder.is_busy
         ).start()
@@ -84,7 +85,7 @@ class Sessions:
                 )
             session = LiveSession(
                 key, self.model, self.processor, settings or SessionSettings(),
-                limits=self.limits, folder=folder, encoder=self.encoder,
+                limits=self.limits, folder=folder, encoder=self.encoder, decoder=self.decoder,
             )  # fmt: skip
             session.client = ours
             folder.mkdir()
@@ -158,6 +159,7 @@ class Sessions:
         with contextlib.suppress(Exception):  # what ended it early was logged then
             self._idle.close()
         self.encoder.close()
+        self.decoder.close()
         self.files.remove()
 
     def __enter__(self) -> Sessions:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ..model.backbone import Backbone
     from ..processing import Processor
     from ..prompt.render import Rendered
+    from .together import SharedDecoder
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class StreamingSession:
             pixels, of 255); it takes that one's features. None: every frame is encoded.
         reuse_cache: keep the language model's keys and values between questions (the answers are the same).
         max_cache_bytes: of keys and values, how many to keep at most; None: those of the longest prompt.
+        decoder: shared with other sessions, to make their answers together (see `SharedDecoder`).
         max_prompt_tokens: of a prompt and its answer, where that is to be less than the model takes; a dialogue that
             has grown longer loses its oldest turns.
 
@@ -82,6 +84,7 @@ class StreamingSession:
         reuse_cache: bool = True,
         max_cache_bytes: int | None = None,
         max_prompt_tokens: int | None = None,
+        decoder: SharedDecoder | None = None,
     ) -> None:
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be >= 1, got {encode_batch_size}")
@@ -99,6 +102,7 @@ class StreamingSession:
             reuse_cache=reuse_cache,
             max_cache_bytes=max_cache_bytes,
             max_prompt_tokens=max_prompt_tokens,
+            decoder=decoder,
         )
         self._state = threading.RLock()  # memory, dialogue, counters
         self._seeing = threading.Lock()  # a batch's numbers in the stream decide at which scales it is encoded
@@ -631,7 +635,8 @@ class StreamingSession:
     @classmethod
     def _options(cls) -> list[str]:
         """What the constructor takes beside a model and its memory, each kept under its name: what `save` writes."""
-        return [name for name in signature(cls).parameters if name not in ("model", "processor", "memory", "encoder")]
+        others = ("model", "processor", "memory", "encoder", "decoder")
+        return [name for name in signature(cls).parameters if name not in others]
 
     @staticmethod
     def _fingerprint(model: Backbone) -> dict[str, Any]:
