@@ -233,25 +233,26 @@ class LanguageSide:
         *,
         max_new_tokens: int,
         do_sample: bool = False,
-        logits_processor: LogitsProcessorList | None = None,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
     ) -> None:
         """What generate would do, into `stream`; each token in one pass with those of other sessions' answers."""
         assert self.decoder is not None and not do_sample
         cache, ids, num = self.cache, stream.answer.ids, len(keys)
         place = torch.arange(num, device=embeds.device)[None] if positions is None else positions
-        with self.decoder.row(cache.kv, place[..., -1:] + 1, factor_set(self.model.config.llm_config, num)) as row:
+        with self.decoder.row(place[..., -1:] + 1, factor_set(self.model.config.llm_config, num)) as row:
             # 1. the prompt: in steps, where others would wait for it; the rest gives the first logits
             head = keys[:-1], embeds[:, :-1], positions
             while row.has_company and cache.lacks_much(num):
                 once = iter((False, True)).__next__
                 row.compute(partial(cache.fill, *head, num_positions=num, stop=once))
             logits = row.compute(partial(self._first_logits, embeds, place))
+            row.cache = cache.kv
             # 2. a token after the other
             while True:
                 scores = logits.float()
-                if logits_processor is not None:
+                if logits_processor:
                     said: Any = torch.tensor([ids], dtype=torch.long, device=scores.device)
-                    scores = logits_processor(said, scores)
+                    scores = LogitsProcessorList(logits_processor)(said, scores)
                 stream.put(scores.argmax(-1))
                 is_end = ids[-1] in self.processor.end_token_ids or len(ids) == max_new_tokens
                 if is_end or (stop is not None and stop.is_set()):

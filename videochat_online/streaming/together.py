@@ -44,11 +44,12 @@ class AnswerRow:
     """One answer while it is made, for the thread that makes it; see `SharedDecoder.row`."""
 
     decoder: SharedDecoder
-    cache: Cache
     first: torch.Tensor
     """Position ids (..., 1, 1) of its first token."""
     factors: int
     """Its rotary factors (`factor_set`): all rows of a pass have the same."""
+    cache: Cache | None = None
+    """To be set to the one with its prompt, before the first step. When the row is over it has all tokens' keys."""
     num_done: int = 0
     """Tokens whose keys were computed."""
     token: int = -1
@@ -94,12 +95,9 @@ class SharedDecoder:
         self._thread: threading.Thread | None = None  # from the first answer on
 
     @contextmanager
-    def row(self, cache: Cache, first: torch.Tensor, factors: int) -> Iterator[AnswerRow]:
-        """An answer on top of `cache`, whose first token has position ids `first` (..., 1, 1). For this thread.
-
-        Afterwards `cache` holds the keys of all tokens that were given to `step`.
-        """
-        _OF_THREAD.row = row = AnswerRow(self, cache, first, factors)
+    def row(self, first: torch.Tensor, factors: int) -> Iterator[AnswerRow]:
+        """An answer that is made in this thread; see `AnswerRow`."""
+        _OF_THREAD.row = row = AnswerRow(self, first, factors)
         try:
             yield row
         finally:
@@ -288,12 +286,12 @@ class _Group:
         """Bring keys and values of these rows, where they are several, into one cache; others get theirs back."""
         for row in [row for row in self.rows if len(rows) == 1 or row not in rows]:
             self.let_go(row)
-        held = self._seen.shape[-1]
-        lengths = [held - self._places[row][1] if row in self._places else row.cache.get_seq_length() for row in rows]
+        lengths = [self._length(row) for row in rows]
         pads = [max(lengths) - length for length in lengths]
         cache = None
         if len(rows) > 1:
             cache, layers = copy.copy(rows[0].cache), []
+            assert cache is not None, "a row has its prompt before its first step"
             for number, like in enumerate(_layers_of(rows[0].cache)):
                 keys, values = zip(*(self._taken(row, number) for row in rows), strict=True)
                 layer = copy.copy(like)
@@ -308,6 +306,11 @@ class _Group:
         self._positions = torch.cat([row.first + row.num_done for row in rows], dim=-2)
         columns = torch.arange(max(lengths), device=self.model.device)
         self._seen = (columns >= torch.tensor(pads, device=self.model.device)[:, None]).long()
+
+    def _length(self, row: AnswerRow) -> int:
+        if row in self._places:
+            return self._seen.shape[1] - self._places[row][1]
+        return int(_layers_of(row.cache)[0].keys.shape[2])
 
     def _taken(self, row: AnswerRow, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A layer's keys and values (1, heads, its length, d) of a row, which its own cache then has no longer."""
