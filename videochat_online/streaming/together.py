@@ -2,8 +2,8 @@
 
 A session's prompt goes into its own cache, alone; from then on its answer is a row. Whoever waits for a token when a
 pass begins is in it, so rows come and go between any two passes. While rows are decoded together their keys and values
-lie in one cache, padded on the left, and nowhere else; who leaves gets them back. One thread makes all passes. Knows no
-text and no stream.
+lie in one cache, padded on the left, and nowhere else; who leaves gets them back. One thread makes all passes; an
+answer that has no company is made in its own. Knows no text and no stream.
 
 B rows, N positions of the longest.
 """
@@ -91,7 +91,8 @@ class SharedDecoder:
         self._since = 0.0  # when the first of them came
         self._expected: set[AnswerRow] = set()  # a pass waits for these
         self._groups: dict[int, _Group] = {}  # by rotary factors
-        self._is_closed = self._is_over = False
+        self._making = threading.Lock()  # held while the model runs for us
+        self._is_closed = False
         self._thread: threading.Thread | None = None  # from the first answer on
 
     @contextmanager
@@ -113,10 +114,10 @@ class SharedDecoder:
     def close(self) -> None:
         """End the thread; answers that are being made end with an error. May be called again."""
         with self._changed:
-            self._is_closed = True
+            self._is_closed, thread = True, self._thread
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+        if thread is not None:
+            thread.join()
 
     def __enter__(self) -> SharedDecoder:
         return self
@@ -132,24 +133,42 @@ class SharedDecoder:
         with self._changed:
             if self._is_closed and row is not None:
                 raise ValueError(CLOSED)
-            if self._is_over:
-                return call()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="videochat-online-decoder", daemon=True)
-                self._thread.start()
-            self._jobs.insert(0 if row is None else len(self._jobs), (call, done, row))
-            self._changed.notify()
+            if not (is_alone := self._is_alone(row)):
+                self._jobs.insert(0 if row is None else len(self._jobs), (call, done, row))
+                self._notify()
+        if is_alone:
+            self._make(partial(self._do, call, done, row))
         return done.result()
 
     def _wait_for_pass(self, row: AnswerRow) -> None:
         with self._changed:
             if row.error is not None or self._is_closed:
                 raise row.error or ValueError(CLOSED)
-            if not self._waiting:
-                self._since = time.monotonic()
-            self._waiting.append(row)
-            if len(self._waiting) == 1 or self._expected.issubset(self._waiting):
-                self._changed.notify()
+            self._expected.add(row)  # again, where it came late
+            if not (is_alone := self._is_alone(row)):
+                self._since = self._since if self._waiting else time.monotonic()
+                self._waiting.append(row)
+                if len(self._waiting) == 1 or self._expected.issubset(self._waiting):
+                    self._notify()
+        if is_alone:
+            self._make(partial(self._pass, [row]))
+
+    def _is_alone(self, row: AnswerRow | None) -> bool:
+        """Whether nobody else wants anything now: then the thread of this row does the work itself, by `_make`."""
+        others = self._jobs or self._waiting or self._expected - {row}
+        return not others and self._making.acquire(blocking=False)
+
+    def _make(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            self._making.release()
+
+    def _notify(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="videochat-online-decoder", daemon=True)
+            self._thread.start()
+        self._changed.notify()
 
     def _expect(self, row: AnswerRow, is_coming: bool) -> None:
         with self._changed:
@@ -160,7 +179,8 @@ class SharedDecoder:
 
     def _work(self) -> None:
         while (work := self._next()) is not None:
-            work()
+            self._making.acquire()
+            self._make(work)
 
     def _next(self) -> Callable[[], None] | None:
         with self._changed:
@@ -174,7 +194,7 @@ class SharedDecoder:
                     self._expected = set(rows)  # who is late is expected again when it has come
                     return partial(self._pass, rows)
                 if self._is_closed and not self._waiting:
-                    self._is_over = True
+                    self._thread = None
                     return None
                 self._changed.wait(left)
 
