@@ -73,16 +73,21 @@ class AnswerRow:
         return bool(self.decoder._expected - {self})
 
 
+def makes_together(model: Backbone) -> bool:
+    """Whether answers need a language model that runs here, and nothing that only transformers' generate does."""
+    config = getattr(model, "generation_config", None)
+    said = {} if config is None else config.to_diff_dict()
+    acts = {name for name, value in said.items() if value and (value is True or value != 1)}
+    return model.keeps_keys and acts <= CHANGES_NOTHING
+
+
 class SharedDecoder:
     """Makes the answers of all sessions that are given it. A context manager: leaving it ends its thread."""
 
     def __init__(self, model: Backbone) -> None:
         self.model = model
-        config = getattr(model, "generation_config", None)
-        said = {} if config is None else config.to_diff_dict()
-        acts = {name for name, value in said.items() if value and (value is True or value != 1)} - CHANGES_NOTHING
-        self.is_able = model.keeps_keys and not acts
-        """Whether this model's answers can be made here, and need none of generate's own options."""
+        self.is_able = makes_together(model)
+        """Else each answer is made alone, by generate."""
         self.num_passes = self.num_tokens = 0
         """Passes, and tokens that came of them."""
         self._changed = threading.Condition()
