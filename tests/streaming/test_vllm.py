@@ -139,7 +139,7 @@ def test_leaving_an_answer_ends_it_at_the_server(vllm, at_vllm, wait_until):
         next(pieces)
         pieces.close()
     wait_until(lambda: not counted(vllm, "num_requests_running"), 120)
-    assert 4 <= counted(vllm, "generation_tokens_total") - made < 4 * most
+    assert counted(vllm, "generation_tokens_total") - made < 4 * most
 
 
 def test_what_vllm_refuses_is_one_error(at_vllm, monkeypatch):

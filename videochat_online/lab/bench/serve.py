@@ -4,8 +4,8 @@ thread of its own, together (`SharedDecoder`, as a server does), and by vLLM whe
 
 Each session has seen other frames and is prefilled up to them, as idle time does; what is timed is from the questions
 to the last token of all answers, to the first of each (the mean is told), and what the processor spent on a token,
-which other programs disturb least. No answer ends early, so that all do the same work. The larger model is a random one of two layers of width 1024, with the published memory's 832 visual tokens;
-vLLM does not have it.
+which other programs disturb least. No answer ends early, so that all do the same work. The larger model is a random one
+of two layers of width 1024, with the published memory's 832 visual tokens; vLLM does not have it.
 """
 
 from __future__ import annotations
