@@ -10,6 +10,7 @@ from tests.stand_in_engine import StandIn, running
 from videochat_online import StreamingSession, load_model
 from videochat_online.model.engine import Engine
 from videochat_online.serve.client import Client, ServerError
+from videochat_online.streaming.together import SharedDecoder
 
 from .test_completions import post, user
 
@@ -27,6 +28,7 @@ def there(serve, engine, monkeypatch):
     server = serve()
     for name, value in (("model", model), ("processor", processor)):
         monkeypatch.setattr(server.sessions, name, value)
+    monkeypatch.setattr(server.sessions, "decoder", SharedDecoder(model))
     return server
 
 

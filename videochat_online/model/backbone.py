@@ -187,6 +187,9 @@ class Backbone(Protocol):
     def embed(self, input_ids: torch.Tensor, image_tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Ids (1, N) -> (1, N, E), `image_tokens` (num_tokens, E) at the places of pictures."""
 
+    def embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Ids (B, N) of words that the model has said -> (B, N, D); the mark of a picture is one, too."""
+
     def positions(
         self, num: int, spans: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]
     ) -> torch.Tensor | None:
@@ -196,7 +199,7 @@ class Backbone(Protocol):
         """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Logits of `inputs_embeds` (1, N, E) at `position_ids`, behind what `cache` holds. Arguments as in
+        """Logits of `inputs_embeds` (B, N, E) at `position_ids`, behind what `cache` holds. Arguments as in
         transformers: attention_mask, use_cache, logits_to_keep, output_hidden_states."""
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:

@@ -139,8 +139,11 @@ class VideoChatOnline(PlainPositions, PreTrainedModel, GenerationMixin):
 
         Raises ValueError with both numbers where tokens and positions differ.
         """
-        embeds = self.get_input_embeddings()(input_ids)
-        return put_image_tokens(embeds, input_ids, self.config.img_context_token_id, image_tokens)
+        return put_image_tokens(self.embed_words(input_ids), input_ids, self.config.img_context_token_id, image_tokens)
+
+    def embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, N) ids -> (B, N, D): each is a word, <IMG_CONTEXT> too."""
+        return self.get_input_embeddings()(input_ids)
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,11 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
     ):
         limits.add_argument(flag, dest=field, type=kind, default=getattr(Limits, field), metavar=unit, help=text)
     add_recall_flag(parser)
-    turns = f"others wait for their turn (default: {Limits.answers_at_once}; with --engine, {AT_ENGINE})"
+    turns = (
+        "made together, a token of each in one pass of the model; others wait for their turn (default: "
+        f"{Limits.answers_at_once}; with --engine, {AT_ENGINE}; 1 where the checkpoint's generation_config.json asks "
+        "for more than likeliest or drawn tokens: such answers are made one by one)"
+    )
     limits.add_argument("--answers-at-once", type=int, help=turns)
     for flag, text in (
         ("--allow-urls", "visitors may name public RTSP and HTTP addresses"),
@@ -124,6 +128,7 @@ def host_pattern(text: str) -> str:
 
 def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> int:
     """Serve until stopped. OSError or ValueError for an address that cannot be listened on."""
+    from ..streaming.together import makes_together
     from .sessions import Sessions
 
     require("fastapi", "uvicorn", "websockets", "prometheus_client")  # before a model is loaded
@@ -140,6 +145,8 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
         # 2. the model
         model, processor = load_from_flags(options)
         about = {"model_name": shown_name(options.model), "gate": _gate(options, model), "webhooks": webhooks}
+        if options.answers_at_once is None and model.keeps_keys and not makes_together(model):
+            limits = replace(limits, answers_at_once=1)
         with Sessions(model, processor, limits=limits, **about) as sessions:
             # 3. the API, and the page beside it
             app = _application(options, sessions, add_page)

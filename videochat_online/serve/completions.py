@@ -322,7 +322,8 @@ def answer_alone(
     style = processor.template.frame
     messages += [Message(turn.role, _parts(turn, numbers, held, style)) for turn in turns]
     rendered = processor.render(messages, generate=True)
-    language = LanguageSide(model, processor, reuse_cache=False, max_prompt_tokens=sessions.limits.max_prompt_tokens)
+    most = sessions.limits.max_prompt_tokens
+    language = LanguageSide(model, processor, reuse_cache=False, max_prompt_tokens=most, decoder=sessions.decoder)
     if len(rendered.ids) + max_new_tokens > language.max_positions:
         what = f"the prompt has {len(rendered.ids)} tokens and the answer may have {max_new_tokens}, "
         what += f"but {language.max_positions} are taken in all"

@@ -92,8 +92,8 @@ class Limits:
     """Of one session, that wait or are being answered."""
     max_waiting: int = 256
     """Questions of all clients that wait or are being answered."""
-    answers_at_once: int = 1
-    """Answers that are being made at the same moment; the others wait for their turn, between two words, too."""
+    answers_at_once: int = 4
+    """Answers that are made at the same moment, together; the others wait for their turn, between two words, too."""
     body_seconds: float = 30.0
     """A request's body may pause for so long in all, beside the time it takes at 16 KiB a second."""
     shutdown_seconds: float = 10.0

@@ -23,6 +23,7 @@ from ..streaming.encoding import FrameEncoder
 from ..streaming.language import StreamedAnswer
 from ..streaming.session import StreamingSession
 from ..streaming.standing import Watchlist
+from ..streaming.together import SharedDecoder
 from ..streaming.watching import LiveWatcher
 from .limits import Limits, NotAllowed, RequestError, SessionSettings
 from .sources import WatchedStream, open_file
@@ -37,7 +38,7 @@ USUAL_NEW_TOKENS = 128
 
 
 class LiveSession:
-    """See the module. `folder` is the session's own and is removed with it; `encoder` is shared with others."""
+    """See the module. `folder` is the session's own and is removed with it; others share `encoder` and `decoder`."""
 
     def __init__(
         self,
@@ -49,12 +50,14 @@ class LiveSession:
         limits: Limits,
         folder: Path,
         encoder: FrameEncoder,
+        decoder: SharedDecoder | None = None,
         prepare: Callable[[LiveSession], None] = lambda live: None,
     ) -> None:
         """`prepare`: called whenever `session` is a new one, before it sees anything."""
         settings.check(limits, model)
         self.key, self.limits, self.folder = key, limits, folder
-        self._model, self._processor, self._encoder, self._prepare = model, processor, encoder, prepare
+        self._model, self._processor, self._encoder, self._decoder = model, processor, encoder, decoder
+        self._prepare = prepare
         self._lock = threading.RLock()  # starting and stopping
         self._seeing = threading.Lock()  # frames that come through the API, one after another
         self.showing = threading.Lock()
@@ -83,6 +86,7 @@ class LiveSession:
             timestamps=settings.timestamps,
             system_prompt=settings.system_prompt,
             encoder=self._encoder,
+            decoder=self._decoder,
             max_prompt_tokens=self.limits.max_prompt_tokens,
             recall=settings.recalls(self.limits),
         )

@@ -70,6 +70,7 @@ class _Now:
         live = self.sessions.all()
         streams = [watcher for one in live if (watcher := one.watcher) is not None and not watcher.is_over]
         stats = [one.session.stats() for one in live]
+        held = sum(one["cache_bytes"] for one in stats)
         for name, text, value in (
             ("sessions", "Sessions", len(live)),
             ("streams", "Streams that are being watched", len(streams)),
@@ -86,7 +87,7 @@ class _Now:
             ("standing", "Standing instructions", sum(len(one.session.standing) for one in live)),
             ("webhooks_waiting", "Events that wait for their webhook", self.sessions.webhooks.num_waiting),
             ("memory_bytes", "Feature maps that sessions hold", sum(one["bytes"] for one in stats)),
-            ("cache_bytes", "Keys and values that sessions hold", sum(one["cache_bytes"] for one in stats)),
+            ("cache_bytes", "Keys and values that sessions hold", self.sessions.decoder.num_bytes + held),
             ("threads", "Threads of Python", threading.active_count()),
         ):
             yield GaugeMetricFamily(NAME + name, text, value)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..streaming.encoding import SharedEncoder
 from ..streaming.standing import THRESHOLD, Scorer, Standing
+from ..streaming.together import SharedDecoder
 from ..streaming.watching import IdlePrefill
 from .limits import LimitReached, Limits, Overloaded, RequestError, SessionSettings, UnknownSession
 from .live_session import LiveSession
@@ -70,7 +71,7 @@ class Sessions:
         self.webhooks = webhooks or Webhooks()
         self._num_dropped = 0  # frames of sessions that have ended
         self.files = ServerFolder()
-        self.encoder = SharedEncoder(model, processor)
+        self.encoder, self.decoder = SharedEncoder(model, processor), SharedDecoder(model)
         self._idle = IdlePrefill(
             lambda: [one.session for one in list(self._sessions.values())], is_busy=lambda: self.encoder.is_busy
         ).start()
@@ -95,7 +96,7 @@ class Sessions:
                 )
             session = LiveSession(
                 key, self.model, self.processor, settings or SessionSettings(),
-                limits=self.limits, folder=folder, encoder=self.encoder, prepare=self._prepare,
+                limits=self.limits, folder=folder, encoder=self.encoder, decoder=self.decoder, prepare=self._prepare,
             )  # fmt: skip
             session.client = ours
             folder.mkdir()
@@ -179,6 +180,7 @@ class Sessions:
         with contextlib.suppress(Exception):  # what ended it early was logged then
             self._idle.close()
         self.encoder.close()
+        self.decoder.close()
         self.webhooks.close()
         self.files.remove()
 

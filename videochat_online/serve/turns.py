@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ..streaming.together import aside
 from .limits import ClientLeft, LimitReached, Overloaded
 
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
@@ -72,7 +73,8 @@ class Place:
         """Between two pieces of work, in the thread that does it: whoever had less goes first, and this one waits."""
         again = threading.Event()
         if self.turns._gave_way(self, again.set):
-            again.wait()
+            with aside():
+                again.wait()
 
     def release(self) -> None:
         """It is over, or nobody wants it any more. May be called again, from any thread."""

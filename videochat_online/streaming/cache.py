@@ -211,6 +211,10 @@ class PromptCache:
             layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # a crop keeps the whole storage
         self.keys = self.keys[: self.max_positions]
 
+    def lacks_much(self, num_positions: int) -> bool:
+        """Whether more than one step of idle prefill is missing to so many positions."""
+        return num_positions - len(self.keys) > self._step
+
     def holds(self, keys: Sequence[Hashable], num_positions: int) -> bool:
         """Whether `keys`, of a prompt of `num_positions`, are what the cache begins with."""
         return self.keys[: len(keys)] == list(keys) and self._factors == self._factors_of(num_positions)

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import BaseStreamer, TemperatureLogitsWarper, TopPLogitsWarper
 
 from ..model.memory_bank import MemoryFrame
+from ..model_config import factor_set
 from .cache import OptionTree, PromptCache, position_bytes, position_keys, takes_mask
 
 if TYPE_CHECKING:
     from ..model.backbone import Backbone
     from ..processing import Processor
     from ..prompt.render import Rendered
+    from .together import SharedDecoder
 
 OURS = (
     "cache",
@@ -40,6 +43,8 @@ OURS = (
     "streamer",
 )
 """Options of transformers' generate that this file decides."""
+TOGETHER = {"max_new_tokens", "do_sample", "logits_processor"}
+"""Those of an answer that is made together with others'; one with more of them is made alone."""
 
 
 @dataclass
@@ -100,11 +105,15 @@ class LanguageSide:
         reuse_cache: bool,
         max_cache_bytes: int | None = None,
         max_prompt_tokens: int | None = None,
+        decoder: SharedDecoder | None = None,
     ) -> None:
         if max_prompt_tokens is not None and max_prompt_tokens < 1:
             raise ValueError(f"max_prompt_tokens must be >= 1, got {max_prompt_tokens}")
         self.model, self.processor = model, processor
         self.reuse_cache, self._keeps_frames = reuse_cache and model.keeps_keys, reuse_cache
+        if decoder is not None and decoder.model is not model:
+            raise ValueError("the shared decoder has another model than this session")
+        self.decoder = decoder if decoder is not None and decoder.is_able else None
         taken = model.max_positions
         self.max_positions = min(taken, max_prompt_tokens or taken)
         """Of a prompt with its answer, at most."""
@@ -164,28 +173,21 @@ class LanguageSide:
         # 1. the prompt as embeddings, what identifies each position, and its ids where the model has its own
         rendered, frames = question.rendered, question.frames
         keys, embeds = position_keys(rendered, frames), self.embed(rendered, frames)
-        if (positions := self.positions(rendered, frames)) is not None:
-            generation["position_ids"] = positions
+        positions = self.positions(rendered, frames)
         answer = Answer(prompt_tokens=len(keys))
+        stream = _TextStream(answer, question.started, self.processor.decode, emit)
         # 2. keep what the last prompt has in common with this one, generate the rest behind it
         if reuses:
             answer.cached_tokens = self.cache.prepare(keys, embeds, positions)
-            generation["cache"] = self.cache.kv
-        stream = _TextStream(answer, question.started, self.processor.decode, emit)
-        if not is_search:
-            generation["streamer"] = stream
-        if stop is not None:
-            generation["stopping_criteria"] = StoppingCriteriaList([_Stop(stop)])
-        ends = self.processor.end_token_ids
         try:
-            ids = self.model.generate(inputs_embeds=embeds, eos_token_id=ends, pad_token_id=ends[0], **generation)
+            if self._fits_together(len(keys), generation):
+                self._make_together(keys, embeds, positions, stream, stop, **generation)
+            else:
+                cache = self.cache.kv if reuses else None
+                answer.ids = self._made_alone(embeds, positions, cache, stream, stop, **generation)
         except BaseException:
             self.cache.reset()  # how far it got is not known
             raise
-        if is_search:
-            stream.put(ids)
-            stream.end()
-        answer.ids = ids[0].tolist()
         answer.text = self.processor.decode(answer.ids).strip()
         answer.duration = time.perf_counter() - question.started
         # 3. the next question finds prompt and answer in the cache
@@ -193,6 +195,82 @@ class LanguageSide:
             self.cache.extended([*keys, *answer.ids[:-1]])  # the last token was never fed back
             self.cache.trim()
         return answer
+
+    def _made_alone(
+        self,
+        embeds: torch.Tensor,
+        positions: torch.Tensor | None,
+        cache: Cache | None,
+        stream: _TextStream,
+        stop: threading.Event | None,
+        **generation: Any,
+    ) -> list[int]:
+        """An answer's ids, by transformers' generate."""
+        is_search = generation.get("num_beams", 1) != 1  # it knows its words only at the end
+        given = {"position_ids": positions, "cache": cache, "streamer": None if is_search else stream}
+        generation |= {name: value for name, value in given.items() if value is not None}
+        if stop is not None:
+            generation["stopping_criteria"] = StoppingCriteriaList([_Stop(stop)])
+        ends = self.processor.end_token_ids
+        ids = self.model.generate(inputs_embeds=embeds, eos_token_id=ends, pad_token_id=ends[0], **generation)
+        if is_search:
+            stream.put(ids)
+            stream.end()
+        return list(ids[0].tolist())
+
+    def _fits_together(self, num_positions: int, generation: dict[str, Any]) -> bool:
+        """Whether the shared decoder can make this answer: greedy or drawn by `sampling`, with one set of factors."""
+        if self.decoder is None or not generation.keys() <= TOGETHER or generation.get("do_sample"):
+            return False
+        llm = self.model.config.llm_config
+        return factor_set(llm, num_positions) == factor_set(llm, num_positions + generation["max_new_tokens"])
+
+    def _make_together(
+        self,
+        keys: Sequence[Hashable],
+        embeds: torch.Tensor,
+        positions: torch.Tensor | None,
+        stream: _TextStream,
+        stop: threading.Event | None,
+        *,
+        max_new_tokens: int,
+        do_sample: bool = False,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
+    ) -> None:
+        """What generate would do, into `stream`; each token in one pass with those of other sessions' answers."""
+        assert self.decoder is not None and not do_sample
+        cache, ids, num = self.cache, stream.answer.ids, len(keys)
+        place = torch.arange(num, device=embeds.device)[None] if positions is None else positions
+        with self.decoder.row(place[..., -1:] + 1, factor_set(self.model.config.llm_config, num)) as row:
+            # 1. the prompt: in steps, where others would wait for it; the rest gives the first logits
+            head = keys[:-1], embeds[:, :-1], positions
+            while row.has_company and cache.lacks_much(num):
+                once = iter((False, True)).__next__
+                row.compute(partial(cache.fill, *head, num_positions=num, stop=once))
+            logits = row.compute(partial(self._first_logits, embeds, place))
+            row.cache = cache.kv
+            # 2. a token after the other
+            while True:
+                scores = logits.float()
+                if logits_processor:
+                    said: Any = torch.tensor([ids], dtype=torch.long, device=scores.device)
+                    scores = LogitsProcessorList(logits_processor)(said, scores)
+                stream.put(scores.argmax(-1))
+                is_end = ids[-1] in self.processor.end_token_ids or len(ids) == max_new_tokens
+                if is_end or (stop is not None and stop.is_set()):
+                    break
+                logits = row.step(ids[-1])
+        stream.end()
+        if not self.reuse_cache:
+            cache.reset()
+
+    @torch.no_grad()
+    def _first_logits(self, embeds: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """(1, vocabulary) behind the prompt (1, N, E) at `place`, whose start the cache holds, and then all of it."""
+        kv = self.cache.kv
+        rest = {"inputs_embeds": embeds[:, (num := kv.get_seq_length()) :], "position_ids": place[..., num:]}
+        found: torch.Tensor = self.model(**rest, cache=kv, use_cache=True, logits_to_keep=1).logits[:, -1]
+        return found
 
     def prefill(
         self, rendered: Rendered, frames: Sequence[MemoryFrame], until: int, *, stop: Callable[[], bool]

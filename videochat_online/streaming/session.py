@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..model.backbone import Backbone
     from ..processing import Processor
     from ..prompt.render import Rendered
+    from .together import SharedDecoder
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class StreamingSession:
             pixels, of 255); it takes that one's features. None: every frame is encoded.
         reuse_cache: keep the language model's keys and values between questions (the answers are the same).
         max_cache_bytes: of keys and values, how many to keep at most; None: those of the longest prompt.
+        decoder: shared with other sessions, to make their answers together (see `SharedDecoder`).
         max_prompt_tokens: of a prompt and its answer, where that is to be less than the model takes; a dialogue that
             has grown longer loses its oldest turns.
         recall: "time": a question that names a time is shown frames of that time instead of the memory (recall.py).
@@ -84,6 +86,7 @@ class StreamingSession:
         reuse_cache: bool = True,
         max_cache_bytes: int | None = None,
         max_prompt_tokens: int | None = None,
+        decoder: SharedDecoder | None = None,
         recall: RecallMode | None = None,
     ) -> None:
         if encode_batch_size < 1:
@@ -102,6 +105,7 @@ class StreamingSession:
             reuse_cache=reuse_cache,
             max_cache_bytes=max_cache_bytes,
             max_prompt_tokens=max_prompt_tokens,
+            decoder=decoder,
         )
         self.recall = checked_recall(recall)
         self._recall = Recall(self.memory, self.language) if recall else None
@@ -662,7 +666,8 @@ class StreamingSession:
     @classmethod
     def _options(cls) -> list[str]:
         """What the constructor takes beside a model and its memory, each kept under its name: what `save` writes."""
-        return [name for name in signature(cls).parameters if name not in ("model", "processor", "memory", "encoder")]
+        others = ("model", "processor", "memory", "encoder", "decoder")
+        return [name for name in signature(cls).parameters if name not in others]
 
     @staticmethod
     def _fingerprint(model: Backbone) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from videochat_online.lab.bench.stream import (
 from videochat_online.lab.tiny_models import write_tiny_model
 from videochat_online.model.engine import Engine
 from videochat_online.streaming.cache import PromptCache
+from videochat_online.streaming.together import SharedDecoder
 
 
 @pytest.fixture(scope="module")
@@ -274,23 +275,20 @@ def test_decode_is_measured_against_the_decoder_alone_and_decord(tmp_path, capsy
         assert problem in capsys.readouterr().err
 
 
-def test_sessions_at_once_in_threads_in_a_batch_and_at_an_engine(pocket):
-    """All three say the same words: of each session its own, and as many as asked for."""
+def test_sessions_at_once_by_threads_together_and_at_an_engine(pocket):
+    """All say the same words: of each session its own, and as many as asked for."""
     processor = serve.Endless(pocket[1].tokenizer, pocket[1].template, pocket[1].transform)
-    with running(StandIn(pocket[0])) as engine:
+    with running(StandIn(pocket[0])) as engine, SharedDecoder(pocket[0]) as decoder:
         there, _ = load_model("pocket", device="cpu", engine=Engine(engine.address))
-        ways = {
-            "threads": (pocket[0], serve.threads),
-            "static batch": (pocket[0], serve.batch),
-            "vLLM": (there, serve.threads),
-        }
+        ways = {**serve.ways_of(pocket[0], decoder), "vLLM": serve.Way(there)}
         rows = serve.compare(ways, processor, repeats=1, num_new=5, counts=(1, 3))
         asked = len(engine.bodies)
+        assert decoder.num_tokens == 4 * 4  # the first of each comes of its prompt
     assert [row["sessions"] for row in rows] == [1, 3] == [row["equal answers"] for row in rows]
-    assert all(row[f"{name} tokens/s"] > 0 for row in rows for name in ways) and asked == 2 * (1 + 3)
+    assert list(ways) == ["one by one", "threads", "together", "vLLM"] and asked == 2 * (1 + 3)
+    assert all(row[f"{name} tokens/s"] > 0 and row[f"{name} first ms"] > 0 for row in rows for name in ways)
     with pytest.raises(AssertionError, match="ended early"):
-        short = {"threads": (pocket[0], lambda sessions, num_new: [[1]])}
-        serve.compare(short, processor, repeats=1, num_new=5, counts=(1,))
+        serve.compare({"one by one": serve.Way(pocket[0])}, pocket[1], repeats=1, num_new=200, counts=(1,))
 
 
 def test_stream_runs_with_the_model_that_ships(capsys):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from videochat_online import StreamingSession
+from videochat_online.streaming import together
+from videochat_online.streaming.together import SharedDecoder
 
 from .conftest import KINDS
 from .watched import pictures, watching
@@ -147,3 +150,25 @@ def test_a_readout_behind_the_cache_equals_a_cold_one(tiny):
     for warm, cold in ((found[0], found[2]), (found[1], found[3])):
         assert len(warm) == 24 and len(set(warm)) > 4
         assert torch.allclose(torch.tensor(warm), torch.tensor(cold), atol=2e-4)
+
+
+def test_answers_made_together_are_those_alone(tiny, monkeypatch):
+    """Prompts of other lengths and pictures, of a family's own way to count positions, over turns and frames."""
+    monkeypatch.setattr(together, "GATHER_SECONDS", 1e6)  # a pass waits for every row
+    with SharedDecoder(tiny[0]) as decoder, ThreadPoolExecutor(3) as pool:
+        make = lambda **more: [watching(tiny, 5 + 3 * k, seed=k, **more) for k in range(3)]  # noqa: E731
+        here, alone = make(decoder=decoder), make()
+        for turn in range(3):
+            start = threading.Barrier(3)
+
+            def ask(session, number, turn=turn):
+                session.ask(f"What was at {turn}?" * (number + 1), max_new_tokens=3 + number)
+                return session._last_answer.ids
+
+            expected = [ask(session, number) for number, session in enumerate(alone)]
+            found = pool.map(lambda number: (start.wait(), ask(here[number], number))[1], range(3))  # noqa: B023
+            assert list(found) == expected
+            for session in (*here, *alone):
+                at = session.memory.last_timestamp + 1
+                session.see_many(pictures(session.model, 1 + turn, seed=turn), [at + k for k in range(1 + turn)])
+        assert decoder.num_passes < decoder.num_tokens

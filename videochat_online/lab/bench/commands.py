@@ -23,7 +23,7 @@ BENCHMARKS = {
     "lists": "a start on lists of published size (--samples 2000000): seconds and memory of each step",
     "eval": "scoring a benchmark in one pass, against encoding the stream again for each question",
     "decode": "reading clips as training does, through PyAV and through decord",
-    "serve": "1, 4 and 16 sessions that ask at once: threads, one batch, and vLLM (--engine-url)",
+    "serve": "1, 4 and 16 sessions that ask at once: threads, made together, and vLLM (--engine-url)",
     "e2e": "a ten-minute stream with twenty questions against re-encoding at each question",
     "endurance": "10,000 frames and 500 questions on one session: memory, drift",
 }

@@ -1,31 +1,30 @@
-"""`bench serve`: 1, 4 and 16 sessions that ask at the same moment, their answers made in one thread for each, together
-in one static batch, and by vLLM where --engine-url names one (docs/engine.md says how it is started).
+"""`bench serve`: 1, 4 and 16 sessions that ask at the same moment. Their answers are made one after another, each in a
+thread of its own, together (`SharedDecoder`, as a server does), and by vLLM where --engine-url names one
+(docs/engine.md says how it is started).
 
 Each session has seen other frames and is prefilled up to them, as idle time does; what is timed is from the questions
-to the last token of all answers. No answer ends early, so that all do the same work. The static batch is the decoding
-loop alone, with each session's keys and values put into one cache behind padding on the left: what a server without
-vLLM could win at best. The larger model is a random one of two layers of width 1024, with the published memory's 832
-visual tokens; vLLM does not have it.
-
-B sessions, N positions of the longest prompt.
+to the last token of all answers, to the first of each (the mean is told), and what the processor spent on a token,
+which other programs disturb least. No answer ends early, so that all do the same work. The larger model is a random one
+of two layers of width 1024, with the published memory's 832 visual tokens; vLLM does not have it.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ...model.engine import Engine
-from ...model.videochat import rename_cache
 from ...processing import Processor, load_model
-from ...streaming.cache import position_keys
+from ...streaming.language import Answer
 from ...streaming.session import StreamingSession
+from ...streaming.together import SharedDecoder
 from .ask import measuring_model
 from .measure import Tables
 
@@ -33,8 +32,6 @@ QUESTION = "What is happening now?"
 SESSIONS = (1, 4, 16)
 NEW_TOKENS = 32
 FRAMES = 16
-Answers = list[list[int]]
-"""Ids of each session's answer."""
 
 
 class Endless(Processor):
@@ -45,111 +42,94 @@ class Endless(Processor):
         return [len(self.tokenizer) - 1]
 
 
+@dataclass(frozen=True)
+class Way:
+    """How answers are made."""
+
+    model: Any
+    decoder: SharedDecoder | None = None
+    threads: int | None = None
+    """None: one for each answer."""
+
+
+def ways_of(model: Any, decoder: SharedDecoder) -> dict[str, Way]:
+    """Those of a model that runs here; the first is a server's with `--answers-at-once 1`."""
+    return {"one by one": Way(model, threads=1), "threads": Way(model), "together": Way(model, decoder)}
+
+
 def measure(options: argparse.Namespace) -> Tables:
     model, given = load_model(options.model, device="cpu")
     processor = Endless(given.tokenizer, given.template, given.transform)
-    ways: dict[str, tuple[Any, Callable[..., Answers]]] = {"threads": (model, threads), "static batch": (model, batch)}
-    if options.engine_url:
-        there, _ = load_model(options.model, device="cpu", engine=Engine(options.engine_url))
-        ways["vLLM"] = (there, threads)
     large = measuring_model(processor, width=1024, num_layers=2)
-    return {
-        f"{options.model}: answers of {NEW_TOKENS} tokens": compare(ways, processor, repeats=options.repeats),
-        f"two layers of width 1024, random: answers of {NEW_TOKENS // 4} tokens": compare(
-            {"threads": (large, threads), "static batch": (large, batch)},
-            processor,
-            repeats=options.repeats,
-            num_new=NEW_TOKENS // 4,
-            counts=SESSIONS[:2],
-        ),
-    }
+    with ExitStack() as stack:
+        ways, of_large = (ways_of(one, stack.enter_context(SharedDecoder(one))) for one in (model, large))
+        if options.engine_url:
+            ways["vLLM"] = Way(load_model(options.model, device="cpu", engine=Engine(options.engine_url))[0])
+        short = NEW_TOKENS // 4
+        return {
+            f"{options.model}: answers of {NEW_TOKENS} tokens": compare(ways, processor, repeats=options.repeats),
+            f"two layers of width 1024, random: answers of {short} tokens": compare(
+                of_large, processor, repeats=options.repeats, num_new=short, counts=SESSIONS[:2]
+            ),
+        }
 
 
 def compare(
-    ways: dict[str, tuple[Any, Callable[..., Answers]]],
+    ways: Mapping[str, Way],
     processor: Processor,
     *,
     repeats: int,
     num_new: int = NEW_TOKENS,
     counts: Sequence[int] = SESSIONS,
 ) -> list[dict[str, Any]]:
-    """Tokens a second of each way, taken in turn; the best of `repeats`. AssertionError where one lacks a token."""
+    """Tokens a second of each way, taken in turn; the best of `repeats`. AssertionError where a token is missing."""
     rows = []
     for count in counts:
-        seconds = dict.fromkeys(ways, float("inf"))
-        answers: dict[str, Answers] = {}
+        seconds, first, spent = (dict.fromkeys(ways, float("inf")) for _ in range(3))
+        answers: dict[str, list[list[int]]] = {}
         for _ in range(repeats):
-            for name, (model, run) in ways.items():
-                sessions = [prepared(model, processor, seed) for seed in range(count)]
-                started = time.perf_counter()
-                answers[name] = run(sessions, num_new)
+            for name, way in ways.items():
+                sessions = [prepared(way, processor, seed) for seed in range(count)]
+                started, spent_before = time.perf_counter(), time.process_time()
+                found = asked(sessions, num_new, way.threads or count)
                 seconds[name] = min(seconds[name], time.perf_counter() - started)
-        expected = answers["threads"]
+                spent[name] = min(spent[name], time.process_time() - spent_before)
+                first[name] = min(first[name], sum(answer.time_to_first_token or 0 for answer in found) / count)
+                answers[name] = [answer.ids for answer in found]
         if lacking := [name for name, found in answers.items() if any(len(ids) != num_new for ids in found)]:
             raise AssertionError(f"{lacking}: an answer ended early, so the times would mean nothing")
+        usual = next(iter(ways))
         row: dict[str, Any] = {"sessions": count, "prompt": len(sessions[0].prompt(QUESTION)[0].ids)}
         row |= {f"{name} tokens/s": count * num_new / taken for name, taken in seconds.items()}
-        row |= {f"{name}/threads": seconds["threads"] / seconds[name] for name in ways if name != "threads"}
-        row["equal answers"] = min(sum(map(list.__eq__, found, expected)) for found in answers.values())
+        row |= {f"{name}/{usual}": seconds[usual] / seconds[name] for name in ways if name != usual}
+        row |= {f"{name} first ms": 1000 * taken for name, taken in first.items()}
+        here = [name for name, way in ways.items() if way.model.keeps_keys]
+        row |= {f"{name} cpu ms/token": 1000 * spent[name] / count / num_new for name in here}
+        row["equal answers"] = min(sum(map(list.__eq__, found, answers[usual])) for found in answers.values())
         rows.append(row)
     return rows
 
 
-def prepared(model: Any, processor: Processor, seed: int) -> StreamingSession:
+def prepared(way: Way, processor: Processor, seed: int) -> StreamingSession:
     """A session that has seen random maps, and done in idle time what can be done."""
-    session = StreamingSession(model, processor)
-    channels, grid = model.config.feature_size, model.config.grid
+    session = StreamingSession(way.model, processor, decoder=way.decoder)
+    channels, grid = way.model.config.feature_size, way.model.config.grid
     maps = torch.randn(FRAMES, grid, grid, channels, generator=torch.Generator().manual_seed(seed)).permute(0, 3, 1, 2)
     session.memory.write(maps, [float(number) for number in range(FRAMES)])
-    if model.keeps_keys:
+    if way.model.keeps_keys:
         session.prefill()
     else:  # where an engine keeps the keys, a question before this one has left them there
         session.ask("Hello?", max_new_tokens=1, keep=False)
     return session
 
 
-def threads(sessions: Sequence[StreamingSession], num_new: int) -> Answers:
-    """Every session asks in a thread of its own."""
+def asked(sessions: Sequence[StreamingSession], num_new: int, threads: int) -> list[Answer]:
+    """All sessions are asked at this moment; so many threads make the answers."""
+    started = time.perf_counter()
 
-    def ask(session: StreamingSession) -> list[int]:
-        question = session._prepare(QUESTION, False, num_new, time.perf_counter())
-        return session.language.answer(question, max_new_tokens=num_new).ids
+    def ask(session: StreamingSession) -> Answer:
+        question = session._prepare(QUESTION, False, num_new, started)
+        return session.language.answer(question, max_new_tokens=num_new)
 
-    with ThreadPoolExecutor(len(sessions)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(ask, sessions))
-
-
-@torch.no_grad()
-def batch(sessions: Sequence[StreamingSession], num_new: int) -> Answers:
-    """One loop for all: each cache is filled up to its question, then they are one cache, padded on the left."""
-    model = sessions[0].model
-    # 1. each session's prompt but for its last position
-    caches, last, lengths = [], [], []
-    for session in sessions:
-        rendered, frames = session.prompt(QUESTION)
-        keys, embeds = position_keys(rendered, frames), session.language.embed(rendered, frames)
-        session.language.cache.fill(keys[:-1], embeds[:, :-1])
-        caches.append(session.language.cache.kv)
-        last.append(embeds[:, -1:])
-        lengths.append(len(keys) - 1)
-    # 2. one cache (B, heads, N, d) a layer; each session has its own copy still
-    longest, shared = max(lengths), model.new_cache()
-    for number in range(len(caches[0].layers)):
-        layers: list[Any] = [cache.layers[number] for cache in caches]
-        parts = [(layer.keys, layer.values) for layer in layers]
-        padded = [[F.pad(part, (0, 0, longest - part.shape[2], 0)) for part in pair] for pair in parts]
-        shared.update(torch.cat([pair[0] for pair in padded]), torch.cat([pair[1] for pair in padded]), number)
-    mask = torch.ones(len(sessions), longest + num_new, dtype=torch.long)
-    for row, length in zip(mask, lengths, strict=True):
-        row[: longest - length] = 0
-    # 3. a token for all at each step
-    embeds, positions, found = torch.cat(last), torch.tensor(lengths)[:, None], []
-    for step in range(num_new):
-        named = rename_cache({"cache": shared})
-        seen = mask[:, : longest + step + 1]
-        logits = model(
-            inputs_embeds=embeds, position_ids=positions, attention_mask=seen, use_cache=True, **named
-        ).logits
-        found.append(logits[:, -1].argmax(-1))
-        embeds, positions = model.embed(found[-1][:, None]), positions + 1
-    return torch.stack(found, dim=1).tolist()

@@ -139,9 +139,13 @@ class HeldModel(PlainPositions):
 
     def embed(self, input_ids: torch.Tensor, image_tokens: torch.Tensor | None = None) -> torch.Tensor:
         """(B, N) ids -> (B, N, E), with `image_tokens` (num_tokens, E) at the places of pictures."""
-        embeds = self.held.get_input_embeddings()(input_ids)
+        embeds = self.embed_words(input_ids)
         embeds = F.pad(embeds, (0, self._width - embeds.shape[-1]))
         return put_image_tokens(embeds, input_ids, self.config.img_context_token_id, image_tokens)
+
+    def embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, N) ids -> (B, N, D), without addends; each is a word, the picture's mark too."""
+        return self.held.get_input_embeddings()(input_ids)
 
     @cached_property
     def _width(self) -> int:
