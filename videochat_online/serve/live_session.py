@@ -84,6 +84,7 @@ class LiveSession:
             max_prompt_tokens=self.limits.max_prompt_tokens,
         )
         self.session.watchlist = self._told = self._told.continued()  # what is to be told outlives a stream
+        self.num_told_before = self._told.num_events  # of streams before this one
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
         self.shown: deque[bytes] = deque(maxlen=256)
