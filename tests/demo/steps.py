@@ -1,4 +1,4 @@
-"""What visitors do on the page, and what they see there, for the tests in Chromium: the browser waits, nothing sleeps."""
+"""What visitors do on the page, and what they see there, for the tests in Chromium: the browser waits, none sleeps."""
 
 from __future__ import annotations
 

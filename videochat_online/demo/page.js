@@ -33,7 +33,8 @@ const vcoPage = (() => {
     return known;
   };
   const kept = (store, name, value) => { // a browser may forbid its stores
-    try { if (value === undefined) return store().getItem(name); if (value === null) store().removeItem(name); else store().setItem(name, value) } catch { return null }
+    try { if (value === undefined) return store().getItem(name); if (value === null) store().removeItem(name);
+      else store().setItem(name, value) } catch { return null }
   };
   const own = () => sessionStorage, everywhere = () => localStorage;
 
@@ -42,34 +43,41 @@ const vcoPage = (() => {
   // ---- what the server says ----------------------------------------------------------------------------------------
   const begin = async link => {
     page = link; about = link.value.about;
-    while (!$("wishes") || !$("settings-wrong") || !document.querySelector("#vco-wish input")) await new Promise(requestAnimationFrame);
+    while (!$("wishes") || !$("settings-wrong")
+      || !document.querySelector("#vco-wish input")) await new Promise(requestAnimationFrame);
     asleep = false; settle(); draw();
     const key = kept(own, "vco-session");
     if (key) page.send({ do: "resume", key });
   };
   const show = part => {
     if (asleep || !part) return;
-    const before = S.run, id = S.id;
+    const { run: before, id, ended } = S;
     if (part.fault) fault(part.fault.at, part.fault.text); else if ("id" in part) clearFaults(part);
     S = { ...S, ...part, fault: null };
     if (S.id !== id || S.run !== before) {
-      S.then = part.then ?? null; heard = null; closeCard(); isChoosing = false; $("lanes").known?.clear(); $("lanes").replaceChildren();
+      S.then = part.then ?? null; heard = null; closeCard(); closeSheet(); isChoosing = false; $("lanes").known?.clear();
+      $("lanes").replaceChildren();
       if (part.id) look();
     }
     if ("id" in part && (S.id !== id || !S.id)) kept(own, "vco-session", S.id);
-    if (part.again) { notice({ a: "Your video and dialogue are still here." }); if (S.source === "your camera" && !camera.on) draw() }
     if (part.saved) closeSheet();
+    if (part.again) notice({ a: "Your video and dialogue are still here." });
     draw();
+    if (part.ended && !ended) fault("start", part.ended);
   };
-  const clearFaults = part => { if (part.run !== S.run) clearFault("start"); if (part.talk?.length !== S.talk?.length) clearFault("question"); if (part.wishes?.length !== S.wishes?.length) clearFault("wish") };
+  const clearFaults = part => { if (part.run !== S.run) clearFault("start");
+    if (part.talk?.length !== S.talk?.length) clearFault("question");
+    if (part.wishes?.length !== S.wishes?.length) clearFault("wish") };
 
   // ---- mistakes, each at its place ---------------------------------------------------------------------------------
-  const places = { question: ["wrong", "#vco-question input"], wish: ["wish-wrong", "#vco-wish input"], address: ["address-wrong", "#vco-url input"], settings: ["settings-wrong"] };
+  const places = { question: ["wrong", "#vco-question input"], wish: ["wish-wrong", "#vco-wish input"],
+    address: ["address-wrong", "#vco-url input"], settings: ["settings-wrong"] };
   const fault = (at, text) => {
     if (places[at]) {
       const [id, field] = places[at], words = $(id);
       words.innerHTML = icon("warn") + safe(text); words.hidden = false;
-      if (field) { const input = document.querySelector(field); input.setAttribute("aria-invalid", "true"); input.setAttribute("aria-describedby", words.id) }
+      if (field) { const input = document.querySelector(field); input.setAttribute("aria-invalid", "true");
+        input.setAttribute("aria-describedby", words.id) }
       return;
     }
     if (opened && at === "start") return fault(opened, text);
@@ -77,35 +85,46 @@ const vcoPage = (() => {
     const words = `${icon("warn")}<p><b>${safe(name)}</b>${safe(rest)}</p>`;
     if (!S.id || isChoosing) {
       const isFile = file.sent; file.sent = false;
-      $("fault").innerHTML = words + (isFile ? '<button class="v-btn" data-do="file">Choose another file</button>' : ""); $("fault").hidden = false;
-      $("file").classList.toggle("v-bad", !!isFile); $("file").querySelector("span span").textContent = isFile ? "the last one failed" : "or drop it here";
+      $("fault").innerHTML = words + (isFile ? '<button class="v-btn" data-do="file">Choose another file</button>'
+        : ""); $("fault").hidden = false;
+      $("file").classList.toggle("v-bad", !!isFile);
+      $("file").querySelector("span span").textContent = isFile ? "the last one failed" : "or drop it here";
     } else { S.wrong = text; draw() }
   };
   const clearFault = at => {
-    if (places[at]) { const [id, field] = places[at]; $(id).hidden = true; if (field) document.querySelector(field)?.removeAttribute("aria-invalid"); return }
-    $("fault").hidden = true; S.wrong = null; $("file").classList.remove("v-bad"); $("file").querySelector("span span").textContent = "or drop it here";
+    if (places[at]) { const [id, field] = places[at]; $(id).hidden = true;
+      if (field) document.querySelector(field)?.removeAttribute("aria-invalid"); return }
+    $("fault").hidden = true; S.wrong = null; $("file").classList.remove("v-bad");
+    $("file").querySelector("span span").textContent = "or drop it here";
   };
 
   // ---- drawing -----------------------------------------------------------------------------------------------------
   const span = () => Math.max(S.duration || (S.id ? Math.max(S.position, 0.1) : 1), S.position || 0);
   const draw = () => {
     const has = !!(S.id && S.source), classes = document.body.classList;
-    classes.toggle("v-first", !has || isChoosing); classes.toggle("v-watching", has && !isChoosing); classes.toggle("v-chosen", has);
-    document.querySelector("[data-do=back]").hidden = !has; $("heading").hidden = !has || isChoosing; $("save").hidden = !has;
+    classes.toggle("v-first", !has || isChoosing); classes.toggle("v-watching", has && !isChoosing);
+    classes.toggle("v-chosen", has);
+    document.querySelector("[data-do=back]").hidden = !has; $("heading").hidden = !has || isChoosing;
+    $("save").hidden = !has;
     document.body.style.setProperty("--now", has ? Math.min(1, S.position / span()) : 0);
-    if (S.ended && !has) { if (!S.ended.told) fault("start", S.ended); S.ended = Object.assign(new String(S.ended), { told: true }) }
     drawStage(has); drawTransport(has); drawMemory(has); drawWishes(has); drawTalk(has);
-    if (has) say($("counters"), Object.entries(S.numbers).map(([name, value]) => `<div><dt>${name}</dt><dd>${safe(value)}</dd></div>`).join(""), true);
+    if (has) say($("counters"),
+      Object.entries(S.numbers).map(([name, value]) => `<div><dt>${name}</dt><dd>${safe(value)}</dd></div>`).join(""),
+      true);
   };
   const drawStage = has => {
     if (!has) return say($("lost"), "", true);
-    const name = S.source[0].toUpperCase() + S.source.slice(1), gone = S.problem || S.state === "stalled" || S.state === "reconnecting";
-    say($("source").lastChild, name + (gone ? " · no picture" : S.state === "over" ? " · ended" : S.state === "paused" ? " · paused" : ""));
+    const name = S.source[0].toUpperCase() + S.source.slice(1), gone = S.problem || S.state === "stalled"
+      || S.state === "reconnecting";
+    say($("source").lastChild,
+      name + (gone ? " · no picture" : S.state === "over" ? " · ended" : S.state === "paused" ? " · paused" : ""));
     $("source").firstChild.className = "v-dot" + (gone ? " v-red" : S.state === "playing" ? "" : " v-still");
     const mine = S.source === "your camera" && !camera.on && S.state !== "over", at = `at ${stamp(S.position)}`;
-    const what = S.wrong ? `<b>${safe(S.wrong)}</b>` : !gone ? "" : S.source === "your camera" ? `<b>The camera stopped sending ${at}.</b><br>The model keeps what it saw. You can go on asking.`
+    const what = S.wrong ? `<b>${safe(S.wrong)}</b>` : !gone ? "" : S.source === "your camera"
+      ? `<b>The camera stopped sending ${at}.</b><br>The model keeps what it saw. You can go on asking.`
       : `<b>${safe(S.problem || name + " stands still")}</b><br>${S.seen ? "The model keeps what it saw. You can go on asking." : ""}`;
-    const button = S.wrong ? `<button class="v-btn v-quiet v-icon" data-do="unwrong" aria-label="Close this notice">${icon("close")}</button>`
+    const button = S.wrong
+      ? `<button class="v-btn v-quiet v-icon" data-do="unwrong" aria-label="Close this notice">${icon("close")}</button>`
       : gone && (mine || S.state === "over") ? '<button class="v-btn" data-do="again">Try again</button>' : "";
     say($("lost"), what && `<div class="v-alert">${icon("warn")}<p>${what}</p>${button}</div>`, true);
     $("truth").hidden = !S.truth; say($("truth"), S.truth ? `What is to be seen: ${S.truth}` : "");
@@ -115,45 +134,62 @@ const vcoPage = (() => {
     say(play, icon(!has || stopped || paused ? "play" : "pause"), true);
     play.setAttribute("aria-label", !has || stopped || paused ? "Play" : "Pause");
     play.disabled = !has || (S.live && !stopped); $("stop").disabled = !has || stopped;
-    $("speed").disabled = !has || S.live || stopped; say($("speed"), `${S.speed || 1}×`); $("speed").setAttribute("aria-label", `Speed, ${S.speed || 1} times`);
+    $("speed").disabled = !has || S.live || stopped; say($("speed"), `${S.speed || 1}×`);
+    $("speed").setAttribute("aria-label", `Speed, ${S.speed || 1} times`);
     const total = has && S.duration ? `/ ${stamp(S.duration)}` : has ? "live" : "";
-    say($("clock"), has ? `<b>${fine(S.position)}</b> <span class="v-muted">${total}</span>` : '<span class="v-muted">Nothing playing</span>', true);
+    say($("clock"), has ? `<b>${fine(S.position)}</b> <span class="v-muted">${total}</span>`
+      : '<span class="v-muted">Nothing playing</span>', true);
     say($("clock2"), has ? `<b>${stamp(S.position)}</b> <span class="v-muted">${total}</span>` : "", true);
     seek.disabled = !has || !S.duration; seek.max = span();
     if (!has) return say($("marks"), "", true);
     if (held !== null && performance.now() > held.until) held = null;
     if (held === null) seek.value = S.position;
     seek.setAttribute("aria-valuetext", `${stamp(+seek.value)} of ${stamp(span())}`);
-    say($("marks"), S.talk.map(one => `<span class="v-mark ${one.event ? "v-bell" : ""}" style="left:${(one.t / span() * 100).toFixed(2)}%">${one.event ? icon("bell") : "?"}</span>`).join(""), true);
+    say($("marks"), S.talk.map(one =>
+      `<span class="v-mark ${one.event ? "v-bell" : ""}" style="left:${(one.t / span() * 100).toFixed(2)}%">${one.event ? icon("bell") : "?"}</span>`).join(""), true);
   };
 
   // ---- memory ------------------------------------------------------------------------------------------------------
   const SIZES = { wide: [[52, 64], [40, 52], [28, 42]], phone: [[72, 84], [56, 68], [48, 38]] };
-  const sizeOf = (place, count) => SIZES[isPhone() ? "phone" : "wide"][count === 1 ? 0 : Math.min(2, Math.round(2 * place / (count - 1)))];
+  const sizeOf = (place, count) => SIZES[isPhone() ? "phone" : "wide"][count === 1 ? 0
+    : Math.min(2, Math.round(2 * place / (count - 1)))];
   /** Middles of pictures at their times, pushed apart, then overlapped; none right of the playhead. */
   const spread = (times, width, scale, size, end) => {
-    const room = Math.min(width, Math.max(end, size)), gap = Math.min(size + 3, (room - size) / Math.max(1, times.length - 1)), x = [];
+    const room = Math.min(width, Math.max(end, size)),
+      gap = Math.min(size + 3, (room - size) / Math.max(1, times.length - 1)), x = [];
     times.forEach((t, k) => x.push(Math.max(t * scale, size / 2, k ? x[k - 1] + gap : 0)));
     for (let k = x.length - 1, most = room - size / 2; k >= 0; k--) { x[k] = Math.min(x[k], most); most = x[k] - gap }
     return x;
   };
-  const picture = (number, level) => `live/${S.id}/frames/${number}?run=${S.run}` + (level ? `&cells=${4 * level.columns}&rows=${4 * level.rows}` : "");
+  const picture = (number, level) => `live/${S.id}/frames/${number}?run=${S.run}` + (level
+    ? `&cells=${4 * level.columns}&rows=${4 * level.rows}` : "");
   const drawMemory = has => {
     const then = has && S.then, levels = has ? S.levels : about.levels, frames = then ? S.then.held : has ? S.held : [];
-    const asked = then && S.talk.find(one => S.then.event ? one.event === S.then.event : one.turn === S.then.turn), now = then ? asked?.t ?? S.position : S.position || 0;
+    const asked = then && S.talk.find(one => S.then.event ? one.event === S.then.event : one.turn === S.then.turn),
+      now = then ? asked?.t ?? S.position : S.position || 0;
     $("then").hidden = !then; $("memsum").hidden = !!then;
-    if (then) say($("then").firstChild, `As it was at <b class="v-num">${fine(now)}</b>, ${asked?.event ? `when it said “${safe(asked.a)}”` : `when you asked “${safe(asked?.q ?? "")}”`}`, true);
+    if (then) say($("then").firstChild,
+      `As it was at <b class="v-num">${fine(now)}</b>, ${asked?.event ? `when it said “${safe(asked.a)}”` : `when you asked “${safe(asked?.q ?? "")}”`}`, true);
     say($("memsum"), has ? `${frames.length} frames of ${S.seen} seen. When a row is full, the frame most like its neighbour becomes coarser, then is forgotten.` : "The frames it keeps will stand here, each at its time: few sharp, more coarse.");
     $("lanes").style.setProperty("--now", has ? Math.min(1, now / span()) : 0);
-    keyed($("lanes"), levels.map((level, place) => ({ ...level, place })), one => `${one.name}${one.rows}${one.capacity}`, makeLane, (row, level) => {
-      const mine = frames.filter(frame => frame[2] === level.place), axis = row.children[1], [size, tall] = sizeOf(level.place, levels.length), width = axis.clientWidth, scale = width / span();
+    keyed($("lanes"), levels.map((level, place) => ({ ...level, place })),
+      one => `${one.name}${one.rows}${one.capacity}`, makeLane, (row, level) => {
+      const mine = frames.filter(frame => frame[2] === level.place), axis = row.children[1],
+        [size, tall] = sizeOf(level.place, levels.length), width = axis.clientWidth, scale = width / span();
       const wide = Math.min(2 * size, size * level.columns / level.rows), count = `${mine.length} of ${level.capacity}`;
       row.style.setProperty("--tall", tall + "px"); say(row.querySelector("em"), count); say(row.lastChild, count);
       axis.setAttribute("aria-label", `${level.name} frames, ${count}; arrow keys move, Enter shows one`);
-      const slots = has ? 0 : Math.min(level.capacity, 12), at = spread(mine.map(frame => frame[1]), width, scale, wide, now * scale - 3);
-      keyed(axis.firstChild, [...Array(slots).keys()], k => k, () => Object.assign(document.createElement("i"), { className: "v-slot" }), (slot, _, k) => { slot.style.cssText = `left:${k * (wide + (level.place === levels.length - 1 && levels.length > 1 ? 12 : wide * .3))}px;width:${wide}px;height:${size}px` });
-      keyed(axis.children[1], mine, frame => frame[0], () => Object.assign(document.createElement("i"), { className: "v-when" }), (dot, frame) => { dot.style.left = `${(frame[1] / span() * 100).toFixed(2)}%` });
-      const buttons = keyed(axis.lastChild, mine, frame => frame[0], frame => makeHeld(frame, level), (button, frame, k) => { button.style.cssText = `left:${at[k].toFixed(1)}px;width:${wide}px;height:${size}px;--rows:${level.rows};--columns:${level.columns}` });
+      const slots = has ? 0 : Math.min(level.capacity, 12), at = spread(mine.map(frame => frame[1]), width, scale, wide,
+        now * scale - 3);
+      keyed(axis.firstChild, [...Array(slots).keys()], k => k,
+        () => Object.assign(document.createElement("i"), { className: "v-slot" }),
+        (slot, _, k) => { slot.style.cssText = `left:${k * (wide + (level.place === levels.length - 1 && levels.length > 1 ? 12 : wide * .3))}px;width:${wide}px;height:${size}px` });
+      keyed(axis.children[1], mine, frame => frame[0],
+        () => Object.assign(document.createElement("i"), { className: "v-when" }),
+        (dot, frame) => { dot.style.left = `${(frame[1] / span() * 100).toFixed(2)}%` });
+      const buttons = keyed(axis.lastChild, mine, frame => frame[0], frame => makeHeld(frame, level),
+        (button, frame, k) => {
+        button.style.cssText = `left:${at[k].toFixed(1)}px;width:${wide}px;height:${size}px;--rows:${level.rows};--columns:${level.columns}` });
       const focus = [...buttons.values()], current = focus.find(one => one === document.activeElement) ?? focus.at(-1);
       focus.forEach(one => { one.tabIndex = one === current ? 0 : -1 });
     });
@@ -162,9 +198,11 @@ const vcoPage = (() => {
     const row = document.createElement("div"); row.className = "v-lane";
     row.innerHTML = `<div class="v-name"><b>${level.name}</b><span>${cellWords(level)} a frame</span><em class="v-small v-muted v-num"></em></div><div class="v-axis" role="group"><div style="display:contents"></div><div style="display:contents"></div><div style="display:contents"></div></div><div class="v-tail v-num"></div>`;
     row.children[1].onkeydown = event => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], buttons = [...event.currentTarget.querySelectorAll(".v-held")].sort((a, b) => a.number - b.number);
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key],
+        buttons = [...event.currentTarget.querySelectorAll(".v-held")].sort((a, b) => a.number - b.number);
       const next = buttons[buttons.indexOf(document.activeElement) + step];
-      if (step && next) { event.preventDefault(); document.activeElement.tabIndex = -1; next.tabIndex = 0; next.focus() }
+      if (step && next) { event.preventDefault(); document.activeElement.tabIndex = -1; next.tabIndex = 0;
+        next.focus() }
     };
     return row;
   };
@@ -179,10 +217,13 @@ const vcoPage = (() => {
     closeCard(); button.classList.add("v-on");
     const card = document.createElement("div"); card.className = "v-card"; card.setAttribute("role", "status");
     card.innerHTML = `<figure><div class="v-pic v-grid" style="--rows:${level.rows};--columns:${level.columns}"><img alt="the frame as it is held" src="${picture(number, level)}"></div><figcaption><b>As the model holds it</b>${cellWords(level)}, seen at ${fine(t)}</figcaption></figure><figure><div class="v-pic v-sharp"><img alt="the frame itself" src="${picture(number)}"></div><figcaption><b>The frame itself</b>not in memory</figcaption></figure>`;
-    const memory = document.querySelector(".v-memory"), box = memory.getBoundingClientRect(), at = button.getBoundingClientRect(); memory.append(card);
-    card.style.left = Math.max(178, Math.min(box.width - 178, at.x - box.x + at.width / 2)) + "px"; card.style.bottom = box.bottom - at.top + 8 + "px";
+    const memory = document.querySelector(".v-memory"), box = memory.getBoundingClientRect(),
+      at = button.getBoundingClientRect(); memory.append(card);
+    card.style.left = Math.max(178, Math.min(box.width - 178, at.x - box.x + at.width / 2)) + "px";
+    card.style.bottom = box.bottom - at.top + 8 + "px";
   };
-  const closeCard = () => { all(".v-card").forEach(one => one.remove()); all(".v-held.v-on").forEach(one => one.classList.remove("v-on")) };
+  const closeCard = () => { all(".v-card").forEach(one => one.remove());
+    all(".v-held.v-on").forEach(one => one.classList.remove("v-on")) };
 
   // ---- tell me when ------------------------------------------------------------------------------------------------
   const drawWishes = has => {
@@ -190,19 +231,28 @@ const vcoPage = (() => {
     $("count").hidden = !wishes.length; say($("count"), String(wishes.length));
     keyed($("wishes"), wishes.length ? wishes : [{ key: "" }], one => one.key, makeWish, (row, wish) => {
       if (!wish.key) return row.querySelectorAll("button").forEach(one => { one.disabled = !has });
-      const p = wish.p ?? 0, y = 100 - 100 * wish.threshold, times = ["silent so far", "spoke once", "spoke twice"][wish.fired.length] ?? `spoke ${wish.fired.length} times`;
+      const p = wish.p ?? 0, y = 100 - 100 * wish.threshold,
+        times = ["silent so far", "spoke once", "spoke twice"][wish.fired.length] ?? `spoke ${wish.fired.length} times`;
       row.className = "v-lane" + (wish.paused ? " v-paused" : p >= wish.threshold ? " v-high" : "");
       say(row.querySelector("b"), wish.text); row.querySelector("b").title = wish.text;
-      say(row.querySelector(".v-small"), wish.paused ? "paused" : `above ${percent(wish.threshold)} · ${times}${wish.once ? " · only once" : ""}`);
+      say(row.querySelector(".v-small"),
+        wish.paused ? "paused" : `above ${percent(wish.threshold)} · ${times}${wish.once ? " · only once" : ""}`);
       say(row.querySelector(".v-p"), wish.p === null ? "–" : percent(p));
       const [base, limit, fill, line] = row.querySelectorAll("path"), range = row.querySelector("input");
-      const d = wish.curve.map(([t, q], k) => `${k ? "L" : "M"}${(t / span() * 1000).toFixed(1)} ${(100 - 100 * q).toFixed(1)}`).join(""), [first, last] = [wish.curve[0], wish.curve.at(-1)];
+      const d = wish.curve.map(([t, q], k) =>
+        `${k ? "L" : "M"}${(t / span() * 1000).toFixed(1)} ${(100 - 100 * q).toFixed(1)}`).join(""),
+        [first, last] = [wish.curve[0], wish.curve.at(-1)];
       if (document.activeElement !== range || !range.moving) range.value = Math.round(100 * wish.threshold);
-      limit.setAttribute("d", `M0 ${100 - range.value}H1000`); line.setAttribute("d", d); base.setAttribute("d", "M0 100H1000");
+      limit.setAttribute("d", `M0 ${100 - range.value}H1000`); line.setAttribute("d", d);
+      base.setAttribute("d", "M0 100H1000");
       fill.setAttribute("d", last ? `${d}L${last[0] / span() * 1000} 100L${first[0] / span() * 1000} 100Z` : "");
       row.querySelector("svg.v-curve").setAttribute("aria-label", `Certainty over time, now ${percent(p)}`);
-      keyed(row.querySelector(".v-moments"), wish.fired, one => one[0], ([t]) => { const dot = document.createElement("button"); dot.className = "v-fired"; dot.dataset.do = "fired"; dot.title = `Spoke at ${fine(t)}`; dot.setAttribute("aria-label", `Spoke at ${fine(t)}: show it`); return dot },
-        (dot, [t, q]) => { dot.dataset.event = S.talk.find(one => one.key === wish.key && Math.abs(one.t - t) < .01)?.event ?? ""; dot.style.cssText = `left:${t / span() * 100}%;top:calc(5px + (100% - 10px)*${1 - q})` });
+      keyed(row.querySelector(".v-moments"), wish.fired, one => one[0],
+        ([t]) => { const dot = document.createElement("button"); dot.className = "v-fired"; dot.dataset.do = "fired";
+        dot.title = `Spoke at ${fine(t)}`; dot.setAttribute("aria-label", `Spoke at ${fine(t)}: show it`); return dot },
+        (dot, [t, q]) => { dot.dataset.event = S.talk.find(one => one.key === wish.key
+          && Math.abs(one.t - t) < .01)?.event ?? "";
+          dot.style.cssText = `left:${t / span() * 100}%;top:calc(5px + (100% - 10px)*${1 - q})` });
     });
   };
   const makeWish = wish => {
@@ -216,8 +266,10 @@ const vcoPage = (() => {
       <div class="v-axis"><svg class="v-curve" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img"><path stroke="var(--line)" vector-effect="non-scaling-stroke"/><path stroke="var(--warm-fill)" stroke-dasharray="5 4" stroke-width="1.3" vector-effect="non-scaling-stroke"/><path fill="var(--warm-fill)" opacity=".14"/><path fill="none" stroke="var(--warm-fill)" stroke-width="2" vector-effect="non-scaling-stroke" stroke-linejoin="round"/></svg>
       <input class="v-limit" type="range" min="5" max="95" aria-label="Speak above, for “${safe(wish.text)}”"><div class="v-moments" style="display:contents"></div></div><div class="v-tail"><div class="v-p v-num"></div>now</div>`;
     const range = row.querySelector("input");
-    range.oninput = () => { range.moving = true; range.setAttribute("aria-valuetext", `${range.value} percent`); row.querySelectorAll("path")[1].setAttribute("d", `M0 ${100 - range.value}H1000`) };
-    range.onchange = () => { range.moving = false; page.send({ do: "rule", key: wish.key, threshold: range.value / 100 }) };
+    range.oninput = () => { range.moving = true; range.setAttribute("aria-valuetext", `${range.value} percent`);
+      row.querySelectorAll("path")[1].setAttribute("d", `M0 ${100 - range.value}H1000`) };
+    range.onchange = () => { range.moving = false;
+      page.send({ do: "rule", key: wish.key, threshold: range.value / 100 }) };
     return row;
   };
 
@@ -225,14 +277,16 @@ const vcoPage = (() => {
   const drawTalk = has => {
     const log = $("log"), talk = has ? S.talk : [], atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     $("empty").hidden = talk.length > 0;
-    say($("examples"), about.questions.map(one => `<button class="v-pill" data-do="example">${safe(one)}</button>`).join(""), true);
+    say($("examples"), about.questions.map(one =>
+      `<button class="v-pill" data-do="example">${safe(one)}</button>`).join(""), true);
     all("#v-examples button").forEach(one => { one.disabled = !has });
     keyed(log, talk, one => `${S.run}-${one.event ? "e" + one.event : "t" + one.turn}`, makeTurn, (entry, one) => {
       const isShown = S.then && (one.event ? S.then.event === one.event : S.then.turn === one.turn);
       entry.firstElementChild.classList.toggle("v-on", !!isShown);
       if (one.event) return;
       const answer = entry.lastElementChild, waits = !one.done && !one.a;
-      answer.classList.toggle("v-wait", waits); say(answer.firstChild, one.a || (waits ? `Looking at ${S.held.length} frames…` : "(no words)"));
+      answer.classList.toggle("v-wait", waits);
+      say(answer.firstChild, one.a || (waits ? `Looking at ${S.held.length} frames…` : "(no words)"));
     });
     if (atEnd && has) log.scrollTop = log.scrollHeight;
     const said = talk.filter(one => one.event), newest = said.at(-1)?.event ?? 0;
@@ -241,7 +295,8 @@ const vcoPage = (() => {
   };
   const makeTurn = one => {
     const entry = document.createElement("div"); entry.style.display = "contents";
-    entry.innerHTML = one.event ? `<div class="v-unasked" data-event="${one.event}"><div class="v-why">${icon("bell")}<span><span class="v-num">${fine(one.t)}</span> · Unasked. You said: tell me when ${safe(one.wish)}</span></div>${safe(one.a || "(no room for words)")}<div class="v-row"><button class="v-btn v-quiet" data-do="moment" data-event="${one.event}">Show memory then</button><button class="v-btn v-quiet" data-do="less" data-key="${one.key}">Speak less often</button></div></div>`
+    entry.innerHTML = one.event
+      ? `<div class="v-unasked" data-event="${one.event}"><div class="v-why">${icon("bell")}<span><span class="v-num">${fine(one.t)}</span> · Unasked. You said: tell me when ${safe(one.wish)}</span></div>${safe(one.a || "(no room for words)")}<div class="v-row"><button class="v-btn v-quiet" data-do="moment" data-event="${one.event}">Show memory then</button><button class="v-btn v-quiet" data-do="less" data-key="${one.key}">Speak less often</button></div></div>`
       : `<button class="v-you" data-do="moment" data-turn="${one.turn}" title="Show what was in memory then"><span class="v-at">${fine(one.t)}</span>${safe(one.q)}</button><div class="v-says"><span></span></div>`;
     return entry;
   };
@@ -249,31 +304,43 @@ const vcoPage = (() => {
   // ---- notices -----------------------------------------------------------------------------------------------------
   const isOn = name => kept(everywhere, "vco-" + name) === "on";
   const notice = one => {
-    const about = one.event ? `<br><span class="v-small v-muted v-num">${stamp(one.t)} · you said: tell me when ${safe(one.wish)}</span>` : "";
+    const about = one.event
+      ? `<br><span class="v-small v-muted v-num">${stamp(one.t)} · you said: tell me when ${safe(one.wish)}</span>`
+      : "";
     $("toast").innerHTML = `<div class="v-toast">${icon(one.event ? "bell" : "info")}<p><b>${safe(one.a || one.wish)}</b>${about}</p>${one.event ? `<button class="v-btn v-quiet v-show" data-do="moment" data-event="${one.event}">Show</button>` : ""}<button class="v-btn v-quiet v-icon" data-do="untoast" aria-label="Close this notice">${icon("close")}</button></div>`;
     clearTimeout(notice.timer); notice.timer = setTimeout(() => $("toast").replaceChildren(), NOTICE_MS);
     if (one.event && isOn("sound")) beep();
-    if (one.event && isOn("notices") && window.Notification?.permission === "granted") new Notification(one.a || one.wish, { body: `You said: tell me when ${one.wish}`, tag: "vco-" + one.event });
+    if (one.event && isOn("notices") && window.Notification?.permission === "granted") new Notification(one.a
+      || one.wish, { body: `You said: tell me when ${one.wish}`, tag: "vco-" + one.event });
   };
   const beep = () => {
     const sound = beep.context ??= new AudioContext(), tone = sound.createOscillator(), loud = sound.createGain();
-    tone.frequency.value = 660; loud.gain.setValueAtTime(.12, sound.currentTime); loud.gain.exponentialRampToValueAtTime(.001, sound.currentTime + .4);
+    tone.frequency.value = 660; loud.gain.setValueAtTime(.12, sound.currentTime);
+    loud.gain.exponentialRampToValueAtTime(.001, sound.currentTime + .4);
     tone.connect(loud).connect(sound.destination); tone.start(); tone.stop(sound.currentTime + .4);
   };
   const settle = () => {
     say($("model"), `Model <b>${safe(about.model)}</b> · ${about.chip}`, true);
-    $("sound").innerHTML = icon(isOn("sound") ? "sound" : "mute") + (isOn("sound") ? "Sound on" : "Sound off"); $("sound").setAttribute("aria-pressed", isOn("sound"));
-    $("notices").innerHTML = icon("bell") + (isOn("notices") ? "Browser notices on" : "Browser notices off"); $("notices").setAttribute("aria-pressed", isOn("notices"));
+    settleSwitches();
     say($("length"), `${about.sample_seconds} seconds of coloured shapes. Nothing to set up.`);
-    say($("note"), about.is_small ? `The loaded model, <b>${safe(about.model)}</b>, knows coloured shapes only. <button data-do="about" aria-haspopup="dialog">For real video, load a larger one</button>` : `The loaded model is <b>${safe(about.model)}</b>.`, true);
+    say($("note"), about.is_small
+      ? `The loaded model, <b>${safe(about.model)}</b>, knows coloured shapes only. <button data-do="about" aria-haspopup="dialog">For real video, load a larger one</button>` : `The loaded model is <b>${safe(about.model)}</b>.`, true);
     say($("about"), `${about.model}: ${about.note || about.chip}`);
-    say($("urls"), about.urls ? "A stream or a file that the server opens: RTSP, HTTP, HLS or UDP." : "Addresses are switched off on this server; its operator can allow them (--allow-urls).");
+    say($("urls"), about.urls ? "A stream or a file that the server opens: RTSP, HTTP, HLS or UDP."
+      : "Addresses are switched off on this server; its operator can allow them (--allow-urls).");
     document.body.dataset.tab ||= "chat";
-    for (const [id, role, name] of [["chat", "complementary", "Dialogue"], ["tell", "region", "Tell me when"], ["about", "dialog", "The model"], ["address", "dialog", "A web address"], ["settings", "dialog", "Settings"]]) { const part = document.getElementById("vco-" + id); part.setAttribute("role", role); part.setAttribute("aria-label", name) }
+    for (const [id, role, name] of [["chat", "complementary", "Dialogue"], ["tell", "region", "Tell me when"],
+      ["about", "dialog", "The model"], ["address", "dialog", "A web address"], ["settings", "dialog", "Settings"]]) {
+      const part = document.getElementById("vco-" + id); part.setAttribute("role", role);
+      part.setAttribute("aria-label", name) }
     const question = document.querySelector("#vco-question input");
-    question.placeholder ||= "Start a video first"; document.querySelector("#vco-wish input").placeholder ||= "Start a video, then say what to look out for";
-    question.addEventListener("focus", () => document.body.classList.toggle("v-typing", matchMedia("(pointer:coarse)").matches)); question.addEventListener("blur", () => document.body.classList.remove("v-typing"));
-    for (const at in places) { const [id, field] = places[at]; if (field) document.querySelector(field).addEventListener("input", () => clearFault(at)) }
+    question.placeholder ||= "Start a video first";
+    document.querySelector("#vco-wish input").placeholder ||= "Start a video, then say what to look out for";
+    question.addEventListener("focus",
+      () => document.body.classList.toggle("v-typing", matchMedia("(pointer:coarse)").matches));
+      question.addEventListener("blur", () => document.body.classList.remove("v-typing"));
+    for (const at in places) { const [id, field] = places[at];
+      if (field) document.querySelector(field).addEventListener("input", () => clearFault(at)) }
     seeking($("seek")); dropping(document.querySelector(".v-stage"));
     $("pick").onchange = event => { const [one] = event.target.files; event.target.value = ""; if (one) file(one) };
   };
@@ -282,30 +349,37 @@ const vcoPage = (() => {
   const look = () => { // the picture on screen; as soon as it is there it fetches the next one
     const screen = $("screen"), address = `live/${S.id}/screen.jpg?${S.run}`, mine = look.mine = {};
     const next = () => { if (look.mine === mine && S.id) screen.src = `${address}.${Date.now()}` };
-    screen.onload = () => { const around = document.querySelector(".v-ambient"); around.getContext("2d").drawImage(screen, 0, 0, 48, 48); setTimeout(next, SCREEN_MS) };
+    screen.onload = () => { const around = document.querySelector(".v-ambient");
+      around.getContext("2d").drawImage(screen, 0, 0, 48, 48); setTimeout(next, SCREEN_MS) };
     screen.onerror = () => setTimeout(next, 1000);
     next();
   };
   const seeking = seek => {
-    const go = () => { held = { until: performance.now() + 1500 }; page.send({ do: "control", action: "seek", value: Math.min(+seek.value, S.duration) }) };
-    seek.oninput = () => { held = { until: performance.now() + 3000 }; seek.setAttribute("aria-valuetext", `${stamp(+seek.value)} of ${stamp(span())}`) };
+    const go = () => { held = { until: performance.now() + 1500 };
+      page.send({ do: "control", action: "seek", value: Math.min(+seek.value, S.duration) }) };
+    seek.oninput = () => { held = { until: performance.now() + 3000 };
+      seek.setAttribute("aria-valuetext", `${stamp(+seek.value)} of ${stamp(span())}`) };
     seek.onchange = go;
     seek.onkeydown = event => {
       const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
       if (!step) return;
-      event.preventDefault(); seek.value = +seek.value + step; seek.oninput(); clearTimeout(seek.waits); seek.waits = setTimeout(go, 250);
+      event.preventDefault(); seek.value = +seek.value + step; seek.oninput(); clearTimeout(seek.waits);
+      seek.waits = setTimeout(go, 250);
     };
   };
   const dropping = stage => {
     stage.ondragover = event => { event.preventDefault(); stage.classList.add("v-dropping") };
     stage.ondragleave = () => stage.classList.remove("v-dropping");
-    stage.ondrop = event => { event.preventDefault(); stage.classList.remove("v-dropping"); const [one] = event.dataTransfer.files; if (one) file(one) };
+    stage.ondrop = event => { event.preventDefault(); stage.classList.remove("v-dropping");
+      const [one] = event.dataTransfer.files; if (one) file(one) };
   };
   const file = async one => {
     clearFault("start"); file.sent = true;
-    if (one.size > about.upload_bytes) return fault("start", `${one.name}: has ${one.size.toLocaleString("en")} bytes, at most ${about.upload_bytes.toLocaleString("en")} are taken`);
+    if (one.size > about.upload_bytes) return fault("start",
+      `${one.name}: has ${one.size.toLocaleString("en")} bytes, at most ${about.upload_bytes.toLocaleString("en")} are taken`);
     say($("length"), `Sending ${one.name} …`);
-    try { const { path } = await page.upload(one); camera.stop(); page.send({ do: "upload", file: { path, orig_name: one.name } }) }
+    try { const { path } = await page.upload(one); camera.stop();
+      page.send({ do: "upload", file: { path, orig_name: one.name } }) }
     catch (error) { fault("start", `${one.name}: could not be sent (${error.message ?? error})`) }
     say($("length"), `${about.sample_seconds} seconds of coloured shapes. Nothing to set up.`);
   };
@@ -313,11 +387,14 @@ const vcoPage = (() => {
     on: null,
     async start() {
       clearFault("start");
-      if (!navigator.mediaDevices) return fault("start", "No camera: a browser gives its camera to pages on localhost or over https only.");
+      if (!navigator.mediaDevices) return fault("start",
+        "No camera: a browser gives its camera to pages on localhost or over https only.");
       let film;
-      try { film = await navigator.mediaDevices.getUserMedia({ video: { width: CAMERA_SIDE } }) } catch (error) { return fault("start", `No camera: ${error.message}`) }
+      try { film = await navigator.mediaDevices.getUserMedia({ video: { width: CAMERA_SIDE } }) } catch (error) {
+        return fault("start", `No camera: ${error.message}`) }
       camera.stop();
-      const video = Object.assign(document.createElement("video"), { srcObject: film, muted: true, playsInline: true }), canvas = document.createElement("canvas");
+      const video = Object.assign(document.createElement("video"), { srcObject: film, muted: true, playsInline: true }),
+        canvas = document.createElement("canvas");
       await video.play();
       let begins = true;
       const shoot = () => {
@@ -329,57 +406,103 @@ const vcoPage = (() => {
       camera.on = { film, timer: setInterval(shoot, CAMERA_MS) }; shoot();
       film.getTracks()[0].onended = () => camera.stop();
     },
-    stop() { if (camera.on) { clearInterval(camera.on.timer); camera.on.film.getTracks().forEach(track => track.stop()); camera.on = null } },
+    stop() { if (camera.on) { clearInterval(camera.on.timer); camera.on.film.getTracks().forEach(track => track.stop());
+      camera.on = null } },
   };
-  const watch = (request, more = {}) => { camera.stop(); clearFault("start"); page.send({ do: "watch", request, ...more }) };
+  const watch = (request, more = {}) => { camera.stop(); clearFault("start");
+    page.send({ do: "watch", request, ...more }) };
   const control = (action, value) => page.send({ do: "control", action, ...(value === undefined ? {} : { value }) });
-  const fill = (field, text, button) => { // a field of gradio's, as if typed
-    const input = document.querySelector(field); Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, text);
-    input.dispatchEvent(new Event("input", { bubbles: true })); setTimeout(() => button ? document.querySelector(button).click() : input.dispatchEvent(new KeyboardEvent("keypress", { key: "Enter", bubbles: true })), 30);
-  };
   const nextSpeed = () => control("speed", SPEEDS[(SPEEDS.indexOf(S.speed) + 1) % SPEEDS.length]);
   const turn = name => { kept(everywhere, "vco-" + name, isOn(name) ? "off" : "on"); settleSwitches() };
-  const settleSwitches = () => { for (const name of ["sound", "notices"]) { const on = isOn(name), words = name === "sound" ? "Sound" : "Browser notices"; $(name).innerHTML = icon(name === "notices" ? "bell" : on ? "sound" : "mute") + `${words} ${on ? "on" : "off"}`; $(name).setAttribute("aria-pressed", on) } };
+  const settleSwitches = () => {
+    for (const [name, words] of [["sound", "Sound"], ["notices", "Browser notices"]]) {
+      const on = isOn(name), button = $(name);
+      button.innerHTML = `${icon(name === "notices" ? "bell" : on ? "sound" : "mute")}${words} ${on ? "on" : "off"}`;
+      button.setAttribute("aria-pressed", on);
+    }
+  };
   const actions = {
-    sample: () => watch({ kind: "sample" }), world: () => watch({ kind: "shapeworld" }, { is_new: true }), camera: camera.start,
-    file: () => $("pick").click(), address: () => openSheet("address"), about: () => openSheet("about"), settings: () => openSheet("settings"), close: () => closeSheet(),
-    change: () => { isChoosing = true; clearFault("start"); draw(); document.querySelector(".v-go").focus() }, back: () => { isChoosing = false; draw() },
-    play: () => control(S.state === "over" || S.state === "paused" ? "play" : "pause"), stop: () => { camera.stop(); control("stop") }, speed: nextSpeed,
-    again: () => S.source === "your camera" ? camera.start() : control("play"), unwrong: () => { S.wrong = null; draw() }, untoast: () => $("toast").replaceChildren(),
-    moment: ({ dataset: { turn, event } }) => { page.send({ do: "moment", ...(event ? { event: +event } : { turn: +turn }) }); if (isPhone()) tab("memory"); $("toast").replaceChildren() },
-    fired: ({ dataset: { event } }) => actions.moment({ dataset: { event } }), now: () => { S.then = null; closeCard(); draw() },
-    less: ({ dataset: { key } }) => { const wish = S.wishes.find(one => one.key === key); if (wish) page.send({ do: "rule", key, threshold: Math.min(.95, Math.round(100 * wish.threshold + 5) / 100) }) },
-    idea: button => fill("#vco-wish input", button.textContent, "#vco-add"), example: button => fill("#vco-question input", button.textContent),
-    tab: ({ dataset }) => tab(dataset.tab), skip: (_, event) => { event.preventDefault(); document.querySelector("#vco-question input").focus() },
+    sample: () => watch({ kind: "sample" }), world: () => watch({ kind: "shapeworld" }, { is_new: true }),
+      camera: camera.start,
+    file: () => $("pick").click(), address: () => openSheet("address"), about: () => openSheet("about"),
+      settings: () => openSheet("settings"), close: () => closeSheet(),
+    change: () => { isChoosing = true; clearFault("start"); draw(); document.querySelector(".v-go").focus() },
+      back: () => { isChoosing = false; draw() },
+    play: () => control(S.state === "over" || S.state === "paused" ? "play" : "pause"), stop: () => { camera.stop();
+      control("stop") }, speed: nextSpeed,
+    again: () => S.source === "your camera" ? camera.start() : control("play"), unwrong: () => { S.wrong = null;
+      draw() }, untoast: () => $("toast").replaceChildren(),
+    moment: ({ dataset: { turn, event } }) => {
+      page.send({ do: "moment", ...(event ? { event: +event } : { turn: +turn }) }); if (isPhone()) tab("memory");
+      $("toast").replaceChildren() },
+    fired: ({ dataset: { event } }) => actions.moment({ dataset: { event } }), now: () => { S.then = null; closeCard();
+      draw() },
+    less: ({ dataset: { key } }) => { const wish = S.wishes.find(one => one.key === key);
+      if (wish) page.send({ do: "rule", key, threshold: Math.min(.95, Math.round(100 * wish.threshold + 5) / 100) }) },
+    idea: button => page.send({ do: "tell", text: button.textContent }),
+      example: button => page.ask(button.textContent),
+    tab: ({ dataset }) => tab(dataset.tab), skip: (_, event) => { event.preventDefault();
+      document.querySelector("#vco-question input").focus() },
     sound: () => { turn("sound"); if (isOn("sound")) beep() },
-    notices: async () => { if (!isOn("notices") && await window.Notification?.requestPermission() !== "granted") return notice({ a: "The browser does not allow notices of this page." }); turn("notices") },
-    save: button => menu(button, ["json", "srt"].map(kind => ({ name: kind === "json" ? "Dialogue as json" : "Dialogue as subtitles (srt)", href: `live/${S.id}/dialogue.${kind}`, file: `dialogue.${kind}` }))),
+    notices: async () => {
+      if (!isOn("notices") && await window.Notification?.requestPermission() !== "granted") return notice({
+      a: "The browser does not allow notices of this page." }); turn("notices") },
+    save: button => menu(button,
+      ["json", "srt"].map(kind => ({ name: kind === "json" ? "Dialogue as json" : "Dialogue as subtitles (srt)",
+      href: `live/${S.id}/dialogue.${kind}`, file: `dialogue.${kind}` }))),
     wish: button => {
-      const key = button.dataset.key, wish = S.wishes.find(one => one.key === key), rule = change => () => page.send({ do: "rule", key, ...change });
-      menu(button, [{ name: "Only once", checked: wish.once, run: rule({ once: !wish.once }) }, { name: wish.paused ? "Go on" : "Pause", run: rule({ paused: !wish.paused }) }, { name: "Remove", run: () => page.send({ do: "drop", key }) }]);
+      const key = button.dataset.key, wish = S.wishes.find(one => one.key === key),
+        rule = change => () => page.send({ do: "rule", key, ...change });
+      menu(button, [{ name: "Only once", checked: wish.once, run: rule({ once: !wish.once }) },
+        { name: wish.paused ? "Go on" : "Pause", run: rule({ paused: !wish.paused }) },
+        { name: "Remove", run: () => page.send({ do: "drop", key }) }]);
     },
     more: button => menu(button, [
-      ...(S.id && !isChoosing ? [{ name: "Stop", run: actions.stop }, ...(S.speed && S.state !== "over" ? [{ name: `Speed: ${S.speed}×`, run: nextSpeed }] : []), { name: "Save dialogue as json", href: `live/${S.id}/dialogue.json`, file: "dialogue.json" }, { name: "Save as subtitles (srt)", href: `live/${S.id}/dialogue.srt`, file: "dialogue.srt" }] : []),
-      { name: "Sound", checked: isOn("sound"), run: actions.sound }, { name: "Browser notices", checked: isOn("notices"), run: actions.notices }, { name: "The model", run: actions.about }, { name: "Settings", run: actions.settings }]),
+      ...(S.id && !isChoosing ? [{ name: "Stop", run: actions.stop },
+        ...(S.speed && S.state !== "over" ? [{ name: `Speed: ${S.speed}×`, run: nextSpeed }] : []),
+        { name: "Save dialogue as json", href: `live/${S.id}/dialogue.json`, file: "dialogue.json" },
+        { name: "Save as subtitles (srt)", href: `live/${S.id}/dialogue.srt`, file: "dialogue.srt" }] : []),
+      { name: "Sound", checked: isOn("sound"), run: actions.sound },
+        { name: "Browser notices", checked: isOn("notices"), run: actions.notices },
+        { name: "The model", run: actions.about }, { name: "Settings", run: actions.settings }]),
   };
-  const tab = name => { document.body.dataset.tab = name; all(".v-tabs button").forEach(one => one.setAttribute("aria-selected", one.dataset.tab === name)); draw() };
+  const tab = name => { document.body.dataset.tab = name;
+    all(".v-tabs button").forEach(one => one.setAttribute("aria-selected", one.dataset.tab === name)); draw() };
   const menu = (anchor, items) => {
     closeMenu();
-    const list = document.createElement("div"), at = anchor.getBoundingClientRect(); list.className = "v-menu"; list.setAttribute("role", "menu"); list.setAttribute("aria-label", "Choose");
+    const list = document.createElement("div"), at = anchor.getBoundingClientRect(); list.className = "v-menu";
+    list.setAttribute("role", "menu"); list.setAttribute("aria-label", "Choose");
     for (const item of items) {
-      const entry = document.createElement(item.href ? "a" : "button"); entry.textContent = item.name; entry.setAttribute("role", "checked" in item ? "menuitemcheckbox" : "menuitem");
+      const entry = document.createElement(item.href ? "a" : "button"); entry.textContent = item.name;
+      entry.setAttribute("role", "checked" in item ? "menuitemcheckbox" : "menuitem");
       if ("checked" in item) entry.setAttribute("aria-checked", !!item.checked);
       if (item.href) Object.assign(entry, { href: item.href, download: item.file });
       entry.onclick = () => { closeMenu(); item.run?.() }; list.append(entry);
     }
-    list.onkeydown = event => { const step = { ArrowDown: 1, ArrowUp: -1 }[event.key], entries = [...list.children]; if (step) { event.preventDefault(); entries[(entries.indexOf(document.activeElement) + step + entries.length) % entries.length].focus() } if (event.key === "Tab") closeMenu() };
+    list.onkeydown = event => { const step = { ArrowDown: 1, ArrowUp: -1 }[event.key], entries = [...list.children];
+      if (step) { event.preventDefault();
+      entries[(entries.indexOf(document.activeElement) + step + entries.length) % entries.length].focus() } if (event.key === "Tab") closeMenu() };
     list.anchor = anchor; document.querySelector(".gradio-container main").append(list);
-    list.style.left = Math.max(8, Math.min(at.left, innerWidth - list.offsetWidth - 8)) + "px"; list.style.top = (at.bottom + list.offsetHeight + 8 > innerHeight ? Math.max(8, at.top - list.offsetHeight - 4) : at.bottom + 4) + "px";
+    list.style.left = Math.max(8, Math.min(at.left, innerWidth - list.offsetWidth - 8)) + "px";
+    list.style.top = (at.bottom + list.offsetHeight + 8 > innerHeight ? Math.max(8, at.top - list.offsetHeight - 4)
+      : at.bottom + 4) + "px";
     list.firstChild.focus();
   };
   const closeMenu = () => all(".v-menu").forEach(one => { one.remove(); one.anchor.focus() });
-  const openSheet = name => { closeSheet(); opened = name; openSheet.from = document.activeElement; const sheet = document.getElementById("vco-" + name); sheet.classList.add("v-open"); sheet.querySelector("input:not(:disabled),button").focus() };
-  const closeSheet = () => { if (opened) { clearFault(opened in places ? opened : "start"); document.getElementById("vco-" + opened).classList.remove("v-open"); opened = null; openSheet.from?.focus() } };
+  const sheetIs = (name, isOpen) => { // what lies below cannot be reached meanwhile
+    document.getElementById("vco-" + name).classList.toggle("v-open", isOpen);
+    for (const part of all(".v-top,#vco-main")) part.inert = isOpen;
+  };
+  const openSheet = name => {
+    closeSheet();
+    openSheet.from = document.activeElement; opened = name; sheetIs(name, true);
+    document.querySelector(`#vco-${name} :is(input:not(:disabled),button)`).focus();
+  };
+  const closeSheet = () => {
+    if (!opened) return;
+    clearFault(opened); sheetIs(opened, false); opened = null;
+    openSheet.from?.focus();
+  };
   document.addEventListener("click", event => {
     const button = event.target.closest("[data-do]");
     if (!event.target.closest(".v-menu")) closeMenu();
@@ -388,8 +511,10 @@ const vcoPage = (() => {
     if (button && !button.disabled && !asleep) actions[button.dataset.do](button, event);
   });
   document.addEventListener("keydown", event => {
-    if (event.key === "Escape") { const on = document.querySelector(".v-held.v-on"); if (document.querySelector(".v-menu")) closeMenu(); else if (on) { closeCard(); on.focus() } else closeSheet() }
-    if (event.key === "/" && !/INPUT|TEXTAREA/.test(event.target.tagName) && !opened) { event.preventDefault(); if (isPhone()) tab("chat"); document.querySelector("#vco-question input").focus() }
+    if (event.key === "Escape") { const on = document.querySelector(".v-held.v-on");
+      if (document.querySelector(".v-menu")) closeMenu(); else if (on) { closeCard(); on.focus() } else closeSheet() }
+    if (event.key === "/" && !/INPUT|TEXTAREA/.test(event.target.tagName) && !opened) { event.preventDefault();
+      if (isPhone()) tab("chat"); document.querySelector("#vco-question input").focus() }
   });
   addEventListener("resize", () => { if (!asleep) draw() });
   return { begin, show, state: () => S };

@@ -39,7 +39,8 @@ HERE = Path(__file__).parent
 TICK_SECONDS = 0.5
 MOST_SEED = 2**31
 ENDED = "Your session was not used for a while and has ended. Start it again."
-JS_ON_LOAD = "vcoPage.begin({send: data => trigger('act', data), upload, value: props.value});\
+JS_ON_LOAD = "vcoPage.begin({send: data => trigger('act', data), ask: text => trigger('ask', text), upload, \
+value: props.value});\
 watch('value', () => vcoPage.show(props.value))"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 BARE: dict[str, Any] = {"show_label": False, "container": False, "max_lines": 1, "interactive": False}
@@ -119,7 +120,7 @@ class Page:
         self.actions: dict[str, Callable[..., State | None]] = {
             action.__name__: validate_call(config={"arbitrary_types_allowed": True})(action)
             for action in (
-                self.watch, self.upload, self.camera, self.control, self.moment, self.rule, self.drop, self.cancel,
+                self.watch, self.upload, self.camera, self.control, self.moment, self.rule, self.drop, self.tell,
                 self.resume,
             )
         }  # fmt: skip
@@ -194,6 +195,7 @@ class Page:
         options: dict[str, Any] = {"outputs": self.followers, "preprocess": False, **QUIET}
         self.feed.act(self._act, None, **options)
         # 1. the dialogue: a question is answered beside others; the button ends what is being answered
+        self.feed.ask(self._asks_example, None, **options)
         self.question.submit(self._asks, self.question, **options)
         self.ask_button.click(self._asks_or_cancels, self.question, **options)
         # 2. what is done by one field or form
@@ -232,7 +234,7 @@ class Page:
         name = str(sent.pop("do", ""))
         if (action := self.actions.get(name)) is None:
             return self._told(f"the page has no action {name!r:.40}", "start")
-        place = {"rule": "wish", "drop": "wish", "control": "screen", "moment": "screen"}.get(name, "start")
+        place = {"tell": "wish", "rule": "wish", "drop": "wish", "control": "screen", "moment": "screen"}.get(name, "start")
         visit = self._visit(request, enters=name in ("watch", "upload", "camera", "resume"))
         return self._done(visit, partial(action, visit, **sent), place)
 
@@ -241,7 +243,7 @@ class Page:
         checked = validate_call(config={"arbitrary_types_allowed": True})(action)
 
         def do(request: gr.Request, *values: Any) -> Any:
-            visit = self._visit(request, enters=True)
+            visit = self._visit(request, enters=place != "wish")
             return self._done(visit, partial(checked, visit, *values), place)
 
         return do
@@ -351,10 +353,6 @@ class Page:
         visit.running().session.drop_standing(key)
         return {}
 
-    def cancel(self, visit: Visit) -> State:
-        visit.num_cancelled += 1
-        return {}
-
     def resume(self, visit: Visit, key: str) -> State | None:
         """The page was loaded again and remembers its session."""
         try:
@@ -378,6 +376,9 @@ class Page:
             visit.num_cancelled += 1
         else:
             yield from self._asks(request, question)
+
+    def _asks_example(self, request: gr.Request, event: gr.EventData) -> Iterator[Any]:
+        yield from self._asks(request, event._data)
 
     def _asks(self, request: gr.Request, question: Any) -> Iterator[Any]:
         """The dialogue again with each piece of the answer."""
