@@ -86,7 +86,7 @@ def visit(demo, browser) -> Iterator[Callable]:
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.goto(demo.address, wait_until="domcontentloaded")
-        page.get_by_role("button", name="Watch the sample").wait_for()
+        page.locator(".v-go:enabled").wait_for()
         return page
 
     yield open_page

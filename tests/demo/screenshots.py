@@ -48,7 +48,7 @@ def main() -> None:
 def opened_page(context: Any, address: str) -> Any:
     page = context.new_page()
     page.goto(address, wait_until="domcontentloaded")
-    page.get_by_role("button", name="Watch the sample").wait_for()
+    page.locator(".v-go:enabled").wait_for()
     return page
 
 

@@ -30,7 +30,7 @@ KEEP_CAMERA = """() => {
 
 
 def first(page: Any) -> None:
-    page.get_by_role("button", name="Watch the sample").wait_for()
+    page.locator(".v-go:enabled").wait_for()
 
 
 def watch(page: Any) -> None:
@@ -147,7 +147,7 @@ def main() -> None:
             context = context_of(browser, size, dark)
             page = context.new_page()
             page.goto(options.address, wait_until="domcontentloaded")
-            page.get_by_role("button", name="Watch the sample").wait_for()
+            page.locator(".v-go:enabled").wait_for()
             reach(page)
             page.screenshot(path=str(options.folder / f"{name}.png"))
             context.close()

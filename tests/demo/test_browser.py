@@ -238,8 +238,8 @@ def test_it_is_found_again_after_a_reload(demo, visit):
     is_answered(page, 2)
     other = page.context.new_page()  # another tab of the same browser is another visitor
     other.goto(demo.address, wait_until="domcontentloaded")
-    other.get_by_role("button", name="Watch the sample").wait_for()
-    other.wait_for_function("vcoPage.state().id === null && !document.querySelector('.v-go').disabled")
+    other.locator(".v-go:enabled").wait_for()
+    other.wait_for_function("vcoPage.state().id === null")
     assert other.locator(".v-first").count() == 1
 
 
@@ -389,7 +389,7 @@ def test_everybody_can_use_it_in_each_state(demo, browser, state):
     context = context_of(browser, size, dark)
     page = context.new_page()
     page.goto(demo.address, wait_until="domcontentloaded")
-    page.get_by_role("button", name="Watch the sample").wait_for()
+    page.locator(".v-go:enabled").wait_for()
     reach(page)
     page.evaluate(source)
     found = page.evaluate("axe.run(document)")

@@ -341,6 +341,7 @@ const vcoPage = (() => {
       question.addEventListener("blur", () => document.body.classList.remove("v-typing"));
     for (const at in places) { const [id, field] = places[at];
       if (field) document.querySelector(field).addEventListener("input", () => clearFault(at)) }
+    all("#v-start button").forEach(one => { one.disabled = false });
     seeking($("seek")); dropping(document.querySelector(".v-stage"));
     $("pick").onchange = event => { const [one] = event.target.files; event.target.value = ""; if (one) file(one) };
   };

@@ -234,7 +234,9 @@ class Page:
         name = str(sent.pop("do", ""))
         if (action := self.actions.get(name)) is None:
             return self._told(f"the page has no action {name!r:.40}", "start")
-        place = {"tell": "wish", "rule": "wish", "drop": "wish", "control": "screen", "moment": "screen"}.get(name, "start")
+        place = {"tell": "wish", "rule": "wish", "drop": "wish", "control": "screen", "moment": "screen"}.get(
+            name, "start"
+        )
         visit = self._visit(request, enters=name in ("watch", "upload", "camera", "resume"))
         return self._done(visit, partial(action, visit, **sent), place)
 
