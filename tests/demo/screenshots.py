@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
 from tests.demo.states import DESKTOP, FLAGS, PHONE, WISH, context_of, watch
 from tests.demo.steps import tell, watch_sample
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.demo.visitor import Visitor
+from videochat_online.demo.view import MOST_POINTS, thinned
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:gradio")
 SAMPLE = {"kind": "sample"}
@@ -114,3 +115,12 @@ def test_instructions_and_their_rules(visitor, demo):
     for whole in ("Warn me if it rains", "Is the door open?"):
         visitor.do(add, whole)
     assert [one.text for one in session.session.standing] == ["Warn me if it rains", "Is the door open?"]
+
+
+def test_a_curve_is_thinned_in_place():
+    """Peaks stay, and what was shown once does not move while the stream goes on."""
+    curve = [(k / 2, 0.9 if k == 333 else 0.1 + k / 10000) for k in range(600)]
+    whole, part = thinned(curve), thinned(curve[:590])
+    assert len(whole) <= MOST_POINTS + 2 and (166.5, 0.9) in whole and whole[-1] == (299.5, 0.16)
+    assert whole == sorted(whole) and whole[: len(part) - 2] == part[:-2]
+    assert thinned([]) == [] and thinned(curve[:3]) == [(0.0, 0.1), (0.5, 0.1), (1.0, 0.1)]

@@ -70,23 +70,12 @@ def add_page(app: Any, sessions: Sessions) -> Any:
     page = Page(sessions).blocks
     css, js = ((HERE / f"page.{kind}").read_text() for kind in ("css", "js"))
     app = gr.mount_gradio_app(  # gradio would cut our style sheet's selectors at every comma: it goes into the head
-        app, page, path="/", max_file_size=limits.max_upload_bytes, theme=_theme(), show_error=True, footer_links=[],
+        app, page, path="/", max_file_size=limits.max_upload_bytes, show_error=True, footer_links=[],
         head=f"<style>{css}</style><script>{js}</script>", run_history=False,
     )  # fmt: skip
     mounted = app.routes[-1]
     mounted.app = Door(mounted.app, page.upload_file_set, 2 * limits.max_image_bytes, limits.max_upload_bytes)
     return app
-
-
-def _theme() -> Any:
-    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", radius_size="lg", **fonts)
-    return theme.set(  # a shade darker than usual: enough contrast to be read by everybody
-        body_text_color_subdued="*neutral_500",
-        block_label_text_color="*neutral_600",
-        button_primary_background_fill="*primary_600",
-        button_primary_background_fill_hover="*primary_700",
-    )
 
 
 def markup() -> dict[str, str]:
@@ -116,7 +105,7 @@ class Page:
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions, self.limits, self.visits = sessions, sessions.limits, Visits(sessions)
-        self.parts = markup()
+        self.parts, self.fits = markup(), OF_SHAPES if sessions.model_name in SHIPPED_MODELS else OF_REAL_VIDEO
         self.actions: dict[str, Callable[..., State | None]] = {
             action.__name__: validate_call(config={"arbitrary_types_allowed": True})(action)
             for action in (
@@ -211,13 +200,12 @@ class Page:
     def _about(self) -> State:
         """What does not change: the model, what fits it, and what this server takes."""
         name, config = self.sessions.model_name, self.sessions.model.config
-        is_ours = name in SHIPPED_MODELS
         sample = open_file(next(iter(SAMPLES.values())), self.limits, name="the sample").source
         seconds = getattr(sample, "duration", 0.0)
         sample.close()
         levels = [(one.grid, one.grid, one.capacity) for one in config.memory_config.levels]
         return {
-            "model": name, "is_small": is_ours, "note": config.note or "", **(OF_SHAPES if is_ours else OF_REAL_VIDEO),
+            "model": name, "is_small": self.fits is OF_SHAPES, "note": config.note or "", **self.fits,
             "sample_seconds": round(seconds), "levels": levels_view(levels), "urls": self.limits.allow_urls,
             "upload_bytes": self.limits.max_upload_bytes, "upload_minutes": self.limits.max_video_seconds / 60,
         }  # fmt: skip
@@ -273,13 +261,11 @@ class Page:
             self.feed: self._state(session) | part,
             self.question: gr.update(interactive=can, placeholder="Ask about now or before" if can else first),
             self.ask_button: gr.update(interactive=can, value="Cancel" if visit.num_asking else "Ask"),
-            self.wish: gr.update(interactive=can, placeholder=self._idea() if can else f"{first}", **empty),
+            self.wish: gr.update(
+                interactive=can, placeholder=f"for example: {self.fits['wishes'][0]}" if can else first, **empty
+            ),
             self.add_button: gr.update(interactive=can),
         }
-
-    def _idea(self) -> str:
-        ideas = OF_SHAPES if self.sessions.model_name in SHIPPED_MODELS else OF_REAL_VIDEO
-        return f"for example: {ideas['wishes'][0]}"
 
     def _state(self, session: LiveSession | None) -> State:
         return {"id": None} if session is None else {**page_view(session), "ended": None}

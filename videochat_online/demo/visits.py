@@ -25,7 +25,7 @@ class Visit:
         self.has_ended = False
         """Whether it had a session that ended for being idle, and none since."""
         self._settings: SessionSettings | None = None
-        self._key: str | None = None  # of the session; None before something was started, and after it ended
+        self.key: str | None = None  # of the session; None before something was started, and after it ended
         self.num_asking = 0
         """Questions of this page that are being answered."""
         self.num_cancelled = 0
@@ -37,9 +37,9 @@ class Visit:
         """The session, where there is one now."""
         with self._lock:
             try:
-                return self.sessions.get(self._key) if self._key else None
+                return self.sessions.get(self.key) if self.key else None
             except UnknownSession:
-                self._key, self.has_ended = None, True
+                self.key, self.has_ended = None, True
                 return None
 
     def running(self) -> LiveSession:
@@ -51,7 +51,7 @@ class Visit:
     def _begun(self) -> LiveSession:
         with self._lock:
             session = self.session or self.sessions.create(self._settings)
-            self._key, self.has_ended = session.key, False
+            self.key, self.has_ended = session.key, False
             return session
 
     def start(self, request: SourceRequest) -> LiveSession:
@@ -97,7 +97,7 @@ class Visit:
         """Go on with a session that a page has begun and knows by its id; UnknownSession where it is gone."""
         session = self.sessions.get(key)
         with self._lock:
-            self._key, self._settings, self.has_ended = key, session.settings, False
+            self.key, self._settings, self.has_ended = key, session.settings, False
         session.keep()
         return session
 
@@ -115,11 +115,6 @@ class Visit:
         self._settings = settings
         if (session := self.session) is not None:
             session.change(settings)
-
-    @property
-    def key(self) -> str | None:
-        """Of the session that it has, or had."""
-        return self._key
 
 
 class Visits:
