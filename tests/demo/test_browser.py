@@ -46,10 +46,12 @@ def test_pause_play_seek_speed_stop_and_start_again(demo, visit, clips):
     until(page, 11)
     assert float(seek.input_value()) >= 11, "the slider follows"
     assert page.evaluate("document.activeElement.id") == "v-seek", "and keeps the focus"
-    page.get_by_role("button", name="Speed, 1 times").click()
-    page.get_by_role("button", name="Speed, 2 times").wait_for()
     before = float(seek.input_value())
     page.wait_for_function("before => Number(document.querySelector('#v-seek').value) > before", arg=before)
+    page.get_by_role("button", name="Pause").click()  # so that it cannot end meanwhile
+    is_in_state(page, "paused")
+    page.get_by_role("button", name="Speed, 1 times").click()
+    page.get_by_role("button", name="Speed, 2 times").wait_for()
     page.get_by_role("button", name="Stop").click()
     is_in_state(page, "over")
     assert page.get_by_role("button", name="Stop").is_disabled() and seek.is_enabled()
