@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.demo.steps import ask, is_answered, tell, until, watch_sample
+from tests.demo.steps import ask, at_speed, is_answered, pauses, plays, tell, until, watch_sample
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync "
@@ -36,14 +36,24 @@ def first(page: Any) -> None:
 def watch(page: Any) -> None:
     """Two instructions, of which one has spoken, and two questions."""
     watch_sample(page)
+    pauses(page)
     tell(page, WISH)
     tell(page, "a red circle appears")
+    at_speed(page, "0.5×")  # so that a busy machine, too, reads out each frame
+    plays(page)
+    page.locator(".v-unasked").first.wait_for(state="attached")
+    until(page, 6)
+    pauses(page)
     ask(page, "What is happening now?")
-    page.locator(".v-unasked").first.wait_for()
     is_answered(page, 1)
-    until(page, 9)
+    plays(page)
+    until(page, 10)
+    pauses(page)
     ask(page, "Where is the object now?")
     is_answered(page, 2)
+    at_speed(page, "1×")
+    plays(page)
+    until(page, 11)
 
 
 def waiting(page: Any) -> None:

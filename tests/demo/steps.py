@@ -72,3 +72,24 @@ def until(page: Any, seconds: float) -> None:
 
 def is_in_state(page: Any, state: str) -> None:
     page.wait_for_function("s => vcoPage.state().state === s", arg=state)
+
+
+def pauses(page: Any) -> None:
+    """Stop the clock: what is done next does not depend on how fast this machine is."""
+    page.get_by_role("button", name="Pause", exact=True).click()
+    is_in_state(page, "paused")
+
+
+def plays(page: Any) -> None:
+    page.get_by_role("button", name="Play", exact=True).click()
+    is_in_state(page, "playing")
+
+
+def at_speed(page: Any, speed: str) -> None:
+    """Press the button, which a phone has in a menu, until it says so."""
+    page.wait_for_function(
+        "wanted => { const one = document.querySelector('#v-speed'), is = one.textContent === wanted;"
+        " if (!is && one.dataset.seen !== one.textContent) { one.dataset.seen = one.textContent; one.click() }"
+        " return is }",
+        arg=speed,
+    )

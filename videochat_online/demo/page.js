@@ -118,7 +118,7 @@ const vcoPage = (() => {
       || S.state === "reconnecting";
     say($("source").lastChild,
       name + (gone ? " · no picture" : S.state === "over" ? " · ended" : S.state === "paused" ? " · paused" : ""));
-    $("source").firstChild.className = "v-dot" + (gone ? " v-red" : S.state === "playing" ? "" : " v-still");
+    $("source").firstChild.className = "v-dot" + (gone ? " v-red" : S.state === "over" || S.state === "paused" ? " v-still" : "");
     const mine = S.source === "your camera" && !camera.on && S.state !== "over", at = `at ${stamp(S.position)}`;
     const what = S.wrong ? `<b>${safe(S.wrong)}</b>` : !gone ? "" : S.source === "your camera"
       ? `<b>The camera stopped sending ${at}.</b><br>The model keeps what it saw. You can go on asking.`
