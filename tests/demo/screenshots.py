@@ -12,7 +12,6 @@ import base64
 import io
 import os
 import shutil
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,14 @@ from typing import Any
 from PIL import Image
 
 from tests.demo.states import DESKTOP, FLAGS, PHONE, WISH, context_of, watch
-from tests.demo.steps import tell, watch_sample
+from tests.demo.steps import is_answered, pauses, plays, tell, watch_sample
 
 DOCS = Path(__file__).parents[2] / "docs"
 SIZES = {"desktop": DESKTOP, "phone": PHONE}
 ANIMATED_WIDTH = 1000
 """Pixels of the animation, of a page as wide as the desktop's."""
-ANIMATED_SECONDS, LAST_SECONDS, MOST_FRAMES_A_SECOND = 10.0, 2.0, 8
-TYPED = {5.0: "What is happening now?"}
-"""Second of the animation at which somebody begins to type a question."""
+LAST_SECONDS, MOST_FRAMES_A_SECOND = 2.0, 8
+QUESTION = "What is happening now?"
 KEYS_AT_ONCE, KEY_SECONDS = 3, 0.1
 
 
@@ -77,8 +75,8 @@ def animation(browser: Any, address: str) -> None:
     context = context_of(browser, DESKTOP, False)
     page = opened_page(context, address)
     watch_sample(page)
+    pauses(page)
     tell(page, WISH)
-    page.get_by_label("Your question").click()
     shown = record(page, ANIMATED_WIDTH)
     context.close()
     times = [second for second, _ in shown]
@@ -91,7 +89,7 @@ def animation(browser: Any, address: str) -> None:
 
 
 def record(page: Any, width: int) -> list[tuple[float, bytes]]:
-    """What Chromium shows while the questions are typed and answered: seconds, and the picture as file."""
+    """What Chromium shows until the model has spoken unasked and answered: seconds, and the picture as file."""
     shown: list[tuple[float, bytes]] = []
     chromium = page.context.new_cdp_session(page)
 
@@ -103,14 +101,15 @@ def record(page: Any, width: int) -> list[tuple[float, bytes]]:
 
     chromium.on("Page.screencastFrame", keep)
     chromium.send("Page.startScreencast", {"format": "jpeg", "quality": 92, "maxWidth": width, "maxHeight": 4 * width})
-    started = time.monotonic()
-    for second, question in TYPED.items():
-        page.wait_for_timeout(max(0.0, 1000 * (second - (time.monotonic() - started))))
-        for place in range(0, len(question), KEYS_AT_ONCE):
-            page.keyboard.type(question[place : place + KEYS_AT_ONCE])
-            page.wait_for_timeout(1000 * KEY_SECONDS)
-        page.keyboard.press("Enter")
-    page.wait_for_timeout(max(0.0, 1000 * (ANIMATED_SECONDS - (time.monotonic() - started))))
+    plays(page)
+    page.locator(".v-unasked").first.wait_for()
+    page.get_by_label("Your question").click()
+    for place in range(0, len(QUESTION), KEYS_AT_ONCE):
+        page.keyboard.type(QUESTION[place : place + KEYS_AT_ONCE])
+        page.wait_for_timeout(1000 * KEY_SECONDS)
+    page.keyboard.press("Enter")
+    is_answered(page, 1)
+    page.wait_for_timeout(1000 * LAST_SECONDS)
     chromium.send("Page.stopScreencast")
     return shown
 
