@@ -44,7 +44,7 @@ def test_pause_play_seek_speed_stop_and_start_again(demo, visit, clips):
     for key in ("PageUp", "ArrowRight"):  # the keyboard is enough: eleven seconds on
         page.keyboard.press(key)
     until(page, 11)
-    assert float(seek.input_value()) >= 11, "the slider follows"
+    page.wait_for_function("Number(document.querySelector('#v-seek').value) >= 11")  # the slider follows
     assert page.evaluate("document.activeElement.id") == "v-seek", "and keeps the focus"
     before = float(seek.input_value())
     page.wait_for_function("before => Number(document.querySelector('#v-seek').value) > before", arg=before)

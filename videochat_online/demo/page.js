@@ -2,7 +2,7 @@
 // The page in the browser: draws the state that the server sends with each tick, in place, so that focus and scrolling
 // stay; and sends what the visitor does as named actions. view.py says what a state holds; seconds, P from 0 to 1.
 const vcoPage = (() => {
-  const NOTICE_MS = 8000, CAMERA_MS = 250, CAMERA_SIDE = 640, SCREEN_MS = 20, SPEEDS = [1, 2, 4, 0.5];
+  const NOTICE_MS = 8000, CAMERA_MS = 250, CAMERA_SIDE = 640, SCREEN_MS = 20, SEEK_MS = 6000, NEAR_SECONDS = 1.5, SPEEDS = [1, 2, 4, 0.5];
   const $ = id => document.getElementById("v-" + id), all = query => [...document.querySelectorAll(query)];
   const icon = name => `<svg class="v-i" aria-hidden="true"><use href="#i-${name}"/></svg>`;
   const safe = text => String(text).replace(/[&<>"]/g, c => `&#${c.charCodeAt(0)};`);
@@ -142,7 +142,8 @@ const vcoPage = (() => {
     say($("clock2"), has ? `<b>${stamp(S.position)}</b> <span class="v-muted">${total}</span>` : "", true);
     seek.disabled = !has || !S.duration; seek.max = span();
     if (!has) return say($("marks"), "", true);
-    if (held !== null && performance.now() > held.until) held = null;
+    const isThere = held?.isSent && Math.abs(S.position - held.at) < NEAR_SECONDS;
+    if (isThere || performance.now() > held?.until) held = null;
     if (held === null) seek.value = S.position;
     seek.setAttribute("aria-valuetext", `${stamp(+seek.value)} of ${stamp(span())}`);
     say($("marks"), S.talk.map(one =>
@@ -356,9 +357,10 @@ const vcoPage = (() => {
     next();
   };
   const seeking = seek => {
-    const go = () => { held = { until: performance.now() + 1500 };
+    const hold = isSent => { held = { at: +seek.value, isSent, until: performance.now() + SEEK_MS } };
+    const go = () => { hold(true);
       page.send({ do: "control", action: "seek", value: Math.min(+seek.value, S.duration) }) };
-    seek.oninput = () => { held = { until: performance.now() + 3000 };
+    seek.oninput = () => { hold(false);
       seek.setAttribute("aria-valuetext", `${stamp(+seek.value)} of ${stamp(span())}`) };
     seek.onchange = go;
     seek.onkeydown = event => {
