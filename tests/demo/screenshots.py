@@ -1,8 +1,8 @@
 """Makes the pictures of the docs from the real page: still ones, light and dark, and an animation of a question.
 
 videochat-online demo --port 7860 &
-python tests/demo/screenshots.py                 docs/demo-*.png: the page on a desktop and a phone
-python tests/demo/screenshots.py --animation     docs/page.webp: the model speaks unasked, and is asked
+PYTHONPATH=. python tests/demo/screenshots.py                 docs/demo-*.png: the page on a desktop and a phone
+PYTHONPATH=. python tests/demo/screenshots.py --animation     docs/page.webp: the model speaks unasked, and is asked
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The page in each state of its design: how a visitor gets there. For pictures, and for what must hold in every state.
 
 videochat-online demo --port 7860 &
-python tests/demo/states.py FOLDER     a picture of each, to be held beside the design's
+PYTHONPATH=. python tests/demo/states.py FOLDER     a picture of each, to be held beside the design's
 """
 
 from __future__ import annotations
