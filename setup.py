@@ -91,7 +91,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["videochat_online", "videochat_online.*"]),
-    package_data={"videochat_online": ["pocket/*", "serve/swagger/*", "demo/page.css", "lab/*.json"]},
+    package_data={"videochat_online": ["pocket/*", "serve/swagger/*", "demo/page.*", "lab/*.json"]},
     cmdclass={"build_py": BuildWithFiles},
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -12,15 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.demo.states import FLAGS, context_of
 from videochat_online.lab.bench.measure import write_clip
 from videochat_online.processing import load_model
 from videochat_online.serve.limits import Limits
 from videochat_online.serve.sessions import Sessions
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync "
-    "--disable-component-update --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
-)
 INSTALL = "needs {}: pip install 'videochat-online[demo]' playwright, apt-get install chromium"
 
 
@@ -83,16 +80,13 @@ def visit(demo, browser) -> Iterator[Callable]:
     """visit(width=..., dark=...) -> a page of a new visitor, loaded."""
     contexts = []
 
-    def open_page(*, width: int = 1280, height: int = 900, dark: bool = False):
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light",
-            permissions=["camera"], is_mobile=width < 600, has_touch=width < 600,
-        )  # fmt: skip
+    def open_page(*, width: int = 1440, height: int = 900, dark: bool = False):
+        context = context_of(browser, (width, height), dark)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.goto(demo.address, wait_until="domcontentloaded")
-        page.get_by_role("button", name="Watch the sample").wait_for()
+        page.locator(".v-go:enabled").wait_for()
         return page
 
     yield open_page

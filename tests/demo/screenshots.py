@@ -1,8 +1,8 @@
 """Makes the pictures of the docs from the real page: still ones, light and dark, and an animation of a question.
 
 videochat-online demo --port 7860 &
-python tests/demo/screenshots.py                 docs/demo-*.png: the page on a desktop and a phone
-python tests/demo/screenshots.py --animation     docs/page.webp: a question is asked while a stream runs
+PYTHONPATH=. python tests/demo/screenshots.py                 docs/demo-*.png: the page on a desktop and a phone
+PYTHONPATH=. python tests/demo/screenshots.py --animation     docs/page.webp: the model speaks unasked, and is asked
 """
 
 from __future__ import annotations
@@ -12,28 +12,21 @@ import base64
 import io
 import os
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from tests.demo.states import DESKTOP, FLAGS, PHONE, WISH, context_of, watch
+from tests.demo.steps import is_answered, pauses, plays, tell, watch_sample
+
 DOCS = Path(__file__).parents[2] / "docs"
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-QUESTIONS = ("What is happening now?", "Where is the cyan cross?")
-SEED = 4
-"""Of the generated world in which they are asked."""
-ANIMATED = (1280, 1640, 0.78)
-"""Width and height in CSS pixels, and the picture's pixels for each of them."""
-ANIMATED_SECONDS, LAST_SECONDS, MOST_FRAMES_A_SECOND = 10.0, 2.0, 8
-ANIMATION_STARTS = 9.0
-"""Second of the stream; the memory is full by then."""
-TYPED = dict(zip((0.8, 5.0), QUESTIONS, strict=True))
-"""Second of the animation at which somebody begins to type a question."""
+SIZES = {"desktop": DESKTOP, "phone": PHONE}
+ANIMATED_WIDTH = 1000
+"""Pixels of the animation, of a page as wide as the desktop's."""
+LAST_SECONDS, MOST_FRAMES_A_SECOND = 2.0, 8
+QUESTION = "What is happening now?"
 KEYS_AT_ONCE, KEY_SECONDS = 3, 0.1
 
 
@@ -51,37 +44,26 @@ def main() -> None:
         browser.close()
 
 
-@contextmanager
-def opened_page(browser: Any, address: str, **options: Any) -> Iterator[Any]:
-    """The page, on which a generated world is running."""
-    context = browser.new_context(**options)
+def opened_page(context: Any, address: str) -> Any:
     page = context.new_page()
     page.goto(address, wait_until="domcontentloaded")
-    page.get_by_role("tab", name="World").click()
-    page.get_by_label("Seed").fill(str(SEED))
-    page.get_by_role("button", name="Watch a generated world").click()
-    page.locator(".vco-playing").wait_for()
-    yield page
-    context.close()
+    page.locator(".v-go:enabled").wait_for()
+    return page
 
 
 def still_pictures(browser: Any, address: str) -> None:
-    for name, (width, height) in SIZES.items():
+    for name, size in SIZES.items():
         for scheme in ("light", "dark"):
-            size = {"width": width, "height": height}
-            options = {"viewport": size, "color_scheme": scheme, "is_mobile": width < 600}
-            with opened_page(browser, address, **options) as page:
-                for question in QUESTIONS:
-                    time.sleep(9)
-                    page.get_by_label("Question").fill(question)
-                    page.get_by_label("Question").press("Enter")
-                time.sleep(6)
-                save(page, DOCS / f"demo-{name}-{scheme}.png")
+            context = context_of(browser, size, scheme == "dark")
+            page = opened_page(context, address)
+            watch(page)
+            save(page, DOCS / f"demo-{name}-{scheme}.png")
+            context.close()
 
 
 def save(page: Any, path: Path) -> None:
-    """The whole page, in 256 colours."""
-    page.screenshot(path=str(path), full_page=True)
+    """The page, in 256 colours."""
+    page.screenshot(path=str(path))
     with Image.open(path) as picture:
         reduced = picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
         reduced.save(path, optimize=True)
@@ -90,13 +72,13 @@ def save(page: Any, path: Path) -> None:
 
 def animation(browser: Any, address: str) -> None:
     """Each picture is shown for as long as it was on screen."""
-    width, height, scale = ANIMATED
-    size = {"width": width, "height": height}
-    with opened_page(browser, address, viewport=size, color_scheme="light") as page:
-        page.get_by_label("Question").click()
-        seconds = "Number(document.querySelector('.vco-time').innerText.split(':')[1])"
-        page.wait_for_function(f"{seconds} >= {ANIMATION_STARTS}")
-        shown = record(page, round(width * scale))
+    context = context_of(browser, DESKTOP, False)
+    page = opened_page(context, address)
+    watch_sample(page)
+    pauses(page)
+    tell(page, WISH)
+    shown = record(page, ANIMATED_WIDTH)
+    context.close()
     times = [second for second, _ in shown]
     durations = [round(1000 * (after - before)) for before, after in pairwise(times)]
     path = DOCS / "page.webp"
@@ -107,7 +89,7 @@ def animation(browser: Any, address: str) -> None:
 
 
 def record(page: Any, width: int) -> list[tuple[float, bytes]]:
-    """What Chromium shows while the questions are typed and answered: seconds, and the picture as file."""
+    """What Chromium shows until the model has spoken unasked and answered: seconds, and the picture as file."""
     shown: list[tuple[float, bytes]] = []
     chromium = page.context.new_cdp_session(page)
 
@@ -119,14 +101,15 @@ def record(page: Any, width: int) -> list[tuple[float, bytes]]:
 
     chromium.on("Page.screencastFrame", keep)
     chromium.send("Page.startScreencast", {"format": "jpeg", "quality": 92, "maxWidth": width, "maxHeight": 4 * width})
-    started = time.monotonic()
-    for second, question in TYPED.items():
-        page.wait_for_timeout(max(0.0, 1000 * (second - (time.monotonic() - started))))
-        for place in range(0, len(question), KEYS_AT_ONCE):
-            page.keyboard.type(question[place : place + KEYS_AT_ONCE])
-            page.wait_for_timeout(1000 * KEY_SECONDS)
-        page.keyboard.press("Enter")
-    page.wait_for_timeout(max(0.0, 1000 * (ANIMATED_SECONDS - (time.monotonic() - started))))
+    plays(page)
+    page.locator(".v-unasked").first.wait_for()
+    page.get_by_label("Your question").click()
+    for place in range(0, len(QUESTION), KEYS_AT_ONCE):
+        page.keyboard.type(QUESTION[place : place + KEYS_AT_ONCE])
+        page.wait_for_timeout(1000 * KEY_SECONDS)
+    page.keyboard.press("Enter")
+    is_answered(page, 1)
+    page.wait_for_timeout(1000 * LAST_SECONDS)
     chromium.send("Page.stopScreencast")
     return shown
 

@@ -2,77 +2,134 @@
 
 from __future__ import annotations
 
+import os
 import re
-import time
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
-from tests.demo.steps import answer, ask, counter, frames, upload, wait_for
+from tests.demo.states import STATES, context_of
+from tests.demo.steps import (
+    ask,
+    frames,
+    holds,
+    is_answered,
+    is_in_state,
+    names,
+    tell,
+    until,
+    upload,
+    watch_sample,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:gradio")]
 
 
-def stands_still(page) -> bool:
-    """Whether nothing new was seen for a while; a frame that was on its way is still counted."""
-    seen = counter(page, "frames seen")
-    time.sleep(1.5)
-    return counter(page, "frames seen") == seen
+def the_session(demo):
+    (session,) = demo.sessions._sessions.values()
+    return session
 
 
-def test_pause_play_seek_stop_and_start_again(demo, visit, clips):
+def test_pause_play_seek_speed_stop_and_start_again(demo, visit, clips):
     page = visit()
     upload(page, clips.one)
-    page.locator(".vco-playing").wait_for()
+    is_in_state(page, "playing")
     page.get_by_role("button", name="Pause").click()
-    page.locator(".vco-paused").wait_for()
-    wait_for(lambda: stands_still(page))
+    is_in_state(page, "paused")
     page.get_by_role("button", name="Play", exact=True).click()
-    page.locator(".vco-playing").wait_for()
-    box = page.get_by_label(re.compile("number input for Go to second"))
-    box.fill("20")
-    box.press("Enter")
-    page.get_by_role("slider", name=re.compile("Go to second")).press("ArrowRight")  # the keyboard is enough
-    (session,) = demo.sessions._sessions.values()
-    wait_for(lambda: session.state()["position"] >= 20)
+    is_in_state(page, "playing")
+    seek = page.get_by_role("slider", name="Position in the video")
+    seek.focus()
+    for key in ("PageUp", "ArrowRight"):  # the keyboard is enough: eleven seconds on
+        page.keyboard.press(key)
+    until(page, 11)
+    page.wait_for_function("Number(document.querySelector('#v-seek').value) >= 11")  # the slider follows
+    assert page.evaluate("document.activeElement.id") == "v-seek", "and keeps the focus"
+    before = float(seek.input_value())
+    page.wait_for_function("before => Number(document.querySelector('#v-seek').value) > before", arg=before)
+    page.get_by_role("button", name="Pause").click()  # so that it cannot end meanwhile
+    is_in_state(page, "paused")
+    page.get_by_role("button", name="Speed, 1 times").click()
+    page.get_by_role("button", name="Speed, 2 times").wait_for()
     page.get_by_role("button", name="Stop").click()
-    page.locator(".vco-status .vco-over").wait_for()
+    is_in_state(page, "over")
+    assert page.get_by_role("button", name="Stop").is_disabled() and seek.is_enabled()
     page.get_by_role("button", name="Play", exact=True).click()
-    page.locator(".vco-playing").wait_for()
-    wait_for(lambda: session.state()["position"] < 20)
+    is_in_state(page, "playing")
+    page.wait_for_function("vcoPage.state().position < 11")
 
 
-def test_a_generated_world_is_stopped_and_started(demo, visit):
+def test_endless_shapes_are_stopped_and_started(demo, visit):
     page = visit()
-    page.get_by_role("tab", name="World").click()
-    page.get_by_label("Seed").fill("7")
-    page.get_by_role("button", name="Watch a generated world").click()
-    page.locator(".vco-name", has_text="ShapeWorld, seed 7, level 2").wait_for()
-    page.locator(".vco-truth", has_text="What is to be seen").wait_for()
+    page.get_by_role("button", name="Endless shapes").click()
+    names(page, "ShapeWorld")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Endless shapes: seed").fill("7")
+    page.get_by_role("button", name="Watch endless shapes").click()
+    names(page, "ShapeWorld, seed 7, level 2")
+    page.locator("#v-truth", has_text="What is to be seen").wait_for()
     ask(page, "What do you see?")
-    assert answer(page)
+    assert is_answered(page, 1)
     page.get_by_role("button", name="Stop").click()
-    page.locator(".vco-status .vco-over").wait_for()
+    is_in_state(page, "over")
     ask(page, "And before?")  # it is still remembered
-    assert answer(page, 1)
+    assert is_answered(page, 2)
     page.get_by_role("button", name="Play", exact=True).click()
-    page.locator(".vco-playing").wait_for()
-    wait_for(lambda: page.locator("#vco-chat .message").count() == 0)  # restarted: so has the dialogue
-    wait_for(lambda: frames(page) >= 2)
+    is_in_state(page, "playing")
+    page.wait_for_function("vcoPage.state().talk.length === 0")  # restarted: so has the dialogue
+    assert page.locator(".v-you").count() == 0
+    holds(page, 2)
 
 
 def test_questions_during_an_answer(demo, visit):
     page = visit()
-    page.get_by_role("button", name="Watch the sample").click()
-    page.locator(".vco-playing").wait_for()
-    for text in ("What is happening now?", "What may happen next?", "Where is the object now?"):
+    watch_sample(page)
+    wanted = ("What is happening now?", "What may happen next?", "Where is the object now?")
+    for text in wanted:
         page.get_by_role("button", name=text).click()
-    (session,) = demo.sessions._sessions.values()
-    wait_for(lambda: [m.is_done for m in session.track.turns] == [True] * 3)
-    wait_for(lambda: page.locator("#vco-chat .user.message").count() == 3)
-    asked = page.locator("#vco-chat .user.message").all_inner_texts()
-    wanted = [moment.question for moment in session.track.turns]
-    assert [text.split(" ", 1)[-1] for text in asked] == wanted
-    assert sorted(wanted) == sorted({"What is happening now?", "What may happen next?", "Where is the object now?"})
+    is_answered(page, 3)
+    asked = [re.sub(r"^[\d:.]+\s*", "", text) for text in page.locator(".v-you").all_inner_texts()]
+    assert asked == [turn.question for turn in the_session(demo).track.turns]
+    assert sorted(asked) == sorted(wanted)
+
+
+def test_an_answer_is_cancelled(demo, visit, monkeypatch):
+    """The answer stands where it was broken off, and the button asks again."""
+    import threading
+
+    page = visit()
+    watch_sample(page)
+    session, goes_on = the_session(demo), threading.Event()
+    real = session.session.ask_stream
+
+    class Slow:
+        """An answer whose second piece waits."""
+
+        def __init__(self, pieces):
+            self.pieces, self.question, self.num = pieces, pieces.question, 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.num += 1
+            if self.num == 2:
+                goes_on.wait(30)
+            return next(self.pieces)
+
+        def close(self):
+            self.pieces.close()
+
+    monkeypatch.setattr(session.session, "ask_stream", lambda *a, **k: Slow(real(*a, **k)))
+    page.get_by_label("Your question").fill("What is happening now?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_function("vcoPage.state().talk?.length === 1")
+    goes_on.set()
+    page.get_by_role("button", name="Ask", exact=True).wait_for()
+    is_answered(page, 1)
+    assert session.track.turns[0].is_done
 
 
 def test_several_pages_of_one_browser(demo, visit):
@@ -82,170 +139,272 @@ def test_several_pages_of_one_browser(demo, visit):
     for page in pages[1:]:
         page.goto(demo.address, wait_until="domcontentloaded")
     for page in pages:
-        page.get_by_role("button", name="Watch the sample").click()
-        page.locator(".vco-playing").wait_for()
+        watch_sample(page)
     for page in pages:
-        wait_for(lambda page=page: frames(page) >= 3)
+        holds(page, 3)
+    assert len(demo.sessions) == 3, "each page has its own"
 
 
 def test_a_camera(demo, visit):
     page = visit()
-    page.get_by_role("tab", name="Camera").click()
-    page.locator("#vco-camera").get_by_text("Click to Access Webcam").click()
-    page.locator("#vco-camera button", has_text=re.compile("Record|Start", re.I)).first.click()
-    wait_for(lambda: len(demo.sessions) == 1)
-    page.locator(".vco-name", has_text="your camera").wait_for()
-    wait_for(lambda: frames(page) >= 3)
+    page.get_by_role("button", name="Your camera").click()
+    names(page, "Your camera")
+    holds(page, 3)
+    assert page.locator("video").count() == 0, "one preview: what the model sees"
     ask(page, "What do you see?")
-    assert answer(page)
-    (session,) = demo.sessions._sessions.values()
+    assert is_answered(page, 1)
+    session = the_session(demo)
     assert session.state()["stats"]["frames_seen"] >= 3
     assert session.latest().image.shape[2] == 3 and session.latest().image.std() > 5
+    assert page.get_by_role("button", name="Pause").is_disabled()
+    assert page.get_by_role("slider", name="Position in the video").is_disabled()
     kept = [path for path in demo.uploads.rglob("*") if path.is_file()]
     assert len(kept) < 3, "a camera's frames do not fill the disk"
-    page.get_by_role("tab", name="Sample").click()  # the camera keeps sending, and is not listened to
-    page.get_by_role("button", name="Watch the sample").click()
-    page.locator(".vco-name", has_text="sample: shapes").wait_for()
-    wait_for(lambda: session.state()["stats"]["frames_seen"] >= 4)
+    page.get_by_role("button", name="Stop").click()
+    is_in_state(page, "over")
+    assert not page.locator("#v-lost .v-alert").count()
+    page.get_by_role("button", name="Change video").click()
+    watch_sample(page)
+    names(page, "Sample: shapes")
+    page.wait_for_function("vcoPage.state().seen >= 4")
     assert session.state()["source"] == "sample: shapes"
-    assert page.locator("#vco-chat .message").count() == 0
+    assert page.locator(".v-you").count() == 0
 
 
 def test_two_visitors_with_different_videos(demo, visit, clips):
     one, two = visit(), visit()
     upload(one, clips.one)
     upload(two, clips.two)
-    for page, name in ((one, "one.mp4"), (two, "two.mp4")):
-        page.locator(".vco-name", has_text=name).wait_for()
-        wait_for(lambda page=page: frames(page) >= 2)
+    for page, name in ((one, "One.mp4"), (two, "Two.mp4")):
+        names(page, name)
+        holds(page, 2)
     ask(one, "Who is first?")
     ask(two, "Who is second?")
-    assert answer(one) and answer(two)
-    assert "Who is second?" not in one.locator("#vco-chat").inner_text()
-    assert "Who is first?" not in two.locator("#vco-chat").inner_text()
+    assert is_answered(one, 1) and is_answered(two, 1)
+    assert "Who is second?" not in one.locator("#v-log").inner_text()
+    assert "Who is first?" not in two.locator("#v-log").inner_text()
     shapes = {s.state()["source"]: s.latest().image.shape for s in demo.sessions._sessions.values()}
     assert shapes == {"one.mp4": (48, 64, 3), "two.mp4": (64, 96, 3)}
     for page in (one, two):  # every picture in sight is one of the visitor's own session
-        keys = {src.split("/")[1] for src in page.locator("#vco-memory img").evaluate_all(
-            "all => all.map(e => e.getAttribute('src'))")}  # fmt: skip
-        assert len(keys) == 1
+        sources = page.locator(".v-held img").evaluate_all("all => all.map(e => e.getAttribute('src'))")
+        assert len({source.split("/")[1] for source in sources}) == 1
+
+
+def test_told_unasked(demo, visit):
+    """An instruction speaks: notice, dialogue, moment on the curve; what was in memory then; its threshold moves."""
+    page = visit()
+    watch_sample(page)
+    tell(page, "the yellow square is at the top")
+    page.locator("#v-toast b").wait_for()
+    page.locator(".v-unasked", has_text="You said: tell me when the yellow square is at the top").wait_for()
+    page.locator(".v-fired").wait_for()
+    session = the_session(demo)
+    (event, *_) = session.session.watchlist.events
+    page.locator("#v-toast").get_by_role("button", name="Show").click()
+    page.locator("#v-then", has_text="when it said").wait_for()
+    then = session.track.moments[event.id]
+    assert frames(page) == len(then) and max(one.timestamp for one in then) <= event.time
+    page.get_by_role("button", name="Back to now").click()
+    page.get_by_role("button", name="Speak less often").first.click()
+    page.locator(".v-wish", has_text="above 55 %").wait_for()
+    limit = page.get_by_role("slider", name="Speak above")
+    limit.focus()
+    page.keyboard.press("ArrowUp")
+    page.locator(".v-wish", has_text="above 56 %").wait_for()
+    assert session.session.standing[0].rule.threshold == pytest.approx(0.56)
+    assert page.evaluate("document.activeElement.className") == "v-limit"
+    for choice, words in (("Pause", "paused"), ("Go on", "above 56 %"), ("Only once", "only once")):
+        page.get_by_role("button", name=re.compile("^More for")).click()
+        page.locator(".v-menu").get_by_text(choice).click()
+        page.locator(".v-wish", has_text=words).wait_for()
+    page.get_by_role("button", name=re.compile("^More for")).click()
+    page.get_by_role("menuitem", name="Remove").click()
+    page.locator(".v-ideas").wait_for()
+    page.locator(".v-ideas button").first.click()
+    page.locator(".v-wish b").wait_for()
+
+
+def test_it_is_found_again_after_a_reload(demo, visit):
+    page = visit()
+    watch_sample(page)
+    tell(page, "two shapes touch")
+    ask(page, "What is happening now?")
+    said = is_answered(page, 1)
+    session = the_session(demo)
+    page.reload(wait_until="domcontentloaded")
+    page.get_by_text("Your video and dialogue are still here.").wait_for()
+    assert page.locator(".v-says").first.inner_text() == said
+    page.locator(".v-wish b", has_text="two shapes touch").wait_for()
+    assert the_session(demo) is session
+    ask(page, "And now?")
+    is_answered(page, 2)
+    other = page.context.new_page()  # another tab of the same browser is another visitor
+    other.goto(demo.address, wait_until="domcontentloaded")
+    other.locator(".v-go:enabled").wait_for()
+    other.wait_for_function("vcoPage.state().id === null")
+    assert other.locator(".v-first").count() == 1
 
 
 def test_mistakes_are_told_and_the_dialogue_stays(demo, visit, clips, tmp_path):
     page = visit()
-    toast = page.locator(".toast-wrap, .toast-body").first
-    for name in ("Play", "Pause", "Stop", "Ask"):
+    for name in ("Play", "Stop", "Ask", "Add"):
         assert page.get_by_role("button", name=name, exact=True).is_disabled(), name
+    watch_sample(page)
     ask(page, "What?")
-    toast.get_by_text("start a stream first").wait_for()
-    page.get_by_role("button", name="Watch the sample").click()
-    page.locator(".vco-playing").wait_for()
-    page.locator("#vco-pause:not([disabled])").wait_for()
-    page.get_by_label("Question").press("Enter")  # the words that were refused are still there
-    said = answer(page)
-    page.locator("#vco-ask[disabled]").wait_for()
-    page.get_by_label("Question").press("Enter")
-    toast.get_by_text("not empty").wait_for()
+    said = is_answered(page, 1)
+    ask(page, "")
+    page.locator("#v-wrong", has_text="Type a question first.").wait_for()
+    assert page.get_by_label("Your question").get_attribute("aria-invalid") == "true"
+    page.get_by_role("button", name="Change video").click()
     upload(page, clips.bad)
-    page.get_by_text("bad.mp4: is not a video").first.wait_for()
-    page.locator("#vco-upload input[type=file]").wait_for(state="attached")
-    assert "bad.mp4" not in page.locator("#vco-upload").inner_text()
+    page.locator("#v-fault", has_text="bad.mp4: is not a video").wait_for()
+    page.locator("#v-file", has_text="the last one failed").wait_for()
     (tmp_path / "letter.txt").write_text("no video")
     upload(page, tmp_path / "letter.txt")
-    page.get_by_text("letter.txt").or_(page.get_by_text("Invalid file type")).first.wait_for()
-    page.locator("#vco-upload input[type=file]").wait_for(state="attached")
+    page.locator("#v-fault", has_text="letter.txt: ").wait_for()
     (tmp_path / "big.mp4").write_bytes(b"0" * (demo.sessions.limits.max_upload_bytes + 1))
     upload(page, tmp_path / "big.mp4")
-    page.get_by_text("exceed the maximum allowed size").first.wait_for()
-    page.locator("#vco-upload .error").wait_for(state="attached")
-    assert not page.locator("#vco-upload .error").is_visible(), "the drop zone can be used again"
-    page.get_by_role("tab", name="World").click()
-    page.get_by_label("Seed").fill("-5")
-    page.get_by_role("button", name="Watch a generated world").click()
-    page.get_by_text("a seed must be from 0").first.wait_for()
-    page.get_by_role("tab", name="Address").click()
+    page.locator("#v-fault", has_text="at most 1,048,576 are taken").wait_for()
+    page.get_by_role("button", name="A web address").click()
     page.get_by_label("RTSP, HTTP, HLS or UDP address").fill("ftp://example.org/<b>a")
     page.get_by_role("button", name="Connect").click()
-    page.get_by_text("'ftp://example.org/<b>a': expected an address such as").first.wait_for()
-    page.screenshot(path=str(tmp_path / "mistakes.png"))
-    assert page.locator("#vco-chat .bot.message").inner_text() == said
-    assert page.locator(".vco-name", has_text="sample: shapes").is_visible()
-    assert not page.locator(".wrap .error").locator("visible=true").count(), "an error in the place of a part"
+    page.locator("#v-address-wrong", has_text="'ftp://example.org/<b>a': expected an address such as").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Back to the video").click()
+    assert page.locator(".v-says").inner_text() == said and page.locator("#v-source").is_visible()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Endless shapes: seed").fill("-5")
+    page.get_by_role("button", name="Watch endless shapes").click()
+    page.locator("#v-settings-wrong", has_text="a seed must be from 0").wait_for()
+    page.keyboard.press("Escape")
+    assert not page.locator(".toast-body").count(), "no notice of gradio's over the page"
+    page.get_by_role("button", name="Change video").click()
+    page.get_by_role("button", name="A web address").click()
     page.get_by_label("RTSP, HTTP, HLS or UDP address").fill("rtsp://127.0.0.1:9/live")
     page.get_by_role("button", name="Connect").click()
-    page.locator(".vco-problem", has_text="Connection refused").wait_for()
-    page.get_by_role("tab", name="Sample").click()
-    page.get_by_role("button", name="Watch the sample").click()  # and all is well again
-    page.locator(".vco-playing").wait_for()
-    assert page.locator(".vco-problem").count() == 0
+    page.locator("#v-lost", has_text="Connection refused").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Change video").click()
+    watch_sample(page)  # and all is well again
+    is_in_state(page, "playing")
+    assert page.locator("#v-lost .v-alert").count() == 0
 
 
-def test_places_end_with_the_page_and_take_the_files_with_them(demo, visit, clips):
+def test_places_end_with_the_page_and_take_the_files_with_them(demo, visit, clips, monkeypatch):
+    monkeypatch.setattr("videochat_online.demo.visits.BACK_SECONDS", 0.2)
     pages = [visit() for _ in range(4)]
     for page in pages[:3]:
         upload(page, clips.one)
-        page.locator(".vco-playing").wait_for()
+        names(page, "One.mp4")
     pages[3].get_by_role("button", name="Watch the sample").click()
-    pages[3].get_by_text("all 3 places are taken").first.wait_for()
+    pages[3].locator("#v-fault", has_text="all 3 places are taken").wait_for()
     folders = [session.folder for session in demo.sessions._sessions.values()]
     assert all(list(folder.iterdir()) for folder in folders)
-    pages[0].close()
-    wait_for(lambda: len(demo.sessions) == 2)
-    assert sum(folder.exists() for folder in folders) == 2
     assert not list(demo.uploads.rglob("*.mp4")), "what the browser sent is kept in the session's folder only"
-    pages[3].get_by_role("button", name="Watch the sample").click()
-    pages[3].locator(".vco-playing").wait_for()
+    pages[0].close()
+    while len(demo.sessions) == 3:
+        pages[3].wait_for_function("vcoPage.state().id === null")
+    assert sum(folder.exists() for folder in folders) == 2
+    watch_sample(pages[3])
 
 
 def test_an_idle_session_says_so(demo, visit):
     page = visit()
-    page.get_by_role("button", name="Watch the sample").click()
-    page.locator(".vco-playing").wait_for()
-    (key,) = demo.sessions._sessions
-    demo.sessions.end(key)  # as the idle watch does
-    page.get_by_text("was not used for a while and has ended").wait_for()
-    page.get_by_role("button", name="Watch the sample").click()
-    page.locator(".vco-playing").wait_for()
+    watch_sample(page)
+    demo.sessions.end(the_session(demo).key)  # as the idle watch does
+    page.locator("#v-fault", has_text="was not used for a while and has ended").wait_for()
+    watch_sample(page)
+    is_in_state(page, "playing")
 
 
-def test_settings_and_export(demo, visit, clips, tmp_path):
+def test_settings_and_export(demo, visit, tmp_path):
     page = visit()
-    page.get_by_role("button", name="Watch the sample").click()
-    page.locator(".vco-playing").wait_for()
+    watch_sample(page)
     page.get_by_role("button", name="Settings").click()
-    page.get_by_label("Frames each level holds, finest first").fill("1/1/4")
-    page.get_by_role("button", name=re.compile("^Apply")).click()
-    page.get_by_text("0 of 4 held").or_(page.get_by_text(re.compile("[1-4] of 4 held"))).first.wait_for()
-    wait_for(lambda: frames(page) >= 2)
-    page.get_by_role("button", name="What may happen next?").click()  # an example question
-    assert answer(page)
-    for kind in ("json", "srt"):
-        with page.expect_download() as download:
-            page.get_by_role("link", name=f"Dialogue as {'json' if kind == 'json' else 'subtitles'}").click()
-        download.value.save_as(tmp_path / f"dialogue.{kind}")
-        assert "What may happen next?" in (tmp_path / f"dialogue.{kind}").read_text()
     page.get_by_label("Frames each level holds, finest first").fill("many")
     page.get_by_role("button", name=re.compile("^Apply")).click()
-    page.get_by_text("are written as 2/2/12").first.wait_for()
+    page.locator("#v-settings-wrong", has_text="are written as 2/2/12").wait_for()
+    page.get_by_label("Frames each level holds, finest first").fill("1/1/4")
+    page.get_by_role("button", name=re.compile("^Apply")).click()
+    page.locator("#v-lanes", has_text=re.compile("[0-4] of 4")).wait_for()
+    holds(page, 2)
+    page.get_by_role("button", name="What may happen next?").click()  # an example question
+    assert is_answered(page, 1)
+    for kind, name in (("json", "Dialogue as json"), ("srt", "Dialogue as subtitles")):
+        page.get_by_role("button", name="Save").click()
+        with page.expect_download() as download:
+            page.get_by_role("menuitem", name=name).click()
+        download.value.save_as(tmp_path / f"dialogue.{kind}")
+        assert "What may happen next?" in (tmp_path / f"dialogue.{kind}").read_text()
 
 
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, True)])
-def test_it_fits_and_can_be_read(demo, visit, width, dark):
-    page = visit(width=width, height=844, dark=dark)
-    page.get_by_role("button", name="Watch the sample").click()
-    wait_for(lambda: frames(page) >= 4)
-    for name in ("World", "Upload", "Camera", "Address", "Sample"):
-        page.get_by_role("tab", name=name).click()
-        assert page.get_by_role("tab", name=name).get_attribute("aria-selected") == "true"
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-        for button in page.locator("#vco-sources button.primary:visible").all():
-            box = button.bounding_box()
-            assert box["x"] >= 0 and box["x"] + box["width"] <= width, name
-    pictures = page.locator("#vco-memory img:not(.vco-coarse), #vco-screen img")
-    words = pictures.evaluate_all("all => all.map(e => e.getAttribute('alt'))")
-    assert words and all(words), "every picture says in words what it is"
-    unnamed = page.evaluate(
-        "[...document.querySelectorAll('button')].filter(e => e.offsetParent && !e.innerText.trim()"
-        " && !e.ariaLabel && !e.title && !e.querySelector('[aria-label]')).map(e => e.outerHTML.slice(0, 120))"
+def test_frames_are_reached_with_the_keyboard(demo, visit):
+    page = visit()
+    watch_sample(page)
+    holds(page, 4)
+    page.keyboard.press("/")
+    page.wait_for_function("document.activeElement.closest('#vco-question')")
+    page.locator(".v-lane").nth(3).locator(".v-held[tabindex='0']").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.locator(".v-card", has_text="As the model holds it").wait_for()
+    page.keyboard.press("Escape")
+    assert page.locator(".v-card").count() == 0
+    assert "v-held" in page.evaluate("document.activeElement.className")
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(1440, 900), (1280, 800), (1100, 768), (390, 844), (360, 640), (844, 390)]
+)
+def test_it_fits(demo, visit, width, height):
+    page = visit(width=width, height=height)
+    watch_sample(page)
+    holds(page, 4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width >= 1100:
+        assert page.evaluate("document.querySelector('main').scrollHeight") <= height, "nothing scrolls"
+        for part in (".v-stage", "#vco-chat", ".v-memory", "#vco-tell"):
+            box = page.locator(part).bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= height and box["x"] + box["width"] <= width, part
+    else:
+        for name in ("chat", "tell", "memory"):
+            if page.locator(".v-tabs").is_visible():
+                page.locator(f".v-tabs [data-tab={name}]").click()
+                assert page.locator(".v-stage").bounding_box()["y"] == 0, "the video stays in sight"
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+
+
+def axe() -> str:
+    """The source of axe-core: from the package axe-playwright-python, or the file that AXE names."""
+    if named := os.environ.get("AXE"):
+        return Path(named).read_text()
+    pytest.importorskip(
+        "axe_playwright_python", reason="needs axe-core: pip install axe-playwright-python, or AXE=FILE"
     )
-    assert unnamed == []
+    return (resources.files("axe_playwright_python") / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_everybody_can_use_it_in_each_state(demo, browser, state):
+    source = axe()
+    reach, size, dark = STATES[state]
+    context = context_of(browser, size, dark)
+    page = context.new_page()
+    page.goto(demo.address, wait_until="domcontentloaded")
+    page.locator(".v-go:enabled").wait_for()
+    reach(page)
+    page.evaluate(source)
+    found = page.evaluate("axe.run(document)")
+    context.close()
+    assert [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found["violations"]] == []
+
+
+@pytest.mark.parametrize("sheet", ["about", "address", "settings"])
+def test_everybody_can_use_the_sheets(demo, visit, sheet):
+    source = axe()
+    page = visit()
+    page.evaluate("name => document.querySelector(`[data-do=${name}]`).click()", sheet)
+    page.locator(f"#vco-{sheet}.v-open").wait_for()
+    page.evaluate(source)
+    found = page.evaluate("name => axe.run('#vco-' + name)", sheet)
+    assert [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found["violations"]] == []

@@ -63,7 +63,13 @@ def test_no_event_opens_a_foreign_file(demo, secret):
     files = foreign_files(demo, visitor, secret)
     before = held(demo)
     events = [event for event in visitor.events if event["inputs"]]
-    assert len(events) > 10
+    assert len(events) >= 5
+    feed = visitor.find("vco-feed", "act")
+    for name, file in files.items():
+        for deep in (file, [file], {"value": [{"deep": file}]}):
+            for do in ("upload", "camera", "watch"):
+                status, answer = visitor.join(feed, [], event_data={"do": do, "file": deep, "frame": deep})
+                assert (status, json.loads(answer)["error"]["message"]) == (403, REFUSED), (do, name)
     for event in events:
         for name, file in files.items():
             for data in ([file], [[file]], {"value": [{"deep": file}]}):
@@ -80,7 +86,7 @@ def test_no_event_opens_a_foreign_file(demo, secret):
 @pytest.mark.parametrize("path", ["run/predict", "stream/abc", "queue/join"])
 def test_every_way_in_is_looked_at(demo, secret, path):
     visitor = Visitor(demo.address)
-    tick = visitor.find("vco-moments", "change")
+    tick = visitor.find("vco-question", "submit")
     body = {"data": [{**FILE, "path": str(secret)}], "fn_index": tick["id"], "session_hash": visitor.session}
     assert visitor.request("POST", f"/gradio_api/{path}", body)[0] == 403
     assert visitor.request("POST", f"/gradio_api/{path}", {**body, "data": [0], "event_data": body["data"]})[0] == 403
@@ -94,9 +100,13 @@ def test_every_way_in_is_looked_at(demo, secret, path):
 
 def test_nothing_runs_past_the_queue(demo):
     visitor = Visitor(demo.address)
-    sample, tick = visitor.find("Watch the sample", "click"), visitor.find("vco-moments", "change")
-    for event, data, status in ((sample, ["shapes"], 404), (tick, [-1], 200)):
-        body = {"data": data, "fn_index": event["id"], "session_hash": visitor.session}
+    act = visitor.find("vco-feed", "act")
+    tick = next(event for event in visitor.events if event["targets"][0][1] == "tick")
+    for event, more, status in (
+        (act, {"event_data": {"do": "watch", "request": {"kind": "sample"}}}, 404),
+        (tick, {}, 200),
+    ):
+        body = {"data": [], "fn_index": event["id"], "session_hash": visitor.session, **more}
         assert visitor.request("POST", "/gradio_api/run/predict", body)[0] == status
     assert len(demo.sessions) == 0
 
@@ -122,15 +132,15 @@ def test_only_the_pages_own_routes_are_there(demo, secret, clips):
 
 def test_an_upload_is_watched_and_belongs_to_its_session_alone(demo, clips):
     visitor, other = Visitor(demo.address), Visitor(demo.address)
-    file, event = visitor.upload(clips.one, "mine.mp4"), visitor.find("vco-upload", "upload")
+    file, feed = visitor.upload(clips.one, "mine.mp4"), visitor.find("vco-feed", "act")
     file["url"] = f"{demo.address}gradio_api/file={file['path']}"  # as browsers add it
-    values, notices = visitor.do(event, file)
-    assert notices == [] and any("mine.mp4" in str(value) for value in values)
+    assert visitor.act("upload", file=file)["source"] == "mine.mp4"
     (session,) = demo.sessions._sessions.values()
     assert session.state()["source"] == "mine.mp4" and not held(demo)
-    assert other.join(event, [file])[0] == 403, "it is not there any more for anybody"
+    status = other.join(feed, [], event_data={"do": "upload", "file": file})[0]
+    assert status == 403, "it is not there any more for anybody"
     again = other.upload(clips.one, "mine.mp4")
-    assert other.do(event, again)[1] == [] and len(demo.sessions) == 2
+    assert other.act("upload", file=again)["source"] == "mine.mp4" and len(demo.sessions) == 2
 
 
 def test_an_upload_has_a_size_whatever_its_form(demo):
@@ -163,11 +173,11 @@ def test_an_upload_that_breaks_off_does_not_stay(demo):
 
 def test_a_camera_sends_pictures_not_paths(demo, secret):
     visitor = Visitor(demo.address)
-    event = visitor.find("vco-camera", "stream")
     picture = "data:image/png;base64," + base64.b64encode(secret.read_bytes()).decode()
-    values, notices = visitor.do(event, {**FILE, "path": None, "url": picture})
-    assert notices == [] and any("your camera" in str(value) for value in values)
-    assert visitor.join(event, [{**FILE, "path": str(secret), "url": picture}])[0] == 403
+    assert visitor.act("camera", frame={"url": picture}, begins=True)["source"] == "your camera"
+    assert visitor.act("camera", frame={"url": picture}) == {}
+    sent = {"do": "camera", "frame": {**FILE, "path": str(secret), "url": picture}}
+    assert visitor.join(visitor.find("vco-feed", "act"), [], event_data=sent)[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -180,7 +190,5 @@ def test_a_camera_sends_no_picture_of_any_size(demo, size, words):
     if size is not None:
         Image.new("1", size).save(data, "PNG")
     picture = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
-    visitor = Visitor(demo.address)
-    assert visitor.join(visitor.find("vco-camera", "stream"), [{**FILE, "path": None, "url": picture}])[0] == 200
-    notice = next(message["log"] for message in visitor.messages() if message["msg"] == "log")
-    assert words in notice and len(demo.sessions) == 0
+    said = Visitor(demo.address).fault("camera", frame={"url": picture}, begins=True)
+    assert words in said and len(demo.sessions) == 0

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.demo.visits import CAMERA_PAUSE, Visit, Visits, parse_levels
+from videochat_online.demo import visits as module
+from videochat_online.demo.visits import Visit, Visits, parse_levels
 from videochat_online.media.source import MediaError
-from videochat_online.serve.limits import Limits, NotAllowed, SessionSettings, TooLarge
+from videochat_online.serve.limits import Limits, NotAllowed, SessionSettings, TooLarge, UnknownSession
 from videochat_online.serve.sessions import Sessions
 from videochat_online.serve.sources import SourceRequest
 
@@ -38,9 +39,8 @@ def test_an_upload_moves_into_the_session_and_replaces_the_last(visit, sessions,
         visit.start_upload(sent(sessions, clips.bad, "bad.mp4"), "bad.mp4")
     assert session.state()["source"] == "b.mp4" and len(list(session.folder.iterdir())) == 1
     assert list(sessions.files.uploads.iterdir()) == []
-    visit.leave()
-    visit.leave()
-    assert not session.folder.exists() and len(sessions) == 0
+    sessions.end(session.key)
+    assert not session.folder.exists()
 
 
 def test_uploads_that_are_gone_or_too_large(visit, sessions):
@@ -54,26 +54,24 @@ def test_uploads_that_are_gone_or_too_large(visit, sessions):
     assert not big.exists()
 
 
-def test_a_camera_is_the_stream_until_something_else_is_chosen(visit, monkeypatch):
+def test_a_camera_is_the_stream_until_something_else_is_chosen(visit):
     import numpy as np
 
-    picture, now = np.zeros((4, 6, 3), np.uint8), [1000.0]
-    monkeypatch.setattr("videochat_online.demo.visits.time.monotonic", lambda: now[0])
-    assert visit.camera_frame(picture)
+    picture = np.zeros((4, 6, 3), np.uint8)
+    assert not visit.camera_frame(picture, begins=False) and visit.session is None
+    assert visit.camera_frame(picture, begins=True)
     session = visit.running()
     assert session.watches_pushes
-    assert not visit.camera_frame(picture), "the stream is running already"
+    assert not visit.camera_frame(picture, begins=False), "the stream is running already"
     visit.start(SourceRequest("shapeworld"))
-    now[0] += 0.3
-    assert not visit.camera_frame(picture) and "ShapeWorld" in session.state()["source"]
-    now[0] += CAMERA_PAUSE + 0.1
-    assert visit.camera_frame(picture) and session.watches_pushes, "the camera was started again"
+    assert not visit.camera_frame(picture, begins=False) and "ShapeWorld" in session.state()["source"]
+    assert visit.camera_frame(picture, begins=True) and session.watches_pushes, "the camera was started again"
     assert visit.running() is session
+    assert not visit.camera_frame(picture, begins=True), "a page that was loaded again goes on with its stream"
     session.stop()
-    now[0] += 0.3
-    assert not visit.camera_frame(picture) and session.state()["state"] == "over"
+    assert not visit.camera_frame(picture, begins=False) and session.state()["state"] == "over"
     session.play()
-    assert not visit.camera_frame(picture) and session.watches_pushes
+    assert not visit.camera_frame(picture, begins=False) and session.watches_pushes
 
 
 def test_settings_and_ended_sessions(visit, sessions):
@@ -87,7 +85,23 @@ def test_settings_and_ended_sessions(visit, sessions):
     assert visit.start(SourceRequest("shapeworld")).settings.fps == 4 and not visit.has_ended
 
 
-def test_a_page_is_remembered_from_its_first_start_until_it_is_left(sessions):
+@pytest.fixture
+def left(monkeypatch) -> list:
+    """What is to be done some seconds after pages were left, to be done by the test: (call, key)."""
+    waiting: list = []
+
+    class Timer:
+        def __init__(self, seconds, call, arguments):
+            waiting.append((call, *arguments))
+
+        def start(self):
+            pass
+
+    monkeypatch.setattr(module.threading, "Timer", Timer)
+    return waiting
+
+
+def test_a_page_is_remembered_from_its_first_start_until_it_is_left(sessions, left):
     visits = Visits(sessions)
     assert visits.look("me") is not visits.look("me"), "a look leaves nothing behind"
     mine = visits.enter("me")
@@ -95,7 +109,33 @@ def test_a_page_is_remembered_from_its_first_start_until_it_is_left(sessions):
     mine.start(SourceRequest("shapeworld"))
     visits.leave("me")
     visits.leave("me")
+    visits.leave("you")
+    ((end, key),) = left
+    assert len(sessions) == 1, "it may be loaded again"
+    end(key)
     assert len(sessions) == 0 and visits.look("me") is not mine
+    end(key)
+
+
+def test_a_page_that_is_loaded_again_goes_on(sessions, left):
+    visits = Visits(sessions)
+    visit = visits.enter("before")
+    visit.change(SessionSettings(fps=4))
+    session = visit.start(SourceRequest("shapeworld"))
+    visits.leave("before")
+    again = visits.enter("after")
+    assert again.resume(session.key) is session
+    ((end, key),) = left
+    end(key)
+    assert again.session is session and again.start(SourceRequest("shapeworld")).settings.fps == 4
+    twin = visits.enter("a copy of the tab")
+    twin.resume(session.key)
+    visits.leave("after")
+    end(key)
+    assert twin.session is session, "somebody still looks at it"
+    with pytest.raises(UnknownSession):
+        twin.resume("made up")
+    assert twin.session is session
 
 
 def test_levels_as_text():

@@ -20,6 +20,8 @@ class Visitor:
         page = self.request("GET", "/")[1].decode()
         start = page.index("window.gradio_config = ") + len("window.gradio_config = ")
         self.config = json.JSONDecoder().raw_decode(page[start:])[0]
+        self.values: list[Any] = []
+        """Of the outputs, of the last event."""
         self.events: list[dict[str, Any]] = self.config["dependencies"]
 
     def request(self, method: str, path: str, body: Any = None, headers: dict | None = None) -> tuple[int, bytes]:
@@ -49,24 +51,33 @@ class Visitor:
         targets = [[number, trigger] for number in ids]
         return next(event for event in self.events if any(target in targets for target in event["targets"]))
 
+    def act(self, name: str, **what: Any) -> dict[str, Any]:
+        """One of the page's named actions; what the feed says then."""
+        return self.do(self.find("vco-feed", "act"), event_data={"do": name, **what})
+
+    def fault(self, *event: Any, **what: Any) -> str:
+        """The mistake that is told about an event (with its values) or an action, which changes nothing else."""
+        said = self.act(*event, **what) if isinstance(event[0], str) else self.do(*event)
+        assert set(said) == {"fault"}, said
+        return str(said["fault"]["text"])
+
     def join(self, event: dict[str, Any], data: list[Any], **more: Any) -> tuple[int, bytes]:
         body = {"data": data, "fn_index": event["id"], "session_hash": self.session, "trigger_id": None, **more}
         return self.request("POST", "/gradio_api/queue/join", body)
 
-    def do(self, event: dict[str, Any], *data: Any) -> tuple[list[Any], list[str]]:
-        """Values of the outputs when the event is complete (of a stream: its first ones), and the notices till then."""
-        status, answer = self.join(event, list(data))
+    def do(self, event: dict[str, Any], *data: Any, **more: Any) -> dict[str, Any]:
+        """What the feed says when the event is complete (of a stream: at first); {} where it says nothing new."""
+        self.values = []
+        status, answer = self.join(event, list(data), **more)
         assert status == 200, answer
-        values: list[Any] = []
-        notices: list[str] = []
         for message in self.messages():
             assert message.get("success", True), message
-            if message["msg"] == "log":
-                notices.append(message["log"])
-            values = message["output"]["data"] if "data" in message.get("output", {}) else values
-            if message["msg"] == "process_completed" or (message["msg"] == "process_streaming" and values):
+            assert message["msg"] != "log", "a notice of gradio's own"
+            self.values = message["output"]["data"] if "data" in message.get("output", {}) else self.values
+            if message["msg"] == "process_completed" or (message["msg"] == "process_streaming" and self.values):
                 break
-        return values, notices
+        feed = self.values[0] if self.values else {}
+        return {} if feed.get("__type__") == "update" else dict(feed)
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the queue says about this visitor's events."""

@@ -56,3 +56,23 @@ def test_what_is_kept_is_bounded(picture):
     assert len(track.turns) == KEPT_TURNS and max(sizes[2:]) < 1.2 * sizes[2]
     moment = track.turns[0]
     assert moment.held and all(track.pictures.get(frame.number) for frame in moment.held), "what was held then is shown"
+
+
+def test_what_was_held_at_an_event_is_kept(picture):
+    """An event is heard of some frames after the one at which it was decided."""
+    bank, track = PyramidMemoryBank(MEMORIES["pyramid"]), MemoryTrack()
+    known = {}
+    for k in range(60):
+        track.add([Frame(picture(k), k / 2, k)], bank.write(torch.randn(1, 8, 4, 4), [k / 2]))
+        known[k / 2] = list(track.held.values())
+        if k % 10 == 4:
+            track.keep_moment(k, (k - 3) / 2)
+    assert len(track.moments) == 6
+    for number, held in track.moments.items():
+        assert held == known[(number - 3) / 2]
+        assert all(track.pictures.get(frame.number) for frame in held)
+    track.keep_moment(54, 29.5)
+    assert track.moments[54] == known[51 / 2], "once and for all"
+    for number in range(100, 100 + 2 * KEPT_TURNS):
+        track.keep_moment(number, 29.5)
+    assert len(track.moments) == KEPT_TURNS

@@ -211,6 +211,20 @@ def test_once_ends_the_instruction(pocket):
     assert [each.key for each in session.standing] == ["s2"]
 
 
+def test_a_paused_instruction_is_not_read_out(pocket):
+    session = StreamingSession(*pocket)
+    one = session.watch_for("Is it dark?", threshold=0.001, refractory=0)
+    session.watch_for("Is it bright?")
+    session.see_many(pictures(2), [0.0, 1.0])
+    one.is_paused = True
+    session.see_many(pictures(2), [2.0, 3.0])
+    assert not session.needs_reading and [len(each.curve) for each in session.standing] == [2, 4]
+    assert session.watchlist.continued().standing["s1"].is_paused
+    one.is_paused = False
+    session.see(pictures(1)[0], 4.0)
+    assert [at for at, _ in one.curve] == [0.0, 1.0, 4.0]
+
+
 def test_quiet_hours(pocket, monkeypatch):
     day, night = Rule(quiet_hours="9:00-17:30"), Rule(quiet_hours="22:00 - 07:00")
     assert [day.is_quiet(60 * hour) for hour in (8, 9, 17, 18)] == [False, True, True, False]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,23 @@ from ..serve.live_session import LiveSession
 from ..serve.sessions import Sessions
 from ..serve.sources import SourceRequest, open_source
 
-CAMERA_PAUSE = 3.0
-"""Seconds without a frame after which a browser's camera counts as started again."""
+BACK_SECONDS = 12.0
+"""A page that is loaded again is back by then, and finds its session; after that the place is given to others."""
 
 
 class Visit:
-    """One open page. A place is taken when something is started, and given back when the page is left."""
+    """One open page. A place is taken when something is started, and given back when the page has been left."""
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
         self.has_ended = False
         """Whether it had a session that ended for being idle, and none since."""
         self._settings: SessionSettings | None = None
-        self._key: str | None = None  # of the session; None before something was started, and after it ended
-        self._camera_seconds = -math.inf  # when the camera last sent a frame
+        self.key: str | None = None  # of the session; None before something was started, and after it ended
+        self.num_asking = 0
+        """Questions of this page that are being answered."""
+        self.num_cancelled = 0
+        """How often what was being answered was no longer wanted."""
         self._lock = threading.RLock()
 
     @property
@@ -35,9 +37,9 @@ class Visit:
         """The session, where there is one now."""
         with self._lock:
             try:
-                return self.sessions.get(self._key) if self._key else None
+                return self.sessions.get(self.key) if self.key else None
             except UnknownSession:
-                self._key, self.has_ended = None, True
+                self.key, self.has_ended = None, True
                 return None
 
     def running(self) -> LiveSession:
@@ -49,7 +51,7 @@ class Visit:
     def _begun(self) -> LiveSession:
         with self._lock:
             session = self.session or self.sessions.create(self._settings)
-            self._key, self.has_ended = session.key, False
+            self.key, self.has_ended = session.key, False
             return session
 
     def start(self, request: SourceRequest) -> LiveSession:
@@ -77,22 +79,35 @@ class Visit:
         shutil.move(arrived, kept)
         session.start_file(kept, name)
 
-    def camera_frame(self, image: Any) -> bool:
-        """A frame of the browser's camera; whether it begins a stream.
+    def camera_frame(self, image: Any, *, begins: bool) -> bool:
+        """A frame of the browser's camera; whether it starts a stream, as only one that `begins` does.
 
-        A camera that keeps sending after its visitor chose something else, or pressed Stop, is not listened to until
-        it is started again.
+        Frames that come after its visitor chose something else, or pressed Stop, are not listened to.
         """
-        now = time.monotonic()
-        is_new, self._camera_seconds = now - self._camera_seconds > CAMERA_PAUSE, now
         session = self.session
-        begins = session is None or not session.watches_pushes
-        if begins and not is_new:
+        is_new = session is None or not session.watches_pushes
+        if is_new and not begins:
             return False
-        if session is None or begins:
+        if session is None or is_new:
             session = self.start(SourceRequest("push"))
         session.push(image)
-        return begins
+        return is_new
+
+    def resume(self, key: str) -> LiveSession:
+        """Go on with a session that a page has begun and knows by its id; UnknownSession where it is gone."""
+        session = self.sessions.get(key)
+        with self._lock:
+            self.key, self._settings, self.has_ended = key, session.settings, False
+        session.keep()
+        return session
+
+    def rule(self, key: str, **changes: Any) -> None:
+        """Another threshold, ... of an instruction, from the next frame on. ValueError for one that cannot be."""
+        standing = next((one for one in self.running().session.standing if one.key == key), None)
+        if standing is None:
+            raise NotAllowed("this instruction does not stand any more")
+        is_paused = changes.pop("paused", standing.is_paused)
+        standing.rule, standing.is_paused = replace(standing.rule, **changes), is_paused
 
     def change(self, settings: SessionSettings) -> None:
         """Settings from now on, also for the session that there may be already."""
@@ -100,12 +115,6 @@ class Visit:
         self._settings = settings
         if (session := self.session) is not None:
             session.change(settings)
-
-    def leave(self) -> None:
-        """The page was closed."""
-        with self._lock:
-            if self._key is not None:
-                self.sessions.end_if_there(self._key)
 
 
 class Visits:
@@ -124,8 +133,16 @@ class Visits:
         return self._open.setdefault(page, Visit(self._sessions))
 
     def leave(self, page: str) -> None:
-        if (visit := self._open.pop(page, None)) is not None:
-            visit.leave()
+        """The page was closed, or is being loaded again: its session ends when it does not come back."""
+        visit = self._open.pop(page, None)
+        if visit is not None and visit.key is not None:
+            waits = threading.Timer(BACK_SECONDS, self._end_unless_back, [visit.key])
+            waits.daemon = True
+            waits.start()
+
+    def _end_unless_back(self, key: str) -> None:
+        if all(visit.key != key for visit in list(self._open.values())):
+            self._sessions.end_if_there(key)
 
 
 def parse_levels(text: str) -> tuple[int, ...] | None:

@@ -91,6 +91,7 @@ class LiveSession:
             recall=settings.recalls(self.limits),
         )
         self.session.watchlist = self._told = self._told.continued()  # what is to be told outlives a stream
+        self.num_told_before = self._told.num_events  # of streams before this one
         self._prepare(self)
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays

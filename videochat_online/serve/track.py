@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,8 @@ PICTURE_SIDE = 192
 JPEG_QUALITY = 80
 KEPT_EVENTS = 12
 KEPT_TURNS = 40
+KEPT_PAST = 64
+"""Calls back of which it is still known what was held then."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class MemoryTrack:
         """The last questions, oldest first."""
         self.pictures: dict[int, bytes] = {}
         """Number -> JPEG of a frame that is still known."""
+        self.moments: dict[int, list[HeldPicture]] = {}
+        """Number of an event -> what was held when it was decided."""
+        self._past: deque[tuple[float, dict[int, HeldPicture]]] = deque(maxlen=KEPT_PAST)
         self._lock = threading.Lock()
 
     def add(self, frames: Sequence[Frame], events: MemoryEvents) -> None:
@@ -106,8 +112,11 @@ class MemoryTrack:
                 )
             # 2. pictures of what is still to be seen
             self.held, self.departures = held, departures[-KEPT_EVENTS:]
+            if frames:
+                self._past.append((frames[-1].timestamp, held))
             known = {*held, *(event.number for event in self.departures)}
             known.update(frame.number for turn in self.turns for frame in turn.held)
+            known.update(frame.number for held in self.moments.values() for frame in held)
             new = {number: jpeg(frame.image) for number, frame in arrived.items() if number in known}
             self.pictures = {number: data for number, data in self.pictures.items() if number in known} | new
 
@@ -120,6 +129,13 @@ class MemoryTrack:
             turn = DialogueTurn(number, question, timestamp, held, age=age)
             self.turns = [*self.turns, turn][-KEPT_TURNS:]
         return turn
+
+    def keep_moment(self, number: int, seconds: float) -> None:
+        """Remember what was held when event `number` was decided, at the frame of that second."""
+        with self._lock:
+            if number not in self.moments:
+                held = next((held for at, held in reversed(self._past) if at <= seconds), self.held)
+                self.moments = dict([*self.moments.items(), (number, list(held.values()))][-KEPT_TURNS:])
 
 
 def jpeg(image: object, *, side: int = PICTURE_SIDE) -> bytes:

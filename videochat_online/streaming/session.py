@@ -448,7 +448,7 @@ class StreamingSession:
         """Whether an instruction was not yet read out at the newest frame, or has words to come."""
         with self._state:
             num_seen = self.memory.num_written
-            return bool(self._due) or (num_seen > 0 and any(each.num_seen != num_seen for each in self.standing))
+            return bool(self._due) or (num_seen > 0 and any(each.is_unread(num_seen) for each in self.standing))
 
     def read_standing(self, *, give_way: Callable[[], bool] = lambda: False) -> int | None:
         """Read every instruction out at the newest frame, once, and say what has come due.
@@ -462,7 +462,7 @@ class StreamingSession:
             # 1. the prompts of all instructions, of one and the same moment
             with self._state:
                 num_seen, seconds = self.memory.num_written, self.memory.last_timestamp
-                unread = [each for each in self.standing if each.num_seen != num_seen]
+                unread = [each for each in self.standing if each.is_unread(num_seen)]
                 frames, turns = self.memory.read(), list(self._turns)
                 prompts = self._standing_prompts(unread, turns, frames) if unread and frames else []
             if not prompts or seconds is None:

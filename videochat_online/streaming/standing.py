@@ -163,10 +163,16 @@ class Standing:
     fired_at: float | None = None
     num_seen: int = 0
     """Frames that the stream had when it was read out."""
+    is_paused: bool = False
+    """It is not read out until it goes on."""
     readouts: list[Readout] = field(default_factory=list)
     """As far back as the scorer wants them."""
     webhook: str | None = None
     """Where a server posts what is said; kept for it."""
+
+    def is_unread(self, num_seen: int) -> bool:
+        """Whether it is to be read out where the stream has so many frames."""
+        return self.num_seen != num_seen and not self.is_paused
 
     def take(self, readout: Readout, scorer: Scorer, num_seen: int) -> bool:
         """Whether the moment has come with this readout."""
@@ -256,7 +262,9 @@ class Watchlist:
         other.events.extend(self.events)
         other.num_given = self.num_given
         other.standing = {
-            key: Standing(key, one.text, one.question, one.expect, one.rule, webhook=one.webhook)
+            key: Standing(
+                key, one.text, one.question, one.expect, one.rule, is_paused=one.is_paused, webhook=one.webhook
+            )
             for key, one in self.standing.items()
         }
         return other
