@@ -8,7 +8,6 @@ Source: OpenAI's reference of POST /v1/chat/completions; what existing clients s
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import time
@@ -31,7 +30,7 @@ from .content import Content, Picture, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
 from .live_session import USUAL_NEW_TOKENS, LiveSession
 from .questions import EVENTS, RunningAnswer, await_first_frame, data_line, error_body, event_response, heard, in_thread
-from .reading import in_reading_turn
+from .reading import in_reading_turn, show
 from .routes import AllSessions
 from .sessions import Sessions
 
@@ -245,7 +244,10 @@ async def _begun_in(
     session, question = await in_thread(find), turns[-1].text
     session.check_question(question, most)
     with sessions.turns.entered(session.key) as place:
-        await in_thread(show_in, session, system, turns, is_repeat=is_repeat)
+        if system is not None:
+            session.instruct(system)
+        if pictures := turns[-1].pictures:
+            await in_reading_turn(sessions, partial(show, session, pictures, is_repeat=is_repeat))
         await await_first_frame(session, place)
         await place.turn()
         options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, "at_once": True}
@@ -289,22 +291,6 @@ def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------
-
-
-def show_in(session: LiveSession, system: str | None, turns: Sequence[Said], *, is_repeat: bool) -> None:
-    """Show what is new in a session.
-
-    A client that repeats a request because of an error does not show its pictures twice.
-    """
-    if system is not None:
-        session.instruct(system)
-    with session.showing:  # a repeat may come while its first try is still being seen
-        began, before = session.session.stats()["last_timestamp"] or 0.0, set(session.shown)
-        for picture in turns[-1].pictures:
-            digest = hashlib.sha256(b"%r" % (picture.image.shape,) + picture.image.tobytes()).digest()
-            if not (is_repeat and digest in before):
-                session.see(picture.image, None if picture.seconds is None else began + picture.seconds)
-                session.shown.append(digest)
 
 
 def answer_alone(

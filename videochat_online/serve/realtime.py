@@ -24,23 +24,22 @@ from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..streaming.standing import StandingEvent
-from .content import MOST_PIXELS, Content, Picture, RequestReader
+from .content import RequestReader, Sent
 from .limits import RequestError, token_problem
 from .live_session import LiveSession
 from .questions import RunningAnswer, await_first_frame, in_thread, refusal, retry_headers
-from .reading import in_reading_turn
+from .reading import in_reading_turn, show
 from .sessions import Sessions
 
 realtime_routes = APIRouter()
 PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
 """Subprotocols of browsers, which can send no Authorization."""
 MOST_WAITING = 32
-"""Pictures that wait to be encoded; the oldest beyond them is let go and counted."""
+"""Items whose pictures wait to be seen; the oldest beyond them is let go and counted."""
 MOST_ITEMS = 1000
 """Ids of items that a connection and a session know."""
 MOST_METADATA = 10_000
 """It is sent back with each answer: 16 pairs of 64 and 512 characters, as in OpenAI's API."""
-TEXTS = ("text", "input_text", "output_text")
 LOOK_SECONDS = 0.1
 """Between two looks for what is said unasked."""
 ROLES = ("user", "system", "assistant")
@@ -130,7 +129,6 @@ class RealtimeClient:
     def __init__(self, socket: WebSocket, sessions: Sessions, session: LiveSession) -> None:
         self.socket, self.session, self.model_name = socket, session, sessions.model_name
         self.sessions = sessions
-        self.folder = sessions.files.path
         self.most_tokens: int | str = "inf"
         self.items: dict[str, Event] = {}
         """Announced on this connection, oldest first."""
@@ -138,7 +136,8 @@ class RealtimeClient:
         self.question = ""
         """The newest text of user or system that was not answered."""
         self.response: ActiveResponse | None = None
-        self._pictures: deque[Picture] = deque()
+        self._shown: deque[tuple[Event, RequestReader, list[Sent]]] = deque()
+        """Items whose pictures are to be seen, with the event that brought each."""
         self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._sending = asyncio.Lock()
         self._telling = asyncio.Lock()
@@ -183,9 +182,11 @@ class RealtimeClient:
     async def refuse(self, error: Exception, event: Any) -> None:
         """An error of one event; the connection stays open."""
         _, body = refusal(error)
+        code = body["code"] or ("invalid_value" if body["type"] == "invalid_request_error" else body["type"])
         about = event.get("event_id") if isinstance(event, dict) else None
         about = about if isinstance(about, str) else None
-        await self.send("error", error={**body, "code": body["code"] or "invalid_value", "event_id": about})
+        await self.send("error", error={**body, "code": code, "event_id": about})
+        await retry_headers(error, self.sessions)  # what was refused for lack of room comes again no sooner
 
     def about(self) -> Event:
         """The session as it is in force."""
@@ -274,33 +275,38 @@ class RealtimeClient:
             raise RequestError("the content is a list of parts", "item.content")
         spoken = [part for part in parts if part.get("type") not in ("input_audio", "output_audio")]
         spoken += [{"type": "text", "text": part["transcript"]} for part in parts if part.get("transcript")]
-        reader = RequestReader(self.session.limits, self.folder)
-        is_shown = any(part.get("type") not in TEXTS for part in spoken)
-        read = partial(in_reading_turn, self.sessions) if is_shown else in_thread
-        content = await read(reader.content, spoken, "item.content")
-        is_known = key in self.session.known_items  # replayed after a break
-        shown = [_shown_part(part) for part in parts]
+        reader = RequestReader(self.session.limits, self.sessions.files.path)
+        found = await in_thread(reader.looked_at, spoken, "item.content")
+        sent = [part for part in found if isinstance(part, Sent)]
+        if sent and role == "assistant":
+            raise RequestError("only the user shows pictures", "item.content")
+        # what a client replays after a break is announced again, and enters the memory once
+        is_known = key in self.session.known_items
+        self._hear(role, "\n".join(part for part in found if isinstance(part, str)).strip(), is_known=is_known)
         about = {"id": key, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
-        self._take(role, content, is_known=is_known)
-        await self.announce({**about, "content": shown})
+        await self.announce({**about, "content": [_shown_part(part) for part in parts]})
+        if sent and not is_known:
+            await self._queue(event, reader, sent)
 
-    def _take(self, role: str, content: Content, *, is_known: bool) -> None:
-        """Pictures are queued for the session; a text is the question, or the answer to it."""
-        text = "\n".join(part for part in content if isinstance(part, str)).strip()
-        if role == "assistant":
-            if text and not is_known:
-                self.session.session.remember_turn(self.question, text)
-            self.question = "" if text else self.question
+    def _hear(self, role: str, text: str, *, is_known: bool) -> None:
+        """A text is the question, or the answer to it."""
+        if role != "assistant":
+            self.question = text or self.question
             return
-        self.question = text or self.question
-        if is_known:
-            return
-        self._pictures.extend(part for part in content if isinstance(part, Picture))
-        waiting = sum(picture.num_pixels for picture in self._pictures)
-        while len(self._pictures) > MOST_WAITING or waiting > MOST_PIXELS:
-            waiting -= self._pictures.popleft().num_pixels
-            self.session.num_let_go += 1
+        if text and not is_known:
+            self.session.session.remember_turn(self.question, text)
+        self.question = "" if text else self.question
+
+    async def _queue(self, event: Event, reader: RequestReader, sent: list[Sent]) -> None:
+        """Pictures wait to be seen, as they came; who sends them faster than they are is slowed down."""
+        self._shown.append((event, reader, sent))
         self._jobs.put_nowait(self._see)
+        while len(self._shown) > MOST_WAITING or self._waiting_size() > self.session.limits.max_request_bytes:
+            self.session.num_let_go += len(self._shown.popleft()[2])
+            await self.sessions.refusals.moment()
+
+    def _waiting_size(self) -> int:
+        return sum(len(one.address) for _, _, sent in self._shown for one in sent)
 
     async def delete(self, event: Event) -> None:
         """The item is forgotten by its id; what was seen of it stays in the memory, as of all frames."""
@@ -371,9 +377,19 @@ class RealtimeClient:
                 await self.refuse(error, None)
 
     async def _see(self) -> None:
-        while self._pictures:
-            picture = self._pictures.popleft()
-            await in_thread(self.session.see, picture.image)
+        """The next item with pictures, in its turn among those of all clients."""
+        if not self._shown:  # some were let go
+            return
+        event, reader, sent = self._shown.popleft()
+        try:
+            await in_reading_turn(self.sessions, self._decode_and_see, reader, sent)
+        except (ValueError, OSError) as error:
+            self.session.num_let_go += len(sent)
+            await self.refuse(error, event)
+
+    def _decode_and_see(self, reader: RequestReader, sent: list[Sent]) -> None:
+        for one in sent:
+            show(self.session, reader.pictures(one))
 
     async def _reply(self, response: ActiveResponse, question: str, tokens: int | str) -> None:
         """One answer, from the first event to response.done."""
