@@ -57,7 +57,7 @@ Content = list["str | Picture"]
 
 
 @dataclass(frozen=True)
-class Sent:
+class Attachment:
     """A picture or a video of a message as it came: not decoded, nor fetched."""
 
     address: str
@@ -77,9 +77,9 @@ class RequestReader:
     def content(self, value: str | list[dict[str, Any]] | None, where: str) -> Content:
         """Texts and pictures in order."""
         parts = self.parts(value, where)
-        return [piece for part in parts for piece in (self.pictures(part) if isinstance(part, Sent) else [part])]
+        return [piece for part in parts for piece in (self.pictures(part) if isinstance(part, Attachment) else [part])]
 
-    def parts(self, value: str | list[dict[str, Any]] | None, where: str) -> list[str | Sent]:
+    def parts(self, value: str | list[dict[str, Any]] | None, where: str) -> list[str | Attachment]:
         """Texts, and what is to be decoded."""
         if value is None:
             return []
@@ -87,7 +87,7 @@ class RequestReader:
             return [self._text(value, where)]
         return [self._part(part, f"{where}[{number}]") for number, part in enumerate(value)]
 
-    def _part(self, part: dict[str, Any], where: str) -> str | Sent:
+    def _part(self, part: dict[str, Any], where: str) -> str | Attachment:
         kind = part.get("type")
         if kind in TEXTS:
             return self._text(part.get("text"), where)
@@ -98,12 +98,12 @@ class RequestReader:
         address = value.get("url") if isinstance(value, dict) else value
         if not isinstance(address, str):
             raise RequestError(f"{where}: {name} must be an address or a data URI", f"{where}.{name}")
-        return Sent(address, name, f"{where}.{name}")
+        return Attachment(address, name, f"{where}.{name}")
 
-    def looked_at(self, value: list[dict[str, Any]], where: str) -> list[str | Sent]:
+    def looked_at(self, value: list[dict[str, Any]], where: str) -> list[str | Attachment]:
         """As `parts`; raises what is found wrong by addresses and first bytes, before anything large is computed."""
         parts = self.parts(value, where)
-        for sent in (part for part in parts if isinstance(part, Sent)):
+        for sent in (part for part in parts if isinstance(part, Attachment)):
             with self._named(sent.where):
                 if not _is_data(sent.address):
                     self._place(sent.address)
@@ -111,7 +111,7 @@ class RequestReader:
                     sent_image(self._bytes(sent), "the picture").close()
         return parts
 
-    def pictures(self, sent: Sent) -> list[Picture]:
+    def pictures(self, sent: Attachment) -> list[Picture]:
         """The picture, or the frames of the video."""
         with self._named(sent.where):
             data = self._bytes(sent)
@@ -146,7 +146,7 @@ class RequestReader:
         except (ValueError, OSError) as error:
             raise RequestError(f"{where}: {error}", where) from error
 
-    def _bytes(self, sent: Sent) -> bytes:
+    def _bytes(self, sent: Attachment) -> bytes:
         address = sent.address
         most = self.limits.max_image_bytes if sent.name == "image_url" else self.limits.max_upload_bytes
         if not _is_data(address):

@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..streaming.standing import StandingEvent
-from .content import RequestReader, Sent
+from .content import RequestReader, Attachment
 from .limits import RequestError, token_problem
 from .live_session import LiveSession
 from .questions import RunningAnswer, await_first_frame, in_thread, refusal, retry_headers
@@ -136,7 +136,7 @@ class RealtimeClient:
         self.question = ""
         """The newest text of user or system that was not answered."""
         self.response: ActiveResponse | None = None
-        self._shown: deque[tuple[Event, RequestReader, list[Sent]]] = deque()
+        self._shown: deque[tuple[Event, RequestReader, list[Attachment]]] = deque()
         """Items whose pictures are to be seen, with the event that brought each."""
         self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._sending = asyncio.Lock()
@@ -277,7 +277,7 @@ class RealtimeClient:
         spoken += [{"type": "text", "text": part["transcript"]} for part in parts if part.get("transcript")]
         reader = RequestReader(self.session.limits, self.sessions.files.path)
         found = await in_thread(reader.looked_at, spoken, "item.content")
-        sent = [part for part in found if isinstance(part, Sent)]
+        sent = [part for part in found if isinstance(part, Attachment)]
         if sent and role == "assistant":
             raise RequestError("only the user shows pictures", "item.content")
         # what a client replays after a break is announced again, and enters the memory once
@@ -297,7 +297,7 @@ class RealtimeClient:
             self.session.session.remember_turn(self.question, text)
         self.question = "" if text else self.question
 
-    async def _queue(self, event: Event, reader: RequestReader, sent: list[Sent]) -> None:
+    async def _queue(self, event: Event, reader: RequestReader, sent: list[Attachment]) -> None:
         """Pictures wait to be seen, as they came; who sends them faster than they are is slowed down."""
         self._shown.append((event, reader, sent))
         self._jobs.put_nowait(self._see)
@@ -387,7 +387,7 @@ class RealtimeClient:
             self.session.num_let_go += len(sent)
             await self.refuse(error, event)
 
-    def _decode_and_see(self, reader: RequestReader, sent: list[Sent]) -> None:
+    def _decode_and_see(self, reader: RequestReader, sent: list[Attachment]) -> None:
         for one in sent:
             show(self.session, reader.pictures(one))
 
