@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..streaming.standing import StandingEvent
-from .content import RequestReader, Attachment
+from .content import Attachment, RequestReader
 from .limits import RequestError, token_problem
 from .live_session import LiveSession
 from .questions import RunningAnswer, await_first_frame, in_thread, refusal, retry_headers
