@@ -74,6 +74,11 @@ class _Now:
             ("pictures_waiting", "Requests with pictures that wait to be decoded", self.sessions.reading.num_waiting),
             ("memory_bytes", "Feature maps that sessions hold", sum(one["bytes"] for one in stats)),
             ("cache_bytes", "Keys and values that sessions hold", sum(one["cache_bytes"] for one in stats)),
+            (
+                "picture_bytes",
+                "Small pictures that sessions keep for the page",
+                sum(one.track.num_bytes for one in live),
+            ),
             ("threads", "Threads of Python", threading.active_count()),
         ):
             yield GaugeMetricFamily(NAME + name, text, value)
