@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tries the packages that people already have (OpenAI's, LangChain's, Pipecat, LiveKit, Live VLM WebUI), unchanged, against our
 # server.
-# They get an environment of their own, .venv-clients (600 MB, a minute the first time; the table itself takes another).
+# They get an environment of their own, .venv-clients (1.1 GB, a minute the first time; the table itself takes another).
 #   bash shell/test_clients.sh
 set -euo pipefail
 

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -413,15 +412,15 @@ def gate(monkeypatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr("videochat_online.serve.sessions.os.cpu_count", lambda: 2)  # one place for pictures
     monkeypatch.setattr("videochat_online.serve.turns.FIRST_REFUSAL", 0.0)
     monkeypatch.setattr("videochat_online.serve.turns.NEXT_REFUSAL", 0.0)
-    found, see = SimpleNamespace(seen=[], opened=threading.Event()), LiveSession.see
+    found, see_all = SimpleNamespace(seen=[], opened=threading.Event()), LiveSession._see_all
     found.open = found.opened.set
 
-    def slow(session: LiveSession, image: np.ndarray, timestamp: float | None = None) -> Any:
-        found.seen.append((session.client, int(image[0, 0, 0])))
+    def slow(session: LiveSession, images: Any, seconds: Any) -> int:
+        found.seen += [(session.client, int(image[0, 0, 0])) for image in images]
         assert found.opened.wait(60)
-        return see(session, image, timestamp)
+        return see_all(session, images, seconds)
 
-    monkeypatch.setattr(LiveSession, "see", slow)
+    monkeypatch.setattr(LiveSession, "_see_all", slow)
     yield found
     found.open()
 

@@ -26,11 +26,11 @@ from ..prompt.messages import FrameStyle, Image, Message, frame_line
 from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer, sampling
 from ..streaming.session import StreamingSession
 from ..streaming.threads import paced, stream_pieces
-from .content import Content, Picture, RequestReader
+from .content import Content, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
-from .live_session import USUAL_NEW_TOKENS, LiveSession
+from .live_session import USUAL_NEW_TOKENS, LiveSession, Picture
 from .questions import EVENTS, RunningAnswer, await_first_frame, data_line, error_body, event_response, heard, in_thread
-from .reading import in_reading_turn, show
+from .reading import in_reading_turn
 from .routes import AllSessions
 from .sessions import Sessions
 
@@ -247,7 +247,7 @@ async def _begun_in(
         if system is not None:
             session.instruct(system)
         if pictures := turns[-1].pictures:
-            await in_reading_turn(sessions, partial(show, session, pictures, is_repeat=is_repeat))
+            await in_reading_turn(sessions, partial(session.show, pictures, is_repeat=is_repeat))
         await await_first_frame(session, place)
         await place.turn()
         options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, "at_once": True}

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import numpy as np
-
 from ..media.addresses import Address
 from ..media.fetching import Sockets, fetch
 from ..media.readers import open_video
@@ -25,6 +23,7 @@ from ..media.sampling import sample_pass
 from ..prompt.messages import check_text
 from .addresses import checked_place
 from .limits import Limits, NotAllowed, RequestError, TooLarge
+from .live_session import Picture
 from .uploads import picture_of, sent_image
 
 TEXTS = ("text", "input_text", "output_text")
@@ -37,20 +36,6 @@ MOST_PIXELS = MOST_FRAMES * 3840 * 2160
 """Of all pictures that one message, or one that waits, holds: compressed they may be very small."""
 CHARACTERS_A_TOKEN = 8
 """More than any text has on average: what is longer cannot fit a prompt."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of a message."""
-
-    image: np.ndarray
-    """uint8 (H, W, 3)."""
-    seconds: float | None = None
-    """Of its video, where it is a frame of one."""
-
-    @property
-    def num_pixels(self) -> int:
-        return self.image.shape[0] * self.image.shape[1]
 
 
 Content = list["str | Picture"]
@@ -72,7 +57,7 @@ class RequestReader:
 
     def __init__(self, limits: Limits, folder: Path) -> None:
         self.limits, self.folder = limits, folder
-        self.num_pixels = 0
+        self.num_pixels, self.came = 0, time.monotonic()
 
     def content(self, value: str | list[dict[str, Any]] | None, where: str) -> Content:
         """Texts and pictures in order."""
@@ -116,7 +101,7 @@ class RequestReader:
         with self._named(sent.where):
             data = self._bytes(sent)
             if sent.name == "image_url":
-                return [self._counted(Picture(picture_of(data, "the picture")))]
+                return [self._counted(Picture(picture_of(data, "the picture"), came=self.came))]
             return self._frames(data)
 
     def _counted(self, picture: Picture) -> Picture:
@@ -203,7 +188,7 @@ class RequestReader:
                 first, last = float(reader.timestamps[0]), float(reader.timestamps[-1])
                 chosen = sample_pass(reader.timestamps, fps, first, last, video_fps=reader.fps)[:MOST_FRAMES]
                 frames = reader.read(chosen)
-                return [self._counted(Picture(frame.image, float(frame.timestamp))) for frame in frames]
+                return [self._counted(Picture(frame.image, float(frame.timestamp), self.came)) for frame in frames]
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), "the video")) from error
         finally:

@@ -3,8 +3,8 @@ and sockets in one queue."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,30 +12,29 @@ import anyio
 import anyio.to_thread
 
 if TYPE_CHECKING:
-    from .content import Picture
-    from .live_session import LiveSession
     from .sessions import Sessions
+    from .turns import Place
 
 T = TypeVar("T")
 READERS = anyio.CapacityLimiter(64)
 """Threads; the turns of `Sessions.reading` allow fewer."""
 
 
-async def in_reading_turn(sessions: Sessions, call: Callable[..., T], *arguments: object) -> T:
-    """What a call returns that decodes or sees pictures."""
+@asynccontextmanager
+async def reading_turn(sessions: Sessions) -> AsyncIterator[Place]:
+    """A place that may begin; whoever leaves while waiting gives it back."""
     with sessions.reading.entered() as place:
         await place.turn()
-        found = await anyio.to_thread.run_sync(partial(call, *arguments), limiter=READERS)
+        yield place
     place.release()
-    return found
 
 
-def show(session: LiveSession, pictures: Sequence[Picture], *, is_repeat: bool = False) -> None:
-    """See pictures in their order, those of a video by its seconds; of a request that is repeated, none twice."""
-    with session.showing:  # a repeat may come while its first try is still being seen
-        began, before = session.session.stats()["last_timestamp"] or 0.0, set(session.shown)
-        for picture in pictures:
-            digest = hashlib.sha256(b"%r" % (picture.image.shape,) + picture.image.tobytes()).digest()
-            if not (is_repeat and digest in before):
-                session.see(picture.image, None if picture.seconds is None else began + picture.seconds)
-                session.shown.append(digest)
+async def in_reader(call: Callable[..., T], *arguments: object) -> T:
+    """What a call returns that decodes or sees pictures; it has its turn."""
+    return await anyio.to_thread.run_sync(partial(call, *arguments), limiter=READERS)
+
+
+async def in_reading_turn(sessions: Sessions, call: Callable[..., T], *arguments: object) -> T:
+    """What a call returns that decodes or sees pictures, in a turn of its own."""
+    async with reading_turn(sessions):
+        return await in_reader(call, *arguments)

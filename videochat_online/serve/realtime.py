@@ -12,7 +12,7 @@ import contextlib
 import json
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,11 +25,12 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..streaming.standing import StandingEvent
 from .content import Attachment, RequestReader
-from .limits import RequestError, token_problem
+from .limits import LimitReached, RequestError, token_problem
 from .live_session import LiveSession
 from .questions import RunningAnswer, await_first_frame, in_thread, refusal, retry_headers
-from .reading import in_reading_turn, show
+from .reading import in_reader, reading_turn
 from .sessions import Sessions
+from .turns import Place
 
 realtime_routes = APIRouter()
 PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
@@ -44,6 +45,8 @@ LOOK_SECONDS = 0.1
 """Between two looks for what is said unasked."""
 ROLES = ("user", "system", "assistant")
 Event = dict[str, Any]
+Shown = tuple[Event, RequestReader, list[Attachment]]
+"""An item with pictures."""
 
 
 def token_of(socket: WebSocket) -> str | None:
@@ -136,7 +139,7 @@ class RealtimeClient:
         self.question = ""
         """The newest text of user or system that was not answered."""
         self.response: ActiveResponse | None = None
-        self._shown: deque[tuple[Event, RequestReader, list[Attachment]]] = deque()
+        self._shown: deque[Shown] = deque()
         """Items whose pictures are to be seen, with the event that brought each."""
         self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._sending = asyncio.Lock()
@@ -377,19 +380,30 @@ class RealtimeClient:
                 await self.refuse(error, None)
 
     async def _see(self) -> None:
-        """The next item with pictures, in its turn among those of all clients."""
-        if not self._shown:  # some were let go
+        """All pictures that wait, in one turn: so a question behind them waits for one, and not for a row of them."""
+        if not self._shown:
             return
-        event, reader, sent = self._shown.popleft()
         try:
-            await in_reading_turn(self.sessions, self._decode_and_see, reader, sent)
-        except (ValueError, OSError) as error:
-            self.session.num_let_go += len(sent)
+            async with reading_turn(self.sessions) as place:
+                shown, self._shown = self._shown, deque()
+                failures = await in_reader(self._decode_and_see, shown, place)
+        except LimitReached as error:
+            failures = [(self._shown.popleft(), error)]
+        for (event, _, attachments), error in failures:
+            self.session.num_let_go += len(attachments)
             await self.refuse(error, event)
 
-    def _decode_and_see(self, reader: RequestReader, sent: list[Attachment]) -> None:
-        for one in sent:
-            show(self.session, reader.pictures(one))
+    def _decode_and_see(self, shown: Iterable[Shown], place: Place) -> list[tuple[Shown, Exception]]:
+        """What fails, and why. Whoever had less goes first between two items."""
+        failures: list[tuple[Shown, Exception]] = []
+        for item in shown:
+            place.pause()
+            _, reader, attachments = item
+            try:
+                self.session.show([picture for one in attachments for picture in reader.pictures(one)])
+            except (ValueError, OSError) as error:
+                failures.append((item, error))
+        return failures
 
     async def _reply(self, response: ActiveResponse, question: str, tokens: int | str) -> None:
         """One answer, from the first event to response.done."""
