@@ -410,8 +410,6 @@ def test_a_response_that_is_asked_for_is_not_refused_for_an_unasked_one(serve, d
 def gate(monkeypatch) -> Iterator[SimpleNamespace]:
     """`seen`: who sees which picture, in order, and how many places are held then; one waits until `open`."""
     monkeypatch.setattr("videochat_online.serve.sessions.os.cpu_count", lambda: 2)  # one place for pictures
-    monkeypatch.setattr("videochat_online.serve.turns.FIRST_REFUSAL", 0.0)
-    monkeypatch.setattr("videochat_online.serve.turns.NEXT_REFUSAL", 0.0)
     found, see_all = SimpleNamespace(seen=[], opened=threading.Event()), LiveSession._see_all
     found.open = found.opened.set
 

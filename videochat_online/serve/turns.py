@@ -30,8 +30,8 @@ SLICE_SECONDS = 0.05
 HALF_LIFE_SECONDS = 10.0
 """What a client had counts half after so long."""
 LONGEST_RETRY = 60
-FIRST_REFUSAL, NEXT_REFUSAL, LAST_REFUSAL = 0.5, 0.2, 30.0
-"""Seconds: from the request, from the refusal before, and at most."""
+REFUSAL_PAUSES, LET_GO_PAUSES = (0.5, 0.2, 30.0), (0.0, 0.05, 1.0)
+"""Of requests that are refused, and of pictures that are let go: twenty a second of one client."""
 MOST_KNOWN = 1000
 STOPPED = "the server is being stopped"
 
@@ -241,9 +241,11 @@ class Refusals:
     """When clients are told that there is no room: after a moment, and a client's refusals one after another.
 
     So whoever asks again and again without waiting costs the others little. Used in the event loop's thread alone.
+    `pauses` in seconds: from the request, from the refusal before, and at most.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pauses: tuple[float, float, float] = REFUSAL_PAUSES) -> None:
+        self.pauses = pauses
         self._next: dict[str, float] = {}
 
     async def moment(self) -> None:
@@ -251,6 +253,7 @@ class Refusals:
         now, client = time.monotonic(), CLIENT.get()
         if len(self._next) > MOST_KNOWN:
             self._next = {who: at for who, at in self._next.items() if at > now}
-        at = min(max(now + FIRST_REFUSAL, self._next.get(client, 0.0) + NEXT_REFUSAL), now + LAST_REFUSAL)
+        first, following, last = self.pauses
+        at = min(max(now + first, self._next.get(client, 0.0) + following), now + last)
         self._next[client] = at
         await asyncio.sleep(at - now)
