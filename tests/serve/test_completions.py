@@ -15,7 +15,8 @@ import pytest
 
 from videochat_online import MemoryConfig, StreamingSession
 from videochat_online.serve.client import Client
-from videochat_online.serve.completions import StopText
+from videochat_online.serve.completions import up_to_stop
+from videochat_online.serve.track import DialogueTurn
 
 CHAT = "/v1/chat/completions"
 RETRY = "X-Stainless-Retry-Count"
@@ -303,8 +304,9 @@ def test_stops_across_pieces(pieces):
     class Pieces(list):
         def close(self): ...
 
-    assert "".join(StopText(Pieces(pieces), ["cd", "xyz"])) == "ab"
-    assert "".join(StopText(Pieces(pieces), ["def"])) == "abcde"
+    turn = DialogueTurn(0, "What?", 0.0, [], is_cut=True)
+    assert "".join(up_to_stop(Pieces(pieces), ["def"], turn)) == "abcde" and turn.is_cut
+    assert "".join(up_to_stop(Pieces(pieces), ["cd", "xyz"], turn)) == "ab" and not turn.is_cut
 
 
 def test_pictures_by_address(make_sessions, serve, png, data_uri):

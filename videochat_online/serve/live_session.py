@@ -5,7 +5,6 @@ Nothing here is shared between visitors but the model. Changing the stream forge
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import shutil
 import threading
@@ -103,7 +102,7 @@ class LiveSession:
         self.session.watchlist = self._told = self._told.continued()  # what is to be told outlives a stream
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
-        self.shown: deque[bytes] = deque(maxlen=256)
+        self.shown: deque[int] = deque(maxlen=256)
         """Digests of what messages showed last: a client that repeats a request does not show it twice."""
         self._first_seen: float | None = None  # real time of the first frame that came through the API
         self._last_seen: float | None = None
@@ -261,7 +260,7 @@ class LiveSession:
         Of a request that is repeated, none is seen twice.
         """
         with self._seeing:  # a repeat may come while its first try is still being seen
-            digests = [hashlib.sha256(b"%r" % (one.image.shape,) + one.image.tobytes()).digest() for one in pictures]
+            digests = [hash((one.image.shape, one.image.tobytes())) for one in pictures]
             before = set(self.shown) if is_repeat else set()
             new = [one for one, digest in zip(pictures, digests, strict=True) if digest not in before]
             last, seconds = self.session.memory.last_timestamp or 0.0, []
@@ -343,19 +342,9 @@ class LiveSession:
 
     def _answer(self, turn: DialogueTurn, pieces: StreamedAnswer) -> Iterator[str]:
         try:
-            for piece in pieces:
-                turn.answer += piece
-                yield piece
+            yield from told(turn, pieces, self._processor.end_token_ids)
         finally:
-            pieces.close()  # an answer that is left early is kept, and has cost something, too
-            if (answer := pieces.question.answer) is not None:
-                turn.answer = answer.text
-                turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
-                turn.cached_tokens = answer.cached_tokens
-                turn.visual_tokens = sum(frame.num_tokens for frame in pieces.question.frames)
-                turn.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
-            turn.is_done = True
-            self.last_used = time.monotonic()
+            self.keep()
 
     def _await_first_frame(self) -> None:
         """A question right after the start waits for something to be asked about."""
@@ -444,3 +433,20 @@ class LiveSession:
             self.is_closed = True
             self.stop()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def told(turn: DialogueTurn, pieces: StreamedAnswer, end_token_ids: Sequence[int]) -> Iterator[str]:
+    """The pieces of an answer; what it was and cost stands in its turn when it ends, or is left."""
+    try:
+        for piece in pieces:
+            turn.answer += piece
+            yield piece
+    finally:
+        pieces.close()  # an answer that is left early is kept, and has cost something, too
+        if (answer := pieces.question.answer) is not None:
+            turn.answer = answer.text
+            turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
+            turn.cached_tokens = answer.cached_tokens
+            turn.visual_tokens = sum(frame.num_tokens for frame in pieces.question.frames)
+            turn.is_cut = not set(answer.ids[-1:]) & set(end_token_ids)
+        turn.is_done = True

@@ -12,7 +12,7 @@ import contextlib
 import json
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,12 +25,11 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..streaming.standing import StandingEvent
 from .content import Attachment, RequestReader
-from .limits import LimitReached, RequestError, token_problem
+from .limits import RequestError, token_problem
 from .live_session import LiveSession, Picture
-from .questions import RunningAnswer, await_first_frame, error_body, in_thread, refusal, retry_headers
-from .reading import in_reader, reading_turn
+from .questions import RunningAnswer, await_first_frame, error_body, refusal, retry_headers
 from .sessions import Sessions
-from .turns import Place
+from .turns import Place, in_thread
 
 realtime_routes = APIRouter()
 PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
@@ -38,7 +37,7 @@ PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
 MOST_WAITING = 32
 """Items whose pictures wait to be seen; the oldest beyond them is let go and counted."""
 BATCH = 16
-"""Pictures that go through the encoder together."""
+"""Items whose pictures are decoded and seen in one turn."""
 MOST_ITEMS = 1000
 """Ids of items that a connection and a session know."""
 MOST_METADATA = 10_000
@@ -196,18 +195,11 @@ class RealtimeClient:
 
     def about(self) -> Event:
         """The session as it is in force."""
-        return {
-            "type": "realtime",
-            "object": "realtime.session",
-            "id": f"sess_{self.session.key}",
-            "model": self.sessions.model_name,
-            "output_modalities": ["text"],
-            "instructions": self.session.settings.system_prompt or "",
-            "tools": [],
-            "tool_choice": "auto",
-            "max_output_tokens": self.most_tokens,
-            "audio": {"input": {"turn_detection": None}},
-        }
+        about = {"type": "realtime", "object": "realtime.session", "id": f"sess_{self.session.key}"}
+        given = {"instructions": self.session.settings.system_prompt or "", "max_output_tokens": self.most_tokens}
+        fixed = {"output_modalities": ["text"], "tools": [], "tool_choice": "auto"}
+        audio = {"input": {"turn_detection": None}}
+        return {**about, "model": self.sessions.model_name, **given, **fixed, "audio": audio}
 
     async def announce(self, item: Event) -> None:
         """That an item is in the conversation, behind the one announced before it."""
@@ -285,31 +277,24 @@ class RealtimeClient:
             raise RequestError("only the user shows pictures", "item.content")
         # what a client replays after a break is announced again, and enters the memory once
         is_known = key in self.session.known_items
-        self._hear(role, "\n".join(part for part in found if isinstance(part, str)).strip(), is_known=is_known)
+        text = "\n".join(part for part in found if isinstance(part, str)).strip()
+        if text and role == "assistant" and not is_known:
+            self.session.session.remember_turn(self.question, text)
+        if text:  # the question, or the answer to it
+            self.question = "" if role == "assistant" else text
         about = {"id": key, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
         await self.announce({**about, "content": [_shown_part(part) for part in parts]})
         if sent and not is_known:
-            await self._queue(event, reader, sent)
+            await self._queue((event, reader, sent))
 
-    def _hear(self, role: str, text: str, *, is_known: bool) -> None:
-        """A text is the question, or the answer to it."""
-        if role != "assistant":
-            self.question = text or self.question
-            return
-        if text and not is_known:
-            self.session.session.remember_turn(self.question, text)
-        self.question = "" if text else self.question
-
-    async def _queue(self, event: Event, reader: RequestReader, sent: list[Attachment]) -> None:
+    async def _queue(self, item: Shown) -> None:
         """Pictures wait to be seen, as they came; who sends them faster than they are is slowed down."""
-        self._shown.append((event, reader, sent))
+        shown, most = self._shown, self.session.limits.max_request_bytes
+        shown.append(item)
         self._jobs.put_nowait(self._see)
-        while len(self._shown) > MOST_WAITING or self._waiting_size() > self.session.limits.max_request_bytes:
-            self.session.num_let_go += len(self._shown.popleft()[2])
+        while len(shown) > MOST_WAITING or sum(len(one.address) for *_, sent in shown for one in sent) > most:
+            self.session.num_let_go += len(shown.popleft()[2])
             await self.sessions.let_go.moment()
-
-    def _waiting_size(self) -> int:
-        return sum(len(one.address) for _, _, sent in self._shown for one in sent)
 
     async def about_item(self, event: Event) -> None:
         """conversation.item.delete, .retrieve, .truncate. What was seen of it stays in the memory."""
@@ -371,53 +356,47 @@ class RealtimeClient:
                 await self.refuse(error, None)
 
     async def _see(self) -> None:
-        """All pictures that wait, in one turn: so a question behind them waits for one, and not for a row of them."""
+        """What waits, in one turn: together it takes less, and a question behind it waits for no row of turns."""
         if not self._shown:
             return
-        try:
-            async with reading_turn(self.sessions) as place:
-                shown = list(self._shown)
-                self._shown.clear()
-                failures = await in_reader(self._decode_and_see, shown, place)
-        except LimitReached as error:
-            failures = [(self._shown.popleft(), error)]
-        for (event, _, attachments), error in failures:
-            self.session.num_let_go += len(attachments)
-            await self.refuse(error, event)
-
-    def _decode_and_see(self, shown: Sequence[Shown], place: Place) -> list[tuple[Shown, Exception]]:
-        """What fails, and why. Whoever had less goes first between two items."""
-        failures: list[tuple[Shown, Exception]] = []
         items: list[Shown] = []
+        try:
+            async with self.sessions.reading.begun() as place:
+                items = [self._shown.popleft() for _ in range(min(BATCH, len(self._shown)))]
+                failures = await in_thread(self._decode_and_see, items, place)
+        except (ValueError, OSError) as error:  # the queue is full, or the session takes no pictures now
+            failures = [(item, error) for item in items or [self._shown.popleft()]]
+        for (event, _, sent), problem in failures:
+            self.session.num_let_go += len(sent)
+            await self.refuse(problem, event)
+
+    def _decode_and_see(self, items: list[Shown], place: Place) -> list[tuple[Shown, Exception]]:
+        """What cannot be decoded, and why. Whoever had less goes first between two items."""
         pictures: list[Picture] = []
-        for number, item in enumerate(shown):
+        failures: list[tuple[Shown, Exception]] = []
+        for item in items:
             place.pause()
             try:
-                found = [picture for one in item[2] for picture in item[1].pictures(one)]
-                items, pictures = [*items, item], pictures + found
+                pictures += [picture for one in item[2] for picture in item[1].pictures(one)]
             except (ValueError, OSError) as error:
                 failures.append((item, error))
-            if len(pictures) >= BATCH or number == len(shown) - 1:
-                try:
-                    self.session.show(pictures)
-                except (ValueError, OSError) as error:
-                    failures += [(one, error) for one in items]
-                items, pictures = [], []
+        self.session.show(pictures)
         return failures
 
     async def _reply(self, response: ActiveResponse, say: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """One answer, from the first event behind response.created to response.done."""
         # 1. it is announced, before anything is computed
-        await self.send("response.output_item.added", response_id=response.id, output_index=0,
-                        item=response.item_as("in_progress", []))  # fmt: skip
-        before = self.last_item
-        await self.announce(response.item_as("in_progress", []))
+        before, begun = self.last_item, response.item_as("in_progress", [])
+        await self.send("response.output_item.added", response_id=response.id, output_index=0, item=begun)
+        await self.announce(begun)
         await self.send("response.content_part.added", **response.place, part={"type": "text", "text": ""})
         # 2. its words, and how it ended
-        failure = None if response.is_cancelled else await self._failure(response, say)
-        status, details = "completed", None
-        if failure is not None:
-            status, details = "failed", {"type": "failed", "error": failure}
+        failure, status, details = None, "completed", None
+        if not response.is_cancelled:
+            response.task = asyncio.create_task(say())
+            (failure,) = await asyncio.gather(response.task, return_exceptions=True)  # ended where the client has left
+        if isinstance(failure, Exception):
+            status, details = "failed", {"type": "failed", "error": _problem(failure)}
         elif response.is_cancelled:
             status, details = "cancelled", {"type": "cancelled", "reason": "client_cancelled"}
         elif response.turn is not None and response.turn.is_cut:
@@ -434,18 +413,6 @@ class RealtimeClient:
         if self.response is response:
             self.response = None  # from here on the next may be asked for
         await self.send("response.done", response=response.event(status, [done], details=details))
-
-    async def _failure(self, response: ActiveResponse, say: Callable[[], Coroutine[Any, Any, None]]) -> Event | None:
-        """Wait for the words of an answer; what failed, if anything."""
-        response.task = asyncio.create_task(say())
-        try:
-            await asyncio.wait([response.task])
-        except asyncio.CancelledError:  # the client has left
-            response.task.cancel()
-            await asyncio.wait([response.task])
-            raise
-        error = None if response.task.cancelled() else response.task.exception()
-        return None if error is None else _problem(error)
 
     async def _say(self, response: ActiveResponse, question: str, tokens: int | str) -> None:
         """The words of one answer, when its turn has come."""
@@ -492,12 +459,10 @@ class RealtimeClient:
 HANDLERS: dict[str, Callable[[RealtimeClient, Event], Awaitable[None]]] = {
     "session.update": RealtimeClient.update,
     "conversation.item.create": RealtimeClient.create,
-    **dict.fromkeys(
-        (f"conversation.item.{kind}" for kind in ("delete", "retrieve", "truncate")), RealtimeClient.about_item
-    ),
+    **{f"conversation.item.{kind}": RealtimeClient.about_item for kind in ("delete", "retrieve", "truncate")},
     "response.create": RealtimeClient.respond,
     "response.cancel": RealtimeClient.cancel,
-    **dict.fromkeys((f"input_audio_buffer.{kind}" for kind in ("append", "clear", "commit")), RealtimeClient.ignore),
+    **{f"input_audio_buffer.{kind}": RealtimeClient.ignore for kind in ("append", "clear", "commit")},
     "output_audio_buffer.clear": RealtimeClient.ignore,
 }
 
@@ -533,7 +498,7 @@ def _instructions(given: Event, where: str) -> str | None:
     return instructions
 
 
-def _problem(error: BaseException) -> Event:
+def _problem(error: Exception) -> Event:
     """What failed, as `refusal` says it, with a code whatever it is; what no client did wrong is the server's fault."""
     known = isinstance(error, (ValueError, TypeError, OSError))
     body = refusal(error)[1] if known else error_body(str(error), 500)

@@ -11,12 +11,15 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
 
 from .limits import ClientLeft, LimitReached, Overloaded
 
@@ -24,6 +27,8 @@ CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
 """The address of whoever sent what is being done now; empty for work of our own."""
 HAS_LEFT: ContextVar[Callable[[], Awaitable[bool]] | None] = ContextVar("HAS_LEFT", default=None)
 """Tells of a request over HTTP, once its body is whole, whether its client has left."""
+T = TypeVar("T")
+THREADS = anyio.CapacityLimiter(64)
 LOOK_SECONDS = 0.05
 SLICE_SECONDS = 0.05
 """By so much another must have had less before it goes first in the middle of a work."""
@@ -137,6 +142,19 @@ class Turns:
             place.release()
             raise
 
+    @asynccontextmanager
+    async def begun(self) -> AsyncIterator[Place]:
+        """A place of no session that may begin; given back when the block is left."""
+        with self.entered() as place:
+            await place.turn()
+            yield place
+        place.release()
+
+    async def do(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """What a call returns that computes, in a thread, when its turn has come."""
+        async with self.begun():
+            return await in_thread(call, *arguments, **named)
+
     def empty(self) -> None:
         """Let nothing wait any longer."""
         for place in list(self._entered):
@@ -235,6 +253,11 @@ class Turns:
         if len(self._had) > 4 * self.most_waiting:  # of some that came long ago
             self._had = {who: had for who, had in self._had.items() if self._recent(who) > SLICE_SECONDS / 10}
         return seconds
+
+
+async def in_thread(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """What a call returns that computes: no request of another kind waits behind it."""
+    return await anyio.to_thread.run_sync(partial(call, *arguments, **named), limiter=THREADS)
 
 
 class Refusals:

@@ -135,8 +135,3 @@ async def bounded(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[byte
         if size > most:
             raise TooLarge(f"more than {most:,} bytes were sent, which is all this server takes")
         yield chunk
-
-
-async def read_body(stream: AsyncIterator[bytes], most: int) -> bytes:
-    """All of a body; TooLarge for more than `most` bytes."""
-    return b"".join([chunk async for chunk in bounded(stream, most)])

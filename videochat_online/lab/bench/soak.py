@@ -44,6 +44,7 @@ QUESTIONS = ("What is happening now?", "How many objects are on the screen?", "W
 START_SECONDS = 60.0
 CONNECTION_SECONDS = 60.0
 LOOK_SECONDS = 2.0
+END_SECONDS = 60.0
 LEAVE_SECONDS = 20.0
 """Until what served clients who have left must be gone."""
 HELD = ("memory_bytes", "cache_bytes", "picture_bytes")
@@ -85,7 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
             counts = _run(options, server, film)
         finally:
             server.terminate()
-            server.wait(30)
+            try:
+                server.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                print(f"the server did not end within {END_SECONDS:g} s")
     growth = found_growth(counts.looks)
     print(soak_report(options, counts, growth))
     return 1 if counts.errors or growth else 0
