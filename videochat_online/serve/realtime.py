@@ -12,7 +12,7 @@ import contextlib
 import json
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,15 +29,15 @@ from .limits import RequestError, token_problem
 from .live_session import LiveSession, Picture
 from .questions import RunningAnswer, await_first_frame, error_body, refusal, retry_headers
 from .sessions import Sessions
-from .turns import Place, in_thread
+from .turns import in_thread
 
 realtime_routes = APIRouter()
 PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
 """Subprotocols of browsers, which can send no Authorization."""
 MOST_WAITING = 32
 """Items whose pictures wait to be seen; the oldest beyond them is let go and counted."""
-BATCH = 16
-"""Items whose pictures are decoded and seen in one turn."""
+BATCH, BATCH_SIZE = 16, 2**20
+"""Items whose pictures are decoded and seen in one turn, and characters from which on no further one is."""
 MOST_ITEMS = 1000
 """Ids of items that a connection and a session know."""
 MOST_METADATA = 10_000
@@ -292,7 +292,7 @@ class RealtimeClient:
         shown, most = self._shown, self.session.limits.max_request_bytes
         shown.append(item)
         self._jobs.put_nowait(self._see)
-        while len(shown) > MOST_WAITING or sum(len(one.address) for *_, sent in shown for one in sent) > most:
+        while len(shown) > MOST_WAITING or _size(shown) > most:
             self.session.num_let_go += len(shown.popleft()[2])
             await self.sessions.let_go.moment()
 
@@ -361,21 +361,21 @@ class RealtimeClient:
             return
         items: list[Shown] = []
         try:
-            async with self.sessions.reading.begun() as place:
-                items = [self._shown.popleft() for _ in range(min(BATCH, len(self._shown)))]
-                failures = await in_thread(self._decode_and_see, items, place)
+            async with self.sessions.reading.begun():
+                while self._shown and len(items) < BATCH and _size(items) < BATCH_SIZE:
+                    items.append(self._shown.popleft())
+                failures = await in_thread(self._decode_and_see, items)
         except (ValueError, OSError) as error:  # the queue is full, or the session takes no pictures now
             failures = [(item, error) for item in items or [self._shown.popleft()]]
         for (event, _, sent), problem in failures:
             self.session.num_let_go += len(sent)
             await self.refuse(problem, event)
 
-    def _decode_and_see(self, items: list[Shown], place: Place) -> list[tuple[Shown, Exception]]:
-        """What cannot be decoded, and why. Whoever had less goes first between two items."""
+    def _decode_and_see(self, items: list[Shown]) -> list[tuple[Shown, Exception]]:
+        """What cannot be decoded, and why."""
         pictures: list[Picture] = []
         failures: list[tuple[Shown, Exception]] = []
         for item in items:
-            place.pause()
             try:
                 pictures += [picture for one in item[2] for picture in item[1].pictures(one)]
             except (ValueError, OSError) as error:
@@ -465,6 +465,11 @@ HANDLERS: dict[str, Callable[[RealtimeClient, Event], Awaitable[None]]] = {
     **{f"input_audio_buffer.{kind}": RealtimeClient.ignore for kind in ("append", "clear", "commit")},
     "output_audio_buffer.clear": RealtimeClient.ignore,
 }
+
+
+def _size(items: Iterable[Shown]) -> int:
+    """Characters of what was sent."""
+    return sum(len(one.address) for *_, sent in items for one in sent)
 
 
 def _usage(turn: Any) -> Event:

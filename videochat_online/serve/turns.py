@@ -143,11 +143,11 @@ class Turns:
             raise
 
     @asynccontextmanager
-    async def begun(self) -> AsyncIterator[Place]:
-        """A place of no session that may begin; given back when the block is left."""
+    async def begun(self) -> AsyncIterator[None]:
+        """A block that is done when its turn has come, for no session."""
         with self.entered() as place:
             await place.turn()
-            yield place
+            yield
         place.release()
 
     async def do(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:

@@ -41,7 +41,7 @@ from ..shapeworld.simulate import sample_stream
 from ..shapeworld.video import write_mp4
 
 QUESTIONS = ("What is happening now?", "How many objects are on the screen?", "What happened before that?")
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 CONNECTION_SECONDS = 60.0
 LOOK_SECONDS = 2.0
 END_SECONDS = 60.0
