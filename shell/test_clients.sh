@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tries the packages that people already have (OpenAI's, LangChain's, Pipecat, LiveKit), unchanged, against our server.
-# They get an environment of their own, .venv-clients (600 MB, a minute the first time; the table itself takes another).
+# Tries the packages that people already have (OpenAI's, LangChain's, Pipecat, LiveKit, Live VLM WebUI), unchanged, against our
+# server.
+# They get an environment of their own, .venv-clients (1.1 GB, a minute the first time; the table itself takes another).
 #   bash shell/test_clients.sh
 set -euo pipefail
 
@@ -8,7 +9,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 help_if_asked "$@"
 
-clients="openai==3.57.0 langchain-openai==1.7.4 pipecat-ai==1.14.0 livekit-agents==1.8.9 livekit-plugins-openai==1.8.9 pillow==12.3.0"
+clients="openai==3.57.0 langchain-openai==1.7.4 pipecat-ai==1.14.0 livekit-agents==1.8.9 livekit-plugins-openai==1.8.9 live-vlm-webui==0.4.0 pillow==12.3.0"
 cd "$project_root"
 is_installed dev || make_environment demo
 

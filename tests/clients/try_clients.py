@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import logging
 import os
@@ -341,12 +342,51 @@ async def livekit() -> Results:
     return done
 
 
+# ---- Live VLM WebUI -------------------------------------------------------------------------------------------------
+
+
+async def live_vlm_webui() -> Results:
+    """Its camera's frames, as its page gives them to the part that asks; what it was told is in its own debug view."""
+    from live_vlm_webui.vlm_service import VLMService
+
+    def at(key: str) -> Any:
+        return VLMService(model=MODEL, api_base=f"{ADDRESS}/s/live-vlm-webui/v1", api_key=key)
+
+    async def prompt_tokens(service: Any, color: str) -> int:
+        await service.process_frame(Image.new("RGB", (640, 480), color))
+        text, is_busy = service.get_current_response()
+        assert text and not text.startswith("Error:") and not is_busy, text
+        return int(service.get_last_response_payload()["usage"]["prompt_tokens"])
+
+    done: Results = {}
+    service = at(TOKEN)
+    assert [model.id async for model in service.client.models.list()] == [MODEL]
+    done["connect"], done["streamed"] = "ok", "it never does"
+    first = await prompt_tokens(service, "red")
+    done["frames"] = done["question"] = "ok"
+    second = await prompt_tokens(service, "green")
+    assert second > first, "it remembers"
+    done["second"] = "ok"
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(service.process_frame(Image.new("RGB", (640, 480), "blue")), 0.01)
+    assert await prompt_tokens(service, "blue") > second
+    done["cancel"] = "ok"
+    assert await prompt_tokens(at(TOKEN), "white") > second
+    done["reconnect"] = "ok"
+    refused = at("wrong")
+    await refused.process_frame(Image.new("RGB", (640, 480), "red"))
+    assert "401" in refused.get_current_response()[0]
+    done["token"] = "ok"
+    return done
+
+
 CLIENTS: list[tuple[str, str, Callable[[], Awaitable[Results]]]] = [
     ("openai (chat)", "openai", openai_chat),
     ("openai (realtime)", "openai", openai_realtime),
     ("langchain-openai", "langchain-openai", langchain),
     ("pipecat-ai", "pipecat-ai", pipecat),
     ("livekit-agents", "livekit-agents", livekit),
+    ("live-vlm-webui", "live-vlm-webui", live_vlm_webui),
 ]
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from videochat_online import MemoryConfig, StreamingSession
 from videochat_online.serve.client import Client
-from videochat_online.serve.completions import StopText
+from videochat_online.serve.completions import up_to_stop
+from videochat_online.serve.track import DialogueTurn
 
 CHAT = "/v1/chat/completions"
 RETRY = "X-Stainless-Retry-Count"
@@ -140,14 +141,14 @@ def test_a_repeated_request_shows_its_picture_once(serve, data_uri):
 def test_a_repeat_that_comes_while_its_first_try_is_seen_shows_nothing_twice(serve, data_uri, monkeypatch, wait_until):
     server, path, statuses = serve(), "/s/door/v1/chat/completions", []
     session, goes_on, seen = server.sessions.named("door"), threading.Event(), []
-    see = session.see
+    see_all = session._see_all
 
-    def slow(image, timestamp=None):
-        seen.append(image)
+    def slow(images, seconds):
+        seen.extend(images)
         assert goes_on.wait(60)
-        return see(image, timestamp)
+        return see_all(images, seconds)
 
-    monkeypatch.setattr(session, "see", slow)
+    monkeypatch.setattr(session, "_see_all", slow)
     body = {"model": "pocket", "messages": [user(data_uri(1), data_uri(2), "What?")], "max_tokens": 1}
     tries = [
         threading.Thread(target=lambda n=n: statuses.append(post(server, body, path, **{RETRY: n}).status))
@@ -303,8 +304,9 @@ def test_stops_across_pieces(pieces):
     class Pieces(list):
         def close(self): ...
 
-    assert "".join(StopText(Pieces(pieces), ["cd", "xyz"])) == "ab"
-    assert "".join(StopText(Pieces(pieces), ["def"])) == "abcde"
+    turn = DialogueTurn(0, "What?", 0.0, [], is_cut=True)
+    assert "".join(up_to_stop(Pieces(pieces), ["def"], turn)) == "abcde" and turn.is_cut
+    assert "".join(up_to_stop(Pieces(pieces), ["cd", "xyz"], turn)) == "ab" and not turn.is_cut
 
 
 def test_pictures_by_address(make_sessions, serve, png, data_uri):
@@ -343,7 +345,12 @@ def test_a_video_in_a_message(serve, pocket, clip: Path):
     assert (
         post(server, {"model": "pocket", "messages": [user(video, "What?")]}, "/s/a/v1/chat/completions").status == 200
     )
-    assert server.sessions.named("a").session.stats()["frames_seen"] == 4
+    session = server.sessions.named("a").session
+    assert session.stats()["frames_seen"] == 4
+    first = session.stats()["last_timestamp"]
+    two = {"model": "pocket", "messages": [user(video, video, "What?")], "max_tokens": 4}
+    assert post(server, two, "/s/a/v1/chat/completions").status == 200, "the second one stands behind the first"
+    assert session.stats()["frames_seen"] == 12 and session.stats()["last_timestamp"] == pytest.approx(3 * first)
     assert not list(server.sessions.files.path.glob("*.video"))
 
 

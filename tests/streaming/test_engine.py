@@ -125,17 +125,27 @@ def test_a_fault_is_one_error_and_the_session_lives(pocket, engine, fault):
     assert len(session.turns) == 2
 
 
-def test_instructions_need_probabilities(at_engine, pocket, tmp_path):
-    """Refused where they are given, and where a session has them already."""
+def test_an_instruction_is_refused_at_an_engine(at_engine):
     session = StreamingSession(*at_engine)
     with pytest.raises(ValueError, match="standing instructions need probabilities, and an engine gives answers only"):
         session.watch_for("Is it dark?")
     assert session.standing == ()
-    here = watching(pocket)
-    here.watch_for("Is it dark?")
-    here.save(tmp_path / "here.session")
-    with pytest.raises(ValueError, match="standing instructions need probabilities"):
-        StreamingSession.restore(*at_engine, tmp_path / "here.session")
+
+
+def test_a_session_with_instructions_goes_on_at_an_engine_where_they_rest(at_engine, pocket, tmp_path, caplog):
+    here, first, second = watching(pocket), tmp_path / "first.session", tmp_path / "second.session"
+    here.watch_for("Is it dark?", threshold=0.001, refractory=0.0)
+    here.save(first)
+    there = StreamingSession.restore(*at_engine, first)
+    assert f"the standing instructions in {first} need probabilities" in caplog.text
+    for session in (here, there):
+        session.see(pictures(1, seed=9)[0], 99.0)
+    assert not there.needs_reading and there.read_standing() == 0 and there.watchlist.num_events == 0
+    assert there.ask("What is it?") == here.ask("What is it?")
+    there.save(second)
+    again = StreamingSession.restore(*pocket, second)
+    again.see(pictures(1, seed=10)[0], 100.0)
+    assert [one.text for one in again.standing] == ["Is it dark?"] and again.watchlist.num_events == 1
 
 
 def test_an_engine_that_is_gone_and_comes_back(pocket):

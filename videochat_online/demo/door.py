@@ -17,7 +17,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..serve.api import at_most
+from ..serve.entrance import at_most
 from ..serve.limits import NotAllowed
 
 ROUTES = re.compile(

@@ -18,7 +18,6 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.types import Message, Receive
 
 from .. import __version__
 from .completions import chat_routes, named_routes
@@ -87,7 +86,6 @@ def create_app(sessions: Sessions, *, token: str | None = None, hosts: list[str]
     # 2. what errors look like, and who may come in
     for kind in (ValueError, StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, error_response)
-    app.add_middleware(BoundedJson, most=sessions.limits.max_request_bytes)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(Entrance, sessions=sessions, metrics=app.state.metrics)  # the outermost
@@ -135,37 +133,6 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
 def _param(place: Sequence[Any]) -> str | None:
     """pydantic's place of an error in OpenAI's words: messages.[0].content."""
     return ".".join(f"[{step}]" if isinstance(step, int) else str(step) for step in place[1:]) or None
-
-
-@dataclass
-class BoundedJson:
-    """Ends a request whose JSON body is larger than the server takes, before it is whole. Other bodies have their own
-    bounds, where they are read."""
-
-    app: Any
-    most: int
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        kind = dict(scope.get("headers", ())).get(b"content-type", b"").split(b";")[0].strip().lower()
-        if scope["type"] != "http" or not (kind == b"application/json" or kind.endswith(b"+json")):
-            await self.app(scope, receive, send)
-            return
-        await self.app(scope, at_most(receive, self.most, "a JSON body"), send)
-
-
-def at_most(receive: Receive, most: int, what: str) -> Receive:
-    """`receive` that ends the request with status 413 when it has given more than `most` bytes."""
-    size = 0
-
-    async def give() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > most:  # of the kind that gradio answers, too
-            raise HTTPException(413, f"{what} may have {most:,} bytes")
-        return message
-
-    return give
 
 
 def validation_text(errors: Sequence[Any]) -> str:

@@ -8,11 +8,10 @@ Source: OpenAI's reference of POST /v1/chat/completions; what existing clients s
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -27,13 +26,14 @@ from ..prompt.messages import FrameStyle, Image, Message, frame_line
 from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer, sampling
 from ..streaming.session import StreamingSession
 from ..streaming.threads import paced, stream_pieces
-from .content import Content, Picture, RequestReader
+from .content import Content, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
-from .live_session import USUAL_NEW_TOKENS, LiveSession
-from .questions import EVENTS, RunningAnswer, await_first_frame, data_line, error_body, event_response, heard, in_thread
-from .reading import in_reading_turn
+from .live_session import USUAL_NEW_TOKENS, LiveSession, Picture, told
+from .questions import EVENTS, RunningAnswer, await_first_frame, data_line, error_body, event_response, heard
 from .routes import AllSessions
 from .sessions import Sessions
+from .track import DialogueTurn
+from .turns import in_thread
 
 chat_routes = APIRouter(tags=["chat completions"])
 named_routes = APIRouter(tags=["chat completions"])
@@ -120,10 +120,6 @@ class ChatRequest:
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
-    @property
-    def with_usage(self) -> bool:
-        return bool((self.stream_options or {}).get("include_usage"))
-
     def new_tokens(self, most: int) -> int:
         """Tokens of the answer at most; RequestError for more than `most`, the server's limit."""
         name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
@@ -177,30 +173,20 @@ Asked = Annotated[ChatRequest, BeforeValidator(_given)]
 
 @chat_routes.post("/chat/completions", responses=RESPONSES)
 async def complete(request: Asked, connection: Request, sessions: AllSessions,
-                   x_session: Annotated[str | None, Header()] = None,
-                   x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
+                   x_session: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
     """Answer the last message: from this request alone or, where a session is named, from what it has seen so far."""
     key = x_session if request.session is None else request.session
-    find = None if key is None else partial(sessions.get, key)
-    is_repeat = x_stainless_retry_count not in (None, "0")
-    return await _complete(request, connection, sessions, find, is_repeat=is_repeat)
+    return await _complete(request, connection, sessions, None if key is None else partial(sessions.get, key))
 
 
 @named_routes.post("/chat/completions", responses=RESPONSES)
-async def complete_in(name: str, request: Asked, connection: Request, sessions: AllSessions,
-                      x_stainless_retry_count: Annotated[str | None, Header()] = None) -> Any:  # fmt: skip
+async def complete_in(name: str, request: Asked, connection: Request, sessions: AllSessions) -> Any:
     """Answer the last message in the session NAME, which begins where there is none: it remembers what it was shown."""
-    is_repeat = x_stainless_retry_count not in (None, "0")
-    return await _complete(request, connection, sessions, partial(sessions.named, name), is_repeat=is_repeat)
+    return await _complete(request, connection, sessions, partial(sessions.named, name))
 
 
 async def _complete(
-    request: ChatRequest,
-    connection: Request,
-    sessions: Sessions,
-    find: Callable[[], LiveSession] | None,
-    *,
-    is_repeat: bool,
+    request: ChatRequest, connection: Request, sessions: Sessions, find: Callable[[], LiveSession] | None
 ) -> Any:
     """Piece by piece, or whole. A session is looked for, or begins, once the request is known to be one."""
     # 1. what is asked for, before anything is changed
@@ -213,9 +199,11 @@ async def _complete(
     if find is None:
         completion = await _begun_alone(request, sessions, head, most)
     else:
+        is_repeat = connection.headers.get("x-stainless-retry-count", "0") != "0"
         completion = await _begun_in(request, sessions, head, most, find, is_repeat=is_repeat)
     if request.stream:
-        return event_response(completion.pieces, completion.chunks(with_usage=request.with_usage))
+        with_usage = bool((request.stream_options or {}).get("include_usage"))
+        return event_response(completion.pieces, completion.chunks(with_usage=with_usage))
     return completion.whole(await heard(completion.pieces, connection))
 
 
@@ -226,9 +214,10 @@ async def _begun_alone(request: ChatRequest, sessions: Sessions, head: dict[str,
         await place.turn()
         options = {"max_new_tokens": most, "pace": place.pause, **request.generation()}
         answer = await in_thread(answer_alone, sessions, system, turns, **options)
-        text = StopText(answer, request.stops)
-        running = RunningAnswer(text, place, sessions)
-    return Completion(head, text, running, answer.question, sessions.processor.end_token_ids)
+        turn = DialogueTurn(0, turns[-1].text, 0.0, [])
+        pieces = told(turn, answer, sessions.processor.end_token_ids)
+        running = RunningAnswer(up_to_stop(pieces, request.stops, turn), place, sessions)
+    return Completion(head, running, turn)
 
 
 async def _begun_in(
@@ -245,25 +234,24 @@ async def _begun_in(
     session, question = await in_thread(find), turns[-1].text
     session.check_question(question, most)
     with sessions.turns.entered(session.key) as place:
-        await in_thread(show_in, session, system, turns, is_repeat=is_repeat)
+        if system is not None:
+            session.instruct(system)
+        if pictures := turns[-1].pictures:
+            await sessions.reading.do(session.show, pictures, is_repeat=is_repeat)
         await await_first_frame(session, place)
         await place.turn()
         options = {"max_new_tokens": most, "stops": request.stops, "pace": place.pause, "at_once": True}
         options |= {"without_frames": True, **request.generation()}
         turn, pieces = await in_thread(session.ask, question, **options)
-        text = StopText(pieces, request.stops)
-        running = RunningAnswer(text, place, sessions)
+        running = RunningAnswer(up_to_stop(pieces, request.stops, turn), place, sessions)
     head |= {"picture_age": turn.age, "stream_time": {"timestamp": turn.timestamp}}
-    return Completion(head, text, running, turn, ())
+    return Completion(head, running, turn)
 
 
 async def read_dialogue(request: ChatRequest, sessions: Sessions) -> tuple[str | None, list[Said]]:
-    """`dialogue_of` a request; one with pictures waits for its turn to decode them."""
-    reader = RequestReader(sessions.limits, sessions.files.path)
-    has_pictures = any(isinstance(message.content, list) for message in request.messages)
-    if not has_pictures:
-        return await in_thread(dialogue_of, request.messages, reader)
-    return await in_reading_turn(sessions, dialogue_of, request.messages, reader)
+    """`dialogue_of` a request; one with parts, which may be pictures, waits for its turn."""
+    do = sessions.reading.do if any(isinstance(one.content, list) for one in request.messages) else in_thread
+    return await do(dialogue_of, request.messages, RequestReader(sessions.limits, sessions.files.path))
 
 
 def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple[str | None, list[Said]]:
@@ -289,22 +277,6 @@ def dialogue_of(messages: Sequence[ChatMessage], reader: RequestReader) -> tuple
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------
-
-
-def show_in(session: LiveSession, system: str | None, turns: Sequence[Said], *, is_repeat: bool) -> None:
-    """Show what is new in a session.
-
-    A client that repeats a request because of an error does not show its pictures twice.
-    """
-    if system is not None:
-        session.instruct(system)
-    with session.showing:  # a repeat may come while its first try is still being seen
-        began, before = session.session.stats()["last_timestamp"] or 0.0, set(session.shown)
-        for picture in turns[-1].pictures:
-            digest = hashlib.sha256(b"%r" % (picture.image.shape,) + picture.image.tobytes()).digest()
-            if not (is_repeat and digest in before):
-                session.see(picture.image, None if picture.seconds is None else began + picture.seconds)
-                session.shown.append(digest)
 
 
 def answer_alone(
@@ -380,34 +352,23 @@ def _parts(
     return tuple(part for part in parts if part)
 
 
-class StopText(Iterator[str]):
+def up_to_stop(pieces: Any, stops: Sequence[str], turn: DialogueTurn) -> Iterator[str]:
     """The pieces of an answer up to the first of some texts, which ends it."""
-
-    def __init__(self, pieces: Any, stops: Sequence[str]) -> None:
-        self._pieces, self._stops = pieces, stops
-        self.was_met = False
-        self._made = self._run()
-
-    def __next__(self) -> str:
-        return next(self._made)
-
-    def close(self) -> None:
-        self._made.close()
-        self._pieces.close()
-
-    def _run(self) -> Generator[str, None, None]:
-        held = ""
-        for piece in self._pieces:
+    held = ""
+    try:
+        for piece in pieces:
             held += piece
-            if ends := [held.find(stop) for stop in self._stops if stop in held]:
-                self.was_met = True
-                self._pieces.close()
-                yield held[: min(ends)]
-                return
-            open_ = max((n for stop in self._stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
+            if ends := [held.find(stop) for stop in stops if stop in held]:
+                pieces.close()
+                turn.is_cut = False
+                held = held[: min(ends)]
+                break
+            open_ = max((n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
             yield held[: len(held) - open_]  # the rest may be the beginning of a stop
             held = held[len(held) - open_ :]
         yield held
+    finally:
+        pieces.close()
 
 
 @dataclass
@@ -415,25 +376,15 @@ class Completion:
     """An answer on its way, as OpenAI's clients read it."""
 
     head: dict[str, Any]
-    text: StopText
     pieces: RunningAnswer
-    asked: Any
-    """PreparedQuestion or DialogueTurn."""
-    ends: Sequence[int]
+    turn: DialogueTurn
 
     def _ended(self) -> tuple[str, dict[str, Any]]:
         """Why it ended, and what it cost."""
-        if isinstance(self.asked, PreparedQuestion):
-            answer = self.asked.answer
-            ids = answer.ids if answer else []
-            used, cached, is_cut = len(self.asked.rendered.ids), 0, not set(ids[-1:]) & set(self.ends)
-            said = len(ids)
-        else:
-            used, cached = self.asked.prompt_tokens, self.asked.cached_tokens
-            said, is_cut = self.asked.answer_tokens, self.asked.is_cut
+        used, said = self.turn.prompt_tokens, self.turn.answer_tokens
         usage: dict[str, Any] = {"prompt_tokens": used, "completion_tokens": said, "total_tokens": used + said}
-        usage["prompt_tokens_details"] = {"cached_tokens": cached}
-        return "length" if is_cut and not self.text.was_met else "stop", usage
+        usage["prompt_tokens_details"] = {"cached_tokens": self.turn.cached_tokens}
+        return "length" if self.turn.is_cut else "stop", usage
 
     def whole(self, text: str) -> dict[str, Any]:
         finish, usage = self._ended()

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import numpy as np
-
 from ..media.addresses import Address
 from ..media.fetching import Sockets, fetch
 from ..media.readers import open_video
@@ -25,8 +23,10 @@ from ..media.sampling import sample_pass
 from ..prompt.messages import check_text
 from .addresses import checked_place
 from .limits import Limits, NotAllowed, RequestError, TooLarge
-from .uploads import picture_of
+from .live_session import Picture
+from .uploads import picture_of, sent_image
 
+TEXTS = ("text", "input_text", "output_text")
 VIDEO_FPS = 1.0
 MOST_FRAMES = 64
 """Of one video in a message; a longer one is shown in fewer frames a second."""
@@ -38,21 +38,18 @@ CHARACTERS_A_TOKEN = 8
 """More than any text has on average: what is longer cannot fit a prompt."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture of a message."""
-
-    image: np.ndarray
-    """uint8 (H, W, 3)."""
-    seconds: float | None = None
-    """Of its video, where it is a frame of one."""
-
-    @property
-    def num_pixels(self) -> int:
-        return self.image.shape[0] * self.image.shape[1]
-
-
 Content = list["str | Picture"]
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A picture or a video of a message as it came: not decoded, nor fetched."""
+
+    address: str
+    """A data URI, or http(s)."""
+    name: str
+    """image_url or video_url."""
+    where: str
 
 
 class RequestReader:
@@ -60,21 +57,25 @@ class RequestReader:
 
     def __init__(self, limits: Limits, folder: Path) -> None:
         self.limits, self.folder = limits, folder
-        self.num_pixels = 0
+        self.num_pixels, self.came = 0, time.monotonic()
 
     def content(self, value: str | list[dict[str, Any]] | None, where: str) -> Content:
         """Texts and pictures in order."""
+        parts = self.parts(value, where)
+        return [piece for part in parts for piece in (self.pictures(part) if isinstance(part, Attachment) else [part])]
+
+    def parts(self, value: str | list[dict[str, Any]] | None, where: str) -> list[str | Attachment]:
+        """Texts, and what is to be decoded."""
         if value is None:
             return []
         if isinstance(value, str):
             return [self._text(value, where)]
-        return [piece for number, part in enumerate(value) for piece in self.part(part, f"{where}[{number}]")]
+        return [self._part(part, f"{where}[{number}]") for number, part in enumerate(value)]
 
-    def part(self, part: dict[str, Any], where: str) -> Content:
-        """What one part holds: a text, a picture, or the frames of a video."""
+    def _part(self, part: dict[str, Any], where: str) -> str | Attachment:
         kind = part.get("type")
-        if kind in ("text", "input_text", "output_text"):
-            return [self._text(part.get("text"), where)]
+        if kind in TEXTS:
+            return self._text(part.get("text"), where)
         name = {"input_image": "image_url"}.get(str(kind), str(kind))
         if name not in ("image_url", "video_url"):
             raise RequestError(f"{where}: a part is text, image_url or video_url, got {kind!r:.40}", where)
@@ -82,11 +83,25 @@ class RequestReader:
         address = value.get("url") if isinstance(value, dict) else value
         if not isinstance(address, str):
             raise RequestError(f"{where}: {name} must be an address or a data URI", f"{where}.{name}")
-        with self._named(f"{where}.{name}"):
-            most = self.limits.max_image_bytes if name == "image_url" else self.limits.max_upload_bytes
-            data = self._bytes(address, most)
-            if name == "image_url":
-                return [self._counted(Picture(picture_of(data, "the picture")))]
+        return Attachment(address, name, f"{where}.{name}")
+
+    def looked_at(self, value: list[dict[str, Any]], where: str) -> list[str | Attachment]:
+        """As `parts`; raises what is found wrong by addresses and first bytes, before anything large is computed."""
+        parts = self.parts(value, where)
+        for sent in (part for part in parts if isinstance(part, Attachment)):
+            with self._named(sent.where):
+                if not _is_data(sent.address):
+                    self._place(sent.address)
+                elif sent.name == "image_url":
+                    sent_image(self._bytes(sent), "the picture").close()
+        return parts
+
+    def pictures(self, sent: Attachment) -> list[Picture]:
+        """The picture, or the frames of the video."""
+        with self._named(sent.where):
+            data = self._bytes(sent)
+            if sent.name == "image_url":
+                return [self._counted(Picture(picture_of(data, "the picture"), came=self.came))]
             return self._frames(data)
 
     def _counted(self, picture: Picture) -> Picture:
@@ -116,8 +131,10 @@ class RequestReader:
         except (ValueError, OSError) as error:
             raise RequestError(f"{where}: {error}", where) from error
 
-    def _bytes(self, address: str, most: int) -> bytes:
-        if address[:5].lower() != "data:":
+    def _bytes(self, sent: Attachment) -> bytes:
+        address = sent.address
+        most = self.limits.max_image_bytes if sent.name == "image_url" else self.limits.max_upload_bytes
+        if not _is_data(address):
             return self._fetched(address, most)
         head, comma, body = address.partition(",")
         if not comma:
@@ -133,12 +150,17 @@ class RequestReader:
             raise TooLarge(f"more than {most:,} bytes were sent, which is all this server takes")
         return data
 
-    def _fetched(self, address: str, most: int) -> bytes:
-        """The bytes behind an http(s) address that the operator allows."""
+    def _place(self, address: str) -> tuple[Address, str]:
+        """An http(s) address that the operator allows, and the IP address of its host."""
         place = checked_place(address, self.limits)
         found = Address.checked(address)
         if found.scheme not in ("http", "https"):
             raise ValueError("expected a data URI, or an http or https address")
+        return found, place
+
+    def _fetched(self, address: str, most: int) -> bytes:
+        """The bytes behind an http(s) address that the operator allows."""
+        found, place = self._place(address)
         pinned = None if self.limits.allow_private_urls else place
         until, data, sockets = time.monotonic() + FETCH_SECONDS, b"", Sockets()
         with ExitStack() as stack:
@@ -153,7 +175,7 @@ class RequestReader:
                     raise ValueError(f"the address took longer than {FETCH_SECONDS:g} s")
         return data
 
-    def _frames(self, data: bytes) -> Content:
+    def _frames(self, data: bytes) -> list[Picture]:
         """Frames of a video file, each with its second."""
         path = self.folder / f"request-{secrets.token_hex(8)}.video"
         try:
@@ -166,8 +188,12 @@ class RequestReader:
                 first, last = float(reader.timestamps[0]), float(reader.timestamps[-1])
                 chosen = sample_pass(reader.timestamps, fps, first, last, video_fps=reader.fps)[:MOST_FRAMES]
                 frames = reader.read(chosen)
-                return [self._counted(Picture(frame.image, float(frame.timestamp))) for frame in frames]
+                return [self._counted(Picture(frame.image, float(frame.timestamp), self.came)) for frame in frames]
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), "the video")) from error
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_data(address: str) -> bool:
+    return address[:5].lower() == "data:"

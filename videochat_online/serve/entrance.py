@@ -45,7 +45,11 @@ class Entrance:
         client = (scope.get("client") or ("",))[0]
         CLIENT.set(client)
         REQUEST.set(request_id)
-        receive = self._in_time(receive) if scope["type"] == "http" else receive
+        if scope["type"] == "http":
+            receive = self._in_time(receive)
+            kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
+            if kind == b"application/json" or kind.endswith(b"+json"):  # others are bounded where they are read
+                receive = at_most(receive, self.sessions.limits.max_request_bytes, "a JSON body")
         HAS_LEFT.set(Request(scope, receive).is_disconnected if scope["type"] == "http" else None)
         started, status = time.monotonic(), 0
 
@@ -110,3 +114,18 @@ def _pattern(scope: Scope) -> str:
     if path is None or "/v1" in path or not scope["path"].startswith(("/v1/", "/s/")):
         return path or "other"
     return ("/v1" if scope["path"].startswith("/v1/") else "/s/{name}/v1") + path
+
+
+def at_most(receive: Receive, most: int, what: str) -> Receive:
+    """`receive` that ends the request with status 413 when it has given more than `most` bytes."""
+    size = 0
+
+    async def give() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > most:  # of the kind that gradio answers, too
+            raise HTTPException(413, f"{what} may have {most:,} bytes")
+        return message
+
+    return give

@@ -10,10 +10,12 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..media.live import LiveStream, PushedFrames
 from ..media.live_playback import Playback, VideoPlayback
@@ -35,6 +37,22 @@ if TYPE_CHECKING:
 
 FIRST_FRAME_SECONDS = 15.0
 USUAL_NEW_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a message."""
+
+    image: np.ndarray
+    """uint8 (H, W, 3)."""
+    seconds: float | None = None
+    """Of its video, where it is a frame of one."""
+    came: float = field(default_factory=time.monotonic)
+    """When its message came (time.monotonic)."""
+
+    @property
+    def num_pixels(self) -> int:
+        return self.image.shape[0] * self.image.shape[1]
 
 
 class LiveSession:
@@ -60,8 +78,6 @@ class LiveSession:
         self._prepare = prepare
         self._lock = threading.RLock()  # starting and stopping
         self._seeing = threading.Lock()  # frames that come through the API, one after another
-        self.showing = threading.Lock()
-        """Held while the pictures of one chat completion are seen, in their order."""
         self.receiving = threading.Lock()
         """Held while a file is being sent to the session's folder: one at a time."""
         self._watcher: LiveWatcher | None = None
@@ -95,8 +111,8 @@ class LiveSession:
         self._prepare(self)
         self.track = MemoryTrack()
         self.known_items: dict[str, Any] = {}  # of the realtime socket: what a reconnected client replays
-        self.shown: deque[bytes] = deque(maxlen=256)
-        """Digests of what chat completions showed last: a client that repeats one does not show it twice."""
+        self.shown: deque[int] = deque(maxlen=256)
+        """Digests of what messages showed last: a client that repeats a request does not show it twice."""
         self._first_seen: float | None = None  # real time of the first frame that came through the API
         self._last_seen: float | None = None
 
@@ -242,20 +258,51 @@ class LiveSession:
 
     def see(self, image: Any, timestamp: float | None = None) -> dict[str, Any]:
         """A frame through the API: seen at once, whatever the session's fps."""
-        self._use()
         picture = rgb_array(image)
+        with self._seeing:
+            seconds = self._second_of(time.monotonic()) if timestamp is None else float(timestamp)
+            return {"number": self._see_all([picture], [seconds]), "timestamp": seconds}
+
+    def show(self, pictures: Sequence[Picture], *, is_repeat: bool = False) -> None:
+        """See pictures of messages, each at the second when it came, and frames of a video one behind the other.
+
+        Of a request that is repeated, none is seen twice.
+        """
+        with self._seeing:  # a repeat may come while its first try is still being seen
+            digests = [hash((one.image.shape, one.image.tobytes())) for one in pictures]
+            before = set(self.shown) if is_repeat else set()
+            new = [one for one, digest in zip(pictures, digests, strict=True) if digest not in before]
+            last, seconds = self.session.memory.last_timestamp or 0.0, []
+            began, at = last, -1.0  # of a video, and the last frame of it
+            for one in new:
+                if one.seconds is None:
+                    last = max(last, self._second_of(one.came))
+                else:
+                    began, at = (began if one.seconds > at else last), one.seconds
+                    last = max(last, began + at)
+                seconds.append(last)
+            if new:
+                self._see_all([one.image for one in new], seconds)
+                self.shown.extend(digest for digest in digests if digest not in before)
+
+    def _second_of(self, moment: float) -> float:
+        """Of the stream, at a moment of time.monotonic."""
+        self._first_seen = moment if self._first_seen is None else self._first_seen
+        return max(self.session.memory.last_timestamp or 0.0, moment - self._first_seen)
+
+    def _see_all(self, images: Sequence[np.ndarray], seconds: Sequence[float]) -> int:
+        """The number of the first; whoever calls this holds `_seeing`."""
+        self._use()
         if self._watcher is not None and not self._watcher.is_over:
             raise NotAllowed(f"this session watches {self.source.name}: stop that before pushing frames")
-        with self._seeing:
-            last = self.session.stats()["last_timestamp"]
-            if timestamp is not None and last is not None and timestamp < last:
-                raise ValueError(f"a frame at {timestamp:g} s came after one at {last:g} s")
-            self._first_seen = time.monotonic() if self._first_seen is None else self._first_seen
-            seconds = max(last or 0.0, time.monotonic() - self._first_seen) if timestamp is None else float(timestamp)
-            number = self.session.memory.num_written
-            self.track.add([Frame(picture, seconds, number)], self.session.see(picture, seconds))
-            self._last_seen = time.monotonic()
-        return {"number": number, "timestamp": seconds}
+        last = self.session.memory.last_timestamp
+        if last is not None and seconds[0] < last:
+            raise ValueError(f"a frame at {seconds[0]:g} s came after one at {last:g} s")
+        number = self.session.memory.num_written
+        frames = [Frame(image, at, number + k) for k, (image, at) in enumerate(zip(images, seconds, strict=True))]
+        self.track.add(frames, self.session.see_many(images, seconds))
+        self._last_seen = time.monotonic()
+        return number
 
     # ---- questions ------------------------------------------------------------------------------------------------
 
@@ -304,19 +351,9 @@ class LiveSession:
 
     def _answer(self, turn: DialogueTurn, pieces: StreamedAnswer) -> Iterator[str]:
         try:
-            for piece in pieces:
-                turn.answer += piece
-                yield piece
+            yield from told(turn, pieces, self._processor.end_token_ids)
         finally:
-            pieces.close()  # an answer that is left early is kept, and has cost something, too
-            if (answer := pieces.question.answer) is not None:
-                turn.answer = answer.text
-                turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
-                turn.cached_tokens = answer.cached_tokens
-                turn.visual_tokens = sum(frame.num_tokens for frame in pieces.question.frames)
-                turn.is_cut = not set(answer.ids[-1:]) & set(self._processor.end_token_ids)
-            turn.is_done = True
-            self.last_used = time.monotonic()
+            self.keep()
 
     def _await_first_frame(self) -> None:
         """A question right after the start waits for something to be asked about."""
@@ -405,3 +442,20 @@ class LiveSession:
             self.is_closed = True
             self.stop()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def told(turn: DialogueTurn, pieces: StreamedAnswer, end_token_ids: Sequence[int]) -> Iterator[str]:
+    """The pieces of an answer; what it was and cost stands in its turn when it ends, or is left."""
+    try:
+        for piece in pieces:
+            turn.answer += piece
+            yield piece
+    finally:
+        pieces.close()  # an answer that is left early is kept, and has cost something, too
+        if (answer := pieces.question.answer) is not None:
+            turn.answer = answer.text
+            turn.prompt_tokens, turn.answer_tokens = answer.prompt_tokens, len(answer.ids)
+            turn.cached_tokens = answer.cached_tokens
+            turn.visual_tokens = sum(frame.num_tokens for frame in pieces.question.frames)
+            turn.is_cut = not set(answer.ids[-1:]) & set(end_token_ids)
+        turn.is_done = True

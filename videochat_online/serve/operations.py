@@ -88,6 +88,11 @@ class _Now:
             ("webhooks_waiting", "Events that wait for their webhook", self.sessions.webhooks.num_waiting),
             ("memory_bytes", "Feature maps that sessions hold", sum(one["bytes"] for one in stats)),
             ("cache_bytes", "Keys and values that sessions hold", self.sessions.decoder.num_bytes + held),
+            (
+                "picture_bytes",
+                "Small pictures that sessions keep for the page",
+                sum(one.track.num_bytes for one in live),
+            ),
             ("threads", "Threads of Python", threading.active_count()),
         ):
             yield GaugeMetricFamily(NAME + name, text, value)

@@ -13,11 +13,9 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import anyio
-import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
@@ -25,11 +23,10 @@ from .limits import NO_OTHER_FIELDS
 from .live_session import FIRST_FRAME_SECONDS, LiveSession
 from .routes import AllSessions, Found
 from .sessions import Sessions
-from .turns import Place
+from .turns import Place, in_thread
 
 EVENTS: dict[str, Any] = {"text/event-stream": {}}
 """What OpenAPI says of a streamed answer."""
-THREADS = anyio.CapacityLimiter(64)
 DEPTH = 64
 """Pieces of an answer that wait to be sent."""
 LEFT_SECONDS = 60.0
@@ -230,11 +227,6 @@ def event_response(answer: RunningAnswer, lines: AsyncGenerator[str, None]) -> S
                 await answer.close()
 
     return StreamingResponse(closing(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-
-
-async def in_thread(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What a call returns that computes: no request of another kind waits behind it."""
-    return await anyio.to_thread.run_sync(partial(call, *arguments, **named), limiter=THREADS)
 
 
 async def heard(answer: RunningAnswer, connection: Request) -> str:

@@ -12,8 +12,8 @@ import contextlib
 import json
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,27 +24,30 @@ from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..streaming.standing import StandingEvent
-from .content import MOST_PIXELS, Content, Picture, RequestReader
+from .content import Attachment, RequestReader
 from .limits import RequestError, token_problem
-from .live_session import LiveSession
-from .questions import RunningAnswer, await_first_frame, in_thread, refusal, retry_headers
-from .reading import in_reading_turn
+from .live_session import LiveSession, Picture
+from .questions import RunningAnswer, await_first_frame, error_body, refusal, retry_headers
 from .sessions import Sessions
+from .turns import in_thread
 
 realtime_routes = APIRouter()
 PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
 """Subprotocols of browsers, which can send no Authorization."""
 MOST_WAITING = 32
-"""Pictures that wait to be encoded; the oldest beyond them is let go and counted."""
+"""Items whose pictures wait to be seen; the oldest beyond them is let go and counted."""
+BATCH, BATCH_SIZE = 16, 2**20
+"""Items whose pictures are decoded and seen in one turn, and characters from which on no further one is."""
 MOST_ITEMS = 1000
 """Ids of items that a connection and a session know."""
 MOST_METADATA = 10_000
 """It is sent back with each answer: 16 pairs of 64 and 512 characters, as in OpenAI's API."""
-TEXTS = ("text", "input_text", "output_text")
 LOOK_SECONDS = 0.1
 """Between two looks for what is said unasked."""
 ROLES = ("user", "system", "assistant")
 Event = dict[str, Any]
+Shown = tuple[Event, RequestReader, list[Attachment]]
+"""An item with pictures."""
 
 
 def token_of(socket: WebSocket) -> str | None:
@@ -58,22 +61,13 @@ def token_of(socket: WebSocket) -> str | None:
 
 @realtime_routes.websocket("/v1/realtime")
 @realtime_routes.websocket("/realtime")
-async def realtime(socket: WebSocket) -> None:
-    """A session of its own, which ends with the connection."""
-    await _serve(socket, None)
-
-
 @realtime_routes.websocket("/s/{name}/v1/realtime")
 @realtime_routes.websocket("/s/{name}/v1")
-async def realtime_in(socket: WebSocket, name: str) -> None:
-    """The session NAME: it stays when the connection ends."""
-    await _serve(socket, name)
-
-
-async def _serve(socket: WebSocket, name: str | None) -> None:
+async def realtime(socket: WebSocket) -> None:
+    """A session of its own, which ends with the connection; or the session NAME, which stays."""
     # 1. who may come in; a refusal is an HTTP answer
     sessions: Sessions = socket.app.state.sessions
-    token, model = socket.app.state.token, socket.query_params.get("model")
+    token, model, name = socket.app.state.token, socket.query_params.get("model"), socket.path_params.get("name")
     origin = socket.headers.get("origin")
     try:
         if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
@@ -82,14 +76,13 @@ async def _serve(socket: WebSocket, name: str | None) -> None:
             raise RequestError(problem, None, "invalid_api_key", status=401)
         if model is not None:
             sessions.check_model(model)
-        session = await in_thread(sessions.create if name is None else lambda: sessions.named(name))
+        session = await in_thread(sessions.create if name is None else partial(sessions.named, name))
     except ValueError as error:
         status, body = refusal(error)
         await socket.send_denial_response(JSONResponse({"error": body}, status, await retry_headers(error, sessions)))
         return
     # 2. the conversation; an unnamed session ends with it
-    offered = socket.scope.get("subprotocols", ())
-    await socket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
+    await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope.get("subprotocols", ()) else None)
     connection = RealtimeClient(socket, sessions, session)
     sessions.sockets.add(connection)
     try:
@@ -106,16 +99,21 @@ async def _serve(socket: WebSocket, name: str | None) -> None:
 
 @dataclass
 class ActiveResponse:
-    """One answer on its way."""
+    """One answer on its way, and the item that it becomes."""
 
-    id: str
-    item: str
-    metadata: Any
+    metadata: Any = None
+    id: str = field(default_factory=lambda: new_id("resp"))
+    item: str = field(default_factory=lambda: new_id("item"))
     is_cancelled: bool = False
     task: asyncio.Task[None] | None = None
     """Of its words."""
     text: str = ""
     turn: Any = None
+
+    @property
+    def place(self) -> Event:
+        """Where its words stand."""
+        return {"response_id": self.id, "item_id": self.item, "output_index": 0, "content_index": 0}
 
     def cancel(self) -> None:
         """It ends at once where it waits for its turn, and at the model's next token where it is being made."""
@@ -123,14 +121,22 @@ class ActiveResponse:
         if self.task is not None:
             self.task.cancel()
 
+    def item_as(self, status: str, content: list[Event]) -> Event:
+        about = {"id": self.item, "object": "realtime.item", "type": "message", "role": "assistant"}
+        return {**about, "status": status, "content": content}
+
+    def event(self, status: str, output: list[Event], *, details: Any = None) -> Event:
+        """It as a whole."""
+        about = {"object": "realtime.response", "id": self.id, "status": status, "status_details": details}
+        usage = None if self.turn is None or status == "in_progress" else _usage(self.turn)
+        return {**about, "output": output, "output_modalities": ["text"], "metadata": self.metadata, "usage": usage}
+
 
 class RealtimeClient:
     """One client's conversation with one session."""
 
     def __init__(self, socket: WebSocket, sessions: Sessions, session: LiveSession) -> None:
-        self.socket, self.session, self.model_name = socket, session, sessions.model_name
-        self.sessions = sessions
-        self.folder = sessions.files.path
+        self.socket, self.session, self.sessions = socket, session, sessions
         self.most_tokens: int | str = "inf"
         self.items: dict[str, Event] = {}
         """Announced on this connection, oldest first."""
@@ -138,7 +144,8 @@ class RealtimeClient:
         self.question = ""
         """The newest text of user or system that was not answered."""
         self.response: ActiveResponse | None = None
-        self._pictures: deque[Picture] = deque()
+        self._shown: deque[Shown] = deque()
+        """Items whose pictures are to be seen, with the event that brought each."""
         self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._sending = asyncio.Lock()
         self._telling = asyncio.Lock()
@@ -182,25 +189,17 @@ class RealtimeClient:
 
     async def refuse(self, error: Exception, event: Any) -> None:
         """An error of one event; the connection stays open."""
-        _, body = refusal(error)
         about = event.get("event_id") if isinstance(event, dict) else None
-        about = about if isinstance(about, str) else None
-        await self.send("error", error={**body, "code": body["code"] or "invalid_value", "event_id": about})
+        await self.send("error", error={**_problem(error), "event_id": about if isinstance(about, str) else None})
+        await retry_headers(error, self.sessions)  # what was refused for lack of room comes again no sooner
 
     def about(self) -> Event:
         """The session as it is in force."""
-        return {
-            "type": "realtime",
-            "object": "realtime.session",
-            "id": f"sess_{self.session.key}",
-            "model": self.model_name,
-            "output_modalities": ["text"],
-            "instructions": self.session.settings.system_prompt or "",
-            "tools": [],
-            "tool_choice": "auto",
-            "max_output_tokens": self.most_tokens,
-            "audio": {"input": {"turn_detection": None}},
-        }
+        about = {"type": "realtime", "object": "realtime.session", "id": f"sess_{self.session.key}"}
+        given = {"instructions": self.session.settings.system_prompt or "", "max_output_tokens": self.most_tokens}
+        fixed = {"output_modalities": ["text"], "tools": [], "tool_choice": "auto"}
+        audio = {"input": {"turn_detection": None}}
+        return {**about, "model": self.sessions.model_name, **given, **fixed, "audio": audio}
 
     async def announce(self, item: Event) -> None:
         """That an item is in the conversation, behind the one announced before it."""
@@ -243,10 +242,7 @@ class RealtimeClient:
         most = given.get("max_output_tokens")
         if most is not None:
             self.most_tokens = self._tokens(most, "session.max_output_tokens")
-        instructions = given.get("instructions")
-        if instructions is not None:
-            if not isinstance(instructions, str):
-                raise RequestError("the instructions must be a text", "session.instructions")
+        if (instructions := _instructions(given, "session")) is not None:
             self.session.instruct(instructions)
         await self.send("session.updated", session=self.about())
 
@@ -274,54 +270,45 @@ class RealtimeClient:
             raise RequestError("the content is a list of parts", "item.content")
         spoken = [part for part in parts if part.get("type") not in ("input_audio", "output_audio")]
         spoken += [{"type": "text", "text": part["transcript"]} for part in parts if part.get("transcript")]
-        reader = RequestReader(self.session.limits, self.folder)
-        is_shown = any(part.get("type") not in TEXTS for part in spoken)
-        read = partial(in_reading_turn, self.sessions) if is_shown else in_thread
-        content = await read(reader.content, spoken, "item.content")
-        is_known = key in self.session.known_items  # replayed after a break
-        shown = [_shown_part(part) for part in parts]
+        reader = RequestReader(self.session.limits, self.sessions.files.path)
+        found = await in_thread(reader.looked_at, spoken, "item.content")
+        sent = [part for part in found if isinstance(part, Attachment)]
+        if sent and role == "assistant":
+            raise RequestError("only the user shows pictures", "item.content")
+        # what a client replays after a break is announced again, and enters the memory once
+        is_known = key in self.session.known_items
+        text = "\n".join(part for part in found if isinstance(part, str)).strip()
+        if text and role == "assistant" and not is_known:
+            self.session.session.remember_turn(self.question, text)
+        if text:  # the question, or the answer to it
+            self.question = "" if role == "assistant" else text
         about = {"id": key, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
-        self._take(role, content, is_known=is_known)
-        await self.announce({**about, "content": shown})
+        await self.announce({**about, "content": [_shown_part(part) for part in parts]})
+        if sent and not is_known:
+            await self._queue((event, reader, sent))
 
-    def _take(self, role: str, content: Content, *, is_known: bool) -> None:
-        """Pictures are queued for the session; a text is the question, or the answer to it."""
-        text = "\n".join(part for part in content if isinstance(part, str)).strip()
-        if role == "assistant":
-            if text and not is_known:
-                self.session.session.remember_turn(self.question, text)
-            self.question = "" if text else self.question
-            return
-        self.question = text or self.question
-        if is_known:
-            return
-        self._pictures.extend(part for part in content if isinstance(part, Picture))
-        waiting = sum(picture.num_pixels for picture in self._pictures)
-        while len(self._pictures) > MOST_WAITING or waiting > MOST_PIXELS:
-            waiting -= self._pictures.popleft().num_pixels
-            self.session.num_let_go += 1
+    async def _queue(self, item: Shown) -> None:
+        """Pictures wait to be seen, as they came; who sends them faster than they are is slowed down."""
+        shown, most = self._shown, self.session.limits.max_request_bytes
+        shown.append(item)
         self._jobs.put_nowait(self._see)
+        while len(shown) > MOST_WAITING or _size(shown) > most:
+            self.session.num_let_go += len(shown.popleft()[2])
+            await self.sessions.let_go.moment()
 
-    async def delete(self, event: Event) -> None:
-        """The item is forgotten by its id; what was seen of it stays in the memory, as of all frames."""
-        key = self._known(event, "item_delete_invalid_item_id")
-        del self.items[key]
-        await self.send("conversation.item.deleted", item_id=key)
-
-    async def retrieve(self, event: Event) -> None:
-        key = self._known(event, "item_retrieve_invalid_item_id")
-        await self.send("conversation.item.retrieved", item=self.items[key])
-
-    async def truncate(self, event: Event) -> None:
-        key = self._known(event, "item_truncate_invalid_item_id")
-        places = {"content_index": event.get("content_index") or 0, "audio_end_ms": event.get("audio_end_ms") or 0}
-        await self.send("conversation.item.truncated", item_id=key, **places)
-
-    def _known(self, event: Event, code: str) -> str:
-        key = event.get("item_id")
+    async def about_item(self, event: Event) -> None:
+        """conversation.item.delete, .retrieve, .truncate. What was seen of it stays in the memory."""
+        key, kind = event.get("item_id"), event["type"].rpartition(".")[2]
         if not isinstance(key, str) or key not in self.items:
-            raise RequestError(f"there is no item {key!r:.80}", "item_id", code)
-        return key
+            raise RequestError(f"there is no item {key!r:.80}", "item_id", f"item_{kind}_invalid_item_id")
+        if kind == "retrieve":
+            await self.send("conversation.item.retrieved", item=self.items[key])
+        elif kind == "delete":
+            del self.items[key]
+            await self.send("conversation.item.deleted", item_id=key)
+        else:
+            places = {name: event.get(name) or 0 for name in ("content_index", "audio_end_ms")}
+            await self.send("conversation.item.truncated", item_id=key, **places)
 
     async def ignore(self, event: Event) -> None:
         """Sound: an error would end some clients' sessions, and session.updated says that there is no ear."""
@@ -337,21 +324,19 @@ class RealtimeClient:
             raise RequestError(what, "response", "conversation_already_has_active_response")
         most = given.get("max_output_tokens", given.get("max_response_output_tokens"))
         tokens = self.most_tokens if most is None else self._tokens(most, "response.max_output_tokens")
-        instructions = given.get("instructions")
-        if instructions is not None and not isinstance(instructions, str):
-            raise RequestError("the instructions must be a text", "response.instructions")
+        instructions = _instructions(given, "response")
         if given.get("input") or given.get("conversation") not in (None, "auto"):
             what = "an answer is about the session's own conversation: input and conversation cannot be honoured here"
             raise RequestError(what, "response", "unsupported_value")
         metadata = given.get("metadata")
         if metadata is not None and len(json.dumps(_object(metadata, "response.metadata"))) > MOST_METADATA:
             raise RequestError(f"the metadata may have {MOST_METADATA} characters as JSON", "response.metadata")
-        self.response = response = ActiveResponse(new_id("resp"), new_id("item"), metadata)
+        self.response = response = ActiveResponse(metadata)
         question = "\n".join(text for text in (self.question, instructions) if text)
         self.question = ""
         async with self._telling:
-            await self.send("response.created", response=self._answer(response, "in_progress", []))
-        self._jobs.put_nowait(lambda: self._reply(response, question, tokens))
+            await self.send("response.created", response=response.event("in_progress", []))
+        self._jobs.put_nowait(lambda: self._reply(response, partial(self._say, response, question, tokens)))
 
     async def cancel(self, event: Event) -> None:
         wanted = event.get("response_id")
@@ -371,49 +356,65 @@ class RealtimeClient:
                 await self.refuse(error, None)
 
     async def _see(self) -> None:
-        while self._pictures:
-            picture = self._pictures.popleft()
-            await in_thread(self.session.see, picture.image)
+        """What waits, in one turn: together it takes less, and a question behind it waits for no row of turns."""
+        if not self._shown:
+            return
+        items: list[Shown] = []
+        try:
+            async with self.sessions.reading.begun():
+                while self._shown and len(items) < BATCH and _size(items) < BATCH_SIZE:
+                    items.append(self._shown.popleft())
+                failures = await in_thread(self._decode_and_see, items)
+        except (ValueError, OSError) as error:  # the queue is full, or the session takes no pictures now
+            failures = [(item, error) for item in items or [self._shown.popleft()]]
+        for (event, _, sent), problem in failures:
+            self.session.num_let_go += len(sent)
+            await self.refuse(problem, event)
 
-    async def _reply(self, response: ActiveResponse, question: str, tokens: int | str) -> None:
-        """One answer, from the first event to response.done."""
-        # 1. the answer is announced, before anything is computed
-        place, before = await self._begin(response)
-        # 2. its words
-        failure = None if response.is_cancelled else await self._said(response, place, question, tokens)
-        text, turn = response.text, response.turn
-        # 3. how it ended
-        status, details = "completed", None
-        if failure is not None:
-            status, details = "failed", {"type": "failed", "error": failure}
+    def _decode_and_see(self, items: list[Shown]) -> list[tuple[Shown, Exception]]:
+        """What cannot be decoded, and why."""
+        pictures: list[Picture] = []
+        failures: list[tuple[Shown, Exception]] = []
+        for item in items:
+            try:
+                pictures += [picture for one in item[2] for picture in item[1].pictures(one)]
+            except (ValueError, OSError) as error:
+                failures.append((item, error))
+        self.session.show(pictures)
+        return failures
+
+    async def _reply(self, response: ActiveResponse, say: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """One answer, from the first event behind response.created to response.done."""
+        # 1. it is announced, before anything is computed
+        before, begun = self.last_item, response.item_as("in_progress", [])
+        await self.send("response.output_item.added", response_id=response.id, output_index=0, item=begun)
+        await self.announce(begun)
+        await self.send("response.content_part.added", **response.place, part={"type": "text", "text": ""})
+        # 2. its words, and how it ended
+        failure, status, details = None, "completed", None
+        if not response.is_cancelled:
+            response.task = asyncio.create_task(say())
+            (failure,) = await asyncio.gather(response.task, return_exceptions=True)  # ended where the client has left
+        if isinstance(failure, Exception):
+            status, details = "failed", {"type": "failed", "error": _problem(failure)}
         elif response.is_cancelled:
             status, details = "cancelled", {"type": "cancelled", "reason": "client_cancelled"}
-        elif turn is not None and turn.is_cut:
+        elif response.turn is not None and response.turn.is_cut:
             status, details = "incomplete", {"type": "incomplete", "reason": "max_output_tokens"}
-        done = await self._end(response, place, before, text, status)
-        self.response = None  # from here on the next may be asked for
-        whole = self._answer(response, status, [done], details=details)
-        if turn is not None:
-            whole["usage"] = _usage(turn)
-        await self.send("response.done", response=whole)
+        # 3. all that follows the last word
+        text = response.text
+        content = [{"type": "output_text", "text": text}]
+        done = response.item_as("completed" if status == "completed" else "incomplete", content)
+        self._remember(done)
+        await self.send("response.output_text.done", **response.place, text=text)
+        await self.send("response.content_part.done", **response.place, part={"type": "text", "text": text})
+        await self.send("response.output_item.done", response_id=response.id, output_index=0, item=done)
+        await self.send("conversation.item.done", previous_item_id=before, item=done)
+        if self.response is response:
+            self.response = None  # from here on the next may be asked for
+        await self.send("response.done", response=response.event(status, [done], details=details))
 
-    async def _said(self, response: ActiveResponse, *arguments: Any) -> Event | None:
-        """Wait for the words of an answer; what failed, if anything."""
-        response.task = asyncio.create_task(self._say(response, *arguments))
-        try:
-            await asyncio.wait([response.task])
-        except asyncio.CancelledError:  # the client has left
-            response.task.cancel()
-            await asyncio.wait([response.task])
-            raise
-        error = None if response.task.cancelled() else response.task.exception()
-        if error is None:
-            return None
-        if isinstance(error, ValueError):
-            return {"type": "invalid_request_error", "code": "invalid_value", "message": str(error)}
-        return {"type": "server_error", "code": type(error).__name__, "message": str(error)}
-
-    async def _say(self, response: ActiveResponse, where: Event, question: str, tokens: int | str) -> None:
+    async def _say(self, response: ActiveResponse, question: str, tokens: int | str) -> None:
         """The words of one answer, when its turn has come."""
         session, most = self.session, None if tokens == "inf" else int(tokens)
         session.check_question(question, most)
@@ -425,34 +426,14 @@ class RealtimeClient:
             answer = RunningAnswer(pieces, place, self.sessions)
         try:
             async for piece in answer:
-                response.text += piece
-                await self.send("response.output_text.delta", **where, delta=piece)
+                await self._put(response, piece)
         finally:
             response.turn.is_done = True
             await answer.close()
 
-    async def _begin(self, response: ActiveResponse) -> tuple[Event, str | None]:
-        """Announce an answer; where its parts stand, and the item before it."""
-        ids = {"response_id": response.id, "output_index": 0}
-        place = {**ids, "item_id": response.item, "content_index": 0}
-        begun = {**_item_of(response), "status": "in_progress", "content": []}
-        await self.send("response.output_item.added", **ids, item=begun)
-        before = self.last_item
-        await self.announce(begun)
-        await self.send("response.content_part.added", **place, part={"type": "text", "text": ""})
-        return place, before
-
-    async def _end(self, response: ActiveResponse, place: Event, before: str | None, text: str, status: str) -> Event:
-        """All that follows the last word, but response.done; the whole item."""
-        content = [{"type": "output_text", "text": text}]
-        how = "completed" if status == "completed" else "incomplete"
-        done = {**_item_of(response), "status": how, "content": content}
-        self._remember(done)
-        await self.send("response.output_text.done", **place, text=text)
-        await self.send("response.content_part.done", **place, part={"type": "text", "text": text})
-        await self.send("response.output_item.done", response_id=response.id, output_index=0, item=done)
-        await self.send("conversation.item.done", previous_item_id=before, item=done)
-        return done
+    async def _put(self, response: ActiveResponse, piece: str) -> None:
+        response.text += piece
+        await self.send("response.output_text.delta", **response.place, delta=piece)
 
     async def _listen(self) -> None:
         """What the session says unasked becomes a job, behind those that wait."""
@@ -470,43 +451,25 @@ class RealtimeClient:
             self._jobs.put_nowait(partial(self._tell, event))  # whose job stands in the queue before this one now
             return
         async with self._telling:
-            response = ActiveResponse(new_id("resp"), new_id("item"), None)
-            await self.send("response.created", response=self._answer(response, "in_progress", []))
-            place, before = await self._begin(response)
-            await self.send("response.output_text.delta", **place, delta=event.text)
-            done = await self._end(response, place, before, event.text, "completed")
-            await self.send("response.done", response=self._answer(response, "completed", [done]))
-
-    def _answer(self, response: ActiveResponse, status: str, output: list[Event], *, details: Any = None) -> Event:
-        return {
-            "object": "realtime.response",
-            "id": response.id,
-            "status": status,
-            "status_details": details,
-            "output": output,
-            "output_modalities": ["text"],
-            "metadata": response.metadata,
-            "usage": None,
-        }
+            response = ActiveResponse()
+            await self.send("response.created", response=response.event("in_progress", []))
+            await self._reply(response, partial(self._put, response, event.text))
 
 
 HANDLERS: dict[str, Callable[[RealtimeClient, Event], Awaitable[None]]] = {
     "session.update": RealtimeClient.update,
     "conversation.item.create": RealtimeClient.create,
-    "conversation.item.delete": RealtimeClient.delete,
-    "conversation.item.retrieve": RealtimeClient.retrieve,
-    "conversation.item.truncate": RealtimeClient.truncate,
+    **{f"conversation.item.{kind}": RealtimeClient.about_item for kind in ("delete", "retrieve", "truncate")},
     "response.create": RealtimeClient.respond,
     "response.cancel": RealtimeClient.cancel,
-    "input_audio_buffer.append": RealtimeClient.ignore,
-    "input_audio_buffer.clear": RealtimeClient.ignore,
-    "input_audio_buffer.commit": RealtimeClient.ignore,
+    **{f"input_audio_buffer.{kind}": RealtimeClient.ignore for kind in ("append", "clear", "commit")},
     "output_audio_buffer.clear": RealtimeClient.ignore,
 }
 
 
-def _item_of(response: ActiveResponse) -> Event:
-    return {"id": response.item, "object": "realtime.item", "type": "message", "role": "assistant"}
+def _size(items: Iterable[Shown]) -> int:
+    """Characters of what was sent."""
+    return sum(len(one.address) for *_, sent in items for one in sent)
 
 
 def _usage(turn: Any) -> Event:
@@ -531,6 +494,21 @@ def _object(value: Any, where: str) -> Event:
     if not isinstance(value, dict):
         raise RequestError(f"{where} must be an object", where)
     return value
+
+
+def _instructions(given: Event, where: str) -> str | None:
+    instructions = given.get("instructions")
+    if instructions is not None and not isinstance(instructions, str):
+        raise RequestError("the instructions must be a text", f"{where}.instructions")
+    return instructions
+
+
+def _problem(error: Exception) -> Event:
+    """What failed, as `refusal` says it, with a code whatever it is; what no client did wrong is the server's fault."""
+    known = isinstance(error, (ValueError, TypeError, OSError))
+    body = refusal(error)[1] if known else error_body(str(error), 500)
+    code = "invalid_value" if body["type"] == "invalid_request_error" else body["type"]
+    return {**body, "code": body["code"] or code}
 
 
 def _shown_part(part: Event) -> Event:

@@ -17,11 +17,10 @@ from fastapi.concurrency import run_in_threadpool
 
 from .limits import NO_OTHER_FIELDS, SessionSettings, UnknownSession
 from .live_session import LiveSession
-from .reading import in_reading_turn
 from .sessions import Sessions
 from .sources import SourceRequest, open_source
 from .track import dialogue_srt, jpeg, mosaic
-from .uploads import picture_of, read_body, save_upload
+from .uploads import bounded, picture_of, save_upload
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY_IS_A_FILE = {"requestBody": {"content": {"application/octet-stream": BINARY}, "required": True}}
@@ -155,10 +154,8 @@ def control(found: Found, request: ControlRequest) -> dict[str, Any]:
 @stream_routes.post("/frames", status_code=201, openapi_extra=BODY_IS_A_FILE)
 async def see(found: Found, request: Request, sessions: AllSessions, timestamp: float | None = None) -> SeenFrame:
     """See one picture (JPEG, PNG, ...), sent as the request's body, shown at `timestamp` seconds."""
-    data = await read_body(request.stream(), found.limits.max_image_bytes)
-    return await in_reading_turn(
-        sessions, lambda: SeenFrame(**found.see(picture_of(data, "the frame sent"), timestamp))
-    )
+    data = b"".join([chunk async for chunk in bounded(request.stream(), found.limits.max_image_bytes)])
+    return await sessions.reading.do(lambda: SeenFrame(**found.see(picture_of(data, "the frame sent"), timestamp)))
 
 
 # ---- what it looks like ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ..streaming.together import SharedDecoder
 from ..streaming.watching import IdlePrefill
 from .limits import LimitReached, Limits, Overloaded, RequestError, SessionSettings, UnknownSession
 from .live_session import LiveSession
-from .turns import CLIENT, Refusals, Turns
+from .turns import CLIENT, LET_GO_PAUSES, Refusals, Turns
 from .uploads import ServerFolder
 from .webhooks import Webhooks
 
@@ -56,7 +56,7 @@ class Sessions:
         half = max(1, (os.cpu_count() or 2) // 2) + (FETCHES if self.limits.allow_urls else 0)
         self.reading = Turns(half, most_waiting=most, most_of_session=own, most_alone=most)
         """Of requests with pictures: decoding takes half of the machine; pictures behind slow addresses wait beside."""
-        self.refusals = Refusals()
+        self.refusals, self.let_go = Refusals(), Refusals(LET_GO_PAUSES)
         self.running: set[Any] = set()
         """Answers that are being made for clients of the API; see `RunningAnswer`."""
         self.sockets: set[Any] = set()

@@ -120,6 +120,11 @@ class MemoryTrack:
             new = {number: jpeg(frame.image) for number, frame in arrived.items() if number in known}
             self.pictures = {number: data for number, data in self.pictures.items() if number in known} | new
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the pictures."""
+        return sum(map(len, self.pictures.values()))
+
     def ask(
         self, question: str, timestamp: float, held: list[HeldPicture], *, age: float | None = None
     ) -> DialogueTurn:

@@ -11,12 +11,15 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
 
 from ..streaming.together import aside
 from .limits import ClientLeft, LimitReached, Overloaded
@@ -25,14 +28,16 @@ CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
 """The address of whoever sent what is being done now; empty for work of our own."""
 HAS_LEFT: ContextVar[Callable[[], Awaitable[bool]] | None] = ContextVar("HAS_LEFT", default=None)
 """Tells of a request over HTTP, once its body is whole, whether its client has left."""
+T = TypeVar("T")
+THREADS = anyio.CapacityLimiter(64)
 LOOK_SECONDS = 0.05
 SLICE_SECONDS = 0.05
 """By so much another must have had less before it goes first in the middle of a work."""
 HALF_LIFE_SECONDS = 10.0
 """What a client had counts half after so long."""
 LONGEST_RETRY = 60
-FIRST_REFUSAL, NEXT_REFUSAL, LAST_REFUSAL = 0.5, 0.2, 30.0
-"""Seconds: from the request, from the refusal before, and at most."""
+REFUSAL_PAUSES, LET_GO_PAUSES = (0.5, 0.2, 30.0), (0.0, 0.05, 1.0)
+"""Of requests that are refused, and of pictures that are let go: twenty a second of one client."""
 MOST_KNOWN = 1000
 STOPPED = "the server is being stopped"
 
@@ -139,6 +144,19 @@ class Turns:
             place.release()
             raise
 
+    @asynccontextmanager
+    async def begun(self) -> AsyncIterator[None]:
+        """A block that is done when its turn has come, for no session."""
+        with self.entered() as place:
+            await place.turn()
+            yield
+        place.release()
+
+    async def do(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """What a call returns that computes, in a thread, when its turn has come."""
+        async with self.begun():
+            return await in_thread(call, *arguments, **named)
+
     def empty(self) -> None:
         """Let nothing wait any longer."""
         for place in list(self._entered):
@@ -239,13 +257,20 @@ class Turns:
         return seconds
 
 
+async def in_thread(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """What a call returns that computes: no request of another kind waits behind it."""
+    return await anyio.to_thread.run_sync(partial(call, *arguments, **named), limiter=THREADS)
+
+
 class Refusals:
     """When clients are told that there is no room: after a moment, and a client's refusals one after another.
 
     So whoever asks again and again without waiting costs the others little. Used in the event loop's thread alone.
+    `pauses` in seconds: from the request, from the refusal before, and at most.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pauses: tuple[float, float, float] = REFUSAL_PAUSES) -> None:
+        self.pauses = pauses
         self._next: dict[str, float] = {}
 
     async def moment(self) -> None:
@@ -253,6 +278,7 @@ class Refusals:
         now, client = time.monotonic(), CLIENT.get()
         if len(self._next) > MOST_KNOWN:
             self._next = {who: at for who, at in self._next.items() if at > now}
-        at = min(max(now + FIRST_REFUSAL, self._next.get(client, 0.0) + NEXT_REFUSAL), now + LAST_REFUSAL)
+        first, following, last = self.pauses
+        at = min(max(now + first, self._next.get(client, 0.0) + following), now + last)
         self._next[client] = at
         await asyncio.sleep(at - now)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from ..media.picture import MAX_PIXELS, begin_image, upright_rgb
 from .limits import NotAllowed, TooLarge, UnknownSession
@@ -112,11 +113,17 @@ async def save_upload(stream: AsyncIterator[bytes], session: LiveSession) -> Pat
     return path
 
 
+def sent_image(data: bytes, name: str) -> Image.Image:
+    """An image whose pixels are not read yet. MediaError where it is none, TooLarge for one of too many pixels."""
+    image = begin_image(io.BytesIO(data), name)
+    if image.width * image.height > MAX_PIXELS:
+        raise TooLarge(f"a picture of {image.width}x{image.height} is too large, at most {MAX_PIXELS:,} pixels")
+    return image
+
+
 def picture_of(data: bytes, name: str) -> np.ndarray:
-    """uint8 (H, W, 3), upright. MediaError where it is no picture, TooLarge before its pixels take memory."""
-    with begin_image(io.BytesIO(data), name) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise TooLarge(f"a picture of {image.width}x{image.height} is too large, at most {MAX_PIXELS:,} pixels")
+    """uint8 (H, W, 3), upright. Errors as `sent_image`, and MediaError where it is damaged."""
+    with sent_image(data, name) as image:
         return np.asarray(upright_rgb(image, name))
 
 
@@ -128,8 +135,3 @@ async def bounded(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[byte
         if size > most:
             raise TooLarge(f"more than {most:,} bytes were sent, which is all this server takes")
         yield chunk
-
-
-async def read_body(stream: AsyncIterator[bytes], most: int) -> bytes:
-    """All of a body; TooLarge for more than `most` bytes."""
-    return b"".join([chunk async for chunk in bounded(stream, most)])

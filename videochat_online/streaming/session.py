@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..prompt.render import Rendered
     from .together import SharedDecoder
 
+NO_PROBABILITIES = "need probabilities, and an engine gives answers only"
 log = logging.getLogger(__name__)
 
 
@@ -423,13 +424,10 @@ class StreamingSession:
         Raises ValueError for an instruction or rule that cannot be followed, or that stands already, and where the
         language model runs in an engine, which tells no probabilities.
         """
-        self._check_probabilities()
+        if not self.model.keeps_keys:
+            raise ValueError(f"standing instructions {NO_PROBABILITIES}")
         with self._state:
             return self.watchlist.add(text, question, expect, **rule)
-
-    def _check_probabilities(self) -> None:
-        if not self.model.keeps_keys:
-            raise ValueError("standing instructions need probabilities, and an engine gives answers only")
 
     @property
     def standing(self) -> tuple[Standing, ...]:
@@ -447,8 +445,12 @@ class StreamingSession:
     def needs_reading(self) -> bool:
         """Whether an instruction was not yet read out at the newest frame, or has words to come."""
         with self._state:
-            num_seen = self.memory.num_written
-            return bool(self._due) or (num_seen > 0 and any(each.is_unread(num_seen) for each in self.standing))
+            return bool(self._due) or (self.memory.num_written > 0 and bool(self._unread()))
+
+    def _unread(self) -> list[Standing]:
+        """Instructions that are to be read out at the newest frame: none where they rest, at an engine."""
+        num_seen = self.memory.num_written
+        return [each for each in self.standing if each.is_unread(num_seen) and self.model.keeps_keys]
 
     def read_standing(self, *, give_way: Callable[[], bool] = lambda: False) -> int | None:
         """Read every instruction out at the newest frame, once, and say what has come due.
@@ -462,7 +464,7 @@ class StreamingSession:
             # 1. the prompts of all instructions, of one and the same moment
             with self._state:
                 num_seen, seconds = self.memory.num_written, self.memory.last_timestamp
-                unread = [each for each in self.standing if each.is_unread(num_seen)]
+                unread = self._unread()
                 frames, turns = self.memory.read(), list(self._turns)
                 prompts = self._standing_prompts(unread, turns, frames) if unread and frames else []
             if not prompts or seconds is None:
@@ -632,7 +634,7 @@ class StreamingSession:
 
     @classmethod
     def restore(cls, model: Backbone, processor: Processor, path: str | Path) -> StreamingSession:
-        """A session that continues where `save` left it.
+        """A session that continues where `save` left it. At an engine its standing instructions rest, with a warning.
 
         Raises ValueError where the file is not a session, or is one of a model of another shape.
         """
@@ -659,8 +661,8 @@ class StreamingSession:
         session._num_forgotten = about["num_forgotten"]
         if "watchlist" in about:  # not in an older file
             session.watchlist.load_state_dict(about["watchlist"])
-        if session.standing:
-            session._check_probabilities()
+        if session.standing and not model.keeps_keys:
+            log.warning("the standing instructions in %s %s: they rest, and are saved again", path, NO_PROBABILITIES)
         return session
 
     @classmethod

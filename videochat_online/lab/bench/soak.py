@@ -1,4 +1,5 @@
-"""Many sessions at once on one server, for minutes: errors, latency, memory. Prints a table and a json line.
+"""Many sessions at once on one server, for minutes: errors, latency, memory, and whether what the server takes stays
+flat. Prints a table and a json line; ends with 1 where there were errors or something grew.
 
     python -m videochat_online.lab.bench.soak --sessions 20 --seconds 300
     python -m videochat_online.lab.bench.soak --sessions 20 --sockets 10
@@ -6,6 +7,10 @@
 Starts `videochat-online serve` in a process of its own; each session uploads a generated film, watches it in real time
 at 2 fps and asks again and again, answers streamed. Those of `--sockets` show a picture each half second over the
 realtime socket instead, each in a new connection every minute.
+
+Flat: what the process takes beside what its sessions say they hold (`HELD`: each has a bound, but it takes an hour to
+come to it), its threads and its open files are no more in the last third of the time than in the middle one (medians),
+and threads and files go back to what they were before when all clients have left.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +41,16 @@ from ..shapeworld.simulate import sample_stream
 from ..shapeworld.video import write_mp4
 
 QUESTIONS = ("What is happening now?", "How many objects are on the screen?", "What happened before that?")
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 CONNECTION_SECONDS = 60.0
+LOOK_SECONDS = 2.0
+END_SECONDS = 60.0
+LEAVE_SECONDS = 20.0
+"""Until what served clients who have left must be gone."""
+HELD = ("memory_bytes", "cache_bytes", "picture_bytes")
+"""Of /metrics: feature maps, keys and values, and small pictures for the page."""
+ALLOWED = {"other_mib": (1.05, 0.0), "threads": (1.0, 3.0), "files": (1.0, 3.0)}
+"""Growth that is none: a factor, and so many more."""
 
 
 @dataclass
@@ -49,11 +63,8 @@ class Counts:
     errors: list[str] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     """Each session's last state."""
-    memory: list[float] = field(default_factory=list)
-    """MiB of the server's process, every few seconds."""
-    threads: list[float] = field(default_factory=list)
-    files: list[float] = field(default_factory=list)
-    """Open ones of the server's process, sockets among them."""
+    looks: list[dict[str, float]] = field(default_factory=list)
+    """What the server's process takes, every few seconds: before the first client, while they are there, and after."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -75,9 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
             counts = _run(options, server, film)
         finally:
             server.terminate()
-            server.wait(30)
-    print(soak_report(options, counts))
-    return 1 if counts.errors else 0
+            try:
+                server.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                print(f"the server did not end within {END_SECONDS:g} s")
+    growth = found_growth(counts.looks)
+    print(soak_report(options, counts, growth))
+    return 1 if counts.errors or growth else 0
 
 
 def _start_server(options: argparse.Namespace) -> subprocess.Popen:
@@ -104,14 +120,52 @@ def _run(options: argparse.Namespace, server: subprocess.Popen, film: Path) -> C
         threading.Thread(target=_talk if k < options.sockets else _visit, args=(options, counts, film, k, until))
         for k in range(options.sessions)
     ]
+    metrics = f"http://127.0.0.1:{options.port}/metrics"
+    counts.looks.append(_look(server.pid, metrics))
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        counts.memory.append(_resident_mebibytes(server.pid))
-        counts.threads.append(len(list(Path(f"/proc/{server.pid}/task").iterdir())))
-        counts.files.append(len(list(Path(f"/proc/{server.pid}/fd").iterdir())))
-        time.sleep(2.0)
+        time.sleep(LOOK_SECONDS)
+        if time.monotonic() < until - 2 * LOOK_SECONDS:  # later some have left
+            counts.looks.append(_look(server.pid, metrics))
+    until = time.monotonic() + LEAVE_SECONDS
+    counts.looks.append(_look(server.pid, metrics))
+    while _remains(counts.looks) and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+        counts.looks[-1] = _look(server.pid, metrics)
     return counts
+
+
+def _look(process: int, metrics: str) -> dict[str, float]:
+    """MiB in all, what of it sessions hold and the rest; threads; open files, sockets among them."""
+    with urllib.request.urlopen(metrics, timeout=120) as response:
+        lines = [line.split() for line in response.read().decode().splitlines() if not line.startswith("#")]
+    numbers = {name.removeprefix("videochat_online_"): float(value) for name, value in lines}
+    place = Path(f"/proc/{process}")
+    pages = int((place / "statm").read_text().split()[1])
+    whole, held = pages * os.sysconf("SC_PAGE_SIZE") / 2**20, sum(numbers[name] for name in HELD) / 2**20
+    threads, files = (len(list((place / name).iterdir())) for name in ("task", "fd"))
+    return {"server_mib": whole, "held_mib": held, "other_mib": whole - held, "threads": threads, "files": files}
+
+
+def found_growth(looks: list[dict[str, float]]) -> list[str]:
+    """What grew from the middle third of the time to the last one, and what remains of clients who have left."""
+    there = looks[1:-1]
+    if len(there) < 6:
+        return [f"{len(there)} looks are too few to judge by"]
+    third, found = len(there) // 3, _remains(looks)
+    for name, (factor, more) in ALLOWED.items():
+        middle, last = (statistics.median(one[name] for one in part) for part in (there[third:-third], there[-third:]))
+        if last > middle * factor + more:
+            found.append(f"{name} grew from {middle:.1f} to {last:.1f}")
+    return found
+
+
+def _remains(looks: list[dict[str, float]]) -> list[str]:
+    first, last = looks[0], looks[-1]
+    more = {name: ALLOWED[name][1] for name in ("threads", "files")}
+    return [f"{name}: {first[name]:g} at first, {last[name]:g} at the end" for name in more
+            if last[name] > first[name] + more[name]]  # fmt: skip
 
 
 def _visit(options: argparse.Namespace, counts: Counts, film: Path, number: int, until: float) -> None:
@@ -190,20 +244,18 @@ def _data_uri(pause: random.Random) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _resident_mebibytes(process: int) -> float:
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def soak_report(options: argparse.Namespace, counts: Counts) -> str:
+def soak_report(options: argparse.Namespace, counts: Counts, growth: list[str]) -> str:
     """The table, and the same numbers as json."""
 
     def spread(values: list[float]) -> dict[str, float]:
         parts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else values * 99
         return {"median": parts[49], "p95": parts[94], "worst": max(values)} if values else {}
 
-    def settled(values: list[float]) -> dict[str, float]:
-        return {"a third in": values[len(values) // 3], "end": values[-1], "most": max(values)} if values else {}
+    def course(name: str) -> dict[str, float]:
+        values = [look[name] for look in counts.looks]
+        third = len(values) // 3
+        return {"before": values[0], "a third in": values[third], "two thirds": values[-third], "last": values[-2],
+                "clients gone": values[-1], "most": max(values)}  # fmt: skip
 
     numbers = {
         "sessions": options.sessions, "seconds": options.seconds, "questions": len(counts.whole),
@@ -211,8 +263,8 @@ def soak_report(options: argparse.Namespace, counts: Counts) -> str:
         "lag_s": spread([state["lag"] for state in counts.states]),
         "frames_seen": sum(state["stats"]["frames_seen"] for state in counts.states),
         "frames_dropped": sum(state["frames_dropped"] for state in counts.states),
-        "server_mib": settled(counts.memory), "server_threads": settled(counts.threads),
-        "server_files": settled(counts.files),
+        **{name: course(name) for name in counts.looks[0]},
+        "flat": "yes" if not growth else "NO: " + "; ".join(growth),
     }  # fmt: skip
     lines = [f"{name:16} {_shown(value)}" for name, value in numbers.items()]
     return "\n".join([*lines, *counts.errors[:10], json.dumps(numbers)])
