@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FIRST_FRAME_SECONDS = 20.0
 POLL_SECONDS = 0.02
+NO_GATE = "none"
 
 
 class TimedQuestion(NamedTuple):
@@ -71,7 +72,7 @@ def _add_telling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tell-me", action="append", default=[], metavar="TEXT", help=what)
     when = "probability from which on it speaks (default: 0.5, or what the gate was trained with)"
     group.add_argument("--threshold", type=float, metavar="P", help=when)
-    gate = "what decides (default: gate.safetensors beside the model, else its own Yes and No); see `gate train`"
+    gate = f"what decides: see `gate train`; {NO_GATE}: the model's own Yes or No (default: the gate beside the model)"
     group.add_argument("--gate", type=Path, metavar="FILE", help=gate)
     rest = "silence after it has spoken, for each --tell-me (default: 3)"
     group.add_argument("--refractory", type=float, metavar="SECONDS", help=rest)
@@ -152,9 +153,10 @@ def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
     from .streaming.telling import Telling, line_of
 
     rule = _rule(options)
-    if options.tell_me and (path := options.gate or gate_beside(options.model)):
+    path = options.gate or gate_beside(options.model)
+    if options.tell_me and path and str(path) != NO_GATE:
         session.scorer = gate = Gate.load(path, session.model)
-        rule = {"threshold": gate.facts.threshold, **rule}
+        rule = {"threshold": gate.threshold, **rule}
         print(f"note: {path} decides when to speak, at a threshold of {rule['threshold']:.3f}", file=sys.stderr)
     for text in options.tell_me:
         session.watch_for(text, **rule)

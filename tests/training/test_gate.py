@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from videochat_online import StreamingSession, load_model, open_video
 from videochat_online.cli import main
-from videochat_online.streaming.gate import Gate, GateFacts, looked_at
+from videochat_online.streaming.gate import Gate
 from videochat_online.streaming.moments import fired, judged
-from videochat_online.streaming.standing import Readout, Rule
-from videochat_online.training.gate import targets
+from videochat_online.streaming.reading import StandingRow
+from videochat_online.streaming.standing import Rule
+from videochat_online.training.gate import held, targets
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     build = ["--videos", "4", "--seconds", "10", "--level", "1", "--fps", "2", "--questions", "0"]
     assert main(["world", "build", str(folder), *build, "--split", "test"]) == 0
-    assert main(["world", "standing", str(folder)]) == 0
+    assert main(["world", "standing", str(folder), "--every"]) == 0
     return folder
 
 
@@ -32,12 +32,12 @@ def trained(world, tmp_path_factory):
     return file
 
 
-def test_a_gate_is_trained_from_stored_readouts(world, trained, capsys, monkeypatch):
+def test_a_gate_is_trained_from_what_is_stored(world, trained, capsys, monkeypatch):
     """The second time nothing is read, and the same gate comes of it."""
-    monkeypatch.setattr("videochat_online.streaming.reading.read_video", None)
+    monkeypatch.setattr("videochat_online.training.gate.open_video", None)
     again = trained.with_name("again.safetensors")
     where = ["--videos", str(world), "--output", str(again), "--epochs", "30"]
-    stored = ["--readouts", str(trained.with_suffix(".readouts"))]
+    stored = ["--looks", str(trained.with_suffix(".looks"))]
     assert main(["gate", "train", str(world / "standing.json"), *where, *stored]) == 0
     assert "held-out loss 0." in capsys.readouterr().out and again.read_bytes() == trained.read_bytes()
 
@@ -59,13 +59,23 @@ def test_it_has_learned_what_it_was_shown(world, trained):
     assert sum(at) / len(at) > 0.1 + sum(off) / len(off)
 
 
+def test_a_gate_is_scored_alone(world, trained, tmp_path, capsys, monkeypatch):
+    """It costs the language model nothing: no readout is made."""
+    monkeypatch.setattr("videochat_online.streaming.session.read_out", None)
+    assert main(["world", "standing", str(world)]) == 0
+    where = ["--annotations", str(world / "standing.json"), "--videos", str(world), "--output", str(tmp_path / "run")]
+    assert main(["eval", "standing", *where, "--gate", str(trained), "--gate-only"]) == 0
+    players = json.loads((tmp_path / "run/report.json").read_text())["players"]
+    assert "likelihood" not in players and players["gate"]["curve"] and "gate, another instruction" in players
+
+
 def test_chat_takes_a_gate(world, trained, capsys):
     video = str(next((world / "videos").glob("*.mp4")))
     told = ["--tell-me", "Is there a ring?", "--fps", "1", "--gate", str(trained)]
     assert main(["chat", video, *told]) == 0
     note = capsys.readouterr().err
-    facts = Gate.load(trained, load_model("pocket", device="cpu")[0]).facts
-    assert f"{trained} decides when to speak, at a threshold of {facts.threshold:.3f}" in note
+    gate = Gate.load(trained, load_model("pocket", device="cpu")[0])
+    assert f"{trained} decides when to speak, at a threshold of {gate.threshold:.3f}" in note
     assert main(["chat", video, *told, "--threshold", "0.25"]) == 0
     assert "at a threshold of 0.250" in capsys.readouterr().err
 
@@ -88,19 +98,15 @@ def test_a_gate_of_another_model_is_refused(trained, tmp_path, capsys):
         assert "is not a gate that `gate train` has written" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_earlier_readouts_are_those_of_their_seconds():
-    model, _ = load_model("pocket", device="cpu")
-    facts = GateFacts.of(model, "x/pocket")
-    assert facts.layers == (2, 4, 6) and facts.width == 128 and facts.model == "pocket"
-    known = [Readout(k / 2, float(k), torch.full((3, 128), float(k))) for k in range(9)]
-    found = looked_at(known[8], known[:8])
-    assert found[[0, 384, 385, 769, 770, 1154]].tolist() == [8, 8, 6, 6, 4, 4] and len(found) == 1155
-    assert looked_at(known[0], []).unique().tolist() == [0.0]
-
-
 def test_what_is_to_be_told_when():
     found = targets([(2.0, 4.0)], list(range(9)), 1.0)
     assert str(found) == "[nan, 0.0, nan, nan, 1.0, 1.0, nan, 0.0, 0.0]"
+
+
+def test_what_holds_when():
+    row = StandingRow("a", "x", (), holds=((2.0, 4.0),))
+    assert str(held(row, [1.0, 1.8, 2.5, 3.0, 4.2, 5.0])) == "[0.0, nan, 1.0, 1.0, nan, 0.0]"
+    assert str(held(StandingRow("a", "x", ()), [1.0])) == "[nan]"
 
 
 def test_hits_and_false_alarms():

@@ -22,7 +22,7 @@ from ..streaming.gate import Gate
 from ..streaming.moments import Outcome, fired, judged, summed, thresholds
 from ..streaming.reading import WatchedRow, read_standing_rows, readouts_of
 from ..streaming.session import StreamingSession
-from ..streaming.standing import Rule, Scorer
+from ..streaming.standing import Rule
 from .intervals import accuracy_interval
 from .report import table
 
@@ -43,6 +43,8 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     # 1. the rows, and their readouts
     check_fps(options.fps, "--fps")
     Rule(refractory=options.refractory)
+    if options.gate_only and not options.gate:
+        raise ValueError("--gate-only goes with --gate FILE")
     rows = read_standing_rows(options.annotations)
     names = sorted({row.video for row in rows})[: options.limit and max(0, options.limit)]
     if len(names) < 2:
@@ -52,10 +54,13 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     model, processor = load_from_flags(options)
     gate = Gate.load(options.gate, model) if options.gate else None
     session = StreamingSession(model, processor, memory=memory_from_flags(options, model))
-    layers = gate.layers if gate else ()
-    watched = readouts_of(rows, library, session, options.output / "readouts", fps=options.fps, layers=layers)
+    looking, scorers = {}, {"likelihood": None, "gate": gate}
+    for name in ("likelihood", *(["gate"] if gate else []))[bool(options.gate_only) :]:
+        session.scorer = scorers[name]
+        watched = readouts_of(rows, library, session, options.output / "readouts", fps=options.fps)
+        looking[name] = [[readout.probability for readout in one.readouts] for one in watched]
     # 2. who plays, and what each is worth
-    series = _series(watched, gate)
+    series = _series(watched, looking)
     report = {
         "model": options.model,
         "gate": options.gate and str(options.gate),
@@ -77,10 +82,7 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     return 0
 
 
-def _series(watched: Sequence[WatchedRow], gate: Gate | None) -> Series:
-    looking = {"likelihood": [[Scorer()(readout, ()) for readout in one.readouts] for one in watched]}
-    if gate:
-        looking["gate"] = [gate.series(one.readouts) for one in watched]
+def _series(watched: Sequence[WatchedRow], looking: Series) -> Series:
     rng = np.random.default_rng(0)
     blind = {
         "random": [rng.random(len(one.readouts)).tolist() for one in watched],
@@ -187,7 +189,7 @@ def as_text(report: dict[str, Any]) -> str:
         delay = "-" if main["median_delay"] is None else f"{main['median_delay']:.1f} s"
         hour = "-" if empty is None else f"{empty:.0f}"
         rows.append([name, *cells, f"{main['f1']:.2f}", main["duplicates"], delay, hour])
-    best = players.get("gate", players["likelihood"])
+    best = players.get("gate") or players["likelihood"]
     parts = []
     for name, one in {"all": best["rates"][MAIN_RATE], **best["parts_at_1"]["by"]}.items():
         interval = "-" if one["interval"] is None else "{:.2f} to {:.2f}".format(*one["interval"])

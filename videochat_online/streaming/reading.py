@@ -1,19 +1,20 @@
 """Rows with standing instructions, and one pass over each of their videos that only reads the instructions out.
 
 {"video", "kind"?, "things"?,
- "standing": {"text", "question"?, "expect"?, "from"?, "events": [{"start", "time", "say"?}, ...]}}
+ "standing": {"text", "question"?, "expect"?, "from"?, "events": [{"start", "time", "say"?}, ...],
+              "holds"?: [[start, end], ...]}}
 Seconds of the video; `start` is the onset, from which on one could tell, `time` is when it is certain. Nothing fires
-and nothing is said: thresholds can be tried, and gates trained, on what is stored. R rows of a video, T frames.
+and nothing is said: thresholds can be tried on what is stored. R rows of a video, T frames.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from ..media.find import VideoLibrary
 from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_pass
 from .session import StreamingSession
-from .standing import MOST_STANDING, Readout, Scorer, Watchlist
+from .standing import MOST_STANDING, Readout, Watchlist
 
+NEVER = 1 - 2**-53
+"""A threshold that no probability comes to, but for one that is certain."""
 EXPECTED = "a list of rows with `video` and `standing` (text, events with start and time)"
 
 
@@ -45,6 +48,8 @@ class StandingRow:
     """The instruction is given there."""
     kind: str = "all"
     things: int | None = None
+    holds: tuple[tuple[float, float], ...] | None = None
+    """Spans in which what is asked about is so, where that is known: a gate learns from it, too."""
 
     @classmethod
     def of(cls, row: Any, where: str) -> StandingRow:
@@ -54,7 +59,9 @@ class StandingRow:
             moments = tuple(sorted((float(each["start"]), float(each["time"])) for each in about["events"]))
             given = about["text"], about.get("question"), about.get("expect", "Yes")
             begin, kind, things = float(about.get("from", 0.0)), str(row.get("kind", "all")), row.get("things")
-            found = cls(str(row["video"]), given[0], moments, *given[1:], begin, kind, things)
+            spans = about.get("holds")
+            holds = None if spans is None else tuple((float(start), float(end)) for start, end in spans)
+            found = cls(str(row["video"]), given[0], moments, *given[1:], begin, kind, things, holds)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{where} cannot be read ({type(error).__name__}: {error}); expected {EXPECTED}") from None
         try:
@@ -99,23 +106,10 @@ class WatchedRow:
         return max(0.0, self.readouts[-1].time - self.row.begin)
 
 
-class Listener(Scorer):
-    """A scorer that keeps every readout and never says that the moment has come."""
-
-    seconds = inf
-
-    def __init__(self, layers: Sequence[int] = ()) -> None:
-        self.layers = layers
-
-    def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
-        return 0.0
-
-
 def read_video(
     session: StreamingSession, video: VideoReader, rows: Sequence[StandingRow], *, fps: float
 ) -> dict[str, torch.Tensor]:
-    """What the scorer of the session keeps at every frame: `times` (T,), `yes` (R, T), `hidden` (R, T, L, D) float16 of
-    L layers (0: none), `changes` (T,).
+    """At every frame: `times` (T,), `yes` (R, T), `changes` (T,).
 
     More instructions than stand at a time are read in further passes. The session is reset before each.
     """
@@ -125,57 +119,69 @@ def read_video(
     for first in range(0, len(rows), MOST_STANDING):
         session.reset()
         part = rows[first : first + MOST_STANDING]
-        standing = [session.watch_for(one.text, question=one.question, expect=one.expect) for one in part]
+        standing = [
+            session.watch_for(one.text, question=one.question, expect=one.expect, threshold=NEVER) for one in part
+        ]
+        read: list[list[Readout]] = [[] for _ in part]
         before: np.ndarray | None = None
         changes = []
         for frame in video.read(indices):
             session.see(frame.image, frame.timestamp)
+            for kept, each in zip(read, standing, strict=True):
+                assert each.readout is not None, "it was read out before `see` returned"
+                kept.append(each.readout)
             now = np.asarray(frame.image, np.float32)
             changes.append(0.0 if before is None else float(np.abs(now - before).mean()))
             before = now
-        found += [each.readouts for each in standing]
-    none = torch.zeros(0, 0)
-    hidden = [torch.stack([none if one.hidden is None else one.hidden for one in row]) for row in found]
+        found += read
     return {
         "times": torch.tensor([one.time for one in found[0]], dtype=torch.float64),
         "yes": torch.tensor([[one.yes for one in row] for row in found]),
-        "hidden": torch.stack(hidden).half(),
         "changes": torch.tensor(changes),
     }
 
 
-def readouts_of(
-    rows: Sequence[StandingRow],
-    library: VideoLibrary,
-    session: StreamingSession,
-    folder: Path,
-    *,
-    fps: float,
-    layers: Sequence[int],
-) -> list[WatchedRow]:
-    """Of all rows, those of a video together: one pass a video; what `folder` holds, of the same weights and settings,
-    is not read again."""
+def kept(folder: Path, about: Sequence[Any], make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What `make` gives; where `folder` holds what was made of the same things `about`, that."""
+    file = folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = make()
+        with whole(file, durable=False) as beside:
+            save_file(tensors, beside)
+    return load_file(file)
+
+
+def made_with(session: StreamingSession, fps: float) -> list[Any]:
+    """All that what is read of a video depends on; whoever trains a model on gets other sums."""
+    networks = [*session.model.parts.values(), *([session.scorer.network] if session.scorer else [])]
+    weights = [float(p.detach().double().abs().sum()) for part in networks for p in part.parameters()]
+    return [fps, weights, session.memory.config.to_dict()]
+
+
+def videos_of(rows: Sequence[StandingRow], library: VideoLibrary) -> Iterable[tuple[Path, list[StandingRow]]]:
+    """Each video with its rows, and progress shown; all of them found before hours of work."""
     from tqdm import tqdm
 
-    # 1. all videos, before hours of work; whoever trains a model on gets other sums
     videos = [(library.find([name]), list(group)) for name, group in groupby(rows, key=lambda row: row.video)]
-    parts = session.model.parts.values()
-    weights = [float(p.detach().double().abs().sum()) for part in parts for p in part.parameters()]
-    session.scorer = Listener(layers)
-    folder.mkdir(parents=True, exist_ok=True)
-    # 2. one after another
+    return tqdm(videos, unit="video", desc="watched", disable=None, leave=False)
+
+
+def readouts_of(
+    rows: Sequence[StandingRow], library: VideoLibrary, session: StreamingSession, folder: Path, *, fps: float
+) -> list[WatchedRow]:
+    """What the session's gate or model thinks of all rows, those of a video in one pass; kept in `folder`."""
     found: list[WatchedRow] = []
-    for number, (path, group) in enumerate(tqdm(videos, unit="video", desc="readouts", disable=None, leave=False)):
+    how = made_with(session, fps)
+    for number, (path, group) in enumerate(videos_of(rows, library)):
         asked = [(one.text, one.question, one.expect) for one in group]
-        about = path.name, path.stat().st_size, asked, fps, list(layers), weights, session.memory.config.to_dict()
-        file = folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
-        if not file.is_file():
+
+        def read(path: Path = path, group: list[StandingRow] = group) -> dict[str, torch.Tensor]:
             with open_video(path) as video:
-                tensors = read_video(session, video, group, fps=fps)
-            with whole(file, durable=False) as beside:
-                save_file(tensors, beside)
-        stored = load_file(file)
+                return read_video(session, video, group, fps=fps)
+
+        stored = kept(folder, [path.name, path.stat().st_size, asked, *how], read)
         times, changes = stored["times"].tolist(), stored["changes"].tolist()
-        for row, yes, hidden in zip(group, stored["yes"].tolist(), stored["hidden"], strict=True):
-            found.append(WatchedRow(row, number, list(map(Readout, times, yes, hidden)), changes))
+        for row, yes in zip(group, stored["yes"].tolist(), strict=True):
+            found.append(WatchedRow(row, number, list(map(Readout, times, yes)), changes))
     return found
