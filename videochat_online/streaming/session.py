@@ -204,7 +204,9 @@ class StreamingSession:
                         self._size = (pixels.shape[2], pixels.shape[3]) if self.model.config.any_shape else None
                     events = self.memory.write(features, timestamps)
                     if self.scorer:
-                        shown = features.get(INCOMING, self.memory.read()[-1].features[None])
+                        shown = features.get(INCOMING)
+                        if shown is None:  # encoded at the size of its level
+                            shown = self.memory.read()[-1].features[None]
                         self.looks.extend(zip(timestamps[-len(shown) :], cells_of(shown, self.model), strict=True))
                         while self.looks[-1][0] - self.looks[0][0] > max(LOOKS) + 1:
                             self.looks.popleft()

@@ -34,7 +34,7 @@ MOMENT_WEIGHT, HOLDS_WEIGHT = 3.0, 2.0
 VIDEOS, ROWS, FRAMES = 6, 12, 10
 """Of a step: videos, rows of each and frames of each."""
 RATE, DECAY, WARM_UP = 2e-3, 0.02, 100
-"""Of the optimizer: its rate after so many steps, and weight decay."""
+"""Of the optimizer: its rate after so many steps (a quarter of them, where they are few), and weight decay."""
 QUIET, CHANGE = 0.15, 0.3
 """How often a frame is taken in a step, where one of the rows' moments counts 1: any frame, and where what holds ends
 or begins."""
@@ -159,7 +159,8 @@ def fit(gate: Gate, lessons: Sequence[Lesson], *, epochs: int) -> tuple[int, flo
     network.scale.copy_(1 / every.std(0).clamp(min=1e-3))
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY, betas=(0.9, 0.98))
     num_steps = epochs * -(-len(training) // VIDEOS)
-    rate = lambda step: min(1.0, (step + 1) / WARM_UP, 2 * (1 - step / num_steps))  # noqa: E731
+    warm = min(WARM_UP, 1 + num_steps // 4)
+    rate = lambda step: min(1.0, (step + 1) / warm, 2 * (1 - step / num_steps))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
     for epoch in range(1, epochs + 1):
