@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def lessons_of(
     lessons, how = [], made_with(session, fps)
     session.scorer = gate
     for path, group in videos_of(rows, library):
-        stored = kept(folder, [path.name, path.stat().st_size, *how], lambda path=path: _looks(session, path, fps))
+        stored = kept(folder, [path.name, path.stat().st_size, *how], partial(_looks, session, path, fps))
         times = stored["times"].tolist()
         both = [(row.text, f"{row.question} {row.expect}" if row.question else row.text) for row in group]
         words = [(session.language.words(one), session.language.words(other)) for one, other in both]
