@@ -37,7 +37,7 @@ def address(tmp_path_factory):
 
 
 def test_a_file_is_watched_to_its_end_and_moments_stand_between_answers(capsys, tmp_path):
-    told = ["--tell-me", TOP, "--tell-me", "Is the yellow square at the center?"]
+    told = ["--gate", "none", "--tell-me", TOP, "--tell-me", "Is the yellow square at the center?"]
     asked = ["-q", "Where is the yellow square?", "--at", "12"]
     assert main(["chat", CLIP, "--fps", "1", *told, *asked, "--events", str(tmp_path / "told.srt")]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
@@ -49,13 +49,14 @@ def test_a_file_is_watched_to_its_end_and_moments_stand_between_answers(capsys, 
 
 
 def test_the_rule_is_what_the_flags_say(capsys, tmp_path):
-    told = ["--tell-me", TOP, "--threshold", "0.01", "--refractory", "5", "--json", "--fps", "1"]
+    told = ["--gate", "none", "--tell-me", TOP, "--threshold", "0.01", "--refractory", "5", "--json", "--fps", "1"]
     assert main(["chat", CLIP, *told, "--events", str(tmp_path / "told.jsonl")]) == 0
     document = json.loads(capsys.readouterr().out)
     lines = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
     assert lines == document["events"] and document["answers"] == []
     assert [event["time"] for event in lines] == [1.0] and 0.01 <= lines[0]["probability"] < 0.5
-    assert main(["chat", CLIP, "--tell-me", TOP, "--threshold", "0.9999", "--events", str(tmp_path / "no.srt")]) == 0
+    more = ["--gate", "none", "--tell-me", TOP, "--threshold", "0.9999", "--events", str(tmp_path / "no.srt")]
+    assert main(["chat", CLIP, *more]) == 0
     assert capsys.readouterr().out == "" and (tmp_path / "no.srt").read_text() == ""
 
 
@@ -64,7 +65,7 @@ def test_a_live_stream_is_told_about_until_its_end(address, capsys, monkeypatch)
     """No one types: the program that started it reads lines of json."""
     monkeypatch.setattr("sys.stdin", io.StringIO())
     monkeypatch.setattr("videochat_online.streaming.standing.minute_of_day", lambda: 0)
-    quiet = ["--quiet-hours", "23:00-1:00"]
+    quiet = ["--quiet-hours", "23:00-1:00", "--gate", "none"]
     assert main(["chat", address, "--tell-me", TOP, "--threshold", "0.01", "--once", "--json", *quiet]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     event = json.loads(line)

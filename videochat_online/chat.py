@@ -83,7 +83,7 @@ def _add_telling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tell-me", action="append", default=[], metavar="TEXT", help=what)
     when = "probability from which on it speaks (default: 0.5, or what the gate was trained with)"
     group.add_argument("--threshold", type=float, metavar="P", help=when)
-    gate = "what decides (default: gate.safetensors beside the model, else its own Yes and No); see `gate train`"
+    gate = "what decides: see `gate train`; none: the model's own Yes or No (default: the gate beside the model)"
     group.add_argument("--gate", type=Path, metavar="FILE", help=gate)
     rest = "silence after it has spoken, for each --tell-me (default: 3)"
     group.add_argument("--refractory", type=float, metavar="SECONDS", help=rest)
@@ -172,13 +172,14 @@ def _check_telling(options: argparse.Namespace, is_live: bool) -> None:
 
 def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
     """Hears what the session says unasked, and hands it on as the flags say."""
-    from .streaming.gate import Gate, gate_beside
+    from .streaming.gate import Gate, gate_file
     from .streaming.telling import Telling, line_of
 
     rule = _rule(options)
-    if options.tell_me and (path := options.gate or gate_beside(options.model)):
+    path = gate_file(options.model, options.gate)
+    if options.tell_me and path:
         session.scorer = gate = Gate.load(path, session.model)
-        rule = {"threshold": gate.facts.threshold, **rule}
+        rule = {"threshold": gate.threshold, **rule}
         print(f"note: {path} decides when to speak, at a threshold of {rule['threshold']:.3f}", file=sys.stderr)
     for text in options.tell_me:
         session.watch_for(text, **rule)
@@ -201,12 +202,11 @@ def _calibrate(options: argparse.Namespace, is_live: bool) -> None:
     from .media.live import LiveStream
     from .media.readers import open_video
     from .media.sampling import sample_pass
-    from .streaming.calibrating import Muted, calibrated, calibration_text, keep_all
+    from .streaming.calibrating import calibrated, calibration_text, keep_all
     from .streaming.watching import IdlePrefill, LiveWatcher, watch
 
     session = _new_session(options)
     _telling(options, session)
-    session.scorer = Muted(session.scorer)
     for standing in session.standing:
         keep_all(standing)
     with suppress(KeyboardInterrupt):  # what was seen by then counts

@@ -64,5 +64,7 @@ def test_mistakes(world, tmp_path, capsys):
     assert "no.json cannot be read" in capsys.readouterr().err
     assert main([*command, "--annotations", str(world / "standing.json"), "--limit", "1"]) == 2
     assert "thresholds are fixed on other videos, so two or more are needed" in capsys.readouterr().err
+    assert main([*command, "--annotations", str(world / "standing.json"), "--gate-only"]) == 2
+    assert "--gate-only goes with --gate FILE" in capsys.readouterr().err
     assert main([*command, "--annotations", str(world / "standing.json"), "--refractory", "-2"]) == 2
     assert "the refractory must be seconds >= 0" in capsys.readouterr().err

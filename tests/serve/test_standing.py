@@ -48,7 +48,7 @@ def test_given_heard_looked_at_and_removed(serve, png, wait_until):
         wait_until(lambda: all(one["curve"] for one in session.client.call("GET", path)))
         dark, rain = session.client.call("GET", path)
         assert dark["last"] == event and dark["probability"] == event["probability"] and rain["last"] is None
-        assert rain["question"] == "Is it true now that it rains? Answer Yes or No."
+        assert rain["question"] == "Is it so now that it rains?"
         session.client.call("DELETE", f"{path}/s1")
         assert [one["key"] for one in session.client.call("GET", path)] == ["s2"]
         with pytest.raises(ServerError, match=r"no instruction 's1' stands here; those that do: s2 \(HTTP 404\)"):

@@ -6,9 +6,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 
 from videochat_online import MemoryConfig, StreamingSession
 from videochat_online.streaming import readout, standing
+from videochat_online.streaming.gate import Gate, GateNetwork, looks_at
 from videochat_online.streaming.standing import MOST_CHARACTERS, MOST_STANDING, Readout, Rule, Standing, as_question
 from videochat_online.streaming.watching import IdlePrefill
 
@@ -78,7 +80,7 @@ def test_it_costs_its_own_tokens_only(pocket):
     assert session.read_standing() == own < 25 and len(session.language.cache) == before
     assert not session.needs_prefill and not session.needs_reading and session.read_standing() == 0
     session.watch_for(QUESTIONS[1], threshold=0.999)
-    assert session.needs_reading and 0 < session.read_standing() < 30  # the other one is not read again
+    assert session.needs_reading and 0 < session.read_standing() <= 15  # the other one is not read again
     assert [len(each.curve) for each in session.standing] == [1, 1]
 
 
@@ -123,6 +125,81 @@ def test_what_is_said_shows_in_no_prompt(pocket):
     (event,) = session.watchlist.events
     assert event.text == session.ask("Is it dark?", max_new_tokens=64, keep=False) and session.turns == ()
     assert session.standing[0].last == event and event.instruction == "Is it dark?" and event.time == 0.0
+
+
+# ---- a gate ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate(pocket):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Gate(GateNetwork(*Gate.sizes(pocket[0])), 0.5, "pocket")
+
+
+def gated(pocket, gate, **options):
+    session = StreamingSession(*pocket, memory=SMALL, **options)
+    session.scorer = gate
+    for text in QUESTIONS:
+        session.watch_for(text, threshold=0.999)
+    return session
+
+
+def test_a_gate_decides_without_the_language_model(pocket, gate):
+    """Frames one by one and in a batch, an instruction alone and beside others: the same P; questions cost no more."""
+    together, plain = gated(pocket, gate), StreamingSession(*pocket, memory=SMALL)
+    together.language.model = None
+    together.language.words = plain.language.words
+    together.see_many(pictures(9), [k / 2 for k in range(9)])
+    assert together.read_standing() == 0 and not together.needs_reading
+    for text, curve in zip(QUESTIONS, curves(together), strict=True):
+        alone = StreamingSession(*pocket, memory=SMALL)
+        alone.scorer, alone.is_tended = gate, True
+        given = alone.watch_for(text, threshold=0.999)
+        alone.see_many(pictures(9), [k / 2 for k in range(9)])
+        assert alone.read_standing() == 0 and given.probability == pytest.approx(curve[-1], abs=1e-4)
+    assert len({p for curve in curves(together) for p in curve}) > 20
+
+
+def test_a_gate_looks_at_the_seconds_before(pocket, gate):
+    """What was seen up to two seconds ago counts, what is older does not, and a restored session goes on alike."""
+    assert looks_at([0.0, 0.5, 1.0, 2.0, 3.1], [0, 2, 4]).tolist() == [[0, 0, 0], [2, 0, 0], [4, 3, 2]]
+    shown = {
+        "same": pictures(6),
+        "older": [*pictures(3, 1), *pictures(6)[3:]],
+        "before": [*pictures(4, 1), *pictures(6)[4:]],
+    }
+    last = {}
+    for name, frames in shown.items():
+        session = gated(pocket, gate)
+        session.see_many(frames, list(range(6)))
+        last[name] = [curve[-1] for curve in curves(session)]
+    assert close([last["same"]], [last["older"]]) and not close([last["same"]], [last["before"]])
+
+
+def test_a_restored_session_looks_on(pocket, gate, tmp_path):
+    session = gated(pocket, gate)
+    session.see_many(pictures(5), list(range(5)))
+    session.save(tmp_path / "one.session")
+    restored = StreamingSession.restore(*pocket, tmp_path / "one.session")
+    restored.scorer = gate
+    for each in (session, restored):
+        each.see(pictures(1, 2)[0], 5.0)
+    assert all(map(close, curves(session), curves(restored))) and len(curves(restored)[0]) == 6
+
+
+def test_frames_from_before_the_gate_decide_nothing(pocket, gate):
+    session = watching(pocket, 3)
+    session.scorer = gate
+    given = session.watch_for("Is it dark?", threshold=0.001)
+    assert session.read_standing() == 0 and given.probability < 1e-9 and not session.needs_reading
+
+
+def test_what_a_gate_reads():
+    told = {("Tell me when X.", "Is it so now that X?"): "Tell me when X.", ("Is it X?", "Is it X?"): "Is it X? Yes"}
+    told[("Say it.", "Is it X?")] = "Is it X? Yes"
+    for (text, question), wording in told.items():
+        assert Standing("s1", text, question, "Yes", Rule()).wording == wording
 
 
 # ---- a question goes first ------------------------------------------------------------------------------------------
@@ -190,9 +267,8 @@ def test_idle_prefill_reads_out(pocket):
 def fired(probabilities, **rule):
     """Seconds at which one readout a second fires."""
     given = Standing("s1", "x", "x?", "Yes", Rule(**rule))
-    scorer = standing.Scorer()
     margins = [given_margin(p) for p in probabilities]
-    return [k for k, margin in enumerate(margins) if given.take(Readout(float(k), margin), scorer, k)]
+    return [k for k, margin in enumerate(margins) if given.take(Readout(float(k), margin), k)]
 
 
 def test_the_rule():
@@ -238,11 +314,9 @@ def test_quiet_hours(pocket, monkeypatch):
 
 
 def test_as_question():
-    assert as_question("Warn me if somebody comes to the door!") == (
-        "Is it true now that somebody comes to the door? Answer Yes or No."
-    )
-    assert as_question("please let us know as soon as it rains") == "Is it true now that it rains? Answer Yes or No."
-    assert as_question("Comment on the match.") == "Is this the moment for it: Comment on the match? Answer Yes or No."
+    assert as_question("Warn me if somebody comes to the door!") == ("Is it so now that somebody comes to the door?")
+    assert as_question("please let us know as soon as it rains") == "Is it so now that it rains?"
+    assert as_question("Comment on the match.") == "Is this the moment for it: Comment on the match?"
     assert as_question(" Is it dark? ") == "Is it dark?"
     assert as_question("\u6697\u3044\uff1f") == "\u6697\u3044\uff1f" and as_question("\u0623\u061f") == "\u0623\u061f"
 

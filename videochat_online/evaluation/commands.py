@@ -84,6 +84,7 @@ def _add_standing(names: Any) -> None:
     add("--output", type=Path, help="folder for readouts, probabilities and report")
     add("--blind", action="store_true", help="only what players get that never look: no model, no videos")
     add("--gate", type=Path, metavar="FILE", help="score this gate too, beside the likelihood")
+    add("--gate-only", action="store_true", help="leave the likelihood out, which takes most of the time")
     add("--fps", type=float, default=1.0, help="frames watched a second")
     add("--refractory", type=float, default=3.0, metavar="SECONDS", help="silence after each word")
     add("--limit", type=int, metavar="N", help="only the first N videos")

@@ -28,7 +28,7 @@ from ..streaming.gate import Gate
 from ..streaming.moments import Outcome, fired, judged, summed, thresholds
 from ..streaming.reading import StandingRow, WatchedRow, read_standing_rows, readouts_of, spoken_words
 from ..streaming.session import StreamingSession
-from ..streaming.standing import Rule, Scorer
+from ..streaming.standing import Rule
 from .afterwards import INCOMPLETE
 from .endpoint import EndpointResponder
 from .intervals import accuracy_interval
@@ -55,6 +55,8 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     # 1. the rows
     check_fps(options.fps, "--fps")
     Rule(refractory=options.refractory)
+    if options.gate_only and not options.gate:
+        raise ValueError("--gate-only goes with --gate FILE")
     benchmark = PUSHED[options.benchmark]() if options.benchmark else None
     rows, left_out = benchmark.read(options.annotations) if benchmark else (read_standing_rows(options.annotations), [])
     names = sorted({row.video for row in rows})[: options.limit and max(0, options.limit)]
@@ -76,11 +78,15 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     gate = Gate.load(options.gate, model) if options.gate else None
     session = StreamingSession(model, processor, memory=memory_from_flags(options, model))
     every, own, others = with_others(rows)
-    layers = gate.layers if gate else ()
-    read = readouts_of(every, library, session, options.output / "readouts", fps=options.fps, layers=layers)
+    looking: Series = {}
+    scorers = {LOOKING[0]: None, LOOKING[1]: gate} if gate else {LOOKING[0]: None}
+    for name in list(scorers)[bool(options.gate_only) :]:
+        session.scorer = scorers[name]
+        read = readouts_of(every, library, session, options.output / "readouts", fps=options.fps)
+        looking[name] = [[readout.probability for readout in one.readouts] for one in read]
     watched = [read[n] for n in own]
     # 3. who plays, and what each is worth
-    series = _series(read, own, others, gate)
+    series = _series(read, own, others, looking)
     players = _players(watched, series, options.refractory)
     report = {
         "model": options.model,
@@ -153,10 +159,7 @@ def with_others(rows: Sequence[StandingRow]) -> tuple[list[StandingRow], list[in
     return every, own, [added.get(n, own[mates[n]]) for n in range(len(rows))]
 
 
-def _series(read: Sequence[WatchedRow], own: Sequence[int], others: Sequence[int], gate: Gate | None) -> Series:
-    looking = {LOOKING[0]: [[Scorer()(readout, ()) for readout in one.readouts] for one in read]}
-    if gate:
-        looking[LOOKING[1]] = [gate.series(one.readouts) for one in read]
+def _series(read: Sequence[WatchedRow], own: Sequence[int], others: Sequence[int], looking: Series) -> Series:
     rng = np.random.default_rng(0)
     blind = {
         "random": [rng.random(len(read[n].readouts)).tolist() for n in own],
@@ -306,7 +309,8 @@ def as_text(report: dict[str, Any]) -> str:
         delay = "-" if main["median_delay"] is None else f"{main['median_delay']:.1f} s"
         hour = "-" if empty is None else f"{empty:.0f}"
         rows.append([name, *cells, f"{main['f1']:.2f}", main["duplicates"], delay, hour])
-    best = players.get(LOOKING[1], players[LOOKING[0]])
+    name = LOOKING[LOOKING[1] in players]
+    best = players[name]
     parts = []
     for name, one in {"all": best["rates"][MAIN_RATE], **best["parts_at_1"]["by"]}.items():
         interval = "-" if one["interval"] is None else "{:.2f} to {:.2f}".format(*one["interval"])
@@ -322,8 +326,7 @@ def as_text(report: dict[str, Any]) -> str:
         "",
         "![recall over false alarms a minute](report.svg)",
         "",
-        f"{LOOKING[LOOKING[1] in players]} at 1 false alarm a minute, by kind and number of things "
-        "(95 % interval over videos)",
+        f"{name} at 1 false alarm a minute, by kind and number of things (95 % interval over videos)",
         "",
         *table(("part", "moments", "recall", "interval", "false alarms a minute"), parts),
     ]

@@ -72,7 +72,7 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
     standing = parser.add_argument_group("standing instructions")
     standing.add_argument(
         "--gate", type=Path, metavar="FILE",
-        help="what decides when to speak (default: gate.safetensors beside the model, else its own Yes and No)",
+        help="what decides when to speak (default: gate.safetensors beside the model); none: its own Yes and No",
     )  # fmt: skip
     standing.add_argument(
         "--webhook", action="append", default=[], metavar="URL",
@@ -164,15 +164,15 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
 
 def _gate(options: argparse.Namespace, model: Any) -> Any:
     """What decides for standing instructions, which an engine cannot follow; None: the model's own Yes and No."""
-    from ..streaming.gate import Gate, gate_beside
+    from ..streaming.gate import Gate, gate_file
 
     if options.gate and not model.keeps_keys:
         raise ValueError("--gate is for standing instructions, which need probabilities: --engine gives answers only")
-    path = options.gate or gate_beside(options.model)
+    path = gate_file(options.model, options.gate)
     if path is None or not model.keeps_keys:
         return None
     gate = Gate.load(path, model)
-    print(f"note: {path} decides when to speak, at a threshold of {gate.facts.threshold:.3f}", file=sys.stderr)
+    print(f"note: {path} decides when to speak, at a threshold of {gate.threshold:.3f}", file=sys.stderr)
     return gate
 
 

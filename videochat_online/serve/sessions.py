@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..streaming.encoding import SharedEncoder
-from ..streaming.standing import THRESHOLD, Scorer, Standing
+from ..streaming.standing import THRESHOLD, Standing
 from ..streaming.together import SharedDecoder
 from ..streaming.watching import IdlePrefill
 from .limits import LimitReached, Limits, Overloaded, RequestError, SessionSettings, UnknownSession
@@ -67,7 +67,7 @@ class Sessions:
         """Called with the number of instructions that were read out together, and the seconds that took."""
         self.on_moment: Callable[[], None] = lambda: None
         """Called for each event of a standing instruction."""
-        self.scorer, self.threshold = gate or Scorer(), gate.facts.threshold if gate else THRESHOLD
+        self.scorer, self.threshold = gate, gate.threshold if gate else THRESHOLD
         self.webhooks = webhooks or Webhooks()
         self._num_dropped = 0  # frames of sessions that have ended
         self.files = ServerFolder()

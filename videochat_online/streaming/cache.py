@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedConfig
@@ -291,6 +291,7 @@ class PromptCache:
         """Whether `more` positions behind the cached ones take the same rotary factors."""
         return self._factors == self._factors_of(len(self.keys) + more)
 
+    @torch.no_grad()
     def peek(
         self, embeds: torch.Tensor, tree: OptionTree | None = None, positions: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -299,17 +300,6 @@ class PromptCache:
         `tree`: the M positions are not one text but several that share beginnings. `positions`: of the whole prompt,
         whose last is the first of these; what follows it is text.
         """
-        return self.look(embeds, tree, positions).logits[0]
-
-    @torch.no_grad()
-    def look(
-        self,
-        embeds: torch.Tensor,
-        tree: OptionTree | None = None,
-        positions: torch.Tensor | None = None,
-        **wanted: bool,
-    ) -> Any:
-        """As `peek`; what the model gives, with the `wanted` of its outputs."""
         num_cached, num_new = len(self.keys), embeds.shape[1]
         mask, after = None, torch.arange(num_new)[None]
         if tree is not None:
@@ -322,10 +312,9 @@ class PromptCache:
                 attention_mask=mask,
                 cache=self.kv,
                 use_cache=True,
-                **wanted,
             )
         except BaseException:
             self.reset()  # how far it got is not known
             raise
         self.kv.crop(-num_new)
-        return done
+        return done.logits[0]

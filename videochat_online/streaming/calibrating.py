@@ -6,29 +6,16 @@ Whatever the rule would have said counts as an alarm; whether it was right, nobo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, exp
 
 from .moments import fired, thresholds
-from .standing import Readout, Scorer, Standing
+from .standing import NEVER, Standing
 
 SHOWN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Thresholds of the table."""
 HIGHEST = 0.9999
 """A threshold that is tried, and no higher one."""
-NEVER = 1 - 1e-12
-"""A threshold that nothing comes to."""
-
-
-class Muted(Scorer):
-    """A scorer that stays below NEVER."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer, self.layers, self.seconds = scorer, scorer.layers, scorer.seconds
-
-    def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
-        return min(self.scorer(now, earlier), 1 - 1e-9)
 
 
 def keep_all(standing: Standing) -> None:

@@ -148,6 +148,12 @@ class LanguageSide:
         self._tokens = shown if self._keeps_frames else {}  # replaced, never changed: another thread may be counting it
         return self.model.embed(ids, torch.cat(list(shown.values())) if frames else None)
 
+    @torch.no_grad()
+    def words(self, text: str) -> torch.Tensor:
+        """A text as the model's own word vectors (N, E), on the CPU."""
+        ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.model.embed(torch.tensor([ids], device=self.model.device))[0].float().cpu()
+
     def positions(self, rendered: Rendered, frames: Sequence[MemoryFrame]) -> torch.Tensor | None:
         """Position ids (..., 1, N) where the model counts pictures in its own way; None: counted one by one."""
         grids = [(frame.features.shape[-2], frame.features.shape[-1]) for frame in frames]

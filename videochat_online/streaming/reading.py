@@ -1,9 +1,10 @@
 """Rows with standing instructions, and one pass over each of their videos that only reads the instructions out.
 
 {"video", "kind"?, "things"?,
- "standing": {"text", "question"?, "expect"?, "from"?, "until"?, "events": [{"start", "time", "say"?}, ...]}}
+ "standing": {"text", "question"?, "expect"?, "from"?, "until"?, "events": [{"start", "time", "say"?}, ...],
+              "holds"?: [[start, end], ...]}}
 Seconds of the video; `start` is the onset, from which on one could tell, `time` is when it is certain. Nothing fires
-and nothing is said: thresholds can be tried, and gates trained, on what is stored. R rows of a video, T frames.
+and nothing is said: thresholds can be tried on what is stored. R rows of a video, T frames.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import inf, isfinite
@@ -27,7 +28,7 @@ from ..media.find import VideoLibrary
 from ..media.readers import VideoReader, open_video
 from ..media.sampling import sample_pass
 from .session import StreamingSession
-from .standing import MOST_STANDING, WORDS, Readout, Scorer, Standing, Watchlist
+from .standing import MOST_STANDING, NEVER, WORDS, Readout, Standing, Watchlist
 from .standing_formats import is_foreign, own_rows
 
 EXPECTED = "a list of rows with `video` and `standing` (text, events with start and time)"
@@ -55,6 +56,8 @@ class StandingRow:
     """Where the video may lie, likeliest first; none: as `video` says."""
     item: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What a benchmark says of it besides."""
+    holds: tuple[tuple[float, float], ...] | None = None
+    """Spans in which what is asked about is so, where that is known: a gate learns from it, too."""
 
     def __post_init__(self) -> None:
         Watchlist().add(*self.asked)
@@ -78,10 +81,12 @@ class StandingRow:
             given = about["text"], about.get("question"), about.get("expect", "Yes")
             begin, kind, things = float(about.get("from", 0.0)), str(row.get("kind", "all")), row.get("things")
             video, until = str(row["video"]), float(about.get("until", inf))
+            spans = about.get("holds")
+            holds = None if spans is None else tuple((float(start), float(end)) for start, end in spans)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{where} cannot be read ({type(error).__name__}: {error}); expected {EXPECTED}") from None
         try:
-            return cls(video, given[0], moments, *given[1:], begin, kind, things, until, item=about)
+            return cls(video, given[0], moments, *given[1:], begin, kind, things, until, item=about, holds=holds)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
@@ -132,30 +137,17 @@ class WatchedRow:
         return max(0.0, self.readouts[-1].time - self.row.begin)
 
 
-class Listener(Scorer):
-    """A scorer that keeps every readout and never says that the moment has come."""
-
-    seconds = inf
-
-    def __init__(self, layers: Sequence[int] = ()) -> None:
-        self.layers = layers
-
-    def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
-        return 0.0
-
-
 def read_video(
     session: StreamingSession, video: VideoReader, rows: Sequence[StandingRow], *, fps: float
 ) -> dict[str, torch.Tensor]:
-    """What the scorer of the session keeps: `times` and `changes` (T,) of the frames, and of the n-th thing asked
-    `seen n` (S,) numbers of the frames at which it stood, `yes n` (S,), `hidden n` (S, L, D) float16 of L layers.
+    """`times` and `changes` (T,) of the frames, and of the n-th thing asked `seen n` (S,) numbers of the frames at which
+    it stood, `yes n` (S,).
 
     More instructions than stand at a time are read in further passes. The session is reset before each.
     """
     indices = frames_of(video, rows, fps)
     asked = list(dict.fromkeys(row.asked for row in rows))
     tensors: dict[str, torch.Tensor] = {}
-    none = torch.zeros(0, 0)
     for first in range(0, len(asked), MOST_STANDING):
         session.reset()
         part = asked[first : first + MOST_STANDING]
@@ -167,22 +159,21 @@ def read_video(
             for one in part:
                 wanted = any(row.asked == one and row.covers(frame.timestamp) for row in rows)
                 if wanted and one not in standing:
-                    standing[one] = session.watch_for(one[0], question=one[1], expect=one[2])
+                    standing[one] = session.watch_for(one[0], question=one[1], expect=one[2], threshold=NEVER)
                 elif not wanted and one in standing:
                     session.drop_standing(standing.pop(one).key)
             session.see(frame.image, frame.timestamp)
             for one, each in standing.items():
-                found[one].append((number, each.readouts[-1]))
+                assert each.readout is not None, "it was read out before `see` returned"
+                found[one].append((number, each.readout))
             now = np.asarray(frame.image, np.float32)
             changes.append(0.0 if before is None else float(np.abs(now - before).mean()))
             times.append(frame.timestamp)
             before = now
         tensors |= {"times": torch.tensor(times, dtype=torch.float64), "changes": torch.tensor(changes)}
-        for n, kept in enumerate(found.values(), first):
-            hidden = [none if one.hidden is None else one.hidden for _, one in kept] or [none]
-            tensors[f"seen {n}"] = torch.tensor([number for number, _ in kept], dtype=torch.long)
-            tensors[f"yes {n}"] = torch.tensor([one.yes for _, one in kept])
-            tensors[f"hidden {n}"] = torch.stack(hidden).half()
+        for n, read in enumerate(found.values(), first):
+            tensors[f"seen {n}"] = torch.tensor([number for number, _ in read], dtype=torch.long)
+            tensors[f"yes {n}"] = torch.tensor([one.yes for _, one in read])
     return tensors
 
 
@@ -198,46 +189,56 @@ def frames_of(video: VideoReader, rows: Sequence[StandingRow], fps: float) -> li
     return indices
 
 
-def readouts_of(
-    rows: Sequence[StandingRow],
-    library: VideoLibrary,
-    session: StreamingSession,
-    folder: Path,
-    *,
-    fps: float,
-    layers: Sequence[int],
-) -> list[WatchedRow]:
-    """Of all rows, those of a video together: one pass a video; what `folder` holds, of the same weights and settings,
-    is not read again."""
+def kept(folder: Path, about: Sequence[Any], make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What `make` gives; where `folder` holds what was made of the same things `about`, that."""
+    file = folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = make()
+        with whole(file, durable=False) as beside:
+            save_file(tensors, beside)
+    return load_file(file)
+
+
+def made_with(session: StreamingSession, fps: float) -> list[Any]:
+    """All that what is read of a video depends on; whoever trains a model on gets other sums."""
+    networks = [*session.model.parts.values(), *([session.scorer.network] if session.scorer else [])]
+    weights = [float(p.detach().double().abs().sum()) for part in networks for p in part.parameters()]
+    return [fps, weights, session.memory.config.to_dict()]
+
+
+def videos_of(rows: Sequence[StandingRow], library: VideoLibrary) -> Iterable[tuple[Path, list[StandingRow]]]:
+    """Each video with its rows, and progress shown; all of them found before hours of work."""
     from tqdm import tqdm
 
-    # 1. all videos, before hours of work; whoever trains a model on gets other sums
     streams = [list(group) for _, group in groupby(rows, key=lambda row: (row.video, row.start))]
     videos = [(library.find(group[0].names or (group[0].video,)), group) for group in streams]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(row.video for row in rows))}
-    parts = session.model.parts.values()
-    weights = [float(p.detach().double().abs().sum()) for part in parts for p in part.parameters()]
-    session.scorer = Listener(layers)
-    folder.mkdir(parents=True, exist_ok=True)
-    # 2. one after another
+    return tqdm(videos, unit="video", desc="watched", disable=None, leave=False)
+
+
+def readouts_of(
+    rows: Sequence[StandingRow], library: VideoLibrary, session: StreamingSession, folder: Path, *, fps: float
+) -> list[WatchedRow]:
+    """What the session's gate or model thinks of all rows, those of a video in one pass; kept in `folder`."""
     found: list[WatchedRow] = []
-    for path, group in tqdm(videos, unit="video", desc="readouts", disable=None, leave=False):
-        asked = [(*one.asked, one.begin, str(one.until), one.start) for one in group]
-        about = path.name, path.stat().st_size, asked, fps, list(layers), weights, session.memory.config.to_dict()
-        file = folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
-        if not file.is_file():
+    how = made_with(session, fps)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(row.video for row in rows))}
+    for path, group in videos_of(rows, library):
+
+        def read(path: Path = path, group: list[StandingRow] = group) -> dict[str, torch.Tensor]:
             with open_video(path) as video:
-                tensors = read_video(session, video, group, fps=fps)
-            with whole(file, durable=False) as beside:
-                save_file(tensors, beside)
-        stored, order = load_file(file), list(dict.fromkeys(row.asked for row in group))
+                return read_video(session, video, group, fps=fps)
+
+        about = [(*one.asked, one.begin, str(one.until), one.start) for one in group]
+        stored = kept(folder, [path.name, path.stat().st_size, about, *how], read)
+        order = list(dict.fromkeys(row.asked for row in group))
         times, changes = stored["times"].tolist(), stored["changes"].tolist()
         for row in group:
             n = order.index(row.asked)
-            seen = stored[f"seen {n}"].tolist()
-            stood = zip(seen, stored[f"yes {n}"].tolist(), stored[f"hidden {n}"], strict=False)
-            kept = [(k, Readout(times[k], yes, hidden)) for k, yes, hidden in stood if row.covers(times[k])]
-            found.append(WatchedRow(row, numbers[row.video], [one for _, one in kept], [changes[k] for k, _ in kept]))
+            stood = zip(stored[f"seen {n}"].tolist(), stored[f"yes {n}"].tolist(), strict=True)
+            covered = [(k, Readout(times[k], yes)) for k, yes in stood if row.covers(times[k])]
+            readouts, changed = [one for _, one in covered], [changes[k] for k, _ in covered]
+            found.append(WatchedRow(row, numbers[row.video], readouts, changed))
     return found
 
 

@@ -7,7 +7,7 @@ on a session's language side, under that session's lock. N prompts, V the vocabu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 class _Reading:
     """What all prompts of one readout have in common."""
 
-    def __init__(
-        self, language: LanguageSide, frames: Sequence[MemoryFrame], layers: Sequence[int], seconds: float
-    ) -> None:
-        self.language, self.model, self.frames = language, language.model, frames
-        self.layers, self.seconds = layers, seconds
-        self.wanted: dict[str, Any] = {"output_hidden_states": True} if layers else {}
+    def __init__(self, language: LanguageSide, frames: Sequence[MemoryFrame], seconds: float) -> None:
+        self.language, self.model, self.frames, self.seconds = language, language.model, frames, seconds
         # what both answers begin with is read out as part of the question; then they differ by one id
         yes, no = (language.processor.answer_ids(answer) for answer in ("Yes", "No"))
         fork = num_common(yes, no)
@@ -38,19 +34,17 @@ class _Reading:
         """Ids -> (1, N, E)."""
         return self.model.embed(torch.tensor([list(some)], dtype=torch.long, device=self.model.device))
 
-    def readout(self, done: Any, expect: str, place: int = -1) -> Readout:
-        """Of one position of a forward pass."""
-        hidden = [done.hidden_states[k][0, place].float().cpu() for k in self.layers]
-        yes, no = (float(done.logits[0, place, answer]) for answer in (self.yes, self.no))
-        margin = yes - no if expect == "Yes" else no - yes
-        return Readout(self.seconds, margin, torch.stack(hidden) if hidden else None)
+    def readout(self, logits: torch.Tensor, expect: str) -> Readout:
+        """Of those (V,) behind a prompt."""
+        margin = float(logits[self.yes]) - float(logits[self.no])
+        return Readout(self.seconds, margin if expect == "Yes" else -margin)
 
-    def cold(self, prompt: Rendered) -> Any:
-        """The forward pass of a whole prompt, from an empty cache."""
+    def cold(self, prompt: Rendered) -> torch.Tensor:
+        """Logits (1, V) behind a whole prompt, from an empty cache."""
         whole = torch.cat([self.language.embed(prompt, self.frames), self.embeds(self.before)], dim=1)
         own = self.language.positions(prompt, self.frames)
         placed = {} if own is None else {"position_ids": lengthened(own, len(self.before))}
-        return self.model(inputs_embeds=whole, logits_to_keep=1, **placed, **self.wanted)
+        return self.model(inputs_embeds=whole, logits_to_keep=1, **placed).logits[0]
 
 
 @torch.no_grad()
@@ -59,7 +53,6 @@ def read_out(
     prompts: Sequence[Rendered],
     frames: Sequence[MemoryFrame],
     expected: Sequence[str],
-    layers: Sequence[int],
     *,
     seconds: float,
     shared: int,
@@ -69,10 +62,10 @@ def read_out(
     """What the model thinks of N prompts that have their first `shared` positions, and all `frames`, in common, and how
     many positions were computed for it, those of new frames included.
 
-    `expected`: Yes or No, of each. `layers`: L whose outputs are wanted. `usual_length`: of the prompt that idle work
-    prefills for. None where `stop` ended it before; what is done of the common beginning by then counts.
+    `expected`: Yes or No, of each. `usual_length`: of the prompt that idle work prefills for. None where `stop` ended
+    it before; what is done of the common beginning by then counts.
     """
-    reading, cache, model = _Reading(language, frames, layers, seconds), language.cache, language.model
+    reading, cache, model = _Reading(language, frames, seconds), language.cache, language.model
     suffixes = [(*prompt.ids[shared:], *reading.before) for prompt in prompts]
     positions = language.positions(prompts[0], frames)
     try:
@@ -89,19 +82,16 @@ def read_out(
         # 2. all suffixes behind it together, where the model takes a mask for it
         if cached and takes_mask(model.config.llm_config, shared + max(map(len, suffixes))):
             tree = OptionTree.behind(suffixes)
-            done = cache.look(reading.embeds(tree.spoken), tree, positions, **reading.wanted)
+            logits = cache.peek(reading.embeds(tree.spoken), tree, positions)
             places = [tree.nodes[suffix] for suffix in suffixes]
-            return list(map(reading.readout, [done] * len(places), expected, places)), computed + len(tree.nodes)
+            return list(map(reading.readout, logits[places], expected)), computed + len(tree.nodes)
         # 3. else one by one: behind the cached beginning, or where that cannot be, from an empty cache
         readouts = []
         for prompt, suffix, expect in zip(prompts, suffixes, expected, strict=True):
             if stop():
                 return None
-            if cached:
-                done = cache.look(reading.embeds(suffix), positions=positions, **reading.wanted)
-            else:
-                done = reading.cold(prompt)
-            readouts.append(reading.readout(done, expect))
+            logits = cache.peek(reading.embeds(suffix), positions=positions) if cached else reading.cold(prompt)
+            readouts.append(reading.readout(logits[-1], expect))
             computed += len(suffix) if cached else shared + len(suffix)
         return readouts, computed
     finally:

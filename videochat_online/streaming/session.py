@@ -14,9 +14,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from inspect import signature
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +31,11 @@ from ..model.placement import INCOMING, MemoryEvents
 from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
 from .encoding import EncodedFrame, Encodings, FrameEncoder, encode_changed, encode_wanted
+from .gate import LOOKS, Gate, cells_of
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
 from .readout import read_out
 from .recall import ARCHIVE, Recall
-from .standing import WORDS, GivesWay, Scorer, Standing, StandingEvent, Watchlist
+from .standing import WORDS, GivesWay, Readout, Standing, StandingEvent, Watchlist
 from .state import SessionStats, read_session, write_session
 from .threads import paced, stream_pieces
 
@@ -113,8 +116,8 @@ class StreamingSession:
         self._state = threading.RLock()  # memory, dialogue, counters
         self._seeing = threading.Lock()  # a batch's numbers in the stream decide at which scales it is encoded
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time
-        self.scorer = Scorer()
-        """Of standing instructions."""
+        self.scorer: Gate | None = None
+        """Decides on standing instructions; None: what the model itself thinks of each."""
         self.on_readout: Callable[[int, float], None] = lambda number, seconds: None
         """Called with the number of instructions that were read out together, and the seconds that took."""
         self.is_tended = False
@@ -140,6 +143,8 @@ class StreamingSession:
             self._last_answer: Answer | None = None
             self.watchlist = Watchlist()
             self._due: list[tuple[Standing, StandingEvent, PreparedQuestion | None]] = []  # moments without words yet
+            self.looks: deque[tuple[float, torch.Tensor]] = deque()
+            """(seconds, cells) of the newest frames, where a gate decides."""
 
     # ---- watching -------------------------------------------------------------------------------------------------
 
@@ -212,6 +217,13 @@ class StreamingSession:
                         self.memory.reset(grids)
                         self._size = (pixels.shape[2], pixels.shape[3]) if self.model.config.any_shape else None
                     events = self._write(features, timestamps)
+                    if self.scorer:
+                        shown = features.get(INCOMING)
+                        if shown is None:  # encoded at the size of its level
+                            shown = self.memory.read()[-1].features[None]
+                        self.looks.extend(zip(timestamps[-len(shown) :], cells_of(shown, self.model), strict=True))
+                        while self.looks[-1][0] - self.looks[0][0] > max(LOOKS) + 1:
+                            self.looks.popleft()
                     self._last_encoded = last
                     self._num_skipped += num_skipped
                     self._encode_seconds += time.perf_counter() - started
@@ -461,33 +473,58 @@ class StreamingSession:
         with self._turn.idle() as may:
             if not may or not self._say_what_is_due():
                 return None
-            # 1. the prompts of all instructions, of one and the same moment
+            # 1. all instructions, of one and the same moment
             with self._state:
                 num_seen, seconds = self.memory.num_written, self.memory.last_timestamp
                 unread = self._unread()
-                frames, turns = self.memory.read(), list(self._turns)
-                prompts = self._standing_prompts(unread, turns, frames) if unread and frames else []
-            if not prompts or seconds is None:
+                frames, turns, looks = self.memory.read(), list(self._turns), list(self.looks)
+            if not unread or seconds is None:
                 return 0
-            # 2. what the model thinks of each
+            # 2. what the gate or the model thinks of each
             started = time.perf_counter()
-            *asked, usual, other = prompts
-            stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
-            shared = min(num_common(one.ids, other.ids) for one in (*asked, usual))
-            place: dict[str, Any] = {"seconds": seconds, "shared": shared, "usual_length": len(usual.ids)}
-            expected = [each.expect for each in unread]
-            found = read_out(self.language, asked, frames, expected, self.scorer.layers, stop=stop, **place)
+            if self.scorer:
+                found: tuple[list[Readout], int] | None = self._gated(self.scorer, unread, looks, seconds), 0
+            else:
+                stop = lambda: self._turn.is_wanted or give_way()  # noqa: E731
+                found = self._read_out(unread, turns, frames, seconds, stop)
             if found is None:
                 return None
             # 3. the rule
-            readouts, num_positions = found
             self.on_readout(len(unread), time.perf_counter() - started)
             with self._state:
-                for standing, readout in zip(unread, readouts, strict=True):
-                    if standing.take(readout, self.scorer, num_seen):
+                for standing, readout in zip(unread, found[0], strict=False):  # without room there is no readout
+                    if standing.take(readout, num_seen):
                         self._due.append(self._moment_of(standing, seconds, turns, frames))
             self._say_what_is_due()
-            return num_positions
+            return found[1]
+
+    def _gated(
+        self, gate: Gate, standing: Sequence[Standing], looks: Sequence[tuple[float, torch.Tensor]], seconds: float
+    ) -> list[Readout]:
+        """What a gate thinks of each instruction at the newest frame; never, where that frame came before the gate."""
+        if not looks or looks[-1][0] != seconds:
+            return [Readout(seconds, -inf)] * len(standing)
+        times, cells = zip(*looks, strict=True)
+        words = [self.language.words(each.wording) for each in standing]
+        margins = gate.margins(times, torch.stack(cells), words, len(times) - 1)
+        return [Readout(seconds, margin) for (margin,) in margins]
+
+    def _read_out(
+        self,
+        standing: Sequence[Standing],
+        turns: Sequence[AnsweredQuestion],
+        frames: list[MemoryFrame],
+        seconds: float,
+        stop: Callable[[], bool],
+    ) -> tuple[list[Readout], int] | None:
+        """What the model thinks of each, and the positions computed; None where it gave way, nothing without room."""
+        prompts = self._standing_prompts(standing, turns, frames)
+        if not prompts:
+            return [], 0
+        *asked, usual, other = prompts
+        shared = min(num_common(one.ids, other.ids) for one in (*asked, usual))
+        place: dict[str, Any] = {"seconds": seconds, "shared": shared, "usual_length": len(usual.ids)}
+        return read_out(self.language, asked, frames, [each.expect for each in standing], stop=stop, **place)
 
     def _standing_prompts(
         self, standing: Sequence[Standing], turns: Sequence[AnsweredQuestion], frames: list[MemoryFrame]
@@ -619,6 +656,8 @@ class StreamingSession:
         with self._state:
             state = self.memory.state_dict() | (self._recall.state_dict() if self._recall else {})
             tensors = {key: value.contiguous().cpu() for key, value in state.items()}
+            if self.looks:
+                tensors["looks"] = torch.stack([cells for _, cells in self.looks])
             about = {
                 **{name: getattr(self, name) for name in self._options()},
                 "memory": self.memory.config.to_dict(),
@@ -629,6 +668,7 @@ class StreamingSession:
                 "num_forgotten": self._num_forgotten,
                 "turns": [asdict(turn) for turn in self._turns],
                 "watchlist": self.watchlist.state_dict([moment for _, moment, _ in self._due]),
+                "looks": [time for time, _ in self.looks],
             }
         write_session(path, tensors, about)
 
@@ -648,6 +688,7 @@ class StreamingSession:
             session._size = (size[0], size[1])
             session.memory.reset(session._grids_of(size))
         archive = {key: tensors.pop(key) for key in list(tensors) if key.startswith(ARCHIVE)}
+        session.looks.extend(zip(about.get("looks", ()), tensors.pop("looks", ()), strict=True))
         maps = {key: value.to(model.device, model.dtype) for key, value in tensors.items() if ".features" in key}
         session.memory.load_state_dict({**tensors, **maps})
         if session._recall:

@@ -1,7 +1,7 @@
 """Standing instructions: what a session is to tell unasked, and the one rule that decides when.
 
-After a new frame every instruction is put behind the cached prompt as a question with its answer opened (a readout); a
-scorer makes a probability of it, and the rule decides. Knows no model; the session reads out and finds the words.
+After a new frame every instruction is put behind the cached prompt as a question with its answer opened (a readout), or
+a gate looks at the frame; the rule decides by the probability. Knows no model; the session reads out and finds words.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from math import exp
 from typing import Any
 
-import torch
-
 from ..prompt.messages import check_text
 
 MOST_STANDING = 16
@@ -28,6 +26,9 @@ KEPT_EVENTS, KEPT_POINTS = 1000, 600
 WORDS = 64
 """Tokens at most of what is said for one moment."""
 THRESHOLD, REFRACTORY = 0.5, 3.0
+CERTAIN = 30.0
+"""Of log P - log (1 - P), at most: so that no probability comes to NEVER."""
+NEVER = 1 - 2**-53
 LEAD = re.compile(
     r"^(please[, ]+)?((tell|warn|alert|notify|inform|remind) (me|us)|let (me|us) know|say( so)?)[, ]+"
     r"(when|whenever|if|as soon as|once|each time|every time)( that)? +",
@@ -36,17 +37,18 @@ LEAD = re.compile(
 
 
 def as_question(text: str) -> str:
-    """An instruction as what is asked at every frame: "... when X" as "Is it true now that X?", a question as it is.
+    """An instruction as what is asked at every frame: "... when X" as "Is it so now that X?", a question as it is.
+
+    Every word of it is computed again at every frame.
 
     >>> as_question("Tell me when the kettle boils.")
-    'Is it true now that the kettle boils? Answer Yes or No.'
+    'Is it so now that the kettle boils?'
     """
     text = text.strip()
     if text.endswith(("?", "\uff1f", "\u061f")):  # also in full width, and Arabic
         return text
     found, rest = LEAD.match(text), text.rstrip(".! ")
-    asked = f"Is it true now that {rest[found.end() :]}" if found else f"Is this the moment for it: {rest}"
-    return f"{asked}? Answer Yes or No."
+    return f"Is it so now that {rest[found.end() :]}?" if found else f"Is this the moment for it: {rest}?"
 
 
 @dataclass(frozen=True)
@@ -69,28 +71,17 @@ class StandingEvent:
 
 @dataclass(frozen=True)
 class Readout:
-    """What the model thinks of one instruction at one frame."""
+    """What is thought of one instruction at one frame."""
 
     time: float
     """Seconds of the stream."""
     yes: float
-    """log P(expected answer) - log P(the other one), as the answer's first word."""
-    hidden: torch.Tensor | None = None
-    """(layers, D) at the last position, where the scorer wants them."""
+    """log P(expected answer) - log P(the other one), as the answer's first word; or what a gate gives for it."""
 
-
-class Scorer:
-    """Makes a probability of readouts. This one: P(Yes) against P(No), as the model has learned them; it needs no
-    training, and takes any checkpoint."""
-
-    layers: Sequence[int] = ()
-    """Layers of the language model whose output is wanted at the last position."""
-    seconds = 0.0
-    """How far back readouts are kept for it."""
-
-    def __call__(self, now: Readout, earlier: Sequence[Readout]) -> float:
-        """P that the moment has come; `earlier` readouts of the same instruction, oldest first."""
-        return 1 / (1 + exp(-max(-700.0, min(700.0, now.yes))))
+    @property
+    def probability(self) -> float:
+        """That the moment has come."""
+        return 1 / (1 + exp(-max(-CERTAIN, min(CERTAIN, self.yes))))
 
 
 @dataclass(frozen=True)
@@ -165,8 +156,8 @@ class Standing:
     """Frames that the stream had when it was read out."""
     is_paused: bool = False
     """It is not read out until it goes on."""
-    readouts: list[Readout] = field(default_factory=list)
-    """As far back as the scorer wants them."""
+    readout: Readout | None = None
+    """The newest one."""
     webhook: str | None = None
     """Where a server posts what is said; kept for it."""
 
@@ -174,13 +165,17 @@ class Standing:
         """Whether it is to be read out where the stream has so many frames."""
         return self.num_seen != num_seen and not self.is_paused
 
-    def take(self, readout: Readout, scorer: Scorer, num_seen: int) -> bool:
+    @property
+    def wording(self) -> str:
+        """What a gate reads: the instruction, or where a question stands for it, that question with its answer."""
+        told = self.question != self.text and self.question == as_question(self.text)
+        return self.text if told else f"{self.question} {self.expect}"
+
+    def take(self, readout: Readout, num_seen: int) -> bool:
         """Whether the moment has come with this readout."""
-        self.probability = probability = float(scorer(readout, self.readouts))
-        self.curve.append((readout.time, probability))
-        kept = [each for each in self.readouts if readout.time - each.time <= scorer.seconds]
-        self.readouts, self.num_seen = [*kept, readout] if scorer.seconds else [], num_seen
-        return self.decide(readout.time, probability)
+        self.readout, self.probability, self.num_seen = readout, readout.probability, num_seen
+        self.curve.append((readout.time, readout.probability))
+        return self.decide(readout.time, readout.probability)
 
     def decide(self, seconds: float, probability: float) -> bool:
         """Whether the rule speaks at this probability, after those before."""
@@ -194,18 +189,15 @@ class Standing:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        about = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        readouts = [(one.time, one.yes, None if one.hidden is None else one.hidden.tolist()) for one in self.readouts]
-        last = self.last and asdict(self.last)
-        return {**about, "rule": asdict(self.rule), "last": last, "curve": list(self.curve), "readouts": readouts}
+        return {**asdict(self), "curve": list(self.curve)}
 
     @classmethod
     def from_dict(cls, about: dict[str, Any]) -> Standing:
         """Of what `to_dict` gave."""
         last = about["last"] and StandingEvent(**about["last"])
         curve = deque(map(tuple, about["curve"]), maxlen=KEPT_POINTS)
-        readouts = [Readout(at, yes, hidden and torch.tensor(hidden)) for at, yes, hidden in about["readouts"]]
-        return cls(**{**about, "rule": Rule(**about["rule"]), "last": last, "curve": curve, "readouts": readouts})
+        found = {**about, "rule": Rule(**about["rule"]), "last": last, "curve": curve, "readout": None}
+        return cls(**{name: found[name] for name in cls.__dataclass_fields__})
 
 
 class GivesWay(threading.Event):

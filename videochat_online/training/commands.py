@@ -46,17 +46,17 @@ def add_train_command(commands: Any) -> None:
 def add_gate_command(commands: Any) -> None:
     parser = commands.add_parser("gate", help="train what decides when to speak unasked")
     names = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    what = "fit a gate to a model's readouts of rows with standing instructions (docs/proactive.md)"
+    what = "fit a gate to rows with standing instructions, and what a model's encoder sees (docs/proactive.md)"
     train = names.add_parser("train", help=what, description=what)
     add = train.add_argument
     add("rows", type=Path, metavar="ROWS.json", help="rows with `video` and `standing`; see docs/proactive.md")
     add("--videos", type=Path, required=True, metavar="DIR", help="folder below which the videos lie")
     file = "the gate; named gate.safetensors in the model's folder, `chat` finds it there"
     add("--output", type=Path, required=True, metavar="FILE", help=file)
-    add("--readouts", type=Path, metavar="DIR", help="where readouts are stored (default: FILE.readouts)")
+    add("--looks", type=Path, metavar="DIR", help="where what is seen of the videos is kept (default: FILE.looks)")
     add("--fps", type=float, default=1.0, help="frames watched a second")
-    add("--epochs", type=int, default=40, metavar="N", help="passes over the readouts")
-    add("--seed", type=int, default=0, help="of the gate's first weights and the order of frames")
+    add("--epochs", type=int, default=40, metavar="N", help="passes over the videos")
+    add("--seed", type=int, default=0, help="of the gate's first weights and the order of videos")
     add_model_flags(train)
     add_memory_flags(train)
     train.set_defaults(run=_run_gate)

@@ -1,30 +1,44 @@
 """`videochat-online gate train`: a gate from rows with standing instructions, in minutes on a CPU.
 
-The model stays as it is: its readouts are taken once a video and stored, and the gate is fitted to them. B frames.
+The model stays as it is: what a gate sees of its maps is taken once a video and stored. R rows of a video, T frames.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from math import nan
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..command_line import load_from_flags, memory_from_flags
 from ..media.find import VideoLibrary
+from ..media.readers import open_video
+from ..media.sampling import sample_pass
 from ..media.source import check_fps
-from ..streaming.gate import Gate, GateFacts, GateNetwork, features_of
+from ..streaming.gate import Gate, GateNetwork, looks_at
 from ..streaming.moments import Moments, fired, judged, summed, thresholds
-from ..streaming.reading import WatchedRow, read_standing_rows, readouts_of
+from ..streaming.reading import StandingRow, kept, made_with, read_standing_rows, videos_of
 from ..streaming.session import StreamingSession
-from ..streaming.standing import Rule
+from ..streaming.standing import Readout, Rule
 
 NOW_FRAMES = 2
 """Frames from a moment on at which it is to be told; the one behind them counts neither way."""
-POS_WEIGHT, BATCH, RATE, DECAY = 4.0, 512, 1e-3, 0.05
+UNSURE_SECONDS = 0.5
+"""Around the ends of what holds, in which it is not learned from."""
+MOMENT_WEIGHT, HOLDS_WEIGHT = 3.0, 2.0
+VIDEOS, ROWS, FRAMES = 6, 12, 10
+"""Of a step: videos, rows of each and frames of each."""
+RATE, DECAY, WARM_UP = 2e-3, 0.02, 100
+"""Of the optimizer: its rate after so many steps (a quarter of them, where they are few), and weight decay."""
+QUIET, CHANGE = 0.15, 0.3
+"""How often a frame is taken in a step, where one of the rows' moments counts 1: any frame, and where what holds ends
+or begins."""
 HELD_OUT = 6
 """Each n-th video chooses the epoch and the threshold."""
 ALARMS = 1.0
@@ -40,22 +54,78 @@ def run_gate_train(options: argparse.Namespace) -> int:
     if len({row.video for row in rows}) < 2 or not any(row.moments for row in rows):
         raise ValueError(f"{options.rows}: a gate needs rows of two videos or more, and some moments in them")
     library = VideoLibrary(options.videos)
-    # 2. the readouts
+    # 2. what there is to see
     model, processor = load_from_flags(options)
     session = StreamingSession(model, processor, memory=memory_from_flags(options, model))
-    facts = GateFacts.of(model, options.model)
-    folder = options.readouts or options.output.with_suffix(".readouts")
-    found = readouts_of(rows, library, session, folder, fps=options.fps, layers=facts.layers)
-    # 3. the gate, and the threshold on videos that it has not seen
-    gate, epoch, loss, (recall, alarms) = fit(found, facts, epochs=options.epochs, seed=options.seed)
+    folder = options.looks or options.output.with_suffix(".looks")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        gate = Gate(GateNetwork(*Gate.sizes(model)), 0.5, Path(options.model).name)
+        lessons = lessons_of(rows, library, session, folder, gate, fps=options.fps)
+        # 3. the gate, and the threshold on videos that it has not seen
+        epoch, loss, (recall, alarms) = fit(gate, lessons, epochs=options.epochs)
     gate.save(options.output)
-    num_videos = found[-1].video + 1
     print(
-        f"{options.output}: {len(rows)} instructions of {num_videos} videos, epoch {epoch}, held-out loss {loss:.3f}\n"
-        f"threshold {gate.facts.threshold:.3f}: recall {recall:.2f} at {alarms:.2f} false alarms a minute, "
+        f"{options.output}: {len(rows)} instructions, {len(lessons)} videos, epoch {epoch}, held-out loss {loss:.3f}\n"
+        f"threshold {gate.threshold:.3f}: recall {recall:.2f} at {alarms:.2f} false alarms a minute, "
         f"on the held-out videos that chose it"
     )
     return 0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One video with all that is to be told about it."""
+
+    rows: Sequence[StandingRow]
+    times: list[float]
+    seen: torch.Tensor
+    """(T, P, C + D), see `gate.cells_of`."""
+    words: list[tuple[torch.Tensor, torch.Tensor]]
+    """Of each row: as it is said, and as the question that stands for it."""
+    wanted: torch.Tensor
+    """(R, T, 2): the moment has come, what is asked about holds; NaN where either answer would do."""
+
+    @property
+    def whole(self) -> tuple[range, range]:
+        """All rows, all frames."""
+        return range(len(self.rows)), range(len(self.times))
+
+
+def lessons_of(
+    rows: Sequence[StandingRow],
+    library: VideoLibrary,
+    session: StreamingSession,
+    folder: Path,
+    gate: Gate,
+    *,
+    fps: float,
+) -> list[Lesson]:
+    """A session is shown each video once; what it keeps for the gate stays in `folder`."""
+    lessons, how = [], made_with(session, fps)
+    session.scorer = gate
+    for path, group in videos_of(rows, library):
+        stored = kept(folder, [path.name, path.stat().st_size, *how], partial(_looks, session, path, fps))
+        times = stored["times"].tolist()
+        both = [(row.text, f"{row.question} {row.expect}" if row.question else row.text) for row in group]
+        words = [(session.language.words(one), session.language.words(other)) for one, other in both]
+        wanted = torch.tensor([[targets(row.moments, times, row.begin), held(row, times)] for row in group])
+        for told, row in zip(wanted, group, strict=True):
+            told[:, [time > row.until for time in times]] = nan
+        lessons.append(Lesson(group, times, stored["cells"], words, wanted.transpose(1, 2)))
+    return lessons
+
+
+def _looks(session: StreamingSession, path: Path, fps: float) -> dict[str, torch.Tensor]:
+    """`times` (T,) and `cells` (T, P, C + D) of a video."""
+    session.reset()
+    times, cells = [], []
+    with open_video(path) as video:
+        for frame in video.read(sample_pass(video.timestamps, fps, video_fps=video.fps)):
+            session.see(frame.image, frame.timestamp)
+            times.append(frame.timestamp)
+            cells.append(session.looks[-1][1])
+    return {"times": torch.tensor(times, dtype=torch.float64), "cells": torch.stack(cells)}
 
 
 def targets(moments: Moments, times: Sequence[float], begin: float) -> list[float]:
@@ -71,60 +141,91 @@ def targets(moments: Moments, times: Sequence[float], begin: float) -> list[floa
     return wanted
 
 
-def examples(rows: Sequence[WatchedRow]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (B, F) and targets (B,) of all frames that count."""
-    features = torch.cat([features_of(one.readouts) for one in rows])
-    wanted = torch.tensor([each for one in rows for each in targets(one.row.moments, one.times, one.row.begin)])
-    return features[~wanted.isnan()], wanted[~wanted.isnan()]
+def held(row: StandingRow, times: Sequence[float]) -> list[float]:
+    """1 where what a row asks about holds, 0 where not; NaN where that is not known."""
+    if row.holds is None:
+        return [nan] * len(times)
+    wanted = [float(any(start <= time < end for start, end in row.holds)) for time in times]
+    ends = [end for span in row.holds for end in span]
+    return [
+        nan if any(abs(t - end) < UNSURE_SECONDS for end in ends) else w for t, w in zip(times, wanted, strict=True)
+    ]
 
 
-def fit(
-    rows: Sequence[WatchedRow], facts: GateFacts, *, epochs: int, seed: int
-) -> tuple[Gate, int, float, tuple[float, float]]:
-    """A gate; of the held-out videos: the epoch that was best, its loss, recall and false alarms at the threshold."""
-    held = [one for one in rows if one.video % HELD_OUT == 0]
-    (x, y), (x_held, y_held) = examples([one for one in rows if one.video % HELD_OUT]), examples(held)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = GateNetwork(x.shape[1])
-        network.mean.copy_(x.mean(0))
-        network.scale.copy_(1 / x.std(0).clamp(min=1e-3))
-        optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
-        best: tuple[float, int, dict[str, torch.Tensor]] | None = None
-        for epoch in range(1, epochs + 1):
-            network.train()
-            for part in torch.randperm(len(x), generator=generator).split(BATCH):
-                optimizer.zero_grad()
-                _loss(network(x[part]), y[part]).backward()
-                optimizer.step()
-            network.eval()
-            with torch.no_grad():
-                loss = float(_loss(network(x_held).mean(1, keepdim=True), y_held))
-            if best is None or loss < best[0]:
-                best = loss, epoch, {name: value.clone() for name, value in network.state_dict().items()}
+def fit(gate: Gate, lessons: Sequence[Lesson], *, epochs: int) -> tuple[int, float, tuple[float, float]]:
+    """Trains the gate and sets its threshold. Of the held-out videos: the epoch that was best, its loss, recall and
+    false alarms at the threshold."""
+    network, tests = gate.network, lessons[::HELD_OUT]
+    training = [one for number, one in enumerate(lessons) if number % HELD_OUT]
+    every = torch.cat([one.seen[::4].flatten(0, 1) for one in training]).float()[:, : len(network.mean)]
+    network.mean.copy_(every.mean(0))
+    network.scale.copy_(1 / every.std(0).clamp(min=1e-3))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY, betas=(0.9, 0.98))
+    num_steps = epochs * -(-len(training) // VIDEOS)
+    warm = min(WARM_UP, 1 + num_steps // 4)
+    rate = lambda step: min(1.0, (step + 1) / warm, 2 * (1 - step / num_steps))  # noqa: E731
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    best: tuple[float, int, dict[str, torch.Tensor]] | None = None
+    for epoch in range(1, epochs + 1):
+        network.train()
+        for part in torch.randperm(len(training)).split(VIDEOS):
+            optimizer.zero_grad()
+            sum((loss_of(network, training[k], *_some(training[k])) for k in part), torch.zeros(())).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), float(VIDEOS))
+            optimizer.step()
+            schedule.step()
+        network.eval()
+        with torch.no_grad():
+            loss = sum(float(loss_of(network, one, *one.whole)) for one in tests) / len(tests)
+        if best is None or loss < best[0]:
+            best = loss, epoch, {name: value.clone() for name, value in network.state_dict().items()}
     assert best is not None, "there is an epoch"
     network.load_state_dict(best[2])
-    # the threshold that a user gets
-    gate = Gate(network, facts)
-    p = [gate.series(one.readouts) for one in held]
-    tried = [(*_on_held_out(held, p, level), level) for level in thresholds(p)]
-    chosen = max((one for one in tried if one[1] <= ALARMS), default=(0.0, 0.0, facts.threshold))
-    return Gate(network, replace(facts, threshold=chosen[2])), best[1], best[0], chosen[:2]
+    return best[1], best[0], _set_threshold(gate, tests)
 
 
-def _loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Of (B, M) against (B,)."""
-    weight = torch.tensor(POS_WEIGHT)
-    return F.binary_cross_entropy_with_logits(logits, wanted[:, None].expand_as(logits), pos_weight=weight)
+def _some(lesson: Lesson) -> tuple[list[int], list[int]]:
+    """Rows and frames of a video for one step: of all kinds alike, with moments twice as often; mostly where something
+    happens for one of these rows."""
+    kinds = [row.kind for row in lesson.rows]
+    chances = [(1 + bool(row.moments)) / kinds.count(row.kind) for row in lesson.rows]
+    rows = torch.multinomial(torch.tensor(chances), min(ROWS, len(chances))).tolist()
+    now, holds = lesson.wanted[rows].nan_to_num(0).unbind(-1)
+    changes = holds.diff(dim=1, prepend=holds[:, :1]).abs()
+    weights = QUIET + (now + CHANGE * changes).sum(0)
+    return rows, torch.multinomial(weights, min(FRAMES, len(weights))).tolist()
 
 
-def _on_held_out(
-    held: Sequence[WatchedRow], series: Sequence[Sequence[float]], threshold: float
-) -> tuple[float, float]:
-    """Recall and false alarms a minute there, of P of every instruction at every frame."""
-    outcome = summed(
-        judged(one.row.moments, fired(one.times, p, Rule(threshold)), one.seconds)
-        for one, p in zip(held, series, strict=True)
-    )
-    return outcome.recall, outcome.alarms
+def loss_of(network: GateNetwork, lesson: Lesson, rows: Sequence[int], frames: Sequence[int]) -> torch.Tensor:
+    """Over these rows and frames of a video, in training each row in one of its two wordings."""
+    words = [lesson.words[n][int(torch.randint(2, ())) if network.training else 1] for n in rows]
+    found = network(lesson.seen, looks_at(lesson.times, frames), words)
+    wanted, loss = lesson.wanted[list(rows)][:, list(frames)], torch.zeros(())
+    for k, weight in enumerate((MOMENT_WEIGHT, HOLDS_WEIGHT)):
+        known = ~wanted[..., k].isnan()
+        if known.any():
+            asked, right = found[..., k][known], wanted[..., k][known]
+            loss = loss + F.binary_cross_entropy_with_logits(asked, right, pos_weight=torch.tensor(weight))
+    return loss
+
+
+def _set_threshold(gate: Gate, tests: Sequence[Lesson]) -> tuple[float, float]:
+    """The one with the most recall at ALARMS or fewer; returns that recall, and false alarms a minute."""
+    watched, series = [], []
+    for one in tests:
+        margins = gate.margins(one.times, one.seen, [words for _, words in one.words])
+        for row, given in zip(one.rows, margins, strict=True):
+            stood = [k for k, time in enumerate(one.times) if row.covers(time)] or [len(one.times) - 1]
+            series.append([Readout(0.0, given[k]).probability for k in stood])
+            watched.append((row, [one.times[k] for k in stood]))
+
+    def outcome(level: float) -> tuple[float, float, float]:
+        told = [
+            judged(row.moments, fired(times, p, Rule(level)), times[-1] - row.begin)
+            for (row, times), p in zip(watched, series, strict=True)
+        ]
+        return summed(told).recall, summed(told).alarms, level
+
+    tried = [one for one in map(outcome, thresholds(series)) if one[1] <= ALARMS]
+    recall, alarms, gate.threshold = max(tried, default=(0.0, 0.0, gate.threshold))
+    return recall, alarms

@@ -24,6 +24,7 @@ def add_world_commands(subparsers: Any) -> None:
     what = "write DIR/standing.json: what is to be told unasked about a built world's videos, and when"
     parser = commands.add_parser("standing", help=what, description=what)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a world that `world build` has written")
+    parser.add_argument("--every", action="store_true", help="all instructions, to learn from; else one of each kind")
     parser.set_defaults(run=run_standing)
 
 
@@ -96,8 +97,8 @@ def run_standing(args: argparse.Namespace) -> int:
 
     manifest = read_json(args.folder / "manifest.json", dict, "a world's manifest, which `world build` writes")
     config = WorldConfig(**manifest["config"])
-    scenes = enumerate(config.scenes())
-    rows = [row for number, one in scenes for row in standing_rows(*one, config.rng("standing", number))]
+    scenes, rng = enumerate(config.scenes()), config.rng
+    rows = [row for number, one in scenes for row in standing_rows(*one, rng("standing", number), every=args.every)]
     write_json(args.folder / "standing.json", rows)
     counts = Counter(row["kind"] for row in rows)
     moments = sum(len(row["standing"]["events"]) for row in rows)

@@ -5,17 +5,18 @@ A moment has its onset (from when on one could tell) and the second from which i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .scenes import Scene, Thing
+from .scenes import Scene, Segment, Thing
 from .vocabulary import ACTION_NAMES, NUM_ACTIONS, REGION_NAMES
 
 Moments = list[tuple[float, float]]
-Asked = tuple[str, str, str, Moments]
-"""What is to be told, the question that decides, the answer that means now, and the moments."""
+Asked = tuple[str, str, str, Moments, Callable[[float], bool | None]]
+"""What is to be told, the question that decides, the answer that means now, the moments, and whether it holds."""
 STEP = 0.25
 ACT_SECONDS, TOUCH_SECONDS = 1.0, 0.5
 EMPTY_SHARE = 0.25
@@ -25,13 +26,18 @@ EMPTY_SHARE = 0.25
 def appears(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
     name = thing.name(0).removeprefix("the ")
     moments = [(s.start, s.end) for s in thing.segments if s.kind == "enter"]
-    yield f"Tell me when the {name} appears.", f"Is there a {name} in the picture?", "Yes", moments
+    here = partial(scene.presence, thing)
+    yield f"Tell me when the {name} appears.", f"Is there a {name} in the picture?", "Yes", moments, here
 
 
 def leaves(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
     name = thing.name(0).removeprefix("the ")
     moments = [(s.start, s.end) for s in thing.segments if s.kind == "leave"]
-    yield f"Tell me when the {name} leaves.", f"Is there a {name} in the picture?", "No", moments
+
+    def gone(time: float) -> bool:
+        return scene.presence(thing, time) is False
+
+    yield f"Tell me when the {name} leaves.", f"Is there a {name} in the picture?", "No", moments, gone
 
 
 def acts(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
@@ -39,7 +45,7 @@ def acts(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked
         what = f"{thing.name(0)} performs the {ACTION_NAMES[action]}"
         moments = [(s.start, s.start + ACT_SECONDS) for s in thing.acts if s.action == action]
         question = f"Is {thing.name(0)} performing the {ACTION_NAMES[action]}?"
-        yield f"Tell me when {what}.", question, "Yes", moments
+        yield f"Tell me when {what}.", question, "Yes", moments, partial(_does, thing, action)
 
 
 def is_at(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
@@ -48,7 +54,8 @@ def is_at(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Aske
         if scene.presence(thing, 0.0) and thing.at(0.0).place == thing.at(0.0).target == cell:
             moments.insert(0, (0.0, 0.0))  # it is there when the instruction is given
         there = f"{thing.name(0)} at the {REGION_NAMES[cell]}"
-        yield f"Tell me when {there.replace(' at ', ' is at ')}.", f"Is {there}?", "Yes", moments
+        stands = partial(_stands, scene, thing, cell)
+        yield f"Tell me when {there.replace(' at ', ' is at ')}.", f"Is {there}?", "Yes", moments, stands
 
 
 def are_n(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
@@ -63,7 +70,7 @@ def are_n(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Aske
                 before, onset = now, time
         text = f"there are {number} objects" if number != 1 else "there is 1 object"
         question = f"Are there still {number} objects in the current frame now?"
-        yield f"Tell me when {text} in the picture.", question, "Yes", moments
+        yield f"Tell me when {text} in the picture.", question, "Yes", moments, partial(_counts, scene, number)
 
 
 def touches(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
@@ -72,14 +79,41 @@ def touches(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[As
         if other is not thing and (meets or scene.level == 4):
             moments = [(s.start, s.start + TOUCH_SECONDS) for s in meets]
             names = thing.name(0), other.name(0)
-            yield f"Tell me when {names[0]} touches {names[1]}.", f"Does {names[0]} meet {names[1]}?", "Yes", moments
+            text, question = f"Tell me when {names[0]} touches {names[1]}.", f"Does {names[0]} meet {names[1]}?"
+            yield text, question, "Yes", moments, partial(_meets, meets)
+
+
+def _does(thing: Thing, action: int, time: float) -> bool:
+    return thing.at(time).action == action
+
+
+def _stands(scene: Scene, thing: Thing, cell: int, time: float) -> bool:
+    return thing.at(time).place == thing.at(time).target == cell and bool(scene.presence(thing, time))
+
+
+def _counts(scene: Scene, number: int, time: float) -> bool:
+    return scene.count(time) == number
+
+
+def _meets(meets: Sequence[Segment], time: float) -> bool:
+    return any(segment.start <= time < segment.end for segment in meets)
 
 
 KINDS = {kind.__name__: kind for kind in (appears, leaves, acts, is_at, are_n, touches)}
 
 
-def standing_rows(scene: Scene, video: str, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """At most one row of each kind: mostly of something that happens, sometimes of what does not.
+def spans(scene: Scene, holds: Callable[[float], bool | None]) -> Moments:
+    """Seconds in which something holds, to a STEP."""
+    found: Moments = []
+    for time in np.arange(0, scene.seconds, STEP).tolist():
+        if holds(time):
+            start = found.pop()[0] if found and found[-1][1] == time else time
+            found.append((start, time + STEP))
+    return found
+
+
+def standing_rows(scene: Scene, video: str, rng: np.random.Generator, *, every: bool = False) -> list[dict[str, Any]]:
+    """At most one row of each kind: mostly of something that happens, sometimes of what does not. With `every`, all.
 
     Things that change their colour or hide are left out: when they appear is a matter of words.
     """
@@ -87,12 +121,15 @@ def standing_rows(scene: Scene, video: str, rng: np.random.Generator) -> list[di
     rows = []
     for name, kind in KINDS.items() if things else ():
         asked = [one for place in rng.permutation(len(things)) for one in kind(scene, things[place], rng)]
-        asked = [(*one[:3], [(a, min(b, scene.seconds)) for a, b in one[3] if a < scene.seconds]) for one in asked]
+        asked = list({one[0]: one for one in asked}.values())
+        asked = [
+            (*one[:3], [(a, min(b, scene.seconds)) for a, b in one[3] if a < scene.seconds], one[4]) for one in asked
+        ]
         wants_none = bool(rng.random() < EMPTY_SHARE)
         found = [one for one in asked if (not one[3]) == wants_none] or asked
-        if found:
-            text, question, expect, moments = found[0]
+        for text, question, expect, moments, holds in asked if every else found[:1]:
             events = [{"start": start, "time": time, "say": "Yes"} for start, time in moments]
             standing = {"text": text, "question": question, "expect": expect, "from": 0.0, "events": events}
+            standing["holds"] = spans(scene, holds)
             rows.append({"video": video, "kind": name, "things": len(scene.things), "standing": standing})
     return rows
