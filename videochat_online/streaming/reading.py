@@ -140,7 +140,7 @@ class WatchedRow:
 def read_video(
     session: StreamingSession, video: VideoReader, rows: Sequence[StandingRow], *, fps: float
 ) -> dict[str, torch.Tensor]:
-    """`times` and `changes` (T,) of the frames, and of the n-th thing asked `seen n` (S,) numbers of the frames at which
+    """`times` and `changes` (T,) of the frames; of the n-th thing asked `seen n` (S,) the frames at which
     it stood, `yes n` (S,).
 
     More instructions than stand at a time are read in further passes. The session is reset before each.
