@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,7 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     if options.gate_only and not options.gate:
         raise ValueError("--gate-only goes with --gate FILE")
     benchmark = PUSHED[options.benchmark]() if options.benchmark else None
-    rows, left_out = benchmark.read(options.annotations) if benchmark else (read_standing_rows(options.annotations), [])
-    names = sorted({row.video for row in rows})[: options.limit and max(0, options.limit)]
-    if len(names) < 2:
-        raise ValueError(f"{options.annotations}: thresholds are fixed on other videos, so two or more are needed")
-    rows = [row for row in rows if row.video in names]
-    for line in left_out:
-        print(f"caution: left out: {line}", file=sys.stderr)
+    rows, left_out = _rows(options, benchmark)
     if options.blind:
         return _blind(benchmark, rows)
     judge = _judge(options, benchmark)
@@ -92,7 +87,7 @@ def run_standing_eval(options: argparse.Namespace) -> int:
         "model": options.model,
         "gate": options.gate and str(options.gate),
         "fps": options.fps,
-        "videos": len(names),
+        "videos": len({row.video for row in rows}),
         "instructions": len(watched),
         "moments": sum(len(one.row.moments) for one in watched),
         "minutes": round(sum(one.seconds for one in watched) / 60, 1),
@@ -103,13 +98,29 @@ def run_standing_eval(options: argparse.Namespace) -> int:
         found, said = scored(benchmark, watched, players)
         report["benchmark"] = {**found, "words": _words(benchmark, watched, said, library, session, judge, options)}
     # 4. the report
-    lines = [json.dumps(_line(one, n, series), ensure_ascii=False) + "\n" for n, one in enumerate(watched)]
-    write_text(options.output / "probabilities.jsonl", "".join(lines))
-    write_json(options.output / "report.json", report)
-    write_text(options.output / "report.svg", curves_of(report["players"]))
-    write_text(options.output / "report.md", text := as_text(report))
-    print(text)
+    _write(options.output, report, [_line(one, n, series) for n, one in enumerate(watched)])
     return INCOMPLETE if left_out else 0
+
+
+def _write(folder: Path, report: dict[str, Any], lines: Sequence[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_text(folder / "probabilities.jsonl", text)
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.svg", curves_of(report["players"]))
+    write_text(folder / "report.md", text := as_text(report))
+    print(text)
+
+
+def _rows(options: argparse.Namespace, benchmark: Pushed | None) -> tuple[list[StandingRow], list[str]]:
+    """Those of the first --limit videos, and what of the file is left out."""
+    rows, left_out = benchmark.read(options.annotations) if benchmark else (read_standing_rows(options.annotations), [])
+    names = sorted({row.video for row in rows})[: options.limit and max(0, options.limit)]
+    if len(names) < 2:
+        raise ValueError(f"{options.annotations}: thresholds are fixed on other videos, so two or more are needed")
+    rows = [row for row in rows if row.video in names]
+    for line in left_out:
+        print(f"caution: left out: {line}", file=sys.stderr)
+    return rows, left_out
 
 
 def _blind(benchmark: Pushed | None, rows: Sequence[StandingRow]) -> int:
