@@ -196,5 +196,5 @@ def test_no_tensor_of_the_product_is_moved_to_a_device_by_name():
                 given += node.args if node.func.attr in MOVES else []
                 texts = [part for one in given for part in ast.walk(one)]  # also in f"cuda:{rank}"
                 words = [one.value for one in texts if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-                is_own = path.name == "frozen.py" and "LOCAL_RANK" in words  # the process's own, to quantize
+                is_own = path.name == "parts.py" and "LOCAL_RANK" in words  # the process's own, to quantize
                 assert is_own or not [word for word in words if word.startswith(named)], where
