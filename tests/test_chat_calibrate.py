@@ -49,7 +49,7 @@ def test_a_file(capsys, monkeypatch):
     told = ["--tell-me", TOP, "--fps", "4"]
     assert main(["chat", CLIP, *told, "--calibrate", "200"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"{TOP}\n0.3 minutes, 80 readouts, P up to 0.99") and "[" not in said
+    assert said.startswith(f"{TOP}\n0.3 minutes, 80 readouts, P up to 0.76") and "[" not in said
     threshold = said.split("--threshold ")[1].split(" ")[0]
     assert main(["chat", CLIP, *told, "--threshold", threshold, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["events"]) == 1 < 200 * 19.75 / 3600 + 0.1  # as it was promised

@@ -25,7 +25,7 @@ from videochat_online.serve import webhooks
 from videochat_online.serve.client import Client, ServerError
 from videochat_online.serve.limits import Limits
 from videochat_online.serve.webhooks import Webhooks
-from videochat_online.streaming.gate import Gate, GateFacts, GateNetwork
+from videochat_online.streaming.gate import Gate, GateNetwork
 from videochat_online.streaming.standing import StandingEvent, Watchlist
 
 SECRET = base64.b64encode(b"between us").decode()
@@ -298,13 +298,11 @@ def test_what_an_operator_mistypes(settings, problem):
 def gate(pocket, tmp_path):
     """Of pocket's shape; P is 0.9 whatever it sees, and it was trained for a threshold of 0.8."""
     model, _ = pocket
-    facts = GateFacts.of(model, "pocket", threshold=0.8)
-    network = GateNetwork(3 * (len(facts.layers) * facts.width + 1))
+    network = GateNetwork(*Gate.sizes(model))
     for weight in network.parameters():
         torch.nn.init.zeros_(weight)
-    for member in network.members:
-        torch.nn.init.constant_(member[-1].bias, 2.2)
-    Gate(network, facts).save(tmp_path / "gate.safetensors")
+    torch.nn.init.constant_(network.out[-1].bias, 2.2)
+    Gate(network, 0.8, "pocket").save(tmp_path / "gate.safetensors")
     return tmp_path / "gate.safetensors"
 
 

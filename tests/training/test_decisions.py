@@ -25,7 +25,7 @@ def test_seconds_are_chosen_by_their_moment():
     assert all(3 <= t <= 50 and min(abs(t - m) for m in (20, 22, 40)) > 5 for t in by_name["quiet"])
     assert not {20, 21, 24, 42} & {t for _, t, *_ in found}  # either answer would do
     assert {(question, answer) for name, _, question, answer in found if name == "now"} == {
-        ("Is it true now that it rains? Answer Yes or No.", "Yes")
+        ("Is it so now that it rains?", "Yes")
     }
     empty = decisions(StandingRow("v", "Is it on?", (), expect="No"), np.random.default_rng(0))
     assert [(name, answer) for name, _, _, answer in empty] == [("quiet", "Yes")]
