@@ -361,7 +361,7 @@ def test_an_answer_that_does_not_end_in_time_is_ended_with_an_error(serve, endle
         list(pieces)
 
 
-def test_a_server_that_is_stopped_does_not_wait_for_a_token_that_takes_long(serve, png, wait_until, monkeypatch, caplog):
+def test_a_stopped_server_does_not_wait_for_a_token_that_takes_long(serve, png, wait_until, monkeypatch, caplog):
     """A long prompt, say: whoever listens is told in time, and nothing is logged as a fault of ours."""
     goes_on, inside = threading.Event(), []
 
@@ -380,18 +380,18 @@ def test_a_server_that_is_stopped_does_not_wait_for_a_token_that_takes_long(serv
     pieces = RemoteSession(client, streamed).ask("What?")
     assert next(pieces) == "and "
     body = json.dumps({**ASK, "stream": False}).encode()
-    with closing(left(server, "POST", f"/v1/sessions/{whole}/questions", body)) as waits:
-        with sync_client.connect(f"{url}/s/door/v1/realtime") as talk:
-            talk.send(json.dumps({"type": "response.create", "response": {"instructions": "Say."}}))
-            wait_until(lambda: len(inside) == 3 and server.sessions.turns.num_held == 3)
-            server.server.should_exit = True
-            assert b" 503 " in waits.makefile("rb").readline()
-            with pytest.raises(ServerError, match="the server is being stopped"):
-                list(pieces)
-            with pytest.raises(exceptions.ConnectionClosed) as caught:
-                while True:
-                    talk.recv(timeout=60)
-            assert caught.value.rcvd.code == 1001
+    waits = left(server, "POST", f"/v1/sessions/{whole}/questions", body)
+    with closing(waits), sync_client.connect(f"{url}/s/door/v1/realtime") as talk:
+        talk.send(json.dumps({"type": "response.create", "response": {"instructions": "Say."}}))
+        wait_until(lambda: len(inside) == 3 and server.sessions.turns.num_held == 3)
+        server.server.should_exit = True
+        assert b" 503 " in waits.makefile("rb").readline()
+        with pytest.raises(ServerError, match="the server is being stopped"):
+            list(pieces)
+        with pytest.raises(exceptions.ConnectionClosed) as caught:
+            while True:
+                talk.recv(timeout=60)
+        assert caught.value.rcvd.code == 1001
     wait_until(lambda: not server.server.servers or not server.server.servers[0].is_serving())
     goes_on.set()
     assert [one for one in caplog.records if one.levelname == "ERROR"] == []
