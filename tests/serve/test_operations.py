@@ -338,12 +338,13 @@ def test_what_waits_when_a_server_is_stopped_is_told_so(serve, wait_until, png, 
     ]
     opened.append(raw(server, f"GET /v1/sessions/{keys[0]}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()))
     wait_until(lambda: sessions.turns.num_entered == sessions.reading.num_waiting == 1)
-    assert b": listening" in opened[2].recv(2**16)
-    server.server.should_exit = True
-    for one in opened[:2]:
-        with closing(one):
-            assert b" 503 " in one.makefile("rb").readline()
     with closing(opened[2]), opened[2].makefile("rb") as told:
+        while b": listening" not in told.readline():
+            pass
+        server.server.should_exit = True
+        for one in opened[:2]:
+            with closing(one):
+                assert b" 503 " in one.makefile("rb").readline()
         assert b"event: end" in told.read()
     assert [one for one in caplog.records if one.levelname == "ERROR"] == []
 
@@ -358,6 +359,42 @@ def test_an_answer_that_does_not_end_in_time_is_ended_with_an_error(serve, endle
     server.server.should_exit = True
     with pytest.raises(ServerError, match="the server is being stopped"):
         list(pieces)
+
+
+def test_a_stopped_server_does_not_wait_for_a_token_that_takes_long(serve, png, wait_until, monkeypatch, caplog):
+    """A long prompt, say: whoever listens is told in time, and nothing is logged as a fault of ours."""
+    goes_on, inside = threading.Event(), []
+
+    def run(work: Any) -> Any:
+        inside.append(work)
+        yield "and "
+        assert goes_on.wait(60)
+
+    monkeypatch.setattr("videochat_online.streaming.session.stream_pieces", run)
+    monkeypatch.setattr(running, "LAST_SECONDS", 2)
+    server = serve(shutdown_seconds=0.1)
+    client, url = Client(server.address), server.address.replace("http", "ws")
+    whole, streamed = (client.call("POST", "/v1/sessions", {})["id"] for _ in range(2))
+    for key in (whole, streamed):
+        RemoteSession(client, key).see(png(1), 0.0)
+    pieces = RemoteSession(client, streamed).ask("What?")
+    assert next(pieces) == "and "
+    body = json.dumps({**ASK, "stream": False}).encode()
+    waits = left(server, "POST", f"/v1/sessions/{whole}/questions", body)
+    with closing(waits), sync_client.connect(f"{url}/s/door/v1/realtime") as talk:
+        talk.send(json.dumps({"type": "response.create", "response": {"instructions": "Say."}}))
+        wait_until(lambda: len(inside) == 3 and server.sessions.turns.num_held == 3)
+        server.server.should_exit = True
+        assert b" 503 " in waits.makefile("rb").readline()
+        with pytest.raises(ServerError, match="the server is being stopped"):
+            list(pieces)
+        with pytest.raises(exceptions.ConnectionClosed) as caught:
+            while True:
+                talk.recv(timeout=60)
+        assert caught.value.rcvd.code == 1001
+    wait_until(lambda: not server.server.servers or not server.server.servers[0].is_serving())
+    goes_on.set()
+    assert [one for one in caplog.records if one.levelname == "ERROR"] == []
 
 
 def test_an_answer_does_not_wait_long_for_other_threads(monkeypatch):

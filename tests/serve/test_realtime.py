@@ -312,7 +312,7 @@ def test_what_is_told_back_is_small(serve):
 
 
 def test_an_answer_that_was_cancelled_tells_what_it_cost(serve, data_uri, monkeypatch):
-    server = serve()
+    server, goes_on = serve(), threading.Event()
     with connected(server, "/s/door/v1/realtime") as talk:
         session = server.sessions.named("door").session
         original = session.language.answer
@@ -320,6 +320,7 @@ def test_an_answer_that_was_cancelled_tells_what_it_cost(serve, data_uri, monkey
         def cancelled(question, *, emit, **named):
             while not named["stop"].wait(0.01):
                 emit("and ")
+            assert goes_on.wait(60)
             return original(question, emit=lambda piece: None, **named)
 
         monkeypatch.setattr(session.language, "answer", cancelled)
@@ -327,7 +328,11 @@ def test_an_answer_that_was_cancelled_tells_what_it_cost(serve, data_uri, monkey
         talk.say("What?")
         talk.send("response.create")
         talk.until("response.output_text.delta")
-        talk.send("response.cancel")
+        for _ in range(2):  # a client that is in a hurry
+            talk.send("response.cancel")
+            talk.send("input_audio_buffer.clear")
+            talk.until("input_audio_buffer.cleared")
+        goes_on.set()
         usage = talk.until("response.done")[-1]["response"]["usage"]
         assert usage["input_token_details"]["image_tokens"] > 0 and usage["output_tokens"] == 1
 

@@ -101,7 +101,7 @@ class RunningAnswer(AsyncIterator[str]):
         self._loop, self._ready = asyncio.get_running_loop(), asyncio.Event()
         self._made: deque[str | None] = deque()
         self._room = threading.Semaphore(DEPTH)
-        self._left = self._has_begun = False
+        self._left = self._has_begun = self._is_stopped = False
         self._error: BaseException | None = None
         self.ended = asyncio.Event()
         sessions.running.add(self)
@@ -129,13 +129,15 @@ class RunningAnswer(AsyncIterator[str]):
         self._place.release()
         self._room.release()
         if error is not None:
+            self._is_stopped = True
             self._made.append(None)
             self._ready.set()
 
     async def close(self) -> None:
-        """End it, and wait for that."""
+        """End it, and wait for that; where the server is being stopped, its thread ends by itself."""
         self.leave()
-        await self.ended.wait()
+        if not self._is_stopped:
+            await self.ended.wait()
 
     def _take(self) -> None:
         try:

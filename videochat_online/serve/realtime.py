@@ -117,9 +117,9 @@ class ActiveResponse:
 
     def cancel(self) -> None:
         """It ends at once where it waits for its turn, and at the model's next token where it is being made."""
-        self.is_cancelled = True
-        if self.task is not None:
+        if self.task is not None and not self.is_cancelled:  # a second time would end the wait for its last token
             self.task.cancel()
+        self.is_cancelled = True
 
     def item_as(self, status: str, content: list[Event]) -> Event:
         about = {"id": self.item, "object": "realtime.item", "type": "message", "role": "assistant"}
