@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.demo.steps import (
     is_answered,
     is_in_state,
     names,
+    pauses,
     tell,
     until,
     upload,
@@ -94,34 +96,46 @@ def test_questions_during_an_answer(demo, visit):
     assert sorted(asked) == sorted(wanted)
 
 
-def test_an_answer_is_cancelled(demo, visit, monkeypatch):
-    """The answer stands where it was broken off, and the button asks again."""
-    import threading
+class Slow:
+    """An answer whose second piece waits for `goes_on`."""
 
+    goes_on = threading.Event()
+
+    def __init__(self, pieces):
+        self.pieces, self.question, self.num = pieces, pieces.question, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.num += 1
+        if self.num == 2:
+            self.goes_on.wait(30)
+        return next(self.pieces)
+
+    def close(self):
+        self.pieces.close()
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """slow(session): its answers wait from now on, until the event that is returned is set."""
+
+    def slow_down(session):
+        real, event = session.session.ask_stream, threading.Event()
+        monkeypatch.setattr(Slow, "goes_on", event)
+        monkeypatch.setattr(session.session, "ask_stream", lambda *a, **k: Slow(real(*a, **k)))
+        return event
+
+    return slow_down
+
+
+def test_an_answer_is_cancelled(demo, visit, slow):
+    """The answer stands where it was broken off, and the button asks again."""
     page = visit()
     watch_sample(page)
-    session, goes_on = the_session(demo), threading.Event()
-    real = session.session.ask_stream
-
-    class Slow:
-        """An answer whose second piece waits."""
-
-        def __init__(self, pieces):
-            self.pieces, self.question, self.num = pieces, pieces.question, 0
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            self.num += 1
-            if self.num == 2:
-                goes_on.wait(30)
-            return next(self.pieces)
-
-        def close(self):
-            self.pieces.close()
-
-    monkeypatch.setattr(session.session, "ask_stream", lambda *a, **k: Slow(real(*a, **k)))
+    session = the_session(demo)
+    goes_on = slow(session)
     page.get_by_label("Your question").fill("What is happening now?")
     page.get_by_role("button", name="Ask", exact=True).click()
     page.get_by_role("button", name="Cancel").click()
@@ -130,6 +144,22 @@ def test_an_answer_is_cancelled(demo, visit, monkeypatch):
     page.get_by_role("button", name="Ask", exact=True).wait_for()
     is_answered(page, 1)
     assert session.track.turns[0].is_done
+
+
+def test_a_reload_in_the_middle_of_an_answer(demo, visit, slow):
+    """The question and what was said are there again, it ends, and the next one is answered."""
+    page = visit()
+    watch_sample(page)
+    goes_on = slow(the_session(demo))
+    page.get_by_label("Your question").fill("What is happening now?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.wait_for_function("vcoPage.state().talk?.length === 1")
+    page.reload(wait_until="domcontentloaded")
+    page.locator(".v-you", has_text="What is happening now?").wait_for()
+    goes_on.set()
+    is_answered(page, 1)
+    ask(page, "And now?")
+    assert is_answered(page, 2)
 
 
 def test_several_pages_of_one_browser(demo, visit):
@@ -290,6 +320,65 @@ def test_mistakes_are_told_and_the_dialogue_stays(demo, visit, clips, tmp_path):
     assert page.locator("#v-lost .v-alert").count() == 0
 
 
+def test_a_mistake_stays_until_it_is_mended(demo, visit, clips, tmp_path):
+    """Neither the next tick nor what is said unasked takes it away."""
+    page = visit()
+    (tmp_path / "letter.txt").write_text("no video")
+    for path in (clips.bad, tmp_path / "letter.txt"):
+        upload(page, path)
+        page.locator("#v-fault", has_text=path.name).wait_for()
+        page.wait_for_function("vcoPage.state().id")  # a tick came since: there is a session, which watches nothing
+        assert page.locator("#v-fault").is_visible(), path
+    watch_sample(page)
+    assert not page.locator("#v-fault").is_visible()
+    pauses(page)
+    ask(page, "")
+    page.locator("#v-wrong", has_text="Type a question first").wait_for()
+    page.evaluate("vcoPage.show({...vcoPage.state(), talk: [{event: 1, t: 0, key: 'a', wish: 'b', a: 'c'}]})")
+    assert page.locator("#v-wrong").is_visible()
+    ask(page, "What?")
+    is_answered(page, 1)
+    page.locator("#v-wrong").wait_for(state="hidden")
+
+
+def test_what_a_visitor_writes_is_words(demo, visit, clips, tmp_path):
+    """Markup in a file's name, a question or an instruction is shown, never run; long words stay in their boxes."""
+    page, evil = visit(), "<img src=x onerror='window.ran=1'>"
+    path = tmp_path / "<img src=x onerror=ran=1>.mp4"
+    path.write_bytes(clips.one.read_bytes())
+    upload(page, path)
+    names(page, "<img src=x onerror=ran=1>.mp4")
+    ask(page, evil)
+    is_answered(page, 1)
+    tell(page, evil)
+    page.locator(".v-you").click()
+    page.locator("#v-then", has_text=evil).wait_for()
+    page.get_by_role("button", name="Back to now").click()
+    wish = page.locator("#vco-wish input")
+    wish.fill("w" * 600)
+    wish.press("Enter")
+    page.locator(".v-wish").nth(1).wait_for()  # as long as the field takes it, an instruction may be
+    ask(page, "q" * 600)
+    is_answered(page, 2)
+    assert page.locator("img[src=x]").count() == 0 and page.evaluate("window.ran") is None
+    for part in ("html", "#v-log", "#v-wishes"):
+        assert page.evaluate("p => (e => e.scrollWidth - e.clientWidth)(document.querySelector(p))", part) <= 0, part
+
+
+def test_a_server_that_is_gone_says_so(demo, visit):
+    page = visit()
+    watch_sample(page)
+    until(page, 1)
+    page.context.set_offline(True)
+    page.locator("#v-lost", has_text="The server does not answer").wait_for()
+    page.locator("#v-source", has_text="no picture").wait_for()
+    page.context.set_offline(False)
+    page.wait_for_function("!document.querySelector('#v-lost .v-alert')")
+    demo.sessions.end(the_session(demo).key)  # as when the server was started again meanwhile
+    page.reload(wait_until="domcontentloaded")
+    page.locator("#v-fault", has_text="not here any more").wait_for()
+
+
 def test_places_end_with_the_page_and_take_the_files_with_them(demo, visit, clips, monkeypatch):
     monkeypatch.setattr("videochat_online.demo.visits.BACK_SECONDS", 0.2)
     pages = [visit() for _ in range(4)]
@@ -368,10 +457,9 @@ def test_it_fits(demo, visit, width, height):
             assert box["y"] >= 0 and box["y"] + box["height"] <= height and box["x"] + box["width"] <= width, part
     else:
         for name in ("chat", "tell", "memory"):
-            if page.locator(".v-tabs").is_visible():
-                page.locator(f".v-tabs [data-tab={name}]").click()
-                assert page.locator(".v-stage").bounding_box()["y"] == 0, "the video stays in sight"
-                assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            page.locator(f".v-tabs [data-tab={name}]").click()
+            assert page.locator(".v-stage").bounding_box()["y"] == 0, "the video stays in sight"
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
 
 
 def axe() -> str:

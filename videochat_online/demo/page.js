@@ -2,7 +2,7 @@
 // The page in the browser: draws the state that the server sends with each tick, in place, so that focus and scrolling
 // stay; and sends what the visitor does as named actions. view.py says what a state holds; seconds, P from 0 to 1.
 const vcoPage = (() => {
-  const NOTICE_MS = 8000, CAMERA_MS = 250, CAMERA_SIDE = 640, SCREEN_MS = 20, SEEK_MS = 6000, NEAR_SECONDS = 1.5, SPEEDS = [1, 2, 4, 0.5];
+  const NOTICE_MS = 8000, CAMERA_MS = 250, CAMERA_SIDE = 640, SCREEN_MS = 20, SEEK_MS = 6000, AWAY = 3, NEAR_SECONDS = 1.5, SPEEDS = [1, 2, 4, 0.5];
   const $ = id => document.getElementById("v-" + id), all = query => [...document.querySelectorAll(query)];
   const icon = name => `<svg class="v-i" aria-hidden="true"><use href="#i-${name}"/></svg>`;
   const safe = text => String(text).replace(/[&<>"]/g, c => `&#${c.charCodeAt(0)};`);
@@ -57,7 +57,7 @@ const vcoPage = (() => {
     if (S.id !== id || S.run !== before) {
       S.then = part.then ?? null; heard = null; closeCard(); closeSheet(); isChoosing = false; $("lanes").known?.clear();
       $("lanes").replaceChildren();
-      if (part.id) look();
+      if (part.source) look();
     }
     if ("id" in part && (S.id !== id || !S.id)) kept(own, "vco-session", S.id);
     if (part.saved) closeSheet();
@@ -65,8 +65,9 @@ const vcoPage = (() => {
     draw();
     if (part.ended && !ended) fault("start", part.ended);
   };
-  const clearFaults = part => { if (part.run !== S.run) clearFault("start");
-    if (part.talk?.length !== S.talk?.length) clearFault("question");
+  const lastTurn = part => part.talk?.findLast(one => one.q)?.turn;
+  const clearFaults = part => { if ((part.run || 0) !== (S.run || 0)) clearFault("start"); // 0: nothing watched yet
+    if (lastTurn(part) !== lastTurn(S)) clearFault("question");
     if (part.wishes?.length !== S.wishes?.length) clearFault("wish") };
 
   // ---- mistakes, each at its place ---------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ const vcoPage = (() => {
     if (opened && at === "start") return fault(opened, text);
     const [, name, rest] = /^(.{1,120}?:)(\s.*)$/s.exec(text) ?? [null, text, ""];
     const words = `${icon("warn")}<p><b>${safe(name)}</b>${safe(rest)}</p>`;
-    if (!S.id || isChoosing) {
+    if (!S.source || isChoosing) { // a session may be there, and nothing watched yet
       const isFile = file.sent; file.sent = false;
       $("fault").innerHTML = words + (isFile ? '<button class="v-btn" data-do="file">Choose another file</button>'
         : ""); $("fault").hidden = false;
@@ -114,13 +115,15 @@ const vcoPage = (() => {
   };
   const drawStage = has => {
     if (!has) return say($("lost"), "", true);
-    const name = S.source[0].toUpperCase() + S.source.slice(1), gone = S.problem || S.state === "stalled"
+    const away = S.seen && look.failed >= AWAY; // what was seen can always be fetched, but from a server that is gone
+    const name = S.source[0].toUpperCase() + S.source.slice(1), gone = away || S.problem || S.state === "stalled"
       || S.state === "reconnecting";
     say($("source").lastChild,
       name + (gone ? " · no picture" : S.state === "over" ? " · ended" : S.state === "paused" ? " · paused" : ""));
     $("source").firstChild.className = "v-dot" + (gone ? " v-red" : S.state === "over" || S.state === "paused" ? " v-still" : "");
     const mine = S.source === "your camera" && !camera.on && S.state !== "over", at = `at ${stamp(S.position)}`;
-    const what = S.wrong ? `<b>${safe(S.wrong)}</b>` : !gone ? "" : S.source === "your camera"
+    const what = S.wrong ? `<b>${safe(S.wrong)}</b>` : !gone ? "" : away ? "<b>The server does not answer.</b><br>The page goes on when it is back."
+      : S.source === "your camera"
       ? `<b>The camera stopped sending ${at}.</b><br>The model keeps what it saw. You can go on asking.`
       : `<b>${safe(S.problem || name + " stands still")}</b><br>${S.seen ? "The model keeps what it saw. You can go on asking." : ""}`;
     const button = S.wrong
@@ -349,11 +352,12 @@ const vcoPage = (() => {
 
   // ---- what the visitor does ---------------------------------------------------------------------------------------
   const look = () => { // the picture on screen; as soon as it is there it fetches the next one
-    const screen = $("screen"), address = `live/${S.id}/screen.jpg?${S.run}`, mine = look.mine = {};
+    const screen = $("screen"), address = `live/${S.id}/screen.jpg?${S.run}`, mine = look.mine = {}; look.failed = 0;
     const next = () => { if (look.mine === mine && S.id) screen.src = `${address}.${Date.now()}` };
-    screen.onload = () => { const around = document.querySelector(".v-ambient");
+    screen.onload = () => { look.failed = 0; const around = document.querySelector(".v-ambient");
       around.getContext("2d").drawImage(screen, 0, 0, 48, 48); setTimeout(next, SCREEN_MS) };
-    screen.onerror = () => setTimeout(next, 1000);
+    screen.onerror = () => { // no broken picture over the stage
+      screen.removeAttribute("src"); if (++look.failed === AWAY) draw(); setTimeout(next, 1000) };
     next();
   };
   const seeking = seek => {

@@ -39,12 +39,14 @@ HERE = Path(__file__).parent
 TICK_SECONDS = 0.5
 MOST_SEED = 2**31
 ENDED = "Your session was not used for a while and has ended. Start it again."
+GONE = "Your video and dialogue are not here any more: the session has ended. Start it again."
 JS_ON_LOAD = "vcoPage.begin({send: data => trigger('act', data), ask: text => trigger('ask', text), upload, \
 value: props.value});\
 watch('value', () => vcoPage.show(props.value))"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 BARE: dict[str, Any] = {"show_label": False, "container": False, "max_lines": 1, "interactive": False}
 """For fields that need no label but a screen reader's, and a stream."""
+TELL = "Tell me when "
 OF_SHAPES: State = {
     "chip": "knows coloured shapes only",
     "questions": ("What is happening now?", "Where is the object now?", "How many objects are on the screen?",
@@ -147,7 +149,8 @@ class Page:
     def _add_telling(self) -> None:
         with gr.Row(elem_id="vco-telling", elem_classes="v-fields"):
             gr.HTML("<h2>Tell me when…</h2>", js_on_load=None, apply_default_css=False)
-            self.wish = gr.Textbox(label="Tell me when", elem_id="vco-wish", max_length=MOST_CHARACTERS, **BARE)
+            most = MOST_CHARACTERS - len(TELL)  # it is put before what is written here
+            self.wish = gr.Textbox(label="Tell me when", elem_id="vco-wish", max_length=most, **BARE)
             self.add_button = gr.Button("Add", elem_id="vco-add", interactive=False)
         self._html("wishes")
 
@@ -322,7 +325,7 @@ class Page:
         if not text.strip():
             raise ValueError("Say what to look out for first.")
         is_whole = LEAD.match(text.strip()) or text.strip().endswith("?")
-        visit.running().session.watch_for(text if is_whole else f"Tell me when {text.strip()}")
+        visit.running().session.watch_for(text if is_whole else TELL + text.strip())
         return {"is_told": True}
 
     def rule(
@@ -346,7 +349,7 @@ class Page:
         try:
             visit.resume(key)
         except UnknownSession:
-            return {"id": None}
+            return {"id": None, "ended": GONE}
         return {"again": True}
 
     def change(
