@@ -282,3 +282,64 @@ def test_a_video_that_ends_before_its_instruction(tmp_path: Path, capsys):
     command = ["eval", "standing", "--benchmark", "streamingbench-pushed", "--annotations", str(tmp_path / file)]
     assert main([*command, "--videos", str(tmp_path), "--output", str(tmp_path / "run")]) == 2
     assert "has no frame for the instruction" in capsys.readouterr().err
+
+
+def test_odd_videos_cost_their_own_rows_only(tmp_path: Path, capsys):
+    file, records, _ = RUNS["streamingbench-pushed"]
+    more = [{**records[0], "video_path": f"./videos/sample_{n}_proactive.mp4"} for n in (2, 3, 4)]
+    (tmp_path / file).write_text(json.dumps([*records, *more]))
+    for n, frames in ((0, 26), (1, 26), (2, 3)):
+        write_video(tmp_path / f"videos/sample_{n}_proactive.mp4", frames, fps=2)
+    (tmp_path / "videos/sample_3_proactive.mp4").write_bytes(b"no video")
+    command = ["eval", "standing", "--benchmark", "streamingbench-pushed", "--annotations", str(tmp_path / file)]
+    assert main([*command, "--videos", str(tmp_path), "--output", str(tmp_path / "run")]) == 3
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert (report["videos"], report["instructions"], len(report["left_out"])) == (2, 2, 3)
+    said = capsys.readouterr()
+    for why in ("has no frame for the instruction", "is not a video", "sample_4_proactive.mp4: not found below"):
+        assert said.err.count(why) == 1 and said.out.count(why) == 1
+    (tmp_path / "videos/sample_1_proactive.mp4").unlink()
+    assert main([*command, "--videos", str(tmp_path), "--output", str(tmp_path / "run")]) == 2
+    assert "two of the 5 videos or more must be watchable, such as sample_1" in capsys.readouterr().err
+
+
+NAN = float("nan")
+ODD = {
+    "omnimmi": (OMNIMMI[0], [{"answer": []}, {"answer": "48"}, {"answer": [NAN, 8]}, {"answer": [[4], 8]}]),
+    "ovo-timing": (TIMED[0], [{"start_times": []}, {"start_times": [NAN]}, {"test_info": [{"realtime": NAN}]}]),
+    "ovo-forward": (TIMED[1], [
+        {"all_steps": ["boil", "boil"]}, {"start_time": [NAN, 20]}, {"test_info": []},
+        *({"test_info": [{"realtime": 24, "step": "pour", "type": 1, **odd}]}
+          for odd in ({"realtime": "late"}, {"realtime": NAN}, {"step": "stir"}, {"step": None}, {"type": None})),
+    ]),
+    "streamingbench-polled": (STREAMING[0], [{"questions": [{"question": "x"}]}, {"questions": None}]),
+    "proactivevideoqa": (VIDEOQA[0], [
+        {"answer": []}, {"conversation": []},
+        *({"answer": [{**VIDEOQA[0]["answer"][0], **odd}]}
+          for odd in ({"content": None}, {"reply_timespan": [0, NAN]}, {"related_timespan": None})),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_records_are_left_out(name: str, tmp_path: Path, capsys):
+    record, odd = ODD[name]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([record, *({**record, **change} for change in odd)]))
+    assert main(["eval", "standing", "--benchmark", name, "--annotations", str(path), "--blind"]) == 2  # one video
+    path.write_text(json.dumps([record, {**record, **SECOND}, *({**record, **change} for change in odd)]))
+    assert main(["eval", "standing", "--benchmark", name, "--annotations", str(path), "--blind"]) == 0
+    said = capsys.readouterr()
+    assert [f"item {n}" in said.err for n in range(len(odd) + 2)] == [False, False, *[True] * len(odd)]
+    assert f"{2 * len(record.get('all_steps', 'x'))} rows" in said.out and "nan" not in said.out
+
+
+SECOND = {"video": "other_0.0_60.0.mp4", "video_path": "./videos/other_proactive.mp4"}
+
+
+def test_numbers_that_are_texts_count_as_numbers():
+    benchmark = PUSHED["ovo-forward"]()
+    written = json.loads(json.dumps(TIMED[2]), parse_int=str)
+    rows = [row for record in (TIMED[2], written) for row in benchmark.rows_of(record, Path("x"))]
+    assert benchmark.score(rows[:1], [[55.0]]) == benchmark.score(rows[1:], [[55.0]]) == {"CRR": 1.0}
+    assert benchmark.score(rows, [[55.0], [51.0]]) == {"CRR": 0.75}  # two records, though of one id

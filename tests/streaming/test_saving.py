@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from inspect import signature
 
 import pytest
+from safetensors.torch import save_file
 
 from videochat_online import MemoryConfig, StreamingSession, load_model
 from videochat_online.streaming.state import read_session, write_session
@@ -45,6 +47,42 @@ def test_a_file_that_is_no_session(pocket, tmp_path, golden):
         StreamingSession.restore(*pocket, tmp_path / "missing")
     with pytest.raises(ValueError, match="expected format"):
         StreamingSession.restore(*pocket, golden / "frames40.safetensors")
+
+
+def test_a_header_that_was_changed_is_one_clear_error(pocket, tmp_path):
+    session = watching(pocket, 20, recall="time")
+    session.ask("What now?", max_new_tokens=2)
+    session.watch_for("Tell me when it rains.", threshold=0.01)
+    session.see_many(pictures(1, 3), [20.0])
+    session.save(tmp_path / "one")
+    about, tensors = read_session(tmp_path / "one")
+    turn, (standing,) = about["turns"][0], about["watchlist"]["standing"]
+    assert standing["last"] and about["watchlist"]["events"]
+    changes = [
+        *({"picture_size": size} for size in (True, "64", [64], [0, 64], [64.0, 64.0], ["a", "b"], {"a": 1}, [])),
+        *({"recall": recall} for recall in (["time"], True, "tim", {}, 1.5)),
+        *({name: ["x"]} for name in about if name not in ("format", "picture_size", "recall", "turns")),
+        *({name: None} for name in ("memory", "turns", "watchlist", "num_skipped", "encode_seconds")),
+        *({"turns": [{**turn, name: ["x"]}]} for name in turn),
+        {"turns": [{"question": "x"}]},
+        {"turns": [3]},
+        *({"watchlist": {**about["watchlist"], "standing": [{**standing, name: ["x"]}]}}
+          for name in standing.keys() - {"readouts", "readout"}),
+        {"watchlist": {**about["watchlist"], "standing": [{**standing, "rule": {**standing["rule"], "once": None}}]}},
+        {"watchlist": {**about["watchlist"], "events": [{"id": 1}]}},
+        {"watchlist": {**about["watchlist"], "num_given": "x"}},
+        {"encode_seconds": float("nan")},
+    ]  # fmt: skip
+    for change in changes:
+        write_session(tmp_path / "two", tensors, {**about, **change})
+        with pytest.raises(ValueError) as refused:
+            StreamingSession.restore(*pocket, tmp_path / "two")
+        assert next(iter(change)) in str(refused.value), change
+        assert re.search("must be|it has no (turns|watchlist)", str(refused.value)), refused.value
+    for header in ("no json", "3", "[]", "null"):
+        save_file(tensors, tmp_path / "two", metadata={"session": header})
+        with pytest.raises(ValueError, match="is not a session written by"):
+            StreamingSession.restore(*pocket, tmp_path / "two")
 
 
 def test_every_option_is_saved(pocket, tmp_path):

@@ -36,6 +36,7 @@ from .intervals import accuracy_interval
 from .pushed import PUSHED, Pushed
 from .pushed.base import Judge
 from .pushed.scores import Player, as_lines, blind_scores, scored
+from .pushed.videos import watchable
 from .report import table
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -69,6 +70,12 @@ def run_standing_eval(options: argparse.Namespace) -> int:
         )
     # 2. their readouts
     library = VideoLibrary(options.videos)
+    if benchmark:
+        rows, odd = watchable(rows, library, options.fps)
+        names = sorted({row.video for row in rows})
+        left_out += odd
+        for line in odd:
+            print(f"caution: left out: {line}", file=sys.stderr)
     model, processor = load_from_flags(options)
     gate = Gate.load(options.gate, model) if options.gate else None
     session = StreamingSession(model, processor, memory=memory_from_flags(options, model))

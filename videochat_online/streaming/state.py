@@ -6,6 +6,8 @@ In the file, what is not a tensor stands as json in the header.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -67,10 +69,85 @@ def read_session(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tens
     """(about, tensors). Raises ValueError where the file is none of ours."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("session", "null"))
+            written = (file.metadata() or {}).get("session", "null")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is not a session written by StreamingSession.save ({error})") from error
-    if not about or about.get("format") != FORMAT:
+    try:
+        about = json.loads(written)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path} is not a session written by StreamingSession.save: expected format {FORMAT!r}")
+    if wrong := next(_wrong(about, HEADER, ""), None):
+        raise ValueError(f"{path} is not a session as StreamingSession.save writes it: {wrong}")
     return about, tensors
+
+
+# ---- what stands in the header --------------------------------------------------------------------------------------
+
+Kind = tuple[str, Callable[[Any], bool]]
+"""In words, and whether a value is one."""
+
+
+def _or_null(kind: Kind) -> Kind:
+    return f"{kind[0]} or null", lambda value: value is None or kind[1](value)
+
+
+TEXT: Kind = "a text", lambda value: isinstance(value, str)
+BOOL: Kind = "true or false", lambda value: isinstance(value, bool)
+WHOLE: Kind = "an integer >= 0", lambda value: type(value) is int and value >= 0
+NUMBER: Kind = "a number", lambda value: type(value) in (int, float) and isfinite(value)
+OBJECT: Kind = "an object", lambda value: isinstance(value, dict)
+SIZE: Kind = (
+    "a height and a width in pixels",
+    lambda value: isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value),
+)
+POINT: Kind = (
+    "a second and a probability",
+    lambda value: isinstance(value, list) and len(value) == 2 and all(map(NUMBER[1], value)),
+)
+
+TURN = {"question": TEXT, "answer": TEXT, "num_seen": WHOLE, "timestamp": _or_null(NUMBER)}
+EVENT = {
+    "id": WHOLE, "standing": TEXT, "instruction": TEXT, "time": NUMBER, "probability": NUMBER, "text": TEXT,
+    "quiet?": BOOL,
+}  # fmt: skip
+STANDING = {
+    "key": TEXT, "text": TEXT, "question": TEXT, "expect": TEXT, "curve": [POINT], "is_armed": BOOL, "num_seen": WHOLE,
+    "probability": _or_null(NUMBER), "fired_at": _or_null(NUMBER), "is_paused?": BOOL, "webhook?": _or_null(TEXT),
+    "rule": {"threshold": NUMBER, "refractory": NUMBER, "once": BOOL, "quiet_hours": _or_null(TEXT)},
+    "last": (EVENT,),
+}  # fmt: skip
+HEADER = {
+    "timestamps?": BOOL, "system_prompt?": _or_null(TEXT), "encode_batch_size?": WHOLE, "skip_below?": _or_null(NUMBER),
+    "reuse_cache?": BOOL, "max_cache_bytes?": _or_null(WHOLE), "max_prompt_tokens?": _or_null(WHOLE),
+    "recall?": _or_null(TEXT), "picture_size?": _or_null(SIZE), "memory": OBJECT, "model": OBJECT, "turns": [TURN],
+    "encode_seconds": NUMBER, "num_skipped": WHOLE, "num_forgotten": WHOLE,
+    "watchlist?": {"num_events": WHOLE, "num_given": WHOLE, "events": [EVENT], "standing": [STANDING]},
+}  # fmt: skip
+"""A name with "?" may be missing: an older file knows fewer."""
+
+
+def _wrong(value: Any, expected: Any, where: str) -> Iterator[str]:
+    """Whatever is not as expected: of a Kind, an object with at least these fields, each item of a [list]; (this,)
+    or null."""
+    if isinstance(expected, tuple) and len(expected) == 1:
+        if value is not None:
+            yield from _wrong(value, expected[0], where)
+    elif isinstance(expected, tuple):
+        if not expected[1](value):
+            yield f"{where} must be {expected[0]}, got {value!r:.80}"
+    elif not isinstance(value, type(expected)):
+        kind = "an object" if isinstance(expected, dict) else "a list"
+        yield f"{where} must be {kind}, got {value!r:.80}"
+    elif isinstance(expected, list):
+        for number, each in enumerate(value):
+            yield from _wrong(each, expected[0], f"{where}[{number}]")
+    else:
+        for field, kind in expected.items():
+            name = field.removesuffix("?")
+            if name in value:
+                yield from _wrong(value[name], kind, f"{where}.{name}".removeprefix("."))
+            elif name == field:
+                yield f"it has no {where}.{name}".replace(" .", " ")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -27,6 +28,24 @@ Figures = dict[str, float]
 
 def yes_or_no(question: str) -> str:
     return f"{question}? Answer Yes or No."
+
+
+def finite(value: Any) -> float:
+    """A number, also where it stands as text. Raises ValueError for anything else: NaN compares with nothing."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = nan
+    if not isfinite(number):
+        raise ValueError(f"expected a number, got {value!r:.80}")
+    return number
+
+
+def span_of(value: Any) -> tuple[float, float]:
+    """Of [start, end]. Raises ValueError for anything else."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"expected [start, end] in seconds, got {value!r:.80}")
+    return finite(value[0]), finite(value[1])
 
 
 class Pushed(ABC):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from ...streaming.reading import StandingRow
 from ..benchmarks.base import text_of
-from .base import Figures, Pushed, Said, yes_or_no
+from .base import Figures, Pushed, Said, finite, span_of, yes_or_no
 
 ASKS = re.compile(
     r"^(\w+ (me |us )?(know |out )?(when|whenever|if|as soon as|once)"
@@ -34,9 +34,9 @@ class OmniMMI(Pushed):
 
     def rows_of(self, record: Mapping[str, Any], path: Path) -> list[StandingRow]:
         text, video = text_of(record, "question"), text_of(record, "video")
-        start, end = map(float, record["answer"])
+        start, end = span_of(record["answer"])
         cut = CUT.search(video)
-        until = float(cut[2]) - float(cut[1]) if cut else float("inf")
+        until = finite(cut[2]) - finite(cut[1]) if cut else float("inf")
         event = text.rstrip("?.! ")
         event = event[found.end() :] if (found := ASKS.match(event)) else event
         names = (f"videos/{video}", video)

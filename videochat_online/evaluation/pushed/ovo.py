@@ -17,7 +17,7 @@ from ...streaming.moments import HIT_SECONDS
 from ...streaming.reading import StandingRow
 from ...streaming.standing_formats import ENOUGH
 from ..benchmarks.base import text_of
-from .base import Figures, Pushed, Said, yes_or_no
+from .base import Figures, Pushed, Said, finite, yes_or_no
 
 TASKS = ("REC", "SSR", "CRR")
 DELAY = 2.0
@@ -30,13 +30,27 @@ STEP = "Is this step being performed now: {}"
 def _row(record: Mapping[str, Any], text: str, question: str, times: Sequence[tuple[float, float]]) -> StandingRow:
     """Watched to the last probe; CRR from the second at which it is asked, as the authors do."""
     task, video, probes = record["task"], text_of(record, "video"), record["test_info"]
-    begin = float(record["ask_time"]) if task == "CRR" else 0.0
+    begin = finite(record["ask_time"]) if task == "CRR" else 0.0
     names = (f"src_videos/{video}", video, f"chunked_videos/{record['id']}_{len(probes) - 1}.mp4")
-    moments = tuple(sorted((max(begin, float(start)), float(end)) for start, end in times))
+    if not (moments := tuple(sorted((max(begin, finite(start)), finite(end)) for start, end in times))):
+        raise ValueError("it has no moment")
     return StandingRow(
-        video, text, moments, question, begin=begin, until=float(probes[-1]["realtime"]), start=begin,
+        video, text, moments, question, begin=begin, until=finite(probes[-1]["realtime"]), start=begin,
         kind=task, names=names, item=record,
     )  # fmt: skip
+
+
+def _probes(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """With numbers as they are compared. Raises what it raises where a probe has no answer."""
+    found: list[dict[str, Any]] = []
+    for one in record["test_info"]:
+        what = "count" if record["task"] == "REC" else "type"
+        found.append({"realtime": finite(one["realtime"]), what: finite(one[what])})
+        if record["task"] == "SSR":
+            found[-1]["step"] = step = text_of(one, "step")
+            if step not in record["all_steps"]:
+                raise ValueError(f"it is asked about {step!r:.80}, which is none of its steps")
+    return found
 
 
 class OVOForward(Pushed):
@@ -50,7 +64,9 @@ class OVOForward(Pushed):
 
     def rows_of(self, record: Mapping[str, Any], path: Path) -> list[StandingRow]:
         """None for other tasks. Of a tutorial one for each step, else one."""
-        task = record["task"]
+        if (task := record["task"]) not in TASKS:
+            return []
+        record = {**record, "test_info": _probes(record)}
         if task == "SSR":
             steps = zip(record["all_steps"], record["start_time"], record["end_time"], strict=True)
             return [_row(record, one, yes_or_no(STEP.format(one)), [(start, end)]) for one, start, end in steps]
@@ -58,15 +74,13 @@ class OVOForward(Pushed):
             what = text_of(record, "activity")
             times = zip(record["start_times"], record["end_times"], strict=True)
             return [_row(record, what, yes_or_no(ONCE_MORE.format(what)), list(times))]
-        if task == "CRR":
-            what = text_of(record, "question")
-            return [_row(record, what, ENOUGH.format(what), [(record["clue_time"], record["clue_time"])])]
-        return []
+        what = text_of(record, "question")
+        return [_row(record, what, ENOUGH.format(what), [(record["clue_time"], record["clue_time"])])]
 
     def score(self, rows: Sequence[StandingRow], said: Said) -> Figures:
         items: dict[int, list[tuple[StandingRow, Sequence[float]]]] = defaultdict(list)
         for row, times in zip(rows, said, strict=True):
-            items[row.item["id"]].append((row, times))
+            items[id(row.item)].append((row, times))
         right: dict[str, list[bool]] = defaultdict(list)
         for about in items.values():
             task = about[0][0].kind
@@ -99,11 +113,11 @@ class OVOTiming(Pushed):
             starts, what = record["start_time"], re.sub(r"(?<!^)(?=[A-Z])", " ", text_of(record, "tutorial")).lower()
             text, ask = f"Describe the steps of {what}", yes_or_no(NEXT_STEP.format(what))
         elif task == "CRR":
-            starts, text = [record["clue_time"] - DELAY], text_of(record, "question")
+            starts, text = [finite(record["clue_time"]) - DELAY], text_of(record, "question")
             ask = ENOUGH.format(text)
         else:
             return []
-        due = [float(start) + DELAY for start in starts]
+        due = [finite(start) + DELAY for start in starts]
         return [_row({**record, "due": due}, text, ask, [(time - HIT_SECONDS, time) for time in due])]
 
     def score(self, rows: Sequence[StandingRow], said: Said) -> Figures:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from ...streaming.reading import StandingRow
 from ..benchmarks.base import text_of
-from .base import Figures, Judge, Pushed, Said, Words, yes_or_no
+from .base import Figures, Judge, Pushed, Said, Words, span_of, yes_or_no
 
 OMEGAS = (0.0, 0.5, 1.0)
 BEGIN, MOST = 0.5, 2
@@ -39,12 +39,14 @@ class ProactiveVideoQA(Pushed):
         """One of each record, with its first question."""
         text, video = text_of(record["conversation"][0], "content"), text_of(record, "video")
         part = path.parent.name
-        spans = [tuple(map(float, one["reply_timespan"])) for one in record["answer"]]
+        answers = [_checked(one) for one in record["answer"]]
+        if not (spans := sorted(one["reply_timespan"] for one in answers)):
+            raise ValueError("it has no answer")
         question = yes_or_no(f'Is there something to say now about "{text.rstrip("?.! ")}"')
         return [
             StandingRow(
-                f"{part}/{video}", text, tuple(sorted((a, b) for a, b in spans)), question, kind=part,
-                until=max(b for _, b in spans), names=(f"{part}/videos/{video}", f"{part}/{video}", video), item=record,
+                f"{part}/{video}", text, tuple(spans), question, kind=part, until=max(end for _, end in spans),
+                names=(f"{part}/videos/{video}", f"{part}/{video}", video), item={**record, "answer": answers},
             )
         ]  # fmt: skip
 
@@ -67,6 +69,12 @@ class ProactiveVideoQA(Pushed):
                 for omega, parts in areas.items():
                     parts[row.kind].append(area(worth, answer["reply_timespan"], omega))
         return {f"PAUC, omega {omega:g}": fmean(map(fmean, parts.values())) for omega, parts in areas.items()}
+
+
+def _checked(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer with its text and numbers as they are used."""
+    spans = {name: span_of(answer[name]) for name in ("reply_timespan", "related_timespan") if name in answer}
+    return {"reply_timespan": answer["reply_timespan"], **spans, "content": text_of(answer, "content")}
 
 
 def judged_replies(
