@@ -72,7 +72,6 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     library = VideoLibrary(options.videos)
     if benchmark:
         rows, odd = watchable(rows, library, options.fps)
-        names = sorted({row.video for row in rows})
         left_out += odd
         for line in odd:
             print(f"caution: left out: {line}", file=sys.stderr)
