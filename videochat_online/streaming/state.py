@@ -123,7 +123,7 @@ HEADER = {
     "timestamps?": BOOL, "system_prompt?": _or_null(TEXT), "encode_batch_size?": WHOLE, "skip_below?": _or_null(NUMBER),
     "reuse_cache?": BOOL, "max_cache_bytes?": _or_null(WHOLE), "max_prompt_tokens?": _or_null(WHOLE),
     "recall?": _or_null(TEXT), "picture_size?": _or_null(SIZE), "memory": OBJECT, "model": OBJECT, "turns": [TURN],
-    "encode_seconds": NUMBER, "num_skipped": WHOLE, "num_forgotten": WHOLE,
+    "encode_seconds": NUMBER, "num_skipped": WHOLE, "num_forgotten": WHOLE, "looks?": [NUMBER],
     "watchlist?": {"num_events": WHOLE, "num_given": WHOLE, "events": [EVENT], "standing": [STANDING]},
 }  # fmt: skip
 """A name with "?" may be missing: an older file knows fewer."""
