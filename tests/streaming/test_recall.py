@@ -26,6 +26,10 @@ PAST = "What did it do at 12.0s?"
         ("at 1m5s, or an 8-second ago", [92, 65]),
         ("between 10s and 20 seconds", [10, 20]),
         ("What did it do at 00:00:07.5?", [7.5]),
+        ("between 5 and 9 seconds", [9, 5]),
+        ("from 5 to 9s, or at 20-25 seconds?", [9, 5, 20]),
+        ("at 1:05:30", []),  # the stream is shorter
+        ("at 3 o'clock, 12 cars, 2 seconds apart; from 5 to 9 meters", []),
         ("in the last 30 seconds, for 5 seconds", []),
         ("Is it still in the screen 5 second(s) before?", [95]),
         ("What actions was the person performing before the last 12 seconds?", [88]),

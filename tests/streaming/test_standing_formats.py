@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from videochat_online.cli import main
 from videochat_online.streaming.reading import read_standing_rows
 from videochat_online.streaming.standing_formats import is_foreign, own_rows, seconds_of
 
@@ -103,3 +104,18 @@ def test_what_cannot_be_followed_is_left_out_and_counted(tmp_path):
     path.write_text(json.dumps([{"video": "o.mp4", "standing": {"text": "x"}}]))
     with pytest.raises(ValueError, match="row 0 cannot be read"):  # of our own rows, each must be right
         read_standing_rows(path)
+
+
+@pytest.mark.parametrize("odd", [{"time": float("nan")}, {"time": "inf"}, {"time": 7, "content": 3}])
+def test_odd_values_cost_their_own_row(tmp_path, odd):
+    response = {**JOYAI["response"][0], **odd}
+    (tmp_path / "x.json").write_text(json.dumps([{**JOYAI, "response": [response]}, STREAMO]))
+    with pytest.warns(UserWarning, match="1 rows are left out, such as .*row 0"):
+        rows = read_standing_rows(tmp_path / "x.json")
+    assert {row.video for row in rows} == {"sub/a.mp4"}
+
+
+def test_a_moment_in_a_thousand_years_is_refused(tmp_path, capsys):
+    (tmp_path / "x.json").write_text(json.dumps([{**JOYAI, "response": [{"content": "x", "time": 3e10}]}]))
+    assert main(["gate", "turns", str(tmp_path / "x.json"), "--output", str(tmp_path / "turns.json")]) == 2
+    assert "is no second of a video" in capsys.readouterr().err and not (tmp_path / "turns.json").exists()

@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
-from ..config import MEMORY_POLICIES, MemoryConfig, RecallMode, checked_recall
+from ..config import MEMORY_POLICIES, RECALL_MODES, MemoryConfig, RecallMode, checked_recall
 from ..media.source import check_fps
 from ..prompt.messages import check_text
 
@@ -165,6 +165,8 @@ class SessionSettings:
 
     def recalls(self, limits: Limits) -> RecallMode | None:
         """As the session recalls. ValueError for a way that there is not."""
+        if self.recall not in (None, "off", *RECALL_MODES):
+            raise ValueError(f"recall must be {', '.join(map(repr, RECALL_MODES))} or 'off', got {self.recall!r}")
         return checked_recall({"off": None, None: limits.recall}.get(self.recall, self.recall))
 
     def check(self, limits: Limits, model: Backbone) -> None:

@@ -58,6 +58,12 @@ AT = re.compile(rf"{_BEFORE}({_LENGTH})(?!\s+(?:ago|earlier|back|later|before|af
 """at 12.5s, around 1m 5s, between 10 s and 20 s; not "for 5 seconds", which is how long."""
 CLOCK = re.compile(rf"{_BEFORE}(?:(\d+):)?(\d{{1,2}}):([0-5]\d(?:\.\d+)?)(?![\d:])(?!\s*[ap]\.?m\b)", re.IGNORECASE)
 """at 1:05, at 01:02:03; no hour of the day such as 3:05 pm."""
+PAIR = re.compile(
+    rf"\b(?:between|from|at)\s+({_NUMBER})\s*(?:-|to|until|till|and|or)\s*(?:{_NUMBER})[\s-]*"
+    r"(seconds?|secs?|s|minutes?|mins?)(?![a-z])",
+    re.IGNORECASE,
+)
+"""The first of two numbers with one unit: between 5 and 9 seconds."""
 OPTIONS = re.compile(r"^\s*(?:options|choices)\s*:|^\s*\(?A[.)]\s|\(A\)\s", re.MULTILINE | re.IGNORECASE)
 """Where the question ends and its options begin: a time among those is one of several answers."""
 
@@ -73,6 +79,7 @@ def named_times(question: str, first: float, last: float) -> list[float]:
     text = question[: found.start()] if (found := OPTIONS.search(question)) else question
     times = [last - _seconds(match[1] or match[2]) for match in AGO.finditer(text)]
     times += [_seconds(match[1]) for match in AT.finditer(text)]
+    times += [_seconds(f"{match[1]} {match[2]}") for match in PAIR.finditer(text)]
     times += [3600 * float(match[1] or 0) + 60 * float(match[2]) + float(match[3]) for match in CLOCK.finditer(text)]
     return [time for time in times if first <= time < last]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -48,10 +48,12 @@ def own_rows(row: Row) -> Iterator[dict[str, Any]]:
 
 
 def seconds_of(value: Any) -> float:
-    """Of a number, or a text such as "7", "7.5", "1:07" or "0:01:07"."""
+    """Of a number, or a text such as "7", "7.5", "1:07" or "0:01:07". ValueError for what is none."""
     seconds = 0.0
     for part in str(value).split(":"):
         seconds = 60 * seconds + float(part)
+    if not isfinite(seconds):
+        raise ValueError(f"not a time in seconds: {value!r:.80}")
     return seconds
 
 
@@ -59,6 +61,8 @@ def _event(one: Row) -> dict[str, Any]:
     """With a span the moment is its end, and one could tell from its start on."""
     is_span = one.get("st_time") not in (None, "") and one.get("end_time") not in (None, "")
     start, end = (seconds_of(one[name]) for name in (("st_time", "end_time") if is_span else ("time", "time")))
+    if not isinstance(one["content"], str | None):
+        raise ValueError(f"what is said must be a text, got {one['content']!r:.80}")
     return {"start": start, "time": end, "say": one["content"]}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,15 @@ NUM_NEAR, NUM_QUIET = 2, 1
 """Of each moment, beside the NOW_FRAMES seconds of the moment itself."""
 BEHIND = 10.0
 """Seconds behind the last moment that are still known to be quiet."""
+LONGEST = 7 * 24 * 3600.0
+"""Seconds of a video, at most: each of them is looked at."""
 
 
 def decisions(row: StandingRow, rng: np.random.Generator) -> list[tuple[str, float, str, str]]:
-    """(now, near, quiet or say; second; question; answer) of one row."""
+    """(now, near, quiet or say; second; question; answer) of one row. ValueError for a moment beyond LONGEST."""
     last = max([row.begin, *(time for _, time in row.moments)]) + BEHIND
+    if not (isfinite(row.begin) and last <= LONGEST):
+        raise ValueError(f"{row.video}, {row.text!r:.60}: {last:g} s is no second of a video of {LONGEST:g} s at most")
     times = np.arange(ceil(row.begin), min(row.until, last) + 1e-6).tolist()
     wanted = dict(zip(times, targets(row.moments, times, row.begin), strict=True))
     far = {t: min((abs(t - edge) for m in row.moments for edge in m), default=last) for t in times}
