@@ -61,6 +61,8 @@ class StandingRow:
 
     def __post_init__(self) -> None:
         Watchlist().add(*self.asked)
+        if not (isfinite(self.begin) and self.begin <= self.until):
+            raise ValueError(f"`from` and `until` are seconds, in this order, got {self.begin} and {self.until}")
         if any(not (isfinite(time) and self.begin <= start <= time) for start, time in self.moments):
             raise ValueError(f"an event's seconds are from <= start <= time, got {self.moments}")
 

@@ -38,8 +38,12 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 """By the first letter of a unit."""
 _NUMBER = rf"(?:\d+(?:\.\d+)?|{'|'.join(sorted(WORDS, key=len, reverse=True))})"
 _HOURS, _MINUTES, _SECONDS = (
-    rf"{_NUMBER}[\s-]*(?:{unit})(?![a-z])"
-    for unit in (r"hours?|hrs?|h", r"minutes?|mins?|m", r"second\(s\)|seconds?|secs?|s")
+    rf"{_NUMBER}[\s-]*(?:{unit})(?![a-z/])"
+    for unit in (
+        r"hours?|hrs?|h",
+        r"minutes?|mins?|m(?=\s*\d|\s+(?:ago|earlier|back)\b)",
+        r"second\(s\)|seconds?|secs?|s",
+    )
 )
 _AND = r"(?:,|\s|and\b)*"
 _LENGTH = (
@@ -54,7 +58,7 @@ AGO = re.compile(
 )
 """8 seconds ago, half a minute ago, 1 minute and 5 seconds earlier; as OVBench asks, 5 second(s) before? and before the
 last 10 seconds."""
-AT = re.compile(rf"{_BEFORE}({_LENGTH})(?!\s+(?:ago|earlier|back|later|before|after|long)\b)", re.IGNORECASE)
+AT = re.compile(rf"{_BEFORE}({_LENGTH})(?!\s+(?:ago|earlier|back|later|before|after|long|intervals?)\b)", re.IGNORECASE)
 """at 12.5s, around 1m 5s, between 10 s and 20 s; not "for 5 seconds", which is how long."""
 CLOCK = re.compile(rf"{_BEFORE}(?:(\d+):)?(\d{{1,2}}):([0-5]\d(?:\.\d+)?)(?![\d:])(?!\s*[ap]\.?m\b)", re.IGNORECASE)
 """at 1:05, at 01:02:03; no hour of the day such as 3:05 pm."""
