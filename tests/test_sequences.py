@@ -95,10 +95,8 @@ def test_the_client_of_the_page_on_the_server(server: str, capsys: pytest.Captur
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_curl_lines_of_the_page_on_the_server(server: str):
-    """Those that ask, and those of clients for OpenAI's API, before the session is deleted."""
-    with_curl, of_openai = [block for block in blocks_of(DEMO, "bash") if "curl" in block]
-    lines, delete = with_curl.strip().rsplit("\n", 1)
-    text = "\n".join([lines.replace("http://127.0.0.1:8000", server), of_openai, delete])
+    (block,) = [block for block in blocks_of(DEMO, "bash") if "curl" in block]
+    text = block.replace("http://127.0.0.1:8000", server)
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "error" not in done.stdout, done.stdout + done.stderr
     assert "chat.completion" in done.stdout

@@ -98,7 +98,7 @@ def test_instructions_and_their_rules(visitor, demo):
     assert visitor.values[WISH]["value"] == "" and wish["text"] == "two shapes touch"
     (session,) = demo.sessions._sessions.values()
     (standing,) = session.session.standing
-    assert standing.question == "Is it true now that two shapes touch? Answer Yes or No."
+    assert standing.question == "Is it so now that two shapes touch?"
     assert "stands already" in visitor.fault(add, "two shapes touch.")
     assert visitor.fault(add, " ") == "Say what to look out for first."
     key = wish["key"]

@@ -260,7 +260,7 @@ def test_whatever_a_library_raises(error: Exception):
 
 MISTAKES: dict[str, tuple[object, str]] = {
     "film.mp4": (decoding.PyavReader, "_number"),
-    "loop.gif": (image_source, "_delay"),
+    "loop.gif": (image_source.AnimationReader, "_times"),
     "still.png": (image_source, "_as_array"),
     "other.mp4": (video_index, "_in_display_order"),
 }

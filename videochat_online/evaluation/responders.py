@@ -254,7 +254,9 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
 
 def weights_digest(folder: Path) -> str | None:
     """SHA-256 over the weight files of a checkpoint in the order of their names; None: no folder, or none in it."""
-    files = sorted(folder.glob("*.safetensors"))
+    from ..streaming.gate import GATE_FILE
+
+    files = sorted(file for file in folder.glob("*.safetensors") if file.name != GATE_FILE)
     return digest(*files) if files else None
 
 
