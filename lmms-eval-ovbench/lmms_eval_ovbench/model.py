@@ -20,7 +20,13 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from videochat_online.command_line import CommandParser, add_memory_flags, add_model_flags, parse_capacities
+from videochat_online.command_line import (
+    CommandParser,
+    add_memory_flags,
+    add_model_flags,
+    add_recall_flag,
+    parse_capacities,
+)
 from videochat_online.config import MemoryConfig
 from videochat_online.evaluation.benchmarks import OVBench, Protocol
 from videochat_online.evaluation.commands import settings_from_flags
@@ -301,6 +307,7 @@ def _flags(**given: Any) -> Namespace:
     parser = CommandParser()
     add_model_flags(parser)
     add_memory_flags(parser)
+    add_recall_flag(parser)
     flags = parser.parse_args([])
     vars(flags).update(given)
     return flags
