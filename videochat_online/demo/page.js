@@ -84,7 +84,7 @@ const vcoPage = (() => {
     if (opened && at === "start") return fault(opened, text);
     const [, name, rest] = /^(.{1,120}?:)(\s.*)$/s.exec(text) ?? [null, text, ""];
     const words = `${icon("warn")}<p><b>${safe(name)}</b>${safe(rest)}</p>`;
-    if (!S.source || isChoosing) { // a session may be there, and nothing watched yet
+    if (!S.id || !S.source || isChoosing) { // ended, or a session is there and nothing watched yet
       const isFile = file.sent; file.sent = false;
       $("fault").innerHTML = words + (isFile ? '<button class="v-btn" data-do="file">Choose another file</button>'
         : ""); $("fault").hidden = false;
