@@ -64,8 +64,9 @@ def held_view(held: Iterable[HeldPicture]) -> list[tuple[int, float, int]]:
 
 def talk_view(session: LiveSession, told: Sequence[StandingEvent]) -> list[State]:
     """Questions with their answers, and what was said unasked, in order of time."""
+    # "done" is read before "a", which another thread writes: what is said to be done is whole
     asked: list[State] = [
-        {"turn": one.number, "t": one.timestamp, "q": one.question, "a": one.answer, "done": one.is_done}
+        {"done": one.is_done, "turn": one.number, "t": one.timestamp, "q": one.question, "a": one.answer}
         for one in session.track.turns
     ]
     said: list[State] = [
