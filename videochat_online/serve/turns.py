@@ -1,7 +1,9 @@
 """Who is served next: places for work, given to the client that had least of them so far. Waiting takes no thread.
 
 What waits is bounded, a session has one place at a time, and work that is done piece by piece can let others go first
-between two pieces: a short question waits neither behind a long answer nor behind many of somebody else's.
+between two pieces: a short question waits neither behind a long answer nor behind many of somebody else's. A newcomer,
+who had next to nothing lately, finds a place kept free, and whoever had much stands aside while it is served: where
+much is asked, it is as fast as in a quiet hour.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ SLICE_SECONDS = 0.05
 """By so much another must have had less before it goes first in the middle of a work."""
 HALF_LIFE_SECONDS = 10.0
 """What a client had counts half after so long."""
+NEWCOMER_SECONDS, MUCH_SECONDS = 0.5, 1.0
+"""Who had less than the first is a newcomer, for whom those who had more than the second stand aside."""
 LONGEST_RETRY = 60
 REFUSAL_PAUSES, LET_GO_PAUSES = (0.5, 0.2, 30.0), (0.0, 0.05, 1.0)
 """Of requests that are refused, and of pictures that are let go: twenty a second of one client."""
@@ -90,7 +94,7 @@ class Turns:
     """See the module.
 
     Args:
-        places: works that are done at once.
+        places: works that are done at once. A newcomer finds one more, where somebody stands aside for it.
         most_waiting: works that wait or are done, of all clients (Overloaded beyond).
         most_of_session: the same of one session (LimitReached beyond).
         most_alone: the same of all that belong to no session.
@@ -98,7 +102,7 @@ class Turns:
 
     def __init__(self, places: int, *, most_waiting: int, most_of_session: int, most_alone: int) -> None:
         self.most_waiting, self.most_of_session, self.most_alone = most_waiting, most_of_session, most_alone
-        self._num_places = self._num_free = places
+        self._num_places, self._num_free = places, places + 1
         self._lock = threading.Lock()
         self._entered: list[Place] = []
         self._had: dict[str, tuple[float, float]] = {}  # client or session -> seconds it had, and when that was so
@@ -189,10 +193,17 @@ class Turns:
 
     def _gave_way(self, place: Place, wake: Callable[[], None]) -> bool:
         with self._lock:
-            if place.state != "held" or not (others := self._ready()):
+            if place.state != "held" or len(self._entered) < 2:
                 return False
             self._charge(place)
+            self._give_places()  # a newcomer may begin now; or this one is none any more, for whom others stand aside
             share = self._shares()
+            if self._stands_aside(place, share):
+                self._num_free += 1
+                place.wake, place.state = wake, "waiting"
+                return True
+            if not (others := self._ready()):
+                return False
             other = min(others, key=share)
             ours, theirs = share(place), share(other)
             mine, least = (ours[1], theirs[1]) if place.client == other.client else (ours[0], theirs[0])
@@ -225,12 +236,27 @@ class Turns:
         waiting = (place for place in self._entered if place.state == "waiting")
         return [place for place in waiting if place.has_begun or place.session not in begun]
 
+    def _stands_aside(self, place: Place, share: Callable[[Place], tuple[float, float]]) -> bool:
+        """Whether a newcomer is served now, and this one's client had much."""
+        if share(place)[0] < MUCH_SECONDS:
+            return False
+        return any(other.state == "held" and share(other)[0] < NEWCOMER_SECONDS for other in self._entered)
+
     def _give_places(self) -> None:
         while self._num_free and (ready := self._ready()):
-            place = min(ready, key=self._shares())
+            share = self._shares()
+            place = min(ready, key=share)
+            if self._stands_aside(place, share) or (self._num_free == 1 and not self._is_kept_for(place, share)):
+                return
             self._num_free -= 1
             place.state, place.has_begun, place.since = "held", True, time.monotonic()
             place.wake()
+
+    def _is_kept_for(self, place: Place, share: Callable[[Place], tuple[float, float]]) -> bool:
+        """Whether it is a newcomer's, and somebody who does his work now stands aside at his next piece."""
+        if share(place)[0] >= NEWCOMER_SECONDS:
+            return False
+        return any(other.state == "held" and share(other)[0] >= MUCH_SECONDS for other in self._entered)
 
     def _shares(self) -> Callable[[Place], tuple[float, float]]:
         """What a place's client and session had lately, in seconds; of a client, times what it asks for at once."""
