@@ -50,6 +50,7 @@ class Entrance:
             kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
             if kind == b"application/json" or kind.endswith(b"+json"):  # others are bounded where they are read
                 receive = at_most(receive, self.sessions.limits.max_request_bytes, "a JSON body")
+        receive = self._behind(receive)
         HAS_LEFT.set(Request(scope, receive).is_disconnected if scope["type"] == "http" else None)
         started, status = time.monotonic(), 0
 
@@ -86,6 +87,16 @@ class Entrance:
             route = _pattern(scope)
             self.metrics.requests.labels(route, str(status)).inc()
             log_request(scope, route, status, client, time.monotonic() - started)
+
+    def _behind(self, receive: Receive) -> Receive:
+        """`receive` behind others, where they are to go first: reading costs the event loop time that all share."""
+
+        async def give() -> Message:
+            message = await receive()
+            await self.sessions.turns.let_pass()
+            return message
+
+        return give
 
     def _in_time(self, receive: Receive) -> Receive:
         """`receive` that ends the request with status 408 where its body comes too slowly."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import secrets
 from collections import deque
@@ -44,6 +45,7 @@ MOST_METADATA = 10_000
 """It is sent back with each answer: 16 pairs of 64 and 512 characters, as in OpenAI's API."""
 LOOK_SECONDS = 0.1
 """Between two looks for what is said unasked."""
+_OF_PROCESS, _NUMBERS = secrets.token_hex(5), itertools.count()
 ROLES = ("user", "system", "assistant")
 Event = dict[str, Any]
 Shown = tuple[Event, RequestReader, list[Attachment]]
@@ -482,7 +484,8 @@ def _usage(turn: Any) -> Event:
 
 
 def new_id(kind: str) -> str:
-    return f"{kind}_{secrets.token_hex(10)}"
+    """Of no other in this process or one beside it; no secret."""
+    return f"{kind}_{_OF_PROCESS}{next(_NUMBERS):010x}"
 
 
 def _no_number(text: str) -> Any:

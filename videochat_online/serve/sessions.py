@@ -72,8 +72,10 @@ class Sessions:
         self._num_dropped = 0  # frames of sessions that have ended
         self.files = ServerFolder()
         self.encoder, self.decoder = SharedEncoder(model, processor), SharedDecoder(model)
+        self.encoder.before_batch = self.turns.stand_aside
         self._idle = IdlePrefill(
-            lambda: [one.session for one in list(self._sessions.values())], is_busy=lambda: self.encoder.is_busy
+            lambda: [one.session for one in list(self._sessions.values())],
+            is_busy=lambda: self.encoder.is_busy or self.turns.is_favouring,
         ).start()
         self._stop = threading.Event()
         self._reaper = threading.Thread(target=self._work, name="videochat-online-idle", daemon=True)

@@ -1,9 +1,9 @@
 """Who is served next: places for work, given to the client that had least of them so far. Waiting takes no thread.
 
 What waits is bounded, a session has one place at a time, and work that is done piece by piece can let others go first
-between two pieces: a short question waits neither behind a long answer nor behind many of somebody else's. A newcomer,
-who had next to nothing lately, finds a place kept free, and whoever had much stands aside while it is served: where
-much is asked, it is as fast as in a quiet hour.
+between two pieces: a short question waits neither behind a long answer nor behind many of somebody else's. Who had little
+finds a place kept free, and whoever had far more stands aside while it is served: the seldom question is nearly as fast
+as in a quiet hour.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ HAS_LEFT: ContextVar[Callable[[], Awaitable[bool]] | None] = ContextVar("HAS_LEF
 """Tells of a request over HTTP, once its body is whole, whether its client has left."""
 T = TypeVar("T")
 THREADS = anyio.CapacityLimiter(64)
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.25
 SLICE_SECONDS = 0.05
 """By so much another must have had less before it goes first in the middle of a work."""
 HALF_LIFE_SECONDS = 10.0
 """What a client had counts half after so long."""
-NEWCOMER_SECONDS, MUCH_SECONDS = 0.5, 1.0
-"""Who had less than the first is a newcomer, for whom those who had more than the second stand aside."""
+MUCH_SECONDS, TIMES_AS_MUCH = 1.0, 4
+"""Who had so much, and so many times as much as another, stands aside while that one is served."""
+ASIDE_SECONDS = 0.25
 LONGEST_RETRY = 60
 REFUSAL_PAUSES, LET_GO_PAUSES = (0.5, 0.2, 30.0), (0.0, 0.05, 1.0)
 """Of requests that are refused, and of pictures that are let go: twenty a second of one client."""
@@ -94,7 +95,7 @@ class Turns:
     """See the module.
 
     Args:
-        places: works that are done at once. A newcomer finds one more, where somebody stands aside for it.
+        places: works that are done at once; one more is begun where another stands aside for it.
         most_waiting: works that wait or are done, of all clients (Overloaded beyond).
         most_of_session: the same of one session (LimitReached beyond).
         most_alone: the same of all that belong to no session.
@@ -107,6 +108,9 @@ class Turns:
         self._entered: list[Place] = []
         self._had: dict[str, tuple[float, float]] = {}  # client or session -> seconds it had, and when that was so
         self._usual_seconds = 0.1
+        self._is_calm = threading.Event()
+        self._is_calm.set()
+        self._much = math.inf  # from so much on one stands aside
         self.is_closed = False
         """Whether nothing more may enter: the server is being stopped."""
 
@@ -121,6 +125,21 @@ class Turns:
     @property
     def num_entered(self) -> int:
         return len(self._entered)
+
+    @property
+    def is_favouring(self) -> bool:
+        """Whether somebody is served for whom others stand aside."""
+        return not self._is_calm.is_set()
+
+    def stand_aside(self) -> None:
+        """In a thread that works for many: wait while somebody is favoured, for a moment only, since all wait for it."""
+        self._is_calm.wait(ASIDE_SECONDS)
+
+    async def let_pass(self) -> None:
+        """Wait a moment where somebody is favoured and this client is one who stands aside."""
+        asked = sum(place.client == CLIENT.get() for place in self._entered)
+        if self.is_favouring and max(1, asked) * self._recent(f"client {CLIENT.get()}") >= self._much:
+            await asyncio.sleep(ASIDE_SECONDS)
 
     def enter(self, session: str = "") -> Place:
         """A place in the queue, to be released whatever happens; an empty session is none."""
@@ -196,23 +215,23 @@ class Turns:
             if place.state != "held" or len(self._entered) < 2:
                 return False
             self._charge(place)
-            self._give_places()  # a newcomer may begin now; or this one is none any more, for whom others stand aside
             share = self._shares()
-            if self._stands_aside(place, share):
-                self._num_free += 1
-                place.wake, place.state = wake, "waiting"
-                return True
-            if not (others := self._ready()):
-                return False
-            other = min(others, key=share)
-            ours, theirs = share(place), share(other)
-            mine, least = (ours[1], theirs[1]) if place.client == other.client else (ours[0], theirs[0])
-            if least + SLICE_SECONDS >= mine:
+            if not self._stands_aside(place, share) and not self._lets_first(place, share):
+                self._give_places()  # to those that stood aside for this one, which had little
                 return False
             self._num_free += 1
             place.wake, place.state = wake, "waiting"
             self._give_places()
             return place.state == "waiting"
+
+    def _lets_first(self, place: Place, share: Callable[[Place], tuple[float, float]]) -> bool:
+        """Whether one that waits had less."""
+        if not (others := self._ready()):
+            return False
+        other = min(others, key=share)
+        ours, theirs = share(place), share(other)
+        mine, least = (ours[1], theirs[1]) if place.client == other.client else (ours[0], theirs[0])
+        return least + SLICE_SECONDS < mine
 
     def _end(self, place: Place) -> None:
         with self._lock:
@@ -237,26 +256,28 @@ class Turns:
         return [place for place in waiting if place.has_begun or place.session not in begun]
 
     def _stands_aside(self, place: Place, share: Callable[[Place], tuple[float, float]]) -> bool:
-        """Whether a newcomer is served now, and this one's client had much."""
-        if share(place)[0] < MUCH_SECONDS:
-            return False
-        return any(other.state == "held" and share(other)[0] < NEWCOMER_SECONDS for other in self._entered)
+        """Whether somebody is served now who had far less."""
+        least = min((share(other)[0] for other in self._entered if other.state == "held"), default=math.inf)
+        return _is_far_more(share(place)[0], least)
 
     def _give_places(self) -> None:
+        share = self._shares()
         while self._num_free and (ready := self._ready()):
-            share = self._shares()
             place = min(ready, key=share)
             if self._stands_aside(place, share) or (self._num_free == 1 and not self._is_kept_for(place, share)):
-                return
+                break
             self._num_free -= 1
             place.state, place.has_begun, place.since = "held", True, time.monotonic()
             place.wake()
+        most = max((share(place)[0] for place in self._entered), default=0.0)
+        least = min((share(place)[0] for place in self._entered if place.state == "held"), default=math.inf)
+        self._much = max(MUCH_SECONDS, TIMES_AS_MUCH * least)
+        (self._is_calm.clear if most >= self._much else self._is_calm.set)()
 
     def _is_kept_for(self, place: Place, share: Callable[[Place], tuple[float, float]]) -> bool:
-        """Whether it is a newcomer's, and somebody who does his work now stands aside at his next piece."""
-        if share(place)[0] >= NEWCOMER_SECONDS:
-            return False
-        return any(other.state == "held" and share(other)[0] >= MUCH_SECONDS for other in self._entered)
+        """Whether somebody who does his work now stands aside for it at his next piece."""
+        most = max((share(other)[0] for other in self._entered if other.state == "held"), default=0.0)
+        return _is_far_more(most, share(place)[0])
 
     def _shares(self) -> Callable[[Place], tuple[float, float]]:
         """What a place's client and session had lately, in seconds; of a client, times what it asks for at once."""
@@ -281,6 +302,10 @@ class Turns:
         if len(self._had) > 4 * self.most_waiting:  # of some that came long ago
             self._had = {who: had for who, had in self._had.items() if self._recent(who) > SLICE_SECONDS / 10}
         return seconds
+
+
+def _is_far_more(seconds: float, than: float) -> bool:
+    return seconds >= max(MUCH_SECONDS, TIMES_AS_MUCH * than)
 
 
 async def in_thread(call: Callable[..., T], *arguments: Any, **named: Any) -> T:

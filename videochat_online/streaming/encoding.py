@@ -74,6 +74,8 @@ class SharedEncoder(FrameEncoder):
         """Times the model has run."""
         self.on_batch: Callable[[int, float], None] | None = None
         """Called after each of these with its frames and seconds, in the encoder's thread."""
+        self.before_batch: Callable[[], None] = lambda: None
+        """Called there before each: whoever goes first may make it wait."""
         self._is_encoding = False
         self._door = threading.Lock()  # nothing may be queued behind the mark that ends the thread
         self._is_closed = False
@@ -122,6 +124,7 @@ class SharedEncoder(FrameEncoder):
                     break
                 waiting.append(more)
                 size += len(more[0])
+            self.before_batch()
             for shape in dict.fromkeys(pixels.shape[1:] for pixels, _ in waiting):  # streams may differ in theirs
                 self._encode_together([one for one in waiting if one[0].shape[1:] == shape])
             self._is_encoding = False
