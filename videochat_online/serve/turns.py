@@ -1,9 +1,9 @@
 """Who is served next: places for work, given to the client that had least of them so far. Waiting takes no thread.
 
 What waits is bounded, a session has one place at a time, and work that is done piece by piece can let others go first
-between two pieces: a short question waits neither behind a long answer nor behind many of somebody else's. Who had little
-finds a place kept free, and whoever had far more stands aside while it is served: the seldom question is nearly as fast
-as in a quiet hour.
+between two pieces: a short question waits neither behind a long answer nor behind many of somebody else's. Who had
+little finds a place kept free, and whoever had far more stands aside while it is served: a seldom question is nearly as
+fast as in a quiet hour.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Turns:
         return not self._is_calm.is_set()
 
     def stand_aside(self) -> None:
-        """In a thread that works for many: wait while somebody is favoured, for a moment only, since all wait for it."""
+        """In a thread that works for all: wait while somebody is favoured, but only a moment."""
         self._is_calm.wait(ASIDE_SECONDS)
 
     async def let_pass(self) -> None:
