@@ -97,6 +97,47 @@ def test_a_long_work_gives_way_in_its_middle_and_goes_on(clock):
     asyncio.run(run())
 
 
+def test_while_a_seldom_question_is_served_whoever_had_far_more_stands_aside(clock, monkeypatch):
+    slept = []
+    real = asyncio.sleep
+    monkeypatch.setattr(module.asyncio, "sleep", lambda seconds: real(slept.append(seconds) or 0))
+
+    async def run() -> None:
+        turns = make(places=2)
+        rude = [enter(turns, "rude", name) for name in "ab"]
+        for place in rude:
+            await place.turn()
+        clock(5.0)
+        for place in rude:
+            place.pause()
+        assert turns.num_held == 2 and not turns.is_favouring, "both are of one client"
+        polite = enter(turns, "polite", "d")
+        await polite.turn()
+        assert polite.state == "held" and turns.is_favouring, "it waited for nobody's next word"
+        # 1. who makes an answer stands aside between two words
+        over = threading.Event()
+        thread = threading.Thread(target=lambda: (rude[0].pause(), over.set()))
+        thread.start()
+        while rude[0].state != "waiting":
+            await real(0)
+        assert not over.is_set()
+        # 2. what it sends is read later, and what others send at once
+        slept.clear()
+        await turns.let_pass()
+        assert slept == []
+        CLIENT.set("rude")
+        await turns.let_pass()
+        assert slept == [module.ASIDE_SECONDS]
+        # 3. that is over with the answer
+        polite.release()
+        thread.join(60)
+        assert over.is_set() and not turns.is_favouring and turns.num_held == 2
+        await turns.let_pass()
+        assert len(slept) == 1
+
+    asyncio.run(run())
+
+
 def test_an_equal_share_is_not_interrupted_at_every_word(clock):
     async def run() -> None:
         turns = make()
