@@ -13,7 +13,7 @@ from typing import Any
 
 from .formats import read_row
 from .layout import check_placeholders
-from .looking import Look, MediaFacts, MediaKey, Row, look_at_all, with_bar
+from .looking import MediaCheck, MediaFacts, MediaKey, Row, look_at_all, with_bar
 from .registry import Annotations, DataSet, collect_lists
 from .sample import Sample, SampleError, Video
 from .sampler import samples_of_set
@@ -142,7 +142,7 @@ def check_lists(
     def samples_of(key: MediaKey) -> dict[Row, Sample]:
         return {(number, row): read_row(loaded[number][1][row]) for number, row in users[key] if decode}
 
-    facts = look_at_all(list(users), samples_of, Look(strict, decode), num_workers=num_workers)
+    facts = look_at_all(list(users), samples_of, MediaCheck(strict, decode), num_workers=num_workers)
     warnings = [
         DataProblem(loaded[number][0].name, row, _name(media), message)
         for (root, media), found in facts.items()

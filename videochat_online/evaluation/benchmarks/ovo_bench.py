@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..blind import commonest
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
+from ..scoring import commonest
 from .base import Benchmark, Examples, Settings, text_of, texts
 
 REGIMES = {
