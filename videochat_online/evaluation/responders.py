@@ -141,21 +141,19 @@ class TransformersResponder:
         cls, name: str, *, device: str, dtype: str, attn_implementation: str, max_frames: int
     ) -> TransformersResponder:
         """`name`: a folder or hub id. Options as for our own models."""
-        import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        options = {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
-        if dtype == "auto" and device == "cpu":
-            dtype = "float32"
+        from ..model.weights import choose_device, choose_dtype
+
+        place = choose_device(device)
+        options: dict[str, Any] = {"dtype": choose_dtype(dtype, on_cpu=place.type == "cpu")}
+        options |= {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
         try:
             processor = AutoProcessor.from_pretrained(name)
-            model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+            model = AutoModelForImageTextToText.from_pretrained(name, **options)
         except (OSError, ValueError) as error:
             raise ValueError(f"{name} is no image-text-to-text model of transformers: {error}") from error
-        model.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(model.eval(), processor, max_frames)
+        return cls(model.to(place).eval(), processor, max_frames)  # type: ignore[arg-type]
 
     def open(self, system_prompt: str | None) -> TransformersConversation:
         return TransformersConversation(self, system_prompt)
