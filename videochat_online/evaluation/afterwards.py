@@ -120,9 +120,8 @@ def score_replies(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.output} holds another run; choose another --output")
     write_json(options.output / CONFIG_FILE, config)
     write_merged(options.output, predictions.values())
-    return shown(
-        write_report(options.output, benchmark, examples.tasks, config, predictions, left_out=examples.left_out)
-    )
+    left_out = examples.left_out
+    return shown(write_report(options.output, benchmark, examples.tasks, config, predictions, left_out=left_out))
 
 
 def compare_runs(options: argparse.Namespace) -> int:

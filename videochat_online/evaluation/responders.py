@@ -83,14 +83,8 @@ class SessionResponder:
     def open(self, system_prompt: str | None) -> SessionConversation:
         from ..streaming.session import StreamingSession
 
-        session = StreamingSession(
-            self.model,
-            self.processor,
-            memory=self.memory,
-            system_prompt=system_prompt,
-            skip_below=self.skip_below,
-            recall=self.recall,
-        )
+        options: dict[str, Any] = {"memory": self.memory, "skip_below": self.skip_below, "recall": self.recall}
+        session = StreamingSession(self.model, self.processor, system_prompt=system_prompt, **options)
         return SessionConversation(session)
 
 
@@ -220,13 +214,8 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         return remote, about | endpoint
     if options.adapter == "transformers":
         about["max_frames"] = settings.frames or 64
-        responder = TransformersResponder.load(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            attn_implementation=options.attention,
-            max_frames=about["max_frames"],
-        )
+        where = {"device": options.device, "dtype": options.dtype, "attn_implementation": options.attention}
+        responder = TransformersResponder.load(options.model, max_frames=about["max_frames"], **where)
         about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
         return responder, {**about, "dtype": str(responder.model.dtype)}
     from ..model.backbone import memory_on
@@ -244,10 +233,8 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
     about |= {"recall": options.recall} if options.recall else {}
-    return SessionResponder(model, processor, memory, options.skip_below, options.recall), {
-        **about,
-        "dtype": str(model.dtype),
-    }
+    about["dtype"] = str(model.dtype)
+    return SessionResponder(model, processor, memory, options.skip_below, options.recall), about
 
 
 def weights_digest(folder: Path) -> str | None:
