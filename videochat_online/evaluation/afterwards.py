@@ -81,7 +81,7 @@ def report_again(options: argparse.Namespace) -> int:
     config, before = read_run_config(folder), _json_of(folder / "result.json")
     benchmark = _benchmark_of(config)
     annotations = options.annotations or _annotations_of(before, folder)
-    found = {path.name: digest(path) for path in benchmark.files(annotations)}
+    found = benchmark.digests(annotations)
     if config.get("annotations", found) != found:
         raise ValueError(f"{annotations} holds other annotations than {folder} was made with; expected --annotations")
     examples = benchmark.read(annotations, splits=config.get("split"))
@@ -112,8 +112,7 @@ def score_replies(options: argparse.Namespace) -> int:
     predictions = {one.id: one for one in _judged(benchmark, examples.tasks, replies)}
     config = {
         "benchmark": benchmark.name, "model": options.model, "mode": "score", "split": options.split,
-        "protocol": options.protocol,
-        "annotations": {path.name: digest(path) for path in benchmark.files(options.annotations)},
+        "protocol": options.protocol, "annotations": benchmark.digests(options.annotations),
         "replies": digest(*options.replies),
     }  # fmt: skip
     if (options.output / CONFIG_FILE).exists() and read_run_config(options.output) != config:

@@ -14,7 +14,6 @@ from typing import Any, get_args
 from ..command_line import add_decoder_flag, add_memory_flags, add_model_flags, add_recall_flag
 from ..config import AnswerMode
 from ..extras import lacks
-from ..files import digest
 from ..media.find import VideoLibrary
 from .afterwards import add_commands_afterwards, shown
 from .benchmarks import BENCHMARKS, Benchmark, Protocol, Settings
@@ -259,7 +258,7 @@ def about_questions(options: argparse.Namespace, benchmark: Benchmark, variant: 
     return {
         "benchmark": benchmark.name,
         **variant,
-        "annotations": {path.name: digest(path) for path in benchmark.files(options.annotations)},
+        "annotations": benchmark.digests(options.annotations),
         "split": options.split,
         "limit": options.limit,
         "mode": options.mode,
