@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from statistics import fmean
 from typing import Any, ClassVar
 
-from ...streaming.moments import HIT_SECONDS
+from ...streaming.moments import HIT_SECONDS, judged
 from ...streaming.reading import StandingRow
 from ...streaming.standing import as_question
 from ...streaming.standing_formats import ENOUGH
@@ -170,17 +170,13 @@ class OVOTiming(Pushed):
         else:
             return []
         due = [finite(start) + DELAY for start in starts]
-        return [_row({**record, "due": due}, text, ask, [(time - HIT_SECONDS, time) for time in due])]
+        return [_row(record, text, ask, [(time - HIT_SECONDS, time) for time in due])]
 
     def score(self, rows: Sequence[StandingRow], said: Said) -> Figures:
         found: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for row, times in zip(rows, said, strict=True):
-            left, due = list(times), row.item["due"]
-            for moment in due:
-                if (near := next((t for t in left if abs(t - moment) <= HIT_SECONDS), None)) is not None:
-                    left.remove(near)
-            hits = len(times) - len(left)
-            found[row.kind].append((hits / len(due), hits / len(times) if times else 0.0))
+            hits = judged(row.moments, times, 0.0).hits
+            found[row.kind].append((hits / len(row.moments), hits / len(times) if times else 0.0))
         means = {task: tuple(map(fmean, zip(*found[task], strict=True))) for task in TASKS if task in found}
         return {task: 2 * r * p / (r + p) if r + p else 0.0 for task, (r, p) in means.items()}
 
