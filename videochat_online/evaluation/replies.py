@@ -98,7 +98,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
 
 def _json(path: Path) -> Iterator[Any]:
     """A list of rows, or lists of rows by name, as OVO-Bench's authors keep their three regimes."""
-    content = read_json(path, object, "a list of rows")
+    content: Any = read_json(path, object, "a list of rows")
     parts = list(content.values()) if isinstance(content, dict) else [content]
     if not all(isinstance(part, list) for part in parts):
         raise ValueError(f"{path}: expected a list of rows, or lists of rows by name")
