@@ -155,9 +155,8 @@ def _check_telling(options: argparse.Namespace, is_live: bool) -> None:
     if options.calibrate is None and options.minutes is not None:
         raise ValueError("--minutes belongs to --calibrate N")
     if options.calibrate is not None and (options.asked or options.events or options.threshold):
-        raise ValueError(
-            "--calibrate says nothing and looks for a threshold: it goes without -q, --events, --threshold"
-        )
+        what = "--calibrate says nothing and looks for a threshold"
+        raise ValueError(f"{what}: it goes without -q, --events, --threshold")
     for name in ("calibrate", "minutes"):
         if (value := getattr(options, name)) is not None and not 0 < value < 1e6:
             raise ValueError(f"--{name} must be > 0, got {value:g}")
@@ -183,7 +182,8 @@ def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
         print(f"note: {path} decides when to speak, at a threshold of {rule['threshold']:.3f}", file=sys.stderr)
     for text in options.tell_me:
         session.watch_for(text, **rule)
-    at_once = options.json and not _has_document(options)
+    is_live = options.camera is not None or is_address(options.video)
+    at_once = options.json and is_live and not options.asked  # else one document comes at the end
 
     def show(event: StandingEvent) -> None:
         if at_once:
@@ -197,8 +197,6 @@ def _telling(options: argparse.Namespace, session: StreamingSession) -> Telling:
 
 def _calibrate(options: argparse.Namespace, is_live: bool) -> None:
     """Watch and say nothing; then how many alarms an hour each threshold would have given."""
-    from contextlib import suppress
-
     from .media.live import LiveStream
     from .media.readers import open_video
     from .media.sampling import sample_pass
@@ -212,8 +210,11 @@ def _calibrate(options: argparse.Namespace, is_live: bool) -> None:
     with suppress(KeyboardInterrupt):  # what was seen by then counts
         if is_live:
             source, fps = _open_source(options)
-            live = LiveStream(source, fps=fps)
-            with closing(live), LiveWatcher(session, live) as watcher, IdlePrefill(lambda: [session]):
+            with (
+                closing(LiveStream(source, fps=fps)) as live,
+                LiveWatcher(session, live) as watcher,
+                IdlePrefill(lambda: [session]),
+            ):
                 _wait_for(60 * (options.minutes or 60), watcher)
             if watcher.error is not None:
                 print(f"videochat-online: {watcher.error}", file=sys.stderr)
@@ -226,12 +227,6 @@ def _calibrate(options: argparse.Namespace, is_live: bool) -> None:
         print(json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1))
     else:
         print("\n\n".join(calibration_text(one, options.calibrate) for one in found))
-
-
-def _has_document(options: argparse.Namespace) -> bool:
-    """Whether one json document is printed at the end; else each thing is as it comes."""
-    is_file = options.camera is None and not is_address(options.video)
-    return bool(options.asked) or (bool(options.tell_me) and is_file)
 
 
 def _new_session(options: argparse.Namespace) -> StreamingSession:

@@ -189,6 +189,6 @@ def usual_mode(folder: Path) -> int:
         probe.unlink()
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> list[Path]:
     """Every file below `folder`, in order of name."""
-    yield from sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -17,9 +17,8 @@ from PIL import Image
 
 from videochat_online.evaluation.benchmarks import Settings
 from videochat_online.evaluation.modes import Examiner
-from videochat_online.evaluation.published import known_times
 from videochat_online.evaluation.questions import Question, VideoTask
-from videochat_online.evaluation.videos import OpenVideo
+from videochat_online.evaluation.videos import OpenVideo, known_times
 from videochat_online.media.readers import MediaError, open_video
 
 

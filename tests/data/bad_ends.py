@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from videochat_online.data.looking import Look, MediaFacts
+from videochat_online.data.looking import MediaCheck, MediaFacts
 
 
-class EndsBadly(Look):
+class EndsBadly(MediaCheck):
     """By the name of a still image."""
 
     def at(self, key: tuple[Path, Any], *_: Any) -> MediaFacts:

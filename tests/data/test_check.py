@@ -247,11 +247,11 @@ def test_what_training_shows_is_decoded(write_list: Any, damaged: dict[str, Path
         for n, row in enumerate([{"video": "whole.mp4", **talks}, {"video": "whole.mp4", "clip": [2.2, 4], **talks}])
     }
     key = (damaged["whole"].parent, samples[0, 0].video)
-    facts = looking.Look(settings=DataSettings(fps=1.0)).at(key, samples)
+    facts = looking.MediaCheck(settings=DataSettings(fps=1.0)).at(key, samples)
     assert (facts.problem, dict(facts.row_problems), facts.num_decoded) == (None, {}, len(decoded))
     assert decoded == [2, 6, 10, 14, 18]
     decoded.clear()
-    looking.Look(settings=DataSettings(fps=1.0, num_frames=1)).at(key, samples)
+    looking.MediaCheck(settings=DataSettings(fps=1.0, num_frames=1)).at(key, samples)
     assert len(decoded) == 2
 
 
@@ -269,7 +269,7 @@ def test_damage_is_a_warning_or_a_problem(write_list: Any, damaged: dict[str, Pa
 
 
 def test_a_file_that_ends_its_process_is_a_line_of_the_report(write_list: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(check, "Look", EndsBadly)
+    monkeypatch.setattr(check, "MediaCheck", EndsBadly)
     monkeypatch.setattr(looking, "LONGEST_SILENCE", 0.5)
     names = ("a.png", "crash.png", "b.png", "hang.png", "c.png", "crash2.png")
     path = write_list({"set": [{"image": name, "conversations": talk("Q", "A")} for name in names]})

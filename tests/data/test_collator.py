@@ -7,8 +7,7 @@ import random
 import pytest
 import torch
 
-from videochat_online.data.collator import PackingCollator, PaddingCollator
-from videochat_online.data.dataset import TrainingExample
+from videochat_online.data.dataset import PackingCollator, PaddingCollator, TrainingExample
 
 PAD = 99
 

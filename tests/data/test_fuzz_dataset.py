@@ -19,7 +19,7 @@ from tests.data.test_fuzz_rows import spoiled
 from tests.odd_media import mutated, with_damaged_second_page, with_unknown_codec
 from videochat_online.data import check
 from videochat_online.data.dataset import ConversationDataset
-from videochat_online.data.looking import Look
+from videochat_online.data.looking import MediaCheck
 from videochat_online.data.sample import SampleError
 from videochat_online.files import write_json
 from videochat_online.media.source import MediaError, MediaWarning
@@ -86,7 +86,7 @@ def test_the_rows_to_spoil_give_examples(row: dict[str, Any], make_dataset: Any)
     assert dataset[0].source == ("set", 0) and not dataset.failures.failed
 
 
-def in_this_process(keys: list[Any], samples_of: Any, look: Look, *, num_workers: int) -> dict[Any, Any]:
+def in_this_process(keys: list[Any], samples_of: Any, look: MediaCheck, *, num_workers: int) -> dict[Any, Any]:
     return {key: look.at(key, samples_of(key)) for key in keys}
 
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from videochat_online.data.collator import PaddingCollator
-from videochat_online.data.dataset import ConversationDataset, TrainingExample
+from videochat_online.data.dataset import ConversationDataset, PaddingCollator, TrainingExample
 from videochat_online.data.formats import read_row
 from videochat_online.data.layout import image_messages
 from videochat_online.data.registry import read_lists

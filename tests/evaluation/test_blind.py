@@ -10,8 +10,8 @@ import pytest
 
 from tests.evaluation.test_commands import run
 from videochat_online.evaluation.benchmarks import OVBench, StreamingBench
-from videochat_online.evaluation.blind import Player, players_of, with_best
 from videochat_online.evaluation.questions import Question, VideoTask
+from videochat_online.evaluation.scoring import Player, players_of, with_best
 
 SHARED = Path(__file__).parents[3] / "shared"
 

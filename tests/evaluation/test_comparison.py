@@ -8,7 +8,7 @@ import pytest
 
 from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.report import comparison_of
-from videochat_online.evaluation.scoring import compare
+from videochat_online.evaluation.scoring import paired_differences
 
 ROWS = [
     Prediction(f"q{i:03d}", f"v{i // 4}", f"v{i // 4}", "xy"[i % 2], "c", "s", 1.0, "A", "A", "A", correct=i % 3 == 0)
@@ -17,7 +17,7 @@ ROWS = [
 
 
 def test_a_run_does_not_differ_from_itself():
-    total, *tasks = compare(ROWS, ROWS, "tasks")
+    total, *tasks = paired_differences(ROWS, ROWS, "tasks")
     assert (total.difference, total.only_a, total.only_b, total.p) == (0.0, 0, 0, 1.0)
     assert total.low == pytest.approx(-total.high)  # 50 videos without a difference leave room for some
     assert 0.02 < total.high < 0.06
@@ -27,29 +27,29 @@ def test_a_run_does_not_differ_from_itself():
 
 def test_the_difference_is_b_minus_a_with_its_interval():
     better = [replace(row, correct=row.correct or i % 5 == 0) for i, row in enumerate(ROWS)]
-    total = compare(ROWS, list(reversed(better)), "pooled")[0]
+    total = paired_differences(ROWS, list(reversed(better)), "pooled")[0]
     gained = sum(b.correct and not a.correct for a, b in zip(ROWS, better, strict=True))
     assert total.difference == pytest.approx(gained / len(ROWS))
     assert 0 < total.low < total.difference < total.high
     assert (total.only_a, total.only_b) == (0, gained)
-    mirrored = compare(better, ROWS, "pooled")[0]
+    mirrored = paired_differences(better, ROWS, "pooled")[0]
     assert (mirrored.difference, mirrored.low) == pytest.approx((-total.difference, -total.high))
 
 
 def test_pairing_is_narrower_than_two_separate_intervals():
     worse = [replace(row, correct=row.correct and i % 10 != 0) for i, row in enumerate(ROWS)]
-    total = compare(ROWS, worse, "pooled")[0]
+    total = paired_differences(ROWS, worse, "pooled")[0]
     # unpaired, two accuracies near 1/3 of 200 questions: 2 * 1.96 * sqrt(2 * 0.22 / 200) = 0.18
     assert total.high - total.low < 0.09
 
 
 def test_other_questions_are_refused():
     with pytest.raises(ValueError, match="200 in A, 199 in B, 199 in both"):
-        compare(ROWS, ROWS[1:], "tasks")
+        paired_differences(ROWS, ROWS[1:], "tasks")
 
 
 def test_the_table_gives_points_of_100():
-    lines = comparison_of(compare(ROWS, ROWS, "tasks"), ROWS, ROWS).splitlines()
+    lines = comparison_of(paired_differences(ROWS, ROWS, "tasks"), ROWS, ROWS).splitlines()
     assert lines[2] == "| headline | 200 | 33.5 | 33.5 | +0.0 | -5.5 to +5.5 | 0 | 0 | 1.0000 |  |"
 
 

@@ -23,9 +23,8 @@ from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.benchmarks.ovbench import SYSTEM_PROMPT
 from videochat_online.evaluation.commands import settings_from_flags
 from videochat_online.evaluation.modes import Examiner
-from videochat_online.evaluation.published import known_times, printed_times, published_pass, published_window
 from videochat_online.evaluation.questions import VideoTask
-from videochat_online.evaluation.videos import OpenVideo
+from videochat_online.evaluation.videos import OpenVideo, known_times, printed_times, published_pass, published_window
 from videochat_online.media.image_source import ImageListReader
 from videochat_online.media.readers import VideoReader, open_video
 

@@ -13,8 +13,7 @@ import pytest
 from tests.evaluation.conftest import write_video
 from videochat_online.cli import main
 from videochat_online.evaluation.commands import PUSHED_NAMES
-from videochat_online.evaluation.pushed import PUSHED
-from videochat_online.evaluation.pushed.proactive_videoqa import area, judged_replies
+from videochat_online.evaluation.pushed.benchmarks import PUSHED, area, judged_replies
 from videochat_online.evaluation.standing import deaf_players, with_others
 from videochat_online.streaming.reading import StandingRow
 

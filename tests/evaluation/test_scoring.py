@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from videochat_online.evaluation.blind import commonest
 from videochat_online.evaluation.predictions import Prediction
-from videochat_online.evaluation.scoring import Tally, headline_of
+from videochat_online.evaluation.scoring import Tally, commonest, headline_of
 
 
 def prediction(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .formats import read_row
 from .layout import check_placeholders
-from .looking import Look, MediaFacts, MediaKey, Row, look_at_all, with_bar
+from .looking import MediaCheck, MediaFacts, MediaKey, Row, look_at_all, with_bar
 from .registry import Annotations, DataSet, collect_lists
 from .sample import Sample, SampleError, Video
 from .sampler import samples_of_set
@@ -134,15 +135,12 @@ def check_lists(
             problems.append(DataProblem(data_set.name, None, str(data_set.annotation), str(error)))
     # 2. every file that they name, once
     chosen = _spread([len(rows) for _, rows in loaded], most_rows)
-    users: dict[MediaKey, list[Row]] = {}
-    for number, (data_set, rows) in enumerate(loaded):
-        for row, key in _media_of_set(data_set, rows, chosen[number]):
-            users.setdefault(key, []).append((number, row))
+    users = _users(loaded, chosen)
 
     def samples_of(key: MediaKey) -> dict[Row, Sample]:
         return {(number, row): read_row(loaded[number][1][row]) for number, row in users[key] if decode}
 
-    facts = look_at_all(list(users), samples_of, Look(strict, decode), num_workers=num_workers)
+    facts = look_at_all(list(users), samples_of, MediaCheck(strict, decode), num_workers=num_workers)
     warnings = [
         DataProblem(loaded[number][0].name, row, _name(media), message)
         for (root, media), found in facts.items()
@@ -209,13 +207,15 @@ def _blanks_text(report: SetReport) -> str:
     return f"{report.blank_answers} of {report.questions} answers are blank, in rows {rows}"
 
 
-def _media_of_set(data_set: DataSet, rows: Annotations, chosen: range) -> Iterator[tuple[int, MediaKey]]:
-    """(row, what it is about)"""
-    for number in chosen:
-        try:
-            yield from ((number, key) for key in _media_of(read_row(rows[number]), data_set.data_root))
-        except SampleError:
-            continue  # reported when the rows are checked
+def _users(loaded: Sequence[tuple[DataSet, Annotations]], chosen: Sequence[range]) -> dict[MediaKey, list[Row]]:
+    """Everything that the chosen rows of the sets are about -> the rows that name it."""
+    users: dict[MediaKey, list[Row]] = {}
+    for number, (data_set, rows) in enumerate(loaded):
+        for row in chosen[number]:
+            with suppress(SampleError):  # reported when the rows are checked
+                for key in _media_of(read_row(rows[row]), data_set.data_root):
+                    users.setdefault(key, []).append((number, row))
+    return users
 
 
 def _media_of(sample: Sample, root: Path) -> Iterator[MediaKey]:

@@ -18,7 +18,7 @@ import numpy as np
 from ..media.find import find_video
 from ..media.image_source import images_of_folder
 from ..media.readers import VideoReader, open_video
-from ..media.sampling import sample_fps, sample_uniform
+from ..media.sampling import sample_fps, sample_uniform, thin
 from ..media.source import reading
 from .sample import BOX_MARK, VIDEO_MARK, Box, Sample, SampleError, Turn, Video
 from .settings import DataSettings
@@ -176,7 +176,7 @@ def _chosen(sample: Sample, clip: VideoClip, settings: DataSettings, stop: int, 
     """The frames of a clip that are shown, of those before frame `stop`."""
     count = stop - clip.first
     if sample.video is not None and sample.video.is_listed and settings.listed_frames == "all":
-        places = evenly_spread(count, max_frames)
+        places = thin(list(range(count)), max_frames)
     else:
         places = choose_frames(count, clip.reader.fps, settings.fps, max_frames)
     return [clip.first + place for place in places]
@@ -187,15 +187,6 @@ def _reset_clock(sample: Sample, clip: VideoClip, settings: DataSettings, first:
     if sample.video is None or not sample.video.reset_timestamps or settings.clock_zero != "sampled":
         return clip
     return replace(clip, times=clip.times - clip.times[first])
-
-
-def evenly_spread(count: int, most: int) -> list[int]:
-    """The numbers 0 .. count-1, or `most` of them, the first and the last among them.
-
-    >>> evenly_spread(9, 4)
-    [0, 2, 5, 8]
-    """
-    return np.linspace(0, count - 1, min(count, most), dtype=int).tolist()
 
 
 def choose_frames(num_frames: int, video_fps: float, fps: float, max_frames: int) -> list[int]:
@@ -271,7 +262,7 @@ def _boxed_frames(sample: Sample, clip: VideoClip) -> list[tuple[int, Box]]:
 def boxes_shown(times: Sequence[float], settings: DataSettings, max_frames: int) -> list[int]:
     """Places of the boxes that are spoken of, given their seconds; `max_frames` at most."""
     if settings.listed_frames == "all":
-        return evenly_spread(len(times), max_frames)
+        return thin(list(range(len(times))), max_frames)
     due = due_moments(times, settings.fps)
     return [due[place] for place in sample_uniform(len(due), max_frames)]
 

@@ -84,12 +84,9 @@ def _add_show(commands: Any) -> None:
     parser.add_argument("--model", default="pocket", help="whose prompt: 'pocket', a folder, or a hub id")
     parser.add_argument("--picture", metavar="FILE", help="save the frames on one sheet, with their times")
     _add_frames(parser)
-    parser.add_argument(
-        "--frame-times",
-        default=DataSettings.frame_times,
-        choices=get_args(FrameTimes),
-        help="whose frames carry their second, as in `train`; its preset finetune has always (default: %(default)s)",
-    )
+    what = "whose frames carry their second, as in `train`; its preset finetune has always (default: %(default)s)"
+    choices, default = get_args(FrameTimes), DataSettings.frame_times
+    parser.add_argument("--frame-times", choices=choices, default=default, help=what)
     parser.set_defaults(run=run_show)
 
 
@@ -211,10 +208,8 @@ def _fetch_benchmark(options: argparse.Namespace) -> int:
         return 0
     fetch.fetch_benchmark(offer, options.folder, only=options.only, keep_archives=options.keep_archives)
     root = shlex.quote(str(options.folder.absolute()))
-    command = (
-        f"videochat-online eval ovbench --annotations {root}/annotations --videos {root}/videos --output runs/ovbench"
-    )
-    print(f"next: {command} --check")
+    where = f"--annotations {root}/annotations --videos {root}/videos --output runs/ovbench"
+    print(f"next: videochat-online eval ovbench {where} --check")
     return 0
 
 

@@ -18,7 +18,7 @@ from ..config import MemoryConfig, scheduled_grids, tokens_of_grid
 from ..media.transforms import Picture, dynamic_tiles
 from ..model.backbone import Facts
 from ..prompt.messages import FrameStyle, Image, Message, frame_line, frame_parts
-from .clip import TurnFrames, VideoClip, frames_of_turns
+from .clip import ShownFrame, TurnFrames, VideoClip, frames_of_turns
 from .registry import DataSet
 from .sample import IMAGE_MARK, VIDEO_MARK, Sample, SampleError, Turn
 from .settings import DataSettings
@@ -120,12 +120,17 @@ def lay_out_clip(
     times = settings.frame_times
     with_times = times == "always" or (times == "online" and sample.kind != "video")
     messages = frame_messages(sample, turns, grids, with_times=with_times, style=style)
-    captions = [
-        f"{frame_line(number, frame.timestamp).rstrip(': ')}, {grid}x{grid}"
-        for number, (frame, grid) in enumerate(zip(frames, grids, strict=True))
-    ]
-    pictures = (frame.image for frame in clip.reader.read([frame.index for frame in frames]))
-    return Layout(messages, grids, captions, pictures)
+    return Layout(messages, grids, _captions(frames, grids), _pictures(clip, frames))
+
+
+def _captions(frames: Sequence[ShownFrame], grids: Sequence[int], first: int = 0) -> list[str]:
+    """Of the frames, the first of which is number `first` of the sample's."""
+    numbered = enumerate(zip(frames, grids, strict=True), first)
+    return [f"{frame_line(n, one.timestamp).rstrip(': ')}, {grid}x{grid}" for n, (one, grid) in numbered]
+
+
+def _pictures(clip: VideoClip, frames: Sequence[ShownFrame]) -> Iterator[Picture]:
+    return (frame.image for frame in clip.reader.read([frame.index for frame in frames]))
 
 
 def lay_out_clips(
@@ -139,23 +144,17 @@ def lay_out_clips(
 ) -> Layout:
     """Several videos, each whole where its placeholder is. Frames are counted over all of them; seconds and the pyramid
     begin anew with each, as in a stream of its own. SampleError where placeholders do not fit."""
-    lines: list[Parts] = []
-    grids: list[int] = []
-    captions: list[str] = []
-    pictures: list[Iterator[Picture]] = []
+    lines, pictures = list[Parts](), list[Iterator[Picture]]()
+    grids, captions = list[int](), list[str]()
     for clip in clips:
         _, frames = frames_of_turns(sample, clip, settings, max_frames=max_frames, rng=random.Random(0))[0]
         first, of_clip = len(grids), scheduled_grids(len(frames), memory.every, memory.grids)
-        times = [frame.timestamp for frame in frames]
-        captions += [
-            f"{frame_line(first + number, time).rstrip(': ')}, {grid}x{grid}"
-            for number, (time, grid) in enumerate(zip(times, of_clip, strict=True))
-        ]
-        shown = times if settings.frame_times == "always" else [None] * len(times)
+        shown = ((frame.timestamp if settings.frame_times == "always" else None) for frame in frames)
         numbers = range(first, first + len(frames))
         lines.append(frame_parts(zip(numbers, shown, map(tokens_of_grid, of_clip), strict=True), style))
+        captions += _captions(frames, of_clip, first)
+        pictures.append(_pictures(clip, frames))
         grids += of_clip
-        pictures.append(frame.image for frame in clip.reader.read([frame.index for frame in frames]))
     return Layout(several_messages(sample, lines), grids, captions, chain.from_iterable(pictures))
 
 
@@ -167,12 +166,7 @@ def several_messages(sample: Sample, lines: Sequence[Parts]) -> list[Message]:
 
 
 def frame_messages(
-    sample: Sample,
-    turns: Sequence[TurnFrames],
-    grids: Sequence[int],
-    *,
-    with_times: bool,
-    style: FrameStyle = OURS,
+    sample: Sample, turns: Sequence[TurnFrames], grids: Sequence[int], *, with_times: bool, style: FrameStyle = OURS
 ) -> list[Message]:
     """The dialogue with each turn's new frames at its <video>, else before its text; `grids` of all frames in order.
 

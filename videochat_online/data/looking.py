@@ -59,7 +59,7 @@ class MediaFacts:
 
 
 @dataclass(frozen=True)
-class Look:
+class MediaCheck:
     """How media are looked at."""
 
     strict: bool = False
@@ -132,7 +132,7 @@ def _failed_frames(reader: VideoReader, indices: Sequence[int], beat: Callable[[
 
 
 def look_at_all(
-    keys: Sequence[MediaKey], samples_of: Callable[[MediaKey], dict[Row, Sample]], look: Look, *, num_workers: int
+    keys: Sequence[MediaKey], samples_of: Callable[[MediaKey], dict[Row, Sample]], look: MediaCheck, *, num_workers: int
 ) -> dict[MediaKey, MediaFacts]:
     """What is found at each file, by `num_workers` processes. A few files that are only opened need none."""
     if look.settings is None and (num_workers <= 1 or len(keys) <= ONE_PROCESS_FILES):
@@ -162,7 +162,7 @@ def look_at_all(
 class Looker:
     """A process that looks at files, one at a time; where a file ends it, another one takes its place."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: MediaCheck) -> None:
         self._look = look
         self._process: BaseProcess | None = None
         self._connection: Connection
@@ -206,7 +206,7 @@ class Looker:
             self._process = None
 
 
-def _serve(connection: Connection, look: Look) -> None:
+def _serve(connection: Connection, look: MediaCheck) -> None:
     """Answer for one file after another, until the other side is gone. None: still at work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side ends this process
     beat = partial(connection.send, None)

@@ -15,7 +15,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -245,7 +245,10 @@ def _rows_of(shard: Path, called: str, problems: list[str]) -> Iterator[tuple[st
                     continue
                 key = _key(member.name)
                 try:
-                    _check_name(member.name, seen)
+                    if any("\ud800" <= letter <= "\udfff" for letter in member.name):  # no list can hold it
+                        raise SampleError("its name is not UTF-8")
+                    if member.name in seen:
+                        raise SampleError("two files have this name, and only one of them would be read")
                     if PurePosixPath(member.name) == PurePosixPath(f"{key}.json"):
                         rows[key] = _row(tar.extractfile(member))
                     else:
@@ -272,14 +275,6 @@ def _row(file: IO[bytes] | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SampleError(f"is no json ({error})") from error
     return row if isinstance(row, dict) else {}
-
-
-def _check_name(name: str, others: Container[str]) -> None:
-    """SampleError for a name that a list cannot hold, and for one that another file of the shard has."""
-    if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise SampleError("its name is not UTF-8")
-    if name in others:
-        raise SampleError("two files have this name, and only one of them would be read")
 
 
 def _key(name: str) -> str:

@@ -20,7 +20,7 @@ from .questions import Reply, VideoTask, named
 from .replies import Given, matched, read_replies
 from .report import blind_report, comparison_of, markdown_of, write_report
 from .runner import CONFIG_FILE, first_questions, read_run_config, refuse_equal_ids
-from .scoring import compare
+from .scoring import paired_differences
 
 INCOMPLETE = 3
 """Exit status of a run whose report is written, and which asked fewer questions than there are."""
@@ -81,7 +81,7 @@ def report_again(options: argparse.Namespace) -> int:
     config, before = read_run_config(folder), _json_of(folder / "result.json")
     benchmark = _benchmark_of(config)
     annotations = options.annotations or _annotations_of(before, folder)
-    found = {path.name: digest(path) for path in benchmark.files(annotations)}
+    found = benchmark.digests(annotations)
     if config.get("annotations", found) != found:
         raise ValueError(f"{annotations} holds other annotations than {folder} was made with; expected --annotations")
     examples = benchmark.read(annotations, splits=config.get("split"))
@@ -112,17 +112,15 @@ def score_replies(options: argparse.Namespace) -> int:
     predictions = {one.id: one for one in _judged(benchmark, examples.tasks, replies)}
     config = {
         "benchmark": benchmark.name, "model": options.model, "mode": "score", "split": options.split,
-        "protocol": options.protocol,
-        "annotations": {path.name: digest(path) for path in benchmark.files(options.annotations)},
+        "protocol": options.protocol, "annotations": benchmark.digests(options.annotations),
         "replies": digest(*options.replies),
     }  # fmt: skip
     if (options.output / CONFIG_FILE).exists() and read_run_config(options.output) != config:
         raise ValueError(f"{options.output} holds another run; choose another --output")
     write_json(options.output / CONFIG_FILE, config)
     write_merged(options.output, predictions.values())
-    return shown(
-        write_report(options.output, benchmark, examples.tasks, config, predictions, left_out=examples.left_out)
-    )
+    left_out = examples.left_out
+    return shown(write_report(options.output, benchmark, examples.tasks, config, predictions, left_out=left_out))
 
 
 def compare_runs(options: argparse.Namespace) -> int:
@@ -135,7 +133,7 @@ def compare_runs(options: argparse.Namespace) -> int:
     if names[0] != names[1]:
         raise ValueError(f"not the same benchmark: {options.a} holds {names[0]}, {options.b} holds {names[1]}")
     a, b = (list(read_predictions(folder).values()) for folder in (options.a, options.b))
-    differences = compare(a, b, _benchmark_of(configs[0]).headline)
+    differences = paired_differences(a, b, _benchmark_of(configs[0]).headline)
     made = [_json_of(folder / "result.json") for folder in (options.a, options.b)]
     one, other = (
         dict(_flat({**config, **{key: result.get(key) for key in MADE_BY if key != "command"}}))

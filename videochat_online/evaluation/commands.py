@@ -14,7 +14,6 @@ from typing import Any, get_args
 from ..command_line import add_decoder_flag, add_memory_flags, add_model_flags, add_recall_flag
 from ..config import AnswerMode
 from ..extras import lacks
-from ..files import digest
 from ..media.find import VideoLibrary
 from .afterwards import add_commands_afterwards, shown
 from .benchmarks import BENCHMARKS, Benchmark, Protocol, Settings
@@ -45,13 +44,8 @@ ADAPTER_HELP = "transformers: --model is any image-text-to-text model of transfo
 
 
 PUSHED_NAMES = (
-    "omnimmi",
-    "ovo-timing",
-    "ovo-forward",
-    "streamingbench-pushed",
-    "streamingbench-polled",
-    "proactivevideoqa",
-)
+    "omnimmi", "ovo-timing", "ovo-forward", "streamingbench-pushed", "streamingbench-polled", "proactivevideoqa"
+)  # fmt: skip
 """Those of pushed/, which imports torch, for which no help should wait."""
 
 
@@ -75,11 +69,8 @@ def _add_standing(names: Any) -> None:
     add = parser.add_argument
     what = "rows with `video` and `standing`; of a --benchmark its file, or a folder that holds it"
     add("--annotations", type=Path, required=True, metavar="ROWS.json", help=what)
-    add(
-        "--benchmark",
-        choices=PUSHED_NAMES,
-        help="the annotations are this benchmark's, and its own score is reported, too",
-    )
+    whose = "the annotations are this benchmark's, and its own score is reported, too"
+    add("--benchmark", choices=PUSHED_NAMES, help=whose)
     add("--videos", type=Path, help="folder below which the videos lie")
     add("--output", type=Path, help="folder for readouts, probabilities and report")
     add("--blind", action="store_true", help="only what players get that never look: no model, no videos")
@@ -91,12 +82,8 @@ def _add_standing(names: Any) -> None:
     judge = "proactivevideoqa: OpenAI-compatible address of the model that judges words, such as http://host:8000/v1"
     add("--judge", metavar="URL", help=judge)
     add("--judge-model", metavar="NAME", help="its name there")
-    add(
-        "--api-key-env",
-        default="OPENAI_API_KEY",
-        metavar="NAME",
-        help="environment variable that holds the judge's key",
-    )
+    key = "environment variable that holds the judge's key"
+    add("--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help=key)
     add_model_flags(parser)
     add_memory_flags(parser)
     parser.set_defaults(run=_run_standing)
@@ -192,11 +179,8 @@ def run_benchmark(options: argparse.Namespace) -> int:
         print(f"this process is done; the report is written by the last one to finish ({run.output})", file=sys.stderr)
         return 0
     of_all = sum(len(task.questions) for task in examples.tasks)
-    return shown(
-        write_report(
-            run.output, benchmark, tasks, config, *found, left_out=left_out, answer_because=because, of_all=of_all
-        )
-    )
+    about: dict[str, Any] = {"left_out": left_out, "answer_because": because, "of_all": of_all}
+    return shown(write_report(run.output, benchmark, tasks, config, *found, **about))
 
 
 def benchmark_from_flags(options: argparse.Namespace) -> tuple[Benchmark, dict[str, Any]]:
@@ -274,7 +258,7 @@ def about_questions(options: argparse.Namespace, benchmark: Benchmark, variant: 
     return {
         "benchmark": benchmark.name,
         **variant,
-        "annotations": {path.name: digest(path) for path in benchmark.files(options.annotations)},
+        "annotations": benchmark.digests(options.annotations),
         "split": options.split,
         "limit": options.limit,
         "mode": options.mode,

@@ -27,6 +27,8 @@ from ..media.source import MediaError
 from ..prompt.messages import frame_line
 
 RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
+SPENT = "insufficient_quota"
+"""Code of a 429 that is about money: no waiting helps."""
 NOT_THIS_ONE = frozenset({400, 413, 422})
 """Statuses that are about one request: its question counts as not asked, the next ones are asked."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -168,8 +170,7 @@ class EndpointResponder:
 
     def _renames(self, document: Any) -> bool:
         """Whether the server knows an option otherwise: it is sent so from now on, and said once."""
-        about = document.get("error") if isinstance(document, dict) else None
-        name = about.get("param") if isinstance(about, dict) else None
+        name = _error_of(document).get("param")
         if not isinstance(name, str) or name not in OTHER_NAMES or name not in self._options:
             return False
         value = self._options.pop(name)
@@ -195,7 +196,7 @@ class EndpointResponder:
                 problem = f"no answer: {error or type(error).__name__}"
             else:
                 document = _document(response)
-                if response.status_code not in RETRIED or _is_spent(document):
+                if response.status_code not in RETRIED or _error_of(document).get("code") == SPENT:
                     return response.status_code, document
                 problem = f"HTTP {response.status_code}: {_words(document)}"
                 pause = _seconds(response.headers.get("Retry-After"), wait)
@@ -266,10 +267,10 @@ def _words(document: Any) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text).split())[:300])
 
 
-def _is_spent(document: Any) -> bool:
-    """Whether a 429 is about money: no waiting helps."""
+def _error_of(document: Any) -> dict[str, Any]:
+    """What a server says of an error, where it says it as it should."""
     about = document.get("error") if isinstance(document, dict) else None
-    return isinstance(about, dict) and about.get("code") == "insufficient_quota"
+    return about if isinstance(about, dict) else {}
 
 
 def _seconds(text: str | None, otherwise: float) -> float:

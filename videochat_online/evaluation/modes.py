@@ -18,11 +18,9 @@ import numpy as np
 
 from ..media.readers import MediaError
 from ..media.sampling import sample_pass, sample_window, thin
-from .ahead import BATCH, FramesAhead
 from .benchmarks.base import Settings
-from .published import known_times, printed_times, published_pass, published_window
 from .questions import Question, Reply, VideoTask
-from .videos import OpenVideo
+from .videos import BATCH, FramesAhead, OpenVideo, known_times, printed_times, published_pass, published_window
 
 ModeName = Literal["sliding_window", "streaming", "prefix", "blind"]
 MODES = ("sliding_window", "streaming", "prefix")

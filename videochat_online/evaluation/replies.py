@@ -16,6 +16,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 from ..extras import require
+from ..files import read_json
 from ..prompt.messages import check_text
 from .questions import named
 
@@ -81,29 +82,23 @@ def _rows(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path}: replies are read from {', '.join(readers)}; got {path.suffix or 'no ending'}")
     try:
         yield from readers[kind](path)
-    except (csv.Error, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} cannot be read as {path.suffix} (cut off, or another kind of file?): {error}"
-        ) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        what = f"{path} cannot be read as {path.suffix} (cut off, or another kind of file?)"
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
     lines = path.read_text(encoding="utf-8-sig").split("\n")  # some tools mark UTF-8
-    yield from (_loaded(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip())
-
-
-def _loaded(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:  # a number of thousands of digits
-        raise ValueError(f"{where}: {error}") from error
+    for number, line in ((number, line) for number, line in enumerate(lines, 1) if line.strip()):
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+            raise ValueError(f"{path}, line {number}: cannot be read as JSON (cut off?): {error}") from error
 
 
 def _json(path: Path) -> Iterator[Any]:
     """A list of rows, or lists of rows by name, as OVO-Bench's authors keep their three regimes."""
-    content = _loaded(path.read_text(encoding="utf-8-sig"), str(path))
+    content: Any = read_json(path, object, "a list of rows")
     parts = list(content.values()) if isinstance(content, dict) else [content]
     if not all(isinstance(part, list) for part in parts):
         raise ValueError(f"{path}: expected a list of rows, or lists of rows by name")

@@ -21,10 +21,9 @@ import numpy as np
 from ..extras import lacks
 from ..files import whole, write_json, write_text
 from .benchmarks import Benchmark
-from .blind import BEST, CHANCE, COMMONEST, players_of
 from .predictions import Prediction
 from .questions import VideoTask
-from .scoring import BLIND, Difference, cost_of, scores_of
+from .scoring import BEST, BLIND, CHANCE, COMMONEST, Difference, cost_of, players_of, scores_of
 
 COLUMNS = ("task", "category", "questions", "accuracy", "low", "high", "unanswered", CHANCE, COMMONEST, BEST, BLIND)
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "decord", "av")

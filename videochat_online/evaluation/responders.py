@@ -83,14 +83,8 @@ class SessionResponder:
     def open(self, system_prompt: str | None) -> SessionConversation:
         from ..streaming.session import StreamingSession
 
-        session = StreamingSession(
-            self.model,
-            self.processor,
-            memory=self.memory,
-            system_prompt=system_prompt,
-            skip_below=self.skip_below,
-            recall=self.recall,
-        )
+        options: dict[str, Any] = {"memory": self.memory, "skip_below": self.skip_below, "recall": self.recall}
+        session = StreamingSession(self.model, self.processor, system_prompt=system_prompt, **options)
         return SessionConversation(session)
 
 
@@ -141,21 +135,19 @@ class TransformersResponder:
         cls, name: str, *, device: str, dtype: str, attn_implementation: str, max_frames: int
     ) -> TransformersResponder:
         """`name`: a folder or hub id. Options as for our own models."""
-        import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        options = {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
-        if dtype == "auto" and device == "cpu":
-            dtype = "float32"
+        from ..model.weights import choose_device, choose_dtype
+
+        place = choose_device(device)
+        options: dict[str, Any] = {"dtype": choose_dtype(dtype, on_cpu=place.type == "cpu")}
+        options |= {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
         try:
             processor = AutoProcessor.from_pretrained(name)
-            model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+            model = AutoModelForImageTextToText.from_pretrained(name, **options)
         except (OSError, ValueError) as error:
             raise ValueError(f"{name} is no image-text-to-text model of transformers: {error}") from error
-        model.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(model.eval(), processor, max_frames)
+        return cls(model.to(place).eval(), processor, max_frames)  # type: ignore[arg-type]
 
     def open(self, system_prompt: str | None) -> TransformersConversation:
         return TransformersConversation(self, system_prompt)
@@ -222,13 +214,8 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         return remote, about | endpoint
     if options.adapter == "transformers":
         about["max_frames"] = settings.frames or 64
-        responder = TransformersResponder.load(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            attn_implementation=options.attention,
-            max_frames=about["max_frames"],
-        )
+        where = {"device": options.device, "dtype": options.dtype, "attn_implementation": options.attention}
+        responder = TransformersResponder.load(options.model, max_frames=about["max_frames"], **where)
         about["weights"] = weights_digest(Path(options.model)) or responder.model.config._commit_hash
         return responder, {**about, "dtype": str(responder.model.dtype)}
     from ..model.backbone import memory_on
@@ -246,10 +233,8 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
     about |= {"recall": options.recall} if options.recall else {}
-    return SessionResponder(model, processor, memory, options.skip_below, options.recall), {
-        **about,
-        "dtype": str(model.dtype),
-    }
+    about["dtype"] = str(model.dtype)
+    return SessionResponder(model, processor, memory, options.skip_below, options.recall), about
 
 
 def weights_digest(folder: Path) -> str | None:

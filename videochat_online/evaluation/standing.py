@@ -33,10 +33,8 @@ from ..streaming.standing import Rule
 from .afterwards import INCOMPLETE
 from .endpoint import EndpointResponder
 from .intervals import accuracy_interval
-from .pushed import PUSHED, Pushed
-from .pushed.base import Judge
-from .pushed.scores import Player, as_lines, blind_scores, scored
-from .pushed.videos import watchable
+from .pushed.base import Judge, Player, Pushed, as_lines, scored, scores_without_looking, watchable
+from .pushed.benchmarks import PUSHED
 from .report import table
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -134,7 +132,7 @@ def _blind(benchmark: Pushed | None, rows: Sequence[StandingRow]) -> int:
         raise ValueError("--blind needs --benchmark: one's own rows do not say when their videos end")
     ends = [row.until if isfinite(row.until) else max(time for _, time in row.moments) for row in rows]
     print(f"# {benchmark.title}, {len(rows)} rows\n")
-    print("\n".join(as_lines(benchmark, blind_scores(benchmark, rows, deaf_players(rows, ends)))))
+    print("\n".join(as_lines(benchmark, scores_without_looking(benchmark, rows, deaf_players(rows, ends)))))
     return 0
 
 

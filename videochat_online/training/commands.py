@@ -22,11 +22,12 @@ from ..data.settings import DataSettings, SettingError, flag
 from ..extras import did_you_mean
 from .configuration import FIELDS, FINETUNE_SMALL, PRESETS, TrainingConfig, is_small
 
-DESCRIPTION = "Train a model on data-set lists. Settings come from --preset, then --config, then flags."
-EPILOG = (
-    "example: videochat-online train --preset stage2 --model pocket --data list.json --output-dir runs/mine --check. "
-    "On several GPUs: torchrun --nproc-per-node 8 -m videochat_online.training --preset stage1 --strategy zero1 ..."
-)
+ABOUT: dict[str, Any] = {
+    "description": "Train a model on data-set lists. Settings come from --preset, then --config, then flags.",
+    "epilog": "example: videochat-online train --preset stage2 --model pocket --data list.json --output-dir runs/mine "
+    "--check. On several GPUs: torchrun --nproc-per-node 8 -m videochat_online.training --preset stage1 --strategy "
+    "zero1 ...",
+}
 PRESET_HELP = (
     "start from named settings: finetune for tens to thousands of samples, the others are the paper's stages; stage2 "
     "starts from stage 1's model, as the paper says (its script: --model OpenGVLab/InternVL2-4B)"
@@ -36,11 +37,7 @@ METAVARS: dict[Any, str] = {str: "TEXT", int: "N", float: "X"}
 
 def add_train_command(commands: Any) -> None:
     """`videochat-online train`."""
-    add_train_flags(
-        commands.add_parser(
-            "train", help="train a model, on one machine or many", description=DESCRIPTION, epilog=EPILOG
-        )
-    )
+    add_train_flags(commands.add_parser("train", help="train a model, on one machine or many", **ABOUT))
 
 
 def add_gate_command(commands: Any) -> None:
@@ -83,7 +80,7 @@ def _run_turns(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m videochat_online.training`, the program that torchrun starts."""
-    parser = CommandParser(prog="python -m videochat_online.training", description=DESCRIPTION, epilog=EPILOG)
+    parser = CommandParser(prog="python -m videochat_online.training", **ABOUT)
     add_train_flags(parser)
     return parser.run(arguments)
 
@@ -111,12 +108,8 @@ def run_train(options: argparse.Namespace) -> int:
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
     """--check, --preset, --config and a flag for each field of TrainingConfig: those not given leave no trace."""
     parser.add_argument("--check", action="store_true", help="check settings and data, print the plan, and stop")
-    parser.add_argument(
-        "--num-processes",
-        type=int,
-        metavar="N",
-        help="processes that --check plans for (default: those of torchrun, or 1)",
-    )
+    planned = "processes that --check plans for (default: those of torchrun, or 1)"
+    parser.add_argument("--num-processes", type=int, metavar="N", help=planned)
     parser.add_argument("--preset", choices=tuple(PRESETS), help=PRESET_HELP)
     parser.add_argument("--config", metavar="FILE", help="json or yaml file of settings, between preset and flags")
     hints = get_type_hints(TrainingConfig)

@@ -128,7 +128,7 @@ def summary(numbers: torch.Tensor) -> dict[str, float]:
     }
 
 
-def write_page(
+def write_run_page(
     plan: TrainingPlan, parts: str, evaluations: Sequence[Evaluation], dataset: Any, held_out: HeldOut | None
 ) -> str:
     """Write the page into the run's folder; returns it in short. `parts`: the table of what trained of the model."""
@@ -142,7 +142,7 @@ def write_page(
         title = "Whether the model has learnt is not known: nothing was evaluated, and the log has not two losses."
     if held_out is not None and held_out.is_trained:
         title += " It was asked what it was trained on: whether it understands other rows is not known."
-    facts = facts_of(plan, steps, evaluations, chosen)
+    facts = run_facts(plan, steps, evaluations, chosen)
     # 2. curves, and the answers of what is exported
     curves: dict[str, dict[str, str]] = {
         "loss": {"training": "loss", "evaluation": "eval_loss"},
@@ -168,7 +168,7 @@ def write_page(
     return f"{facts}\n{'WARNING: ' if problems else ''}{title}\nreport           {folder / PAGE_FILE}"
 
 
-def facts_of(
+def run_facts(
     plan: TrainingPlan,
     steps: Sequence[Mapping[str, float]],
     evaluations: Sequence[Evaluation],

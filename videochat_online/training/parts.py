@@ -169,7 +169,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 
     Published: the norms that transformers 4.37 lists, which are LayerNorm and Llama's RMSNorm, not Phi-3's or Qwen2's.
     """
-    listed = [module for module in model.modules() if isinstance(module, nn.LayerNorm) or is_llama_norm(module)]
+    named = ((type(module).__name__, module) for module in model.modules())
+    listed = [one for name, one in named if isinstance(one, nn.LayerNorm) or name == "LlamaRMSNorm"]
     norms = {id(weight) for module in listed for weight in module.parameters()}
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -181,10 +182,6 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
-
-
-def is_llama_norm(module: nn.Module) -> bool:
-    return type(module).__name__ == "LlamaRMSNorm"
 
 
 def part_rows(model: Any, config: TrainingConfig) -> list[PartRow]:

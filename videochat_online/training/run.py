@@ -12,8 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..data.collator import PackingCollator, PaddingCollator
-from ..data.dataset import ConversationDataset
+from ..data.dataset import ConversationDataset, PackingCollator, PaddingCollator
 from ..data.registry import read_lists
 from ..data.settings import SettingError, flag
 from ..files import digest, locked, write_json
@@ -26,7 +25,7 @@ from .configuration import EARLIER, MAY_CHANGE, TrainingConfig
 from .distributed import check_launcher, check_packages, is_main_process, say, world_size
 from .evaluating import HeldOut, chosen_of, hold_out
 from .export import check_hub, export, push
-from .log import write_page
+from .log import write_run_page
 from .loop import TrainingLoop
 from .memory import memory_problem
 from .parts import check_model, part_rows, parts_table
@@ -69,7 +68,7 @@ def run(config: TrainingConfig) -> int:
             loop.state.load_weights(best_folder(config, int(chosen["step"])))
         folder = export(loop.state, config)
         if is_main_process():
-            say(write_page(plan, parts, evaluations, dataset, held_out))
+            say(write_run_page(plan, parts, evaluations, dataset, held_out))
         say(f"the trained model is in {folder}")
         if config.push_to_hub and is_main_process():
             say(f"and at {push(folder, config, describe_data(config), num_steps, mean_loss)}")

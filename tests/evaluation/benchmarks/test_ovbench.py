@@ -11,10 +11,9 @@ import pytest
 
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.benchmarks.ovbench import SUB_TASKS, SYSTEM_PROMPT
-from videochat_online.evaluation.blind import players_of
 from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.questions import Reply, VideoTask
-from videochat_online.evaluation.scoring import Tally, headline_of
+from videochat_online.evaluation.scoring import Tally, headline_of, players_of
 
 COUNTS = {
     "AA Action Anticipation": 78,

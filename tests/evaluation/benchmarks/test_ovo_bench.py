@@ -10,10 +10,9 @@ import pytest
 
 from videochat_online.evaluation.benchmarks import OVOBench
 from videochat_online.evaluation.benchmarks.ovo_bench import REGIMES
-from videochat_online.evaluation.blind import players_of
 from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.questions import Reply, Verdict, VideoTask
-from videochat_online.evaluation.scoring import Tally, headline_of
+from videochat_online.evaluation.scoring import Tally, headline_of, players_of
 
 ITEMS: list[dict[str, Any]] = [
     {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from ...config import AnswerMode
-from ...files import read_json
+from ...files import digest, read_json
 from ...prompt.letters import read_letter
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
@@ -145,6 +145,10 @@ class Benchmark(ABC):
                 return found
         expected = "; or ".join(map(", ".join, self.layouts))
         raise ValueError(f"no {self.title} annotations in {annotations}: expected {expected}")
+
+    def digests(self, annotations: Path) -> dict[str, str]:
+        """The files that are read, by name: what is in them, wherever they lie."""
+        return {path.name: digest(path) for path in self.files(annotations)}
 
     @abstractmethod
     def parse(self, path: Path, records: list[Any], splits: tuple[str, ...], examples: Examples) -> None:

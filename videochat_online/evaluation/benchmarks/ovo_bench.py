@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..blind import commonest
 from ..predictions import Prediction
 from ..questions import Question, Reply, Verdict, VideoTask, letters
+from ..scoring import commonest
 from .base import Benchmark, Examples, Settings, text_of, texts
 
 REGIMES = {
@@ -139,12 +139,11 @@ def _questions(item: dict[str, Any]) -> list[tuple[str, Question]]:
         labels = letters(options)
         if not 0 <= item["gt"] < len(options):
             raise ValueError(f"gt {item['gt']!r} is none of {len(options)} options")
+        lines = "; ".join(map("{}. {}".format, labels, options))
         question = Question(
             id=f"{number}",
             timestamp=float(item["realtime"]),
-            prompt=CHOICE_PROMPT.format(
-                text_of(item, "question"), "; ".join(map("{}. {}".format, labels, options)) + ";"
-            ),
+            prompt=CHOICE_PROMPT.format(text_of(item, "question"), f"{lines};"),
             answer=labels[item["gt"]],
             labels=tuple(labels),
             options=tuple(options),
@@ -170,11 +169,9 @@ def _questions(item: dict[str, Any]) -> list[tuple[str, Question]]:
 def _forward_prompt(item: dict[str, Any], probe: dict[str, Any]) -> str:
     if item["task"] == "REC":
         return REC_PROMPT.format(f"How many times did they {text_of(item, 'activity')}?")
-    return (
-        SSR_PROMPT.format(text_of(probe, "step"))
-        if item["task"] == "SSR"
-        else CRR_PROMPT.format(text_of(item, "question"))
-    )
+    if item["task"] == "SSR":
+        return SSR_PROMPT.format(text_of(probe, "step"))
+    return CRR_PROMPT.format(text_of(item, "question"))
 
 
 def _places(name: str, chunked: bool) -> tuple[str, ...]:

@@ -24,8 +24,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ...data.clip import choose_frames
-from ...data.collator import PaddingCollator
-from ...data.dataset import ConversationDataset
+from ...data.dataset import ConversationDataset, PaddingCollator
 from ...data.registry import read_lists
 from ...data.settings import DataSettings
 from ...extras import lacks

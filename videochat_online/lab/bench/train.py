@@ -24,8 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2Config
 
-from ...data.collator import PackingCollator, PaddingCollator
-from ...data.dataset import ConversationDataset
+from ...data.dataset import ConversationDataset, PackingCollator, PaddingCollator
 from ...data.registry import read_lists
 from ...data.sampler import grouping_plan, packing_plan
 from ...data.settings import DataSettings
