@@ -25,12 +25,20 @@ from ..config import BYTES_OF
 from ..extras import hub_errors_named, require
 from ..files import SHIPPED_MODELS
 from ..model_config import VideoChatOnlineConfig
-from .adapter import ADAPTER_CONFIG, apply_adapter, base_of
 from .backbone import Backbone, Facts, HeldFacts
 from .backbones.families import FAMILIES, PICTURE_SETTINGS, UNBUILDABLE, empty_held, held_facts, load_held
 from .backbones.held import HeldModel
 from .engine import Engine, VideoChatAtEngine
-from .stored import PICKLED, StoredTensors, check_config_sizes, read_object, weight_files
+from .stored import (
+    ADAPTER_CONFIG,
+    PICKLED,
+    StoredTensors,
+    apply_adapter,
+    base_of,
+    check_config_sizes,
+    read_object,
+    weight_files,
+)
 from .videochat import CheckpointError, VideoChatOnline, only_said
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,7 @@ from ..media.fetching import Sockets, fetch
 from ..media.readers import open_video
 from ..media.sampling import sample_pass
 from ..prompt.messages import check_text
-from .addresses import checked_place
-from .limits import Limits, NotAllowed, RequestError, TooLarge
+from .limits import Limits, NotAllowed, RequestError, TooLarge, checked_place
 from .live_session import Picture
 from .uploads import picture_of, sent_image
 
