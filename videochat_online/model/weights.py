@@ -103,11 +103,7 @@ def load_pretrained(
         what = "an engine runs the model as it lies in its folder"
         raise CheckpointError(f"{name}: {what}: without an adapter, quantization or another layout of the weights")
     model = _read(folder, facts, tensors, options, engine)
-    network = network_of(model)
-    if chosen:
-        apply_adapter(network, chosen, merge=quantization_config is None)
-    check_finite(network, chosen or folder)
-    return model
+    return _checked(model, folder, chosen, merge=quantization_config is None)
 
 
 def _stored(folder: Path, facts: Facts, allow_pickle: bool) -> dict[str, torch.Tensor] | None:
@@ -158,6 +154,14 @@ def _read(
         raise CheckpointError(f"cannot read the checkpoint {folder}: {_line(error)}") from error
     except NotImplementedError as error:  # torch's, of tensors that nothing was read into
         raise CheckpointError(f"{folder}: its weights are not those of the model in its config.json") from error
+
+
+def _checked(model: Backbone, folder: Path, adapter: Path | None, *, merge: bool) -> Backbone:
+    """The model with its adapter, all of whose weights are numbers. Raises CheckpointError."""
+    if adapter:
+        apply_adapter(network_of(model), adapter, merge=merge)
+    check_finite(network_of(model), adapter or folder)
+    return model
 
 
 def check_finite(network: nn.Module, folder: Path) -> None:

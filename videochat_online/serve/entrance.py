@@ -77,9 +77,7 @@ class Entrance:
             failed = JSONResponse({"error": error_body("Internal Server Error", 500)}, 500)
             await failed(scope, receive, answer)
         finally:
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
+            self._open -= Counter([client])  # who has none left goes
             # 3. told without what stands in its path and query: a session's id is a key
             route = _pattern(scope)
             self.metrics.requests.labels(route, str(status)).inc()
