@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ..model_config import LLM_ARCHITECTURES, has_length_dependent_rope
+from ..model_config import LLM_ARCHITECTURES, has_length_dependent_rope, max_positions
 
 INTERNLM2_NAMES = {
     "tok_embeddings": "embed_tokens",
@@ -66,6 +66,13 @@ class StatelessRope(nn.Module):
         short, scale = compute(self.config, device, seq_len=line)
         long, _ = compute(self.config, device, seq_len=line + 1)
         return torch.where(num_positions > line, long, short), scale
+
+
+def steady_positions(config: PreTrainedConfig) -> int:
+    """Up to where rotary factors stay as they are, whatever the length."""
+    if not has_length_dependent_rope(config):
+        return max_positions(config)
+    return int(config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
 
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:

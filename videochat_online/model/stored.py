@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ..extras import require
-from .videochat import CheckpointError
+from .videochat import CheckpointError, one_line
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SINGLE, PICKLED = "model.safetensors", "pytorch_model*.bin"
@@ -221,9 +221,7 @@ def apply_adapter(network: Any, folder: Path, *, merge: bool) -> None:
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(
-            f"the adapter {folder} does not fit this model: {' '.join(str(error).split())}"
-        ) from error
+        raise CheckpointError(f"the adapter {folder} does not fit this model: {one_line(error)}") from error
     if odd := sorted([*result.missing_keys, *result.unexpected_keys]):
         raise CheckpointError(
             f"the adapter {folder} does not fit this model: {len(result.missing_keys)} of its tensors are missing, "

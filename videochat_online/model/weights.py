@@ -39,7 +39,7 @@ from .stored import (
     read_object,
     weight_files,
 )
-from .videochat import CheckpointError, VideoChatOnline, only_said
+from .videochat import CheckpointError, VideoChatOnline, one_line, only_said
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _read(
             network_of(model).config.name_or_path = network_of(model).name_or_path = str(folder)
             return model
     except (SafetensorError, OSError, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"cannot read the checkpoint {folder}: {_line(error)}") from error
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {one_line(error)}") from error
     except NotImplementedError as error:  # torch's, of tensors that nothing was read into
         raise CheckpointError(f"{folder}: its weights are not those of the model in its config.json") from error
 
@@ -239,7 +239,7 @@ def without_weights(facts: Facts) -> Backbone:
     except UNBUILDABLE as error:
         folder = facts.own.name_or_path if isinstance(facts, HeldFacts) else facts.name_or_path
         raise CheckpointError(
-            f"{folder}: config.json describes no network that can be built: {_line(error)}"
+            f"{folder}: config.json describes no network that can be built: {one_line(error)}"
         ) from error
 
 
@@ -288,18 +288,13 @@ def _facts(folder: Path) -> Facts:
             return VideoChatOnlineConfig.from_pretrained(folder)
         except UNBUILDABLE as error:
             raise CheckpointError(
-                f"{folder / 'config.json'} describes no {model_type} model: {_line(error)}"
+                f"{folder / 'config.json'} describes no {model_type} model: {one_line(error)}"
             ) from error
     found = [read_object(folder / name) for name in PICTURE_SETTINGS if (folder / name).is_file()]
     settings = [values.get("image_processor", values) for values in found]
     if not settings:
         raise CheckpointError(f"{folder} does not say how pictures are prepared: expected {PICTURE_SETTINGS[-1]}")
     return held_facts(folder, model_type, next((each for each in settings if "image_mean" in each), settings[0]))
-
-
-def _line(error: Exception) -> str:
-    """What another library's error says, on one line."""
-    return " ".join(str(error).split())
 
 
 def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any) -> Path:
