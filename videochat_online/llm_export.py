@@ -36,7 +36,8 @@ def add_export_command(commands: Any) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the folder, whole or not at all. ValueError for a model that an engine cannot run."""
-    from .model.engine import engine_positions, served_name
+    from .model.engine import served_name
+    from .model.language_model import steady_positions
     from .model.weights import adapter_folder, find_checkpoint, load_facts, load_pretrained, own_layout
     from .processing import load_tokenizer
 
@@ -55,7 +56,7 @@ def run_export(options: argparse.Namespace) -> int:
         replace_folder(staged, options.folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    name, most = served_name(find_checkpoint(options.model)), engine_positions(config.llm_config)
+    name, most = served_name(find_checkpoint(options.model)), steady_positions(config.llm_config)
     print(COMMAND.format(folder=options.folder, quoted=shlex.quote(str(options.folder)), name=name, most=most))
     return 0
 

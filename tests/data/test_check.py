@@ -16,7 +16,7 @@ from videochat_online.data import check, looking
 from videochat_online.data.check import Report, box_problem, check_lists
 from videochat_online.data.formats import read_row
 from videochat_online.data.settings import DataSettings
-from videochat_online.media import decoding
+from videochat_online.media import readers
 
 from .conftest import at, talk
 
@@ -216,7 +216,7 @@ def test_our_own_mistakes_are_no_problem_of_a_file(write_list: Any, monkeypatch:
     def mistake(*args: object, **options: object) -> None:
         raise AttributeError("a bug of ours")
 
-    monkeypatch.setattr(decoding.PyavReader, "_restart", mistake)
+    monkeypatch.setattr(readers.PyavReader, "_restart", mistake)
     with pytest.raises(AttributeError, match="a bug of ours"):
         check_lists([write_list({"good": GOOD})], num_workers=1)
 
@@ -239,8 +239,8 @@ def damaged(media: Path) -> dict[str, Path]:
 def test_what_training_shows_is_decoded(write_list: Any, damaged: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
     """The frames of clip.py, each once, whatever number of rows shows it."""
     decoded: list[int] = []
-    image = decoding.PyavReader._image
-    monkeypatch.setattr(decoding.PyavReader, "_image", lambda self, n: decoded.append(n) or image(self, n))
+    image = readers.PyavReader._image
+    monkeypatch.setattr(readers.PyavReader, "_image", lambda self, n: decoded.append(n) or image(self, n))
     talks = {"conversations": talk("<video>\nQ", "A")}
     samples = {
         (0, n): read_row(row)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from videochat_online.data.dataset import ConversationDataset, TrainingExample, augment
 from videochat_online.data.settings import DataSettings
 from videochat_online.media import readers
-from videochat_online.media.decoding import DecordReader
+from videochat_online.media.readers import DecordReader
 from videochat_online.model_config import VideoChatOnlineConfig
 from videochat_online.pixels import normalised
 from videochat_online.processing import Processor

@@ -1,4 +1,4 @@
-"""The page in headless Chromium, once through; test_browser.py has the rest."""
+"""The page in headless Chromium, once through; the test_browser files have the rest."""
 
 from __future__ import annotations
 

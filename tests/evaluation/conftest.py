@@ -17,6 +17,7 @@ from videochat_online.evaluation.benchmarks import OVBench, Settings
 from videochat_online.evaluation.modes import Examiner, Outcomes, Responder
 from videochat_online.evaluation.questions import VideoTask
 from videochat_online.evaluation.videos import OpenVideo
+from videochat_online.media.readers import open_video
 
 SIZE = 32
 FPS = 2.0
@@ -168,3 +169,12 @@ def write_tao_frames(folder: Path, task: VideoTask) -> None:
     head = stem[: len(stem) - len(digits)]
     numbers = range(int(digits) - before, int(digits) + after + 1)
     write_frames(folder, [f"{head}{number:0{len(digits)}d}.{suffix}" for number in numbers])
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> OpenVideo:
+    """20 s at 2 fps: frame n starts at n / 2 s."""
+    path = tmp_path_factory.mktemp("video") / "v.mp4"
+    write_video(path, seconds=20)
+    reader = open_video(path)
+    return OpenVideo(reader, reader.timestamps)

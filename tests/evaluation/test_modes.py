@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluation.conftest import FakeResponder, examined, write_video
+from tests.evaluation.conftest import FakeResponder, examined
 from videochat_online.evaluation.benchmarks import Settings
 from videochat_online.evaluation.modes import Outcomes
-from videochat_online.evaluation.questions import Poll, Question, Reply, VideoTask
+from videochat_online.evaluation.questions import Question, Reply, VideoTask
 from videochat_online.evaluation.videos import OpenVideo, open_task_video
 from videochat_online.media.find import VideoLibrary
 from videochat_online.media.readers import MediaError, open_video
@@ -54,15 +54,6 @@ def replies(outcomes: Outcomes) -> dict[str, Reply]:
         assert isinstance(outcome, Reply), outcome
         found[asked.id] = outcome
     return found
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> OpenVideo:
-    """20 s at 2 fps: frame n starts at n / 2 s."""
-    path = tmp_path_factory.mktemp("video") / "v.mp4"
-    write_video(path, seconds=20)
-    reader = open_video(path)
-    return OpenVideo(reader, reader.timestamps)
 
 
 def golden_cases(golden: Path, name: str) -> list[dict[str, Any]]:
@@ -295,49 +286,6 @@ def test_open_questions_are_generated_even_by_likelihood(video: OpenVideo, respo
     settings = Settings(2.0, answer="likelihood")
     reply = replies(examined("streaming", task_of(count), video, settings, responder))["q0"]
     assert reply.scores == () and reply.text
-
-
-def polled(timestamp: float, number: int = 0) -> Question:
-    poll = Poll("is it time, yes or no?", start=timestamp + 1, end=timestamp + 6, due=timestamp + 2)
-    return question(timestamp, number, kind="proactive", labels=(), answer="now", poll=poll)
-
-
-def test_a_polled_question_is_asked_when_the_model_says_yes(video: OpenVideo):
-    for mode in ("streaming", "sliding_window", "prefix"):
-        responder = FakeResponder(says_yes_at=6.5)
-        reply = replies(examined(mode, task_of(polled(4.0)), video, Settings(2.0), responder))["q0"]
-        asked = [prompt for conversation in responder.conversations for prompt in conversation.asked]
-        assert asked == ["is it time, yes or no?"] * 3 + ["question 0?"], mode
-        assert (reply.answered_at, reply.last_time) == (7.0, 7.0)
-
-
-def test_a_polled_question_sees_only_what_came_after_it_in_a_window(video: OpenVideo):
-    responder = FakeResponder(says_yes_at=5.0)
-    replies(examined("sliding_window", task_of(polled(4.0)), video, Settings(2.0, window=60.0), responder))
-    assert responder.conversations[-1].shown == [4.0, 4.5, 5.0]
-
-
-def test_a_poll_without_a_yes_ends(video: OpenVideo):
-    for mode in ("streaming", "sliding_window"):
-        responder = FakeResponder()
-        reply = replies(examined(mode, task_of(polled(4.0)), video, Settings(2.0), responder))["q0"]
-        assert (reply.answered_at, reply.text, reply.last_time) == (None, "No", 10.0)
-
-
-def test_polls_and_questions_of_one_video_share_the_pass(video: OpenVideo):
-    responder = FakeResponder(says_yes_at=6.0)
-    task = task_of(polled(4.0, 0), question(5.5, 1), polled(5.0, 2))
-    found = replies(examined("streaming", task, video, Settings(2.0), responder))
-    assert {key: reply.answered_at for key, reply in found.items()} == {"q0": 6.0, "q1": None, "q2": 6.0}
-    [conversation] = responder.conversations
-    assert conversation.shown == sorted(set(conversation.shown))
-    assert sum(reply.new_frames for reply in found.values()) == 13  # 0.0 to 6.0, each frame charged once
-
-
-def test_moments_are_in_order(video: OpenVideo, responder: FakeResponder):
-    replies(examined("streaming", task_of(question(5.0, 0), polled(1.0, 1)), video, Settings(2.0), responder))
-    asked = responder.conversations[0].asked
-    assert [prompt == "question 0?" for prompt in asked] == [False] * 3 + [True] + [False] * 3
 
 
 def test_a_question_before_the_first_frame_cannot_be_asked_but_the_others_can(video: OpenVideo):

@@ -12,9 +12,8 @@ import pytest
 from tests.evaluation.conftest import write_frames, write_video
 from videochat_online.evaluation.questions import Question, VideoTask
 from videochat_online.evaluation.videos import check_video, open_task_video
-from videochat_online.media.decoding import DecordReader, PyavReader
 from videochat_online.media.find import VideoLibrary
-from videochat_online.media.readers import MediaError
+from videochat_online.media.readers import DecordReader, MediaError, PyavReader
 
 
 def task_at(timestamp: float, *names: str, **changes: object) -> VideoTask:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videochat_online.media import decoding
+from videochat_online.media import readers
 from videochat_online.media.picture import FrameConverter
 from videochat_online.media.readers import MediaError, open_video
 from videochat_online.media.source import MediaWarning
@@ -148,14 +148,14 @@ def test_where_nothing_is_found_behind_a_seek(write_kind: Callable, monkeypatch:
     """As in MPEG streams with a piece missing: what decoding from the start gives is read all the same."""
     path = write_kind("mp4")
     damage(path, 0.9, 300)
-    whole = decoding.decoded
+    whole = readers.decoded
 
     def lost(*place: object, has_sought: bool, **options: object) -> Iterator[object]:
         return iter(()) if has_sought else whole(*place, **options)
 
     with pytest.warns(MediaWarning), open_video(path) as video:
         every = [frame.image for frame in video]
-        monkeypatch.setattr(decoding, "decoded", lost)
+        monkeypatch.setattr(readers, "decoded", lost)
         for frame in video.read([len(every) - 1, 35, 12]):
             assert np.array_equal(frame.image, every[frame.index])
 

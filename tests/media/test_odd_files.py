@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from tests.media.live_servers import http_server
 from tests.media.test_bad_input import refuse
 from tests.odd_media import mutated, with_damaged_second_page, with_gbk_title, with_unknown_codec, write_video
-from videochat_online.media import container, decoding, image_source, video_index
+from videochat_online.media import container, image_source, readers, video_index
 from videochat_online.media.live import LiveStream, PushedFrames
 from videochat_online.media.live_network import NetworkStream, Timeouts
 from videochat_online.media.readers import MediaError, open_image, open_video
@@ -259,7 +259,7 @@ def test_whatever_a_library_raises(error: Exception):
 
 
 MISTAKES: dict[str, tuple[object, str]] = {
-    "film.mp4": (decoding.PyavReader, "_number"),
+    "film.mp4": (readers.PyavReader, "_number"),
     "loop.gif": (image_source.AnimationReader, "_times"),
     "still.png": (image_source, "_as_array"),
     "other.mp4": (video_index, "_in_display_order"),

@@ -14,7 +14,7 @@ from PIL import Image
 from videochat_online.media.live import PushedFrames
 from videochat_online.media.picture import FrameConverter, begin_image, rgb_array, upright_steps
 from videochat_online.media.readers import open_image, open_video
-from videochat_online.serve.uploads import picture_of
+from videochat_online.serve.content import picture_of
 
 RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 200, 40), (40, 60, 220), (200, 200, 60)
 WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593), 2: (0.299, 0.114)}

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videochat_online.media.decoding import PyavReader
-from videochat_online.media.readers import MediaError, VideoReader, open_video
+from videochat_online.media.readers import MediaError, PyavReader, VideoReader, open_video
 
 DECODERS = ("decord", "pyav")
 STARTS = {  # seconds of every frame, as written into the recorded clips

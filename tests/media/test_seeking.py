@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videochat_online.media.decoding import PyavReader
-from videochat_online.media.readers import Frame, VideoReader, open_video
+from videochat_online.media.readers import Frame, PyavReader, VideoReader, open_video
 
 
 def pictures(video: VideoReader, indices) -> list[np.ndarray]:

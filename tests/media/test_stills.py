@@ -16,7 +16,7 @@ from tests.media.test_picture import close, corners
 from videochat_online.media.picture import begin_image, rgb_array, upright_rgb
 from videochat_online.media.readers import MediaError, open_image
 from videochat_online.media.source import MediaWarning
-from videochat_online.serve.uploads import picture_of
+from videochat_online.serve.content import picture_of
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import modeling_flash_attention_utils
 from transformers.utils import TransformersKwargs
 
-from videochat_online.model.language_model import build_language_model
-from videochat_online.model.varlen import border_arguments, sample_borders, use_varlen
+from videochat_online.model.language_model import border_arguments, build_language_model, sample_borders, use_varlen
 
 LLMS: dict[str, dict[str, Any]] = {
     "qwen2": {}, "qwen3": {"head_dim": 8}, "llama": {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import threading
 import time
@@ -64,6 +65,11 @@ def png(picture) -> Callable[[int], bytes]:
         return out.getvalue()
 
     return encode
+
+
+@pytest.fixture(scope="session")
+def data_uri(png) -> Callable[[int], str]:
+    return lambda k: "data:image/png;base64," + base64.b64encode(png(k)).decode()
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from tests.media.live_servers import http_server, tcp_server
 from videochat_online.media.live import LiveStream
 from videochat_online.media.source import MediaError
-from videochat_online.serve.addresses import checked_place, is_public, open_address, pinned_stream
-from videochat_online.serve.limits import Limits, NotAllowed
+from videochat_online.serve.limits import Limits, NotAllowed, checked_place, is_public
+from videochat_online.serve.sources import open_address, pinned_stream
 
 PUBLIC, PRIVATE = Limits(allow_urls=True), Limits(allow_urls=True, allow_private_urls=True)
 

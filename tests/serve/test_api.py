@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.odd_media import mutated, with_gbk_title, with_unknown_codec
-from videochat_online.serve import sources, uploads
+from videochat_online.serve import content, sources
 from videochat_online.serve.client import Client, ServerError
 from videochat_online.serve.commands import is_loopback, shown_name
 
@@ -156,7 +156,7 @@ def test_our_own_mistake_is_a_500(serve, png, monkeypatch):
         raise AttributeError("a bug of ours")
 
     with Client(serve().address).session() as session:
-        monkeypatch.setattr(uploads, "upright_rgb", mistake)
+        monkeypatch.setattr(content, "upright_rgb", mistake)
         with refused(500, "Internal Server Error"):
             session.see(png(1))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from videochat_online.serve.client import Client
-from videochat_online.serve.uploads import PREFIX, ServerFolder, remove_left
+from videochat_online.serve.sessions import PREFIX, ServerFolder, remove_left
 
 COMMAND = [sys.executable, "-m", "videochat_online.cli"]
 
@@ -59,7 +59,7 @@ def ends_by(number: int, tmp_path: Path, program: str) -> int:
     # whoever runs the tests may ignore SIGHUP (nohup), and children inherit that
     start = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     start += "from videochat_online.serve.commands import unwound_by_signals\n"
-    start += "from videochat_online.serve.uploads import ServerFolder\n"
+    start += "from videochat_online.serve.sessions import ServerFolder\n"
     place = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-c", start + program]
     with subprocess.Popen(command, env=place, stdout=subprocess.PIPE, text=True) as process:

@@ -14,7 +14,7 @@ from videochat_online.serve.client import Client
 from videochat_online.serve.turns import CLIENT, Turns
 from videochat_online.streaming import together
 
-from .test_completions import data_uri, post, user  # noqa: F401 (a fixture)
+from .test_completions import post, user
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_sessions(serve, pocket, picture, png, monkeypatch):
     assert decoder.num_passes < decoder.num_tokens
 
 
-def test_chat_completions_with_their_options(serve, data_uri, monkeypatch):  # noqa: F811
+def test_chat_completions_with_their_options(serve, data_uri, monkeypatch):
     server = serve(answers_at_once=3)
     options = [{}, {"temperature": 1.5, "seed": 7, "top_p": 0.9}, {"stop": "a"}]
 
@@ -69,7 +69,7 @@ def test_chat_completions_with_their_options(serve, data_uri, monkeypatch):  # n
     assert found == one_by_one
 
 
-def test_who_leaves_ends_alone(serve, data_uri, monkeypatch):  # noqa: F811
+def test_who_leaves_ends_alone(serve, data_uri, monkeypatch):
     """A client that hangs up in the middle, beside one that listens to the end."""
     server = serve(answers_at_once=2)
     has_left = threading.Event()

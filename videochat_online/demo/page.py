@@ -25,11 +25,11 @@ from ..config import MEMORY_POLICIES
 from ..files import SHIPPED_MODELS
 from ..media.source import MediaError
 from ..serve.api import validation_text
+from ..serve.content import picture_of
 from ..serve.limits import SessionSettings, UnknownSession
 from ..serve.live_session import USUAL_NEW_TOKENS, LiveSession
 from ..serve.sessions import Sessions
 from ..serve.sources import SAMPLES, SourceRequest, open_file
-from ..serve.uploads import picture_of
 from ..streaming.standing import LEAD, MOST_CHARACTERS
 from .door import Door
 from .view import State, held_view, levels_view, page_view

@@ -1,7 +1,7 @@
 """Sources outside this process: RTSP, HTTP, HLS, UDP, RTMP and SRT through PyAV, camera devices through OpenCV.
 
 From an address to pictures with seconds. Breaks are reconnecting.py's, damage and clocks live_decoding.py's. Addresses
-are opened as they are: who may name which is decided above (serve/addresses.py).
+are opened as they are: who may name which is decided above (serve/limits.py).
 """
 
 from __future__ import annotations

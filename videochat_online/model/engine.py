@@ -28,7 +28,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ..model_config import VideoChatOnlineConfig, has_length_dependent_rope, max_positions
+from ..model_config import VideoChatOnlineConfig, has_length_dependent_rope
+from .language_model import steady_positions
 from .videochat import VideoChatOnline
 
 LANGUAGE = "language_model."
@@ -80,7 +81,7 @@ class Engine:
         if name not in served:
             what = f"the engine at {self.address} serves {', '.join(map(repr, served)) or 'nothing'}, not {name!r}"
             raise EngineError(f"{what}: export this model with `videochat-online export-llm` and start vLLM as it says")
-        taken, most = served[name], engine_positions(config)
+        taken, most = served[name], steady_positions(config)  # vLLM takes the factors of its own longest one for all
         if has_length_dependent_rope(config) and taken > most:
             what = f"the engine at {self.address} takes {taken} positions, and from {most} on all have other factors"
             raise EngineError(f"{what} (LongRoPE): start it with --max-model-len {most}")
@@ -260,13 +261,6 @@ def served_name(folder: Path) -> str:
                 first = rows[:1].contiguous().view(torch.uint8).numpy().tobytes()
                 parts[key] = f"{key} {rows.get_shape()}".encode() + first
     return f"videochat-llm-{hashlib.sha256(b''.join(parts[key] for key in sorted(parts))).hexdigest()[:16]}"
-
-
-def engine_positions(config: Any) -> int:
-    """Positions up to which vLLM computes as we do: it takes the rotary factors of its own longest sequence for all."""
-    if not has_length_dependent_rope(config):
-        return max_positions(config)
-    return int(config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
 
 
 def _words(document: Any) -> str:

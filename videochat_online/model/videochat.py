@@ -46,6 +46,11 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded as it is."""
 
 
+def one_line(error: Exception) -> str:
+    """What another library's error says."""
+    return " ".join(str(error).split())
+
+
 class VideoChatOnline(PlainPositions, PreTrainedModel, GenerationMixin):
     """InternVL-style model. State-dict keys: `vision_model.*`, `mlp1.*`, `language_model.*`."""
 

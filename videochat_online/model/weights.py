@@ -25,13 +25,21 @@ from ..config import BYTES_OF
 from ..extras import hub_errors_named, require
 from ..files import SHIPPED_MODELS
 from ..model_config import VideoChatOnlineConfig
-from .adapter import ADAPTER_CONFIG, apply_adapter, base_of
 from .backbone import Backbone, Facts, HeldFacts
 from .backbones.families import FAMILIES, PICTURE_SETTINGS, UNBUILDABLE, empty_held, held_facts, load_held
 from .backbones.held import HeldModel
 from .engine import Engine, VideoChatAtEngine
-from .stored import PICKLED, StoredTensors, check_config_sizes, read_object, weight_files
-from .videochat import CheckpointError, VideoChatOnline, only_said
+from .stored import (
+    ADAPTER_CONFIG,
+    PICKLED,
+    StoredTensors,
+    apply_adapter,
+    base_of,
+    check_config_sizes,
+    read_object,
+    weight_files,
+)
+from .videochat import CheckpointError, VideoChatOnline, one_line, only_said
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +103,7 @@ def load_pretrained(
         what = "an engine runs the model as it lies in its folder"
         raise CheckpointError(f"{name}: {what}: without an adapter, quantization or another layout of the weights")
     model = _read(folder, facts, tensors, options, engine)
-    network = network_of(model)
-    if chosen:
-        apply_adapter(network, chosen, merge=quantization_config is None)
-    check_finite(network, chosen or folder)
-    return model
+    return _checked(model, folder, chosen, merge=quantization_config is None)
 
 
 def _stored(folder: Path, facts: Facts, allow_pickle: bool) -> dict[str, torch.Tensor] | None:
@@ -147,9 +151,17 @@ def _read(
             network_of(model).config.name_or_path = network_of(model).name_or_path = str(folder)
             return model
     except (SafetensorError, OSError, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"cannot read the checkpoint {folder}: {_line(error)}") from error
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {one_line(error)}") from error
     except NotImplementedError as error:  # torch's, of tensors that nothing was read into
         raise CheckpointError(f"{folder}: its weights are not those of the model in its config.json") from error
+
+
+def _checked(model: Backbone, folder: Path, adapter: Path | None, *, merge: bool) -> Backbone:
+    """The model with its adapter, all of whose weights are numbers. Raises CheckpointError."""
+    if adapter:
+        apply_adapter(network_of(model), adapter, merge=merge)
+    check_finite(network_of(model), adapter or folder)
+    return model
 
 
 def check_finite(network: nn.Module, folder: Path) -> None:
@@ -227,7 +239,7 @@ def without_weights(facts: Facts) -> Backbone:
     except UNBUILDABLE as error:
         folder = facts.own.name_or_path if isinstance(facts, HeldFacts) else facts.name_or_path
         raise CheckpointError(
-            f"{folder}: config.json describes no network that can be built: {_line(error)}"
+            f"{folder}: config.json describes no network that can be built: {one_line(error)}"
         ) from error
 
 
@@ -276,18 +288,13 @@ def _facts(folder: Path) -> Facts:
             return VideoChatOnlineConfig.from_pretrained(folder)
         except UNBUILDABLE as error:
             raise CheckpointError(
-                f"{folder / 'config.json'} describes no {model_type} model: {_line(error)}"
+                f"{folder / 'config.json'} describes no {model_type} model: {one_line(error)}"
             ) from error
     found = [read_object(folder / name) for name in PICTURE_SETTINGS if (folder / name).is_file()]
     settings = [values.get("image_processor", values) for values in found]
     if not settings:
         raise CheckpointError(f"{folder} does not say how pictures are prepared: expected {PICTURE_SETTINGS[-1]}")
     return held_facts(folder, model_type, next((each for each in settings if "image_mean" in each), settings[0]))
-
-
-def _line(error: Exception) -> str:
-    """What another library's error says, on one line."""
-    return " ".join(str(error).split())
 
 
 def find_checkpoint(name: str | Path, *, allow_pickle: bool = False, **hub: Any) -> Path:

@@ -24,11 +24,10 @@ from .completions import chat_routes, named_routes
 from .entrance import Entrance
 from .limits import token_problem
 from .operations import Metrics, metric_routes, probe_routes
-from .questions import error_body, question_routes, refusal, retry_headers
+from .questions import error_body, question_routes, refusal_response, standing_routes
 from .realtime import realtime_routes
 from .routes import live_routes, model_routes, session_routes, stream_routes
 from .sessions import Sessions
-from .standing import standing_routes
 
 SWAGGER = Path(__file__).parent / "swagger"
 SWAGGER_FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -125,8 +124,7 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
         status = 400
         body = error_body(validation_text(error.errors()), status, param=_param(error.errors()[0]["loc"]))
     elif isinstance(error, ValueError):
-        status, body = refusal(error)
-        headers = await retry_headers(error, request.app.state.sessions)
+        return await refusal_response(error, request.app.state.sessions)
     return JSONResponse({"error": body}, status, headers)
 
 

@@ -54,7 +54,7 @@ def add_serve_command(commands: Any) -> None:
 
 
 def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
-    """Where to listen, and the limits that an operator sets: those have the names of Limits' fields."""
+    """Where to listen, what is said unasked, and the limits that an operator sets."""
     where = parser.add_argument_group("server")
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     where.add_argument("--port", type=port_number, default=port, help="0 takes a free one")
@@ -82,7 +82,12 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         "--webhook-allow", action="append", default=[], metavar="URL",
         help="instructions may name this address, and those below it, as their webhook",
     )  # fmt: skip
-    limits = parser.add_argument_group("limits")
+    add_recall_flag(parser)
+    _add_limits(parser.add_argument_group("limits"))
+
+
+def _add_limits(limits: Any) -> None:
+    """Flags with the names of Limits' fields."""
     for flag, field, kind, unit, text in (
         ("--max-sessions", "max_sessions", int, None, "default: %(default)s"),
         ("--max-client-sessions", "max_client_sessions", int, None, "of these, of one address (default: all)"),
@@ -93,7 +98,6 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
         ("--max-video", "max_video_seconds", float, "SECONDS", "default: %(default)g"),
     ):
         limits.add_argument(flag, dest=field, type=kind, default=getattr(Limits, field), metavar=unit, help=text)
-    add_recall_flag(parser)
     turns = (
         "made together, a token of each in one pass of the model; others wait for their turn (default: "
         f"{Limits.answers_at_once}; with --engine, {AT_ENGINE}; 1 where the checkpoint's generation_config.json asks "

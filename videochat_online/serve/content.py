@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import secrets
 import time
 from collections.abc import Iterator
@@ -16,15 +17,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
+from PIL import Image
+
 from ..media.addresses import Address
 from ..media.fetching import Sockets, fetch
+from ..media.picture import MAX_PIXELS, begin_image, upright_rgb
 from ..media.readers import open_video
 from ..media.sampling import sample_pass
 from ..prompt.messages import check_text
-from .addresses import checked_place
-from .limits import Limits, NotAllowed, RequestError, TooLarge
+from .limits import Limits, NotAllowed, RequestError, TooLarge, checked_place
 from .live_session import Picture
-from .uploads import picture_of, sent_image
 
 TEXTS = ("text", "input_text", "output_text")
 VIDEO_FPS = 1.0
@@ -197,3 +200,17 @@ class RequestReader:
 
 def _is_data(address: str) -> bool:
     return address[:5].lower() == "data:"
+
+
+def sent_image(data: bytes, name: str) -> Image.Image:
+    """An image whose pixels are not read yet. MediaError where it is none, TooLarge for one of too many pixels."""
+    image = begin_image(io.BytesIO(data), name)
+    if image.width * image.height > MAX_PIXELS:
+        raise TooLarge(f"a picture of {image.width}x{image.height} is too large, at most {MAX_PIXELS:,} pixels")
+    return image
+
+
+def picture_of(data: bytes, name: str) -> np.ndarray:
+    """uint8 (H, W, 3), upright. Errors as `sent_image`, and MediaError where it is damaged."""
+    with sent_image(data, name) as image:
+        return np.asarray(upright_rgb(image, name))

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .limits import ClientLeft, LimitReached
 from .logs import REQUEST, log_request
 from .operations import PROBES, Metrics
-from .questions import error_body, refusal, retry_headers
+from .questions import error_body, refusal_response
 from .sessions import Sessions
 from .turns import CLIENT, HAS_LEFT
 
@@ -68,9 +68,7 @@ class Entrance:
             most = self.sessions.limits.max_client_requests
             if client and self._open[client] > most and scope["path"] not in PROBES:
                 error = LimitReached(f"{most} requests at once are all that one client may have here")
-                headers = await retry_headers(error, self.sessions)
-                refused = JSONResponse({"error": refusal(error)[1]}, error.status, headers)
-                await refused(scope, receive, answer)
+                await (await refusal_response(error, self.sessions))(scope, receive, answer)
             else:
                 await self.app(scope, receive, answer)
         except Exception:
@@ -80,9 +78,7 @@ class Entrance:
             failed = JSONResponse({"error": error_body("Internal Server Error", 500)}, 500)
             await failed(scope, receive, answer)
         finally:
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
+            self._open -= Counter([client])  # who has none left goes
             # 3. told without what stands in its path and query: a session's id is a key
             route = _pattern(scope)
             self.metrics.requests.labels(route, str(status)).inc()

@@ -1,15 +1,22 @@
 """What an operator allows and what a visitor chooses within it; and the errors that say which of them was passed.
 
-An error's `status` is what it is over HTTP; any other ValueError is 400.
+An error's `status` is what it is over HTTP; any other ValueError is 400. Which network addresses may be named: none,
+public ones, or any. Where private networks are to stay closed, a name is looked up, every address behind it must be
+public, and the stream is opened at the one that was looked at; neither redirects of HTTP and RTSP nor playlists, which
+name further addresses, are followed (media/fetching.py).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
+import socket
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import urlsplit
 
 from ..config import MEMORY_POLICIES, RECALL_MODES, MemoryConfig, RecallMode, checked_recall
+from ..media.addresses import SENT, Address
 from ..media.source import check_fps
 from ..prompt.messages import check_text
 
@@ -19,6 +26,13 @@ if TYPE_CHECKING:
 
 NO_OTHER_FIELDS = {"extra": "forbid"}
 """Of the json of a request: a name with a typing error is refused and not replaced by a default, silently."""
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+ENDING_IN_IPV4 = [
+    ipaddress.IPv6Network(network) for network in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
+]
+"""IPv4-compatible, mapped and translated addresses, NAT64 (RFC 4291, 2765, 6052)."""
+ISATAP = 0x5EFE
+"""Bits 32 to 63 of an IPv6 address that ends in an IPv4 one, but for one bit (RFC 5214)."""
 
 
 class RequestError(ValueError):
@@ -186,3 +200,49 @@ class SessionSettings:
         ):
             if wanted > most:
                 raise RequestError(f"{wanted:g} {name} are more than this server allows ({most:g})")
+
+
+# ---- network addresses ----------------------------------------------------------------------------------------------
+
+
+def checked_place(address: str, limits: Limits) -> str:
+    """An IP address of the host; NotAllowed where the operator does not allow it, ValueError where it is no address."""
+    if not limits.allow_urls:
+        raise NotAllowed("network addresses are switched off here (the operator can switch them on: --allow-urls)")
+    return reachable_place(Address.checked(address), limits)
+
+
+def reachable_place(asked: Address, limits: Limits) -> str:
+    """The same, where addresses are opened at all."""
+    host = urlsplit(asked.url).hostname or ""
+    if limits.allow_private_urls:
+        return host
+    if asked.scheme in SENT:
+        raise NotAllowed(f"{asked.scheme} opens a port of this server, which is not allowed here")
+    found = places(host)
+    if not all(map(is_public, found)):
+        raise NotAllowed(f"{host} is inside a private network; only public addresses are allowed here")
+    return found[0]
+
+
+def places(hostname: str) -> list[str]:
+    """IP addresses of a host name; ValueError where there are none."""
+    try:
+        found = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"there is no host {hostname!r} ({error})") from error
+    return sorted({str(entry[4][0]) for entry in found})
+
+
+def is_public(place: str) -> bool:
+    """Whether an IP address is one of the public internet; IPv4 inside IPv6, in whatever form, must be public too."""
+    address = ipaddress.ip_address(place.split("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if any(address in network for network in ENDING_IN_IPV4):
+            return is_public(str(last))
+        inside = [last] if int(address) >> 32 & 0xFDFFFFFF == ISATAP else []
+        inside += [address.sixtofour] if address.sixtofour else []
+        if address not in GLOBAL_UNICAST or not all(is_public(str(hidden)) for hidden in inside):
+            return False
+    return address.is_global and not address.is_multicast

@@ -21,14 +21,13 @@ from urllib.parse import urlsplit
 
 import anyio
 from fastapi import APIRouter, WebSocket
-from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..streaming.standing import StandingEvent
 from .content import Attachment, RequestReader
 from .limits import RequestError, token_problem
 from .live_session import LiveSession, Picture
-from .questions import RunningAnswer, await_first_frame, error_body, refusal, retry_headers
+from .questions import RunningAnswer, await_first_frame, error_body, refusal, refusal_response, retry_headers
 from .sessions import Sessions
 from .turns import in_thread
 
@@ -80,8 +79,7 @@ async def realtime(socket: WebSocket) -> None:
             sessions.check_model(model)
         session = await in_thread(sessions.create if name is None else partial(sessions.named, name))
     except ValueError as error:
-        status, body = refusal(error)
-        await socket.send_denial_response(JSONResponse({"error": body}, status, await retry_headers(error, sessions)))
+        await socket.send_denial_response(await refusal_response(error, sessions))
         return
     # 2. the conversation; an unnamed session ends with it
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope.get("subprotocols", ()) else None)

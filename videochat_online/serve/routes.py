@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from .limits import NO_OTHER_FIELDS, SessionSettings, UnknownSession
+from .content import picture_of
+from .limits import NO_OTHER_FIELDS, NotAllowed, SessionSettings, TooLarge, UnknownSession
 from .live_session import LiveSession
 from .sessions import Sessions
 from .sources import SourceRequest, open_source
 from .track import dialogue_srt, jpeg, mosaic
-from .uploads import bounded, picture_of, save_upload
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY_IS_A_FILE = {"requestBody": {"content": {"application/octet-stream": BINARY}, "required": True}}
@@ -142,6 +144,35 @@ async def upload(found: Found, request: Request) -> dict[str, Any]:
     path = await save_upload(request.stream(), found)
     await run_in_threadpool(found.start_file, path, "your video")
     return found.state()
+
+
+async def save_upload(stream: AsyncIterator[bytes], session: LiveSession) -> Path:
+    """Write a body to a new file of the session's folder; nothing is left of one that is too large or breaks off."""
+    if not session.receiving.acquire(blocking=False):
+        raise NotAllowed("this session is being sent a video already: one at a time")
+    path = session.upload_path()
+    try:
+        with path.open("xb") as file:
+            async for chunk in bounded(stream, session.limits.max_upload_bytes):
+                file.write(chunk)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError):  # the folder went with its session
+            raise UnknownSession("the session ended before its video had come") from error
+        raise
+    finally:
+        session.receiving.release()
+    return path
+
+
+async def bounded(stream: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    """The stream's chunks; TooLarge as soon as they are more than `most` bytes."""
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > most:
+            raise TooLarge(f"more than {most:,} bytes were sent, which is all this server takes")
+        yield chunk
 
 
 @stream_routes.post("/control")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ..files import SHIPPED_MODELS
+from ..media.addresses import Address
 from ..media.live import LiveSource, PushedFrames
-from ..media.live_network import Camera
+from ..media.live_network import Camera, NetworkStream
 from ..media.live_playback import VideoPlayback
 from ..media.source import MediaError
-from .addresses import open_address
-from .limits import NO_OTHER_FIELDS, Limits, NotAllowed
+from .limits import NO_OTHER_FIELDS, Limits, NotAllowed, checked_place
 
 SAMPLES = {"shapes": SHIPPED_MODELS["pocket"] / "sample.mp4"}
 """Clips that come with the package, by name. Visitors name samples, never paths."""
@@ -85,3 +85,17 @@ def open_file(path: Path, limits: Limits, *, name: str) -> WatchedStream:
         source.close()
         raise MediaError.about(name, f"lasts {source.duration:.0f} s", f"at most {limits.max_video_seconds:.0f} s")
     return WatchedStream(source, start_at)
+
+
+def open_address(address: str, limits: Limits) -> NetworkStream:
+    """The stream behind an address that the operator allows; NotAllowed or ValueError for others."""
+    place = checked_place(address, limits)
+    return NetworkStream(address) if limits.allow_private_urls else pinned_stream(address, place)
+
+
+def pinned_stream(address: str, place: str) -> NetworkStream:
+    """The stream at an address, reached only at the IP address `place` of its host."""
+    found = Address.checked(address)
+    if found.scheme not in ("http", "https"):  # whose servers want to know the name
+        address = found.at(place)
+    return NetworkStream(address, place=place)

@@ -26,8 +26,7 @@ from ..media.addresses import Address
 from ..media.fetching import Sockets, post
 from ..prompt.messages import check_text
 from ..streaming.standing import Standing
-from .addresses import reachable_place
-from .limits import Limits, NotAllowed
+from .limits import Limits, NotAllowed, reachable_place
 
 SECRET = "VIDEOCHAT_ONLINE_WEBHOOK_SECRET"
 """Environment variable with the key of the signatures, in base64 with or without "whsec_" before it."""

@@ -122,8 +122,7 @@ class StreamingSession:
         """Called with the number of instructions that were read out together, and the seconds that took."""
         self.is_tended = False
         """Idle work reads standing instructions out; else `see` does, after each frame."""
-        self._lacks_room = False  # for a readout: it is said once
-        self._num_resets = 0
+        self._lacks_room, self._num_resets = False, 0  # room for a readout: it is said once
         self.reset()
 
     def reset(self) -> None:

@@ -6,16 +6,19 @@ In the file, what is not a tensor stands as json in the header.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections import deque
+from dataclasses import is_dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..files import whole
+from ..prompt.messages import AnsweredQuestion
+from .standing import Standing, StandingEvent
 
 FORMAT = "videochat-online session 1"
 
@@ -79,75 +82,62 @@ def read_session(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tens
         about = None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path} is not a session written by StreamingSession.save: expected format {FORMAT!r}")
-    if wrong := next(_wrong(about, HEADER, ""), None):
-        raise ValueError(f"{path} is not a session as StreamingSession.save writes it: {wrong}")
+    try:
+        _check(about, HEADER, "")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a session as StreamingSession.save writes it: {error}") from None
     return about, tensors
 
 
 # ---- what stands in the header --------------------------------------------------------------------------------------
 
-Kind = tuple[str, Callable[[Any], bool]]
-"""In words, and whether a value is one."""
-
-
-def _or_null(kind: Kind) -> Kind:
-    return f"{kind[0]} or null", lambda value: value is None or kind[1](value)
-
-
-TEXT: Kind = "a text", lambda value: isinstance(value, str)
-BOOL: Kind = "true or false", lambda value: isinstance(value, bool)
-WHOLE: Kind = "an integer >= 0", lambda value: type(value) is int and value >= 0
-NUMBER: Kind = "a number", lambda value: type(value) in (int, float) and isfinite(value)
-OBJECT: Kind = "an object", lambda value: isinstance(value, dict)
-SIZE: Kind = (
-    "a height and a width in pixels",
-    lambda value: isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value),
-)
-POINT: Kind = (
-    "a second and a probability",
-    lambda value: isinstance(value, list) and len(value) == 2 and all(map(NUMBER[1], value)),
-)
-
-TURN = {"question": TEXT, "answer": TEXT, "num_seen": WHOLE, "timestamp": _or_null(NUMBER)}
-EVENT = {
-    "id": WHOLE, "standing": TEXT, "instruction": TEXT, "time": NUMBER, "probability": NUMBER, "text": TEXT,
-    "quiet?": BOOL,
+IN_WORDS: dict[Any, str] = {
+    str: "a text", bool: "true or false", int: "an integer >= 0", float: "a number", dict: "an object", list: "a list",
+    tuple[int, int]: "a height and a width in pixels", tuple[float, float]: "a second and a probability",
 }  # fmt: skip
-STANDING = {
-    "key": TEXT, "text": TEXT, "question": TEXT, "expect": TEXT, "curve": [POINT], "is_armed": BOOL, "num_seen": WHOLE,
-    "probability": _or_null(NUMBER), "fired_at": _or_null(NUMBER), "is_paused?": BOOL, "webhook?": _or_null(TEXT),
-    "rule": {"threshold": NUMBER, "refractory": NUMBER, "once": BOOL, "quiet_hours": _or_null(TEXT)},
-    "last": (EVENT,),
-}  # fmt: skip
-HEADER = {
-    "timestamps?": BOOL, "system_prompt?": _or_null(TEXT), "encode_batch_size?": WHOLE, "skip_below?": _or_null(NUMBER),
-    "reuse_cache?": BOOL, "max_cache_bytes?": _or_null(WHOLE), "max_prompt_tokens?": _or_null(WHOLE),
-    "recall?": _or_null(TEXT), "picture_size?": _or_null(SIZE), "memory": OBJECT, "model": OBJECT, "turns": [TURN],
-    "encode_seconds": NUMBER, "num_skipped": WHOLE, "num_forgotten": WHOLE, "looks?": [NUMBER],
-    "watchlist?": {"num_events": WHOLE, "num_given": WHOLE, "events": [EVENT], "standing": [STANDING]},
+HEADER: dict[str, Any] = {
+    "timestamps?": bool, "system_prompt?": str | None, "encode_batch_size?": int, "skip_below?": float | None,
+    "reuse_cache?": bool, "max_cache_bytes?": int | None, "max_prompt_tokens?": int | None, "recall?": str | None,
+    "picture_size?": tuple[int, int] | None, "memory": dict, "model": dict, "turns": list[AnsweredQuestion],
+    "encode_seconds": float, "num_skipped": int, "num_forgotten": int, "looks?": list[float],
+    "watchlist?": {
+        "num_events": int, "num_given": int, "events": list[StandingEvent], "standing": list[Standing],
+    },
 }  # fmt: skip
 """A name with "?" may be missing: an older file knows fewer."""
+ADDED = ("quiet", "is_paused", "webhook")
+"""Fields of dataclasses that an older file does not know either."""
+LEFT_OUT = ("readout",)
+"""Fields that are not restored."""
 
 
-def _wrong(value: Any, expected: Any, where: str) -> Iterator[str]:
-    """Whatever is not as expected: of a Kind, an object with at least these fields, each item of a [list]; (this,)
-    or null."""
-    if isinstance(expected, tuple) and len(expected) == 1:
-        if value is not None:
-            yield from _wrong(value, expected[0], where)
-    elif isinstance(expected, tuple):
-        if not expected[1](value):
-            yield f"{where} must be {expected[0]}, got {value!r:.80}"
-    elif not isinstance(value, type(expected)):
-        kind = "an object" if isinstance(expected, dict) else "a list"
-        yield f"{where} must be {kind}, got {value!r:.80}"
-    elif isinstance(expected, list):
+def _check(value: Any, kind: Any, where: str) -> None:
+    """Raise ValueError unless a value of the header is of this kind; an object has at least the fields of its own."""
+    or_null = " or null" if type(None) in get_args(kind) else ""
+    if or_null and value is None:
+        return
+    kind = get_args(kind)[0] if or_null else kind
+    is_object = isinstance(kind, dict) or is_dataclass(kind)
+    holder = dict if is_object else list if get_origin(kind) in (list, deque) else kind
+    if not _is_of(value, holder):
+        raise ValueError(f"{where} must be {IN_WORDS[holder]}{or_null}, got {value!r:.80}")
+    if holder is list:
         for number, each in enumerate(value):
-            yield from _wrong(each, expected[0], f"{where}[{number}]")
-    else:
-        for field, kind in expected.items():
+            _check(each, get_args(kind)[0], f"{where}[{number}]")
+    elif is_object:
+        for field, of_field in (kind if isinstance(kind, dict) else get_type_hints(kind)).items():
             name = field.removesuffix("?")
-            if name in value:
-                yield from _wrong(value[name], kind, f"{where}.{name}".removeprefix("."))
-            elif name == field:
-                yield f"it has no {where}.{name}".replace(" .", " ")
+            place = f"{where}.{name}".removeprefix(".")
+            if name in value and name not in LEFT_OUT:
+                _check(value[name], of_field, place)
+            elif name == field and name not in (*ADDED, *LEFT_OUT):
+                raise ValueError(f"it has no {place}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if parts := get_args(kind):
+        is_pair = isinstance(value, list) and len(value) == len(parts)
+        return is_pair and all(map(_is_of, value, parts)) and (parts[0] is float or 0 not in value)
+    if kind in (int, float):
+        return type(value) in (int, kind) and isfinite(value) and (kind is float or value >= 0)
+    return isinstance(value, kind)

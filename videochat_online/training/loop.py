@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from ..config import tokens_of_grid
-from ..model.varlen import border_arguments, use_varlen
+from ..model.language_model import border_arguments, use_varlen
 from ..prompt.render import IGNORE_INDEX
 from .checkpoints import Saver, check_shape, choose_checkpoint, skipped
 from .distributed import (

@@ -30,8 +30,7 @@ from ...data.sampler import grouping_plan, packing_plan
 from ...data.settings import DataSettings
 from ...media.readers import Decoder, open_video
 from ...media.sampling import sample_pass
-from ...model.language_model import build_language_model
-from ...model.varlen import border_arguments, use_varlen
+from ...model.language_model import border_arguments, build_language_model, use_varlen
 from ...model.videochat import VideoChatOnline
 from ...processing import Processor, load_model
 from ...training.loss import weighted_loss

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from ...config import PUBLISHED_GRID
 from ..backbone import HeldFacts
-from ..videochat import CheckpointError, as_weights_of, check_keys, only_said
+from ..videochat import CheckpointError, as_weights_of, check_keys, one_line, only_said
 from .held import HeldModel, as_maps, pixels_of, square
 
 
@@ -196,8 +196,8 @@ def held_facts(folder: Path, model_type: str, settings: dict[str, Any]) -> HeldF
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     except UNBUILDABLE as error:
-        why = " ".join(str(error).split())
-        raise CheckpointError(f"{folder / 'config.json'} does not describe a {model_type} model: {why}") from error
+        what = f"{folder / 'config.json'} does not describe a {model_type} model"
+        raise CheckpointError(f"{what}: {one_line(error)}") from error
 
 
 def load_held(source: Path | None, folder: Path, facts: HeldFacts, **options: Any) -> HeldModel:

@@ -20,7 +20,6 @@ from transformers import Cache, GenerationConfig, PreTrainedConfig, PreTrainedMo
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...config import SmallFrames
-from ...model_config import has_length_dependent_rope, max_positions
 from ...pixels import normalised
 from ..backbone import (
     TRAINED_HERE,
@@ -32,6 +31,7 @@ from ..backbone import (
     map_rows,
     put_image_tokens,
 )
+from ..language_model import steady_positions
 from ..videochat import CheckpointError, as_weights_of, rename_cache
 
 FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -127,11 +127,8 @@ class HeldModel(PlainPositions):
 
     @property
     def max_positions(self) -> int:
-        """Up to where rotary factors stay as they are: transformers' own module keeps those of the last length."""
-        config = self.config.llm_config
-        if not has_length_dependent_rope(config):
-            return max_positions(config)
-        return int(config.rope_parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
+        """Where rotary factors change, transformers' own module keeps those of the last length."""
+        return steady_positions(self.config.llm_config)
 
     def project(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Maps (C, h, w) of any grids -> (num_tokens, E)."""
