@@ -287,8 +287,8 @@ class PaddingCollator:
 class PackingCollator:
     """Several examples a sequence: `position_ids` (B, L) start at 0 in each example, and in the padding.
 
-    There is no mask of L x L: the language model reads the borders off the positions (model/language_model.py), torch's sdpa
-    only while it keeps no cache (use_cache=False).
+    There is no mask of L x L: the language model reads the borders off the positions (model/language_model.py),
+    torch's sdpa only while it keeps no cache (use_cache=False).
     Examples go, in order, into the first sequence of `max_length` tokens that has room; a plan whose lengths were
     estimates may thus need one sequence more. ValueError for an example of more tokens than that.
     """
