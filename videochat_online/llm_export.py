@@ -36,6 +36,8 @@ def add_export_command(commands: Any) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the folder, whole or not at all. ValueError for a model that an engine cannot run."""
+    from transformers.utils.logging import disable_progress_bar
+
     from .model.engine import served_name
     from .model.language_model import steady_positions
     from .model.weights import adapter_folder, find_checkpoint, load_facts, load_pretrained, own_layout
@@ -45,6 +47,7 @@ def run_export(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.folder} is there already: name a folder that is not")
     if adapter_folder(options.model, None, {}):  # its export would have the name of the model without it
         raise ValueError(f"{options.model} is an adapter: an engine runs a model's own weights; merge it first")
+    disable_progress_bar()
     config = own_layout(load_facts(options.model), options.model)
     model: Any = load_pretrained(options.model, device="cpu", dtype=config.dtype or "auto")  # as it is stored
     staged = options.folder.with_name(f".{options.folder.name}.staged")

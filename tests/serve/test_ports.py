@@ -53,6 +53,7 @@ def test_no_port(command, port, capsys):
         (["--host", "nowhere.invalid"], "--host nowhere.invalid: there is no such address"),
         (["--host", "192.0.2.7", "--port", "0"], "port 0 of 192.0.2.7 cannot be opened: Cannot assign"),
         (["--host", "x" * 300], "there is no such address"),
+        (["--token", ""], "argument --token: it is empty"),
         (["--served-as", "a*b"], "expected a name such as demo.example.org"),
         (["--max-sessions", "0"], "max_sessions must be an integer >= 1"),
     ],

@@ -51,6 +51,37 @@ def test_a_server_that_is_stopped_lets_answers_end_and_closes_sockets(serve, end
         assert caught.value.rcvd.code == 1001
 
 
+def test_a_socket_that_comes_while_a_server_is_stopped_is_refused_quietly(serve, endless, png, wait_until, caplog):
+    server = serve(shutdown_seconds=60.0)
+    client, url = Client(server.address), server.address.replace("http", "ws")
+    session = RemoteSession(client, client.call("POST", "/v1/sessions", {})["id"])
+    session.see(png(1), 0.0)
+    server.sessions.named("door")
+    pieces, refused = session.ask("What?"), []
+    assert next(pieces) == "and "
+    server.server.should_exit = True
+    wait_until(lambda: get(server, "/ready")[0] == 503)
+
+    def come(path: str) -> None:
+        with pytest.raises(exceptions.InvalidStatus) as caught:
+            sync_client.connect(f"{url}{path}")
+        refused.append((caught.value.response.status_code, b"is being stopped" in caught.value.response.body))
+
+    come("/s/door/v1/realtime")  # that is there, but nothing begins
+    server.sessions.refusals.pauses = (60.0, 0.0, 60.0)  # of somebody who was refused often
+    waits = [threading.Thread(target=come, args=(path,)) for path in ("/v1/realtime", "/s/door/v1/realtime")]
+    for one in waits:
+        one.start()
+    wait_until(lambda: len(server.sessions.moments) == 2)
+    endless()
+    assert "".join(pieces).endswith("so on.")
+    for one in waits:
+        one.join(30)
+    assert refused == [(503, True)] * 3
+    usual = "ASGI callable returned without completing handshake."  # uvicorn's, see logs.py
+    assert {one.getMessage() for one in caplog.records if one.levelname == "ERROR"} <= {usual}
+
+
 def test_what_waits_when_a_server_is_stopped_is_told_so(serve, wait_until, png, caplog):
     server = serve(shutdown_seconds=0.1)
     sessions, client = server.sessions, Client(server.address)

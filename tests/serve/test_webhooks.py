@@ -9,6 +9,7 @@ import hmac
 import json
 import logging
 import threading
+import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -208,6 +209,27 @@ def test_a_server_that_ends_tries_what_waits_once_more_and_counts_the_rest(recei
     hanging.close()
     assert hanging.num_failed == 3 and not receiver.release.is_set()  # it hangs still
     assert caplog.text.count("the server is being stopped") == 4
+
+
+def test_a_server_that_ends_leaves_a_receiver_whose_name_is_still_looked_up(monkeypatch):
+    monkeypatch.setattr(webhooks, "LAST_SECONDS", 0.1)
+    found, asked = threading.Event(), threading.Event()
+
+    def look_up(*about):
+        asked.set()
+        found.wait(30)
+        raise OSError
+
+    monkeypatch.setattr("socket.create_connection", look_up)
+    hooks = Webhooks(["http://hooks.example.org/x"])
+    for number in range(2):
+        hooks.send("key", said(number))
+    assert asked.wait(10)
+    started = time.monotonic()
+    hooks.close()
+    assert time.monotonic() - started < 5 and (hooks.num_failed, hooks.num_waiting) == (2, 0)
+    assert all(one.daemon for one in threading.enumerate() if one.name == "videochat-online-webhook")
+    found.set()
 
 
 def said(number):

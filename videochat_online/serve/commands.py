@@ -59,7 +59,9 @@ def add_server_flags(parser: argparse.ArgumentParser, *, port: int) -> None:
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     where.add_argument("--port", type=port_number, default=port, help="0 takes a free one")
     where.add_argument(
-        "--token", help="what API clients must send; made up and printed where --host is not the loopback address"
+        "--token",
+        type=api_token,
+        help="what API clients must send; made up and printed where --host is not the loopback address",
     )
     where.add_argument(
         "--served-as", type=host_pattern, action="append", default=[], metavar="NAME",
@@ -122,6 +124,12 @@ def port_number(text: str) -> int:
 def mebibytes(text: str) -> int:
     """Bytes."""
     return int(text) * 2**20
+
+
+def api_token(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, as of a variable that is not set; left out, none is asked for")
+    return text
 
 
 def host_pattern(text: str) -> str:

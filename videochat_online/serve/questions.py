@@ -318,11 +318,15 @@ async def refusal_response(error: Exception, sessions: Sessions) -> JSONResponse
 
 
 async def retry_headers(error: Exception, sessions: Sessions) -> dict[str, str] | None:
-    """When to try again what was refused for lack of room, told when its moment has come; None for other errors."""
+    """When to try again what was refused for lack of room, told when its moment has come, or when the server ends; None
+    for other errors."""
     retry = getattr(error, "retry", None)
     if retry is None:
         return None
-    await sessions.refusals.moment()
+    moment = asyncio.ensure_future(sessions.refusals.moment())
+    sessions.moments.add(moment)
+    moment.add_done_callback(sessions.moments.discard)
+    await asyncio.wait([moment])
     return {"Retry-After": str(retry)}
 
 

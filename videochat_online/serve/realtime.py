@@ -25,11 +25,11 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..streaming.standing import StandingEvent
 from .content import Attachment, RequestReader
-from .limits import RequestError, token_problem
+from .limits import Overloaded, RequestError, token_problem
 from .live_session import LiveSession, Picture
 from .questions import RunningAnswer, await_first_frame, error_body, refusal, refusal_response, retry_headers
 from .sessions import Sessions
-from .turns import in_thread
+from .turns import STOPPED, in_thread
 
 realtime_routes = APIRouter()
 PROTOCOL, KEY_PROTOCOL = "realtime", "openai-insecure-api-key."
@@ -66,10 +66,30 @@ def token_of(socket: WebSocket) -> str | None:
 @realtime_routes.websocket("/s/{name}/v1")
 async def realtime(socket: WebSocket) -> None:
     """A session of its own, which ends with the connection; or the session NAME, which stays."""
-    # 1. who may come in; a refusal is an HTTP answer
     sessions: Sessions = socket.app.state.sessions
-    token, model, name = socket.app.state.token, socket.query_params.get("model"), socket.path_params.get("name")
-    origin = socket.headers.get("origin")
+    name, session, connection = socket.path_params.get("name"), None, None
+    try:
+        # 1. who may come in
+        if (session := await _admitted(socket, sessions, name)) is None:
+            return
+        # 2. the conversation; an unnamed session ends with it
+        await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope.get("subprotocols", ()) else None)
+        connection = RealtimeClient(socket, sessions, session)
+        sessions.sockets.add(connection)
+        await connection.run()
+        await connection.close()
+    except asyncio.CancelledError:  # the server is being stopped, and ends all sessions: no fault of anybody
+        return
+    finally:
+        sessions.sockets.discard(connection)
+        if name is None and session is not None:
+            with anyio.CancelScope(shield=True):
+                await in_thread(sessions.end_if_there, session.key)
+
+
+async def _admitted(socket: WebSocket, sessions: Sessions, name: str | None) -> LiveSession | None:
+    """The session that a client asks for. None: it was refused, by an HTTP answer."""
+    token, model, origin = socket.app.state.token, socket.query_params.get("model"), socket.headers.get("origin")
     try:
         if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
             raise RequestError("a web page of another host may not connect here", "Origin", "forbidden", status=403)
@@ -77,24 +97,12 @@ async def realtime(socket: WebSocket) -> None:
             raise RequestError(problem, None, "invalid_api_key", status=401)
         if model is not None:
             sessions.check_model(model)
-        session = await in_thread(sessions.create if name is None else partial(sessions.named, name))
+        if sessions.turns.is_closed:  # nor is a session that is there watched anew
+            raise Overloaded(STOPPED)
+        return await in_thread(sessions.create if name is None else partial(sessions.named, name))
     except ValueError as error:
         await socket.send_denial_response(await refusal_response(error, sessions))
-        return
-    # 2. the conversation; an unnamed session ends with it
-    await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope.get("subprotocols", ()) else None)
-    connection = RealtimeClient(socket, sessions, session)
-    sessions.sockets.add(connection)
-    try:
-        await connection.run()
-        await connection.close()
-    except asyncio.CancelledError:  # the server is being stopped, and ends all sessions: no fault of anybody
-        return
-    finally:
-        sessions.sockets.discard(connection)
-        if name is None:
-            with anyio.CancelScope(shield=True):
-                await in_thread(sessions.end_if_there, session.key)
+        return None
 
 
 @dataclass

@@ -55,6 +55,11 @@ class _CutsUnread(asyncio.Protocol):
 class PatientSocket(_CutsUnread, WebSocketsSansIOProtocol):
     """A realtime connection."""
 
+    def shutdown(self) -> None:
+        """One that is not let in yet ends with its refusal: uvicorn would tell it of a fault of ours."""
+        if self.handshake_complete:
+            super().shutdown()
+
 
 class PatientHttp(_CutsUnread, H11Protocol):
     """A connection of HTTP; the heads of its requests have a deadline."""
@@ -109,12 +114,14 @@ class Server(uvicorn.Server):
         until = loop.time() + sessions.limits.shutdown_seconds
         while (sessions.turns.num_entered or sessions.running) and loop.time() < until and not self.force_exit:
             await asyncio.sleep(LOOK_SECONDS)
-        # 2. event streams end with an error, sockets with 1001: clients of both come again
+        # 2. event streams end with an error, sockets with 1001: clients of both come again; refusals are told at once
         for queue in (sessions.turns, sessions.reading):
             queue.is_closed = True
             queue.empty()
         for answer in list(sessions.running):
             answer.leave(Overloaded("the server is being stopped"))
+        for moment in list(sessions.moments):
+            moment.cancel()
         closing = [loop.create_task(client.close(1001, "the server is being stopped")) for client in sessions.sockets]
         if closing:  # some may not read
             await asyncio.wait(closing, timeout=1)

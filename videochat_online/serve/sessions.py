@@ -74,6 +74,8 @@ class Sessions:
         """Answers that are being made for clients of the API; see `RunningAnswer`."""
         self.sockets: set[Any] = set()
         """Realtime connections."""
+        self.moments: set[Any] = set()
+        """Refusals that wait to be told."""
         self.on_first_piece: Callable[[float], None] = lambda seconds: None
         """Called with the seconds from a question to the first piece of its answer."""
         self.on_readout: Callable[[int, float], None] = lambda number, seconds: None

@@ -16,10 +16,12 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
+from queue import SimpleQueue
 from urllib.parse import unquote, urlsplit
 
 from ..media.addresses import Address
@@ -27,6 +29,7 @@ from ..media.fetching import Sockets, post
 from ..prompt.messages import check_text
 from ..streaming.standing import Standing
 from .limits import Limits, NotAllowed, reachable_place
+from .turns import STOPPED
 
 SECRET = "VIDEOCHAT_ONLINE_WEBHOOK_SECRET"
 """Environment variable with the key of the signatures, in base64 with or without "whsec_" before it."""
@@ -40,8 +43,9 @@ MOST_WAITING = 256
 """Events that wait for one receiver; those beyond are given up."""
 MOST_CHARACTERS = 2000
 """Of an address."""
-LAST_SECONDS = 2.0
-"""For what still waits when the server ends."""
+LAST_SECONDS, LEAVE_SECONDS = 2.0, 0.5
+"""When the server ends: for what still waits, and then for receivers that hang to be left."""
+Jobs = SimpleQueue[tuple[Future[str | None], Callable[[], str | None]] | None]
 log = logging.getLogger(__name__)
 
 
@@ -54,11 +58,11 @@ class Webhooks:
     ) -> None:  # fmt: skip
         self._own, self._allowed = list(map(_checked, addresses)), list(map(_checked, allowed))
         self._limits, self._secret = limits or Limits(), _key(secret)
-        self._receivers: dict[str, ThreadPoolExecutor] = {}
-        self._waiting: dict[Future[None], str] = {}
+        self._receivers: dict[str, Jobs] = {}
+        self._waiting: dict[Future[str | None], str] = {}
         self._open: set[Sockets] = set()
         self._ending = threading.Event()
-        self._counting = threading.Lock()
+        self._lock = threading.RLock()
         self.num_sent = self.num_failed = 0
         """Events that a receiver took, and that were given up."""
 
@@ -91,33 +95,46 @@ class Webhooks:
         body, key = json.dumps(told, ensure_ascii=False).encode(), f"{name}.{event.id}"
         for address, is_named in [*((one, False) for one in self._own), *named]:
             place = receiver_of(address)
-            receiver = self._receivers.setdefault(place, ThreadPoolExecutor(1, "videochat-online-webhook"))
-            try:
-                if self._ending.is_set() or list(self._waiting.values()).count(place) >= MOST_WAITING:
-                    raise RuntimeError("too many wait for it, or the server is being stopped")
-                future = receiver.submit(self._deliver, address, is_named, key, body)
-            except RuntimeError as error:  # also of a receiver that was closed at this moment
-                self._give_up(place, str(error))
+            if self._ending.is_set() or list(self._waiting.values()).count(place) >= MOST_WAITING:
+                self._give_up(place, STOPPED if self._ending.is_set() else "too many wait for it")
                 continue
+            future: Future[str | None] = Future()
             self._waiting[future] = place
-            future.add_done_callback(self._waiting.pop)
+            future.add_done_callback(self._over)
+            self._jobs_of(place).put((future, partial(self._deliver, address, is_named, key, body)))
 
-    def _deliver(self, address: Address, is_named: bool, key: str, body: bytes) -> None:
-        """Until it is taken, refused, or was tried often enough."""
+    def _jobs_of(self, place: str) -> Jobs:
+        with self._lock:
+            if (jobs := self._receivers.get(place)) is None:
+                jobs = self._receivers[place] = SimpleQueue()
+                threading.Thread(target=_make_calls, args=(jobs,), name="videochat-online-webhook", daemon=True).start()
+            return jobs
+
+    def _over(self, future: Future[str | None]) -> None:
+        """Count an event that is told or given up, once."""
+        with self._lock:
+            if (place := self._waiting.pop(future, None)) is None:
+                return
+            problem = STOPPED if future.cancelled() or not future.done() else future.result()
+            if problem is None:
+                self.num_sent += 1
+            else:
+                self._give_up(place, problem)
+
+    def _deliver(self, address: Address, is_named: bool, key: str, body: bytes) -> str | None:
+        """Until it is taken, refused, or was tried often enough; then why it is given up."""
         for pause in (*PAUSES, None):
-            status, problem = 0, ""
+            status = 0
             try:
                 status = self._post(address, is_named, key, body)
                 problem = f"it answered with status {status}"
             except (OSError, ValueError) as error:  # no answer; ValueError: its name is gone, or leads elsewhere now
-                problem = str(error)
+                problem = str(error) or type(error).__name__
             if 200 <= status < 300:
-                with self._counting:
-                    self.num_sent += 1
-                return
+                return None
             if pause is None or (0 < status < 500 and status not in AGAIN) or self._ending.wait(pause):
                 break
-        self._give_up(receiver_of(address), problem)
+        return problem
 
     def _post(self, address: Address, is_named: bool, key: str, body: bytes) -> int:
         place = self._place(address, is_named=is_named)
@@ -137,24 +154,35 @@ class Webhooks:
             self._open.discard(sockets)
 
     def _give_up(self, place: str, problem: str) -> None:
-        with self._counting:
+        with self._lock:
             self.num_failed += 1
         log.warning("a moment was not told to the webhook at %s: %s", place, problem)
 
     def close(self) -> None:
-        """End: what waits is tried once more, within LAST_SECONDS in all."""
+        """End: what waits is tried once more, within LAST_SECONDS in all; who hangs is left LEAVE_SECONDS later."""
         self._ending.set()
-        waiting = dict(self._waiting)
-        wait(waiting, LAST_SECONDS)
-        for receiver in self._receivers.values():
-            receiver.shutdown(wait=False, cancel_futures=True)
+        wait(list(self._waiting), LAST_SECONDS)
+        for future in list(self._waiting):
+            future.cancel()
         for sockets in list(self._open):
             sockets.close()
-        for receiver in self._receivers.values():
-            receiver.shutdown()
-        for future, place in waiting.items():
-            if future.cancelled():
-                self._give_up(place, "the server is being stopped")
+        wait(list(self._waiting), LEAVE_SECONDS)
+        with self._lock:
+            for future in list(self._waiting):  # nothing wakes who looks up a name, or connects
+                self._over(future)
+        for jobs in self._receivers.values():
+            jobs.put(None)
+
+
+def _make_calls(jobs: Jobs) -> None:
+    """One after another, until None. In a daemon's thread, so that a process may end while one of them hangs."""
+    while (job := jobs.get()) is not None:
+        future, call = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(call())
+            except Exception as error:  # whoever counts it shows it
+                future.set_exception(error)
 
 
 def receiver_of(address: Address) -> str:
