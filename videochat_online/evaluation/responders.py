@@ -233,8 +233,10 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
     about |= {"recall": options.recall} if options.recall else {}
-    about["dtype"] = str(model.dtype)
-    return SessionResponder(model, processor, memory, options.skip_below, options.recall), about
+    return SessionResponder(model, processor, memory, options.skip_below, options.recall), {
+        **about,
+        "dtype": str(model.dtype),
+    }
 
 
 def weights_digest(folder: Path) -> str | None:
