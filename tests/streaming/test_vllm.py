@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,12 @@ def started(command: list[str], folder: Path, log: Path) -> tuple[subprocess.Pop
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
                 return server, f"http://127.0.0.1:{port}"
         except OSError:
-            assert server.poll() is None and time.monotonic() < until, log.read_text("utf-8", "replace")[-4000:]
-            time.sleep(0.3)
+            if server.poll() is None and time.monotonic() < until:
+                time.sleep(0.3)
+                continue
+            with suppress(ProcessLookupError):  # it would hold its memory for ever
+                os.killpg(server.pid, 15)
+            raise AssertionError(log.read_text("utf-8", "replace")[-4000:]) from None
 
 
 @pytest.fixture(scope="module")
