@@ -60,10 +60,11 @@ def loss_and_gradients(model: Any, runs: list[dict[str, Any]]) -> tuple[float, d
 
 
 def assert_same(first: tuple, second: tuple) -> None:
-    """Up to the order of sums in float32."""
+    """Up to the order of sums in float32: a gradient near 0 may be a sum of large ones."""
     assert first[0] == pytest.approx(second[0], rel=1e-5) and first[1].keys() == second[1].keys()
     for name, gradient in first[1].items():
-        torch.testing.assert_close(gradient, second[1][name], atol=2e-5, rtol=1e-4, msg=name)
+        atol = 2e-5 * max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(gradient, second[1][name], atol=atol, rtol=1e-4, msg=name)
 
 
 @pytest.fixture(params=LLMS)
