@@ -25,6 +25,8 @@ SLOWEST = 16 * 2**10
 """Bytes a second: who sends a body more slowly than that has `Limits.body_seconds` in all."""
 CLOSES = (408, 413)
 """The rest of such a body is not read: the connection ends with the answer."""
+REST, LONGEST_REST_SECONDS = 2, 1.0
+"""For each further socket that a client has, so many times as long as its message took."""
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +52,7 @@ class Entrance:
             kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
             if kind == b"application/json" or kind.endswith(b"+json"):  # others are bounded where they are read
                 receive = at_most(receive, self.sessions.limits.max_request_bytes, "a JSON body")
-        receive = self._behind(receive)
+        receive = self._behind(receive, client if scope["type"] == "websocket" else None)
         HAS_LEFT.set(Request(scope, receive).is_disconnected if scope["type"] == "http" else None)
         started, status = time.monotonic(), 0
 
@@ -84,12 +86,21 @@ class Entrance:
             self.metrics.requests.labels(route, str(status)).inc()
             log_request(scope, route, status, client, time.monotonic() - started)
 
-    def _behind(self, receive: Receive) -> Receive:
-        """`receive` behind others, where they are to go first: reading costs the event loop time that all share."""
+    def _behind(self, receive: Receive, many_of: str | None) -> Receive:
+        """`receive` behind others, where they are to go first: reading costs the event loop time that all share.
+
+        A client with several sockets rests after each message: together they take little more than one of another.
+        """
+        given = time.monotonic()
 
         async def give() -> Message:
+            nonlocal given
+            if many_of is not None and self._open[many_of] > 1 and len(self._open) > 1:
+                rest = REST * (self._open[many_of] - 1) * (time.monotonic() - given)
+                await asyncio.sleep(min(rest, LONGEST_REST_SECONDS))
             message = await receive()
             await self.sessions.turns.let_pass()
+            given = time.monotonic()
             return message
 
         return give
