@@ -67,7 +67,7 @@ class Sessions:
         own = self.limits.max_questions
         self.turns = Turns(self.limits.answers_at_once, most_waiting=most, most_of_session=own, most_alone=alone)
         half = max(1, (os.cpu_count() or 2) // 2) + (FETCHES if self.limits.allow_urls else 0)
-        self.reading = Turns(half, most_waiting=most, most_of_session=own, most_alone=most)
+        self.reading = Turns(half, most_waiting=most, most_of_session=own, most_alone=most, ledger=self.turns.ledger)
         """Of requests with pictures: decoding takes half of the machine; pictures behind slow addresses wait beside."""
         self.refusals, self.let_go = Refusals(), Refusals(LET_GO_PAUSES)
         self.running: set[Any] = set()

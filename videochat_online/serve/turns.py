@@ -37,7 +37,7 @@ SLICE_SECONDS = 0.05
 """By so much another must have had less before it goes first in the middle of a work."""
 HALF_LIFE_SECONDS = 10.0
 """What a client had counts half after so long."""
-MUCH_SECONDS, TIMES_AS_MUCH = 1.0, 4
+MUCH_SECONDS, TIMES_AS_MUCH = 1.0, 2
 """Who had so much, and so many times as much as another, stands aside while that one is served."""
 ASIDE_SECONDS = 0.25
 LONGEST_RETRY = 60
@@ -91,6 +91,31 @@ class Place:
         self.turns._end(self)
 
 
+class Ledger:
+    """What clients and sessions had lately, in seconds: of answers and of pictures alike."""
+
+    def __init__(self) -> None:
+        self._had: dict[str, tuple[float, float]] = {}  # seconds, and when that was so
+        self._greatest = ""
+
+    @property
+    def most(self) -> float:
+        """Of the client who had most: all forget alike, so that only a charge makes another the first."""
+        return self.recent(self._greatest)
+
+    def recent(self, who: str) -> float:
+        seconds, at = self._had.get(who, (0.0, 0.0))
+        return seconds * 0.5 ** ((time.monotonic() - at) / HALF_LIFE_SECONDS) if seconds else 0.0
+
+    def charge(self, place: Place, seconds: float) -> None:
+        for who in (f"client {place.client}", f"session {place.session}"):
+            self._had[who] = self.recent(who) + seconds, time.monotonic()
+        if self.recent(f"client {place.client}") >= self.most:
+            self._greatest = f"client {place.client}"
+        if len(self._had) > MOST_KNOWN:  # some came long ago
+            self._had = {who: had for who, had in self._had.items() if self.recent(who) > SLICE_SECONDS / 10}
+
+
 class Turns:
     """See the module.
 
@@ -99,14 +124,17 @@ class Turns:
         most_waiting: works that wait or are done, of all clients (Overloaded beyond).
         most_of_session: the same of one session (LimitReached beyond).
         most_alone: the same of all that belong to no session.
+        ledger: that of another queue, where what one had there counts here.
     """
 
-    def __init__(self, places: int, *, most_waiting: int, most_of_session: int, most_alone: int) -> None:
+    def __init__(
+        self, places: int, *, most_waiting: int, most_of_session: int, most_alone: int, ledger: Ledger | None = None
+    ) -> None:
+        self.ledger = ledger or Ledger()
         self.most_waiting, self.most_of_session, self.most_alone = most_waiting, most_of_session, most_alone
         self._num_places, self._num_free = places, places + 1
         self._lock = threading.Lock()
         self._entered: list[Place] = []
-        self._had: dict[str, tuple[float, float]] = {}  # client or session -> seconds it had, and when that was so
         self._usual_seconds = 0.1
         self._is_calm = threading.Event()
         self._is_calm.set()
@@ -138,7 +166,7 @@ class Turns:
     async def let_pass(self) -> None:
         """Wait a moment where somebody is favoured and this client is one who stands aside."""
         asked = sum(place.client == CLIENT.get() for place in self._entered)
-        if self.is_favouring and max(1, asked) * self._recent(f"client {CLIENT.get()}") >= self._much:
+        if self.is_favouring and max(1, asked) * self.ledger.recent(f"client {CLIENT.get()}") >= self._much:
             await asyncio.sleep(ASIDE_SECONDS)
 
     def enter(self, session: str = "") -> Place:
@@ -269,10 +297,9 @@ class Turns:
             self._num_free -= 1
             place.state, place.has_begun, place.since = "held", True, time.monotonic()
             place.wake()
-        most = max((share(place)[0] for place in self._entered), default=0.0)
         least = min((share(place)[0] for place in self._entered if place.state == "held"), default=math.inf)
         self._much = max(MUCH_SECONDS, TIMES_AS_MUCH * least)
-        (self._is_calm.clear if most >= self._much else self._is_calm.set)()
+        (self._is_calm.clear if self.ledger.most >= self._much else self._is_calm.set)()
 
     def _is_kept_for(self, place: Place, share: Callable[[Place], tuple[float, float]]) -> bool:
         """Whether somebody who does his work now stands aside for it at his next piece."""
@@ -284,23 +311,16 @@ class Turns:
         asked = Counter(place.client for place in self._entered)
 
         def share(place: Place) -> tuple[float, float]:
-            client = asked[place.client] * self._recent(f"client {place.client}")
-            return client, self._recent(f"session {place.session}")
+            client = asked[place.client] * self.ledger.recent(f"client {place.client}")
+            return client, self.ledger.recent(f"session {place.session}")
 
         return share
-
-    def _recent(self, who: str) -> float:
-        seconds, at = self._had.get(who, (0.0, 0.0))
-        return seconds * 0.5 ** ((time.monotonic() - at) / HALF_LIFE_SECONDS) if seconds else 0.0
 
     def _charge(self, place: Place) -> float:
         """Count the seconds since it was counted last."""
         now = time.monotonic()
         seconds, place.since = now - place.since, now
-        for who in (f"client {place.client}", f"session {place.session}"):
-            self._had[who] = self._recent(who) + seconds, now
-        if len(self._had) > 4 * self.most_waiting:  # of some that came long ago
-            self._had = {who: had for who, had in self._had.items() if self._recent(who) > SLICE_SECONDS / 10}
+        self.ledger.charge(place, seconds)
         return seconds
 
 
