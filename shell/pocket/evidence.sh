@@ -39,8 +39,8 @@ if [[ "$*" == chooser ]]; then
   exec "$python" -m videochat_online.lab.pocket.choosing "$RUNS/chooser.safetensors" --work "$RUNS/chooser" \
     --model "${MODEL:-pocket}"
 elif [[ "$*" == remembering || "$*" == choosing ]]; then
-  [[ "$*" == remembering ]] || set -- choosing --lengths 120 600 --ways pyramid "newest 16x1" "uniform 19x1" perfect \
-    "recall by time" "recall by choice"
+  [[ "$*" == remembering ]] || set -- choosing --ways pyramid "newest 16x1" "uniform 19x1" perfect "recall by time" \
+    "recall by choice"
   exec "$python" -m videochat_online.lab.pocket.remembering "${OUTPUT:-docs/evidence}" --work "$RUNS/$1" --page "$@" \
     --model "${MODEL:-pocket}" --streams "${STREAMS:-16}" ${MINUTES:+--minutes "$MINUTES"}
 fi

@@ -181,6 +181,7 @@ def chooser(pocket, tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = ChooserNetwork(*Chooser.sizes(pocket[0]))
     network.out[1].weight.data *= 20
+    network.tune.weight.data *= 20
     Chooser(network, 6, 0.95, "pocket").save(tmp_path / CHOOSER_FILE)
     monkeypatch.setattr("videochat_online.streaming.session.chooser_file", lambda model: tmp_path / CHOOSER_FILE)
     return Chooser.load(tmp_path / CHOOSER_FILE, pocket[0])

@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,14 +33,14 @@ if TYPE_CHECKING:
     from ...processing import Processor
 
 
-def ask_everything(bench: Bench, streams: int, minutes: float | None, lengths: Sequence[float] = tuple(FPS)) -> None:
+def ask_everything(bench: Bench, streams: int, minutes: float | None) -> None:
     """Stream by stream, worlds and lengths in turn, so that a run that ends early has asked of each as much.
 
     Of half a minute, in which hardly anything is old, there are half as many streams.
     """
     began, log = time.monotonic(), bench.work / "time.jsonl"
     groups = [
-        Streams(seconds, fps, seed, streams) for seconds, fps in FPS.items() if seconds in lengths for seed in SEEDS
+        Streams(seconds, fps, seed, streams) for seconds, fps in FPS.items() for seed in SEEDS
     ]
     tasks = [list(bench.tasks(group)) for group in groups]
     for number in range(streams):
@@ -91,7 +90,6 @@ def main() -> None:
     parser.add_argument("--model", default="pocket", help="model under test")
     parser.add_argument("--streams", type=int, default=16, help="streams of each length in each world")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY", help="what is compared")
-    parser.add_argument("--lengths", nargs="+", type=float, choices=FPS, default=list(FPS), help="of streams, seconds")
     parser.add_argument("--page", default="remembering", help="name of the page")
     parser.add_argument("--chooser", type=Path, help="for recall by choice (default: the one beside the model)")
     parser.add_argument("--minutes", type=float, help="begin no stream later than this (default: ask everything)")
@@ -110,7 +108,7 @@ def measure(options: argparse.Namespace) -> int:
     model, processor = load_model(options.model)
     chooser = Chooser.load(options.chooser, model) if options.chooser else None
     bench = Bench(options.work, model, processor, ways=options.ways, chooser=chooser)
-    ask_everything(bench, options.streams, options.minutes, options.lengths)
+    ask_everything(bench, options.streams, options.minutes)
     rows = costs(model, processor, chosen=CHOSEN in options.ways and chooser is None)
     command = f"STREAMS={options.streams} bash shell/pocket/evidence.sh {options.page}"
     page = options.folder / f"{options.page}.md"
