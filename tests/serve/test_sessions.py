@@ -235,7 +235,9 @@ def test_settings_within_limits(sessions, settings, error, message):
 
 def test_recall_is_the_servers_choice_or_the_sessions(make_sessions, picture):
     sessions = make_sessions(recall="time")
-    chosen = [sessions.create(SessionSettings(recall=recall)).session.recall for recall in (None, "time", "off", "chosen")]
+    chosen = [
+        sessions.create(SessionSettings(recall=recall)).session.recall for recall in (None, "time", "off", "chosen")
+    ]
     assert chosen == ["time", "time", None, "chosen"]
     session = sessions.create()
     for k in range(20):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from videochat_online import MemoryConfig, StreamingSession
 from videochat_online.streaming.chooser import CHOOSER_FILE, Chooser, ChooserNetwork, chooser_file
+from videochat_online.streaming.gate import Gate
 from videochat_online.streaming.recall import ARCHIVED, CACHED, NEAREST, NEWEST, named_times
 
 from .sessions import pictures, watching
@@ -179,7 +180,7 @@ PLAIN = "Where was the red circle when it last performed the spin?"
 def chooser(pocket, tmp_path, monkeypatch):
     """A chooser that has learnt nothing yet, but is sure of some frames: the sessions of a test find it."""
     torch.manual_seed(0)
-    network = ChooserNetwork(*Chooser.sizes(pocket[0]))
+    network = ChooserNetwork(*Gate.sizes(pocket[0]))
     network.out[1].weight.data *= 20
     network.tune.weight.data *= 20
     Chooser(network, 6, 0.95, "pocket").save(tmp_path / CHOOSER_FILE)

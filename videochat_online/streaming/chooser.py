@@ -21,6 +21,7 @@ from torch import nn
 from ..files import whole
 from ..model.backbone import Backbone
 from ..model.memory_bank import MemoryFrame
+from .gate import Gate
 
 CHOOSER_FORMAT = "videochat-online chooser 1"
 CHOOSER_FILE = "chooser.safetensors"
@@ -97,8 +98,7 @@ class ChooserNetwork(nn.Module):
         spoken = self.word(said) + self.order[places.clamp(max=MOST_WORDS - 1)]
         spoken = torch.cat([self.asks.expand(len(words), -1, -1), spoken], dim=1)
         read = self.read(spoken, src_key_padding_mask=F.pad(absent, (ASKS, 0)))[:, :ASKS]
-        tuned: torch.Tensor = self.tune(read.flatten(1))
-        return tuned
+        return F.linear(read.flatten(1), self.tune.weight, self.tune.bias)
 
     def forward(
         self, seen: torch.Tensor, times: torch.Tensor, lengths: torch.Tensor, words: Sequence[torch.Tensor]
@@ -123,11 +123,6 @@ class Chooser:
 
     def __init__(self, network: ChooserNetwork, most: int, sure: float, model: str) -> None:
         self.network, self.most, self.sure, self.model = network.eval(), most, sure, model
-
-    @classmethod
-    def sizes(cls, model: Backbone) -> tuple[int, int]:
-        """Channels of a model's maps and width of its word vectors."""
-        return model.config.feature_size, model.config.llm_config.hidden_size
 
     @torch.no_grad()
     def choose(self, frames: Sequence[MemoryFrame], words: torch.Tensor, newest: int) -> list[MemoryFrame]:
@@ -162,7 +157,7 @@ class Chooser:
                 raise ValueError(f"expected format {CHOOSER_FORMAT!r}")
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(f"{path} is not a chooser that lab.pocket.choosing has written: {error}") from error
-        own, its = cls.sizes(model), (len(tensors["mean"]), tensors["word.weight"].shape[1])
+        own, its = Gate.sizes(model), (len(tensors["mean"]), tensors["word.weight"].shape[1])
         if own != its:
             what = "maps of {} channels and words of width {}".format
             raise ValueError(

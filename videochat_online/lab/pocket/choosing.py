@@ -29,6 +29,7 @@ from ...files import whole
 from ...processing import load_model
 from ...streaming.chooser import STATES, Chooser, ChooserNetwork
 from ...streaming.encoding import FrameEncoder
+from ...streaming.gate import Gate
 from ...streaming.language import LanguageSide
 from ...streaming.recall import named_times
 from ..shapeworld.questions.engine import ask_questions, default_times
@@ -180,16 +181,17 @@ def batch_of(lessons: Sequence[Lesson], rng: random.Random, num: int | None = QU
         parts.append(one.maps[kept])
     maps = [part.float() for part in parts if isinstance(part, torch.Tensor)]
     rows = [part for part in parts if not isinstance(part, torch.Tensor)]
-    numbers, times, texts, wanted, states = zip(*rows, strict=True)
+    columns: Any = zip(*rows, strict=True)
+    numbers, seconds, texts, wanted, told = columns
     pad = nn.utils.rnn.pad_sequence
     return Batch(
         maps,
         torch.tensor(numbers),
-        pad([each.float() for each in times], batch_first=True),
-        torch.tensor([len(each) for each in times]),
+        pad([each.float() for each in seconds], batch_first=True),
+        torch.tensor([len(each) for each in seconds]),
         list(texts),
         pad(wanted, batch_first=True),
-        pad(states, batch_first=True, padding_value=-1),
+        pad(told, batch_first=True, padding_value=-1),
     )
 
 
@@ -224,7 +226,7 @@ def fit(network: ChooserNetwork, lessons: Sequence[Lesson], words: Any, *, steps
     groups = [[one for one in lessons if one.group == group and one.asked] for group in range(len(GROUPS))]
     shares = [share for *_, share in GROUPS]
     for step in range(1, steps + 1):
-        batch = batch_of(rng.sample(rng.choices(groups, shares)[0], TOGETHER), rng)
+        batch = batch_of(rng.choices(rng.choices(groups, shares)[0], k=TOGETHER), rng)
         optimizer.zero_grad()
         missed, misread = loss_of(network, batch, words)
         (missed + STATE_WEIGHT * misread).backward()
@@ -286,7 +288,7 @@ def train(options: argparse.Namespace) -> int:
     tests = lessons_of(options.work, "dev", SEED, 3 * CHUNK, model, processor)
     words = lru_cache(20_000)(LanguageSide(model, processor, reuse_cache=False).words)
     torch.manual_seed(SEED)
-    network = ChooserNetwork(*Chooser.sizes(model))
+    network = ChooserNetwork(*Gate.sizes(model))
     fit(network, lessons, words, steps=options.steps, tests=tests)
     Chooser(network, options.most, options.sure, Path(options.model).name).save(options.output)
     print(options.output, flush=True)

@@ -39,9 +39,7 @@ def ask_everything(bench: Bench, streams: int, minutes: float | None) -> None:
     Of half a minute, in which hardly anything is old, there are half as many streams.
     """
     began, log = time.monotonic(), bench.work / "time.jsonl"
-    groups = [
-        Streams(seconds, fps, seed, streams) for seconds, fps in FPS.items() for seed in SEEDS
-    ]
+    groups = [Streams(seconds, fps, seed, streams) for seconds, fps in FPS.items() for seed in SEEDS]
     tasks = [list(bench.tasks(group)) for group in groups]
     for number in range(streams):
         for group, of_group in zip(groups, tasks, strict=True):

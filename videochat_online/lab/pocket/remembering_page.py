@@ -178,7 +178,7 @@ def write_page(file: Path, work: Path, command: str, costs: Sequence[Sequence[st
         num = len(json.loads(path.read_text(encoding="utf-8")))
         planned += -(-num // 2) if path.parent.name.startswith("30s") else num  # see `ask_everything`
     sections = [
-        "# Whether memory helps, by age of evidence",
+        f"# Whether {'choosing frames' if file.stem == 'choosing' else 'memory'} helps, by age of evidence",
         HOW.format(
             questions=len(results.asked), streams=len(streams), planned=planned,
             youngest=f"{YOUNGEST:g}", minutes=f"{spent / 60:.0f}",
