@@ -217,7 +217,10 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_recall_flag(parser: Any) -> None:
-    what = "time: show a question that names a time frames of that time, not the memory (docs/memory.md; default: off)"
+    what = (
+        "time: show a question that names a time frames of that time, not the memory; chosen: and any other question "
+        "those that the chooser beside the model finds (docs/memory.md; default: off)"
+    )
     parser.add_argument("--recall", choices=RECALL_MODES, help=what)
 
 

@@ -22,9 +22,9 @@ SHAPE_TOLERANCE = 1.05
 """Two shapes (width / height) count as one where neither is more than this much wider."""
 AnswerMode = Literal["generate", "likelihood"]
 """How a model's answer to a question with options is found: in what it says, or as the likeliest of them."""
-RecallMode = Literal["time"]
+RecallMode = Literal["time", "chosen"]
 RECALL_MODES: tuple[str, ...] = get_args(RecallMode)
-"""Which questions are shown frames of their own: those that name a time."""
+"""Which questions are shown frames of their own: those that name a time, or all, by a chooser beside the model."""
 BYTES_OF = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Of a quantized weight: 4 bits, and the scale of each 64 of them in 8 bits, whose own scale each 256 share."""
 PUBLISHED_GRID = 16

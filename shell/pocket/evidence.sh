@@ -2,6 +2,8 @@
 # What the pocket model shows about the method: tables, plots and the commands behind them, in docs/evidence/.
 #   bash shell/pocket/evidence.sh [PART...]     sub_tasks memory size (these by default) training stages
 #   bash shell/pocket/evidence.sh remembering   whether memory helps, by age of evidence: remembering.md
+#   bash shell/pocket/evidence.sh choosing      whether a trained chooser of frames helps: choosing.md
+#   bash shell/pocket/evidence.sh chooser       trains one, from nothing: chooser.safetensors in RUNS
 # Run again after an interruption, it resumes. `training` and `stages` are about what train_all.sh leaves in runs/pocket;
 # `stages` first trains four small models on the same number of samples.
 #
@@ -11,8 +13,8 @@
 #   START     stages: the model that all begin with                 runs/pocket/stage1_claims/model
 #   STEPS     stages: steps of 8 samples that each model is trained for                      2000
 #   NUM_GPUS  stages: processes that train, one core each: 1 or 2                               2
-#   STREAMS   remembering: streams of 2 and of 10 minutes in each of three worlds               16
-#   MINUTES   remembering: begin no stream later than this; run again, it goes on     no limit
+#   STREAMS   remembering, choosing: streams of 2 and of 10 minutes in each of three worlds     16
+#   MINUTES   remembering, choosing: begin no stream later; run again, it goes on     no limit
 #   OUTPUT    where tables and plots go                                             docs/evidence
 set -euo pipefail
 
@@ -33,8 +35,13 @@ use_python
 cd "$project_root"
 mkdir -p "$RUNS"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
-if [[ "$*" == remembering ]]; then
-  exec "$python" -m videochat_online.lab.pocket.remembering "${OUTPUT:-docs/evidence}" --work "$RUNS/remembering" \
+if [[ "$*" == chooser ]]; then
+  exec "$python" -m videochat_online.lab.pocket.choosing "$RUNS/chooser.safetensors" --work "$RUNS/chooser" \
+    --model "${MODEL:-pocket}"
+elif [[ "$*" == remembering || "$*" == choosing ]]; then
+  [[ "$*" == remembering ]] || set -- choosing --ways pyramid "newest 16x1" "uniform 19x1" perfect "recall by time" \
+    "recall by choice"
+  exec "$python" -m videochat_online.lab.pocket.remembering "${OUTPUT:-docs/evidence}" --work "$RUNS/$1" --page "$@" \
     --model "${MODEL:-pocket}" --streams "${STREAMS:-16}" ${MINUTES:+--minutes "$MINUTES"}
 fi
 if [[ " $* " == *" stages "* ]]; then

@@ -136,6 +136,8 @@ def test_recall_is_a_setting_of_the_run(flags: list[object], tmp_path: Path, mon
     asked = len(chosen)
     assert run(*flags, *more, "--output", tmp_path / "b") == INCOMPLETE
     assert "recall" not in config_in(tmp_path / "b") and len(chosen) == asked
+    assert run(*flags, *more, "--output", tmp_path / "c", "--recall", "chosen", "--limit", 2) == INCOMPLETE
+    assert config_in(tmp_path / "c")["recall"] == "chosen" and len(config_in(tmp_path / "c")["chooser"]) == 64
     with pytest.raises(ValueError, match=r"recall: 'time' then"):
         run(*flags, *more, "--output", tmp_path / "a", "--resume")
 

@@ -222,7 +222,7 @@ def test_idle_sessions_end_with_their_threads_and_files(make_sessions, clip, wai
         ({"system_prompt": "x" * 9999}, RequestError, "characters of the system prompt"),
         ({"capacities": (1, 1)}, ValueError, "has 3 levels"),
         ({"policy": "newest"}, ValueError, "unknown policy 'newest'"),
-        ({"recall": "tim"}, ValueError, "recall must be 'time' or 'off', got 'tim'"),
+        ({"recall": "tim"}, ValueError, "recall must be 'time', 'chosen' or 'off', got 'tim'"),
         ({"fps": -1}, ValueError, "fps must be a number > 0"),
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be at least 1"),
     ],
@@ -235,8 +235,10 @@ def test_settings_within_limits(sessions, settings, error, message):
 
 def test_recall_is_the_servers_choice_or_the_sessions(make_sessions, picture):
     sessions = make_sessions(recall="time")
-    chosen = [sessions.create(SessionSettings(recall=recall)).session.recall for recall in (None, "time", "off")]
-    assert chosen == ["time", "time", None]
+    chosen = [
+        sessions.create(SessionSettings(recall=recall)).session.recall for recall in (None, "time", "off", "chosen")
+    ]
+    assert chosen == ["time", "time", None, "chosen"]
     session = sessions.create()
     for k in range(20):
         session.see(picture(k), float(k))

@@ -1,13 +1,17 @@
-"""Recall by time: which questions name one, what they are shown, and that nothing else changes."""
+"""Recall: which questions name a time, what they and others are shown, and that nothing else changes."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from videochat_online import MemoryConfig, StreamingSession
+from videochat_online.streaming.chooser import CHOOSER_FILE, Chooser, ChooserNetwork, chooser_file
+from videochat_online.streaming.gate import Gate
 from videochat_online.streaming.recall import ARCHIVED, CACHED, NEAREST, NEWEST, named_times
 
 from .sessions import pictures, watching
@@ -35,6 +39,10 @@ PAST = "What did it do at 12.0s?"
         ("What actions was the person performing before the last 12 seconds?", [88]),
         ("What happened 3 seconds before the fall?", []),
         ("at 0:30 pm", []),
+        ("at the 12 second mark, or the 1 minute 5 second mark", [12, 65]),
+        ("12 seconds into the video; half a minute into it", [12, 30]),
+        ("near the 1:05 mark, or 0:07 into the stream", [65, 7]),
+        ("the 3 second rule, a 5 second timer, mark 12 seconds", []),
         ("a few seconds ago; it moved, and 5 seconds later?", []),
         ("Question at 100.0s: what is it?", []),  # now
         ("at 250s", []),  # still to come
@@ -50,7 +58,14 @@ def test_times_are_read_as_they_are_asked(question: str, times: list[float]):
 
 
 def test_a_hundred_thousand_characters_are_read_at_once():
-    for text in ("1 " * 50_000, "at " * 33_000, "1" * 100_000, "one and " * 12_000, "at 1" + " " * 100_000):
+    for text in (
+        "1 " * 50_000,
+        "at " * 33_000,
+        "1" * 100_000,
+        "one and " * 12_000,
+        "at 1" + " " * 100_000,
+        "1:0" * 9_000,
+    ):
         assert named_times(text, 0.0, 100.0) == []
 
 
@@ -152,5 +167,74 @@ def test_a_refused_frame_leaves_memory_and_archive_alike(pocket):
 
 @pytest.mark.parametrize("recall", ["tim", "", True])
 def test_an_unknown_way_is_refused(pocket, recall):
-    with pytest.raises(ValueError, match="recall must be 'time' or None"):
+    with pytest.raises(ValueError, match="recall must be 'time' or 'chosen' or None"):
         StreamingSession(*pocket, recall=recall)
+
+
+# ---- questions that name no time ------------------------------------------------------------------------------------
+
+PLAIN = "Where was the red circle when it last performed the spin?"
+
+
+@pytest.fixture
+def chooser(pocket, tmp_path, monkeypatch):
+    """A chooser that has learnt nothing yet, but is sure of some frames: the sessions of a test find it."""
+    torch.manual_seed(0)
+    network = ChooserNetwork(*Gate.sizes(pocket[0]))
+    network.out[1].weight.data *= 20
+    network.tune.weight.data *= 20
+    Chooser(network, 6, 0.95, "pocket").save(tmp_path / CHOOSER_FILE)
+    monkeypatch.setattr("videochat_online.streaming.session.chooser_file", lambda model: tmp_path / CHOOSER_FILE)
+    return Chooser.load(tmp_path / CHOOSER_FILE, pocket[0])
+
+
+def test_a_question_without_a_time_sees_what_the_chooser_finds(pocket, chooser):
+    session, by_time = watching(pocket, 200, recall="chosen"), watching(pocket, 200, recall="time")
+    shown = [frame.index for frame in session.prompt(PLAIN)[1]]
+    assert shown == sorted(set(shown)) and shown[-NEWEST:] == [196, 197, 198, 199] and NEWEST < len(shown) <= NEWEST + 6
+    assert shown != [frame.index for frame in session.prompt("What was the first action the blue ring did?")[1]]
+    assert shown == [frame.index for frame in session.prompt(f"{PLAIN}\nOptions:\n(A) at 5s\n(B) at 9s")[1]]
+    assert session.prompt(PAST)[0] == by_time.prompt(PAST)[0], "a time that is named comes first"
+    assert len(session.prompt(PLAIN)[0].ids) <= 2 * len(by_time.prompt(PLAIN)[0].ids)
+    assert session.ask(PLAIN) == watching(pocket, 200, recall="chosen", reuse_cache=False).ask(PLAIN)
+    assert session.stats()["prompt_tokens"] < 250 and not session.language.cache.keys
+
+
+def test_a_chooser_stops_where_it_is_sure(pocket, chooser):
+    frames = watching(pocket, 60, recall="chosen")._recall._read(set(range(60)))
+    words = torch.randn(9, chooser.network.word.in_features)
+    few, more = ([f.index for f in chooser.choose(frames, words, NEWEST)] for chooser.sure in (0.0, 2.0))
+    assert few == [56, 57, 58, 59] and len(more) == NEWEST + 6 and set(few) < set(more)
+
+
+def test_questions_chosen_for_together_are_those_chosen_for_alone(chooser):
+    network, (channels, width) = chooser.network, (chooser.network.look.in_features, chooser.network.word.in_features)
+    lengths = torch.tensor([12, 30, 1])
+    seen, times = network.seen(torch.randn(3, 30, channels)), torch.arange(90.0).reshape(3, 30)
+    words = [torch.randn(num, width) for num in (4, 9, 6)]
+    together = network(seen, times, lengths, words)[0]
+    for k, num in enumerate(lengths.tolist()):
+        alone = network(seen[k : k + 1, :num], times[k : k + 1, :num], lengths[k : k + 1], words[k : k + 1])[0]
+        torch.testing.assert_close(together[k : k + 1, :num], alone, atol=1e-4, rtol=1e-4)
+        assert (together[k, num:] == -torch.inf).all()
+
+
+def test_a_saved_session_chooses_alike(pocket, chooser, tmp_path):
+    session = watching(pocket, 90, recall="chosen")
+    session.save(tmp_path / "session")
+    restored = StreamingSession.restore(*pocket, tmp_path / "session")
+    assert restored.recall == "chosen" and restored.prompt(PLAIN)[0] == session.prompt(PLAIN)[0]
+
+
+def test_a_chooser_that_is_none_is_an_error(pocket, chooser, tmp_path):
+    with pytest.raises(ValueError, match="is not a chooser"):
+        Chooser.load(tmp_path / "absent", pocket[0])
+    save_file({"mean": torch.zeros(3)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="expected format"):
+        Chooser.load(tmp_path / "other", pocket[0])
+    Chooser(ChooserNetwork(8, 16), 6, 0.9, "tiny").save(tmp_path / "tiny")
+    with pytest.raises(ValueError, match=r"of another model .tiny.: maps of 8 channels and words of width 16, here"):
+        Chooser.load(tmp_path / "tiny", pocket[0])
+    folder = SimpleNamespace(config=SimpleNamespace(name_or_path=str(tmp_path / "model")))
+    with pytest.raises(ValueError, match=r"chooser.safetensors beside the model's weights: there is none in"):
+        chooser_file(folder)

@@ -220,6 +220,7 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         return responder, {**about, "dtype": str(responder.model.dtype)}
     from ..model.backbone import memory_on
     from ..model.weights import adapter_folder, find_checkpoint
+    from ..streaming.chooser import chooser_file
 
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
@@ -233,6 +234,8 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
     if options.skip_below is not None:
         about["skip_below"] = options.skip_below
     about |= {"recall": options.recall} if options.recall else {}
+    if options.recall == "chosen":
+        about["chooser"] = digest(chooser_file(model))
     return SessionResponder(model, processor, memory, options.skip_below, options.recall), {
         **about,
         "dtype": str(model.dtype),
@@ -241,9 +244,10 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
 
 def weights_digest(folder: Path) -> str | None:
     """SHA-256 over the weight files of a checkpoint in the order of their names; None: no folder, or none in it."""
+    from ..streaming.chooser import CHOOSER_FILE
     from ..streaming.gate import GATE_FILE
 
-    files = sorted(file for file in folder.glob("*.safetensors") if file.name != GATE_FILE)
+    files = sorted(file for file in folder.glob("*.safetensors") if file.name not in (GATE_FILE, CHOOSER_FILE))
     return digest(*files) if files else None
 
 

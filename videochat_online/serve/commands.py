@@ -140,6 +140,7 @@ def host_pattern(text: str) -> str:
 
 def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> int:
     """Serve until stopped. OSError or ValueError for an address that cannot be listened on."""
+    from ..streaming.chooser import chooser_file
     from ..streaming.together import makes_together
     from .sessions import Sessions
 
@@ -156,6 +157,8 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
     with unwound_by_signals(), bound_sockets(options.host, options.port) as sockets:
         # 2. the model
         model, processor = load_from_flags(options)
+        if limits.recall == "chosen":
+            chooser_file(model)  # said now, and not to the first visitor
         about = {"model_name": shown_name(options.model), "gate": _gate(options, model), "webhooks": webhooks}
         if options.answers_at_once is None and model.keeps_keys and not makes_together(model):
             limits = replace(limits, answers_at_once=1)

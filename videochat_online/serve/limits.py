@@ -167,7 +167,7 @@ class SessionSettings:
     timestamps: bool = True
     """Tell the model each frame's time."""
     recall: str | None = None
-    """"time": a question that names a time is shown frames of that time; "off"; left out: as the server is set."""
+    """"time", "chosen" or "off", as `StreamingSession` has it; left out: as the server is set."""
 
     def memory(self, model: Backbone) -> MemoryConfig:
         """The memory that is asked for, on the grids of this model."""
@@ -186,7 +186,10 @@ class SessionSettings:
     def check(self, limits: Limits, model: Backbone) -> None:
         """ValueError for a setting that means nothing; RequestError for more than the operator allows."""
         check_fps(self.fps)
-        self.recalls(limits)
+        if self.recalls(limits) == "chosen":
+            from ..streaming.chooser import chooser_file
+
+            chooser_file(model)
         if self.policy not in MEMORY_POLICIES:
             raise ValueError(f"unknown policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:

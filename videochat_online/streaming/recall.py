@@ -1,9 +1,10 @@
-"""Frames brought back for a question that names a time: "What was the circle doing 8 seconds ago (at 22.0s)?"
+"""Frames chosen for one question: around the time that it names ("What was it doing 8 seconds ago (at 22.0s)?"), or,
+where it names none and a chooser is there, those that the chooser finds.
 
-A model is distracted more than it is forgetful: few frames from around that time, with the newest, say more than the
+A model is distracted more than it is forgetful: few frames that a question is about, with the newest, say more than the
 whole memory. They come from the memory and from an archive of the stream, which holds coarsest maps evenly over time,
-in host memory, and stand in a prompt of their own with a small cache of its own. A question that names no time is
-answered as ever. Knows no session; the session calls it under its lock. T frames, C channels.
+in host memory, and stand in a prompt of their own with a small cache of its own. Without a chooser a question that
+names no time is answered as ever. Knows no session; the session calls it under its lock. T frames, C channels.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from ..config import MemoryConfig
 from ..model.memory_bank import BatchPooling, MemoryFrame, PyramidMemoryBank
 from .cache import position_bytes
+from .chooser import Chooser
 from .language import LanguageSide
 
 NEWEST, NEAREST = 4, 12
@@ -60,8 +62,14 @@ AGO = re.compile(
 last 10 seconds."""
 AT = re.compile(rf"{_BEFORE}({_LENGTH})(?!\s+(?:ago|earlier|back|later|before|after|long|intervals?)\b)", re.IGNORECASE)
 """at 12.5s, around 1m 5s, between 10 s and 20 s; not "for 5 seconds", which is how long."""
-CLOCK = re.compile(rf"{_BEFORE}(?:(\d+):)?(\d{{1,2}}):([0-5]\d(?:\.\d+)?)(?![\d:])(?!\s*[ap]\.?m\b)", re.IGNORECASE)
+_CLOCK = r"(?:(\d+):)?(\d{1,2}):([0-5]\d(?:\.\d+)?)(?![\d:])"
+CLOCK = re.compile(rf"{_BEFORE}{_CLOCK}(?!\s*[ap]\.?m\b)", re.IGNORECASE)
 """at 1:05, at 01:02:03; no hour of the day such as 3:05 pm."""
+_MARK = r"\s+(?:into\b|mark\b)"
+MARK = re.compile(rf"({_LENGTH}){_MARK}", re.IGNORECASE)
+"""12 seconds into the video, at the 12-second mark."""
+CLOCK_MARK = re.compile(rf"(?<![\d:]){_CLOCK}{_MARK}", re.IGNORECASE)
+"""the 1:05 mark"""
 PAIR = re.compile(
     rf"\b(?:between|from|at)\s+({_NUMBER})\s*(?:-|to|until|till|and|or)\s*(?:{_NUMBER})[\s-]*"
     r"(seconds?|secs?|s|minutes?|mins?)(?![a-z])",
@@ -80,12 +88,18 @@ def named_times(question: str, first: float, last: float) -> list[float]:
     >>> named_times("What did it do 8 seconds ago (at 22.0s)? Options: (A) spin at 5s", 0.0, 30.0)
     [22.0, 22.0]
     """
-    text = question[: found.start()] if (found := OPTIONS.search(question)) else question
+    text = without_options(question)
     times = [last - _seconds(match[1] or match[2]) for match in AGO.finditer(text)]
-    times += [_seconds(match[1]) for match in AT.finditer(text)]
+    times += [_seconds(match[1]) for form in (AT, MARK) for match in form.finditer(text)]
     times += [_seconds(f"{match[1]} {match[2]}") for match in PAIR.finditer(text)]
-    times += [3600 * float(match[1] or 0) + 60 * float(match[2]) + float(match[3]) for match in CLOCK.finditer(text)]
+    clocks = [match for form in (CLOCK, CLOCK_MARK) for match in form.finditer(text)]
+    times += [3600 * float(match[1] or 0) + 60 * float(match[2]) + float(match[3]) for match in clocks]
     return [time for time in times if first <= time < last]
+
+
+def without_options(question: str) -> str:
+    """What is asked, without the answers to choose from."""
+    return question[: found.start()] if (found := OPTIONS.search(question)) else question
 
 
 def _seconds(length: str) -> float:
@@ -103,11 +117,12 @@ class Recall:
     Args:
         memory: of the session, which writes to it before it calls `write`.
         beside: the session's own side, whose limits hold here too.
+        chooser: for questions that name no time; None: those see the memory.
     """
 
-    def __init__(self, memory: PyramidMemoryBank, beside: LanguageSide) -> None:
+    def __init__(self, memory: PyramidMemoryBank, beside: LanguageSide, chooser: Chooser | None = None) -> None:
         small, most = CACHED * position_bytes(beside.model), beside.cache.max_bytes
-        self.memory = memory
+        self.memory, self.chooser = memory, chooser
         self.language = LanguageSide(
             beside.model,
             beside.processor,
@@ -139,23 +154,31 @@ class Recall:
             self.archive.write(self._pool(maps).cpu(), timestamps)  # pooled where they are: little is moved
 
     def choose(self, question: str) -> list[MemoryFrame] | None:
-        """The frames to show instead of the memory, oldest first; None where the question names no time."""
+        """The frames to show instead of the memory, oldest first; None where that is to be shown."""
         archived, held = self.archive.times, self.memory.times
-        times = named_times(question, next(iter(archived.values())), max(archived.values())) if archived else []
-        if not times:
+        if not archived:
             return None
         known = sorted((held | archived).items())
-        newest = dict(known[-NEWEST:])
-        others = sorted(known[:-NEWEST], key=lambda frame: min(abs(frame[1] - time) for time in times))
-        chosen = newest.keys() | dict(others[:NEAREST]).keys()
+        times = named_times(question, known[0][1], known[-1][1])
+        if times:
+            newest = dict(known[-NEWEST:])
+            others = sorted(known[:-NEWEST], key=lambda frame: min(abs(frame[1] - time) for time in times))
+            return self._read(newest.keys() | dict(others[:NEAREST]).keys())
+        if self.chooser is None:
+            return None
+        words = self.language.words(without_options(question).strip() or question)
+        return self.chooser.choose(self._read(held.keys() | archived.keys()), words, NEWEST)
+
+    def _read(self, chosen: set[int]) -> list[MemoryFrame]:
+        """The frames of these numbers at the coarsest grid, from the archive where that has them."""
+        archived = self.archive.times.keys()
         # below the memory's levels: a map pooled in one step differs in the last bit from one that came down them
         level, device = len(self.memory.config.levels), self.language.model.device
         back = [
             replace(frame, level=level, features=frame.features.to(device))
-            for frame in self.archive.read(chosen & archived.keys())
+            for frame in self.archive.read(chosen & archived)
         ]
-        kept = self.memory.read(chosen - archived.keys(), coarsest=True)
-        return sorted([*back, *kept], key=lambda frame: frame.index)
+        return sorted([*back, *self.memory.read(chosen - archived, coarsest=True)], key=lambda frame: frame.index)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The archive as entries of a saved session."""

@@ -30,6 +30,7 @@ from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
 from ..model.placement import INCOMING, MemoryEvents
 from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
+from .chooser import Chooser, chooser_file
 from .encoding import EncodedFrame, Encodings, FrameEncoder, encode_changed, encode_wanted
 from .gate import LOOKS, Gate, cells_of
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
@@ -71,7 +72,8 @@ class StreamingSession:
         decoder: shared with other sessions, to make their answers together (see `SharedDecoder`).
         max_prompt_tokens: of a prompt and its answer, where that is to be less than the model takes; a dialogue that
             has grown longer loses its oldest turns.
-        recall: "time": a question that names a time is shown frames of that time instead of the memory (recall.py).
+        recall: "time": a question that names a time is shown frames of that time instead of the memory (recall.py);
+            "chosen": and any other question those that the chooser beside the model finds (chooser.py).
 
     Raises ValueError for a memory that does not fit the encoder and for options out of range.
     """
@@ -112,7 +114,8 @@ class StreamingSession:
             decoder=decoder,
         )
         self.recall = checked_recall(recall)
-        self._recall = Recall(self.memory, self.language) if recall else None
+        chooser = Chooser.load(chooser_file(model), model) if recall == "chosen" else None
+        self._recall = Recall(self.memory, self.language, chooser) if recall else None
         self._state = threading.RLock()  # memory, dialogue, counters
         self._seeing = threading.Lock()  # a batch's numbers in the stream decide at which scales it is encoded
         self._turn = QuestionsFirst()  # the language model's side: one question or prefill at a time

@@ -99,7 +99,7 @@ def test_a_run_goes_on_where_it_was_and_ends_in_a_page(pocket, few, tmp_path, mo
     assert same == [{key: row[key] for key in ("id", "shown", "right", "positions")} for row in rows]
     again.run(streams, *second)
     (tmp_path / "time.jsonl").write_text(json.dumps({"stream": "30s-0/0", "seconds": 90}) + "\n")
-    write_page(tmp_path / "out", tmp_path, "python -m remembering", [["a question", "3", "2", "1"]])
+    write_page(tmp_path / "out" / "remembering.md", tmp_path, "python -m remembering", [["a question", "3", "2", "1"]])
     page = (tmp_path / "out" / "remembering.md").read_text()
     results = read_results(tmp_path)
     assert (
@@ -111,7 +111,7 @@ def test_a_run_goes_on_where_it_was_and_ends_in_a_page(pocket, few, tmp_path, mo
     assert "command: python -m remembering" in page and "| a question | 3 | 2 | 1 |" in page
     assert "svg" not in page, "no point stands on so few questions"
     monkeypatch.setattr(remembering_page, "FEW", 1)
-    write_page(tmp_path / "out", tmp_path, "python -m remembering", [])
+    write_page(tmp_path / "out" / "remembering.md", tmp_path, "python -m remembering", [])
     drawn = ElementTree.fromstring((tmp_path / "out" / "remembering_30s.svg").read_text())
     assert len(drawn.findall("{*}polyline")) >= 5 and "30 s" in drawn[0].text
 
@@ -123,5 +123,5 @@ def test_a_run_ends_in_time(pocket, few, tmp_path, capsys):
 
 def test_without_answers_there_is_no_page(tmp_path):
     with pytest.raises(ValueError, match="holds no question that was asked in every way"):
-        write_page(tmp_path / "out", tmp_path, "", [])
+        write_page(tmp_path / "out" / "remembering.md", tmp_path, "", [])
     assert not (tmp_path / "out").exists()

@@ -20,12 +20,13 @@ import torch
 
 from ...command_line import CommandParser
 from ...processing import load_model
+from ...streaming.chooser import Chooser
 from ...streaming.session import StreamingSession
 from ..shapeworld.render import render_frames
 from ..shapeworld.simulate import sample_stream
 from .aged import FPS, SEEDS, Streams
 from .remembering_page import write_page
-from .showing import Bench
+from .showing import CHOSEN, RECALL, WAYS, Bench
 
 if TYPE_CHECKING:
     from ...model.backbone import Backbone
@@ -54,15 +55,18 @@ def ask_everything(bench: Bench, streams: int, minutes: float | None) -> None:
                 print(f"{group.name}, stream {number + 1} of {streams}: {seconds:.0f} s", flush=True)
 
 
-def costs(model: Backbone, processor: Processor) -> list[list[str]]:
-    """What an ordinary question and one that names a time cost after 150 frames: the prompt, what is computed, ms."""
+def costs(model: Backbone, processor: Processor, *, chosen: bool) -> list[list[str]]:
+    """What an ordinary question, one that names a time and (`chosen`) one whose frames are chosen cost after 150
+    frames: the prompt, what is computed of it, ms."""
+    last = "Where was the red circle when it last performed the {}?"
     scene, past = sample_stream(0, "test", 2, 600.0), "What was the red circle doing at {}.0s?"
     rows = []
     for name, recall, questions in (
         ("memory, prefilled while idle", None, [past.format(200)]),
         ("named time, another than before", "time", [past.format(at) for at in (100, 200, 300, 400)]),
         ("named time, the same again", "time", [past.format(200)] * 4),
-    ):
+        ("no time, chosen frames", "chosen", [last.format(what) for what in ("spin", "glow", "grow", "fade")]),
+    )[: 4 if chosen else 3]:
         session = StreamingSession(model, processor, recall=recall)  # type: ignore[arg-type]
         session.see_many(list(render_frames(scene, np.arange(0, 600, 4), 128)), np.arange(0, 600, 4).tolist())
         if recall is None:
@@ -83,6 +87,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of questions and answers")
     parser.add_argument("--model", default="pocket", help="model under test")
     parser.add_argument("--streams", type=int, default=16, help="streams of each length in each world")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY", help="what is compared")
+    parser.add_argument("--page", default="remembering", help="name of the page")
+    parser.add_argument("--chooser", type=Path, help="for recall by choice (default: the one beside the model)")
     parser.add_argument("--minutes", type=float, help="begin no stream later than this (default: ask everything)")
     parser.set_defaults(run=measure)
     sys.exit(parser.run())
@@ -92,15 +99,19 @@ def measure(options: argparse.Namespace) -> int:
     """Ask, then write the page. ValueError where nothing was asked yet."""
     if options.streams < 1:
         raise ValueError(f"--streams must be >= 1, got {options.streams}")
+    if not {RECALL, "pyramid"} <= set(options.ways):
+        raise ValueError(f"--ways must name pyramid, with which all is compared, and {RECALL!r}")
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    bench = Bench(options.work, *load_model(options.model))
+    model, processor = load_model(options.model)
+    chooser = Chooser.load(options.chooser, model) if options.chooser else None
+    bench = Bench(options.work, model, processor, ways=options.ways, chooser=chooser)
     ask_everything(bench, options.streams, options.minutes)
-    rows = costs(bench.model, bench.scored.processor)
-    write_page(
-        options.folder, options.work, f"STREAMS={options.streams} bash shell/pocket/evidence.sh remembering", rows
-    )
-    print(options.folder / "remembering.md", flush=True)
+    rows = costs(model, processor, chosen=CHOSEN in options.ways and chooser is None)
+    command = f"STREAMS={options.streams} bash shell/pocket/evidence.sh {options.page}"
+    page = options.folder / f"{options.page}.md"
+    write_page(page, options.work, command, rows)
+    print(page, flush=True)
     return 0
 
 

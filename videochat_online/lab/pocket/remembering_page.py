@@ -22,13 +22,13 @@ from ...files import write_text
 from ...streaming.recall import named_times
 from .aged import FPS, YOUNGEST, age_of
 from .evidence import markdown_table
-from .showing import RECALL, read_rows
+from .showing import CHOSEN, RECALL, read_rows
 
 NEWEST_16 = 16
 """Frames: what is older than these, no window of 16 shows."""
 EDGES = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 600.0)
 """Seconds, of the ages of evidence that a plot puts together."""
-PLOTTED = ("pyramid", "newest 16x1", "uniform 19x1", "recall by time", "perfect")
+PLOTTED = ("pyramid", "newest 16x1", "uniform 19x1", RECALL, CHOSEN, "perfect")
 FEW = 12
 """A point of a plot stands on at least so many questions."""
 
@@ -153,7 +153,7 @@ def _cell(group: Results, name: str, base: str) -> str:
 
 def plot(results: Results, title: str) -> str:
     """Percent right over the age of the evidence."""
-    lines: dict[str, list[tuple[float, ...]]] = {name: [] for name in PLOTTED}
+    lines: dict[str, list[tuple[float, ...]]] = {name: [] for name in PLOTTED if name in results.right}
     ages = np.array([one.age for one in results.asked])
     ticks = {}
     for begin, end in pairwise(EDGES):
@@ -166,33 +166,34 @@ def plot(results: Results, title: str) -> str:
     return chart(title, lines, scale=(0, 100), ticks=ticks, width=620)
 
 
-def write_page(folder: Path, work: Path, command: str, costs: Sequence[Sequence[str]]) -> None:
-    """remembering.md and its plots; `costs`: rows of what a question costs."""
+def write_page(file: Path, work: Path, command: str, costs: Sequence[Sequence[str]]) -> None:
+    """`file`, such as remembering.md, and its plots beside it; `costs`: rows of what a question costs."""
     results = read_results(work)
     if not results.asked:
         raise ValueError(f"{work} holds no question that was asked in every way: let the run go on for longer")
-    folder.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     spent = sum(row["seconds"] for row in read_rows(work / "time.jsonl"))
     streams, planned = {one.stream for one in results.asked}, 0
     for path in (work / "worlds").glob("*/ovbench.json"):
         num = len(json.loads(path.read_text(encoding="utf-8")))
         planned += -(-num // 2) if path.parent.name.startswith("30s") else num  # see `ask_everything`
     sections = [
-        "# Whether memory helps, by age of evidence",
+        f"# Whether {'choosing frames' if file.stem == 'choosing' else 'memory'} helps, by age of evidence",
         HOW.format(
             questions=len(results.asked), streams=len(streams), planned=planned,
             youngest=f"{YOUNGEST:g}", minutes=f"{spent / 60:.0f}",
             chance=f"{100 * np.mean([one.chance for one in results.asked]):.0f}",
+            shown="; ".join(text for name, text in SHOWN.items() if name in results.right),
         ),
     ]  # fmt: skip
     for length in sorted({one.length for one in results.asked}):
         part = results.of(results.mask(length=length))
-        name = f"remembering_{length:g}s.svg"
+        picture = f"{file.stem}_{length:g}s.svg"
         if drawn := plot(part, f"streams of {length:g} s: % right by age of evidence"):
-            write_text(folder / name, drawn + "\n")
+            write_text(file.parent / picture, drawn + "\n")
         num = len({one.stream for one in part.asked})
         sections += [f"## {length:g} s ({num} streams)", table(part)]
-        sections += [f"![{length:g} s: percent right by age]({name})"] if drawn else []
+        sections += [f"![{length:g} s: percent right by age]({picture})"] if drawn else []
     long = results.of(~results.mask(length=30.0))
     if long.asked:
         sections += ["## 2 and 10 minutes together", table(long), "## The same, each world alone"]
@@ -202,7 +203,7 @@ def write_page(folder: Path, work: Path, command: str, costs: Sequence[Sequence[
     about = provenance(command.split())
     about["command"] = command
     sections += ["## How it was made", "\n".join(f"- {key}: {value}" for key, value in about.items())]
-    write_text(folder / "remembering.md", "\n\n".join(sections) + "\n")
+    write_text(file, "\n\n".join(sections) + "\n")
 
 
 def worlds(results: Results) -> str:
@@ -222,13 +223,23 @@ beside. The evidence of three of four questions lies in the past, at ages spread
 {youngest} s to the stream's length (the age is that of the oldest piece that the answer needs); the others are \
 visible now. Chance is {chance} %.
 
-Shown: the **pyramid** (the default: 2 frames of 16 tokens, 2 of 4, 12 of 1: 52 tokens, about 196 positions with the \
-words beside each frame). *NxT*: N frames of T tokens. `uniform 52x1` and `uniform 13x4` have as many tokens as the \
-pyramid, `newest 16x1`, `uniform 19x1` and `random 19x1` as many positions. No limit: every frame seen. Perfect: the \
-newest 4 and 4 that show the evidence, one token each: a ceiling for any choice (what is left out is a hint); of the \
-bank: the same, out of what the pyramid holds. No frames: the question alone. Recall by time: `recall="time"`, as \
-the product does it.
+Shown: {shown}.
 
 Percent right; in brackets the 95 % interval of the difference to the pyramid, question by question, a stream being \
 one draw (for the pyramid itself: of its percentage). Positions of the whole prompt; ms: median of one question from \
 a cold cache, other work going on beside."""
+SHOWN = {
+    "pyramid": "the **pyramid** (the default: 2 frames of 16 tokens, 2 of 4, 12 of 1: 52 tokens, about 196 positions "
+    "with the words beside each frame)",
+    "uniform 52x1": "*NxT*, N frames of T tokens, of which `uniform 52x1` and `uniform 13x4` have as many tokens as "
+    "the pyramid",
+    "newest 16x1": "the newest 16 or spread evenly 19 of one token, which have as many positions as the pyramid",
+    "no limit": "no limit, every frame seen",
+    "perfect": "perfect, the newest 4 and 4 that show the evidence, one token each: a ceiling for any choice (what is "
+    "left out is a hint)",
+    "perfect of the bank": "of the bank, the same out of what the pyramid holds",
+    "no frames": "no frames, the question alone",
+    RECALL: 'recall by time, `recall="time"` as the product does it',
+    CHOSEN: 'recall by choice, `recall="chosen"`: the same where a time is named, else what the trained chooser finds',
+}
+"""What the page says of each way that it compares."""

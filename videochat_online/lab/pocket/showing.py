@@ -20,6 +20,7 @@ from ...evaluation.benchmarks.ovbench import OVBench
 from ...evaluation.modes import label_scores
 from ...model.memory_bank import MemoryFrame, PyramidMemoryBank, average_pool
 from ...prompt.messages import stream_dialogue
+from ...streaming.chooser import Chooser, chooser_file
 from ...streaming.encoding import FrameEncoder
 from ...streaming.language import LanguageSide
 from ...streaming.recall import Recall
@@ -58,8 +59,13 @@ def memories(model: Backbone, num_frames: int) -> dict[str, MemoryConfig]:
     }
 
 
-RECALL = "recall by time"
+RECALL, CHOSEN = "recall by time", "recall by choice"
 CHOICES = ("random 19x1", "perfect", "perfect of the bank", "no frames")
+WAYS = (
+    "pyramid", "uniform 52x1", "uniform 13x4", "newest 8x1", "newest 16x1", "uniform 19x1", "no limit",
+    *CHOICES, RECALL, CHOSEN,
+)  # fmt: skip
+"""Of showing frames, in the order of the page."""
 
 
 @dataclass
@@ -71,6 +77,7 @@ class Stream:
     times: np.ndarray
     banks: dict[str, PyramidMemoryBank]
     recall: Recall
+    chooser: Chooser | None = None
     seen: int = 0
 
     def watch(self, until: float) -> None:
@@ -88,10 +95,12 @@ class Stream:
 
     def choose(self, name: str, question: Question, evidence: Sequence[Sequence[float]]) -> Frames:
         """What a memory or one of CHOICES shows."""
-        if name == RECALL and (recalled := self.recall.choose(question.prompt)) is not None:
-            return recalled
-        if name in self.banks or name == RECALL:
-            return self.banks["pyramid" if name == RECALL else name].read()
+        if name in (RECALL, CHOSEN):
+            self.recall.chooser = self.chooser if name == CHOSEN else None
+            recalled = self.recall.choose(question.prompt)
+            return self.banks["pyramid"].read() if recalled is None else recalled
+        if name in self.banks:
+            return self.banks[name].read()
         newest = list(range(max(self.seen - NEWEST, 0), self.seen))
         if name == "no frames":
             return []
@@ -151,8 +160,12 @@ class Scored:
 class Bench:
     """Asks the questions of many streams in every way, and keeps each answer: a run that was cut off goes on."""
 
-    def __init__(self, work: Path, model: Backbone, processor: Processor) -> None:
-        self.work, self.model = work, model
+    def __init__(
+        self, work: Path, model: Backbone, processor: Processor, *, ways: Sequence[str] = WAYS, chooser: Any = None
+    ) -> None:
+        """`chooser`: for the way CHOSEN; None: the one beside the model."""
+        self.work, self.model, self.ways = work, model, ways
+        self.chooser = (chooser or Chooser.load(chooser_file(model), model)) if CHOSEN in ways else None
         self.path = work / "answers.jsonl"
         self.scored = Scored(model, processor, OVBench().system_prompt)
         self.encoder = FrameEncoder(model, processor)
@@ -177,17 +190,16 @@ class Bench:
     def run(self, streams: Streams, number: int, questions: Sequence[Question], known: dict[str, Any]) -> float:
         """All that is still to be asked of one stream; returns the seconds it took."""
         began, rows = time.perf_counter(), []
-        configs = memories(self.model, len(streams.times))
-        names = (*configs, *CHOICES, RECALL)
-        if all((question.id, name) in self.done for question in questions for name in names):
+        if all((question.id, name) in self.done for question in questions for name in self.ways):
             return 0.0
-        banks = {name: PyramidMemoryBank(one) for name, one in configs.items()}
+        configs = memories(self.model, len(streams.times))
+        banks = {name: PyramidMemoryBank(one) for name, one in configs.items() if name in ("pyramid", *self.ways)}
         recall = Recall(banks["pyramid"], self.scored.side)
-        stream = Stream(self.encode(streams, number), streams.times, banks, recall)
+        stream = Stream(self.encode(streams, number), streams.times, banks, recall, self.chooser)
         for question in questions:  # in the order of time
             stream.watch(question.timestamp)
             answers: dict[Any, dict[str, Any]] = {}
-            for name in names:
+            for name in self.ways:
                 if (question.id, name) in self.done:
                     continue
                 frames = stream.choose(name, question, known[question.id]["evidence"])
