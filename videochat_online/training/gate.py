@@ -245,5 +245,5 @@ def set_threshold(gate: Gate, tests: Sequence[Lesson]) -> tuple[float, float, fl
 
     outcomes = [(*outcome(level), level) for level in thresholds(series, LEVELS)]
     tried = [one for one in outcomes if one[1] <= ALARMS and (one[2] or 0.0) <= EMPTY_ALARMS]
-    *found, gate.threshold = max(tried, key=lambda one: (one[0], one[3])) if tried else outcomes[-1]
-    return found[0], found[1], found[2]
+    recall, alarms, empty, gate.threshold = max(tried, key=lambda one: (one[0], one[3])) if tried else outcomes[-1]
+    return recall, alarms, empty
