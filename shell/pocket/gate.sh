@@ -24,7 +24,7 @@ MODEL=${MODEL:-pocket} RUNS=${RUNS:-runs/pocket/gate}
 # world NAME VIDEOS SEED SPLIT FLAGS...: streams, and what is to be told about them.
 world() {
   "$python" -m videochat_online.cli world build "$RUNS/$1" --videos "$2" --seed "$3" --split "$4" --seconds 40 \
-    --level 1 2 3 4 --fps 2 --questions 0
+    --level 1 2 3 4 --fps 2 --questions 0 --no-samples
   "$python" -m videochat_online.cli world standing "$RUNS/$1" "${@:5}"
 }
 
@@ -37,6 +37,6 @@ world told "${VIDEOS:-1000}" 31 train --every
 for seed in 41 42 43; do
   world "asked$seed" "${HELD_OUT:-40}" "$seed" test
   "$python" -m videochat_online.cli eval standing --annotations "$RUNS/asked$seed/standing.json" --model "$MODEL" \
-    --videos "$RUNS/asked$seed" --gate "$RUNS/gate.safetensors" --output "$RUNS/standing$seed"
+    --videos "$RUNS/asked$seed" --gate "$RUNS/gate.safetensors" --gate-only --output "$RUNS/standing$seed"
 done
 say "the gate is $RUNS/gate.safetensors, its tables are $RUNS/standing*/report.md"

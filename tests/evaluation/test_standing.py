@@ -6,10 +6,14 @@ import json
 
 import pytest
 
+from tests.evaluation.conftest import write_frames
 from videochat_online.cli import main
-from videochat_online.evaluation.standing import measured
+from videochat_online.evaluation.afterwards import INCOMPLETE
+from videochat_online.evaluation.standing import at_threshold, measured
 from videochat_online.streaming.reading import StandingRow, WatchedRow
 from videochat_online.streaming.standing import Readout
+
+EVENT = {"start": 2.0, "time": 3.0}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,25 @@ def test_one_pass_gives_the_table_and_a_second_run_reads_nothing(world, tmp_path
     assert capsys.readouterr().out == table
 
 
+def test_a_video_that_breaks_on_the_way_costs_its_own_rows(tmp_path, capsys):
+    """A folder of pictures, one of which is none: a line, counted, and the run is incomplete."""
+    rows = [{"video": name, "standing": {"text": "Is there a ring?", "events": [EVENT]}} for name in ("a", "b", "c")]
+    for row in rows:
+        write_frames(tmp_path / row["video"], [f"{n}.png" for n in range(6)])
+    (tmp_path / "b/3.png").write_bytes(b"no picture")
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    command = ["eval", "standing", "--annotations", str(tmp_path / "rows.json"), "--videos", str(tmp_path), "--output"]
+    assert main([*command, str(tmp_path / "r")]) == INCOMPLETE
+    report, shown = json.loads((tmp_path / "r/report.json").read_text()), capsys.readouterr().err
+    assert report["instructions"] == 2 and "b with 1 of 3 instructions: " in report["left_out"][0]
+    assert shown.count("caution: left out: b with 1 of 3 instructions: ") == 1
+    (tmp_path / "c/3.png").write_bytes(b"no picture")
+    assert main([*command, str(tmp_path / "other")]) == 2  # a threshold is fixed on another video
+    gate = ["gate", "train", str(tmp_path / "rows.json"), "--videos", str(tmp_path), "--epochs", "1"]
+    assert main([*gate, "--output", str(tmp_path / "gate.safetensors")]) == 2
+    assert "a gate needs two videos or more that can be read" in capsys.readouterr().err
+
+
 def test_a_level_is_fixed_on_the_other_half():
     """A player that is perfect at a level of its own in each half gains nothing from it."""
     readouts = [Readout(float(second), 0.0) for second in range(61)]
@@ -56,6 +79,16 @@ def test_a_level_is_fixed_on_the_other_half():
     assert found["recall"] == 1.0 and found["alarms_a_minute"] == 0 and found["interval"][1] == 1.0
     found = figures(late=(0.5, [[33.5]] * 4))["4"]
     assert found["recall"] == 0.0 and found["alarms_a_minute"] == pytest.approx(1.0)
+
+
+def test_what_a_threshold_gives_that_was_fixed_before():
+    readouts = [Readout(float(second), 0.0) for second in range(61)]
+    moments = [((30.0, 31.0),), ()]
+    rows = [WatchedRow(StandingRow(f"v{k}", "x", each), k, readouts, []) for k, each in enumerate(moments)]
+    series = [[float(second in (10, 30)) for second in range(61)], [0.5 * (second == 20) for second in range(61)]]
+    found = at_threshold(0.7, rows, series, 3.0)
+    assert found == {"threshold": 0.7, "recall": 1.0, "alarms_a_minute": 0.5, "alarms_in_an_empty_hour": 0.0}
+    assert at_threshold(0.4, rows, series, 3.0)["alarms_in_an_empty_hour"] == 60.0
 
 
 def test_mistakes(world, tmp_path, capsys):

@@ -85,13 +85,14 @@ def test_what_cannot_be_followed_is_left_out_and_counted(tmp_path):
         {**TURNS, "messages": [{"role": "assistant", "content": "Hello"}]},
         {**TURNS, "messages": [{"role": "user", "content": "no second"}]},
         {"messages": 3},
+        {**JOYAI, "question": []},
         JOYAI,  # once more
         {"video": "o.mp4", "standing": {"text": "Tell me when it snows.", "events": []}},
     ]
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([STREAMO, JOYAI, TURNS, *bad]))
     with pytest.warns(
-        UserWarning, match=r"^6 rows are left out, such as .*row 3: an instruction may have 500 characters"
+        UserWarning, match=r"^7 rows are left out, such as .*row 3: an instruction may have 500 characters"
     ):
         rows = read_standing_rows(path)
     assert [(row.video, row.begin, row.until) for row in rows] == [

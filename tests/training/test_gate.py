@@ -13,7 +13,7 @@ from videochat_online.streaming.gate import Gate, GateNetwork
 from videochat_online.streaming.moments import fired, judged
 from videochat_online.streaming.reading import StandingRow
 from videochat_online.streaming.standing import Rule
-from videochat_online.training.gate import Lesson, fit, held, targets
+from videochat_online.training.gate import Lesson, fit, held, set_threshold, targets
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,25 @@ def test_it_learns_what_is_to_be_told():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         gate = Gate(GateNetwork(8, 4), 0.5, "x")
-        _, _, (recall, alarms) = fit(gate, lessons, epochs=40)
-    assert recall == 1 and alarms <= 1 and 0 < gate.threshold < 1
+        _, _, (recall, alarms, empty) = fit(gate, lessons, epochs=40)
+    assert recall == 1 and alarms <= 1 and 0 < gate.threshold < 1 and empty is None
     assert max(gate.margins(times, torch.zeros(20, 16, 12), [words])[0]) < 0  # where nothing comes
+
+
+def test_a_threshold_is_quiet_where_nothing_happens():
+    """All three moments could be told with one false alarm in two minutes: of an empty hour these are 60."""
+    times = [float(second) for second in range(61)]
+    rows = [StandingRow("v", "Tell me.", tuple((t, t) for t in (10.0, 20.0, 30.0))), StandingRow("v", "Warn me.", ())]
+    told = {0: {10: 2.0, 20: 2.0, 30: 1.0}, 1: {40: 1.5}}
+    margins = [[told[n].get(second, -5.0) for second in range(61)] for n in range(2)]
+    gate = Gate(GateNetwork(8, 4), 0.5, "x")
+    gate.margins = lambda *_: margins
+    words = [(torch.ones(3, 4),) * 2] * 2
+    recall, alarms, empty = set_threshold(
+        gate, [Lesson(rows, times, torch.zeros(61, 16, 12), words, torch.zeros(2, 61, 2))]
+    )
+    assert recall == pytest.approx(2 / 3) and alarms == empty == 0
+    assert 1.5 < torch.logit(torch.tensor(gate.threshold)) <= 2.01
 
 
 def test_a_gate_is_scored_alone(world, trained, tmp_path, capsys, monkeypatch):

@@ -81,9 +81,12 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     scorers = {LOOKING[0]: None, LOOKING[1]: gate} if gate else {LOOKING[0]: None}
     for name in list(scorers)[bool(options.gate_only) :]:
         session.scorer = scorers[name]
-        read = readouts_of(every, library, session, options.output / "readouts", fps=options.fps)
+        read, odd = readouts_of(every, library, session, options.output / "readouts", fps=options.fps)
+        left_out += [line for line in odd if line not in left_out]
         looking[name] = [[readout.probability for readout in one.readouts] for one in read]
+    own, others = ([n for n in numbers if read[n].readouts] for numbers in (own, others))
     watched = [read[n] for n in own]
+    _check_halves(options, [one.row for one in watched])
     # 3. who plays, and what each is worth
     series = _series(read, own, others, looking)
     players = _players(watched, series, options.refractory)
@@ -91,12 +94,13 @@ def run_standing_eval(options: argparse.Namespace) -> int:
         "model": options.model,
         "gate": options.gate and str(options.gate),
         "fps": options.fps,
-        "videos": len({row.video for row in rows}),
+        "videos": len({one.row.video for one in watched}),
         "instructions": len(watched),
         "moments": sum(len(one.row.moments) for one in watched),
         "minutes": round(sum(one.seconds for one in watched) / 60, 1),
         "left_out": left_out,
         "players": {name: measured(player, watched) for name, player in players.items()},
+        "gate_at_its_threshold": gate and at_threshold(gate.threshold, watched, series["gate"], options.refractory),
     }
     if benchmark:
         found, said = scored(benchmark, watched, players)
@@ -119,12 +123,15 @@ def _rows(options: argparse.Namespace, benchmark: Pushed | None) -> tuple[list[S
     """Those of the first --limit videos, and what of the file is left out."""
     rows, left_out = benchmark.read(options.annotations) if benchmark else (read_standing_rows(options.annotations), [])
     names = sorted({row.video for row in rows})[: options.limit and max(0, options.limit)]
-    if len(names) < 2:
-        raise ValueError(f"{options.annotations}: thresholds are fixed on other videos, so two or more are needed")
-    rows = [row for row in rows if row.video in names]
+    _check_halves(options, rows := [row for row in rows if row.video in names])
     for line in left_out:
         print(f"caution: left out: {line}", file=sys.stderr)
     return rows, left_out
+
+
+def _check_halves(options: argparse.Namespace, rows: Sequence[StandingRow]) -> None:
+    if len({row.video for row in rows}) < 2:
+        raise ValueError(f"{options.annotations}: thresholds are fixed on other videos, so two or more are needed")
 
 
 def _blind(benchmark: Pushed | None, rows: Sequence[StandingRow]) -> int:
@@ -239,6 +246,23 @@ def measured(player: Player, watched: Sequence[WatchedRow]) -> dict[str, Any]:
     return {"rates": rates, "parts_at_1": parts, "curve": points}
 
 
+def at_threshold(
+    threshold: float, watched: Sequence[WatchedRow], series: Sequence[Sequence[float]], rest: float
+) -> dict[str, float | None]:
+    """What one threshold gives that was fixed before."""
+    said = [fired(one.times, p, Rule(threshold, rest)) for one, p in zip(watched, series, strict=True)]
+    rows = [judged(one.row.moments, times, one.seconds) for one, times in zip(watched, said, strict=True)]
+    whole, empty = summed(rows), _in_an_empty_hour(rows, watched)
+    about = {"threshold": threshold, "recall": whole.recall, "alarms_a_minute": whole.alarms}
+    return {**about, "alarms_in_an_empty_hour": empty}
+
+
+def _in_an_empty_hour(rows: Sequence[Outcome], watched: Sequence[WatchedRow]) -> float | None:
+    """Alarms an hour of the instructions whose moment never comes."""
+    empty = summed(o for o, one in zip(rows, watched, strict=True) if not one.row.moments)
+    return 60 * empty.alarms if empty.seconds else None
+
+
 def _figures(rows: Sequence[Outcome], watched: Sequence[WatchedRow]) -> dict[str, Any]:
     whole = summed(rows)
     hits, moments = np.zeros((2, max(one.video for one in watched) + 1, 1))
@@ -265,8 +289,7 @@ def _parts(rows: Sequence[Outcome], watched: Sequence[WatchedRow]) -> dict[str, 
     found = {
         name: _figures([rows[n] for n in group], [watched[n] for n in group]) for name, group in sorted(groups.items())
     }
-    empty = summed(o for o, one in zip(rows, watched, strict=True) if not one.row.moments)
-    return {"by": found, "alarms_in_an_empty_hour": 60 * empty.alarms if empty.seconds else None}
+    return {"by": found, "alarms_in_an_empty_hour": _in_an_empty_hour(rows, watched)}
 
 
 def _line(one: WatchedRow, number: int, series: Series) -> dict[str, Any]:
@@ -314,6 +337,16 @@ def curves_of(players: dict[str, Any]) -> str:
     return chart("recall over false alarms a minute", lines, width=560, height=360)
 
 
+def _own_threshold(found: dict[str, float | None] | None) -> list[str]:
+    if found is None:
+        return []
+    hour = found["alarms_in_an_empty_hour"]
+    text = (
+        "gate at its file's threshold {threshold:.3f}: recall {recall:.2f}, {alarms_a_minute:.2f} false alarms a minute"
+    )
+    return [f"{text.format(**found)}, {'-' if hour is None else f'{hour:.0f}'} in an hour without moments", ""]
+
+
 def as_text(report: dict[str, Any]) -> str:
     """The report for a person, as Markdown."""
     players = report["players"]
@@ -339,6 +372,7 @@ def as_text(report: dict[str, Any]) -> str:
         "",
         *table(("player", *(f"{rate:g}" for rate in RATES), "F1 at 1", "duplicates", "delay", "empty hour"), rows),
         "",
+        *_own_threshold(report["gate_at_its_threshold"]),
         "![recall over false alarms a minute](report.svg)",
         "",
         f"{name} at 1 false alarm a minute, by kind and number of things (95 % interval over videos)",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from ..files import read_json, whole
 from ..media.find import VideoLibrary
-from ..media.readers import VideoReader, open_video
+from ..media.readers import MediaError, VideoReader, open_video
 from ..media.sampling import sample_pass
 from .session import StreamingSession
 from .standing import MOST_STANDING, NEVER, WORDS, Readout, Standing, Watchlist
@@ -218,11 +219,22 @@ def videos_of(rows: Sequence[StandingRow], library: VideoLibrary) -> Iterable[tu
     return tqdm(videos, unit="video", desc="watched", disable=None, leave=False)
 
 
+def broken(group: Sequence[StandingRow], rows: Sequence[StandingRow], error: MediaError) -> str:
+    """The line, shown here, about a video that breaks on the way and takes these of all rows with it."""
+    line = f"{group[0].video} with {len(group)} of {len(rows)} instructions: {error}"
+    print(f"caution: left out: {line}", file=sys.stderr)
+    return line
+
+
 def readouts_of(
     rows: Sequence[StandingRow], library: VideoLibrary, session: StreamingSession, folder: Path, *, fps: float
-) -> list[WatchedRow]:
-    """What the session's gate or model thinks of all rows, those of a video in one pass; kept in `folder`."""
+) -> tuple[list[WatchedRow], list[str]]:
+    """What the session's gate or model thinks of all rows, those of a video in one pass; kept in `folder`.
+
+    The rows of a video that breaks on the way have no readouts, and there is a line about it.
+    """
     found: list[WatchedRow] = []
+    left_out: list[str] = []
     how = made_with(session, fps)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(row.video for row in rows))}
     for path, group in videos_of(rows, library):
@@ -232,7 +244,12 @@ def readouts_of(
                 return read_video(session, video, group, fps=fps)
 
         about = [(*one.asked, one.begin, str(one.until), one.start) for one in group]
-        stored = kept(folder, [path.name, path.stat().st_size, about, *how], read)
+        try:
+            stored = kept(folder, [path.name, path.stat().st_size, about, *how], read)
+        except MediaError as error:
+            left_out.append(broken(group, rows, error))
+            found += [WatchedRow(row, numbers[row.video], [], []) for row in group]
+            continue
         order = list(dict.fromkeys(row.asked for row in group))
         times, changes = stored["times"].tolist(), stored["changes"].tolist()
         for row in group:
@@ -241,7 +258,7 @@ def readouts_of(
             covered = [(k, Readout(times[k], yes)) for k, yes in stood if row.covers(times[k])]
             readouts, changed = [one for _, one in covered], [changes[k] for k, _ in covered]
             found.append(WatchedRow(row, numbers[row.video], readouts, changed))
-    return found
+    return found, left_out
 
 
 def spoken_words(

@@ -28,14 +28,15 @@ def own_rows(row: Row) -> Iterator[dict[str, Any]]:
     """A row of ours for each instruction; it holds until the next one.
 
     A text that asks something is decided by whether it can be answered by now. What is missing or of another kind
-    raises what it raises (KeyError, TypeError, ValueError).
+    raises what it raises (KeyError, TypeError, ValueError), also where a row gives no instruction.
     """
     if "response" in row:
         asked = [(seconds_of(one["time"]), one["content"]) for one in row["question"]]
         told = [_event(one) for one in row["response"]]
     else:
         asked, told = _of_turns(row["messages"])
-    asked = sorted((at, text) for at, text in asked if text)
+    if not (asked := sorted((at, text) for at, text in asked if text)):
+        raise ValueError("no instruction or question in it")
     for number, (at, text) in enumerate(asked):
         until = asked[number + 1][0] if number + 1 < len(asked) else inf
         events = [{**one, "start": max(at, one["start"])} for one in told if at <= one["time"] < until]

@@ -73,6 +73,15 @@ def test_memory_bench_refuses_to_compare_different_banks(monkeypatch):
         bench_memory(channels=4, repeats=1)
 
 
+def test_standing_bench_has_both_that_decide(tmp_path):
+    assert main(["bench", "standing", "--repeats", "1", "--threads", "1", "--json", str(tmp_path / "out.json")]) == 0
+    (rows,) = json.loads((tmp_path / "out.json").read_text())["results"].values()
+    both = product(("likelihood", "gate"), (0, 1, 4, 16))
+    assert [(row["decides"], row["instructions"]) for row in rows] == list(both)
+    costs = {row["decides"]: row["readout positions"] for row in rows if row["instructions"]}
+    assert costs["likelihood"] > 0 == costs["gate"]
+
+
 def test_stream_bench_measures_every_step(pocket, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", width=128, height=96, num_frames=12)
     row = where_time_goes(*pocket, clip, num_frames=12, batch=5)

@@ -46,6 +46,9 @@ def test_the_readers_of_the_package_take_the_video(world):
 
 
 def test_the_same_command_gives_the_same_world(world, tmp_path):
+    """Also where its training samples were left out at first."""
+    build_world(tmp_path / "again", SMALL, samples=False, progress=False)
+    assert not (tmp_path / "again/train").exists()
     build_world(tmp_path / "again", SMALL, progress=False)
     assert files(tmp_path / "again") == files(world)
 

@@ -1,6 +1,7 @@
 """`bench standing`: what standing instructions cost after each frame, beside the prefill that runs without them, too.
 
-Sessions with 0, 1, 4 and 16 instructions watch the same random pictures in turn, their memories full. Nothing fires.
+Sessions with 0, 1, 4 and 16 instructions, decided by likelihood and by the gate where the model has one, watch the same
+random pictures in turn, their memories full. Nothing fires.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from statistics import median
 import numpy as np
 
 from ...processing import load_model
+from ...streaming.gate import Gate, gate_file
 from ...streaming.session import StreamingSession
 from .measure import Tables
 
@@ -22,29 +24,34 @@ WARM_FRAMES = 24
 
 def measure(options: argparse.Namespace) -> Tables:
     model, processor = load_model(options.model)
-    sessions = {number: StreamingSession(model, processor) for number in NUMBERS}
-    for number, session in sessions.items():
-        session.is_tended = True  # read out below, not by `see`
-        for k in range(number):
-            session.watch_for(f"Tell me when object {k + 1} moves to the left.", threshold=1 - 1e-9)
+    path, sessions = gate_file(options.model), {}
+    for decides in ("likelihood", "gate")[: 1 + (path is not None)]:
+        for number in NUMBERS:
+            sessions[number, decides] = session = StreamingSession(model, processor)
+            session.is_tended = True  # read out below, not by `see`
+            session.scorer = Gate.load(path, model) if path and decides == "gate" else None
+            for k in range(number):
+                session.watch_for(f"Tell me when object {k + 1} moves to the left.", threshold=1 - 1e-9)
     rng, found = np.random.default_rng(0), defaultdict(list)
     for k in range(WARM_FRAMES + 3 * options.repeats):
         picture = rng.integers(0, 256, (96, 96, 3), np.uint8)
-        for number, session in sessions.items():
+        for key, session in sessions.items():
+            moments = [time.perf_counter()]
             session.see(picture, float(k))
-            started = time.perf_counter()
+            moments.append(time.perf_counter())
             prefilled = session.prefill() or 0
-            between = time.perf_counter()
+            moments.append(time.perf_counter())
             read = session.read_standing() or 0
+            moments.append(time.perf_counter())
             if k >= WARM_FRAMES:
-                found[number].append((prefilled, between - started, read, time.perf_counter() - between))
+                found[key].append((prefilled, read, *np.diff(moments)))
     rows = []
-    for number, measured in found.items():
-        prefilled, first, read, second = (median(column) for column in zip(*measured, strict=True))
+    for (number, decides), measured in found.items():
+        prefilled, read, *seconds = (median(column) for column in zip(*measured, strict=True))
+        seeing, prefilling, reading = (round(1000 * each, 1) for each in seconds)
+        about = {"instructions": number, "decides": decides, "see ms": seeing}
+        prefill = {"prefill positions": prefilled, "prefill ms": prefilling}
         each = {"positions each": round(read / number, 1) if number else 0}
-        prefill = {"prefill positions": prefilled, "prefill ms": round(1000 * first, 1)}
-        more = {"readout positions": read, **each, "readout ms": round(1000 * second, 1)}
-        rows.append(
-            {"instructions": number, **prefill, **more, "whole prompt": len(sessions[number].prompt("?")[0].ids)}
-        )
+        whole = {"whole prompt": len(sessions[number, decides].prompt("?")[0].ids)}
+        rows.append({**about, **prefill, "readout positions": read, **each, "readout ms": reading, **whole})
     return {"after each frame (medians)": rows}

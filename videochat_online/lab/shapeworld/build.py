@@ -131,19 +131,23 @@ class WorldConfig:
         return np.random.default_rng([self.seed, SPLITS.index(self.split), number, *purpose.encode()])
 
 
-def build_world(folder: str | Path, config: WorldConfig, *, progress: bool = True) -> dict[str, Any]:
+def build_world(
+    folder: str | Path, config: WorldConfig, *, samples: bool = True, progress: bool = True
+) -> dict[str, Any]:
     """Build, as the only process in the folder; returns the manifest. Raises ValueError where another one is at it.
 
-    A world that is complete and has all its videos is left as it is, but for its lists.
+    A world that is complete and has all its videos is left as it is, but for its lists. `samples`: with those to train
+    a model on, where its split has any.
     """
     with locked(Path(folder)):
-        return _build(Path(folder), config, progress)
+        return _build(Path(folder), config, samples and config.split == "train", progress)
 
 
-def _build(folder: Path, config: WorldConfig, progress: bool) -> dict[str, Any]:
+def _build(folder: Path, config: WorldConfig, trains: bool, progress: bool) -> dict[str, Any]:
     """1. Claim the folder. 2. Render missing videos. 3. Ask. 4. Training samples. 5. The manifest."""
     found = _claim(folder, config)
-    if found.get("complete") and len(list((folder / "videos").glob("*.mp4"))) == config.videos:
+    is_whole = found.get("complete") and (found["samples"] or not trains)
+    if is_whole and len(list((folder / "videos").glob("*.mp4"))) == config.videos:
         _write_lists(folder, found["samples"])
         return found
     for scene, video in _bar(config, "videos", progress):
@@ -152,7 +156,7 @@ def _build(folder: Path, config: WorldConfig, progress: bool) -> dict[str, Any]:
             write_mp4(path, scene, fps=config.fps, size=config.size)
     asked = _ask(config, progress)
     _write_ovbench(folder, config, asked)
-    counts = _write_training(folder, config, progress) if config.split == "train" else {}
+    counts = _write_training(folder, config, progress) if trains else {}
     _write_lists(folder, counts)
     manifest = {
         **_recipe(config),

@@ -49,6 +49,9 @@ def _add_build(commands: Any) -> None:
     parser.add_argument("--size", type=int, default=128, help="side of a frame in pixels")
     parser.add_argument("--questions", type=int, default=16, help="OVBench questions a video")
     parser.add_argument("--pictures", type=int, default=0, help="single pictures for training")
+    parser.add_argument(
+        "--no-samples", action="store_true", help="no training samples, which take as long as the videos"
+    )
     parser.set_defaults(run=run_build)
 
 
@@ -82,7 +85,7 @@ def run_build(args: argparse.Namespace) -> int:
 
     more = {name: getattr(args, name) for name in ("fps", "size", "questions", "pictures")}
     config = _config(args, args.videos, **more)
-    manifest = build_world(args.folder, config)
+    manifest = build_world(args.folder, config, samples=not args.no_samples)
     asked, made = manifest["questions"], manifest["samples"]
     totals = f"{sum(asked.values())} questions, {sum(made.values())} training samples"
     print(f"{args.folder}: {config.videos} videos, {totals}")
