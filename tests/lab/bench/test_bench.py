@@ -19,7 +19,7 @@ from videochat_online.lab.bench import eval as eval_bench
 from videochat_online.lab.bench.e2e import bench_e2e
 from videochat_online.lab.bench.endurance import bench_endurance
 from videochat_online.lab.bench.lists import time_a_start, write_lists
-from videochat_online.lab.bench.measure import alternate, seconds_per_call, table, write_clip
+from videochat_online.lab.bench.measure import alternate, seconds_per_call, text_table, write_clip
 from videochat_online.lab.bench.memory import bench_memory
 from videochat_online.lab.bench.pipeline import bench_real_clips
 from videochat_online.lab.bench.stream import (
@@ -117,7 +117,7 @@ def test_timing_helpers():
     order = []
     alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
     assert "".join(order) == "ababab"
-    assert table([{"name": "x", "ms": 1.5}]).splitlines()[2].split() == ["x", "1.5"]
+    assert text_table([{"name": "x", "ms": 1.5}]).splitlines()[2].split() == ["x", "1.5"]
 
 
 def test_ask_compares_equal_answers_and_counts_what_is_computed(pocket):

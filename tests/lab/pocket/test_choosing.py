@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videochat_online.lab.pocket import choosing
-from videochat_online.lab.pocket.choosing import batch_of, fit, found_of, lesson_of, lessons_of, wanted_of
+from videochat_online.lab.pocket.choosing import batch_of, choice_lessons, fit_chooser, found_of, lesson_of, wanted_of
 from videochat_online.lab.shapeworld.simulate import sample_stream
 from videochat_online.streaming.chooser import ChooserNetwork
 
@@ -61,7 +61,7 @@ def test_a_network_learns_where_the_evidence_is(lesson, capsys, monkeypatch):
     torch.manual_seed(0)
     network = ChooserNetwork(CHANNELS, WIDTH)
     before = found_of(network, [lesson], words)["chosen"]
-    fit(network, [lesson], words, steps=60, tests=[lesson])
+    fit_chooser(network, [lesson], words, steps=60, tests=[lesson])
     found = found_of(network, [lesson], words)
     assert found["chosen"] > max(before, found["newest"], found["evenly"])
     assert "step 60: loss" in capsys.readouterr().out
@@ -71,8 +71,8 @@ def test_streams_are_watched_once(monkeypatch, tmp_path):
     monkeypatch.setattr(choosing, "GROUPS", ((30.0, 1.0, 1),))
     monkeypatch.setattr(choosing, "CHUNK", 1)
     monkeypatch.setattr(choosing, "FrameEncoder", lambda *_: None)
-    made, one = [], choosing.Lesson(*[torch.ones(1)] * 3, [], 0)
+    made, one = [], choosing.ChoiceLesson(*[torch.ones(1)] * 3, [], 0)
     monkeypatch.setattr(choosing, "lesson_of", lambda *_: made.append(1) or one)
     for _ in range(2):
-        assert len(lessons_of(tmp_path, "train", 0, 2, None, None)) == 2
+        assert len(choice_lessons(tmp_path, "train", 0, 2, None, None)) == 2
     assert len(made) == 2

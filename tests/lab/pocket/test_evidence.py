@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from videochat_online.lab.pocket.evidence import training, write_evidence
-from videochat_online.lab.pocket.evidence_runs import Laboratory, Outcome, pooled, read_outcome
+from videochat_online.lab.pocket.evidence_runs import Laboratory, RunOutcome, pooled, read_outcome
 
 QUESTIONS = {  # of each video (its level is in its name): visible now, right
     "test-00000000-l1-30s-p1": [(True, True), (False, False)],
@@ -17,7 +17,7 @@ QUESTIONS = {  # of each video (its level is in its name): visible now, right
 
 
 @pytest.fixture
-def outcome(tmp_path) -> Outcome:
+def outcome(tmp_path) -> RunOutcome:
     items, rows = [], []
     for video, questions in QUESTIONS.items():
         ids = [f"{video}#{number}" for number in range(len(questions))]

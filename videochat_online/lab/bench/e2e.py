@@ -25,7 +25,7 @@ PICTURES = 32
 
 
 @dataclass
-class Way:
+class WatchingWay:
     """One way to watch a stream and answer, and what it cost."""
 
     name: str
@@ -73,8 +73,8 @@ def bench_e2e(
     }
 
 
-def _one_pass(session: StreamingSession, show: Callable[..., None], moments: list[int]) -> Way:
-    way, started, shown = Way("one pass, KV reuse", moments[-1]), time.perf_counter(), 0
+def _one_pass(session: StreamingSession, show: Callable[..., None], moments: list[int]) -> WatchingWay:
+    way, started, shown = WatchingWay("one pass, KV reuse", moments[-1]), time.perf_counter(), 0
     for moment in moments:
         show(session, shown, moment)
         shown = moment
@@ -86,9 +86,9 @@ def _one_pass(session: StreamingSession, show: Callable[..., None], moments: lis
     return way
 
 
-def _encoding_again(make: Callable[[], StreamingSession], show: Callable[..., None], moments: list[int]) -> Way:
+def _encoding_again(make: Callable[[], StreamingSession], show: Callable[..., None], moments: list[int]) -> WatchingWay:
     """What published code does: at each question a fresh start over all frames so far."""
-    way, started = Way("re-encoding", sum(moments)), time.perf_counter()
+    way, started = WatchingWay("re-encoding", sum(moments)), time.perf_counter()
     for moment in moments:
         asked = time.perf_counter()
         session = make()
@@ -106,7 +106,7 @@ def _encoder_alone(session: StreamingSession, pictures: list[np.ndarray]) -> flo
     return seconds_per_call(lambda: session.encoder.encode(pixels), repeats=9) / len(pixels)
 
 
-def _row(way: Way, num_frames: int, reencoding: float, floor: float) -> dict[str, Any]:
+def _row(way: WatchingWay, num_frames: int, reencoding: float, floor: float) -> dict[str, Any]:
     quarter = max(1, len(way.latencies) // 4)
     first, last = median(way.latencies[:quarter]), median(way.latencies[-quarter:])
     return {

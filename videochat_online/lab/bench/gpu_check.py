@@ -39,7 +39,7 @@ from ...processing import Processor, load_model
 from ...streaming.encoding import SharedEncoder
 from ...streaming.session import StreamingSession
 from .e2e import bench_e2e
-from .measure import Tables, machine, table
+from .measure import Tables, machine, text_table
 from .paper import PUBLISHED_4B, encoder_flops, language_weights, per_question
 
 QUESTIONS = ("What is happening now?", "What was there before?", "Where is the red circle?")
@@ -555,7 +555,7 @@ def report(folder: Path) -> str:
         found = json.loads(file.read_text())
         about = found["machine"]
         for title, rows in found["tables"].items():
-            lines += [f"{title}:", "", "```", table(rows), "```", ""]
+            lines += [f"{title}:", "", "```", text_table(rows), "```", ""]
     if about:
         lines[3:3] = ["", ", ".join(f"{key} {value}" for key, value in about.items() if value is not None)]
     return "\n".join(lines) + "\n"

@@ -99,7 +99,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def text_table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows of equal keys as aligned text, the keys as heading."""
     if not rows:
         return "(nothing)"
@@ -117,7 +117,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def tables_of(tables: Tables) -> str:
     """Several tables, each below its title."""
-    return "\n".join(f"\n{title}\n{table(rows)}" for title, rows in tables.items())
+    return "\n".join(f"\n{title}\n{text_table(rows)}" for title, rows in tables.items())
 
 
 def _shown(value: Any) -> str:

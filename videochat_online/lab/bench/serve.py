@@ -43,7 +43,7 @@ class Endless(Processor):
 
 
 @dataclass(frozen=True)
-class Way:
+class AskingWay:
     """How answers are made."""
 
     model: Any
@@ -52,9 +52,13 @@ class Way:
     """None: one for each answer."""
 
 
-def ways_of(model: Any, decoder: SharedDecoder) -> dict[str, Way]:
+def ways_of(model: Any, decoder: SharedDecoder) -> dict[str, AskingWay]:
     """Those of a model that runs here; the first is a server's with `--answers-at-once 1`."""
-    return {"one by one": Way(model, threads=1), "threads": Way(model), "together": Way(model, decoder)}
+    return {
+        "one by one": AskingWay(model, threads=1),
+        "threads": AskingWay(model),
+        "together": AskingWay(model, decoder),
+    }
 
 
 def measure(options: argparse.Namespace) -> Tables:
@@ -64,7 +68,7 @@ def measure(options: argparse.Namespace) -> Tables:
     with ExitStack() as stack:
         ways, of_large = (ways_of(one, stack.enter_context(SharedDecoder(one))) for one in (model, large))
         if options.engine_url:
-            ways["vLLM"] = Way(load_model(options.model, device="cpu", engine=Engine(options.engine_url))[0])
+            ways["vLLM"] = AskingWay(load_model(options.model, device="cpu", engine=Engine(options.engine_url))[0])
         short = NEW_TOKENS // 4
         return {
             f"{options.model}: answers of {NEW_TOKENS} tokens": compare(ways, processor, repeats=options.repeats),
@@ -75,7 +79,7 @@ def measure(options: argparse.Namespace) -> Tables:
 
 
 def compare(
-    ways: Mapping[str, Way],
+    ways: Mapping[str, AskingWay],
     processor: Processor,
     *,
     repeats: int,
@@ -110,7 +114,7 @@ def compare(
     return rows
 
 
-def prepared(way: Way, processor: Processor, seed: int) -> StreamingSession:
+def prepared(way: AskingWay, processor: Processor, seed: int) -> StreamingSession:
     """A session that has seen random maps, and done in idle time what can be done."""
     session = StreamingSession(way.model, processor, decoder=way.decoder)
     channels, grid = way.model.config.feature_size, way.model.config.grid

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...extras import lacks
 from ...files import write_json, write_text
-from .measure import Tables, machine, table
+from .measure import Tables, machine, text_table
 
 RATIO_HINTS = ("/", "ratio")
 """A column named so is a ratio of two times of one run: the numbers that may be compared between machines."""
@@ -70,7 +70,7 @@ def suite_page(report: Report) -> str:
         about = ", ".join(f"{key} {value}" for key, value in benchmark["machine"].items() if value is not None)
         lines += [f"## videochat-online bench {name}", "", about, ""]
         for title, rows in benchmark["tables"].items():
-            lines += [f"{title}:", "", "```", table(rows), "```", ""]
+            lines += [f"{title}:", "", "```", text_table(rows), "```", ""]
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ NOW_SHARE = 0.15
 
 
 @dataclass
-class Lesson:
+class ChoiceLesson:
     """One stream as a chooser sees it, and what is asked about it."""
 
     maps: torch.Tensor
@@ -90,7 +90,7 @@ def weights_of(asked: Sequence[Question]) -> list[float]:
     ]
 
 
-def lesson_of(scene: Scene, group: int, fps: float, encode: Any, rng: np.random.Generator) -> Lesson:
+def lesson_of(scene: Scene, group: int, fps: float, encode: Any, rng: np.random.Generator) -> ChoiceLesson:
     """Watch a stream, and ask about it what names no time."""
     times = np.arange(0, scene.seconds, 1 / fps)
     maps = encode(render_frames(scene, times, 128)).mean((2, 3)).half()
@@ -105,10 +105,12 @@ def lesson_of(scene: Scene, group: int, fps: float, encode: Any, rng: np.random.
         things = [n for n, thing in enumerate(scene.things) if thing.name(one.time) in one.question]
         rows.append((one.question, one.time, one.evidence, things[0] if len(things) == 1 else -1, weight))
     states = torch.tensor([[state_of(thing, float(moment)) for moment in times] for thing in scene.things])
-    return Lesson(maps, torch.tensor(times), states, rows, group)
+    return ChoiceLesson(maps, torch.tensor(times), states, rows, group)
 
 
-def lessons_of(work: Path, split: str, seed: int, num: int, model: Backbone, processor: Processor) -> list[Lesson]:
+def choice_lessons(
+    work: Path, split: str, seed: int, num: int, model: Backbone, processor: Processor
+) -> list[ChoiceLesson]:
     """At least `num` streams of a split, kept in `work` as they come."""
     encoder, found = FrameEncoder(model, processor), []
 
@@ -129,7 +131,7 @@ def lessons_of(work: Path, split: str, seed: int, num: int, model: Backbone, pro
             with whole(file) as beside:
                 torch.save([vars(one) for one in lessons], beside)
             print(f"{file.name}: {CHUNK} streams in {time.monotonic() - began:.0f} s", flush=True)
-        found += [Lesson(**one) for one in torch.load(file, weights_only=True)]
+        found += [ChoiceLesson(**one) for one in torch.load(file, weights_only=True)]
     return found
 
 
@@ -161,7 +163,7 @@ def wanted_of(times: torch.Tensor, evidence: Sequence[Sequence[float]]) -> torch
     return wanted
 
 
-def batch_of(lessons: Sequence[Lesson], rng: random.Random, num: int | None = QUESTIONS) -> Batch:
+def batch_of(lessons: Sequence[ChoiceLesson], rng: random.Random, num: int | None = QUESTIONS) -> Batch:
     """`num` questions about each stream, as they are weighted, of streams that miss some frames; None: all, whole."""
     parts: list[Any] = []
     for number, one in enumerate(lessons):
@@ -206,7 +208,7 @@ def logits_of(network: ChooserNetwork, batch: Batch, words: Any) -> tuple[torch.
     return found
 
 
-def loss_of(network: ChooserNetwork, batch: Batch, words: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def choice_loss(network: ChooserNetwork, batch: Batch, words: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """How far the logits are from the evidence, and the read-out of states from what is so."""
     logits, states = logits_of(network, batch, words)
     chances = logits.log_softmax(-1)
@@ -214,7 +216,9 @@ def loss_of(network: ChooserNetwork, batch: Batch, words: Any) -> tuple[torch.Te
     return missed, nn.functional.cross_entropy(states.flatten(0, 1), batch.states.flatten(), ignore_index=-1)
 
 
-def fit(network: ChooserNetwork, lessons: Sequence[Lesson], words: Any, *, steps: int, tests: Sequence[Lesson]) -> None:
+def fit_chooser(
+    network: ChooserNetwork, lessons: Sequence[ChoiceLesson], words: Any, *, steps: int, tests: Sequence[ChoiceLesson]
+) -> None:
     """Train in place."""
     every = torch.cat([one.maps for one in lessons[::3]]).float()
     network.mean.copy_(every.mean(0))
@@ -228,7 +232,7 @@ def fit(network: ChooserNetwork, lessons: Sequence[Lesson], words: Any, *, steps
     for step in range(1, steps + 1):
         batch = batch_of(rng.choices(rng.choices(groups, shares)[0], k=TOGETHER), rng)
         optimizer.zero_grad()
-        missed, misread = loss_of(network, batch, words)
+        missed, misread = choice_loss(network, batch, words)
         (missed + STATE_WEIGHT * misread).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -247,7 +251,7 @@ def fit(network: ChooserNetwork, lessons: Sequence[Lesson], words: Any, *, steps
 
 
 @torch.no_grad()
-def found_of(network: ChooserNetwork, tests: Sequence[Lesson], words: Any) -> dict[str, float]:
+def found_of(network: ChooserNetwork, tests: Sequence[ChoiceLesson], words: Any) -> dict[str, float]:
     """Of questions about the past, which share of the evidence lies among the 4 newest frames and 12 others: the
     likeliest, or the newest 12."""
     shares: dict[str, list[float]] = {"chosen": [], "newest": [], "evenly": []}
@@ -276,20 +280,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--most", type=int, default=8, help="frames it shows at most beside the newest")
     parser.add_argument("--sure", type=float, default=0.9, help="probability of having shown enough at which it stops")
-    parser.set_defaults(run=train)
+    parser.set_defaults(run=train_chooser)
     sys.exit(parser.run())
 
 
-def train(options: argparse.Namespace) -> int:
+def train_chooser(options: argparse.Namespace) -> int:
     """1. Watch the streams. 2. Train. 3. Write it."""
     torch.set_num_threads(1)
     model, processor = load_model(options.model)
-    lessons = lessons_of(options.work, "train", SEED, options.streams, model, processor)
-    tests = lessons_of(options.work, "dev", SEED, 3 * CHUNK, model, processor)
+    lessons = choice_lessons(options.work, "train", SEED, options.streams, model, processor)
+    tests = choice_lessons(options.work, "dev", SEED, 3 * CHUNK, model, processor)
     words = lru_cache(20_000)(LanguageSide(model, processor, reuse_cache=False).words)
     torch.manual_seed(SEED)
     network = ChooserNetwork(*Gate.sizes(model))
-    fit(network, lessons, words, steps=options.steps, tests=tests)
+    fit_chooser(network, lessons, words, steps=options.steps, tests=tests)
     Chooser(network, options.most, options.sure, Path(options.model).name).save(options.output)
     print(options.output, flush=True)
     return 0

@@ -66,7 +66,7 @@ class Laboratory:
         self.run("world", "build", str(folder), *world.flags())
         return folder
 
-    def evaluate(self, name: str, world: World, *flags: str, model: str | None = None) -> Outcome:
+    def evaluate(self, name: str, world: World, *flags: str, model: str | None = None) -> RunOutcome:
         """Ask all questions of a world; `flags` say with which memory."""
         folder, output = self.world(world), self.work / "runs" / name
         annotations = folder / "ovbench" / "ovbench.json"
@@ -79,7 +79,7 @@ class Laboratory:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """Right or wrong, question by question, of one run."""
 
     scores: dict[str, Any]
@@ -108,7 +108,7 @@ class Outcome:
         return 100 * float(self.correct[chosen].mean()), 100 * low, 100 * high
 
 
-def read_outcome(output: Path, annotations: Path) -> Outcome:
+def read_outcome(output: Path, annotations: Path) -> RunOutcome:
     """Join a run's predictions with what the world knows about each question."""
     known = {
         question["id"]: (number, question["visible_now"])
@@ -119,7 +119,7 @@ def read_outcome(output: Path, annotations: Path) -> Outcome:
     rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
     report = json.loads((output / "report.json").read_text())
     videos = np.array([known[row["id"]][0] for row in rows])
-    return Outcome(
+    return RunOutcome(
         report["scores"], report["cost"],
         np.array([bool(row["correct"]) for row in rows]),
         np.array([known[row["id"]][1] for row in rows]),
@@ -127,7 +127,7 @@ def read_outcome(output: Path, annotations: Path) -> Outcome:
     )  # fmt: skip
 
 
-def pooled(runs: Sequence[Outcome]) -> Outcome:
+def pooled(runs: Sequence[RunOutcome]) -> RunOutcome:
     """The questions of several worlds as of one; scores and cost stay the first one's."""
     firsts = np.cumsum([0, *(run.video.max() + 1 for run in runs[:-1])])
     return replace(

@@ -119,7 +119,7 @@ def _asked(world: str, item: dict[str, Any], row: dict[str, Any]) -> Asked:
     return Asked(world, item["video_id"], length, age, ago, row["visible_now"], names_time, 1 / len(row["options"]))
 
 
-def table(results: Results, base: str = "pyramid") -> str:
+def past_table(results: Results, base: str = "pyramid") -> str:
     """One row a way: percent right of several groups of questions, the difference to `base`, and what it costs."""
     past = results.of(~results.mask(is_now=True))
     old = np.array([one.frames_ago >= NEWEST_16 for one in past.asked], bool)
@@ -192,11 +192,11 @@ def write_page(file: Path, work: Path, command: str, costs: Sequence[Sequence[st
         if drawn := plot(part, f"streams of {length:g} s: % right by age of evidence"):
             write_text(file.parent / picture, drawn + "\n")
         num = len({one.stream for one in part.asked})
-        sections += [f"## {length:g} s ({num} streams)", table(part)]
+        sections += [f"## {length:g} s ({num} streams)", past_table(part)]
         sections += [f"![{length:g} s: percent right by age]({picture})"] if drawn else []
     long = results.of(~results.mask(length=30.0))
     if long.asked:
-        sections += ["## 2 and 10 minutes together", table(long), "## The same, each world alone"]
+        sections += ["## 2 and 10 minutes together", past_table(long), "## The same, each world alone"]
         sections += [worlds(long)]
     heads = ("question after 150 frames", "positions of the prompt", "of these computed", "ms to the first token")
     sections += ["## What a question costs", markdown_table(heads, costs)]

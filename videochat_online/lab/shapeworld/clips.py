@@ -130,7 +130,7 @@ def counts(scene: Scene, start: float, end: float, rng: np.random.Generator, dec
     return asked if rng.random() < IN_ORDER else _some(asked, rng)
 
 
-def acts(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
+def act_questions(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
     """What things did within a clip and what follows from it; mostly the actions first, then what follows."""
     asked = ask_questions(scene, ACT_SUB_TASKS, 2 * len(ACT_SUB_TASKS), rng, [end], decks=decks)
     asked += ask_perception(scene, ("history", "action"), 3, rng, [end], decks=decks)
@@ -174,14 +174,14 @@ class Clip:
 
 
 CLIPS: dict[str, Clip] = {
-    "clip_acts": Clip(acts, 4, 5, 12),
+    "clip_acts": Clip(act_questions, 4, 5, 12),
     "clip_moves": Clip(moves, 6, 2, 5),
     "clip_moments": Clip(moments, 5, 2, 6),
     "clip_whens": Clip(whens, 4, 3, 10),
     "clip_counts": Clip(counts, 4, 3, 12),
     "clip_paths": Clip(paths, 4, 5, 14),
     "clip_claims": Clip(claims, 4, 3, 14),
-    "stream_acts": Clip(acts, 2, 12, 29),
+    "stream_acts": Clip(act_questions, 2, 12, 29),
     "stream_whens": Clip(whens, 1, 12, 29),
     "stream_claims": Clip(claims, 1, 12, 29),
 }
