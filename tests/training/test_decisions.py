@@ -62,6 +62,19 @@ def test_rows_of_other_sets_become_rows_that_are_trained_on(tmp_path, capsys):
     assert main(["train", *trained, "--check"]) == 0
 
 
+def test_no_second_behind_the_end_of_a_video_is_asked_about(tmp_path, capsys):
+    """10 s long, and the moment at 9: near misses and quiet seconds lie before it."""
+    write_video(tmp_path / "a.mp4", 20, fps=2)
+    source, output = tmp_path / "rows.json", tmp_path / "turns.json"
+    told = {"text": "Tell me when it rains.", "events": [{"start": 9.0, "time": 9.0, "say": "It rains."}]}
+    source.write_text(json.dumps([{"video": "a", "standing": told}]))
+    assert main(["gate", "turns", str(source), "--videos", str(tmp_path), "--output", str(output)]) == 0
+    seconds = [row["conversations"][0]["timestamps"] for row in json.loads(output.read_text())]
+    assert len(seconds) > 4 and max(seconds) <= 10.0
+    capsys.readouterr()
+    assert main(["data", "check", str(output)]) == 0, capsys.readouterr().out
+
+
 def test_rows_of_other_sets_are_measured(tmp_path):
     """The reader is that of `eval standing` and `gate train`."""
     source = tmp_path / "rows.json"

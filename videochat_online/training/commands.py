@@ -61,6 +61,8 @@ def add_gate_command(commands: Any) -> None:
     turns = names.add_parser("turns", help=what, description=what)
     given = "rows of ours, of Streamo or JoyAI-VL-Interaction, or with a turn a second"
     turns.add_argument("rows", type=Path, metavar="ROWS.json", help=given)
+    ends = "folder below which the videos lie: no second behind their end is asked about"
+    turns.add_argument("--videos", type=Path, metavar="DIR", help=ends)
     turns.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the rows that are written")
     turns.add_argument("--seed", type=int, default=0, help="of the choice of near misses and quiet seconds")
     turns.set_defaults(run=_run_turns)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from math import ceil, isfinite
+from math import ceil, inf, isfinite
 from typing import Any
 
 import numpy as np
 
 from ..files import write_json
+from ..media.find import VideoLibrary
+from ..media.readers import open_video
 from ..streaming.reading import StandingRow, read_standing_rows
 from ..streaming.standing import as_question
 from .gate import targets
@@ -28,12 +30,15 @@ LONGEST = 7 * 24 * 3600.0
 """Seconds of a video, at most: each of them is looked at."""
 
 
-def decisions(row: StandingRow, rng: np.random.Generator) -> list[tuple[str, float, str, str]]:
-    """(now, near, quiet or say; second; question; answer) of one row. ValueError for a moment beyond LONGEST."""
+def decisions(row: StandingRow, rng: np.random.Generator, end: float = inf) -> list[tuple[str, float, str, str]]:
+    """(now, near, quiet or say; second; question; answer) of one row, before the `end` of its video in seconds.
+
+    ValueError for a moment beyond LONGEST.
+    """
     last = max([row.begin, *(time for _, time in row.moments)]) + BEHIND
     if not (isfinite(row.begin) and last <= LONGEST):
         raise ValueError(f"{row.video}, {row.text!r:.60}: {last:g} s is no second of a video of {LONGEST:g} s at most")
-    times = np.arange(ceil(row.begin), min(row.until, last) + 1e-6).tolist()
+    times = np.arange(ceil(row.begin), min(row.until, last, end) + 1e-6).tolist()
     wanted = dict(zip(times, targets(row.moments, times, row.begin), strict=True))
     far = {t: min((abs(t - edge) for m in row.moments for edge in m), default=last) for t in times}
     groups = {
@@ -48,16 +53,21 @@ def decisions(row: StandingRow, rng: np.random.Generator) -> list[tuple[str, flo
     for name, seconds in groups.items():
         chosen = rng.permutation(seconds)[: most[name]].tolist()
         found += [(name, t, asked, row.expect if name == "now" else other) for t in sorted(chosen)]
-    said = [(one["time"], one.get("say")) for one in row.item.get("events", ())]
+    said = [(one["time"], one.get("say")) for one in row.item.get("events", ()) if one["time"] <= end]
     return found + [("say", float(t), row.text, text) for t, text in said if text and text not in ("Yes", "No")]
 
 
 def run_gate_turns(options: argparse.Namespace) -> int:
-    """Raises ValueError for rows that cannot be used."""
+    """Raises ValueError for rows that cannot be used, MediaError for a video that is not there."""
+    library = VideoLibrary(options.videos) if options.videos else None
+    ends: dict[str, float] = {}
     rng, counts = np.random.default_rng(options.seed), Counter[str]()
     written: list[dict[str, Any]] = []
     for row in read_standing_rows(options.rows):
-        for name, second, question, answer in decisions(row, rng):
+        if library and row.video not in ends:
+            with open_video(library.find([row.video])) as video:
+                ends[row.video] = video.duration
+        for name, second, question, answer in decisions(row, rng, ends.get(row.video, inf)):
             counts[name] += 1
             asked = {"from": "human", "value": f"<video>\n{question}", "timestamps": second}
             written.append({"video": row.video, "conversations": [asked, {"from": "gpt", "value": answer}]})
