@@ -53,19 +53,12 @@ Series = dict[str, list[list[float]]]
 def run_standing_eval(options: argparse.Namespace) -> int:
     """Raises ValueError for rows, flags and files that cannot be used. A run that was ended goes on where it was."""
     # 1. the rows
-    check_fps(options.fps, "--fps")
-    Rule(refractory=options.refractory)
-    if options.gate_only and not options.gate:
-        raise ValueError("--gate-only goes with --gate FILE")
+    _check_flags(options)
     benchmark = PUSHED[options.benchmark]() if options.benchmark else None
     rows, left_out = _rows(options, benchmark)
     if options.blind:
         return _blind(benchmark, rows)
     judge = _judge(options, benchmark)
-    if not (options.videos and options.output):
-        raise ValueError(
-            "--videos and --output say what is watched and where the report goes; only --blind needs neither"
-        )
     # 2. their readouts
     library = VideoLibrary(options.videos)
     if benchmark:
@@ -77,13 +70,7 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     gate = Gate.load(options.gate, model) if options.gate else None
     session = StreamingSession(model, processor, memory=memory_from_flags(options, model))
     every, own, others = with_others(rows)
-    looking: Series = {}
-    scorers = {LOOKING[0]: None, LOOKING[1]: gate} if gate else {LOOKING[0]: None}
-    for name in list(scorers)[bool(options.gate_only) :]:
-        session.scorer = scorers[name]
-        read, odd = readouts_of(every, library, session, options.output / "readouts", fps=options.fps)
-        left_out += [line for line in odd if line not in left_out]
-        looking[name] = [[readout.probability for readout in one.readouts] for one in read]
+    read, looking = _read_out(every, library, session, gate, options, left_out)
     own, others = ([n for n in numbers if read[n].readouts] for numbers in (own, others))
     watched = [read[n] for n in own]
     _check_halves(options, [one.row for one in watched])
@@ -108,6 +95,32 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     # 4. the report
     _write(options.output, report, [_line(one, n, series) for n, one in enumerate(watched)])
     return INCOMPLETE if left_out else 0
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    check_fps(options.fps, "--fps")
+    Rule(refractory=options.refractory)
+    if options.gate_only and not options.gate:
+        raise ValueError("--gate-only goes with --gate FILE")
+    if not (options.blind or (options.videos and options.output)):
+        raise ValueError(
+            "--videos and --output say what is watched and where the report goes; only --blind needs neither"
+        )
+
+
+def _read_out(
+    rows: Sequence[StandingRow], library: VideoLibrary, session: StreamingSession, gate: Gate | None,
+    options: argparse.Namespace, left_out: list[str],
+) -> tuple[list[WatchedRow], Series]:  # fmt: skip
+    """What each player that looks has seen, row by row; what cannot be read is told in `left_out`."""
+    looking: Series = {}
+    scorers = {LOOKING[0]: None, LOOKING[1]: gate} if gate else {LOOKING[0]: None}
+    for name in list(scorers)[bool(options.gate_only) :]:
+        session.scorer = scorers[name]
+        read, odd = readouts_of(rows, library, session, options.output / "readouts", fps=options.fps)
+        left_out += [line for line in odd if line not in left_out]
+        looking[name] = [[readout.probability for readout in one.readouts] for one in read]
+    return read, looking
 
 
 def _write(folder: Path, report: dict[str, Any], lines: Sequence[dict[str, Any]]) -> None:
