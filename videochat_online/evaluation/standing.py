@@ -59,6 +59,8 @@ def run_standing_eval(options: argparse.Namespace) -> int:
     if options.blind:
         return _blind(benchmark, rows)
     judge = _judge(options, benchmark)
+    if not (options.videos and options.output):
+        raise ValueError("--videos and --output say what is watched and where the report goes; --blind needs neither")
     # 2. their readouts
     library = VideoLibrary(options.videos)
     if benchmark:
@@ -102,10 +104,6 @@ def _check_flags(options: argparse.Namespace) -> None:
     Rule(refractory=options.refractory)
     if options.gate_only and not options.gate:
         raise ValueError("--gate-only goes with --gate FILE")
-    if not (options.blind or (options.videos and options.output)):
-        raise ValueError(
-            "--videos and --output say what is watched and where the report goes; only --blind needs neither"
-        )
 
 
 def _read_out(
