@@ -42,6 +42,7 @@ def chart(
     for x, text in (ticks or {}).items():
         at = EDGE + 4 + (x - left) * across
         drawn += f'<text x="{at:.1f}" y="{height - 8}" text-anchor="middle">{escape(text)}</text>'
+    beyond = max(LETTER * max(map(len, ticks.values())) // 2 - 12, 0) if ticks else 0  # half of the last tick's text
     columns = max((width - EDGE) // (LETTER * max(map(len, lines)) + LINE), 1)
     for number, (label, line) in enumerate(lines.items()):
         colour, whiskers = COLOURS[number % len(COLOURS)], [(point[0], end) for point in line for end in point[2:]]
@@ -52,5 +53,5 @@ def chart(
         x = EDGE + column * (width - EDGE) // columns
         drawn += f'<text x="{x}" y="{legend + LINE * row}" fill="{colour}">{escape(label)}</text>'
     tall = legend + 4 + LINE * ((len(lines) - 1) // columns)
-    shape = f'width="{width}" height="{tall}" font-size="11" font-family="sans-serif"'
+    shape = f'width="{width + beyond}" height="{tall}" font-size="11" font-family="sans-serif"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {shape}>{drawn}</svg>'
