@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable
 
@@ -134,6 +135,64 @@ def test_while_a_seldom_question_is_served_whoever_had_far_more_stands_aside(clo
         assert over.is_set() and not turns.is_favouring and turns.num_held == 2
         await turns.let_pass()
         assert len(slept) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_comes_and_goes_nobody_waits_beside_a_free_place_and_all_are_served(clock, seed):
+    rng, awake, places = random.Random(seed), set(), []
+    turns = make(places=rng.choice((1, 2)), most_waiting=9, most_of_session=3, most_alone=3)
+
+    def step(place: Place, is_done: bool) -> bool:
+        """Whether it went one step; what wakes it is in `awake`."""
+        if place.state == "new":
+            turns._wait(place, lambda: awake.add(place))
+        elif place.state == "held":
+            awake.discard(place)
+            if not is_done and not turns._gave_way(place, lambda: awake.add(place)):
+                awake.add(place)
+        if is_done:
+            place.release()
+        held = [one for one in turns._entered if one.state == "held"]
+        assert turns._num_free == turns._num_places + 1 - len(held) >= 0
+        assert held or not turns._ready(), "somebody waits beside free places"
+        assert all(one in awake for one in held), "one is served and does not know of it"
+        return place.state == "held"
+
+    for _ in range(200):
+        clock(rng.choice((0.0, 0.02, 0.3, 2.0)))
+        if rng.random() < 0.4 or not turns._entered:
+            try:
+                places.append(enter(turns, rng.choice("aaaab"), rng.choice(["", "1", "2", "3"])))
+            except (LimitReached, Overloaded):
+                continue
+        step(rng.choice(turns._entered), is_done=rng.random() < 0.15)
+    while turns._entered:
+        for place in list(turns._entered):  # each does a piece or two, and time stands still
+            step(place, is_done=False)
+        for _ in range(3):
+            num_held = sum(step(place, is_done=False) for place in list(turns._entered))
+        assert num_held <= turns._num_places, "one more is served only while another is about to stand aside"
+        clock(0.2)
+        step(rng.choice([one for one in turns._entered if one.state == "held"]), is_done=True)
+    assert turns._num_free == turns._num_places + 1 and not turns.is_favouring
+    assert all(place.state == "over" for place in places)
+
+
+def test_who_is_served_alone_is_favoured_only_until_it_had_as_much(clock):
+    async def run() -> None:
+        turns = make()
+        rude = enter(turns, "rude", "a")
+        await rude.turn()
+        clock(3.0)
+        rude.release()
+        polite = enter(turns, "polite", "b")
+        await polite.turn()
+        assert turns.is_favouring
+        clock(2.0)
+        polite.pause()
+        assert polite.state == "held" and not turns.is_favouring
 
     asyncio.run(run())
 

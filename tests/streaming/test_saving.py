@@ -71,7 +71,8 @@ def test_a_header_that_was_changed_is_one_clear_error(pocket, tmp_path):
         {"watchlist": {**about["watchlist"], "standing": [{**standing, "rule": {**standing["rule"], "once": None}}]}},
         {"watchlist": {**about["watchlist"], "events": [{"id": 1}]}},
         {"watchlist": {**about["watchlist"], "num_given": "x"}},
-        {"encode_seconds": float("nan")},
+        *({"encode_seconds": seconds} for seconds in (float("nan"), 10**400)),
+        {"system_prompt": "\ud800"},
     ]  # fmt: skip
     for change in changes:
         write_session(tmp_path / "two", tensors, {**about, **change})
@@ -79,7 +80,7 @@ def test_a_header_that_was_changed_is_one_clear_error(pocket, tmp_path):
             StreamingSession.restore(*pocket, tmp_path / "two")
         assert next(iter(change)) in str(refused.value), change
         assert re.search("must be|it has no (turns|watchlist)", str(refused.value)), refused.value
-    for header in ("no json", "3", "[]", "null"):
+    for header in ("no json", "3", "[]", "null", "[" * 100_000):
         save_file(tensors, tmp_path / "two", metadata={"session": header})
         with pytest.raises(ValueError, match="is not a session written by"):
             StreamingSession.restore(*pocket, tmp_path / "two")
@@ -102,11 +103,15 @@ def test_every_option_is_saved(pocket, tmp_path):
 
 def test_an_older_file_without_an_option_gives_its_default(pocket, tmp_path):
     session = StreamingSession(*pocket, max_prompt_tokens=300)
+    session.watch_for("Tell me when it rains.")
     session.save(tmp_path / "new")
     about, tensors = read_session(tmp_path / "new")
     assert about.pop("max_prompt_tokens") == 300
+    (standing,) = about["watchlist"]["standing"]
+    assert not standing.pop("is_paused") and standing.pop("webhook") is None
     write_session(tmp_path / "old", tensors, about)
-    assert StreamingSession.restore(*pocket, tmp_path / "old").max_prompt_tokens is None
+    restored = StreamingSession.restore(*pocket, tmp_path / "old")
+    assert restored.max_prompt_tokens is None and not restored.standing[0].is_paused
 
 
 def test_an_unknown_option_is_refused(pocket):

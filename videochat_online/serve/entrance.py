@@ -52,8 +52,9 @@ class Entrance:
             kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
             if kind == b"application/json" or kind.endswith(b"+json"):  # others are bounded where they are read
                 receive = at_most(receive, self.sessions.limits.max_request_bytes, "a JSON body")
-        receive = self._behind(receive, client if scope["type"] == "websocket" else None)
+        # who looks waits for nothing: so not behind others
         HAS_LEFT.set(Request(scope, receive).is_disconnected if scope["type"] == "http" else None)
+        receive = self._behind(receive, client if scope["type"] == "websocket" else None)
         started, status = time.monotonic(), 0
 
         async def answer(message: Message) -> None:

@@ -97,6 +97,7 @@ class Ledger:
     def __init__(self) -> None:
         self._had: dict[str, tuple[float, float]] = {}  # seconds, and when that was so
         self._greatest = ""
+        self._lock = threading.Lock()  # each queue has one of its own
 
     @property
     def most(self) -> float:
@@ -108,12 +109,13 @@ class Ledger:
         return seconds * 0.5 ** ((time.monotonic() - at) / HALF_LIFE_SECONDS) if seconds else 0.0
 
     def charge(self, place: Place, seconds: float) -> None:
-        for who in (f"client {place.client}", f"session {place.session}"):
-            self._had[who] = self.recent(who) + seconds, time.monotonic()
-        if self.recent(f"client {place.client}") >= self.most:
-            self._greatest = f"client {place.client}"
-        if len(self._had) > MOST_KNOWN:  # some came long ago
-            self._had = {who: had for who, had in self._had.items() if self.recent(who) > SLICE_SECONDS / 10}
+        with self._lock:
+            for who in (f"client {place.client}", f"session {place.session}"):
+                self._had[who] = self.recent(who) + seconds, time.monotonic()
+            if self.recent(f"client {place.client}") >= self.most:
+                self._greatest = f"client {place.client}"
+            if len(self._had) > MOST_KNOWN:  # some came long ago
+                self._had = {who: had for who, had in self._had.items() if self.recent(who) > SLICE_SECONDS / 10}
 
 
 class Turns:
@@ -240,7 +242,7 @@ class Turns:
 
     def _gave_way(self, place: Place, wake: Callable[[], None]) -> bool:
         with self._lock:
-            if place.state != "held" or len(self._entered) < 2:
+            if place.state != "held":
                 return False
             self._charge(place)
             share = self._shares()

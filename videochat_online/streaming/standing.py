@@ -197,7 +197,7 @@ class Standing:
         last = about["last"] and StandingEvent(**about["last"])
         curve = deque(map(tuple, about["curve"]), maxlen=KEPT_POINTS)
         found = {**about, "rule": Rule(**about["rule"]), "last": last, "curve": curve, "readout": None}
-        return cls(**{name: found[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: found[name] for name in cls.__dataclass_fields__ if name in found})
 
 
 class GivesWay(threading.Event):

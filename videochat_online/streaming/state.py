@@ -6,9 +6,9 @@ In the file, what is not a tensor stands as json in the header.
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from dataclasses import is_dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 
@@ -78,7 +78,7 @@ def read_session(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tens
         raise ValueError(f"{path} is not a session written by StreamingSession.save ({error})") from error
     try:
         about = json.loads(written)
-    except ValueError:
+    except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path} is not a session written by StreamingSession.save: expected format {FORMAT!r}")
@@ -109,6 +109,10 @@ ADDED = ("quiet", "is_paused", "webhook")
 """Fields of dataclasses that an older file does not know either."""
 LEFT_OUT = ("readout",)
 """Fields that are not restored."""
+MOST = 2**63
+"""No number is greater: beyond it tensors and clocks fail, each in its own way."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which json can hold and no text."""
 
 
 def _check(value: Any, kind: Any, where: str) -> None:
@@ -139,5 +143,6 @@ def _is_of(value: Any, kind: Any) -> bool:
         is_pair = isinstance(value, list) and len(value) == len(parts)
         return is_pair and all(map(_is_of, value, parts)) and (parts[0] is float or 0 not in value)
     if kind in (int, float):
-        return type(value) in (int, kind) and isfinite(value) and (kind is float or value >= 0)
-    return isinstance(value, kind)
+        is_number = type(value) in (int, kind) and abs(value) < MOST  # NaN is not
+        return is_number and (kind is float or value >= 0)
+    return isinstance(value, kind) and (kind is not str or value.isascii() or not SURROGATE.search(value))
