@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from videochat_online import MemoryConfig, StreamingSession
-from videochat_online.streaming.chooser import CHOOSER_FILE, Chooser, ChooserNetwork, chooser_file
+from videochat_online.streaming.chooser import CHOOSER_FILE, CHOOSER_FORMAT, Chooser, ChooserNetwork, chooser_file
 from videochat_online.streaming.gate import Gate
 from videochat_online.streaming.recall import ARCHIVED, CACHED, NEAREST, NEWEST, named_times
 
@@ -224,6 +225,22 @@ def test_a_saved_session_chooses_alike(pocket, chooser, tmp_path):
     session.save(tmp_path / "session")
     restored = StreamingSession.restore(*pocket, tmp_path / "session")
     assert restored.recall == "chosen" and restored.prompt(PLAIN)[0] == session.prompt(PLAIN)[0]
+
+
+def test_a_damaged_chooser_is_one_clear_error(pocket, chooser, tmp_path):
+    path = tmp_path / CHOOSER_FILE
+    tensors, about = load_file(path), {"format": CHOOSER_FORMAT, "most": 6, "sure": 0.9, "model": "pocket"}
+    damaged = [
+        (tensors, header) for header in ([], {**about, "most": "x"}, {**about, "sure": None}, {**about, "most": -1})
+    ]
+    damaged += [(tensors, {"format": CHOOSER_FORMAT})]
+    for name, value in (("mean", None), ("out.1.bias", None), ("word.weight", torch.zeros(3)), ("x", torch.zeros(3))):
+        damaged.append(({key: each for key, each in {**tensors, name: value}.items() if each is not None}, about))
+    damaged.append(({**tensors, "mean": tensors["mean"] * torch.nan}, about))
+    for held, header in damaged:
+        save_file(held, path, metadata={"chooser": json.dumps(header)})
+        with pytest.raises(ValueError, match=r"chooser.safetensors is not a chooser that .* has written: ."):
+            Chooser.load(path, pocket[0])
 
 
 def test_a_chooser_that_is_none_is_an_error(pocket, chooser, tmp_path):

@@ -21,6 +21,7 @@ from torch import nn
 from ..files import whole
 from ..model.backbone import Backbone
 from ..model.memory_bank import MemoryFrame
+from ..model.videochat import one_line
 from .gate import Gate
 
 CHOOSER_FORMAT = "videochat-online chooser 1"
@@ -155,14 +156,16 @@ class Chooser:
                 tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
             if about.get("format") != CHOOSER_FORMAT:
                 raise ValueError(f"expected format {CHOOSER_FORMAT!r}")
-        except (OSError, SafetensorError, ValueError) as error:
-            raise ValueError(f"{path} is not a chooser that lab.pocket.choosing has written: {error}") from error
-        own, its = Gate.sizes(model), (len(tensors["mean"]), tensors["word.weight"].shape[1])
+            most, sure, name = int(about["most"]), float(about["sure"]), str(about["model"])
+            own, its = Gate.sizes(model), (len(tensors["mean"]), tensors["word.weight"].shape[1])
+            network = ChooserNetwork(*its)
+            network.load_state_dict(tensors)
+            if not (most >= 0 <= sure and all(value.isfinite().all() for value in tensors.values())):
+                raise ValueError("it holds what is no number, or one below 0")
+        except (OSError, SafetensorError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+            what = f"{path} is not a chooser that lab.pocket.choosing has written: {one_line(error)}"
+            raise ValueError(what) from error
         if own != its:
             what = "maps of {} channels and words of width {}".format
-            raise ValueError(
-                f"{path} is a chooser of another model ({about['model']}): {what(*its)}, here {what(*own)}"
-            )
-        network = ChooserNetwork(*own)
-        network.load_state_dict(tensors)
-        return cls(network, about["most"], about["sure"], about["model"])
+            raise ValueError(f"{path} is a chooser of another model ({name}): {what(*its)}, here {what(*own)}")
+        return cls(network, most, sure, name)
