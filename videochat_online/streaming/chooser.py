@@ -166,6 +166,6 @@ class Chooser:
             what = f"{path} is not a chooser that lab.pocket.choosing has written: {one_line(error)}"
             raise ValueError(what) from error
         if own != its:
-            what = "maps of {} channels and words of width {}".format
-            raise ValueError(f"{path} is a chooser of another model ({name}): {what(*its)}, here {what(*own)}")
+            sizes = "maps of {} channels and words of width {}".format
+            raise ValueError(f"{path} is a chooser of another model ({name}): {sizes(*its)}, here {sizes(*own)}")
         return cls(network, most, sure, name)
