@@ -289,7 +289,7 @@ def test_sessions_at_once_by_threads_together_and_at_an_engine(pocket):
     processor = serve.Endless(pocket[1].tokenizer, pocket[1].template, pocket[1].transform)
     with running(StandIn(pocket[0])) as engine, SharedDecoder(pocket[0]) as decoder:
         there, _ = load_model("pocket", device="cpu", engine=Engine(engine.address))
-        ways = {**serve.ways_of(pocket[0], decoder), "vLLM": serve.Way(there)}
+        ways = {**serve.ways_of(pocket[0], decoder), "vLLM": serve.AskingWay(there)}
         rows = serve.compare(ways, processor, repeats=1, num_new=5, counts=(1, 3))
         asked = len(engine.bodies)
         assert decoder.num_tokens == 4 * 4  # the first of each comes of its prompt
@@ -297,7 +297,7 @@ def test_sessions_at_once_by_threads_together_and_at_an_engine(pocket):
     assert list(ways) == ["one by one", "threads", "together", "vLLM"] and asked == 2 * (1 + 3)
     assert all(row[f"{name} tokens/s"] > 0 and row[f"{name} first ms"] > 0 for row in rows for name in ways)
     with pytest.raises(AssertionError, match="ended early"):
-        serve.compare({"one by one": serve.Way(pocket[0])}, pocket[1], repeats=1, num_new=200, counts=(1,))
+        serve.compare({"one by one": serve.AskingWay(pocket[0])}, pocket[1], repeats=1, num_new=200, counts=(1,))
 
 
 def test_stream_runs_with_the_model_that_ships(capsys):
