@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from videochat_online import load_model
 from videochat_online.cli import main
-from videochat_online.streaming.gate import Gate, GateNetwork
+from videochat_online.streaming.gate import FORMAT, GATE_FILE, Gate, GateNetwork, gate_file
 from videochat_online.streaming.moments import fired, judged
 from videochat_online.streaming.reading import StandingRow
 from videochat_online.streaming.standing import Rule
@@ -175,3 +176,19 @@ def test_mistakes_are_said_before_a_model_is_loaded(name, tmp_path, capsys, monk
     where = ["--videos", str(tmp_path), "--output", str(tmp_path / "gate.safetensors")]
     assert main(["gate", "train", given, *where, *more]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_damaged_gate_is_one_clear_error(tmp_path):
+    model, path = load_model("pocket", device="cpu")[0], tmp_path / GATE_FILE
+    tensors = load_file(gate_file("pocket"))
+    about = {"format": FORMAT, "threshold": 0.5, "model": "pocket"}
+    save_file(tensors, path, metadata={"gate": json.dumps(about)})
+    assert Gate.load(path, model).threshold == 0.5
+    damaged = [(tensors, header) for header in ([], {"format": FORMAT}, {**about, "threshold": "x"})]
+    damaged.append((tensors, {**about, "threshold": float("nan")}))
+    damaged.append(({**tensors, "mean": tensors["mean"] * float("nan")}, about))
+    damaged.append(({name: value for name, value in tensors.items() if name != "mean"}, about))
+    for stored, header in damaged:
+        save_file(stored, path, metadata={"gate": json.dumps(header)})
+        with pytest.raises(ValueError, match=r"gate.safetensors is not a gate that `gate train` has written: ."):
+            Gate.load(path, model)

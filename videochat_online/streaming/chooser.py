@@ -7,22 +7,17 @@ lab/pocket/choosing.py trains one. K frames of C channels, Q questions of N word
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from ..files import whole
 from ..model.backbone import Backbone
 from ..model.memory_bank import MemoryFrame
-from ..model.videochat import one_line
-from .gate import Gate
+from .gate import load_network, save_network
 
 CHOOSER_FORMAT = "videochat-online chooser 1"
 CHOOSER_FILE = "chooser.safetensors"
@@ -143,29 +138,11 @@ class Chooser:
     def save(self, path: Path) -> None:
         """Written whole or not at all. Raises OSError."""
         about = {"format": CHOOSER_FORMAT, "most": self.most, "sure": self.sure, "model": self.model}
-        tensors = {name: value.half().contiguous() for name, value in self.network.state_dict().items()}
-        with whole(path) as beside:
-            save_file(tensors, beside, metadata={"chooser": json.dumps(about)})
+        save_network(path, "chooser", self.network, about)
 
     @classmethod
     def load(cls, path: Path, model: Backbone) -> Chooser:
         """Raises ValueError for a file that is none, or belongs to a model of another shape."""
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get("chooser", "{}"))
-                tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if about.get("format") != CHOOSER_FORMAT:
-                raise ValueError(f"expected format {CHOOSER_FORMAT!r}")
-            most, sure, name = int(about["most"]), float(about["sure"]), str(about["model"])
-            own, its = Gate.sizes(model), (len(tensors["mean"]), tensors["word.weight"].shape[1])
-            network = ChooserNetwork(*its)
-            network.load_state_dict(tensors)
-            if not (most >= 0 <= sure and all(value.isfinite().all() for value in tensors.values())):
-                raise ValueError("it holds what is no number, or one below 0")
-        except (OSError, SafetensorError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-            what = f"{path} is not a chooser that lab.pocket.choosing has written: {one_line(error)}"
-            raise ValueError(what) from error
-        if own != its:
-            sizes = "maps of {} channels and words of width {}".format
-            raise ValueError(f"{path} is a chooser of another model ({name}): {sizes(*its)}, here {sizes(*own)}")
-        return cls(network, most, sure, name)
+        fields, writer = {"most": int, "sure": float, "model": str}, "lab.pocket.choosing"
+        network, about = load_network(path, model, "chooser", writer, CHOOSER_FORMAT, ChooserNetwork, fields)
+        return cls(network, **about)

@@ -8,8 +8,9 @@ K frames known, T of them moments, P = SIDE * SIDE cells of C channels, R instru
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import nn
 
 from ..files import SHIPPED_MODELS, whole
 from ..model.backbone import Backbone
+from ..model.videochat import one_line
 
 FORMAT = "videochat-online gate 2"
 GATE_FILE = "gate.safetensors"
@@ -144,26 +146,49 @@ class Gate:
 
     def save(self, path: Path) -> None:
         """Written whole or not at all. Raises OSError."""
-        about = json.dumps({"format": FORMAT, "threshold": self.threshold, "model": self.model})
-        tensors = {name: value.half() for name, value in self.network.state_dict().items()}
-        with whole(path) as beside:
-            save_file(tensors, beside, metadata={"gate": about})
+        save_network(path, "gate", self.network, {"format": FORMAT, "threshold": self.threshold, "model": self.model})
 
     @classmethod
     def load(cls, path: Path, model: Backbone) -> Gate:
         """Raises ValueError for a file that is none, or belongs to a model of another shape."""
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get("gate", "{}"))
-                tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if about.get("format") != FORMAT:
-                raise ValueError(f"expected format {FORMAT!r}")
-        except (OSError, SafetensorError, ValueError) as error:
-            raise ValueError(f"{path} is not a gate that `gate train` has written: {error}") from error
-        own, its = cls.sizes(model), (len(tensors["mean"]), tensors["word.weight"].shape[1])
-        if own != its:
-            what = "maps of {} channels and words of width {}".format
-            raise ValueError(f"{path} is a gate of another model ({about['model']}): {what(*its)}, here {what(*own)}")
-        network = GateNetwork(*own)
+        fields = {"threshold": float, "model": str}
+        network, about = load_network(path, model, "gate", "`gate train`", FORMAT, GateNetwork, fields)
+        return cls(network, **about)
+
+
+def save_network(path: Path, kind: str, network: nn.Module, about: Mapping[str, Any]) -> None:
+    """A small network in a file of its own, written whole or not at all. Raises OSError."""
+    tensors = {name: value.half().contiguous() for name, value in network.state_dict().items()}
+    with whole(path) as beside:
+        save_file(tensors, beside, metadata={kind: json.dumps(about)})
+
+
+def load_network(
+    path: Path, model: Backbone, kind: str, writer: str, wanted: str, make: Callable[[int, int], Any],
+    fields: Mapping[str, type],
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """What `save_network` has written of a `kind` with the format `wanted`, for maps and words of this model, made by
+    `make(channels, width)`; and these `fields` of what stands beside it.
+
+    Raises ValueError for a file that is none, or belongs to a model of another shape.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            stored = json.loads((file.metadata() or {}).get(kind, "{}"))
+            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+        if stored.get("format") != wanted:
+            raise ValueError(f"expected format {wanted!r}")
+        about = {name: of_name(stored[name]) for name, of_name in fields.items()}
+        own, its = Gate.sizes(model), (len(tensors["mean"]), tensors["word.weight"].shape[1])
+        network = make(*its)
         network.load_state_dict(tensors)
-        return cls(network, about["threshold"], about["model"])
+        numbers = [value for value in about.values() if not isinstance(value, str)]
+        if not (all(value >= 0 for value in numbers) and all(value.isfinite().all() for value in tensors.values())):
+            raise ValueError("it holds what is no number, or one below 0")
+    except (OSError, SafetensorError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a {kind} that {writer} has written: {one_line(error)}") from error
+    if own != its:
+        sizes = "maps of {} channels and words of width {}".format
+        of = f"{path} is a {kind} of another model ({about['model']})"
+        raise ValueError(f"{of}: {sizes(*its)}, here {sizes(*own)}")
+    return network, about
