@@ -15,7 +15,7 @@ from videochat_online.lab.pocket.aged import FPS, WITHIN, YOUNGEST, Streams, age
 from videochat_online.lab.pocket.remembering import ask_everything
 from videochat_online.lab.pocket.remembering_page import read_results, write_page
 from videochat_online.lab.pocket.showing import RECALL, Bench, Stream, read_rows, right_frames
-from videochat_online.lab.shapeworld.questions.types import Question
+from videochat_online.lab.shapeworld.questions.types import WorldQuestion
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def pocket():
     return load_model("pocket", device="cpu")
 
 
-def question(age: float, number: int, template: str = "t") -> Question:
+def question(age: float, number: int, template: str = "t") -> WorldQuestion:
     evidence = ((max(0.0, 500 - age - 5), 500 - age),)
-    return Question(f"q{number}", "AR", template, 500.0, "What?", ("a", "b"), 0, evidence)
+    return WorldQuestion(f"q{number}", "AR", template, 500.0, "What?", ("a", "b"), 0, evidence)
 
 
 def test_ages_are_spread_over_the_length():

@@ -7,22 +7,22 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from videochat_online.lab.shapeworld import Question, ask_questions, sample_stream
+from videochat_online.lab.shapeworld import WorldQuestion, ask_questions, sample_stream
 from videochat_online.lab.shapeworld.blind import BlindReader, blind_scores, chance_of, option_features
 
 
-def ask(split: str, num: int) -> list[Question]:
+def ask(split: str, num: int) -> list[WorldQuestion]:
     scenes = (sample_stream(seed, split, 1 + seed % 4, 30) for seed in range(num))
     return [question for scene in scenes for question in ask_questions(scene, num=16)]
 
 
 @pytest.fixture(scope="module")
-def train() -> list[Question]:
+def train() -> list[WorldQuestion]:
     return ask("train", 315)  # about 5000 questions
 
 
 @pytest.fixture(scope="module")
-def test() -> list[Question]:
+def test() -> list[WorldQuestion]:
     return ask("test", 160)
 
 
@@ -77,7 +77,7 @@ def test_the_reader_finds_a_leak(leak):
     assert found > 0.6
 
 
-def leaky_question(leak: str, number: int) -> Question:
+def leaky_question(leak: str, number: int) -> WorldQuestion:
     """One of four options; in four of five cases the same word, the least number, the first, or in the question."""
     rng = np.random.default_rng([number, *leak.encode()])
     options = tuple(rng.permutation(["spin", "glow", "grow", "fade"]).tolist())
@@ -92,7 +92,7 @@ def leaky_question(leak: str, number: int) -> Question:
         place = place if plain else 0
     else:
         text = text if plain else f"Does it {options[place]} now?"
-    return Question(f"q{number}", "AA", f"leak-{leak}", 10.0, text, options, place, ((9.0, 10.0),))
+    return WorldQuestion(f"q{number}", "AA", f"leak-{leak}", 10.0, text, options, place, ((9.0, 10.0),))
 
 
 def test_features_are_about_the_option_and_its_company():

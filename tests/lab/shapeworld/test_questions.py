@@ -10,7 +10,7 @@ import pytest
 
 from videochat_online.lab.shapeworld import SUB_TASKS, Decks, ask_perception, ask_questions, sample_stream
 from videochat_online.lab.shapeworld.questions.engine import PERCEPTION_KINDS, TEMPLATES, default_times
-from videochat_online.lab.shapeworld.questions.types import Draft, Question
+from videochat_online.lab.shapeworld.questions.types import Draft, WorldQuestion
 from videochat_online.lab.shapeworld.scenes import Scene
 from videochat_online.lab.shapeworld.vocabulary import (
     COLOUR_NAMES,
@@ -24,7 +24,7 @@ from .oracles import ORACLES, PERCEPTION_ORACLES, Record, movement, where_object
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[tuple[Scene, Question]]:
+def asked() -> list[tuple[Scene, WorldQuestion]]:
     """Questions of all levels about streams of 30 s and 2 minutes."""
     rows = []
     for seed in range(100):

@@ -19,7 +19,7 @@ from ..shapeworld.annotations import streaming_item
 from ..shapeworld.build import WorldConfig
 from ..shapeworld.questions.context import Decks
 from ..shapeworld.questions.engine import ask_questions, default_times
-from ..shapeworld.questions.types import SUB_TASKS, Question
+from ..shapeworld.questions.types import SUB_TASKS, WorldQuestion
 
 SEEDS = (0, 1, 2)
 """Of the three worlds, which share no scene with each other or with any that a model learns from."""
@@ -64,7 +64,9 @@ def age_of(evidence: Sequence[Sequence[float]], time: float) -> float:
     return time - min(end for _, end in evidence)
 
 
-def spread_out(asked: Sequence[Question], num: int, longest: float, rng: np.random.Generator) -> list[Question]:
+def spread_out(
+    asked: Sequence[WorldQuestion], num: int, longest: float, rng: np.random.Generator
+) -> list[WorldQuestion]:
     """At most `num` of the questions about the past, their ages log-uniform from YOUNGEST to `longest` seconds.
 
     Each wanted age takes one of the questions near it, kinds of questions taking turns; none near: none is taken.
@@ -73,7 +75,7 @@ def spread_out(asked: Sequence[Question], num: int, longest: float, rng: np.rand
     ages = {one.id: max(age_of(one.evidence, one.time), 1e-9) for one in asked if not one.visible_now}
     left = [one for one in asked if one.id in ages]
     times_taken: dict[str, int] = {}
-    kept: list[Question] = []
+    kept: list[WorldQuestion] = []
     for age in wanted:
         near = [one for one in left if 1 / WITHIN < ages[one.id] / age < WITHIN]
         if not near:

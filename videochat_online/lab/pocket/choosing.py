@@ -33,7 +33,7 @@ from ...streaming.gate import Gate
 from ...streaming.language import LanguageSide
 from ...streaming.recall import named_times
 from ..shapeworld.questions.engine import ask_questions, default_times
-from ..shapeworld.questions.types import SUB_TASKS, Question
+from ..shapeworld.questions.types import SUB_TASKS, WorldQuestion
 from ..shapeworld.render import render_frames
 from ..shapeworld.scenes import UNSEEN, Scene, Thing
 from .aged import Streams, age_of
@@ -79,7 +79,7 @@ def state_of(thing: Thing, seconds: float) -> int:
     return 0 if segment.kind in UNSEEN else 1 + segment.action if segment.kind == "act" else STATES - 2
 
 
-def weights_of(asked: Sequence[Question]) -> list[float]:
+def weights_of(asked: Sequence[WorldQuestion]) -> list[float]:
     """Ages count alike on a logarithmic scale, and rare kinds of questions nearly as much as common ones."""
     ages = [-1 if one.visible_now else int(log2(max(age_of(one.evidence, one.time), 1))) for one in asked]
     of_age, of_kind = Counter(ages), Counter(one.template for one in asked)

@@ -91,11 +91,11 @@ def main() -> None:
     parser.add_argument("--page", default="remembering", help="name of the page")
     parser.add_argument("--chooser", type=Path, help="for recall by choice (default: the one beside the model)")
     parser.add_argument("--minutes", type=float, help="begin no stream later than this (default: ask everything)")
-    parser.set_defaults(run=measure)
+    parser.set_defaults(run=remember)
     sys.exit(parser.run())
 
 
-def measure(options: argparse.Namespace) -> int:
+def remember(options: argparse.Namespace) -> int:
     """Ask, then write the page. ValueError where nothing was asked yet."""
     if options.streams < 1:
         raise ValueError(f"--streams must be >= 1, got {options.streams}")

@@ -6,7 +6,7 @@ For training without files: `sample_stream` -> `render_frames` and `ask_question
 from .labels import DenseLabels, caption, dense_labels
 from .questions.context import Decks
 from .questions.engine import ask_perception, ask_questions
-from .questions.types import SUB_TASKS, Question
+from .questions.types import SUB_TASKS, WorldQuestion
 from .render import render_frames
 from .scenes import Event, Scene, Thing
 from .simulate import sample_stream
@@ -16,9 +16,9 @@ __all__ = [
     "Decks",
     "DenseLabels",
     "Event",
-    "Question",
     "Scene",
     "Thing",
+    "WorldQuestion",
     "ask_perception",
     "ask_questions",
     "caption",

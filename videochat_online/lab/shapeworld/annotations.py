@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .questions.engine import TEMPLATES
-from .questions.types import LETTERS, SUB_TASKS, Question
+from .questions.types import LETTERS, SUB_TASKS, WorldQuestion
 from .scenes import Scene
 
 SOURCES: tuple[str, ...] = ("ava", "coin", "tao")
-VideoQuestions = tuple[Scene, str, Sequence[Question]]
+VideoQuestions = tuple[Scene, str, Sequence[WorldQuestion]]
 """A scene, its video's file name, and what is asked about it."""
 
 
-def flat_item(question: Question, video: str) -> dict[str, Any]:
+def flat_item(question: WorldQuestion, video: str) -> dict[str, Any]:
     """One entry of a flat file. All times count from the beginning of the video, in seconds."""
     task = SUB_TASKS[question.sub_task]
     return {
@@ -35,12 +35,12 @@ def flat_item(question: Question, video: str) -> dict[str, Any]:
     }
 
 
-def _number(question: Question) -> int:
+def _number(question: WorldQuestion) -> int:
     """Place of the question's template among those of its sub-task, from 1."""
     return 1 + [template.__name__ for _, template in TEMPLATES[question.sub_task]].index(question.template)
 
 
-def _ours(question: Question) -> dict[str, Any]:
+def _ours(question: WorldQuestion) -> dict[str, Any]:
     task = SUB_TASKS[question.sub_task]
     return {
         "id": question.id,
@@ -61,7 +61,7 @@ def flat_files(videos: Iterable[VideoQuestions]) -> dict[str, list[dict[str, Any
     return files
 
 
-def streaming_item(scene: Scene, video: str, questions: Sequence[Question], fps: int) -> dict[str, Any]:
+def streaming_item(scene: Scene, video: str, questions: Sequence[WorldQuestion], fps: int) -> dict[str, Any]:
     """One video of the streaming file, its questions in order of time."""
     return {
         "video_id": video,

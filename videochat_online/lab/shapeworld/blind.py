@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 
-from .questions.types import Question
+from .questions.types import WorldQuestion
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class BlindReader:
         self._right: Counter[str] = Counter()
         self._wrong: Counter[str] = Counter()
 
-    def fit(self, questions: Iterable[Question]) -> BlindReader:
+    def fit(self, questions: Iterable[WorldQuestion]) -> BlindReader:
         for question in questions:
             for place, features in enumerate(option_features(question)):
                 counts = self._right if place == question.answer_index else self._wrong
                 counts.update(features)
         return self
 
-    def predict(self, question: Question) -> int:
+    def predict(self, question: WorldQuestion) -> int:
         """Index of the likeliest option."""
         num_wrong = len(question.options) - 1
         scores = [self._score(features, num_wrong) for features in option_features(question)]
@@ -61,7 +61,7 @@ class BlindReader:
         return sum(sum(found) / len(found) for found in kinds.values())
 
 
-def option_features(question: Question) -> list[set[str]]:
+def option_features(question: WorldQuestion) -> list[set[str]]:
     """What can be known about each option from the text alone."""
     options, template = question.options, question.template
     numbers = [_first_number(option) for option in options]
@@ -88,11 +88,11 @@ def _first_number(option: str) -> float | None:
     return None
 
 
-def chance_of(questions: Sequence[Question]) -> float:
+def chance_of(questions: Sequence[WorldQuestion]) -> float:
     return sum(1 / len(question.options) for question in questions) / len(questions)
 
 
-def letter_accuracy(questions: Sequence[Question]) -> float:
+def letter_accuracy(questions: Sequence[WorldQuestion]) -> float:
     """Always the commonest letter of the sub-task."""
     letters: dict[str, Counter[str]] = defaultdict(Counter)
     for question in questions:
@@ -100,10 +100,12 @@ def letter_accuracy(questions: Sequence[Question]) -> float:
     return sum(max(counts.values()) for counts in letters.values()) / len(questions)
 
 
-def blind_scores(train: Sequence[Question], test: Sequence[Question], *, by: str = "sub_task") -> dict[str, Score]:
+def blind_scores(
+    train: Sequence[WorldQuestion], test: Sequence[WorldQuestion], *, by: str = "sub_task"
+) -> dict[str, Score]:
     """Scores on `test` per sub-task (or `by="template"`), and over everything under "all"."""
     reader = BlindReader().fit(train)
-    groups: dict[str, list[Question]] = defaultdict(list)
+    groups: dict[str, list[WorldQuestion]] = defaultdict(list)
     for question in test:
         groups[getattr(question, by)].append(question)
     groups["all"] = list(test)

@@ -19,7 +19,7 @@ from .questions.hallucination import HOW_MANY, STILL_COUNT, compared, yes_or_no
 from .questions.past import last_acts
 from .questions.perception import DIRECTION, DOING, MOVING, NOTHING, OUT_OF_SIGHT, doing, when_question
 from .questions.temporal import AWAY, HOW_LONG, RETURNED, STARTED, elapsed, last_absence, last_return, span
-from .questions.types import Question
+from .questions.types import WorldQuestion
 from .samples import ANSWER, CHOICES, PICTURE_CLAIMS, Sample, choice_row, first_second, frame_moments, seen_at
 from .scenes import Scene
 from .vocabulary import ACTION_NAMES, STATIONARY, clock, duration
@@ -130,7 +130,9 @@ def counts(scene: Scene, start: float, end: float, rng: np.random.Generator, dec
     return asked if rng.random() < IN_ORDER else _some(asked, rng)
 
 
-def act_questions(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
+def act_questions(
+    scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks
+) -> list[WorldQuestion]:
     """What things did within a clip and what follows from it; mostly the actions first, then what follows."""
     asked = ask_questions(scene, ACT_SUB_TASKS, 2 * len(ACT_SUB_TASKS), rng, [end], decks=decks)
     asked += ask_perception(scene, ("history", "action"), 3, rng, [end], decks=decks)
@@ -140,21 +142,21 @@ def act_questions(scene: Scene, start: float, end: float, rng: np.random.Generat
     return asked
 
 
-def paths(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
+def paths(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[WorldQuestion]:
     """Where things were within a clip and which way they went; half of the time after what they did at some moments."""
     asked = ask_questions(scene, PATH_SUB_TASKS, 8, rng, [end], decks=decks)
     before = ask_perception(scene, ("doing_at",), 3, rng, [end], decks=decks) if rng.random() < 0.5 else []
     return [question for part in (before, asked) for question in _some(part, rng) if _within(question, start)]
 
 
-def claims(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[Question]:
+def claims(scene: Scene, start: float, end: float, rng: np.random.Generator, decks: Decks) -> list[WorldQuestion]:
     """What is still so at the end of a clip and what was there in it; half of the time after how many there are."""
     asked = ask_questions(scene, CLAIM_SUB_TASKS, 7, rng, [end], decks=decks)
     asked = _some([question for question in asked if _within(question, start)], rng)
     return (ask_perception(scene, ("count",), 1, rng, [end], decks=decks) if rng.random() < 0.5 else []) + asked
 
 
-def _within(question: Question, start: float) -> bool:
+def _within(question: WorldQuestion, start: float) -> bool:
     """Whether a clip from `start` on shows all that the answer needs."""
     return all(begin >= start for begin, _ in question.evidence)
 
@@ -167,7 +169,7 @@ def _some(values: list, rng: np.random.Generator, most: int = MOST_QUESTIONS) ->
 class Clip:
     """One set: what it asks, of how many parts of each video, and their fewest and most whole seconds."""
 
-    ask: Callable[[Scene, float, float, np.random.Generator, Decks], Answered | list[Question]]
+    ask: Callable[[Scene, float, float, np.random.Generator, Decks], Answered | list[WorldQuestion]]
     number: int
     shortest: int
     longest: int
@@ -195,13 +197,13 @@ def clips(scene: Scene, video: str, kind: str, rng: np.random.Generator, decks: 
     for _ in range(clip.number):
         end = float(rng.choice(default_times(scene)))
         start = max(0.0, float(int(end) - int(rng.integers(clip.shortest, clip.longest + 1)))) + first_second(rng)
-        asked: Sequence[tuple[str, str] | Question] = clip.ask(scene, start, end, rng, decks)
+        asked: Sequence[tuple[str, str] | WorldQuestion] = clip.ask(scene, start, end, rng, decks)
         if asked:
             rows.append({"video": video, "start": start, "end": end, "QA": [_row(one, rng) for one in asked]})
     return rows
 
 
-def _row(asked: Question | tuple[str, str], rng: np.random.Generator) -> Sample:
+def _row(asked: WorldQuestion | tuple[str, str], rng: np.random.Generator) -> Sample:
     if isinstance(asked, tuple):
         return {"i": ANSWER, "q": asked[0], "a": asked[1]}
     return choice_row(asked, choose=bool(rng.random() < CHOICES))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...files import whole
 from .questions.engine import ask_questions
-from .questions.types import LETTERS, Question
+from .questions.types import LETTERS, WorldQuestion
 from .render import render_frames
 from .scenes import Scene, Segment, Thing
 from .vocabulary import ACTION_NAMES, COLOUR_NAMES, COLOURS, GOAL_NAMES, REGION_NAMES
@@ -81,7 +81,7 @@ def _draw_frames(block: Image.Image, draw: ImageDraw.ImageDraw, scene: Scene, to
     return top + FRAME + 20
 
 
-def _draw_tracks(draw: ImageDraw.ImageDraw, scene: Scene, questions: Sequence[Question], top: int) -> int:
+def _draw_tracks(draw: ImageDraw.ImageDraw, scene: Scene, questions: Sequence[WorldQuestion], top: int) -> int:
     """A bar a thing, and below them when each question is asked; returns where they end."""
     scale = (WIDTH - 2 * MARGIN - LABEL) / scene.seconds
     for thing in scene.things:
@@ -118,7 +118,7 @@ def _draw_segment(draw: ImageDraw.ImageDraw, segment: Segment, top: int, scale: 
         draw.text(((left + right) / 2, top + BAR / 2), text, ink, font, anchor="mm")
 
 
-def _card(number: int, question: Question) -> Image.Image:
+def _card(number: int, question: WorldQuestion) -> Image.Image:
     """One question with its options, the right one green, and where in time the answer was to be seen."""
     width = (WIDTH - 2 * MARGIN - GAP) // COLUMNS
     font = _font(13)

@@ -16,7 +16,7 @@ from .labels import caption
 from .questions.context import Decks
 from .questions.engine import PERCEPTION_KINDS, ask_perception, ask_questions, default_times
 from .questions.perception import NOTHING, OUT_OF_SIGHT, bare_name, doing
-from .questions.types import Question
+from .questions.types import WorldQuestion
 from .scenes import Scene, Thing
 from .vocabulary import ACTION_NAMES, clock, duration
 
@@ -38,7 +38,7 @@ CHOOSE = "Choose the right option."
 TRACK = "Track the object at <bbox>."
 
 
-def turns(question: Question, *, options: bool, at: bool = False, media: str = "") -> list[Sample]:
+def turns(question: WorldQuestion, *, options: bool, at: bool = False, media: str = "") -> list[Sample]:
     """Human and assistant turn; `at` adds when the question is asked."""
     human: Sample = {"from": "human", "value": media + question.prompt(options=options, time=options)}
     if at:
@@ -80,14 +80,16 @@ VIDEO_KINDS = tuple(kind for kind in PERCEPTION_KINDS if kind != "step")
 """A video shows which goal a thing has; `step` asks about any."""
 
 
-def _mixed(scene: Scene, num: int, rng: np.random.Generator, times: Sequence[float], decks: Decks) -> list[Question]:
+def _mixed(
+    scene: Scene, num: int, rng: np.random.Generator, times: Sequence[float], decks: Decks
+) -> list[WorldQuestion]:
     """Questions of the sub-tasks and simple ones, half and half, in order of time."""
     hard = ask_questions(scene, None, num - num // 2, rng, times, decks=decks)
     simple = ask_perception(scene, VIDEO_KINDS, num // 2, rng, times, decks=decks)
     return _shuffled([*hard, *simple], rng)
 
 
-def _shuffled(questions: list[Question], rng: np.random.Generator) -> list[Question]:
+def _shuffled(questions: list[WorldQuestion], rng: np.random.Generator) -> list[WorldQuestion]:
     """In order of time, those of one moment in any order: their kind must not be known from their place."""
     anyhow = [questions[place] for place in rng.permutation(len(questions))]
     return sorted(anyhow, key=lambda question: question.time)
@@ -155,7 +157,7 @@ def offline_qa(scene: Scene, video: str, rng: np.random.Generator, decks: Decks)
     return rows
 
 
-def choice_row(question: Question, *, choose: bool) -> Sample:
+def choice_row(question: WorldQuestion, *, choose: bool) -> Sample:
     """A question of a VideoChat2-IT row, with options or without."""
     asked = question.prompt(options=choose, time=choose)
     return {"i": CHOOSE if choose else ANSWER, "q": asked, "a": question.answer}
@@ -211,7 +213,7 @@ def offline_steps(
     return [_about_picture(f"{scene.key}/steps-{time:g}", image, parts, rng)]
 
 
-def _about_picture(key: str, image: str, parts: list[list[Question]], rng: np.random.Generator) -> Sample:
+def _about_picture(key: str, image: str, parts: list[list[WorldQuestion]], rng: np.random.Generator) -> Sample:
     """One part after the other, each in any order."""
     conversation = [turn for part in parts for turn in _asked_anyhow(part, rng, PICTURE_CHOICES)]
     conversation[0]["value"] = IMAGE + conversation[0]["value"]
@@ -227,7 +229,7 @@ def routines(scene: Scene, rng: np.random.Generator, decks: Decks) -> Sample:
     return {"id": f"{scene.key}/routines", "conversations": _asked_anyhow(asked, rng, PICTURE_CHOICES)}
 
 
-def _asked_anyhow(questions: list[Question], rng: np.random.Generator, choices: float) -> list[Sample]:
+def _asked_anyhow(questions: list[WorldQuestion], rng: np.random.Generator, choices: float) -> list[Sample]:
     """Questions of one moment in any order, a share of them with options, without saying when."""
     said: list[Sample] = []
     for question in _shuffled(questions, rng):

@@ -48,7 +48,7 @@ def acts(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked
         yield f"Tell me when {what}.", question, "Yes", moments, partial(_does, thing, action)
 
 
-def is_at(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
+def stands_at(scene: Scene, thing: Thing, rng: np.random.Generator) -> Iterator[Asked]:
     for cell in rng.permutation(len(REGION_NAMES)).tolist():
         moments = [(s.start, s.end) for s in thing.segments if s.kind in ("move", "enter") and s.target == cell]
         if scene.presence(thing, 0.0) and thing.at(0.0).place == thing.at(0.0).target == cell:
@@ -99,7 +99,14 @@ def _meets(meets: Sequence[Segment], time: float) -> bool:
     return any(segment.start <= time < segment.end for segment in meets)
 
 
-KINDS = {kind.__name__: kind for kind in (appears, leaves, acts, is_at, are_n, touches)}
+KINDS = {
+    "appears": appears,
+    "leaves": leaves,
+    "acts": acts,
+    "is_at": stands_at,
+    "are_n": are_n,
+    "touches": touches,
+}
 
 
 def spans(scene: Scene, holds: Callable[[float], bool | None]) -> Moments:

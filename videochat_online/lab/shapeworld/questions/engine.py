@@ -10,7 +10,7 @@ import numpy as np
 from ..scenes import Scene
 from . import future, hallucination, past, perception, space, temporal
 from .context import Bank, Context, Decks, NothingToAsk
-from .types import Draft, Question
+from .types import Draft, WorldQuestion
 
 Template = Callable[[Context], Draft]
 Templates = tuple[tuple[float, Template], ...]
@@ -61,7 +61,7 @@ def ask_questions(
     times: Sequence[float] | None = None,
     *,
     decks: Decks | None = None,
-) -> list[Question]:
+) -> list[WorldQuestion]:
     """Up to `num` questions in order of time, the sub-tasks taking turns; fewer where the scene has no more to ask.
 
     `sub_tasks`: keys of SUB_TASKS, all by default. `rng`: by default seeded by the scene. `times`: the moments to
@@ -79,7 +79,7 @@ def ask_perception(
     times: Sequence[float] | None = None,
     *,
     decks: Decks | None = None,
-) -> list[Question]:
+) -> list[WorldQuestion]:
     """Simple training questions of the kinds in PERCEPTION_KINDS, otherwise as `ask_questions`."""
     table = {kind: ((1.0, template),) for kind, template in perception.TEMPLATES.items()}
     return _ask(scene, table, _known(kinds, table), num, rng, times, decks)
@@ -109,12 +109,12 @@ def _ask(
     rng: np.random.Generator | None,
     times: Sequence[float] | None,
     decks: Decks | None,
-) -> list[Question]:
+) -> list[WorldQuestion]:
     """1. Sub-tasks take turns in random order. 2. Each tries its templates. 3. One that finds nothing new drops out."""
     rng = rng or np.random.default_rng([scene.seed, *scene.key.encode()])
     moments = default_times(scene) if times is None else [float(time) for time in times]
     asker = _Asker(scene, rng, moments, decks or Decks(rng))
-    found: list[Question] = []
+    found: list[WorldQuestion] = []
     turn: list[str] = []
     names = list(names)
     while len(found) < num and names:
@@ -140,7 +140,7 @@ class _Asker:
         self.notes: dict = {}
         self.asked: set[tuple[float, str]] = set()
 
-    def ask(self, name: str, templates: Templates) -> Question | None:
+    def ask(self, name: str, templates: Templates) -> WorldQuestion | None:
         """One question of a sub-task; the templates in random order, the likelier ones sooner."""
         weights = np.array([weight for weight, _ in templates])
         order = np.argsort(-np.log(self.rng.random(len(weights))) / weights)
@@ -159,7 +159,7 @@ class _Asker:
                     return self._finish(name, time, draft)
         return None
 
-    def _finish(self, name: str, time: float, draft: Draft) -> Question:
+    def _finish(self, name: str, time: float, draft: Draft) -> WorldQuestion:
         """Place the right option, evenly over the letters, and settle the decks that the template looked at."""
         num_options = 1 + len(draft.wrong)
         place = self.decks.take(("letter", name, num_options), range(num_options))
@@ -170,7 +170,7 @@ class _Asker:
         evidence = tuple((max(0.0, start), min(end, time)) for start, end in draft.evidence)
         self.asked.add((time, draft.question))
         label = f"{self.scene.key}/{name}-{len(self.asked)}"
-        return Question(label, name, draft.template, time, draft.question, tuple(options), place, evidence)
+        return WorldQuestion(label, name, draft.template, time, draft.question, tuple(options), place, evidence)
 
 
 def _check_times(scene: Scene, moments: list[float]) -> None:

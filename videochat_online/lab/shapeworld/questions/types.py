@@ -81,7 +81,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Question:
+class WorldQuestion:
     """A question about a stream, asked at `time` seconds about what was seen up to then."""
 
     id: str
