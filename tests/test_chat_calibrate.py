@@ -8,7 +8,7 @@ import pytest
 
 from tests.test_chat_standing import CLIP, TOP, address  # noqa: F401 (a fixture)
 from videochat_online.cli import main
-from videochat_online.streaming.calibrating import calibrated, keep_all, poisson_limit
+from videochat_online.streaming.moments import calibrated, keep_all, poisson_limit
 from videochat_online.streaming.session import StreamingSession
 from videochat_online.streaming.standing import KEPT_POINTS, Watchlist
 

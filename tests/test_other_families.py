@@ -125,7 +125,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(folder: Path, capsys):
 
 
 def test_a_visitor_of_the_server_is_answered(folder: Path):
-    from videochat_online.demo.view import page_view
+    from videochat_online.demo.visits import page_view
     from videochat_online.serve.limits import Limits
     from videochat_online.serve.sessions import Sessions
     from videochat_online.serve.track import mosaic

@@ -200,7 +200,7 @@ def _calibrate(options: argparse.Namespace, is_live: bool) -> None:
     from .media.live import LiveStream
     from .media.readers import open_video
     from .media.sampling import sample_pass
-    from .streaming.calibrating import calibrated, calibration_text, keep_all
+    from .streaming.moments import calibrated, calibration_text, keep_all
     from .streaming.watching import IdlePrefill, LiveWatcher, watch
 
     session = _new_session(options)

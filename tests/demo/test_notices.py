@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.demo.visitor import Visitor
-from videochat_online.demo.view import MOST_POINTS, thinned
+from videochat_online.demo.visits import MOST_POINTS, thinned
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:gradio")
 SAMPLE = {"kind": "sample"}

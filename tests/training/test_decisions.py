@@ -12,7 +12,7 @@ from tests.streaming.test_standing_formats import JOYAI, STREAMO
 from videochat_online.cli import main
 from videochat_online.data.formats import format_of, read_row
 from videochat_online.streaming.reading import StandingRow
-from videochat_online.training.decisions import decisions
+from videochat_online.training.gate import decisions
 
 
 def test_seconds_are_chosen_by_their_moment():

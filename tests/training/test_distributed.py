@@ -27,11 +27,11 @@ from videochat_online.training.distributed import (
     data_workers,
     deepspeed_settings,
     filled_in,
+    standstill,
     zero_stage,
 )
 from videochat_online.training.log import read_log
 from videochat_online.training.plan import RunShape, make_plan, steps_text
-from videochat_online.training.watch import standstill
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5

@@ -1,4 +1,4 @@
-"""The page's parts and what each of them does. view.py has what is shown, page.js draws it, page.css has the looks.
+"""The page's parts and what each of them does. visits.py has what is shown, page.js draws it, page.css has the looks.
 
 One part, the feed, carries the state to the browser with each tick, and brings back what the visitor does as named
 actions; gradio's own fields and buttons stand beside it. What the browser sent comes as it is (`preprocess=False`) and
@@ -32,8 +32,7 @@ from ..serve.sessions import Sessions
 from ..serve.sources import SAMPLES, SourceRequest, open_file
 from ..streaming.standing import LEAD, MOST_CHARACTERS
 from .door import Door
-from .view import State, held_view, levels_view, page_view
-from .visits import Visit, Visits, parse_levels
+from .visits import State, Visit, Visits, held_view, levels_view, page_view, parse_levels
 
 HERE = Path(__file__).parent
 TICK_SECONDS = 0.5

@@ -75,7 +75,7 @@ def _run_gate(options: argparse.Namespace) -> int:
 
 
 def _run_turns(options: argparse.Namespace) -> int:
-    from .decisions import run_gate_turns  # with torch
+    from .gate import run_gate_turns  # with torch
 
     return run_gate_turns(options)
 

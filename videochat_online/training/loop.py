@@ -25,6 +25,7 @@ from ..prompt.render import IGNORE_INDEX
 from .checkpoints import Saver, check_shape, choose_checkpoint, skipped
 from .distributed import (
     SequenceParts,
+    Watch,
     data_workers,
     leave_sigterm_to_the_parent,
     make_accelerator,
@@ -39,7 +40,6 @@ from .loss import next_tokens, token_weights, weighted_loss
 from .parts import checkpoint_gradients, choose_parts, hold_frozen, make_optimizer, set_drop_path
 from .plan import TrainingPlan
 from .state import TrainState
-from .watch import Watch
 
 Batch = dict[str, Any]
 Collator = Callable[[list[Any]], Batch]

@@ -21,7 +21,6 @@ from videochat_online.lab.bench.endurance import bench_endurance
 from videochat_online.lab.bench.lists import time_a_start, write_lists
 from videochat_online.lab.bench.measure import alternate, seconds_per_call, text_table, write_clip
 from videochat_online.lab.bench.memory import bench_memory
-from videochat_online.lab.bench.pipeline import bench_real_clips
 from videochat_online.lab.bench.stream import (
     against_reencoding,
     flatness,
@@ -29,6 +28,7 @@ from videochat_online.lab.bench.stream import (
     transform_speed,
     where_time_goes,
 )
+from videochat_online.lab.bench.train import bench_real_clips
 from videochat_online.lab.tiny_models import write_tiny_model
 from videochat_online.model.engine import Engine
 from videochat_online.streaming.cache import PromptCache

@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from videochat_online.lab.pocket.evidence import training, write_evidence
-from videochat_online.lab.pocket.evidence_runs import Laboratory, RunOutcome, pooled, read_outcome
+from videochat_online.lab.pocket.evidence import Laboratory, RunOutcome, pooled, read_outcome, training, write_evidence
 
 QUESTIONS = {  # of each video (its level is in its name): visible now, right
     "test-00000000-l1-30s-p1": [(True, True), (False, False)],

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from videochat_online import MemoryConfig, PyramidMemoryBank, load_model
-from videochat_online.lab.pocket import remembering_page, showing
+from videochat_online.lab.pocket import remembering, showing
 from videochat_online.lab.pocket.aged import FPS, WITHIN, YOUNGEST, Streams, age_of, spread_out
-from videochat_online.lab.pocket.remembering import ask_everything
-from videochat_online.lab.pocket.remembering_page import read_results, write_page
+from videochat_online.lab.pocket.remembering import ask_everything, read_results, write_page
 from videochat_online.lab.pocket.showing import RECALL, Bench, Stream, read_rows, right_frames
 from videochat_online.lab.shapeworld.questions.types import WorldQuestion
 
@@ -110,7 +109,7 @@ def test_a_run_goes_on_where_it_was_and_ends_in_a_page(pocket, few, tmp_path, mo
     assert all(f"| {name} |" in page for name in (RECALL, "pyramid", "perfect", "no limit"))
     assert "command: python -m remembering" in page and "| a question | 3 | 2 | 1 |" in page
     assert "svg" not in page, "no point stands on so few questions"
-    monkeypatch.setattr(remembering_page, "FEW", 1)
+    monkeypatch.setattr(remembering, "FEW", 1)
     write_page(tmp_path / "out" / "remembering.md", tmp_path, "python -m remembering", [])
     drawn = ElementTree.fromstring((tmp_path / "out" / "remembering_30s.svg").read_text())
     assert len(drawn.findall("{*}polyline")) >= 5 and "30 s" in drawn[0].text
