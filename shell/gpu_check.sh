@@ -30,7 +30,7 @@ step() {
 check="$python -m videochat_online.lab.bench.gpu_check"
 # shellcheck disable=SC2086
 {
-  step tests 65 $python -m pytest -q -rs -m gpu -p no:cacheprovider tests/model tests/streaming tests/test_odd_checkpoints.py
+  step tests 65 $python -m pytest -q -rs -m gpu -p no:cacheprovider tests/model tests/streaming tests/test_adapters.py
   step equal 85 $check equal --output "$out" $flags
   step encoder 75 $check encoder --output "$out" $flags
   step bank 30 $check bank --output "$out" $flags
