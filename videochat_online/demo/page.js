@@ -1,6 +1,6 @@
 "use strict";
 // The page in the browser: draws the state that the server sends with each tick, in place, so that focus and scrolling
-// stay; and sends what the visitor does as named actions. view.py says what a state holds; seconds, P from 0 to 1.
+// stay; and sends what the visitor does as named actions. visits.py says what a state holds; seconds, P from 0 to 1.
 const vcoPage = (() => {
   const NOTICE_MS = 8000, CAMERA_MS = 250, CAMERA_SIDE = 640, SCREEN_MS = 20, SEEK_MS = 6000, AWAY = 3, NEAR_SECONDS = 1.5, SPEEDS = [1, 2, 4, 0.5];
   const $ = id => document.getElementById("v-" + id), all = query => [...document.querySelectorAll(query)];
