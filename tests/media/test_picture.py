@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import videochat_online
 from videochat_online.media.live import PushedFrames
 from videochat_online.media.picture import FrameConverter, begin_image, rgb_array, upright_steps
 from videochat_online.media.readers import open_image, open_video
@@ -19,6 +21,8 @@ from videochat_online.serve.content import picture_of
 RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 200, 40), (40, 60, 220), (200, 200, 60)
 WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593), 2: (0.299, 0.114)}
 """Kr, Kb of FFmpeg's colour matrices: BT.709, 601 (two names), 2020, and 601 where nothing is said."""
+
+SAMPLE = Path(videochat_online.__file__).parent / "pocket" / "sample.mp4"
 
 
 def corners(width: int = 64, height: int = 48) -> np.ndarray:
@@ -162,17 +166,30 @@ def test_any_angle_turns_as_in_ffmpeg(plain_clip: Path, tmp_path: Path):
     assert picture.shape == (48, 64, 3) and (picture[0, 0] == 0).all() and picture[24, 60].any()
 
 
-def test_side_data_that_pyav_does_not_know():
+def test_side_data_that_pyav_does_not_know(monkeypatch):
     """The angle is still read: films of telephones that see with two eyes have such data."""
 
     class Frame:
         rotation = -90
 
-        @property
-        def side_data(self) -> None:
-            raise ValueError("31 is not a valid Type")
+    def unknown(frame: Frame) -> None:
+        raise ValueError("31 is not a valid Type")
 
+    monkeypatch.setattr("av.sidedata.sidedata.SideDataContainer", unknown)
     assert upright_steps(Frame()) == (("transpose", "clock"),)
+
+
+def test_decoded_frames_are_freed_at_once():
+    """Not when Python looks for cycles: of what has lived for a while it rarely does, and a frame has 3 MB and more."""
+    gc.collect()
+    gc.disable()
+    try:
+        with open_video(SAMPLE) as video:
+            num = sum(1 for _ in video)
+            kept = sum(type(one).__name__ == "VideoFrame" for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert num == 160 and kept < 8
 
 
 ORIENTED: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF 2.32: how the stored picture was made of the upright

@@ -112,8 +112,12 @@ def upright_steps(frame: VideoFrame) -> Steps:
 
 def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
     """int64 (9,), row by row (libavutil/display.h); None where the frame has none."""
+    from av.sidedata.sidedata import SideDataContainer
+
     try:
-        data: Any = frame.side_data.get("DISPLAYMATRIX")
+        # not frame.side_data, which the frame keeps: both would stay in memory until Python looks for cycles, and it
+        # rarely does for what is old
+        data: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     except ValueError:  # PyAV 15 does not know all kinds of side data, but reads the angle beside them
         cos, sin = (round(part(math.radians(-frame.rotation)) * 0x10000) for part in (math.cos, math.sin))
         return np.array([cos, sin, 0, -sin, cos, 0, 0, 0, 1])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import errno
 import ipaddress
 import os
@@ -36,6 +37,8 @@ AddPage = Callable[[Any, "Sessions"], Any]
 
 SWITCH_SECONDS = 0.0005
 """Python's own 5 ms, after each small operation of an answer, made 1.4 s of 0.1 s beside pictures that are decoded."""
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h
+ARENAS, MMAPPED_BYTES = 2, 2**20
 AT_ENGINE = 64
 """Answers at once where an engine makes them: it batches what comes together."""
 
@@ -152,6 +155,7 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
     from .running import Server
     from .webhooks import SECRET, Webhooks
 
+    _keep_memory_whole()
     webhooks = Webhooks(options.webhook, options.webhook_allow, limits=limits, secret=os.environ.get(SECRET))
     # 1. the port
     with unwound_by_signals(), bound_sockets(options.host, options.port) as sockets:
@@ -175,6 +179,14 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
             with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped
                 Server(app, sessions, ready=ready).run(sockets=sockets)
     return 0
+
+
+def _keep_memory_whole() -> None:
+    """glibc: each of many threads that come and go leaves an arena full of holes, and a server grows for hours."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # another C library has no arenas
+        mallopt(M_ARENA_MAX, ARENAS)
+        mallopt(M_MMAP_THRESHOLD, MMAPPED_BYTES)
 
 
 def _gate(options: argparse.Namespace, model: Any) -> Any:

@@ -25,7 +25,7 @@ from ..model.memory_bank import MemoryFrame
 from ..prompt.messages import FrameStyle, Image, Message, frame_line
 from ..streaming.language import LanguageSide, PreparedQuestion, StreamedAnswer, sampling
 from ..streaming.session import StreamingSession
-from ..streaming.threads import paced, stream_pieces
+from ..streaming.threads import stream_pieces
 from .content import Content, RequestReader
 from .limits import NO_OTHER_FIELDS, RequestError
 from .live_session import USUAL_NEW_TOKENS, LiveSession, Picture, told
@@ -304,7 +304,7 @@ def answer_alone(
 
     def run(emit: Any, stop: Any) -> None:
         question.answer = language.answer(
-            question, emit=paced(emit, pace), stop=stop, max_new_tokens=max_new_tokens, **generation
+            question, emit=emit, pace=pace, stop=stop, max_new_tokens=max_new_tokens, **generation
         )
 
     return StreamedAnswer(question, stream_pieces(run))

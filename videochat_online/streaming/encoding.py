@@ -28,6 +28,10 @@ Encodings = Mapping[int, Callable[[torch.Tensor], torch.Tensor]]
 """By level of the memory, what makes its maps of pixels; where one map serves all levels, by a number of its own."""
 
 
+CPU_BATCH = 4
+"""Frames at once on a CPU, where more are no faster: between two batches a question may go first."""
+
+
 class FrameEncoder:
     """The model's encoder behind the processor's transform."""
 
@@ -124,7 +128,6 @@ class SharedEncoder(FrameEncoder):
                     break
                 waiting.append(more)
                 size += len(more[0])
-            self.before_batch()
             for shape in dict.fromkeys(pixels.shape[1:] for pixels, _ in waiting):  # streams may differ in theirs
                 self._encode_together([one for one in waiting if one[0].shape[1:] == shape])
             self._is_encoding = False
@@ -132,7 +135,12 @@ class SharedEncoder(FrameEncoder):
     def _encode_together(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
         started = time.monotonic()
         try:
-            features = super().encode(torch.cat([self.on_device(pixels) for pixels, _ in waiting]))
+            pixels = torch.cat([self.on_device(pixels) for pixels, _ in waiting])
+            parts = []
+            for part in pixels.split(len(pixels) if pixels.is_cuda else CPU_BATCH):
+                self.before_batch()
+                parts.append(super().encode(part))
+            features = torch.cat(parts)
             self.num_batches += 1
             if self.on_batch is not None:
                 self.on_batch(len(features), time.monotonic() - started)

@@ -165,12 +165,14 @@ class LanguageSide:
         question: PreparedQuestion,
         *,
         emit: Callable[[str], None] | None = None,
+        pace: Callable[[], None] | None = None,
         stop: threading.Event | None = None,
         **generation: Any,
     ) -> Answer:
         """Answer on top of what the cache holds of the prompt; greedy unless `generation` says otherwise.
 
-        `emit` receives the text piece by piece; setting `stop` ends it at the next token. ValueError for one of OURS.
+        `emit` receives the text piece by piece, and `pace` is called before each; setting `stop` ends it at the next
+        token. ValueError for one of OURS.
         """
         if taken := next((name for name in OURS if name in generation), None):
             raise ValueError(f"{taken!r} is the session's to set, not an option of a question")
@@ -181,7 +183,7 @@ class LanguageSide:
         keys, embeds = position_keys(rendered, frames), self.embed(rendered, frames)
         positions = self.positions(rendered, frames)
         answer = Answer(prompt_tokens=len(keys))
-        stream = _TextStream(answer, question.started, self.processor.decode, emit)
+        stream = _TextStream(answer, question.started, self.processor.decode, emit, pace or (lambda: None))
         # 2. keep what the last prompt has in common with this one, generate the rest behind it
         if reuses:
             answer.cached_tokens = self.cache.prepare(keys, embeds, positions)
@@ -251,8 +253,10 @@ class LanguageSide:
             # 1. the prompt: in steps, where others would wait for it; the rest gives the first logits
             head = keys[:-1], embeds[:, :-1], positions
             while row.has_company and cache.lacks_much(num):
+                stream.pace()
                 once = iter((False, True)).__next__
                 row.compute(partial(cache.fill, *head, num_positions=num, stop=once))
+            stream.pace()
             logits = row.compute(partial(self._first_logits, embeds, place))
             row.cache = cache.kv
             # 2. a token after the other
@@ -345,6 +349,7 @@ class _TextStream(BaseStreamer):
     started: float
     decode: Callable[[list[int]], str]
     emit: Callable[[str], None] | None
+    pace: Callable[[], None]
 
     def found_cached(self, num_positions: int) -> None:
         """What an engine had kept of the prompt."""
@@ -368,6 +373,7 @@ class _TextStream(BaseStreamer):
         text, said = self.decode(self.answer.ids).strip(), self.answer.text
         is_sure = is_end or not text.endswith("\ufffd")  # half a character: its other bytes are still to come
         if is_sure and text.startswith(said) and len(text) > len(said):
+            self.pace()
             self.emit(text[len(said) :])
             self.answer.text = text
 

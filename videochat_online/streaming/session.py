@@ -38,7 +38,7 @@ from .readout import read_out
 from .recall import ARCHIVE, Recall
 from .standing import WORDS, GivesWay, Readout, Standing, StandingEvent, Watchlist
 from .state import SessionStats, read_session, write_session
-from .threads import paced, stream_pieces
+from .threads import stream_pieces
 
 if TYPE_CHECKING:
     from ..config import Grid
@@ -320,12 +320,13 @@ class StreamingSession:
         The question is about what the memory holds at the call, however late the first piece is taken; after a `reset`
         in between there is no answer. Leaving the iterator early ends the answer there; what was said until then is
         kept, but for what stands behind the first of `stops` (texts at which whoever listens leaves). `pace` is called
-        before each piece, in the thread that makes it: it may wait there until others have had their turn.
+        before each piece and each step of the prompt, in the thread that makes them: it may wait there until others
+        have had their turn.
         """
         prepared = self._prepare(question, without_frames, max_new_tokens, time.perf_counter())
 
         def run(emit: Callable[[str], None], stop: threading.Event) -> None:
-            options = generation | {"emit": paced(emit, pace), "stop": stop, "max_new_tokens": max_new_tokens}
+            options = generation | {"emit": emit, "pace": pace, "stop": stop, "max_new_tokens": max_new_tokens}
             with self._turn.question():
                 if stop.is_set() or prepared.num_resets != self._num_resets:  # nobody listens, or all is forgotten
                     return

@@ -65,15 +65,3 @@ def stream_pieces(
     """As `Pieces`, but begins when the first is taken, and leaving the iterator early closes it."""
     with closing(Pieces(run, depth=depth)) as pieces:
         yield from pieces
-
-
-def paced(emit: Callable[[Item], None], pace: Callable[[], None] | None) -> Callable[[Item], None]:
-    """`emit` that calls `pace` first, which may wait."""
-    if pace is None:
-        return emit
-
-    def waits(piece: Item) -> None:
-        pace()
-        emit(piece)
-
-    return waits

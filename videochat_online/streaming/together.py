@@ -250,11 +250,12 @@ def aside() -> Iterator[None]:
     if row is None:
         yield
         return
+    was_expected = row in row.decoder._expected  # not before its prompt is computed
     row.decoder._expect(row, False)
     try:
         yield
     finally:
-        row.decoder._expect(row, True)
+        row.decoder._expect(row, was_expected)
 
 
 class _Group:

@@ -6,6 +6,7 @@
 Starts `videochat-online serve` in a process of its own for each kind. The polite client, in this process, asks for the
 models and asks a question about a stream, in turn; the rude ones are in a third process, each with an address of its
 own (127.0.0.2, ...: Linux). Times are in milliseconds: quiet, and with the rude clients; the ratio is that of the p95.
+The last row is what a machine can do: no rude clients, but a busy program for each core, which asks the server nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from PIL import Image
 from ...command_line import CommandParser
 
 NUM_RUDE = 10
+LIMIT = "programs"
 START_SECONDS = 120.0
 QUESTION = {"question": "What is happening now?", "max_new_tokens": 8, "stream": False}
 LONG = {"question": "What happened before that?", "max_new_tokens": 256, "stream": True}
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement (default: %(default)g)")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between two requests of the polite client")
     parser.add_argument("--tree", type=Path, help="a checkout whose server is measured, instead of this one")
-    parser.add_argument("--kinds", nargs="+", choices=list(RUDE), default=list(RUDE))
+    parser.add_argument("--kinds", nargs="+", choices=[*RUDE, LIMIT], default=[*RUDE, LIMIT])
     options = parser.parse_args(arguments)
     rows: dict[str, dict[str, float]] = {}
     print(f"{'p95 in ms':18}{'models quiet':>14}{'rude':>8}{'ratio':>7}{'question quiet':>16}{'rude':>8}{'ratio':>7}")
@@ -65,12 +67,18 @@ def _measured(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     try:
         polite = Polite(port)
         quiet = polite.visit(options)
-        rude = multiprocessing.get_context("spawn").Process(target=_be_rude, args=(kind, port), daemon=True)
-        rude.start()
+        start, cores = multiprocessing.get_context("spawn").Process, os.cpu_count() or 1
+        rude = (
+            [start(target=_compute, daemon=True) for _ in range(cores)] if kind == LIMIT
+            else [start(target=_be_rude, args=(kind, port), daemon=True)]
+        )  # fmt: skip
+        for process in rude:
+            process.start()
         time.sleep(5.0)  # until all of them are at it
         loud = polite.visit(options)
-        rude.terminate()
-        rude.join()
+        for process in rude:
+            process.terminate()
+            process.join()
     finally:
         server.kill()
         server.wait()
@@ -146,6 +154,11 @@ def _picture(side: int, seed: int) -> bytes:
 
 
 # ---- rude clients: ten of each, who never wait and never slow down ---------------------------------------------------
+
+
+def _compute() -> None:
+    while True:
+        pass
 
 
 def _be_rude(kind: str, port: int) -> None:
