@@ -4,6 +4,8 @@
 #   bash shell/pocket/evidence.sh remembering   whether memory helps, by age of evidence: remembering.md
 #   bash shell/pocket/evidence.sh choosing      whether a trained chooser of frames helps: choosing.md
 #   bash shell/pocket/evidence.sh chooser       trains one, from nothing: chooser.safetensors in RUNS
+#   bash shell/pocket/evidence.sh distraction   trains the model on old evidence in long streams, and asks it as `choosing`
+#                                               does: RUNS/undistracted, distraction.md
 # Run again after an interruption, it resumes. `training` and `stages` are about what train_all.sh leaves in runs/pocket;
 # `stages` first trains four small models on the same number of samples.
 #
@@ -13,8 +15,8 @@
 #   START     stages: the model that all begin with                 runs/pocket/stage1_claims/model
 #   STEPS     stages: steps of 8 samples that each model is trained for                      2000
 #   NUM_GPUS  stages: processes that train, one core each: 1 or 2                               2
-#   STREAMS   remembering, choosing: streams of 2 and of 10 minutes in each of three worlds     16
-#   MINUTES   remembering, choosing: begin no stream later; run again, it goes on     no limit
+#   STREAMS   remembering, choosing, distraction: streams of 2 and of 10 minutes in each world  16
+#   MINUTES   the same: begin no stream later; run again, it goes on     no limit
 #   OUTPUT    where tables and plots go                                             docs/evidence
 set -euo pipefail
 
@@ -38,8 +40,14 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
 if [[ "$*" == chooser ]]; then
   exec "$python" -m videochat_online.lab.pocket.choosing "$RUNS/chooser.safetensors" --work "$RUNS/chooser" \
     --model "${MODEL:-pocket}"
-elif [[ "$*" == remembering || "$*" == choosing ]]; then
-  [[ "$*" == remembering ]] || set -- choosing --ways pyramid "newest 16x1" "uniform 19x1" perfect "recall by time" \
+elif [[ "$*" == remembering || "$*" == choosing || "$*" == distraction ]]; then
+  if [[ "$*" == distraction ]]; then
+    [[ -f "$RUNS/undistracted/config.json" ]] || "$python" -m videochat_online.lab.pocket.distraction \
+      "$RUNS/undistracted" --work "$RUNS/distraction/lessons" --model "${MODEL:-pocket}"
+    MODEL=$RUNS/undistracted
+    set -- "$@" --chooser videochat_online/pocket/chooser.safetensors
+  fi
+  [[ "$1" == remembering ]] || set -- "$@" --ways pyramid "newest 16x1" "uniform 19x1" perfect "recall by time" \
     "recall by choice"
   exec "$python" -m videochat_online.lab.pocket.remembering "${OUTPUT:-docs/evidence}" --work "$RUNS/$1" --page "$@" \
     --model "${MODEL:-pocket}" --streams "${STREAMS:-16}" ${MINUTES:+--minutes "$MINUTES"}

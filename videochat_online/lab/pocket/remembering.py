@@ -47,6 +47,10 @@ NEWEST_16 = 16
 EDGES = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 600.0)
 """Seconds, of the ages of evidence that a plot puts together."""
 PLOTTED = ("pyramid", "newest 16x1", "uniform 19x1", RECALL, CHOSEN, "perfect")
+TITLES = {
+    "choosing": "Whether choosing frames helps",
+    "distraction": "The model that was trained against distraction",
+}
 FEW = 12
 """A point of a plot stands on at least so many questions."""
 
@@ -196,7 +200,7 @@ def write_page(file: Path, work: Path, command: str, costs: Sequence[Sequence[st
         num = len(json.loads(path.read_text(encoding="utf-8")))
         planned += -(-num // 2) if path.parent.name.startswith("30s") else num  # see `ask_everything`
     sections = [
-        f"# Whether {'choosing frames' if file.stem == 'choosing' else 'memory'} helps, by age of evidence",
+        f"# {TITLES.get(file.stem, 'Whether memory helps')}, by age of evidence",
         HOW.format(
             questions=len(results.asked), streams=len(streams), planned=planned,
             youngest=f"{YOUNGEST:g}", minutes=f"{spent / 60:.0f}",
