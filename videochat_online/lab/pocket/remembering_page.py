@@ -17,10 +17,11 @@ import numpy as np
 
 from ...drawing import chart
 from ...evaluation.intervals import accuracy_interval, difference_interval
+from ...evaluation.questions import age_of
 from ...evaluation.report import provenance
 from ...files import write_text
 from ...streaming.recall import named_times
-from .aged import FPS, YOUNGEST, age_of
+from .aged import FPS, YOUNGEST
 from .evidence import markdown_table
 from .showing import CHOSEN, RECALL, read_rows
 
