@@ -50,6 +50,15 @@ def test_info_reads_no_weights(folder: Path, capsys):
     assert facts["memory_values"] == cells * model.config.feature_size
 
 
+@pytest.mark.parametrize(
+    "command", [["chat", str(CLIP), "-q", "What?"], ["serve", "--port", "0"]], ids=["chat", "serve"]
+)
+def test_a_model_without_a_chooser_says_so_at_the_start(folder: Path, command: list[str], capsys, monkeypatch):
+    monkeypatch.setattr("videochat_online.streaming.session.StreamingSession.see_many", None)  # nothing is watched
+    assert main([*command, "--model", str(folder), "--device", "cpu", "--recall", "chosen"]) == 2
+    assert f"chooser.safetensors beside the model's weights: there is none in '{folder}'" in capsys.readouterr().err
+
+
 def test_small_frames_can_be_chosen_where_the_encoder_can(folder: Path, capsys):
     command = ["chat", str(CLIP), "-q", "What?", "--max-new-tokens", "2", "--model", str(folder), "--device", "cpu"]
     if folder.name == "internvl":

@@ -140,6 +140,13 @@ def test_recall_is_a_setting_of_the_run(flags: list[object], tmp_path: Path, mon
     assert config_in(tmp_path / "c")["recall"] == "chosen" and len(config_in(tmp_path / "c")["chooser"]) == 64
     with pytest.raises(ValueError, match=r"recall: 'time' then"):
         run(*flags, *more, "--output", tmp_path / "a", "--resume")
+    with pytest.raises(ValueError, match=r"memory: .* then"):
+        run(*flags, *more, "--output", tmp_path / "b", "--resume", "--memory", "1/2/3")
+    (tmp_path / "damaged").write_text("no chooser")
+    monkeypatch.setattr("videochat_online.streaming.chooser.chooser_file", lambda model: tmp_path / "damaged")
+    with pytest.raises(ValueError, match="damaged is not a chooser"):
+        run(*flags, *more, "--output", tmp_path / "d", "--recall", "chosen")
+    assert not (tmp_path / "d").exists(), "said before anything is asked"
 
 
 def test_any_transformers_model_through_the_adapter(

@@ -8,7 +8,7 @@ import pytest
 
 from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.report import comparison_of
-from videochat_online.evaluation.scoring import paired_differences
+from videochat_online.evaluation.scoring import differences_by_age, paired_differences
 
 ROWS = [
     Prediction(f"q{i:03d}", f"v{i // 4}", f"v{i // 4}", "xy"[i % 2], "c", "s", 1.0, "A", "A", "A", correct=i % 3 == 0)
@@ -62,3 +62,13 @@ def test_the_cost_of_both_runs_is_said():
     )
     failed = [replace(row, error="missing") for row in ROWS[:4]]
     assert comparison_of([], failed, cheap).splitlines()[-1] == "frames encoded: A 0, B 4; seconds: A 0.0, B 2.0"
+
+
+def test_runs_are_compared_by_age_of_evidence():
+    assert differences_by_age(ROWS, ROWS) == []
+    a = [replace(row, evidence_age=(2.0, 100.0)[i % 2]) for i, row in enumerate(ROWS[:-2])] + ROWS[-2:]
+    b = [replace(row, correct=row.correct or i % 2 == 1, evidence_age=None) for i, row in enumerate(ROWS)]
+    young, old = differences_by_age(a, b)
+    assert (young.name, young.num_questions, young.difference) == ("evidence < 4 s", 99, 0.0)
+    assert (old.name, old.num_questions, old.only_a) == ("evidence 64 to 256 s", 99, 0)
+    assert old.accuracy_b == 1.0 and old.difference > 0 and old.low is not None and old.p < 0.001

@@ -26,6 +26,14 @@ def test_what_is_written_is_read(tmp_path: Path):
     assert read_predictions(tmp_path) == {"q1": ONE, "q2": TWO}
 
 
+def test_a_run_from_before_ages_were_told_is_read(tmp_path: Path):
+    write(tmp_path / "predictions.jsonl", replace(ONE, evidence_age=7.5), TWO)
+    first, second = map(json.loads, (tmp_path / "predictions.jsonl").read_text().splitlines())
+    assert first["evidence_age"] == 7.5 and second.pop("evidence_age") is None
+    (tmp_path / "predictions.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    assert read_predictions(tmp_path) == {"q1": replace(ONE, evidence_age=7.5), "q2": TWO}
+
+
 def test_a_line_is_there_as_soon_as_write_returns(tmp_path: Path):
     with appending(tmp_path / "predictions.jsonl") as append:
         append(ONE)

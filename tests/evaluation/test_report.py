@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from videochat_online import MemoryConfig
 from videochat_online.evaluation.benchmarks import OVBench
 from videochat_online.evaluation.predictions import Prediction
 from videochat_online.evaluation.questions import Reply, VideoTask
@@ -135,3 +136,35 @@ def test_a_run_in_which_nothing_could_be_asked_is_all_wrong(tasks: list[VideoTas
     assert report["scores"]["headline"]["accuracy"] == 0.0
     assert report["scores"]["not_asked"] == 60
     assert report["cost"]["seconds_per_question"] is None
+
+
+def test_a_report_by_age_of_evidence(tasks: list[VideoTask], tmp_path: Path):
+    rows = predictions_of(tasks, 2)
+    assert write_report(tmp_path, BENCHMARK, tasks, {}, rows)["scores"]["ages"] == []
+    assert "age of evidence" not in (tmp_path / "report.md").read_text()
+    ages = dict(zip(sorted(rows), (0.0, 3.9, 4.0, 15.9, 16.0, 70.0, 256.0, 9000.0) * 5, strict=False))
+    aged = [replace(t, questions=tuple(replace(q, evidence_age=ages.get(q.id)) for q in t.questions)) for t in tasks]
+    scores = write_report(tmp_path, BENCHMARK, aged, {}, rows)["scores"]
+    bounds = {"< 4 s": (0, 4), "4 to 16 s": (4, 16), "16 to 64 s": (16, 64), "64 to 256 s": (64, 256)}
+    bounds[">= 256 s"] = (256, 10_000)
+    assert [row["age"] for row in scores["ages"]] == list(bounds)
+    for row in scores["ages"]:
+        low, high = bounds[row["age"]]
+        right = [rows[key].correct for key, age in ages.items() if low <= age < high]
+        assert (row["questions"], row["accuracy"]) == (len(right), pytest.approx(sum(right) / len(right)))
+        assert row["low"] <= row["accuracy"] <= row["high"] and 0 < row["best_blind"] < 1
+    assert load(tmp_path, "report.json")["scores"]["ages"] == scores["ages"]
+    text = (tmp_path / "report.md").read_text()
+    first = scores["ages"][0]
+    assert f"\n| < 4 s | 10 | {100 * first['accuracy']:.1f} | {100 * first['low']:.1f} - " in text
+    assert "the annotations tell it of 40 of 60 questions" in text
+
+
+def test_a_report_names_memory_and_recall(tasks: list[VideoTask], tmp_path: Path):
+    memory = MemoryConfig.pyramid(capacities=(1, 2, 3), grids=(4, 2, 1), cascade=True).to_dict()
+    for more, said in (({}, "off"), ({"recall": "chosen"}, "chosen")):
+        write_report(tmp_path, BENCHMARK, tasks, {"memory": memory, **more}, predictions_of(tasks, 2))
+        line = f"\nMemory: 1/2/3 frames of grid 4/2/1, policy pyramid, cascade. Recall: {said} (--recall).\n"
+        assert line in (tmp_path / "report.md").read_text()
+    write_report(tmp_path, BENCHMARK, tasks, {"model": "one of transformers"}, predictions_of(tasks, 2))
+    assert "Memory:" not in (tmp_path / "report.md").read_text()

@@ -18,6 +18,7 @@ from videochat_online.serve.limits import (
 )
 from videochat_online.serve.sources import SourceRequest, WatchedStream, open_file, open_source
 from videochat_online.serve.track import DialogueTurn, dialogue_srt
+from videochat_online.streaming.chooser import CHOOSER_FILE
 from videochat_online.streaming.session import StreamingSession
 
 LIMITS = Limits(max_new_tokens=32)
@@ -248,6 +249,20 @@ def test_recall_is_the_servers_choice_or_the_sessions(make_sessions, picture):
     assert session.session.recall is None
     with pytest.raises(ValueError, match="recall must be"):
         Limits(recall="always")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_visitor_is_not_told_where_the_chooser_should_lie(sessions, tmp_path, monkeypatch, caplog, damaged):
+    session = sessions.create()
+    own = session.session.model.config
+    if damaged:
+        (tmp_path / CHOOSER_FILE).write_text("no chooser")
+    monkeypatch.setattr(own, "name_or_path", str(tmp_path))
+    for ask in (sessions.create, session.change):
+        with pytest.raises(ValueError, match=r"recall='chosen' takes a chooser .* none that can be used") as refused:
+            ask(SessionSettings(recall="chosen"))
+        assert str(tmp_path) not in str(refused.value)
+    assert str(tmp_path) in caplog.text and len(sessions) == 1
 
 
 def test_settings_change_the_memory(sessions, picture):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -185,7 +186,7 @@ def chooser(pocket, tmp_path, monkeypatch):
     network.out[1].weight.data *= 20
     network.tune.weight.data *= 20
     Chooser(network, 6, 0.95, "pocket").save(tmp_path / CHOOSER_FILE)
-    monkeypatch.setattr("videochat_online.streaming.session.chooser_file", lambda model: tmp_path / CHOOSER_FILE)
+    monkeypatch.setattr("videochat_online.streaming.chooser.chooser_file", lambda model: tmp_path / CHOOSER_FILE)
     return Chooser.load(tmp_path / CHOOSER_FILE, pocket[0])
 
 
@@ -241,6 +242,14 @@ def test_a_damaged_chooser_is_one_clear_error(pocket, chooser, tmp_path):
         save_file(held, path, metadata={"chooser": json.dumps(header)})
         with pytest.raises(ValueError, match=r"chooser.safetensors is not a chooser that .* has written: ."):
             Chooser.load(path, pocket[0])
+
+
+def test_sessions_share_the_chooser_until_its_file_is_another(pocket, chooser, tmp_path):
+    first, second = (StreamingSession(*pocket, recall="chosen")._recall.chooser for _ in range(2))
+    assert first is second and first.most == 6
+    Chooser(chooser.network, 5, 0.95, "pocket").save(tmp_path / CHOOSER_FILE)
+    os.utime(tmp_path / CHOOSER_FILE, ns=(1, 1))
+    assert StreamingSession(*pocket, recall="chosen")._recall.chooser.most == 5
 
 
 def test_a_chooser_that_is_none_is_an_error(pocket, chooser, tmp_path):

@@ -86,6 +86,16 @@ def test_a_header_that_was_changed_is_one_clear_error(pocket, tmp_path):
             StreamingSession.restore(*pocket, tmp_path / "two")
 
 
+@pytest.mark.parametrize("capacity", [10**12, 10**18, 10**30])
+def test_a_memory_that_no_machine_holds_is_one_clear_error(pocket, tmp_path, capacity):
+    watching(pocket, 20).save(tmp_path / "one")
+    about, tensors = read_session(tmp_path / "one")
+    about["memory"]["levels"][2]["capacity"] = capacity
+    write_session(tmp_path / "two", tensors, about)
+    with pytest.raises(ValueError, match=rf"^memory\.levels\[2\]\.capacity is {capacity}: there is no room"):
+        StreamingSession.restore(*pocket, tmp_path / "two")
+
+
 def test_every_option_is_saved(pocket, tmp_path):
     options = {
         "memory": MemoryConfig.pyramid(capacities=(1, 2, 3), grids=(4, 2, 1), cascade=True), "timestamps": False,

@@ -20,7 +20,7 @@ from .questions import Reply, VideoTask, named
 from .replies import Given, matched, read_replies
 from .report import blind_report, comparison_of, markdown_of, write_report
 from .runner import CONFIG_FILE, first_questions, read_run_config, refuse_equal_ids
-from .scoring import paired_differences
+from .scoring import differences_by_age, paired_differences
 
 INCOMPLETE = 3
 """Exit status of a run whose report is written, and which asked fewer questions than there are."""
@@ -133,7 +133,7 @@ def compare_runs(options: argparse.Namespace) -> int:
     if names[0] != names[1]:
         raise ValueError(f"not the same benchmark: {options.a} holds {names[0]}, {options.b} holds {names[1]}")
     a, b = (list(read_predictions(folder).values()) for folder in (options.a, options.b))
-    differences = paired_differences(a, b, _benchmark_of(configs[0]).headline)
+    differences = paired_differences(a, b, _benchmark_of(configs[0]).headline) + differences_by_age(a, b)
     made = [_json_of(folder / "result.json") for folder in (options.a, options.b)]
     one, other = (
         dict(_flat({**config, **{key: result.get(key) for key in MADE_BY if key != "command"}}))

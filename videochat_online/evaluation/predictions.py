@@ -47,6 +47,8 @@ class Prediction:
     answer_seconds: float = 0.0
     scores: tuple[float, ...] = ()
     answered_at: float | None = None
+    evidence_age: float | None = None
+    """Seconds, as the question has it."""
 
     @classmethod
     def of(cls, task: VideoTask, question: Question, reply: Reply, verdict: Verdict) -> Prediction:
@@ -62,6 +64,7 @@ class Prediction:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Prediction:
         """Raises ValueError for other names than those of the fields."""
+        values = {"evidence_age": None, **values}  # an older run knows none
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             raise ValueError(f"not a prediction: {sorted(set(values) ^ names)} missing or unknown")
@@ -69,7 +72,7 @@ class Prediction:
 
 
 def _about(task: VideoTask, question: Question) -> dict[str, Any]:
-    names = ("id", "task", "category", "source", "timestamp", "answer")
+    names = ("id", "task", "category", "source", "timestamp", "answer", "evidence_age")
     return {"task_id": task.id, "video": task.video, **{name: getattr(question, name) for name in names}}
 
 

@@ -7,7 +7,7 @@ the video's own clock; a question is never shown a frame later than its timestam
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
@@ -24,6 +24,17 @@ def letters(options: Sequence[object]) -> str:
 def named(ids: Collection[str]) -> str:
     """The first ten of them, for an error."""
     return ", ".join([*map(repr, islice(ids, 10)), *(["..."] if len(ids) > 10 else [])])
+
+
+def age_of(evidence: Iterable[Sequence[float]], time: float) -> float:
+    """Seconds, at `time`, since the oldest of the pieces (start, end) that an answer needs was last to be seen.
+
+    ValueError for pieces that end at no second.
+    """
+    ends = [end for _, end in evidence]
+    if not all(map(math.isfinite, ends)):
+        raise ValueError(f"evidence must be pieces of time, [start, end] in seconds, got {evidence!r:.80}")
+    return max(0.0, time - min(ends))
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,8 @@ class Question:
     options: tuple[str, ...] = ()
     """Texts of the options, without their letters."""
     poll: Poll | None = None
+    evidence_age: float | None = None
+    """Seconds at its timestamp, see `age_of`; None where the annotations do not tell."""
 
     def __post_init__(self) -> None:
         for name in ("id", "prompt", "answer"):

@@ -216,6 +216,7 @@ def markdown_of(report: Mapping[str, Any]) -> str:
         f"{_percent(scores['unanswered'])} %, all of them counted as wrong.{way}",
         "",
         f"Protocol: {report['protocol']} (--protocol). Letters are read by {report['letter_rule']}.",
+        *_memory_of(report["config"]),
         "",
         *_headline_table(scores),
         "",
@@ -226,6 +227,7 @@ def markdown_of(report: Mapping[str, Any]) -> str:
     for name, groups in (("category", scores["categories"]), ("source", scores["sources"])):
         rows = ([key, value["questions"], _percent(value["accuracy"])] for key, value in groups.items())
         lines += ["", *table((name, "questions", "accuracy"), rows)]
+    lines += _age_table(scores)
     lines += ["", *(f"- {note}" for note in scores["notes"])]
     for row in scores["problems"]:
         lines.append(f"- not asked, counted as wrong: {row['questions']} questions on {row['video']}: {row['error']}")
@@ -249,6 +251,28 @@ def _headline_table(scores: Mapping[str, Any]) -> list[str]:
     named = ("no answer", "chance", "commonest answer", "best without looking", "blind")
     legend = "!: the interval reaches down to the best player that never looks, in this sub-task (see below)."
     return [*table(("sub-task", "questions", "accuracy", "95 %", *named), rows), "", legend]
+
+
+def _memory_of(config: Mapping[str, Any]) -> list[str]:
+    """What our model remembered, and which frames it was shown; nothing of others, which have no memory."""
+    if not (memory := config.get("memory")):
+        return []
+    held, grids = ("/".join(str(level[name]) for level in memory["levels"]) for name in ("capacity", "grid"))
+    how = f"{held} frames of grid {grids}, policy {memory['policy']}{', cascade' if memory.get('cascade') else ''}"
+    return ["", f"Memory: {how}. Recall: {config.get('recall', 'off')} (--recall)."]
+
+
+def _age_table(scores: Mapping[str, Any]) -> list[str]:
+    """A row for each age of evidence; nothing where no annotation tells one."""
+    if not (ages := scores["ages"]):
+        return []
+    heads = ("age of evidence", "questions", "accuracy", "95 %", NAMES[BEST])
+    rows = [
+        [row["age"], row["questions"], _percent(row["accuracy"]), _span(row, "-"), _percent(row[BEST])] for row in ages
+    ]
+    legend = "Seconds, when it is asked, since the oldest piece that the answer needs was last to be seen; pooled"
+    told = f"the annotations tell it of {sum(row['questions'] for row in ages)} of {scores['questions']} questions"
+    return ["", *table(heads, rows), "", f"{legend}; {told}."]
 
 
 def blind_table(players: Sequence[Mapping[str, Any]]) -> list[str]:

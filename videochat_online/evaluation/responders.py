@@ -220,7 +220,7 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         return responder, {**about, "dtype": str(responder.model.dtype)}
     from ..model.backbone import memory_on
     from ..model.weights import adapter_folder, find_checkpoint
-    from ..streaming.chooser import chooser_file
+    from ..streaming.chooser import chooser_file, chooser_of
 
     model, processor = load_from_flags(options)
     memory = _memory(options, settings, model)
@@ -235,6 +235,7 @@ def responder_from_flags(options: argparse.Namespace, settings: Settings) -> tup
         about["skip_below"] = options.skip_below
     about |= {"recall": options.recall} if options.recall else {}
     if options.recall == "chosen":
+        chooser_of(model)  # where it is none, that is said before the folder is made
         about["chooser"] = digest(chooser_file(model))
     return SessionResponder(model, processor, memory, options.skip_below, options.recall), {
         **about,

@@ -11,9 +11,11 @@ the answers alone: a run that was killed or shared out gives the same. What was 
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from operator import attrgetter
 from statistics import fmean
 from textwrap import shorten
@@ -31,6 +33,9 @@ Headline = Literal["tasks", "categories", "pooled"]
 """How sub-task accuracies become one number: mean of sub-tasks, mean of category means, or all questions pooled."""
 BLIND = "blind"
 """The model under test, asked without frames."""
+AGES = (4, 16, 64, 256)
+"""Seconds: where one bin of the evidence's age ends and the next begins. Ages are spread over a logarithm."""
+AGE_NAMES = (f"< {AGES[0]} s", *(f"{low} to {high} s" for low, high in pairwise(AGES)), f">= {AGES[-1]} s")
 
 
 @dataclass(frozen=True)
@@ -192,9 +197,8 @@ def scores_of(
     """
     rows = [predictions[question_id] for question_id in sorted(q.id for task in tasks for q in task.questions)]
     model = Tally.of(rows)
-    tallies = {
-        player.name: Tally.of(rows, [player.right[row.id] for row in rows]) for player in with_best(players, rows)
-    }
+    right = {player.name: player.right for player in with_best(players, rows)}
+    tallies = {name: Tally.of(rows, [of[row.id] for row in rows]) for name, of in right.items()}
     baselines = {name: tallies[name] for name in (CHANCE, COMMONEST, BEST) if name in tallies}
     if blind:
         baselines[BLIND] = Tally.of([blind[row.id] for row in rows])
@@ -211,6 +215,7 @@ def scores_of(
         "not_asked": broken.total(),
         "categories": _categories(model),
         "sources": _sources(rows),
+        "ages": _ages(rows, {q.id: q.evidence_age for task in tasks for q in task.questions}, right),
         "players": [
             {"name": player.name, "says": player.says, "accuracy": headline_of(tallies[player.name], kind)}
             for player in players
@@ -230,6 +235,27 @@ def _figures(model: Tally, kind: str | int, others: Mapping[str, Tally]) -> dict
     low, high = accuracy_interval(model.correct[:, used], model.count[:, used], weight[used]) or (None, None)
     shares = {name: headline_of(tally, kind) for name, tally in others.items()}
     return {"accuracy": headline_of(model, kind), "low": low, "high": high, **shares}
+
+
+def by_age(rows: Sequence[Prediction], ages: Mapping[str, float | None]) -> dict[str, list[Prediction]]:
+    """The rows whose evidence has an age (seconds, by question id), as one sub-task a bin of AGES, youngest first."""
+    found: dict[str, list[Prediction]] = {name: [] for name in AGE_NAMES}
+    for row in rows:
+        if (age := ages[row.id]) is not None:
+            name = AGE_NAMES[bisect(AGES, age)]
+            found[name].append(replace(row, task=f"evidence {name}", category="age"))
+    return {name: those for name, those in found.items() if those}
+
+
+def _ages(
+    rows: Sequence[Prediction], ages: Mapping[str, float | None], players: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """The accuracy in each bin, and that of others; nothing where no annotation tells an age."""
+    found = []
+    for name, those in by_age(rows, ages).items():
+        others = {player: Tally.of(those, [right[row.id] for row in those]) for player, right in players.items()}
+        found.append({"age": name, "questions": len(those), **_figures(Tally.of(those), "pooled", others)})
+    return found
 
 
 def _sources(rows: Sequence[Prediction]) -> dict[str, dict[str, float]]:
@@ -319,3 +345,12 @@ def paired_differences(a: Sequence[Prediction], b: Sequence[Prediction], kind: H
         found.append(Difference(name, total, one, other, low, high, only_a, only_b, other - one, p, None))
     corrected = holm([line.p for line in found[1:]])
     return [found[0], *(replace(line, p_corrected=p) for line, p in zip(found[1:], corrected, strict=True))]
+
+
+def differences_by_age(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[Difference]:
+    """The same, pooled, for each bin of the evidence's age, of questions for which either run knows one."""
+    ages = dict.fromkeys(row.id for row in a)
+    ages |= {row.id: row.evidence_age for row in (*a, *b) if row.evidence_age is not None}
+    others = by_age(b, ages)
+    pairs = ((those, others[name]) for name, those in by_age(a, ages).items())
+    return [replace(paired_differences(*pair, "pooled")[0], name=pair[0][0].task) for pair in pairs]

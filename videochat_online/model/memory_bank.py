@@ -268,7 +268,13 @@ class PyramidMemoryBank:
         for k in self._active:
             for kept in self._levels_kept(k):
                 shape = (self.config.levels[k].capacity, features.shape[1], *self.grids[kept])
-                empty = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
+                try:
+                    empty = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
+                except (RuntimeError, TypeError) as error:  # no room; or no 64 bits hold the number
+                    self._storage.clear()
+                    asked = f"memory.levels[{k}].capacity is {shape[0]}"
+                    maps = f"maps {shape[1:]} of {features.dtype}"
+                    raise ValueError(f"{asked}: there is no room for so many {maps}") from error
                 self._storage[k, kept] = empty
 
     def _check(self, maps: Mapping[int, torch.Tensor], timestamps: Sequence[float]) -> list[float]:

@@ -143,7 +143,7 @@ def host_pattern(text: str) -> str:
 
 def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> int:
     """Serve until stopped. OSError or ValueError for an address that cannot be listened on."""
-    from ..streaming.chooser import chooser_file
+    from ..streaming.chooser import chooser_of
     from ..streaming.together import makes_together
     from .sessions import Sessions
 
@@ -162,7 +162,7 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
         # 2. the model
         model, processor = load_from_flags(options)
         if limits.recall == "chosen":
-            chooser_file(model)  # said now, and not to the first visitor
+            chooser_of(model)  # said now, and not to the first visitor
         about = {"model_name": shown_name(options.model), "gate": _gate(options, model), "webhooks": webhooks}
         if options.answers_at_once is None and model.keeps_keys and not makes_together(model):
             limits = replace(limits, answers_at_once=1)

@@ -9,6 +9,7 @@ name further addresses, are followed (media/fetching.py).
 from __future__ import annotations
 
 import ipaddress
+import logging
 import secrets
 import socket
 from dataclasses import dataclass, fields
@@ -23,7 +24,7 @@ from ..prompt.messages import check_text
 if TYPE_CHECKING:
     from ..model.backbone import Backbone
 
-
+log = logging.getLogger(__name__)
 NO_OTHER_FIELDS = {"extra": "forbid"}
 """Of the json of a request: a name with a typing error is refused and not replaced by a default, silently."""
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -187,9 +188,14 @@ class SessionSettings:
         """ValueError for a setting that means nothing; RequestError for more than the operator allows."""
         check_fps(self.fps)
         if self.recalls(limits) == "chosen":
-            from ..streaming.chooser import chooser_file
+            from ..streaming.chooser import chooser_of
 
-            chooser_file(model)
+            try:
+                chooser_of(model)
+            except ValueError as error:  # it names a folder of this machine, which is the operator's alone
+                log.warning("a session with recall='chosen' is refused: %s", error)
+                what = "recall='chosen' takes a chooser beside the model: this server's model has none that can be used"
+                raise ValueError(what) from None
         if self.policy not in MEMORY_POLICIES:
             raise ValueError(f"unknown policy {self.policy!r}, expected one of {', '.join(MEMORY_POLICIES)}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:

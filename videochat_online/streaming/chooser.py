@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,22 @@ def chooser_file(model: Backbone) -> Path:
             f"recall='chosen' takes {CHOOSER_FILE} beside the model's weights: there is none in {folder!r}"
         )
     return path
+
+
+_LOADED: WeakKeyDictionary[Backbone, tuple[tuple[Path, int], Chooser]] = WeakKeyDictionary()
+
+
+def chooser_of(model: Backbone) -> Chooser:
+    """The chooser beside a model's weights, read once for all sessions, and again where the file was changed.
+
+    Raises ValueError where there is none, or it cannot be used.
+    """
+    path = chooser_file(model)
+    version = (path, path.stat().st_mtime_ns)
+    known = _LOADED.get(model)
+    if known is None or known[0] != version:
+        known = _LOADED[model] = version, Chooser.load(path, model)
+    return known[1]
 
 
 class Count(nn.Module):

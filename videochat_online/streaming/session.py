@@ -30,7 +30,7 @@ from ..model.memory_bank import MemoryFrame, PyramidMemoryBank
 from ..model.placement import INCOMING, MemoryEvents
 from ..prompt.messages import AnsweredQuestion, stream_dialogue
 from .cache import num_common
-from .chooser import Chooser, chooser_file
+from .chooser import chooser_of
 from .encoding import EncodedFrame, Encodings, FrameEncoder, encode_changed, encode_wanted
 from .gate import LOOKS, Gate, cells_of
 from .language import Answer, LanguageSide, PreparedQuestion, QuestionsFirst, StreamedAnswer
@@ -114,7 +114,7 @@ class StreamingSession:
             decoder=decoder,
         )
         self.recall = checked_recall(recall)
-        chooser = Chooser.load(chooser_file(model), model) if recall == "chosen" else None
+        chooser = chooser_of(model) if recall == "chosen" else None
         self._recall = Recall(self.memory, self.language, chooser) if recall else None
         self._state = threading.RLock()  # memory, dialogue, counters
         self._seeing = threading.Lock()  # a batch's numbers in the stream decide at which scales it is encoded

@@ -141,6 +141,19 @@ def test_a_question_keeps_the_id_it_comes_with(tmp_path: Path):
     assert load_flat(tmp_path, {**RECORD, "id": "mine"}).questions[0].id == "mine"
 
 
+def test_a_generated_world_tells_how_old_the_evidence_is(tmp_path: Path):
+    def age(**more: Any) -> float | None:
+        return load_flat(tmp_path, {**RECORD, **more}).questions[0].evidence_age
+
+    assert age() is None and age(evidence=[]) is None, "the published files do not tell"
+    time = float(RECORD["middle_frame_timestamp"])
+    assert age(evidence=[[1.0, 2.5], [0.5, 4.0]]) == time - 2.5, "the oldest piece decides"
+    assert age(evidence=[[1.0, time + 2]]) == 0.0, "it is still to be seen"
+    for wrong in (["x"], [[1.0, "x"]], [[1.0, float("nan")]], [[1.0, float("-inf")]], 3.0):
+        with pytest.raises(ValueError, match=r"coin\.json, record 0"):
+            age(evidence=wrong)
+
+
 def streaming_record(video_id: str, **changes: Any) -> dict[str, Any]:
     question = {
         "question": "Which way will the horse go?",

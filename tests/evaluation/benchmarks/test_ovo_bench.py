@@ -41,6 +41,8 @@ ITEMS: list[dict[str, Any]] = [
         "task": "REC",
         "video": "Perception_Test/c.mp4",
         "activity": "clap",
+        "start_times": [1, 7],
+        "end_times": [2, 8],
         "test_info": [{"realtime": 3, "count": 1}, {"realtime": 9, "count": 12}],
     },
     {
@@ -89,6 +91,12 @@ def test_every_moment_is_a_question(tasks: list[VideoTask]):
     assert questions["0"].answer == "B"
     assert [questions[i].answer for i in ("3_0", "3_1", "4_0", "4_1", "5_1")] == ["1", "12", "No", "Yes", "Yes"]
     assert tasks[0].names == ("src_videos/Ego4D/a.mp4", "Ego4D/a.mp4", "a.mp4")
+
+
+def test_the_evidence_is_as_old_as_the_annotations_say(tasks: list[VideoTask]):
+    ages = {key: question.evidence_age for key, question in questions_of(tasks).items()}
+    told = {"3_0": 1.0, "3_1": 7.0, "5_1": 1.0}  # the first repetition that is over; the clue, once there is one
+    assert ages == {**dict.fromkeys(ages), **told}
 
 
 def test_the_authors_words(tasks: list[VideoTask]):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from ..questions import Question, VideoTask, letters
+from ..questions import Question, VideoTask, age_of, letters
 from .base import Benchmark, Examples, Settings, text_of, texts
 
 SOURCES = ("ava", "coin", "hirest", "tao")
@@ -206,6 +206,8 @@ class OVBench(Benchmark):
             source={"hirest": "HiREST"}.get(source, source.upper()),
             labels=labels,
             options=tuple(options),
+            # a field of generated worlds, [[start, end], ...] in seconds; the published files do not tell
+            evidence_age=age_of(row["evidence"], timestamp) if row.get("evidence") else None,
         )
 
 

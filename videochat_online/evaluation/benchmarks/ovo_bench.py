@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..predictions import Prediction
-from ..questions import Question, Reply, Verdict, VideoTask, letters
+from ..questions import Question, Reply, Verdict, VideoTask, age_of, letters
 from ..scoring import commonest
 from .base import Benchmark, Examples, Settings, text_of, texts
 
@@ -160,10 +160,18 @@ def _questions(item: dict[str, Any]) -> list[tuple[str, Question]]:
             answer=str(probe["count"]) if counts else ("Yes" if probe["type"] else "No"),
             kind="count" if counts else "yes_no",
             labels=() if counts else ("Yes", "No"),
+            evidence_age=_age(item, probe),
             **common,
         )
         probes.append((f"{number}_{i}.mp4", question))
     return probes
+
+
+def _age(item: dict[str, Any], probe: dict[str, Any]) -> float | None:
+    """Of what a probe asks about: the first repetition that is over (REC), or the clue, once there is one (CRR)."""
+    ends = item.get("end_times", []) if item["task"] == "REC" else [item["clue_time"]] if "clue_time" in item else []
+    over = [(end, end) for end in ends if end <= probe["realtime"]]
+    return age_of(over, probe["realtime"]) if over else None
 
 
 def _forward_prompt(item: dict[str, Any], probe: dict[str, Any]) -> str:

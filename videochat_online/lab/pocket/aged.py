@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...evaluation.questions import age_of
 from ...files import write_json
 from ..shapeworld.annotations import streaming_item
 from ..shapeworld.build import WorldConfig
@@ -57,11 +58,6 @@ class Streams:
     def times(self) -> np.ndarray:
         """Seconds of the frames."""
         return np.arange(0, self.seconds, 1 / self.fps)
-
-
-def age_of(evidence: Sequence[Sequence[float]], time: float) -> float:
-    """Seconds since the oldest piece of what an answer needs was last to be seen."""
-    return time - min(end for _, end in evidence)
 
 
 def spread_out(

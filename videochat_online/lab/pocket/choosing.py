@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from ...command_line import CommandParser
+from ...evaluation.questions import age_of
 from ...files import whole
 from ...processing import load_model
 from ...streaming.chooser import STATES, Chooser, ChooserNetwork
@@ -36,7 +37,7 @@ from ..shapeworld.questions.engine import ask_questions, default_times
 from ..shapeworld.questions.types import SUB_TASKS, WorldQuestion
 from ..shapeworld.render import render_frames
 from ..shapeworld.scenes import UNSEEN, Scene, Thing
-from .aged import Streams, age_of
+from .aged import Streams
 
 if TYPE_CHECKING:
     from ...model.backbone import Backbone

@@ -26,6 +26,7 @@ import torch
 from ...command_line import CommandParser
 from ...drawing import chart
 from ...evaluation.intervals import accuracy_interval, difference_interval
+from ...evaluation.questions import age_of
 from ...evaluation.report import provenance
 from ...files import write_text
 from ...processing import load_model
@@ -34,7 +35,7 @@ from ...streaming.recall import named_times
 from ...streaming.session import StreamingSession
 from ..shapeworld.render import render_frames
 from ..shapeworld.simulate import sample_stream
-from .aged import FPS, SEEDS, YOUNGEST, Streams, age_of
+from .aged import FPS, SEEDS, YOUNGEST, Streams
 from .evidence import markdown_table
 from .showing import CHOSEN, RECALL, WAYS, Bench, read_rows
 
