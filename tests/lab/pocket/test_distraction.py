@@ -6,7 +6,7 @@ import torch
 
 from videochat_online.lab.pocket import distraction
 from videochat_online.lab.pocket.aged import Streams
-from videochat_online.lab.pocket.distraction import Teacher, accuracy, fit, loss_of, option_scores
+from videochat_online.lab.pocket.distraction import Teacher, accuracy, choice_and_token_loss, fit_layers, option_scores
 from videochat_online.processing import load_model
 
 
@@ -25,9 +25,9 @@ def test_several_questions_behind_one_prompt_score_as_each_alone(tmp_path):
             told = model(inputs_embeds=whole, logits_to_keep=len(ids)).logits[0].log_softmax(-1)
             alone = told[torch.arange(len(ids)), torch.tensor(ids)].sum()
             assert abs(float(alone) - score) < 1e-3
-    before, words = float(loss_of(model, lesson)), model.get_input_embeddings().weight.clone()
-    fit(model, [lesson], [lesson], steps=8, rate=1e-3)
-    assert float(loss_of(model, lesson)) < before
+    before, words = float(choice_and_token_loss(model, lesson)), model.get_input_embeddings().weight.clone()
+    fit_layers(model, [lesson], [lesson], steps=8, rate=1e-3)
+    assert float(choice_and_token_loss(model, lesson)) < before
     assert torch.equal(words, model.get_input_embeddings().weight)
     assert set(accuracy(model, lessons)) == {"60 s"}
 

@@ -56,7 +56,7 @@ TOGETHER, WARM_UP, TOKEN_WEIGHT = 4, 50, 0.5
 
 
 @dataclass
-class Lesson:
+class SharedPrompt:
     """Questions about one moment behind one prompt."""
 
     rows: torch.Tensor
@@ -75,25 +75,25 @@ class Teacher:
         self.work, self.model, self.processor = work, model, processor
         self.bench = Bench(work / "unused", model, processor, ways=("pyramid",))
 
-    def lessons(self, split: str, num: int) -> list[Lesson]:
+    def lessons(self, split: str, num: int) -> list[SharedPrompt]:
         """Of at least `num` streams, kept as they come."""
         worlds = [Streams(seconds, fps, SEED + n, num, split) for n, (seconds, fps, _) in enumerate(GROUPS)]
-        found: list[Lesson] = []
+        found: list[SharedPrompt] = []
         for chunk in range(-(-num // CHUNK)):
             file, began = self.work / f"{split}-{chunk}.pt", time.monotonic()
             if not file.is_file():
                 self.work.mkdir(parents=True, exist_ok=True)
-                made: list[Lesson] = []
+                made: list[SharedPrompt] = []
                 for group, (_, _, share) in enumerate(GROUPS):
                     for number in range(chunk * share, (chunk + 1) * share):
                         made += self.of_stream(worlds[group], number, group, only_pyramid=split == "dev")
                 with whole(file) as beside:
                     torch.save([vars(one) for one in made], beside)
                 print(f"{file.name}: {len(made)} prompts in {time.monotonic() - began:.0f} s", flush=True)
-            found += [Lesson(**one) for one in torch.load(file, weights_only=True)]
+            found += [SharedPrompt(**one) for one in torch.load(file, weights_only=True)]
         return found
 
-    def of_stream(self, streams: Streams, number: int, group: int, *, only_pyramid: bool) -> Iterator[Lesson]:
+    def of_stream(self, streams: Streams, number: int, group: int, *, only_pyramid: bool) -> Iterator[SharedPrompt]:
         """1. questions at some moments 2. the stream 3. at each moment what is shown."""
         scene, rng = streams.config.scene(number), streams.config.rng("distraction", number)
         times = [moment for moment in default_times(scene) if moment >= min(10.0, scene.seconds / 3)]
@@ -123,7 +123,9 @@ class Teacher:
                 yield self.lesson(some, frames, system, group, way)
 
     @torch.no_grad()
-    def lesson(self, asked: Sequence[Question], frames: Frames, system: str | None, group: int, way: str) -> Lesson:
+    def lesson(
+        self, asked: Sequence[Question], frames: Frames, system: str | None, group: int, way: str
+    ) -> SharedPrompt:
         shown = [(frame.index, frame.timestamp, frame.num_tokens) for frame in frames]
         style, render, ids_of = self.processor.template.frame, self.processor.render, self.processor.answer_ids
         whole_ids = [
@@ -137,10 +139,12 @@ class Teacher:
             (ids[same:], [list(ids_of(option)) for option in one.options], one.labels.index(f"({one.answer})"))
             for one, ids in zip(asked, whole_ids, strict=True)
         ]
-        return Lesson(rows.half(), whole_ids[0][:same], behind, group, way)
+        return SharedPrompt(rows.half(), whole_ids[0][:same], behind, group, way)
 
 
-def packed(lesson: Lesson) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[list[tuple[list[int], list[int]]]]]:
+def packed(
+    lesson: SharedPrompt,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[list[tuple[list[int], list[int]]]]]:
     """Ids (N,), positions (N,), what each sees (N, N); of each question and option the places whose logits count, and
     the tokens that they should tell."""
     ids, positions, part, over = list(lesson.prompt), list(range(len(lesson.prompt))), [0] * len(lesson.prompt), [[0]]
@@ -171,7 +175,7 @@ def packed(lesson: Lesson) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, li
     return torch.tensor(ids), torch.tensor(positions), sees, wanted
 
 
-def option_scores(model: Any, lesson: Lesson) -> list[tuple[torch.Tensor, int, int]]:
+def option_scores(model: Any, lesson: SharedPrompt) -> list[tuple[torch.Tensor, int, int]]:
     """Of each question the log-probability of its options, which is right, and how many tokens that has."""
     ids, positions, sees, wanted = packed(lesson)
     mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)[None, None]
@@ -190,7 +194,7 @@ def option_scores(model: Any, lesson: Lesson) -> list[tuple[torch.Tensor, int, i
     return found
 
 
-def loss_of(model: Any, lesson: Lesson) -> torch.Tensor:
+def choice_and_token_loss(model: Any, lesson: SharedPrompt) -> torch.Tensor:
     """The choice among the options, and the right answer's tokens; mean over questions."""
     losses = [
         F.cross_entropy(scores[None], torch.tensor([right])) - TOKEN_WEIGHT * scores[right] / num
@@ -200,7 +204,7 @@ def loss_of(model: Any, lesson: Lesson) -> torch.Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: Any, lessons: Sequence[Lesson]) -> dict[str, float]:
+def accuracy(model: Any, lessons: Sequence[SharedPrompt]) -> dict[str, float]:
     """Percent right by length of the stream."""
     found: dict[str, list[bool]] = {}
     for lesson in lessons:
@@ -209,7 +213,9 @@ def accuracy(model: Any, lessons: Sequence[Lesson]) -> dict[str, float]:
     return {name: 100 * float(np.mean(each)) for name, each in found.items()}
 
 
-def fit(model: Any, lessons: Sequence[Lesson], tests: Sequence[Lesson], *, steps: int, rate: float) -> None:
+def fit_layers(
+    model: Any, lessons: Sequence[SharedPrompt], tests: Sequence[SharedPrompt], *, steps: int, rate: float
+) -> None:
     """Train the layers of the language model in place."""
     model.requires_grad_(False)
     trained = [*model.language_model.model.layers.parameters(), *model.language_model.model.norm.parameters()]
@@ -219,12 +225,12 @@ def fit(model: Any, lessons: Sequence[Lesson], tests: Sequence[Lesson], *, steps
     of_step = lambda step: min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, of_step)
     rng, began, mean = random.Random(SEED), time.monotonic(), 0.0
-    order: list[Lesson] = []
+    order: list[SharedPrompt] = []
     for step in range(1, steps + 1):
         optimizer.zero_grad()
         for _ in range(TOGETHER):
             order = order or rng.sample(lessons, len(lessons))
-            loss = loss_of(model, order.pop()) / TOGETHER
+            loss = choice_and_token_loss(model, order.pop()) / TOGETHER
             loss.backward()
             mean = 0.995 * mean + 0.005 * float(loss.detach()) * TOGETHER
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -245,18 +251,18 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=400, help="streams to learn from")
     parser.add_argument("--steps", type=int, default=700, help=f"of {TOGETHER} prompts each")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.set_defaults(run=train)
+    parser.set_defaults(run=undistract)
     sys.exit(parser.run())
 
 
-def train(options: argparse.Namespace) -> int:
+def undistract(options: argparse.Namespace) -> int:
     """1. Watch the streams. 2. Train. 3. Write the model."""
     torch.set_num_threads(1)
     model, processor = load_model(options.model)
     teacher = Teacher(options.work, model, processor)
     lessons, tests = teacher.lessons("train", options.streams), teacher.lessons("dev", 2 * CHUNK)
     torch.manual_seed(SEED)
-    fit(model, lessons, tests, steps=options.steps, rate=options.learning_rate)
+    fit_layers(model, lessons, tests, steps=options.steps, rate=options.learning_rate)
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
     print(options.output, flush=True)
