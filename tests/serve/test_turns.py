@@ -70,6 +70,37 @@ def test_who_had_least_goes_first_and_a_session_does_one_after_another(clock):
     asyncio.run(run())
 
 
+def test_a_session_that_had_much_waits_no_longer_than_that(clock):
+    """Though others of the same client, who had nothing, never stop coming."""
+
+    async def run() -> None:
+        turns = make(most_waiting=1000)
+        long = enter(turns, "one", "long")
+        await long.turn()
+        clock(5.0)
+        held = enter(turns, "one", "first")
+        long.release()
+        waits = asyncio.create_task(held.turn())
+        await settled()
+        again = enter(turns, "one", "long")
+        served, seconds = asyncio.create_task(again.turn()), 0.0
+        while not served.done():
+            other = enter(turns, "one", f"another-{seconds:.1f}")
+            task = asyncio.create_task(other.turn())
+            await settled()
+            clock(0.1)
+            seconds += 0.1
+            held.release()
+            await settled()
+            await waits
+            held, waits = other, task
+            assert seconds < 5.0, "it had 5 s, half of them long ago"
+        assert seconds > 2.0
+        waits.cancel()
+
+    asyncio.run(run())
+
+
 def test_a_long_work_gives_way_in_its_middle_and_goes_on(clock):
     async def run() -> None:
         turns = make()

@@ -56,7 +56,7 @@ class Place:
     session: str
     came: float = field(default_factory=time.monotonic)
     since: float = 0.0
-    """From when on its work is to be counted (time.monotonic)."""
+    """From when on its wait or its work is to be counted (time.monotonic)."""
     state: str = "new"
     """new, waiting, held or over."""
     has_begun: bool = False
@@ -237,7 +237,7 @@ class Turns:
             if place.state == "over":  # while its pictures were read
                 wake()
                 return
-            place.wake, place.state = wake, "waiting"
+            place.wake, place.state, place.since = wake, "waiting", time.monotonic()
             self._give_places()
 
     def _gave_way(self, place: Place, wake: Callable[[], None]) -> bool:
@@ -291,9 +291,11 @@ class Turns:
         return _is_far_more(share(place)[0], least)
 
     def _give_places(self) -> None:
-        share = self._shares()
+        share, now = self._shares(), time.monotonic()
+        # of one client, who has waited for as long as it had goes before those who always come with less
+        order = lambda place: (share(place)[0], share(place)[1] - (now - place.since))  # noqa: E731
         while self._num_free and (ready := self._ready()):
-            place = min(ready, key=share)
+            place = min(ready, key=order)
             if self._stands_aside(place, share) or (self._num_free == 1 and not self._is_kept_for(place, share)):
                 break
             self._num_free -= 1
