@@ -72,3 +72,4 @@ def test_runs_are_compared_by_age_of_evidence():
     assert (young.name, young.num_questions, young.difference) == ("evidence < 4 s", 99, 0.0)
     assert (old.name, old.num_questions, old.only_a) == ("evidence 64 to 256 s", 99, 0)
     assert old.accuracy_b == 1.0 and old.difference > 0 and old.low is not None and old.p < 0.001
+    assert (young.p_corrected, old.p_corrected) == (1.0, 2 * old.p), "several ages are several tests"

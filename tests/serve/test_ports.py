@@ -1,9 +1,13 @@
-"""A port that cannot be opened is one clear error, before the model is loaded, and nothing is said to be ready."""
+"""Before the model is loaded: a port that cannot be opened is one clear error; how memory is held is settled."""
 
 from __future__ import annotations
 
 import errno
+import os
+import platform
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -82,3 +86,26 @@ def test_every_address_of_a_name_has_the_same_port(monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", lambda *args, **options: found)
     with bound_sockets("name", 0) as sockets:
         assert [one.getsockname() for one in sockets] == [(h, port_of(sockets)) for h in ("127.0.0.1", "127.0.0.2")]
+
+
+MANY_THREADS = """
+import ctypes, threading
+from videochat_online.serve.commands import _keep_memory_whole
+_keep_memory_whole()
+begun, end, libc = threading.Barrier(13), threading.Barrier(13), ctypes.CDLL(None)
+threads = [threading.Thread(target=lambda: (bytearray(1000), begun.wait(), end.wait())) for _ in range(12)]
+[thread.start() for thread in threads]
+begun.wait()
+libc.fdopen.restype = ctypes.c_void_p
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+end.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no arenas")
+@pytest.mark.parametrize(("said", "most"), [({}, 2), ({"MALLOC_ARENA_MAX": "4"}, 4)])
+def test_freed_memory_lies_in_two_arenas_or_as_many_as_the_operator_says(said: dict[str, str], most: int):
+    environment = {key: value for key, value in os.environ.items() if key != "MALLOC_ARENA_MAX"} | said
+    done = subprocess.run([sys.executable, "-c", MANY_THREADS], env=environment, capture_output=True, check=True)
+    assert done.stdout.count(b"<heap nr=") == most

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from videochat_online import StreamingSession, load_model, open_video
 from videochat_online.media.readers import MediaError
-from videochat_online.streaming.encoding import SharedEncoder
+from videochat_online.streaming import encoding
+from videochat_online.streaming.encoding import FrameEncoder, SharedEncoder
 from videochat_online.streaming.threads import stream_pieces
 from videochat_online.streaming.watching import watch
 
@@ -61,6 +63,22 @@ def test_an_error_reaches_the_session_it_belongs_to_and_the_encoder_goes_on(pock
         with pytest.raises(Exception, match=r"channels|size|shape"):
             encoder.encode(torch.zeros(1, 5, 64, 64))
         assert encoder.encode(torch.zeros(2, 3, 64, 64)).shape == (2, 512, 4, 4)
+
+
+def test_others_go_first_between_pieces_and_their_time_is_no_encoding(pocket, monkeypatch):
+    now, told = [0.0], []
+    monkeypatch.setattr(encoding, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    pixels = torch.rand(10, 3, 64, 64)
+    with SharedEncoder(*pocket) as encoder:
+        encoder.before_batch = lambda: now.__setitem__(0, now[0] + 100)
+        encoder.on_batch = lambda num, seconds: told.append((num, seconds))
+        torch.testing.assert_close(encoder.encode(pixels), FrameEncoder(*pocket).encode(pixels), atol=1e-4, rtol=1e-4)
+        assert told == [(4, 0.0), (4, 0.0), (2, 0.0)] and encoder.num_batches == 3 and now == [300.0]
+        encoder.before_batch = iter([None]).__next__  # the second piece fails
+        with pytest.raises(StopIteration):
+            encoder.encode(pixels)
+        encoder.before_batch = lambda: None
+        assert len(encoder.encode(pixels)) == 10
 
 
 def test_watch_equals_seeing_by_hand(pocket):

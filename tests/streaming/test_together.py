@@ -259,6 +259,43 @@ def test_a_long_prompt_lets_answers_go_on(pocket, decoder, monkeypatch):
     assert between.count("prompt") >= 5 and between.count("pass") >= 1
 
 
+def test_a_prompt_stands_aside_before_each_step(pocket, decoder):
+    """Others' tokens are made meanwhile, and no pass waits for a row that none waited for before."""
+    first, cold = (watching(pocket, 20, seed=k, decoder=decoder) for k in range(2))
+    cold.language.cache._step, cold.language.cache._pace = 16, lambda num, started: None
+    has_begun, is_aside, has_ended = (threading.Event() for _ in range(3))
+    pieces, paces = [], []
+
+    def pace():
+        with aside():
+            is_aside.set()
+            assert has_ended.wait(60)
+        paces.append((len(pieces), len(decoder._expected)))
+
+    def ask(number, session):
+        if number == 1:
+            assert has_begun.wait(60)
+            session.ask("What is happening now?", max_new_tokens=8, emit=pieces.append, pace=pace)
+        else:
+            emit = lambda piece: has_begun.set() or is_aside.wait(60)  # noqa: E731
+            session.ask("What is happening now?", max_new_tokens=8, emit=emit)
+            has_ended.set()
+        return session._last_answer.ids
+
+    found = at_once([first, cold], ask)
+    assert paces[0] == (0, 0) and {expected for _, expected in paces[1:]} == {1}
+    assert sum(said == 0 for said, _ in paces) >= 3, "before a step, before the rest of it, and before the first word"
+    nothing_is_left(decoder, [first, cold])
+    assert found == [ask(number, watching(pocket, 20, seed=number)) for number in range(2)]
+
+
+def test_an_answer_that_is_made_alone_is_paced_too(pocket):
+    pieces, num_said = [], []
+    session = watching(pocket, 6)
+    session.ask(QUESTIONS[0], max_new_tokens=8, emit=pieces.append, pace=lambda: num_said.append(len(pieces)))
+    assert num_said == [0, *range(len(pieces))], "before its prompt, and before each piece"
+
+
 def test_the_mark_of_a_picture_may_be_said(pocket, decoder):
     """It is a word then, as in generate."""
     mark = pocket[0].config.img_context_token_id

@@ -29,12 +29,12 @@ def named(ids: Collection[str]) -> str:
 def age_of(evidence: Iterable[Sequence[float]], time: float) -> float:
     """Seconds, at `time`, since the oldest of the pieces (start, end) that an answer needs was last to be seen.
 
-    ValueError for pieces that end at no second.
+    ValueError for pieces that end at no second, or before they begin.
     """
-    ends = [end for _, end in evidence]
-    if not all(map(math.isfinite, ends)):
+    pieces = [(float(start), float(end)) for start, end in evidence]
+    if not all(start <= end and math.isfinite(end) for start, end in pieces):
         raise ValueError(f"evidence must be pieces of time, [start, end] in seconds, got {evidence!r:.80}")
-    return max(0.0, time - min(ends))
+    return max(0.0, time - min(end for _, end in pieces))
 
 
 @dataclass(frozen=True)

@@ -329,7 +329,7 @@ def comparison_of(differences: Sequence[Difference], a: Sequence[Prediction], b:
     ratio = f", B is {cost_b['seconds'] / cost_a['seconds']:.2f} times A" if cost_a["seconds"] else ""
     frames = f"frames encoded: A {cost_a['frames']}, B {cost_b['frames']}"
     cost = f"{frames}; seconds: A {cost_a['seconds']:.1f}, B {cost_b['seconds']:.1f}{ratio}"
-    how = "p: A and B swapped in whole videos at random (paired); Holm: corrected for the number of sub-tasks"
+    how = "p: A and B swapped in whole videos at random (paired); Holm: corrected for the number of sub-tasks, or ages"
     return "\n".join([*table(heads, rows), how, cost])
 
 

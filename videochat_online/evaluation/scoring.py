@@ -315,7 +315,7 @@ class Difference:
     p: float
     """Two-sided, of `flip_test`: A and B swapped in whole videos, which no model behind the videos must fit."""
     p_corrected: float | None
-    """Sub-tasks: by Holm for all of them. The headline is one test, and needs none."""
+    """Sub-tasks: by Holm for all of them; ages of evidence likewise. The headline is one test, and needs none."""
 
 
 def paired_differences(a: Sequence[Prediction], b: Sequence[Prediction], kind: Headline) -> list[Difference]:
@@ -343,8 +343,13 @@ def paired_differences(a: Sequence[Prediction], b: Sequence[Prediction], kind: H
         one, other = headline_of(tally_a, of), headline_of(tally_b, of)
         total, only_a, only_b = (int(table[:, used].sum()) for table in (count, lost, gained))
         found.append(Difference(name, total, one, other, low, high, only_a, only_b, other - one, p, None))
-    corrected = holm([line.p for line in found[1:]])
-    return [found[0], *(replace(line, p_corrected=p) for line, p in zip(found[1:], corrected, strict=True))]
+    return [found[0], *_corrected(found[1:])]
+
+
+def _corrected(found: Sequence[Difference]) -> list[Difference]:
+    """One family of tests."""
+    corrected = holm([line.p for line in found])
+    return [replace(line, p_corrected=p) for line, p in zip(found, corrected, strict=True)]
 
 
 def differences_by_age(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[Difference]:
@@ -353,4 +358,5 @@ def differences_by_age(a: Sequence[Prediction], b: Sequence[Prediction]) -> list
     ages |= {row.id: row.evidence_age for row in (*a, *b) if row.evidence_age is not None}
     others = by_age(b, ages)
     pairs = ((those, others[name]) for name, those in by_age(a, ages).items())
-    return [replace(paired_differences(*pair, "pooled")[0], name=pair[0][0].task) for pair in pairs]
+    found = [replace(paired_differences(*pair, "pooled")[0], name=pair[0][0].task) for pair in pairs]
+    return _corrected(found)

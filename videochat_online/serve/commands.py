@@ -184,9 +184,14 @@ def run_server(options: argparse.Namespace, add_page: AddPage | None = None) -> 
 def _keep_memory_whole() -> None:
     """glibc: each of many threads that come and go leaves an arena full of holes, and a server grows for hours."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # another C library has no arenas
-        mallopt(M_ARENA_MAX, ARENAS)
-        mallopt(M_MMAP_THRESHOLD, MMAPPED_BYTES)
+    if mallopt is None:  # another C library has no arenas
+        return
+    for name, number, value in (
+        ("MALLOC_ARENA_MAX", M_ARENA_MAX, ARENAS),
+        ("MALLOC_MMAP_THRESHOLD_", M_MMAP_THRESHOLD, MMAPPED_BYTES),
+    ):
+        if name not in os.environ:  # glibc has read it: the operator's choice
+            mallopt(number, value)
 
 
 def _gate(options: argparse.Namespace, model: Any) -> Any:

@@ -133,17 +133,17 @@ class SharedEncoder(FrameEncoder):
             self._is_encoding = False
 
     def _encode_together(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
-        started = time.monotonic()
         try:
             pixels = torch.cat([self.on_device(pixels) for pixels, _ in waiting])
             parts = []
             for part in pixels.split(len(pixels) if pixels.is_cuda else CPU_BATCH):
                 self.before_batch()
+                started = time.monotonic()  # behind the wait for others, which is no encoding
                 parts.append(super().encode(part))
+                self.num_batches += 1
+                if self.on_batch is not None:
+                    self.on_batch(len(part), time.monotonic() - started)
             features = torch.cat(parts)
-            self.num_batches += 1
-            if self.on_batch is not None:
-                self.on_batch(len(features), time.monotonic() - started)
         except BaseException as error:  # each session gets it; the thread continues for the others
             for _, done in waiting:
                 done.set_exception(error)

@@ -171,8 +171,8 @@ class LanguageSide:
     ) -> Answer:
         """Answer on top of what the cache holds of the prompt; greedy unless `generation` says otherwise.
 
-        `emit` receives the text piece by piece, and `pace` is called before each; setting `stop` ends it at the next
-        token. ValueError for one of OURS.
+        `emit` receives the text piece by piece, and `pace` is called before each and before each step of the
+        prompt; setting `stop` ends it at the next token. ValueError for one of OURS.
         """
         if taken := next((name for name in OURS if name in generation), None):
             raise ValueError(f"{taken!r} is the session's to set, not an option of a question")
@@ -214,6 +214,7 @@ class LanguageSide:
         **generation: Any,
     ) -> list[int]:
         """An answer's ids, by transformers' generate."""
+        stream.pace()
         is_search = generation.get("num_beams", 1) != 1  # it knows its words only at the end
         given = {"position_ids": positions, "cache": cache, "streamer": None if is_search else stream}
         generation |= {name: value for name, value in given.items() if value is not None}

@@ -149,7 +149,7 @@ def test_a_generated_world_tells_how_old_the_evidence_is(tmp_path: Path):
     time = float(RECORD["middle_frame_timestamp"])
     assert age(evidence=[[1.0, 2.5], [0.5, 4.0]]) == time - 2.5, "the oldest piece decides"
     assert age(evidence=[[1.0, time + 2]]) == 0.0, "it is still to be seen"
-    for wrong in (["x"], [[1.0, "x"]], [[1.0, float("nan")]], [[1.0, float("-inf")]], 3.0):
+    for wrong in (["x"], [[1.0, "x"]], [[1.0, float("nan")]], [[1.0, float("-inf")]], [[2.0, 1.0]], 3.0):
         with pytest.raises(ValueError, match=r"coin\.json, record 0"):
             age(evidence=wrong)
 

@@ -99,6 +99,15 @@ def test_the_evidence_is_as_old_as_the_annotations_say(tasks: list[VideoTask]):
     assert ages == {**dict.fromkeys(ages), **told}
 
 
+@pytest.mark.parametrize(("clue", "says"), [(float("nan"), "pieces of time"), ("soon", "could not convert")])
+def test_a_clue_at_no_second_is_said(annotations: Path, clue: Any, says: str):
+    number = {**ITEMS[-1], "clue_time": "8", "test_info": [{"realtime": "9", "type": 1}]}
+    (annotations / "ovo_bench_new.json").write_text(json.dumps([number, {**ITEMS[-1], "id": 6, "clue_time": clue}]))
+    examples = OVOBench().read(annotations)
+    assert questions_of(examples.tasks)["5_0"].evidence_age == 1.0, "numbers in quotes are numbers, as elsewhere"
+    assert len(examples.left_out) == 1 and says in examples.left_out[0]
+
+
 def test_the_authors_words(tasks: list[VideoTask]):
     questions = questions_of(tasks)
     assert questions["0"].prompt == (

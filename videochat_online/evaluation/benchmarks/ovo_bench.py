@@ -170,8 +170,9 @@ def _questions(item: dict[str, Any]) -> list[tuple[str, Question]]:
 def _age(item: dict[str, Any], probe: dict[str, Any]) -> float | None:
     """Of what a probe asks about: the first repetition that is over (REC), or the clue, once there is one (CRR)."""
     ends = item.get("end_times", []) if item["task"] == "REC" else [item["clue_time"]] if "clue_time" in item else []
-    over = [(end, end) for end in ends if end <= probe["realtime"]]
-    return age_of(over, probe["realtime"]) if over else None
+    time = float(probe["realtime"])
+    over = [(end, end) for end in map(float, ends) if not end > time]  # what is no number is said by `age_of`
+    return age_of(over, time) if over else None
 
 
 def _forward_prompt(item: dict[str, Any], probe: dict[str, Any]) -> str:
