@@ -2,6 +2,7 @@
 # What the pocket model shows about the method: tables, plots and the commands behind them, in docs/evidence/.
 #   bash shell/pocket/evidence.sh [PART...]     sub_tasks memory size (these by default) training stages
 #   bash shell/pocket/evidence.sh remembering   whether memory helps, by age of evidence: remembering.md
+#   bash shell/pocket/evidence.sh five_things   the same in a world in which detail pays: five_things.md
 #   bash shell/pocket/evidence.sh choosing      whether a trained chooser of frames helps: choosing.md
 #   bash shell/pocket/evidence.sh chooser       trains one, from nothing: chooser.safetensors in RUNS
 #   bash shell/pocket/evidence.sh distraction   trains the model on old evidence in long streams, and asks it as `choosing`
@@ -40,6 +41,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NUM_GPUS=${NUM_GPUS:-2}
 if [[ "$*" == chooser ]]; then
   exec "$python" -m videochat_online.lab.pocket.choosing "$RUNS/chooser.safetensors" --work "$RUNS/chooser" \
     --model "${MODEL:-pocket}"
+elif [[ "$*" == five_things ]]; then
+  exec "$python" -m videochat_online.lab.pocket.remembering "${OUTPUT:-docs/evidence}" --work "$RUNS/$1" --page "$1" \
+    --model "${MODEL:-pocket}" --streams "${STREAMS:-16}" ${MINUTES:+--minutes "$MINUTES"} --level 5 --ways pyramid \
+    "uniform 52x1" "uniform 13x4" "newest 16x1" "uniform 19x1" perfect "recall by time"
 elif [[ "$*" == remembering || "$*" == choosing || "$*" == distraction ]]; then
   if [[ "$*" == distraction ]]; then
     [[ -f "$RUNS/undistracted/config.json" ]] || "$python" -m videochat_online.lab.pocket.distraction \

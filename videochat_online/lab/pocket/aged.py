@@ -43,6 +43,7 @@ class Streams:
     seed: int
     num: int
     split: str = "test"
+    levels: tuple[int, ...] = (1, 2, 3)
 
     @property
     def name(self) -> str:
@@ -52,7 +53,7 @@ class Streams:
 
     @property
     def config(self) -> WorldConfig:
-        return WorldConfig(self.num, self.seed, self.split, (self.seconds,), (1, 2, 3), questions=0)
+        return WorldConfig(self.num, self.seed, self.split, (self.seconds,), self.levels, questions=0)
 
     @property
     def times(self) -> np.ndarray:

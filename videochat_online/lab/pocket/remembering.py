@@ -49,6 +49,7 @@ EDGES = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 600.0)
 """Seconds, of the ages of evidence that a plot puts together."""
 PLOTTED = ("pyramid", "newest 16x1", "uniform 19x1", RECALL, CHOSEN, "perfect")
 TITLES = {
+    "five_things": "Whether memory helps where five things are to be seen",
     "choosing": "Whether choosing frames helps",
     "distraction": "The model that was trained against distraction",
 }
@@ -268,13 +269,13 @@ SHOWN = {
 """What the page says of each way that it compares."""
 
 
-def ask_everything(bench: Bench, streams: int, minutes: float | None) -> None:
+def ask_everything(bench: Bench, streams: int, minutes: float | None, levels: tuple[int, ...] = (1, 2, 3)) -> None:
     """Stream by stream, worlds and lengths in turn, so that a run that ends early has asked of each as much.
 
     Of half a minute, in which hardly anything is old, there are half as many streams.
     """
     began, log = time.monotonic(), bench.work / "time.jsonl"
-    groups = [Streams(seconds, fps, seed, streams) for seconds, fps in FPS.items() for seed in SEEDS]
+    groups = [Streams(seconds, fps, seed, streams, levels=levels) for seconds, fps in FPS.items() for seed in SEEDS]
     tasks = [list(bench.tasks(group)) for group in groups]
     for number in range(streams):
         for group, of_group in zip(groups, tasks, strict=True):
@@ -325,6 +326,9 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY", help="what is compared")
     parser.add_argument("--page", default="remembering", help="name of the page")
     parser.add_argument("--chooser", type=Path, help="for recall by choice (default: the one beside the model)")
+    parser.add_argument(
+        "--level", type=int, nargs="+", default=[1, 2, 3], help="difficulties, in a folder of their own"
+    )
     parser.add_argument("--minutes", type=float, help="begin no stream later than this (default: ask everything)")
     parser.set_defaults(run=remember)
     sys.exit(parser.run())
@@ -341,7 +345,7 @@ def remember(options: argparse.Namespace) -> int:
     model, processor = load_model(options.model)
     chooser = Chooser.load(options.chooser, model) if options.chooser else None
     bench = Bench(options.work, model, processor, ways=options.ways, chooser=chooser)
-    ask_everything(bench, options.streams, options.minutes)
+    ask_everything(bench, options.streams, options.minutes, tuple(options.level))
     rows = costs(model, processor, chosen=CHOSEN in options.ways and chooser is None)
     command = f"STREAMS={options.streams} bash shell/pocket/evidence.sh {options.page}"
     page = options.folder / f"{options.page}.md"

@@ -52,6 +52,7 @@ LEVELS: dict[int, Level] = {
     2: Level((2, 2), texture=12, noise=5),
     3: Level((2, 3), wall=0.3, recolour=0.1, share=0.4, texture=16, noise=7),
     4: Level((3, 4), wall=0.5, recolour=0.2, meet=True, share=0.6, texture=22, noise=10),
+    5: Level((5, 5), share=0.4, texture=16, noise=7),  # level 3's look, more than one token a frame tells
 }
 
 
@@ -65,7 +66,7 @@ def sample_stream(
 ) -> Scene:
     """The scene of a seed: always the same one. Scenes of different splits or seeds differ.
 
-    `level` 1 to 4 (see LEVELS), `seconds` 5 to 3600, `pace` from 0.25: 1.0 is an event every few seconds (default: by
+    `level` 1 to 5 (see LEVELS), `seconds` 5 to 3600, `pace` from 0.25: 1.0 is an event every few seconds (default: by
     length).
     """
     _check(seed, split, level, seconds)
