@@ -1,12 +1,16 @@
-"""Chat completions that cannot be answered: which status, which place in the request, in which words."""
+"""Chat completions that cannot be answered: which status, which place in the request, in which words, and when."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from types import SimpleNamespace
 
 import pytest
+
+from videochat_online.serve import turns
+from videochat_online.serve.turns import CLIENT, Refusals
 
 from .test_completions import CHAT, post, said, user
 
@@ -131,3 +135,22 @@ def test_a_refused_request_begins_and_changes_no_session(serve, data_uri):
     for text in ("\ud800", "x" * 101):
         bad = post(server, {"system_prompt": text}, "/v1/sessions")
         assert bad.status == 400 and "system prompt" in bad.text
+
+
+def test_refusals_of_one_client_come_one_after_another(monkeypatch):
+    waited = []
+    monkeypatch.setattr(turns.time, "monotonic", lambda: 1000.0)
+
+    async def sleep(seconds: float) -> None:
+        waited.append(round(seconds, 3))
+
+    monkeypatch.setattr(turns.asyncio, "sleep", sleep)
+
+    async def run() -> None:
+        refusals = Refusals()
+        for client in ("rude", "rude", "rude", "polite"):
+            CLIENT.set(client)
+            await refusals.moment()
+
+    asyncio.run(run())
+    assert waited == [0.5, 0.7, 0.9, 0.5]

@@ -11,7 +11,7 @@ import pytest
 
 from videochat_online.serve import turns as module
 from videochat_online.serve.limits import LimitReached, Overloaded
-from videochat_online.serve.turns import CLIENT, Place, Refusals, Turns
+from videochat_online.serve.turns import CLIENT, Place, Turns
 
 
 @pytest.fixture
@@ -343,21 +343,3 @@ def test_bounds_and_when_to_come_again(clock):
     turns.is_closed = True
     with pytest.raises(Overloaded, match="being stopped"):
         turns.enter("d")
-
-
-def test_refusals_of_one_client_come_one_after_another(clock, monkeypatch):
-    waited = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(round(seconds, 3))
-
-    monkeypatch.setattr(module.asyncio, "sleep", sleep)
-
-    async def run() -> None:
-        refusals = Refusals()
-        for client in ("rude", "rude", "rude", "polite"):
-            CLIENT.set(client)
-            await refusals.moment()
-
-    asyncio.run(run())
-    assert waited == [0.5, 0.7, 0.9, 0.5]

@@ -292,8 +292,12 @@ class Turns:
 
     def _give_places(self) -> None:
         share, now = self._shares(), time.monotonic()
-        # of one client, who has waited for as long as it had goes before those who always come with less
-        order = lambda place: (share(place)[0], share(place)[1] - (now - place.since))  # noqa: E731
+
+        def order(place: Place) -> tuple[float, float]:
+            """Of one client, who has waited for as long as it had goes before those who always come with less."""
+            client, session = share(place)
+            return client, session - (now - place.since)
+
         while self._num_free and (ready := self._ready()):
             place = min(ready, key=order)
             if self._stands_aside(place, share) or (self._num_free == 1 and not self._is_kept_for(place, share)):

@@ -136,14 +136,14 @@ class SharedEncoder(FrameEncoder):
         try:
             pixels = torch.cat([self.on_device(pixels) for pixels, _ in waiting])
             parts = []
-            for part in pixels.split(len(pixels) if pixels.is_cuda else CPU_BATCH):
+            for part in pixels.split(CPU_BATCH if pixels.device.type == "cpu" else len(pixels)):
                 self.before_batch()
                 started = time.monotonic()  # behind the wait for others, which is no encoding
                 parts.append(super().encode(part))
                 self.num_batches += 1
                 if self.on_batch is not None:
                     self.on_batch(len(part), time.monotonic() - started)
-            features = torch.cat(parts)
+            features = parts[0] if len(parts) == 1 else torch.cat(parts)
         except BaseException as error:  # each session gets it; the thread continues for the others
             for _, done in waiting:
                 done.set_exception(error)

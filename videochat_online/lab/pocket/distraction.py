@@ -237,8 +237,8 @@ def fit_layers(
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step in (1, steps):
-            told = ", ".join(f"{name} {value:.1f}" for name, value in accuracy(model, tests).items())
-            told = told if step % 300 == 0 or step in (1, steps) else ""
+            found = accuracy(model, tests) if step % 300 == 0 or step in (1, steps) else {}
+            told = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
             scale = 1 - 0.995 ** (step * TOGETHER)
             print(f"step {step}: loss {mean / scale:.3f} ({time.monotonic() - began:.0f} s) {told}", flush=True)
 
