@@ -124,3 +124,12 @@ def test_without_answers_there_is_no_page(tmp_path):
     with pytest.raises(ValueError, match="holds no question that was asked in every way"):
         write_page(tmp_path / "out" / "remembering.md", tmp_path, "", [])
     assert not (tmp_path / "out").exists()
+
+
+def test_answers_about_one_world_are_not_taken_for_another(tmp_path, capsys, monkeypatch):
+    """Of other levels the streams have the same names."""
+    (tmp_path / "levels.json").write_text("[1, 2, 3]\n")
+    monkeypatch.setattr("sys.argv", ["remembering", str(tmp_path / "page"), "--work", str(tmp_path), "--level", "5"])
+    with pytest.raises(SystemExit) as ended:
+        remembering.main()
+    assert ended.value.code not in (0, None) and "about levels [1, 2, 3], not [5]" in capsys.readouterr().err

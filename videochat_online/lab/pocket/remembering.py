@@ -341,6 +341,10 @@ def remember(options: argparse.Namespace) -> int:
     if not {RECALL, "pyramid"} <= set(options.ways):
         raise ValueError(f"--ways must name pyramid, with which all is compared, and {RECALL!r}")
     options.work.mkdir(parents=True, exist_ok=True)
+    about, levels = options.work / "levels.json", sorted(set(options.level))
+    if (known := json.loads(about.read_text(encoding="utf-8")) if about.exists() else levels) != levels:
+        raise ValueError(f"{options.work} holds answers about levels {known}, not {levels}: use another folder")
+    write_text(about, f"{json.dumps(levels)}\n")
     torch.set_num_threads(1)
     model, processor = load_model(options.model)
     chooser = Chooser.load(options.chooser, model) if options.chooser else None
